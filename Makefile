@@ -1,0 +1,76 @@
+# A fresh machine needs Python 3.11, 3.12 or 3.13 with pip, and make; everything else goes to .venv/.
+# Another Python:  make PYTHON=python3.12 test       Arguments for pytest:  make test PYTEST_ARGS="-x -k hubbard"
+#
+# Why the package is installed twice.
+# The folders hamiltonians/, models/ and samplers/ are mapped to nqs.hamiltonians, … by pyproject.toml.
+# - To run, the package is installed in (ordinary, "lenient") editable mode: setuptools registers an import finder that
+#   knows the mapping. It also answers where ./nqs comes first on sys.path, as in `python -c "import nqs.models"` or
+#   `python -m pytest` from this directory: Python finds nqs in ./nqs, does not find models there, and asks the next
+#   finder. New and renamed files are seen at once. The strict mode, a tree of links, would do neither.
+# - mypy does not run import finders, so for `make types` the four folders are copied, by the build step that also fills
+#   the wheel (build_py), to build/typed/, where they lie as they are imported. mypy runs there; the paths in its
+#   messages are then turned back into those of the sources.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+RUN_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
+INSTALLED := .venv/.installed
+TYPED := build/typed
+# The folders too: their times change when a file is added or removed.
+SOURCES := $(shell find nqs hamiltonians models samplers \( -type d ! -name __pycache__ -o -name '*.py' -o -name py.typed \) -print)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format types clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: $(INSTALLED)  ## find the ground state of a Bose-Hubbard chain (RUN_ARGS="--help" lists the options)
+	$(BIN)/python scripts/bose_hubbard.py $(RUN_ARGS)
+
+test: lint types  ## everything a change must pass: lint, types, tests
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED)  ## ruff, rules and format, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)  ## ruff, mending what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(TYPED)/.built  ## mypy on the built package
+	@echo "$(BIN)/mypy -p nqs  (in $(TYPED)/)"
+	@cd $(TYPED) && { \
+	    ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p nqs > ../mypy.txt 2>&1; \
+	    status=$$?; \
+	    sed -e 's#^nqs/\(hamiltonians\|models\|samplers\)/#\1/#' ../mypy.txt; \
+	    exit $$status; }
+
+clean:  ## remove builds and caches (the environment stays: rm -r .venv removes it)
+	rm -rf build dist nqs.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find nqs hamiltonians models samplers scripts tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# --------------------------------------------------------------------------------------------------------- environment
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	    echo "nqs needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'not there')." \
+	         "Name one that fits, for example: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Making the environment .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+
+# setuptools first, so that the version in constraints.txt also builds the package.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing nqs and the versions of constraints.txt into .venv (a first time takes some minutes)"
+	@$(PIP) install -c constraints.txt setuptools
+	@PYTHONWARNINGS=ignore $(PIP) install -c constraints.txt --no-build-isolation -e '.[test,dev]'
+	@touch $@
+
+$(TYPED)/.built: $(SOURCES) pyproject.toml $(INSTALLED)
+	@rm -rf $(TYPED)
+	@$(BIN)/python -c 'import setuptools; setuptools.setup()' --quiet build_py --build-lib $(TYPED)
+	@touch $@

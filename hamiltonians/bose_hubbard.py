@@ -1,0 +1,145 @@
+r"""Bose-Hubbard model,
+
+    H = - J sum_<ij> (e^{i theta_ij} b+_j b_i + h.c.) + U/2 sum_i n_i (n_i - 1) + V sum_<ij> n_i n_j
+        + sum_i (epsilon_i - mu) n_i.
+
+Each bond <ij> of the lattice counts once; a ring of two sites has one bond. Energies are in units of J when J = 1.
+The bond (i, j) is oriented as the lattice lists it, and theta_ij is the phase of hopping from i to j, so that
+<.., n_i - 1, .., n_j + 1, ..|H|n> = -J e^{i theta_ij} sqrt(n_i (n_j + 1)). On an antiperiodic boundary every crossing
+changes the sign of J. Local state k is the occupation number k.
+
+Without phases and with J > 0 all off-diagonal elements are negative: the ground state is positive everywhere
+(Perron-Frobenius), and a wavefunction without a phase is exact.
+
+Fisher et al., Phys. Rev. B 40, 546 (1989). Same as netket.operator.BoseHubbard with J, U, V, mu, apart from rings of
+two sites and a NetKet chemical potential of the same sign.
+"""
+
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float64, UInt8
+from torch import Tensor
+
+from nqs.hilbert import HilbertSpace, bosons
+from nqs.lattice import Lattice
+from nqs.protocols import Connected
+
+
+@dataclass(frozen=True)
+class BoseHubbard:
+    """Interacting bosons on a lattice.
+
+    Args:
+        lattice: sites and bonds.
+        n_particles: conserved number of bosons N (canonical); None for all numbers (grand-canonical, needs n_max).
+        U: on-site interaction.
+        J: hopping amplitude.
+        V: nearest-neighbour interaction.
+        mu: chemical potential.
+        potential: epsilon_i, one energy per site, such as `harmonic_trap(lattice, 0.1)`; None for none.
+        phases: theta_ij, one angle per bond in radians, such as `lattice.twist_phases([0.3])`; None for none.
+        n_max: largest occupation of a site; None for no cutoff.
+
+    Raises:
+        ValueError: an impossible number of particles, or lists that do not fit the lattice.
+    """
+
+    lattice: Lattice
+    n_particles: int | None = None
+    _: KW_ONLY
+    U: float
+    J: float = 1.0
+    V: float = 0.0
+    mu: float = 0.0
+    potential: tuple[float, ...] | None = None
+    phases: tuple[float, ...] | None = None
+    n_max: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, length in (("potential", self.lattice.n_sites), ("phases", len(self.lattice.bonds()))):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            values = tuple(float(x) for x in values)
+            object.__setattr__(self, name, values)
+            if len(values) != length:
+                raise ValueError(
+                    f"{name} has {len(values)} values, but {self.lattice} has {length} "
+                    f"{'sites' if name == 'potential' else 'bonds'}: give one value for each."
+                )
+        self.hilbert  # noqa: B018 - refuses an impossible sector now
+
+    @cached_property
+    def hilbert(self) -> HilbertSpace:
+        """The sector, stated by n_particles and n_max."""
+        return bosons(self.lattice.n_sites, self.n_particles, self.n_max)
+
+    @property
+    def is_stoquastic(self) -> bool:
+        """All off-diagonal elements are real and negative, so that the ground state can be chosen positive."""
+        return self.phases is None and bool((self.J * self.lattice.signs() >= 0).all())
+
+    def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
+        """U/2 sum n (n - 1) + V sum_<ij> n_i n_j + sum (epsilon_i - mu) n_i."""
+        x = n.double()
+        energy = self.U / 2 * (x * (x - 1)).sum(1)
+        if self.V:
+            i, j = self.lattice.bonds().to(n.device).T
+            energy = energy + self.V * (x[:, i] * x[:, j]).sum(1)
+        if self.mu:
+            energy = energy - self.mu * x.sum(1)
+        if self.potential is not None:
+            energy = energy + x @ torch.tensor(self.potential, dtype=torch.float64, device=n.device)
+        return energy
+
+    def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
+        """One boson hops over each bond in each direction, where the source is occupied and the target not full."""
+        source, target, amplitude = (t.to(n.device) for t in self._hops)  # (2 bonds,) each
+        full = self.hilbert.local_dim - 1
+        parents, hop = ((n[:, source] > 0) & (n[:, target] < full)).nonzero().T  # (K,) each
+        source, target = source[hop], target[hop]
+        k = torch.arange(len(parents), device=n.device)
+        n_prime = n[parents]  # (K, L)
+        # <n|H|n'> with n' = n + e_target - e_source: H moves the boson back, from target to source.
+        root = ((n_prime[k, target] + 1.0).double() * n_prime[k, source]).sqrt()
+        n_prime[k, source] -= 1
+        n_prime[k, target] += 1
+        return Connected(n_prime, amplitude[hop] * root, parents)
+
+    @cached_property
+    def _hops(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Source, target and the amplitude of <n|H|n'> for each bond in each direction; J = 0 has none."""
+        bonds, signs = self.lattice.bonds(), self.lattice.signs()
+        if not self.J:
+            bonds, signs = bonds[:0], signs[:0]
+        i, j = bonds.T
+        amplitude = -self.J * signs
+        if self.phases is not None:
+            amplitude = (
+                torch.polar(amplitude.abs(), torch.tensor(self.phases, dtype=torch.float64)[: len(i)])
+                * amplitude.sign()
+            )
+        # <n|H|n'> with n' = n - e_i + e_j moves the boson back from j to i, against the bond.
+        return torch.cat([i, j]), torch.cat([j, i]), torch.cat([amplitude.conj(), amplitude])
+
+    def __str__(self) -> str:
+        terms = [f"-{self.J:g} sum_<ij> (b+_i b_j + h.c.)", f"{self.U:g}/2 sum_i n_i (n_i - 1)"]
+        if self.phases is not None:
+            terms[0] = f"-{self.J:g} sum_<ij> (e^(i theta_ij) b+_j b_i + h.c.)"
+        if self.V:
+            terms.append(f"{self.V:g} sum_<ij> n_i n_j")
+        if self.mu:
+            terms.append(f"{-self.mu:g} sum_i n_i")
+        if self.potential is not None:
+            terms.append("sum_i epsilon_i n_i")
+        filling = "grand-canonical" if self.n_particles is None else f"{self.n_particles} bosons"
+        cutoff = "" if self.n_max is None else f", at most {self.n_max} on a site"
+        return f"Bose-Hubbard, H = {' + '.join(terms)}, {self.lattice}, {filling}{cutoff}"
+
+
+def harmonic_trap(lattice: Lattice, strength: float) -> tuple[float, ...]:
+    """epsilon_i = strength |x_i - x_centre|^2 with distances in lattice constants, for `BoseHubbard.potential`."""
+    x = lattice.coordinates
+    return tuple((strength * (x - x.mean(0)).square().sum(1)).tolist())

@@ -1,0 +1,180 @@
+"""Autoregressive transformer wavefunction, psi(n) = sqrt(p(n)) exp(i phi(n)), normalised over its sector.
+
+p(n) = prod_s p(n_s | n_1 .. n_{s-1}) and phi(n) = sum_s phi_s(n_s | n_1 .. n_{s-1}). The conditionals are a softmax
+over logits plus the log conditionals of the uniform distribution over the sector: what cannot lead into the sector
+has probability exactly zero, every product of conditionals is normalised, and zero logits mean the uniform
+superposition of the whole sector. Decoder-only, pre-norm blocks as in GPT-2 (Radford et al. 2019); sampling and
+amplitudes as in Sharir et al., arXiv:1902.04057.
+"""
+
+# Shapes: B configurations, L sites, D width, d local states.
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from jaxtyping import Float, Float64, Int64, UInt8
+from torch import Tensor, nn
+
+from nqs.hilbert import HilbertSpace
+from nqs.models.attention import CausalSelfAttention, KeyValueCache
+from nqs.protocols import AutoregressiveWavefunction, Conditionals
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Size and start of the network.
+
+    Attributes:
+        width: embedding width D.
+        layers: number of blocks.
+        heads: attention heads; must divide width.
+        mlp_ratio: hidden width of the feed-forward part, in units of width.
+        phase: "learned" for a phase head, "zero" for a positive wavefunction.
+        dtype: precision of the network; conditionals and amplitudes are always formed in float64.
+        seed: of the initial parameters.
+    """
+
+    width: int = 32
+    layers: int = 2
+    heads: int = 4
+    mlp_ratio: int = 2
+    phase: Literal["learned", "zero"] = "learned"
+    dtype: Literal["float64", "float32"] = "float64"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1.")
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} is not divisible by heads={self.heads}; choose a multiple.")
+        if self.phase not in ("learned", "zero"):
+            raise ValueError(f"phase={self.phase!r}: choose 'learned' or 'zero'.")
+        if self.dtype not in ("float64", "float32"):
+            raise ValueError(f"dtype={self.dtype!r}: choose 'float64' or 'float32'.")
+
+    def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Transformer":
+        """The network on a sector."""
+        return Transformer(hilbert, self, device=device)
+
+
+class Prefixes(NamedTuple):
+    """Decoding state: what the sites chosen so far leave behind."""
+
+    site: int
+    remainder: Int64[Tensor, " B"]  # charge still missing, see HilbertSpace
+    caches: tuple[KeyValueCache, ...]  # one a block
+
+    def select(self, indices: Int64[Tensor, " B2"]) -> Self:
+        caches = tuple(cache.select(indices) for cache in self.caches)
+        return self._replace(remainder=self.remainder[indices], caches=caches)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        D, hidden = config.width, config.mlp_ratio * config.width
+        self.norm1 = nn.LayerNorm(D)
+        self.attention = CausalSelfAttention(D, config.heads)
+        self.norm2 = nn.LayerNorm(D)
+        self.mlp = nn.Sequential(nn.Linear(D, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, D))
+
+    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+    def step(self, x: Float[Tensor, "B D"], cache: KeyValueCache) -> tuple[Float[Tensor, "B D"], KeyValueCache]:
+        y, cache = self.attention.step(self.norm1(x), cache)
+        x = x + y
+        return x + self.mlp(self.norm2(x)), cache
+
+
+class Transformer(AutoregressiveWavefunction):
+    """Decoder-only transformer over the local states of a sector.
+
+    Args:
+        hilbert: the sector; it fixes the number of sites and local states.
+        config: size, precision and seed; keyword options override single fields: `Transformer(hilbert, width=48)`.
+        device: where the parameters live.
+    """
+
+    def __init__(
+        self,
+        hilbert: HilbertSpace,
+        config: TransformerConfig | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.hilbert = hilbert
+        self.config = config = replace(config or TransformerConfig(), **options)
+        self.has_phase = config.phase == "learned"
+        L, d, D = hilbert.n_sites, hilbert.local_dim, config.width
+        self.token = nn.Embedding(d + 1, D)  # local state of the site before; d before the first site
+        self.site = nn.Embedding(L, D)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(D)
+        self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
+        self._initialise(torch.Generator().manual_seed(config.seed))
+        self.to(device=device, dtype=getattr(torch, config.dtype))
+
+    @torch.no_grad()
+    def _initialise(self, generator: torch.Generator) -> None:
+        """Weights normal with variance 1 / inputs, biases 0, norms 1; the head small but never zero.
+
+        A phase head of exactly zero is a stationary point of every real Hamiltonian and would never learn.
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                scale = 0.1 if name.startswith("head") else 0.5 if name in ("token.weight", "site.weight") else 1.0
+                inputs = 1 if name in ("token.weight", "site.weight") else parameter.shape[1]
+                parameter.normal_(0.0, scale / inputs**0.5, generator=generator)
+            elif name.endswith("bias"):
+                parameter.zero_()
+
+    def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
+        tables = self.hilbert.tables(n.device)
+        first = torch.full_like(n[:, :1], self.hilbert.local_dim)
+        previous = torch.cat([first, n[:, :-1]], dim=1).long()  # (B, L)
+        x = self.token(previous) + self.site(torch.arange(self.hilbert.n_sites, device=n.device).expand(n.shape))
+        for block in self.blocks:
+            x = block(x)
+        sites = torch.arange(self.hilbert.n_sites, device=n.device)
+        return self._conditionals(x, tables.log_uniform[sites, self.hilbert.remainders(n)])
+
+    def start(self, batch: int) -> Prefixes:
+        remainder = torch.full((batch,), self.hilbert.start, device=self.site.weight.device)
+        return Prefixes(-1, remainder, tuple(block.attention.empty_cache(batch) for block in self.blocks))
+
+    def step(self, tokens: UInt8[Tensor, " B"] | None, state: Prefixes) -> tuple[Conditionals, Prefixes]:
+        tables = self.hilbert.tables(state.remainder.device)
+        remainder, site = state.remainder, state.site + 1
+        if tokens is None:
+            previous = torch.full_like(remainder, self.hilbert.local_dim)
+        else:
+            previous = tokens.long()
+            remainder = tables.advance[remainder, previous]
+        x = self.token(previous) + self.site.weight[site]  # (B, D)
+        caches = []
+        for block, cache in zip(self.blocks, state.caches, strict=True):
+            x, cache = block.step(x, cache)
+            caches.append(cache)
+        return self._conditionals(x, tables.log_uniform[site, remainder]), Prefixes(site, remainder, tuple(caches))
+
+    def _conditionals(self, x: Float[Tensor, "*B D"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
+        outputs = self.head(self.norm(x)).double()  # (*B, d or 2 d)
+        if self.has_phase:
+            logits, phase = outputs.chunk(2, dim=-1)
+        else:
+            logits, phase = outputs, torch.zeros_like(outputs)
+        return Conditionals((logits + log_uniform).log_softmax(-1), phase)
+
+    @property
+    def bytes_per_configuration(self) -> int:
+        # Per site at the widest point: residual, normed input, and q, k, v with attention or the hidden layer twice.
+        widest = 2 + max(4, 2 * self.config.mlp_ratio)
+        itemsize = self.site.weight.element_size()
+        return self.hilbert.n_sites * (widest * self.config.width * itemsize + 6 * 8 * self.hilbert.local_dim)

@@ -1,0 +1,96 @@
+"""Exact diagonalisation: the sparse matrix of a Hamiltonian in its sector, and its lowest eigenstates.
+
+The matrix comes from the Hamiltonian's own diagonal and connected configurations, in the lexicographic basis of its
+Hilbert space; scipy's Lanczos (ARPACK) finds the lowest states.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.sparse.linalg import eigsh
+
+from nqs.protocols import Hamiltonian
+
+MAX_DIMENSION = 5_000_000
+DENSE_DIMENSION = 64  # below this ARPACK has no room, and dense diagonalisation is immediate
+ROWS = 2**15  # matrix rows built at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactGroundState:
+    """Ground state of a Hamiltonian in its sector.
+
+    Attributes:
+        energy: E_0, in the Hamiltonian's unit.
+        gap: E_1 - E_0 in the same sector, 0 for a degenerate ground state; nan in a sector of one configuration.
+        state: normalised eigenvector in lexicographic order, (dimension,).
+        dimension: of the sector.
+        method: how it was found.
+        seconds: wall time.
+    """
+
+    energy: float
+    gap: float
+    state: np.ndarray
+    dimension: int
+    method: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"exact E = {self.energy:.10f}, gap {self.gap:.6f}, dimension {self.dimension:,} ({self.method})"
+
+
+def sparse_matrix(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -> sparse.csr_array:
+    """<n|H|n'> in the lexicographic basis of the sector, real if all elements are.
+
+    Raises:
+        ValueError: the sector is larger than max_dimension.
+    """
+    hilbert = hamiltonian.hilbert
+    if hilbert.dimension > max_dimension:
+        raise ValueError(
+            f"exact diagonalisation of a sector of dimension {hilbert.dimension:,} is over the limit "
+            f"max_dimension={max_dimension:,}: choose a smaller system or sector, or raise the limit if memory allows."
+        )
+    rows, columns, elements = [], [], []
+    for start in range(0, hilbert.dimension, ROWS):
+        n = hilbert.configurations(start, min(start + ROWS, hilbert.dimension))
+        diagonal, connected = hamiltonian.diagonal(n), hamiltonian.connected(n)
+        index = torch.arange(start, start + len(n))
+        rows += [index, index[connected.parents]]
+        columns += [index, hilbert.rank(connected.configurations)]
+        elements += [diagonal.to(connected.elements.dtype), connected.elements]
+    shape = (hilbert.dimension, hilbert.dimension)
+    coordinates = (torch.cat(rows).numpy(), torch.cat(columns).numpy())
+    return sparse.coo_array((torch.cat(elements).numpy(), coordinates), shape=shape).tocsr()
+
+
+def ground_state(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -> ExactGroundState:
+    """Lowest eigenstate and gap in the Hamiltonian's sector.
+
+    Raises:
+        ValueError: the sector is larger than max_dimension.
+    """
+    begin = time.perf_counter()
+    matrix = sparse_matrix(hamiltonian, max_dimension)
+    dimension = matrix.shape[0]
+    if dimension <= DENSE_DIMENSION:
+        energies, states = np.linalg.eigh(matrix.toarray())
+        method = "dense"
+    else:
+        start = np.random.default_rng(0).standard_normal(dimension)  # ARPACK's own start vector is not reproducible
+        energies, states = eigsh(matrix, k=2, which="SA", v0=start, tol=1e-12)
+        order = np.argsort(energies)
+        energies, states = energies[order], states[:, order]
+        method = "Lanczos"
+    return ExactGroundState(
+        energy=float(energies[0]),
+        gap=float(energies[1] - energies[0]) if dimension > 1 else float("nan"),
+        state=states[:, 0],
+        dimension=dimension,
+        method=method,
+        seconds=time.perf_counter() - begin,
+    )

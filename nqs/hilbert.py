@@ -1,0 +1,392 @@
+"""Local states, conserved charges, and the sector of the Hilbert space that they define.
+
+A configuration is a row of local-state indices, one per site (or orbital). Every conserved charge is additive over
+sites, Q(n) = sum_s values[n_s], and the sector fixes Q to a target, exactly or modulo an integer (a parity). A prefix
+n_1 .. n_s is kept only if some choice of the remaining sites still reaches the target. One backward table decides
+this, counts the completions and so gives the dimension, the lexicographic rank and uniform sampling:
+
+    counts[s, r] = sum_n counts[s + 1, r - values[n]],    counts[L, r] = 1 if r = 0 else 0,
+
+with r the charge still missing before site s (a remainder; a mixed-radix index over the conserved charges).
+The counts are Python integers, so that every dimension is exact.
+
+Letters: B configurations, L sites, d local states, R remainders.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64, UInt8
+from torch import Tensor
+
+MAX_LOCAL_STATES = 256  # configurations are stored as uint8
+
+
+@dataclass(frozen=True)
+class Charge:
+    """An additive quantum number: a configuration n carries sum_s values[n_s].
+
+    Attributes:
+        name: how it is called in messages, such as "particles".
+        values: charge of every local state, integers.
+        target: its value in the sector; None where it is not conserved.
+        modulus: conserved only modulo this integer (2 for a parity); None for an exact target.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    target: int | None = None
+    modulus: int | None = None
+
+
+class SectorTables(NamedTuple):
+    """Walk through the sector site by site, as tensors on one device; the last remainder (index R) is a sink."""
+
+    advance: Int64[Tensor, "R1 d"]  # remainder after choosing a local state; the sink where that overshoots
+    log_uniform: Float64[Tensor, "L R1 d"]  # log conditionals of the uniform distribution over the sector
+
+
+@dataclass(frozen=True)
+class HilbertSpace:
+    """A sector of the product of n_sites equal local spaces.
+
+    Args:
+        n_sites: number of sites or orbitals, L.
+        local_states: name of every local state, d of them; a configuration holds indices into this tuple.
+        charges: the additive quantum numbers, with the targets that define the sector.
+
+    Raises:
+        ValueError: sizes out of range, charges of the wrong length, or a sector without any configuration.
+    """
+
+    n_sites: int
+    local_states: tuple[str, ...]
+    charges: tuple[Charge, ...] = ()
+    _tables: dict[torch.device, SectorTables] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.n_sites < 1:
+            raise ValueError(f"n_sites={self.n_sites}: a Hilbert space needs at least one site.")
+        if not 1 <= self.local_dim <= MAX_LOCAL_STATES:
+            raise ValueError(
+                f"{self.local_dim} local states per site: 1 to {MAX_LOCAL_STATES} are supported "
+                f"(configurations are stored as bytes). For bosons, set a cutoff n_max <= {MAX_LOCAL_STATES - 1}."
+            )
+        for charge in self.charges:
+            if len(charge.values) != self.local_dim:
+                raise ValueError(
+                    f"charge {charge.name!r} has {len(charge.values)} values for {self.local_dim} local states: "
+                    "give one integer per local state."
+                )
+            if charge.modulus is not None and charge.modulus < 1:
+                raise ValueError(f"charge {charge.name!r} has modulus {charge.modulus}: it must be at least 1.")
+        if self.dimension == 0:
+            raise ValueError(self._why_empty())
+
+    @property
+    def local_dim(self) -> int:
+        """Number of local states, d."""
+        return len(self.local_states)
+
+    @cached_property
+    def dimension(self) -> int:
+        """Exact number of configurations in the sector."""
+        return int(self._counts[0, self.start]) if self.start >= 0 else 0
+
+    # --- remainders -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _conserved(self) -> list[tuple[np.ndarray, int, int | None]]:
+        """Per conserved charge: non-negative values (d,), the target on that scale, the modulus."""
+        conserved: list[tuple[np.ndarray, int, int | None]] = []
+        for charge in self.charges:
+            if charge.target is None:
+                continue
+            values = np.array(charge.values, dtype=np.int64)
+            if charge.modulus is None:
+                low = int(values.min())
+                conserved.append((values - low, charge.target - low * self.n_sites, None))
+            else:
+                conserved.append((values % charge.modulus, charge.target % charge.modulus, charge.modulus))
+        return conserved
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Number of remainders per conserved charge: 0 .. target, or 0 .. modulus - 1."""
+        return [max(target, 0) + 1 if modulus is None else modulus for _, target, modulus in self._conserved]
+
+    @cached_property
+    def n_remainders(self) -> int:
+        """R: the number of different missing charges that a prefix can leave."""
+        return math.prod(self._sizes)
+
+    @cached_property
+    def start(self) -> int:
+        """Remainder before the first site: the whole target (-1 if a target lies below the smallest charge)."""
+        if any(target < 0 for _, target, _ in self._conserved):
+            return -1
+        targets = [target for _, target, _ in self._conserved]
+        return int(np.ravel_multi_index(targets, self._sizes)) if targets else 0
+
+    @cached_property
+    def _advance(self) -> np.ndarray:
+        """(R + 1, d): remainder after each local state; R, the sink, where a charge overshoots its target."""
+        R, d = self.n_remainders, self.local_dim
+        missing = np.unravel_index(np.arange(R), self._sizes) if self._sizes else ()
+        advance = np.zeros((R, d), dtype=np.int64)
+        overshoots = np.zeros((R, d), dtype=bool)
+        for (values, _, modulus), size, r in zip(self._conserved, self._sizes, missing, strict=True):
+            left = r[:, None] - values
+            if modulus is None:
+                overshoots |= left < 0
+            else:
+                left %= modulus
+            advance = advance * size + left
+        advance[overshoots] = R
+        return np.vstack([advance, np.full((1, d), R)])
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        """(L + 1, R + 1) Python integers: configurations of sites s .. L-1 that carry exactly the remainder."""
+        counts = np.zeros((self.n_sites + 1, self.n_remainders + 1), dtype=object)
+        counts[-1, 0] = 1
+        for site in reversed(range(self.n_sites)):
+            for column in self._advance.T:
+                counts[site] = counts[site] + counts[site + 1][column]
+        return counts
+
+    def tables(self, device: torch.device | str) -> SectorTables:
+        """The transitions and uniform conditionals that models and samplers walk through, cached per device.
+
+        A local state that cannot lead into the sector has log probability -inf. Rows that no prefix inside the
+        sector reaches are zero, so that a configuration outside it ends with -inf and never with nan.
+        """
+        device = torch.device(device)
+        if device not in self._tables:
+            log_counts = np.array([[math.log(c) if c else -math.inf for c in row] for row in self._counts])
+            reachable = np.isfinite(log_counts[:-1])  # (L, R + 1)
+            log_uniform = log_counts[1:, self._advance]  # (L, R + 1, d)
+            log_uniform[~reachable] = 0.0
+            log_uniform[reachable] -= log_counts[:-1][reachable][:, None]
+            self._tables[device] = SectorTables(
+                torch.from_numpy(self._advance).to(device), torch.from_numpy(log_uniform).to(device)
+            )
+        return self._tables[device]
+
+    def remainders(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
+        """Remainder before every site of the configurations n; the sink once a prefix has overshot."""
+        remainder = torch.zeros(n.shape, dtype=torch.int64, device=n.device)
+        overshoots = torch.zeros(n.shape, dtype=torch.bool, device=n.device)
+        for (values, target, modulus), size in zip(self._conserved, self._sizes, strict=True):
+            carried = torch.from_numpy(values).to(n.device)[n.long()]
+            left = target - (carried.cumsum(1) - carried)
+            if modulus is None:
+                overshoots = overshoots | (left < 0)
+            else:
+                left = left % modulus
+            remainder = remainder * size + left
+        return remainder.masked_fill(overshoots, self.n_remainders)
+
+    # --- configurations ---------------------------------------------------------------------------------------
+
+    def contains(self, n: UInt8[Tensor, "B L"]) -> Bool[Tensor, " B"]:
+        """Which of the configurations lie in the sector."""
+        inside = (n < self.local_dim).all(1)
+        safe = n.long().clamp(max=self.local_dim - 1)
+        for values, target, modulus in self._conserved:
+            charge = torch.from_numpy(values).to(n.device)[safe].sum(1)
+            inside &= (charge if modulus is None else charge % modulus) == target
+        return inside
+
+    def rank(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
+        """Lexicographic position of configurations that lie in the sector, 0 .. dimension - 1.
+
+        Raises:
+            ValueError: the dimension does not fit into 64-bit integers.
+        """
+        below = torch.from_numpy(self._below).to(n.device)  # (L, R + 1, d)
+        sites = torch.arange(self.n_sites, device=n.device)
+        return below[sites, self.remainders(n), n.long()].sum(1)
+
+    def unrank(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B L"]:
+        """Configurations at the given lexicographic positions; the inverse of `rank`."""
+        below = torch.from_numpy(self._below).to(index.device)
+        advance = torch.from_numpy(self._advance).to(index.device)
+        n = torch.empty((len(index), self.n_sites), dtype=torch.uint8, device=index.device)
+        remainder = torch.full_like(index, self.start)
+        for site in range(self.n_sites):
+            row = below[site, remainder]  # (B, d)
+            token = torch.searchsorted(row, index[:, None], right=True) - 1  # (B, 1)
+            index = index - row.gather(1, token)[:, 0]
+            n[:, site] = token[:, 0]
+            remainder = advance[remainder, token[:, 0]]
+        return n
+
+    @cached_property
+    def _below(self) -> np.ndarray:
+        """(L, R + 1, d) int64: configurations that share a prefix and continue with a smaller local state."""
+        if self.dimension >= 2**63:
+            raise ValueError(
+                f"dimension {self.dimension:.3e} does not fit into 64-bit integers: configurations of this "
+                "sector cannot be ranked or enumerated. Sample it instead."
+            )
+        below = np.zeros((self.n_sites, self.n_remainders + 1, self.local_dim), dtype=object)
+        for state in range(1, self.local_dim):
+            below[..., state] = below[..., state - 1] + self._counts[1:, self._advance[:, state - 1]]
+        # Larger entries belong to remainders that no prefix from the start reaches: never looked up.
+        return np.minimum(below, 2**63 - 1).astype(np.int64)
+
+    def configurations(
+        self, start: int = 0, stop: int | None = None, *, device: torch.device | str = "cpu"
+    ) -> UInt8[Tensor, "B L"]:
+        """Configurations start .. stop - 1 in lexicographic order; all of them by default."""
+        return self.unrank(torch.arange(start, self.dimension if stop is None else stop, device=device))
+
+    def random(self, n: int, generator: torch.Generator) -> UInt8[Tensor, "B L"]:
+        """n independent configurations, uniform over the sector, on the device of the generator."""
+        advance, log_uniform = self.tables(generator.device)
+        configurations = torch.empty((n, self.n_sites), dtype=torch.uint8, device=generator.device)
+        remainder = torch.full((n,), self.start, device=generator.device)
+        for site in range(self.n_sites):
+            token = torch.multinomial(log_uniform[site, remainder].exp(), 1, generator=generator)[:, 0]
+            configurations[:, site] = token
+            remainder = advance[remainder, token]
+        return configurations
+
+    def keys(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B W"]:
+        """Exact integer keys, equal only for equal configurations: as many 63-bit words as the sites need."""
+        sites_per_word = max(1, int(63 / max(1.0, math.log2(max(2, self.local_dim)))))
+        words = []
+        for chunk in n.split(sites_per_word, dim=1):
+            weights = [self.local_dim**k for k in reversed(range(chunk.shape[1]))]
+            words.append((chunk.long() * torch.tensor(weights, device=n.device)).sum(1))
+        return torch.stack(words, dim=1)
+
+    def check(self, n: Tensor) -> None:
+        """Refuse configurations of the wrong dtype or shape, or outside the sector, with a clear ValueError."""
+        if n.dtype != torch.uint8 or n.ndim != 2 or n.shape[1] != self.n_sites:
+            raise ValueError(
+                f"configurations are uint8 tensors of shape (batch, {self.n_sites}); "
+                f"found {str(n.dtype).removeprefix('torch.')} of shape {tuple(n.shape)}."
+            )
+        outside = (~self.contains(n)).nonzero()[:, 0]
+        if len(outside):
+            raise ValueError(
+                f"{len(outside)} of {len(n)} configurations lie outside the sector, the first one "
+                f"{n[outside[0]].tolist()}; the sector is {self}."
+            )
+
+    # --- text -------------------------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        fixed = [
+            f"{c.name} = {c.target}" + (f" (mod {c.modulus})" if c.modulus else "")
+            for c in self.charges
+            if c.target is not None
+        ]
+        sector = ", ".join(fixed) if fixed else "no conserved charge"
+        size = f"{self.dimension:,}" if self.dimension < 10**12 else f"{Fraction(self.dimension).__float__():.3e}"
+        return f"{self.n_sites} sites x {self.local_dim} local states, {sector}, dimension {size}"
+
+    def _why_empty(self) -> str:
+        """Which charge cannot have its target, and the values it can have."""
+        for charge in self.charges:
+            reachable = {0}
+            for _ in range(self.n_sites):
+                reachable = {
+                    (q + v) % charge.modulus if charge.modulus else q + v for q in reachable for v in charge.values
+                }
+            target = charge.target
+            if target is not None and (target % charge.modulus if charge.modulus else target) not in reachable:
+                return (
+                    f"{charge.name} = {target} is impossible on {self.n_sites} sites; "
+                    f"reachable values are {_ranges(sorted(reachable))}."
+                )
+        wanted = ", ".join(f"{c.name} = {c.target}" for c in self.charges if c.target is not None)
+        return (
+            f"no configuration of {self.n_sites} sites has {wanted} at the same time, although each value is "
+            "possible alone; change one of them."
+        )
+
+
+def _ranges(values: Sequence[int]) -> str:
+    """Sorted integers as text: '0 to 8', '-4, -2, 0, 2, 4', or the ends of a long list with its step."""
+    steps = {b - a for a, b in zip(values, values[1:], strict=False)}
+    if steps == {1} and len(values) > 2:
+        return f"{values[0]} to {values[-1]}"
+    if len(values) <= 8 or len(steps) > 1:
+        shown = [str(v) for v in values]
+        return ", ".join(shown if len(shown) <= 12 else [*shown[:5], "...", *shown[-5:]])
+    return f"{values[0]} to {values[-1]} in steps of {steps.pop()}"
+
+
+def bosons(n_sites: int, n_particles: int | None = None, n_max: int | None = None) -> HilbertSpace:
+    """Bosons with occupation numbers 0 .. n_max per site.
+
+    Args:
+        n_sites: number of sites.
+        n_particles: conserved total number; None for the grand-canonical space.
+        n_max: largest occupation of a site; None for no cutoff, which needs n_particles.
+
+    Raises:
+        ValueError: negative numbers, a cutoff below the filling, or neither a number nor a cutoff.
+    """
+    if n_particles is None and n_max is None:
+        raise ValueError("bosons without a fixed n_particles need a cutoff: give n_max, such as n_max=4.")
+    if n_particles is not None and n_particles < 0:
+        raise ValueError(f"n_particles={n_particles}: a number of particles is 0 or more.")
+    if n_max is not None and n_max < 1:
+        raise ValueError(f"n_max={n_max}: at least one boson must fit on a site, n_max >= 1.")
+    if n_particles is not None and n_max is not None and n_particles > n_max * n_sites:
+        raise ValueError(
+            f"n_max={n_max} on {n_sites} sites holds at most {n_max * n_sites} bosons, but n_particles={n_particles}: "
+            f"raise n_max to at least {-(-n_particles // n_sites)} or lower n_particles."
+        )
+    largest = min(x for x in (n_particles, n_max) if x is not None)
+    states = range(largest + 1)
+    particles = Charge("particles", tuple(states), n_particles)
+    return HilbertSpace(n_sites, tuple(str(k) for k in states), (particles,))
+
+
+def fermions(n_orbitals: int, n_particles: int | None = None) -> HilbertSpace:
+    """Spinless fermions, or spin-orbitals: each orbital is empty (0) or occupied (1)."""
+    return HilbertSpace(n_orbitals, ("empty", "occupied"), (Charge("particles", (0, 1), n_particles),))
+
+
+def spinful_fermions(n_orbitals: int, n_up: int | None = None, n_down: int | None = None) -> HilbertSpace:
+    """Spin-1/2 fermions: each orbital is empty (0), up (1), down (2) or doubly occupied (3)."""
+    charges = (Charge("up electrons", (0, 1, 0, 1), n_up), Charge("down electrons", (0, 0, 1, 1), n_down))
+    return HilbertSpace(n_orbitals, ("empty", "up", "down", "both"), charges)
+
+
+def spins(n_sites: int, total_sz: float | None = None, spin: float = 0.5) -> HilbertSpace:
+    """Spins of length `spin`: local state k has S^z = k - spin, so that 0 is fully down.
+
+    Args:
+        n_sites: number of spins.
+        total_sz: conserved total S^z, a multiple of 1/2; None where it is not conserved.
+        spin: 1/2, 1, 3/2, ...
+
+    Raises:
+        ValueError: spin or total_sz is no multiple of 1/2, or total_sz cannot be reached.
+    """
+    twice = _twice("spin", spin)
+    if twice < 1:
+        raise ValueError(f"spin={spin}: the length of a spin is 1/2, 1, 3/2, ...")
+    values = tuple(2 * k - twice for k in range(twice + 1))
+    names = tuple(str(Fraction(v, 2)) for v in values)
+    target = None if total_sz is None else _twice("total_sz", total_sz)
+    return HilbertSpace(n_sites, names, (Charge("2 Sz", values, target),))
+
+
+def _twice(name: str, value: float) -> int:
+    """2 * value as an integer, refusing what is no multiple of 1/2."""
+    if not math.isfinite(value) or 2 * value != round(2 * value):
+        raise ValueError(f"{name}={value}: it must be a multiple of 1/2.")
+    return round(2 * value)

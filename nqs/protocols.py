@@ -1,0 +1,119 @@
+"""What the parts of nqs promise each other: Hamiltonian, wavefunction, sampler.
+
+Letters: B configurations, L sites, d local states, K connected configurations.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple, Protocol, Self
+
+import torch
+from jaxtyping import Float64, Int64, Num, UInt8
+from torch import Tensor, nn
+
+from nqs.hilbert import HilbertSpace
+from nqs.samples import Samples
+
+
+class Connected(NamedTuple):
+    """Off-diagonal row entries <n|H|n'> of a batch of configurations n, in flat form, without zeros."""
+
+    configurations: UInt8[Tensor, "K L"]  # n'
+    elements: Num[Tensor, " K"]  # <n|H|n'>, float64 or complex128
+    parents: Int64[Tensor, " K"]  # row of n in the batch
+
+
+class Hamiltonian(Protocol):
+    """A Hermitian operator on a sector. Built-in families also list no n' twice for the same n."""
+
+    @property
+    def hilbert(self) -> HilbertSpace: ...
+
+    def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
+        """<n|H|n>."""
+
+    def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
+        """All n' != n with <n|H|n'> != 0, on the device of n."""
+
+
+class LogPsi(NamedTuple):
+    """psi(n) = exp(log_modulus + i phase)."""
+
+    log_modulus: Float64[Tensor, " B"]
+    phase: Float64[Tensor, " B"]
+
+
+class Conditionals(NamedTuple):
+    """Normalised conditionals of every local state, and the phase that choosing it adds."""
+
+    log_p: Float64[Tensor, "*B d"]  # log p(n_s | n_1 .. n_{s-1}); -inf outside the sector
+    phase: Float64[Tensor, "*B d"]
+
+
+class DecodingState(Protocol):
+    """What a model remembers of a batch of prefixes."""
+
+    def select(self, indices: Int64[Tensor, " B"]) -> Self:
+        """The prefixes at `indices`, repeated or dropped as these say."""
+
+
+class Wavefunction(nn.Module, ABC):
+    """A normalised state on a sector, psi = exp(log_modulus + i phase), sum |psi|^2 = 1. Holds no state itself.
+
+    Attributes:
+        hilbert: the sector.
+        config: what it was built from.
+        has_phase: False where the phase is the same number for every configuration.
+    """
+
+    hilbert: HilbertSpace
+    config: "WavefunctionConfig"
+    has_phase: bool
+
+    @abstractmethod
+    def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
+        """Log modulus and phase; log modulus -inf outside the sector."""
+
+    def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
+        return self.log_psi(n)
+
+    @property
+    @abstractmethod
+    def bytes_per_configuration(self) -> int:
+        """Memory that one configuration needs during `log_psi` without gradients, to size chunks."""
+
+
+class AutoregressiveWavefunction(Wavefunction):
+    """|psi(n)|^2 = prod_s p(n_s | n_1 .. n_{s-1}), phase(n) = sum_s phase_s(n_s | n_1 .. n_{s-1}).
+
+    `conditionals` evaluates whole configurations at once, `start` and `step` grow them site by site; both agree to
+    rounding.
+    """
+
+    @abstractmethod
+    def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
+        """Conditionals at every site, (B, L, d) each."""
+
+    @abstractmethod
+    def start(self, batch: int) -> DecodingState:
+        """State of `batch` empty prefixes."""
+
+    @abstractmethod
+    def step(self, tokens: UInt8[Tensor, " B"] | None, state: DecodingState) -> tuple[Conditionals, DecodingState]:
+        """Append the local states `tokens` (None before the first site); conditionals (B, d) of the next site."""
+
+    def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
+        log_p, phase = self.conditionals(n)
+        chosen = n.long()[..., None]
+        return LogPsi(log_p.gather(-1, chosen).sum((1, 2)) / 2, phase.gather(-1, chosen).sum((1, 2)))
+
+
+class WavefunctionConfig(Protocol):
+    """A frozen dataclass that builds a wavefunction; archives store it."""
+
+    def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> Wavefunction: ...
+
+
+class Sampler(Protocol):
+    """Draws configurations from |psi|^2."""
+
+    def sample(self, wavefunction: Wavefunction, generator: torch.Generator) -> Samples: ...

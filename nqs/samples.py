@@ -1,0 +1,68 @@
+"""Weighted distinct configurations, and exact bookkeeping of equal ones."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int64, UInt8
+from torch import Tensor
+
+from nqs.hilbert import HilbertSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Distinct configurations drawn from |psi|^2, each with the amplitude that it was drawn with.
+
+    Attributes:
+        configurations: distinct, (U, L).
+        weights: estimate of |psi|^2 on them, sums to 1.
+        log_modulus, phase: log psi of each, found while sampling.
+        counts: how often each was drawn in independent draws; None for other schemes.
+        inclusion: probability with which each entered a draw without replacement, 1 for an exhaustive sum; None for
+            independent draws.
+    """
+
+    configurations: UInt8[Tensor, "U L"]
+    weights: Float64[Tensor, " U"]
+    log_modulus: Float64[Tensor, " U"]
+    phase: Float64[Tensor, " U"]
+    counts: Int64[Tensor, " U"] | None = None
+    inclusion: Float64[Tensor, " U"] | None = None
+
+    @property
+    def n_samples(self) -> int:
+        """Independent samples; the distinct ones where each was drawn once."""
+        return self.n_distinct if self.counts is None else int(self.counts.sum())
+
+    @property
+    def n_distinct(self) -> int:
+        """U."""
+        return len(self.configurations)
+
+    @property
+    def effective_sample_size(self) -> float:
+        """Kish's effective number of distinct configurations, 1 / sum w^2."""
+        return 1.0 / self.weights.square().sum().item()
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the Shannon entropy -<log |psi|^2>: how many configurations carry the state."""
+        occupied = self.weights > 0
+        return (-2 * self.weights[occupied] @ self.log_modulus[occupied]).exp().item()
+
+
+def distinct(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"]) -> tuple[Int64[Tensor, " U"], Int64[Tensor, " B"]]:
+    """Row of one representative of every distinct configuration, and for every row the number of its class.
+
+    Exact for any number of sites: keys of several words are made distinct word by word.
+    """
+    words = hilbert.keys(n).T
+    classes = torch.unique(words[0], return_inverse=True)[1]
+    for word in words[1:]:
+        word_class = torch.unique(word, return_inverse=True)[1]
+        classes = torch.unique(classes * len(n) + word_class, return_inverse=True)[1]
+    n_classes = int(classes.max()) + 1 if len(n) else 0
+    # Any row of a class will do; the first one makes the choice independent of the order of parallel writes.
+    rows = torch.arange(len(n), device=n.device)
+    first = torch.full((n_classes,), len(n), device=n.device).scatter_reduce_(0, classes, rows, "amin")
+    return first, classes

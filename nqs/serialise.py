@@ -1,0 +1,59 @@
+"""Configuration objects as plain data (JSON), and back: frozen dataclasses named by their class, nothing executed."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses become {"type": class name, field: ...}, tuples become lists; numbers, text and None stay.
+
+    Raises:
+        TypeError: something that JSON cannot hold.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__name__} | {
+            f.name: to_plain(getattr(value, f.name)) for f in fields(value) if f.init
+        }
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(
+        f"{value!r} ({type(value).__name__}) cannot be written to an archive: use dataclasses and plain data."
+    )
+
+
+def from_plain(data: Any, types: Mapping[str, type]) -> Any:
+    """The inverse of `to_plain`; only the dataclasses in `types` are built. Lists come back as tuples.
+
+    Raises:
+        ValueError: a class that is not in `types`, or fields that it does not have.
+    """
+    if isinstance(data, list):
+        return tuple(from_plain(item, types) for item in data)
+    if not isinstance(data, dict):
+        return data
+    values = {key: from_plain(item, types) for key, item in data.items() if key != "type"}
+    if "type" not in data:
+        return values
+    name = data["type"]
+    if name not in types:
+        raise ValueError(
+            f"{name!r} is none of the classes of nqs ({', '.join(sorted(types))}). If it is your own, pass it in `types`."
+        )
+    try:
+        return types[name](**values)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be built from {values}: {error}") from error
+
+
+def differences(first: Any, second: Any, path: str = "") -> list[str]:
+    """Where two plain configurations differ, one line each: 'hamiltonian.U: 4.0 / 8.0'."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        keys = [*first, *(key for key in second if key not in first)]
+        pairs = [(f"{path}.{key}".lstrip("."), first.get(key), second.get(key)) for key in keys]
+        return [line for name, a, b in pairs for line in differences(a, b, name)]
+    return [] if first == second else [f"{path}: {first} / {second}"]

@@ -1,0 +1,72 @@
+"""Energy estimates with their error bars, and the V-score."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex128
+from torch import Tensor
+
+from nqs.protocols import Hamiltonian
+from nqs.samples import Samples
+
+EXHAUSTIVE_LIMIT = 2**20  # largest dimension for which Tr H is summed, not sampled
+TRACE_SAMPLES = 2**17
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyEstimate:
+    """Expectation value of H in the variational state.
+
+    Attributes:
+        energy: mean of the local energy, in the Hamiltonian's unit.
+        error: standard error of the mean; 0 for an exhaustive sum.
+        variance: <H^2> - <H>^2, the mean of |E_loc - energy|^2; 0 on an eigenstate.
+        v_score: N Var(H) / (E - E_inf)^2, N sites.
+        n_samples: samples behind it.
+        n_distinct: distinct configurations behind it.
+    """
+
+    energy: float
+    error: float
+    variance: float
+    v_score: float
+    n_samples: int
+    n_distinct: int
+
+
+def estimate_energy(
+    samples: Samples, local_energies: Complex128[Tensor, " U"], *, energy_infinity: float
+) -> EnergyEstimate:
+    """Mean, standard error, variance and V-score from local energies of distinct configurations."""
+    weights = samples.weights
+    energy = (weights @ local_energies.real).item()
+    variance = (weights @ (local_energies - energy).abs().square()).item()
+    deviation = (local_energies.real - energy).square()
+    if samples.inclusion is None:
+        error = (weights @ deviation / max(samples.n_samples - 1, 1)).item() ** 0.5
+    else:
+        # Draws without replacement: only what could have been missed fluctuates (arXiv:2002.06043, appendix).
+        error = (weights.square() @ ((1 - samples.inclusion) * deviation)).item() ** 0.5
+    return EnergyEstimate(
+        energy=energy,
+        error=error,
+        variance=variance,
+        v_score=v_score(energy, variance, samples.configurations.shape[1], energy_infinity),
+        n_samples=samples.n_samples,
+        n_distinct=samples.n_distinct,
+    )
+
+
+def v_score(energy: float, variance: float, n_dof: int, energy_infinity: float) -> float:
+    """N Var(H) / (E - E_inf)^2, with E_inf = Tr H / dim. Wu et al., Science 386, 296 (2024), arXiv:2302.04919."""
+    distance = energy - energy_infinity
+    return n_dof * variance / distance**2 if distance else float("inf") if variance else 0.0
+
+
+def infinite_temperature_energy(hamiltonian: Hamiltonian, seed: int = 0) -> float:
+    """E_inf = Tr H / dim in the sector: summed exactly, or over uniform random configurations in large sectors."""
+    hilbert = hamiltonian.hilbert
+    if hilbert.dimension <= EXHAUSTIVE_LIMIT:
+        return hamiltonian.diagonal(hilbert.configurations()).mean().item()
+    generator = torch.Generator().manual_seed(seed)
+    return hamiltonian.diagonal(hilbert.random(TRACE_SAMPLES, generator)).mean().item()

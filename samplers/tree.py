@@ -1,0 +1,163 @@
+"""Unique-configuration tree sampling: N independent samples at the cost of their distinct configurations.
+
+All N samples start at the root. At every site the number of samples that share a prefix splits multinomially over
+the conditionals, and only children with samples live on. The counts at the leaves are distributed exactly as those
+of N independent draws from |psi|^2. Barrett, Malyshev, Lvovsky, Nat. Mach. Intell. 4, 351 (2022), arXiv:2109.12606.
+"""
+
+# Shapes: F prefixes on the frontier, L sites, d local states, U distinct configurations.
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float64, Int64, UInt8
+from torch import Tensor
+
+from nqs.protocols import AutoregressiveWavefunction, DecodingState, Wavefunction
+from nqs.samples import Samples
+
+MAX_SAMPLES = 10**12
+PILOT_GROWTH = 8.0  # how far a pilot run may be extrapolated to a larger number of samples
+
+
+class Frontier(NamedTuple):
+    """Prefixes of equal length that still hold samples."""
+
+    tokens: UInt8[Tensor, "F s"]
+    counts: Int64[Tensor, " F"]
+    log_p: Float64[Tensor, " F"]
+    phase: Float64[Tensor, " F"]
+    state: DecodingState  # before its last token is fed
+
+    def select(self, rows: Int64[Tensor, " F2"]) -> "Frontier":
+        return Frontier(
+            self.tokens[rows], self.counts[rows], self.log_p[rows], self.phase[rows], self.state.select(rows)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeSampler:
+    """Exact independent samples, merged into distinct configurations while they are drawn.
+
+    Args:
+        n_samples: number of independent samples, up to 1e12; or
+        n_distinct: number of distinct configurations wanted: the number of samples that reaches it is estimated
+            from pilot runs with random numbers of their own, then a fresh run is made with it.
+        max_frontier: prefixes decoded at once; a larger frontier is cut, and its parts are finished one after
+            another, which bounds memory and leaves the distribution as it is.
+    """
+
+    n_samples: int | None = None
+    n_distinct: int | None = None
+    max_frontier: int = 2**17
+
+    def __post_init__(self) -> None:
+        if (self.n_samples is None) == (self.n_distinct is None):
+            raise ValueError("give either n_samples or n_distinct to TreeSampler, not both or none.")
+        if self.n_samples is not None and not 1 <= self.n_samples <= MAX_SAMPLES:
+            raise ValueError(f"n_samples={self.n_samples}: choose 1 to {MAX_SAMPLES:.0e}.")
+        if self.n_distinct is not None and self.n_distinct < 1:
+            raise ValueError(f"n_distinct={self.n_distinct}: at least one configuration must be wanted.")
+        if self.max_frontier < 1:
+            raise ValueError(f"max_frontier={self.max_frontier}: at least one prefix must fit.")
+
+    @torch.no_grad()
+    def sample(self, wavefunction: Wavefunction, generator: torch.Generator) -> Samples:
+        """Distinct configurations with their counts, on the device of the generator.
+
+        Raises:
+            TypeError: the wavefunction is not autoregressive.
+        """
+        if not isinstance(wavefunction, AutoregressiveWavefunction):
+            raise TypeError(f"TreeSampler needs an autoregressive wavefunction; {type(wavefunction).__name__} is not.")
+        if self.n_samples is not None:
+            return self._draw(wavefunction, self.n_samples, generator)
+        return self._draw(wavefunction, self._samples_for_target(wavefunction, generator), generator)
+
+    def _draw(self, wavefunction: AutoregressiveWavefunction, n_samples: int, generator: torch.Generator) -> Samples:
+        device, n_sites = generator.device, wavefunction.hilbert.n_sites
+        one = torch.zeros(1, dtype=torch.float64, device=device)
+        root = Frontier(
+            tokens=torch.empty((1, 0), dtype=torch.uint8, device=device),
+            counts=torch.full((1,), n_samples, device=device),
+            log_p=one,
+            phase=one,
+            state=wavefunction.start(1),
+        )
+        unfinished, leaves = [root], []
+        while unfinished:
+            frontier = grow(wavefunction, unfinished.pop(), generator)
+            if frontier.tokens.shape[1] == n_sites:
+                leaves.append(frontier)
+                continue
+            # Last in, first out: the parts of a cut frontier are finished in lexicographic order.
+            parts = torch.arange(len(frontier.counts), device=device).split(self.max_frontier)
+            unfinished += [frontier.select(part) for part in reversed(parts)] if len(parts) > 1 else [frontier]
+        tokens, counts, log_p, phase = (
+            torch.cat([leaf[i] for leaf in leaves])  # type: ignore[misc]
+            for i in range(4)
+        )
+        return Samples(
+            configurations=tokens,
+            weights=counts.double() / n_samples,
+            log_modulus=log_p / 2,
+            phase=phase,
+            counts=counts,
+        )
+
+    def _samples_for_target(self, wavefunction: AutoregressiveWavefunction, generator: torch.Generator) -> int:
+        """Number of samples N with E[distinct] = sum_n 1 - (1 - p(n))^N equal to n_distinct.
+
+        The sum is estimated from a pilot of M samples by weighting what it found with 1 / (1 - (1 - p)^M), the
+        inverse of the probability to be found (Horvitz and Thompson, J. Am. Stat. Assoc. 47, 663 (1952)).
+        """
+        assert self.n_distinct is not None
+        n_pilot = self.n_distinct
+        while True:
+            pilot = self._draw(wavefunction, n_pilot, generator)
+            log_miss = torch.log1p(-(2 * pilot.log_modulus).exp().clamp(max=1))  # log(1 - p), (U,)
+            found = -torch.expm1(n_pilot * log_miss)
+            low, high = 0.0, 12.0  # log10 of N
+            for _ in range(40):
+                middle = (low + high) / 2
+                expected = (-torch.expm1(10**middle * log_miss) / found).sum()
+                low, high = (middle, high) if expected < self.n_distinct else (low, middle)
+            n_samples = round(10**high)
+            if n_samples <= PILOT_GROWTH * n_pilot:
+                return n_samples
+            n_pilot = round(PILOT_GROWTH * n_pilot)
+
+
+def grow(wavefunction: AutoregressiveWavefunction, frontier: Frontier, generator: torch.Generator) -> Frontier:
+    """The children of all prefixes that receive samples, in lexicographic order."""
+    length = frontier.tokens.shape[1]
+    conditionals, state = wavefunction.step(frontier.tokens[:, -1] if length else None, frontier.state)
+    child_counts = split_counts(frontier.counts, conditionals.log_p.exp(), generator)
+    rows, tokens = child_counts.nonzero().T
+    return Frontier(
+        tokens=torch.cat([frontier.tokens[rows], tokens[:, None].to(torch.uint8)], dim=1),
+        counts=child_counts[rows, tokens],
+        log_p=frontier.log_p[rows] + conditionals.log_p[rows, tokens],
+        phase=frontier.phase[rows] + conditionals.phase[rows, tokens],
+        state=state if length + 1 == wavefunction.hilbert.n_sites else state.select(rows),
+    )
+
+
+def split_counts(
+    counts: Int64[Tensor, " F"], p: Float64[Tensor, "F d"], generator: torch.Generator
+) -> Int64[Tensor, "F d"]:
+    """Multinomial split of every count over its row of probabilities, by binary halving of the d choices.
+
+    A count goes to the left half of the choices binomially with the share of probability there; after log2(d)
+    rounds each choice stands alone. Equal in distribution to one multinomial draw a row.
+    """
+    d = p.shape[1]
+    levels = max(d - 1, 0).bit_length()
+    p = torch.nn.functional.pad(p, (0, 2**levels - d))
+    remaining = counts.double()[:, None]  # (F, 1), then (F, 2), (F, 4), ...; exact below 2^53
+    for level in range(levels):
+        halves = p.view(len(p), 2 ** (level + 1), -1).sum(-1).view(len(p), -1, 2)  # (F, 2^level, 2)
+        share = (halves[..., 0] / halves.sum(-1)).nan_to_num(0.0).clamp(0.0, 1.0)
+        left = torch.binomial(remaining, share, generator=generator)
+        remaining = torch.stack([left, remaining - left], dim=-1).flatten(1)
+    return remaining[:, :d].long()
