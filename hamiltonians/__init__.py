@@ -1,5 +1,10 @@
 """Hamiltonians, one model family a file."""
 
 from nqs.hamiltonians.bose_hubbard import BoseHubbard, harmonic_trap
+from nqs.hamiltonians.fermi_hubbard import FermiHubbard, staggered_potential
+from nqs.hamiltonians.heisenberg import Heisenberg
+from nqs.hamiltonians.ising import Ising
+from nqs.hamiltonians.tj import TJ
+from nqs.hamiltonians.tv import TV
 
-__all__ = ["BoseHubbard", "harmonic_trap"]
+__all__ = ["TJ", "TV", "BoseHubbard", "FermiHubbard", "Heisenberg", "Ising", "harmonic_trap", "staggered_potential"]

@@ -1,5 +1,16 @@
 """Wavefunctions and their parts."""
 
+from nqs.models.hartree_fock import HartreeFock, hartree_fock
+from nqs.models.reference import MarshallSign, SlaterDeterminant, WithReference, phase_agreement
 from nqs.models.transformer import Transformer, TransformerConfig
 
-__all__ = ["Transformer", "TransformerConfig"]
+__all__ = [
+    "HartreeFock",
+    "MarshallSign",
+    "SlaterDeterminant",
+    "Transformer",
+    "TransformerConfig",
+    "WithReference",
+    "hartree_fock",
+    "phase_agreement",
+]

@@ -9,7 +9,7 @@ amplitudes as in Sharir et al., arXiv:1902.04057.
 
 # Shapes: B configurations, L sites, D width, d local states.
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
@@ -91,7 +91,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x)), cache
 
 
-class Transformer(AutoregressiveWavefunction):
+class Transformer(AutoregressiveWavefunction[Prefixes]):
     """Decoder-only transformer over the local states of a sector.
 
     Args:
@@ -99,6 +99,8 @@ class Transformer(AutoregressiveWavefunction):
         config: size, precision and seed; keyword options override single fields: `Transformer(hilbert, width=48)`.
         device: where the parameters live.
     """
+
+    config: TransformerConfig
 
     def __init__(
         self,
@@ -115,7 +117,7 @@ class Transformer(AutoregressiveWavefunction):
         L, d, D = hilbert.n_sites, hilbert.local_dim, config.width
         self.token = nn.Embedding(d + 1, D)  # local state of the site before; d before the first site
         self.site = nn.Embedding(L, D)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = cast(list[Block], nn.ModuleList(Block(config) for _ in range(config.layers)))
         self.norm = nn.LayerNorm(D)
         self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
         self._initialise(torch.Generator().manual_seed(config.seed))

@@ -1,7 +1,7 @@
 """nqs: ground states of quantum many-body Hamiltonians from autoregressive neural quantum states."""
 
-from nqs import exact
+from nqs import exact, recipes
 from nqs.archive import Archive, ArchiveError
-from nqs.vmc import VMC, Result, resume
+from nqs.vmc import VMC, NonFiniteError, Result, RunConfig, resume
 
-__all__ = ["VMC", "Archive", "ArchiveError", "Result", "exact", "resume"]
+__all__ = ["VMC", "Archive", "ArchiveError", "NonFiniteError", "Result", "RunConfig", "exact", "recipes", "resume"]

@@ -1,6 +1,6 @@
 """The HDF5 archive of a run, format `nqs-run` version 1; complete on disk after every flush, whatever happens.
 
-    /                attributes: format, version, package_version, commit, created, hamiltonian (text), unit, config (JSON)
+    /                attributes: format, version, package_version, commit, created, hamiltonian, unit, config (JSON)
     /history/NAME    one value a step: step, energy, error, variance, ... (steps,)
     /checkpoint      attribute: step, the number of finished steps
     /checkpoint/model/NAME, /checkpoint/optimiser/NAME    parameters and state by name
@@ -97,7 +97,8 @@ class Archive:
         if found != FORMAT or number != VERSION or not created:
             raise ArchiveError(
                 f"{path} is HDF5, but its header says format {found!r} version {number}; "
-                f"this package reads {FORMAT!r} version {VERSION}. It is another program's file, or its header is damaged."
+                f"this package reads {FORMAT!r} version {VERSION}. "
+                "It is another program's file, or its header is damaged."
             )
         return cls(path, file)
 

@@ -13,6 +13,7 @@ The counts are Python integers, so that every dimension is exact.
 Letters: B configurations, L sites, d local states, R remainders.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -317,7 +318,7 @@ class HilbertSpace:
 
 def _ranges(values: Sequence[int]) -> str:
     """Sorted integers as text: '0 to 8', '-4, -2, 0, 2, 4', or the ends of a long list with its step."""
-    steps = {b - a for a, b in zip(values, values[1:], strict=False)}
+    steps = {b - a for a, b in itertools.pairwise(values)}
     if steps == {1} and len(values) > 2:
         return f"{values[0]} to {values[-1]}"
     if len(values) <= 8 or len(steps) > 1:

@@ -11,7 +11,7 @@ evaluations.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex128
+from jaxtyping import Complex128, Float64
 from torch import Tensor
 
 from nqs.chunks import log_psi_in_chunks, rows_that_fit
@@ -25,11 +25,13 @@ class LocalEnergies:
 
     Attributes:
         values: E_loc of every distinct sample, in the Hamiltonian's unit.
+        diagonal: <n|H|n> of every distinct sample, a part of it.
         n_connected: connected configurations, K.
         n_evaluated: network evaluations made for them.
     """
 
     values: Complex128[Tensor, " U"]
+    diagonal: Float64[Tensor, " U"]
     n_connected: int
     n_evaluated: int
 
@@ -43,7 +45,8 @@ class LocalEnergies:
 def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
     """E_loc of every sample, the known amplitudes taken from the samples themselves."""
     n = samples.configurations
-    values = torch.zeros(len(n), dtype=torch.complex128, device=n.device)
+    diagonal = hamiltonian.diagonal(n)
+    values = diagonal.to(torch.complex128)
     n_connected = n_evaluated = 0
     bytes_per_sample = 64 * n.shape[1] * (n.shape[1] + 64)  # a guess of connected rows, keys and sorting buffers
     for part in torch.arange(len(n), device=n.device).split(rows_that_fit(bytes_per_sample, n.device)):
@@ -53,11 +56,10 @@ def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples
         ratio = torch.polar(
             (amplitudes.log_modulus - samples.log_modulus[parents]).exp(), amplitudes.phase - samples.phase[parents]
         )
-        values[part] = hamiltonian.diagonal(n[part]).to(values.dtype)
         values.index_add_(0, parents, connected.elements * ratio)
         n_connected += len(parents)
         n_evaluated += evaluated
-    return LocalEnergies(values=values, n_connected=n_connected, n_evaluated=n_evaluated)
+    return LocalEnergies(values=values, diagonal=diagonal, n_connected=n_connected, n_evaluated=n_evaluated)
 
 
 def amplitudes_with_cache(wavefunction: Wavefunction, n: Tensor, samples: Samples) -> tuple[LogPsi, int]:

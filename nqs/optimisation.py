@@ -4,14 +4,25 @@ With O = d log psi / d theta, weights w of the distinct samples, centred and wei
     X = [ sqrt(w) (Re O - <Re O>) ; sqrt(w) (Im O - <Im O>) ],   (2 U, P)
     e = [ sqrt(w) Re(E_loc - E)   ; sqrt(w) Im(E_loc - E)   ],   (2 U,)
 the energy gradient is 2 X^T e and the metric (real part of the quantum geometric tensor) is X^T X. Stochastic
-reconfiguration (Sorella, Phys. Rev. B 64, 024512 (2001)) solves
+reconfiguration (Sorella, Phys. Rev. B 64, 024512 (2001)) follows imaginary time, d psi / d tau = -(H - E) psi,
+projected on the tangent space: theta -= eta delta with
 
     (X^T X + s) delta = X^T e           in parameter space, P x P, or equivalently
-    delta = X^T (X X^T + s)^-1 e        in sample space (minSR: Chen and Heyl, Nat. Phys. 20, 1476 (2024), arXiv:2302.01941;
-                                        Rende et al., Commun. Phys. 7, 260 (2024), arXiv:2310.05715),
+    delta = X^T (X X^T + s)^-1 e        in sample space, 2 U x 2 U
 
-whichever matrix is smaller. Momentum follows SPRING (Goldshlager, Abrahamsen, Lin, arXiv:2401.10190): the part of
-the previous update delta' that the present samples do not see is kept,
+(minSR: Chen and Heyl, Nat. Phys. 20, 1476 (2024), arXiv:2302.01941; Rende et al., Commun. Phys. 7, 260 (2024),
+arXiv:2310.05715), whichever matrix is smaller.
+
+Implicit diagonal. That explicit Euler step is stiff: it amplifies the error on configurations with
+eta (H_nn - E) > 2. Taking the diagonal of H at the end of the step instead,
+
+    X^T (1 + eta D) X delta = X^T e,    D_n = max(H_nn - E, 0),
+
+is the Rayleigh-Gauss-Newton step (Webber and Lindsey, Phys. Rev. Research 4, 033099 (2022), arXiv:2106.10558) with H
+replaced by its diagonal. It costs nothing, it only scales rows: X -> (1 + eta D)^(1/2) X, e -> (1 + eta D)^(-1/2) e.
+
+Momentum follows SPRING (Goldshlager, Abrahamsen, Lin, arXiv:2401.10190): the part of the previous update delta' that
+the present samples do not see is kept,
 
     delta = mu delta' + X^T (X X^T + s)^-1 (e - mu X delta').
 """
@@ -19,14 +30,15 @@ the previous update delta' that the present samples do not see is kept,
 # Shapes: U distinct samples, P parameters.
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
-from jaxtyping import Complex128, Float
+from jaxtyping import Complex128, Float, Float64
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from nqs.jacobian import jacobian
+from nqs.chunks import rows_that_fit
+from nqs.jacobian import ACTIVATION_COPIES, jacobian
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
 
@@ -37,7 +49,8 @@ class StepInfo:
 
     Attributes:
         learning_rate: factor on the update direction that was really used.
-        update_norm: length of the update in the metric, sqrt(delta^T S delta): the change of the state to first order.
+        update_norm: length of the update: in the metric, eta sqrt(delta^T X^T X delta), for the natural gradient, where
+            it is the change of the state to first order; of the parameter vector for first-order optimisers.
         gradient_norm: Euclidean norm of the energy gradient.
     """
 
@@ -49,8 +62,14 @@ class StepInfo:
 class Optimiser(Protocol):
     """Runtime side of an optimiser configuration: moves the parameters, and keeps state that can be archived."""
 
-    def step(self, samples: Samples, local_energies: Complex128[Tensor, " U"], progress: float) -> StepInfo:
-        """One update from local energies of the samples; progress runs from 0 to 1 over the whole optimisation."""
+    def step(
+        self,
+        samples: Samples,
+        local_energies: Complex128[Tensor, " U"],
+        diagonal: Float64[Tensor, " U"],
+        progress: float,
+    ) -> StepInfo:
+        """One update from local energies and diagonal elements H_nn of the samples; progress runs from 0 to 1."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -78,19 +97,21 @@ class StochasticReconfiguration:
     """Natural gradient with a bounded step.
 
     Attributes:
-        learning_rate: imaginary-time step at the start, in inverse units of the energy ...
-        final_learning_rate: ... and at the end, along a cosine.
-        diagonal_shift: s in units of the mean eigenvalue of the metric over the samples' span, at the start ...
-        final_diagonal_shift: ... and at the end, geometrically.
+        learning_rate: imaginary-time step eta at the start, in inverse units of the energy.
+        final_learning_rate: eta at the end, reached along a cosine.
+        diagonal_shift: s at the start, in units of the mean eigenvalue of the metric on the samples' span.
+        final_diagonal_shift: s at the end, reached geometrically.
+        implicit: take the diagonal of H implicitly, which makes large steps stable.
         momentum: mu of SPRING; 0 for plain stochastic reconfiguration.
         max_step: trust region: the update is shortened to this length in the metric.
         space: "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
     """
 
-    learning_rate: float = 0.1
+    learning_rate: float = 0.3
     final_learning_rate: float = 0.02
     diagonal_shift: float = 1e-3
-    final_diagonal_shift: float = 1e-4
+    final_diagonal_shift: float = 1e-5
+    implicit: bool = True
     momentum: float = 0.0
     max_step: float = 0.1
     space: Literal["auto", "samples", "parameters"] = "auto"
@@ -109,15 +130,26 @@ class NaturalGradient:
         self.update = torch.zeros_like(parameters_to_vector(self.parameters), dtype=torch.float64)
 
     @torch.no_grad()
-    def step(self, samples: Samples, local_energies: Complex128[Tensor, " U"], progress: float) -> StepInfo:
+    def step(
+        self,
+        samples: Samples,
+        local_energies: Complex128[Tensor, " U"],
+        diagonal: Float64[Tensor, " U"],
+        progress: float,
+    ) -> StepInfo:
         config = self.config
-        X, e = centred(*jacobian(self.wavefunction, samples.configurations), samples.weights, local_energies)
-        shift = geometric(config.diagonal_shift, config.final_diagonal_shift, progress)
-        previous = config.momentum * self.update.to(X.dtype)
-        residual = e - X @ previous if config.momentum else e
-        self.update = (previous + solve(X, residual, shift, config.space)).double()
-        norm = (X @ self.update.to(X.dtype)).norm().item()
         rate = cosine(config.learning_rate, config.final_learning_rate, progress)
+        shift = geometric(config.diagonal_shift, config.final_diagonal_shift, progress)
+        X, e = centred(*jacobian(self.wavefunction, samples.configurations), samples.weights, local_energies)
+        stiffness = torch.ones_like(e)
+        if config.implicit:
+            energy = samples.weights @ local_energies.real
+            stiffness = (1 + rate * (diagonal - energy).clamp(min=0)).sqrt().to(X.dtype).repeat(len(e) // len(diagonal))
+        previous = config.momentum * self.update.to(X.dtype)
+        scaled = X * stiffness[:, None]
+        residual = e / stiffness - (scaled @ previous if config.momentum else 0)
+        self.update = (previous + solve(scaled, residual, shift, config.space)).double()
+        norm = (X @ self.update.to(X.dtype)).norm().item()
         rate = min(rate, config.max_step / norm) if norm > 0 else rate
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
@@ -129,6 +161,75 @@ class NaturalGradient:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.update = state["update"].to(self.update.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchOptimiser:
+    """A first-order optimiser of torch.optim on the plain energy gradient.
+
+    Attributes:
+        name: class in torch.optim, such as "Adam", "AdamW" or "SGD".
+        learning_rate: at the start.
+        final_learning_rate: at the end, reached along a cosine.
+    """
+
+    name: str = "Adam"
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        found = getattr(torch.optim, self.name, None)
+        if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+            known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and n not in ("Optimizer", "LBFGS")]
+            raise ValueError(f"name={self.name!r} is no optimiser of torch.optim; choose one of {', '.join(known)}.")
+
+    def build(self, wavefunction: Wavefunction) -> "FirstOrder":
+        return FirstOrder(self, wavefunction)
+
+
+class FirstOrder:
+    """A torch optimiser fed with the energy gradient of one wavefunction."""
+
+    def __init__(self, config: TorchOptimiser, wavefunction: Wavefunction) -> None:
+        self.config = config
+        self.wavefunction = wavefunction
+        self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
+        self.optimiser = getattr(torch.optim, config.name)(self.parameters, lr=config.learning_rate)
+
+    def step(
+        self,
+        samples: Samples,
+        local_energies: Complex128[Tensor, " U"],
+        diagonal: Float64[Tensor, " U"],
+        progress: float,
+    ) -> StepInfo:
+        rate = cosine(self.config.learning_rate, self.config.final_learning_rate, progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        before = parameters_to_vector(self.parameters).detach().clone()
+        self.optimiser.zero_grad()
+        rows = rows_that_fit(ACTIVATION_COPIES * self.wavefunction.bytes_per_configuration, before.device)
+        deviation = samples.weights * (local_energies - samples.weights @ local_energies.real)
+        for n, d in zip(samples.configurations.split(rows), deviation.split(rows), strict=True):
+            # Its gradient is 2 Re <(E_loc - E)* O>: the energies are constants here.
+            psi = self.wavefunction.log_psi(n)
+            (2 * (d.real @ psi.log_modulus + d.imag @ psi.phase)).backward()
+        gradient_norm = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None]).norm().item()
+        self.optimiser.step()
+        change = (parameters_to_vector(self.parameters).detach() - before).norm().item()
+        return StepInfo(learning_rate=rate, update_norm=change, gradient_norm=gradient_norm)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Flat: "3.exp_avg" is the first moment of parameter 3."""
+        state = self.optimiser.state_dict()["state"]
+        return {f"{i}.{name}": torch.as_tensor(value) for i, entry in state.items() for name, value in entry.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        nested: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            index, name = key.split(".", 1)
+            nested.setdefault(int(index), {})[name] = value
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": nested})
 
 
 def centred(
@@ -156,6 +257,10 @@ def solve(X: Tensor, e: Tensor, shift: float, space: str) -> Float[Tensor, " P"]
     matrix = matrix.double()
     s = shift * matrix.trace() / min(X.shape)
     matrix.diagonal().add_(s)
-    if in_samples:
-        return X.T @ torch.linalg.solve(matrix, e.double()).to(X.dtype)
-    return torch.linalg.solve(matrix, (X.T @ e).double()).to(X.dtype)
+    right = (e if in_samples else X.T @ e).double()
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:  # rounding made it indefinite: least squares in the pseudo-inverse sense
+        solution = torch.linalg.pinv(matrix, hermitian=True) @ right
+    else:
+        solution = torch.cholesky_solve(right[:, None], factor)[:, 0]
+    return X.T @ solution.to(X.dtype) if in_samples else solution.to(X.dtype)

@@ -4,7 +4,7 @@ Letters: B configurations, L sites, d local states, K connected configurations.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Protocol, Self
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Float64, Int64, Num, UInt8
@@ -74,6 +74,7 @@ class Wavefunction(nn.Module, ABC):
         """Log modulus and phase; log modulus -inf outside the sector."""
 
     def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
+        """What depends on the parameters; it may leave out a fixed phase of each configuration."""
         return self.log_psi(n)
 
     @property
@@ -82,8 +83,11 @@ class Wavefunction(nn.Module, ABC):
         """Memory that one configuration needs during `log_psi` without gradients, to size chunks."""
 
 
-class AutoregressiveWavefunction(Wavefunction):
-    """|psi(n)|^2 = prod_s p(n_s | n_1 .. n_{s-1}), phase(n) = sum_s phase_s(n_s | n_1 .. n_{s-1}).
+State = TypeVar("State", bound=DecodingState)
+
+
+class AutoregressiveWavefunction(Wavefunction, Generic[State]):
+    """|psi(n)|^2 = prod_s p(n_s | n_1 .. n_{s-1}), phase(n) = sum_s phase_s(n_s | n_1 .. n_{s-1}) + reference_phase(n).
 
     `conditionals` evaluates whole configurations at once, `start` and `step` grow them site by site; both agree to
     rounding.
@@ -94,17 +98,26 @@ class AutoregressiveWavefunction(Wavefunction):
         """Conditionals at every site, (B, L, d) each."""
 
     @abstractmethod
-    def start(self, batch: int) -> DecodingState:
+    def start(self, batch: int) -> State:
         """State of `batch` empty prefixes."""
 
     @abstractmethod
-    def step(self, tokens: UInt8[Tensor, " B"] | None, state: DecodingState) -> tuple[Conditionals, DecodingState]:
+    def step(self, tokens: UInt8[Tensor, " B"] | None, state: State) -> tuple[Conditionals, State]:
         """Append the local states `tokens` (None before the first site); conditionals (B, d) of the next site."""
 
-    def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
+    def reference_phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
+        """A fixed phase of whole configurations, without parameters, on top of the learned one; 0 by default."""
+        return torch.zeros(len(n), dtype=torch.float64, device=n.device)
+
+    def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
+        """The part with parameters: log psi without the reference phase."""
         log_p, phase = self.conditionals(n)
         chosen = n.long()[..., None]
         return LogPsi(log_p.gather(-1, chosen).sum((1, 2)) / 2, phase.gather(-1, chosen).sum((1, 2)))
+
+    def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
+        log_modulus, phase = self(n)
+        return LogPsi(log_modulus, phase + self.reference_phase(n))
 
 
 class WavefunctionConfig(Protocol):

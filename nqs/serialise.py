@@ -1,5 +1,7 @@
 """Configuration objects as plain data (JSON), and back: frozen dataclasses named by their class, nothing executed."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -30,7 +32,7 @@ def from_plain(data: Any, types: Mapping[str, type]) -> Any:
     """The inverse of `to_plain`; only the dataclasses in `types` are built. Lists come back as tuples.
 
     Raises:
-        ValueError: a class that is not in `types`, or fields that it does not have.
+        ValueError: a class that is not a dataclass in `types`, or fields that it does not have.
     """
     if isinstance(data, list):
         return tuple(from_plain(item, types) for item in data)
@@ -40,9 +42,11 @@ def from_plain(data: Any, types: Mapping[str, type]) -> Any:
     if "type" not in data:
         return values
     name = data["type"]
-    if name not in types:
+    allowed = sorted(key for key, item in types.items() if is_dataclass(item))
+    if name not in allowed:
         raise ValueError(
-            f"{name!r} is none of the classes of nqs ({', '.join(sorted(types))}). If it is your own, pass it in `types`."
+            f"{name!r} is none of the classes that an archive may name ({', '.join(allowed)}). "
+            "If it is your own dataclass, pass it in `types`."
         )
     try:
         return types[name](**values)
@@ -57,3 +61,9 @@ def differences(first: Any, second: Any, path: str = "") -> list[str]:
         pairs = [(f"{path}.{key}".lstrip("."), first.get(key), second.get(key)) for key in keys]
         return [line for name, a, b in pairs for line in differences(a, b, name)]
     return [] if first == second else [f"{path}: {first} / {second}"]
+
+
+def digest(value: Any) -> str:
+    """Eight hexadecimal digits that stand for a configuration, to name files after it."""
+    text = json.dumps(to_plain(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

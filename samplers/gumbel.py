@@ -74,7 +74,7 @@ class GumbelSampler:
             configurations=tokens,
             weights=weights / weights.sum(),
             log_modulus=log_p / 2,
-            phase=phase,
+            phase=phase + wavefunction.reference_phase(tokens),
             inclusion=inclusion,
         )
 

@@ -101,7 +101,7 @@ class TreeSampler:
             configurations=tokens,
             weights=counts.double() / n_samples,
             log_modulus=log_p / 2,
-            phase=phase,
+            phase=phase + wavefunction.reference_phase(tokens),
             counts=counts,
         )
 

@@ -1,0 +1,152 @@
+r"""Fermi-Hubbard model,
+
+    H = - t sum_<ij>,s (e^{i theta_ij} c+_js c_is + h.c.) - t2 sum_<<ij>>,s (e^{i theta_ij} c+_js c_is + h.c.)
+        + U sum_i n_iu n_id + V sum_<ij> n_i n_j + sum_i (epsilon_i - mu) n_i - h sum_i (n_iu - n_id) / 2,
+
+with spins s = u (up), d (down), n_i = n_iu + n_id, nearest neighbours <ij> and second neighbours <<ij>> of the lattice,
+each bond once; a ring of two sites has one bond. Energies are in units of t when t = 1. U > 0 is repulsive, t2 is the
+t' of the literature with the same sign convention as t (cuprates: t2 < 0), and h is the Zeeman field, -h S^z with
+S^z = (N_u - N_d) / 2. A twist shifts the phase of every hop that crosses the boundary; an antiperiodic boundary is a
+twist by pi.
+
+Local states: 0 empty, 1 up, 2 down, 3 both. Jordan-Wigner order: all up orbitals in the order of the sites, then all
+down orbitals,
+
+    |n> = prod_i (c+_iu)^{n_iu} prod_i (c+_id)^{n_id} |0>     (products from left to right in ascending i),
+
+so that a hop between i < j has the sign (-1)^(electrons of the same spin strictly between i and j). On an open chain
+with t > 0 no off-diagonal element is positive: its ground state can be chosen positive (Perron-Frobenius), and a
+wavefunction without a phase is exact. The same holds on a ring with an odd number of electrons of each spin, and on an
+antiperiodic ring with even ones.
+
+Hubbard, Proc. R. Soc. A 276, 238 (1963). Same as netket.operator.FermiHubbardJax with t, U, apart from rings of two
+sites; NetKet's states list the orbitals of down, then of up, which changes no element of a Hamiltonian that conserves
+both spins.
+"""
+
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float64, UInt8
+from torch import Tensor
+
+from nqs.hamiltonians.jordan_wigner import (
+    Hops,
+    boundary_angles,
+    formula,
+    hopped,
+    joined,
+    lattice_hops,
+    neighbour_products,
+    never_positive,
+    site_energies,
+)
+from nqs.hilbert import HilbertSpace, spinful_fermions
+from nqs.lattice import Lattice
+from nqs.protocols import Connected
+
+UP, DOWN = 1, 2  # bits of the local state
+
+
+@dataclass(frozen=True)
+class FermiHubbard:
+    """Interacting electrons on a lattice.
+
+    Args:
+        lattice: sites, bonds and boundaries.
+        n_up: conserved number of up electrons; None for all numbers (grand-canonical).
+        n_down: conserved number of down electrons; None for all numbers.
+        U: on-site interaction.
+        t: hopping amplitude between nearest neighbours.
+        t2: hopping amplitude between second neighbours, t'.
+        V: nearest-neighbour interaction.
+        mu: chemical potential.
+        h: Zeeman field.
+        potential: epsilon_i, one energy per site, such as `staggered_potential(lattice, 0.5)`; None for none.
+        twist: boundary phase of each direction in radians, such as (0.3,); open directions ignore theirs.
+
+    Raises:
+        ValueError: impossible electron numbers, a potential or twist that does not fit the lattice, or a t2 on a
+            lattice without second neighbours.
+    """
+
+    lattice: Lattice
+    n_up: int | None
+    n_down: int | None
+    _: KW_ONLY
+    U: float
+    t: float = 1.0
+    t2: float = 0.0
+    V: float = 0.0
+    mu: float = 0.0
+    h: float = 0.0
+    potential: tuple[float, ...] | None = None
+    twist: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "potential", site_energies(self.lattice, self.potential))
+        object.__setattr__(self, "twist", boundary_angles(self.lattice, self.twist))
+        self.hilbert, self._hops  # noqa: B018 - refuses an impossible sector or hop now
+
+    @cached_property
+    def hilbert(self) -> HilbertSpace:
+        """The sector, stated by n_up and n_down."""
+        return spinful_fermions(self.lattice.n_sites, self.n_up, self.n_down)
+
+    @property
+    def is_stoquastic(self) -> bool:
+        """All off-diagonal elements are real and negative, so that the ground state can be chosen positive."""
+        others = (None if number is None else number - 1 for number in (self.n_up, self.n_down))
+        return all(never_positive(self._hops, self.lattice.n_sites, number) for number in others)
+
+    def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
+        """U sum n_iu n_id + V sum_<ij> n_i n_j + sum (epsilon_i - mu) n_i - h sum (n_iu - n_id) / 2."""
+        up, down = (n & UP).double(), (n >> 1).double()  # (B, L)
+        x = up + down
+        energy = self.U * (up * down).sum(1)
+        if self.V:
+            energy = energy + self.V * neighbour_products(self.lattice, x)
+        if self.mu:
+            energy = energy - self.mu * x.sum(1)
+        if self.h:
+            energy = energy - self.h / 2 * (up - down).sum(1)
+        if self.potential is not None:
+            energy = energy + x @ torch.tensor(self.potential, dtype=torch.float64, device=n.device)
+        return energy
+
+    def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
+        """One electron hops over each bond in each direction, onto a site without one of its spin."""
+        spins = [(spin, (n & spin) > 0) for spin in (UP, DOWN)]
+        return joined([hopped(n, occupied, ~occupied, self._hops, spin) for spin, occupied in spins])
+
+    @cached_property
+    def _hops(self) -> Hops:
+        return lattice_hops(self.lattice, (self.t, self.t2), self.twist)
+
+    def __str__(self) -> str:
+        theta = "" if self.twist is None else "e^(i theta_ij) "
+        terms = [(-self.t, f"sum_<ij>,s ({theta}c+_js c_is + h.c.)")]
+        if self.t2:
+            terms.append((-self.t2, f"sum_<<ij>>,s ({theta}c+_js c_is + h.c.)"))
+        terms.append((self.U, "sum_i n_iu n_id"))
+        if self.V:
+            terms.append((self.V, "sum_<ij> n_i n_j"))
+        if self.mu:
+            terms.append((-self.mu, "sum_i n_i"))
+        if self.h:
+            terms.append((-self.h, "sum_i (n_iu - n_id)/2"))
+        if self.potential is not None:
+            terms.append((1.0, "sum_i epsilon_i n_i"))
+        twist = "" if self.twist is None else f", twist {self.twist}"
+        up, down = ("any number of" if number is None else number for number in (self.n_up, self.n_down))
+        return f"Fermi-Hubbard, {formula(terms)}, {self.lattice}{twist}, {up} up and {down} down electrons"
+
+
+def staggered_potential(lattice: Lattice, strength: float) -> tuple[float, ...]:
+    """epsilon_i = +strength on the sublattice of site 0, -strength on the other, for the `potential` of any family.
+
+    Raises:
+        ValueError: the lattice is not bipartite.
+    """
+    return tuple((strength * (1 - 2 * lattice.sublattices()).double()).tolist())

@@ -1,0 +1,167 @@
+r"""Heisenberg models of any spin: XXX, XXZ and XY, couplings to any shell of neighbours (J1-J2), a field,
+
+    H = sum_k J_k sum_<ij>_k [ S^x_i S^x_j + S^y_i S^y_j + Delta_k S^z_i S^z_j ] - h sum_i S^z_i.
+
+Spin operators, not Pauli matrices: S = sigma / 2 for spin 1/2. <ij>_k are the k-th neighbours lattice.bonds(k), each
+bond counts once; a ring of two sites has one bond. J > 0 is antiferromagnetic; energies are in units of J_1 when that
+is 1. On an antiperiodic boundary S^x and S^y, but not S^z, change sign at every crossing: a twist by pi about z.
+
+Local state n has S^z = n - S, 0 is fully down. The total S^z is conserved. In terms of the ladder operators
+S^x_i S^x_j + S^y_i S^y_j = (S+_i S-_j + S-_i S+_j) / 2, and with S+ |n> = sqrt((n + 1) (2 S - n)) |n + 1>
+
+    <.., n_i + 1, .., n_j - 1, ..|H|n> = J_k / 2 sqrt((n_i + 1) (2 S - n_i) n_j (2 S - n_j + 1)).
+
+Marshall's rule: the signs (-1)^(sum of n over sublattice A) turn the sign of every exchange between the two
+sublattices of a bipartite lattice. Where these couplings are antiferromagnetic, and those inside a sublattice
+ferromagnetic or absent, all off-diagonal elements become negative, and the rule gives the exact signs of the ground
+state of every sector (Perron-Frobenius) for any spin, anisotropy and field. No sign rule is applied here.
+
+Marshall, Proc. R. Soc. A 232, 48 (1955); Lieb and Mattis, J. Math. Phys. 3, 749 (1962). For spin 1/2 the same as
+netket.operator.Heisenberg(hilbert, graph, J=J / 4, sign_rule=False), which uses Pauli matrices and, unless told
+otherwise, applies Marshall's rule to bipartite graphs; its local states are 2 S^z = 2 n - 2 S. VarBench prints 4 times
+our energies of spin 1/2.
+"""
+
+from dataclasses import KW_ONLY, dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float64, UInt8
+from torch import Tensor
+
+from nqs.hilbert import HilbertSpace, spins
+from nqs.lattice import Lattice
+from nqs.protocols import Connected
+
+
+@dataclass(frozen=True)
+class Heisenberg:
+    """Spins with exchange interactions on a lattice.
+
+    Args:
+        lattice: sites and bonds.
+        total_sz: conserved total S^z, a multiple of 1/2; None for the whole space.
+        J: exchange, one number for the nearest neighbours or one for each shell: J=(1.0, 0.5) is J1-J2.
+        Delta: anisotropy of the S^z S^z term, one number for all shells or one for each; 1 for full rotation
+            symmetry, 0 for the XY model.
+        h: magnetic field along z; a positive one favours spin up.
+        spin: 1/2, 1, 3/2, ...
+
+    J and Delta are kept as one number per shell.
+
+    Raises:
+        ValueError: an impossible total_sz or spin, shells that the lattice does not have, or lists that do not fit.
+    """
+
+    lattice: Lattice
+    total_sz: float | None = None
+    _: KW_ONLY
+    J: float | tuple[float, ...] = 1.0
+    Delta: float | tuple[float, ...] = 1.0
+    h: float = 0.0
+    spin: float = 0.5
+
+    def __post_init__(self) -> None:
+        J, Delta = (tuple(np.array(values, dtype=float, ndmin=1).tolist()) for values in (self.J, self.Delta))
+        if not J:
+            raise ValueError("J is empty: give the coupling of the nearest neighbours, or one for each shell.")
+        if len(Delta) == 1:
+            Delta *= len(J)
+        if len(Delta) != len(J):
+            raise ValueError(
+                f"Delta has {len(Delta)} values, but J couples {len(J)} {'shells' if len(J) > 1 else 'shell'} of "
+                "neighbours: give one number for all shells, or one for each."
+            )
+        object.__setattr__(self, "J", J)
+        object.__setattr__(self, "Delta", Delta)
+        self.hilbert, self._bonds  # noqa: B018 - refuse an impossible sector and missing shells now
+
+    @cached_property
+    def hilbert(self) -> HilbertSpace:
+        """The sector, stated by total_sz and spin."""
+        return spins(self.lattice.n_sites, self.total_sz, self.spin)
+
+    @property
+    def is_stoquastic(self) -> bool:
+        """All off-diagonal elements are negative, so that the ground state can be chosen positive."""
+        return bool((self._bonds[2] <= 0).all())
+
+    @property
+    def marshall_exact(self) -> bool:
+        """With the signs of Marshall's rule all off-diagonal elements are negative: it gives the exact signs.
+
+        So it is where exchange between the two sublattices is antiferromagnetic, and that inside one ferromagnetic
+        or absent; not on lattices that are not bipartite.
+        """
+        try:
+            sublattice = self.lattice.sublattices()
+        except ValueError:
+            return False
+        i, j, exchange, _ = self._bonds
+        return bool((torch.where(sublattice[i] == sublattice[j], exchange, -exchange) <= 0).all())
+
+    def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
+        """sum_k J_k Delta_k sum_<ij>_k S^z_i S^z_j - h sum_i S^z_i."""
+        i, j, _, coupling = (t.to(n.device) for t in self._bonds)
+        sz = n.double() - self.spin
+        energy = (sz[:, i] * sz[:, j]) @ coupling
+        if self.h:
+            energy = energy - self.h * sz.sum(1)
+        return energy
+
+    def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
+        """Over each bond, in each direction, one spin goes up and the other down, where both can."""
+        raised, lowered, amplitude = (t.to(n.device) for t in self._exchanges)  # (2 bonds,) each
+        top = self.hilbert.local_dim - 1  # 2 S
+        parents, pair = ((n[:, raised] < top) & (n[:, lowered] > 0)).nonzero().T  # (K,) each
+        raised, lowered = raised[pair], lowered[pair]
+        k = torch.arange(len(parents), device=n.device)
+        n_prime = n[parents]  # (K, L)
+        a, b = n_prime[k, raised].double(), n_prime[k, lowered].double()
+        root = ((a + 1) * (top - a) * b * (top - b + 1)).sqrt()
+        n_prime[k, raised] += 1
+        n_prime[k, lowered] -= 1
+        return Connected(n_prime, amplitude[pair] * root, parents)
+
+    @cached_property
+    def _bonds(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sites i and j of the bonds of all shells, their J with the sign of the boundary, and their J Delta."""
+        bonds, exchange, coupling = [], [], []
+        for order, (J, Delta) in enumerate(self._shells, start=1):
+            shell = self.lattice.bonds(order)
+            bonds.append(shell)
+            exchange.append(J * self.lattice.signs(order))
+            coupling.append(torch.full((len(shell),), J * Delta, dtype=torch.float64))
+        i, j = torch.cat(bonds).T
+        return i, j, torch.cat(exchange), torch.cat(coupling)
+
+    @cached_property
+    def _exchanges(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Raised site, lowered site and J / 2 for each bond in each direction; J = 0 has none."""
+        i, j, exchange, _ = self._bonds
+        active = exchange != 0
+        i, j, amplitude = i[active], j[active], exchange[active] / 2
+        return torch.cat([i, j]), torch.cat([j, i]), torch.cat([amplitude, amplitude])
+
+    @property
+    def _shells(self) -> list[tuple[float, float]]:
+        """J and Delta of each shell; __post_init__ made both one tuple per shell."""
+        return list(zip(np.atleast_1d(self.J).tolist(), np.atleast_1d(self.Delta).tolist(), strict=True))
+
+    def __str__(self) -> str:
+        terms = []
+        for order, (J, Delta) in enumerate(self._shells, start=1):
+            bonds = "<ij>" if len(self._shells) == 1 else f"<ij>_{order}"
+            product = "S_i.S_j" if Delta == 1 else f"(S^x_i S^x_j + S^y_i S^y_j + {Delta:g} S^z_i S^z_j)"
+            terms.append(f"{J:g} sum_{bonds} {product}")
+        if self.h:
+            terms.append(f"{-self.h:g} sum_i S^z_i")
+        spin = Fraction(self.spin)
+        sector = "all total Sz" if self.total_sz is None else f"total Sz = {Fraction(self.total_sz)}"
+        operators = "S = sigma/2" if spin == Fraction(1, 2) else f"spin operators of S = {spin}"
+        formula = " + ".join(terms).replace("+ -", "- ")
+        return f"Heisenberg, H = {formula}, {operators}, {self.lattice}, {sector}"
+
+    __repr__ = __str__

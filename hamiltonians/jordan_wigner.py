@@ -1,0 +1,173 @@
+r"""Fermions that hop on a lattice: the Jordan-Wigner signs, and what the fermionic families share.
+
+    H_t = - sum_k t_k sum_<ij>_k (e^{i theta_ij} c+_j c_i + h.c.),   |n> = c+_{s_1} c+_{s_2} .. c+_{s_N} |0>
+
+with the k-th neighbours <ij>_k as the lattice lists them and the occupied orbitals s_1 < s_2 < .. in Jordan-Wigner
+order. A hop between the orbitals i and j passes the electrons between them, so that for n = n' with one electron moved
+from i to j
+
+    <n|c+_j c_i|n'> = (-1)^(number of electrons strictly between i and j).
+
+Spinful families put ALL UP ORBITALS FIRST in the order of the sites, then all down orbitals: a hop that conserves the
+spin passes only electrons of its own spin, and each spin has the signs of spinless fermions.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float64, Int64, Num, UInt8
+from torch import Tensor
+
+from nqs.lattice import Lattice
+from nqs.protocols import Connected
+
+
+class Hops(NamedTuple):
+    """Every bond in each direction, with the amplitude of <n|H|n'> for n' = n with one electron moved along it."""
+
+    source: Int64[Tensor, " M"]
+    target: Int64[Tensor, " M"]
+    amplitude: Num[Tensor, " M"]  # without the Jordan-Wigner sign; complex128 only where a bond carries a phase
+
+
+def lattice_hops(lattice: Lattice, t: Sequence[float], twist: tuple[float, ...] | None = None) -> Hops:
+    """The hops of H_t; amplitudes that are zero have none.
+
+    Args:
+        lattice: bonds, and the signs of antiperiodic boundaries.
+        t: t_1, t_2, ..., one amplitude for each order of neighbours.
+        twist: one boundary angle per direction, radians: theta_ij = lattice.twist_phases(twist, k).
+
+    Raises:
+        ValueError: an order that the lattice does not have, or a twist that does not fit it.
+    """
+    bonds = [torch.zeros(0, 2, dtype=torch.int64)]
+    amplitudes = [torch.zeros(0, dtype=torch.float64)]
+    angles = [torch.zeros(0, dtype=torch.float64)]
+    for order, strength in enumerate(t, start=1):
+        if strength:
+            signs = lattice.signs(order)
+            bonds.append(lattice.bonds(order))
+            amplitudes.append(-strength * signs)
+            angles.append(torch.zeros_like(signs) if twist is None else lattice.twist_phases(twist, order))
+    i, j = torch.cat(bonds).T
+    amplitude, theta = torch.cat(amplitudes), torch.cat(angles)
+    if theta.any():
+        amplitude = amplitude * torch.polar(torch.ones_like(theta), theta)
+    # <n|H|n'> with the electron of n on i and that of n' on j moves it back from j to i, against the bond.
+    return Hops(torch.cat([i, j]), torch.cat([j, i]), torch.cat([amplitude.conj(), amplitude]))
+
+
+def electrons_between(
+    occupied: Bool[Tensor, "B L"], parents: Int64[Tensor, " K"], i: Int64[Tensor, " K"], j: Int64[Tensor, " K"]
+) -> Int64[Tensor, " K"]:
+    """Occupied orbitals of row `parents` strictly between i and j, which differ and come in any order."""
+    up_to = occupied.cumsum(1)  # (B, L), int64
+    low, high = torch.minimum(i, j), torch.maximum(i, j)
+    return up_to[parents, high - 1] - up_to[parents, low]
+
+
+def hopped(
+    n: UInt8[Tensor, "B L"], occupied: Bool[Tensor, "B L"], free: Bool[Tensor, "B L"], hops: Hops, electron: int
+) -> Connected:
+    """One electron of one spin moves along each hop that starts where it is and ends where there is room for it.
+
+    Args:
+        n: configurations.
+        occupied: the sites with an electron of this spin.
+        free: the sites that can take one.
+        hops: where electrons go.
+        electron: the bit of a local state that stands for it.
+    """
+    source, target, amplitude = (part.to(n.device) for part in hops)
+    parents, hop = (occupied[:, source] & free[:, target]).nonzero().T  # (K,) each
+    source, target, amplitude = source[hop], target[hop], amplitude[hop]
+    odd = electrons_between(occupied, parents, source, target) % 2 == 1
+    return Connected(toggled(n[parents], source, target, electron), torch.where(odd, -amplitude, amplitude), parents)
+
+
+def toggled(n: UInt8[Tensor, "K L"], i: Int64[Tensor, " K"], j: Int64[Tensor, " K"], bits: int) -> UInt8[Tensor, "K L"]:
+    """n, changed in place: the bits of its local states on two sites of each row flipped."""
+    k = torch.arange(len(n), device=n.device)
+    n[k, i] ^= bits
+    n[k, j] ^= bits
+    return n
+
+
+def joined(parts: Sequence[Connected]) -> Connected:
+    """Several lists as one."""
+    configurations, elements, parents = zip(*parts, strict=True)
+    return Connected(torch.cat(configurations), torch.cat(elements), torch.cat(parents))
+
+
+def never_positive(hops: Hops, n_sites: int, n_others: int | None) -> bool:
+    """Whether these hops have no positive element between any two configurations of the sector.
+
+    The Jordan-Wigner sign is definite where the number of electrons between the two sites is the same in every
+    configuration: nearest neighbours of a chain have none, the bond that closes a ring has all others between them.
+    On any other bond of a partly filled lattice both signs occur.
+
+    Args:
+        hops: amplitudes without that sign.
+        n_sites: number of sites L.
+        n_others: electrons that the sign counts, anywhere but on the two sites; None if their number is free.
+    """
+    if hops.amplitude.is_complex():
+        return False
+    if n_others is not None and not 0 <= n_others <= n_sites - 2:  # nobody to move, or nowhere to go
+        return True
+    inside = (hops.source - hops.target).abs() - 1  # (M,) sites between
+    if n_others is None:
+        fewest, most = torch.zeros_like(inside), inside
+    else:
+        fewest = (n_others - (n_sites - 2 - inside)).clamp(min=0)  # all other sites full
+        most = inside.clamp(max=n_others)
+    sign = 1 - 2 * (fewest % 2)
+    return bool(((fewest == most) & (hops.amplitude * sign <= 0)).all())
+
+
+def site_energies(lattice: Lattice, potential: Sequence[float] | None) -> tuple[float, ...] | None:
+    """The potential as a tuple.
+
+    Raises:
+        ValueError: not one energy for each site.
+    """
+    if potential is None:
+        return None
+    values = tuple(float(energy) for energy in potential)
+    if len(values) != lattice.n_sites:
+        raise ValueError(
+            f"potential has {len(values)} values, but {lattice} has {lattice.n_sites} sites: give one value for each."
+        )
+    return values
+
+
+def boundary_angles(lattice: Lattice, twist: Sequence[float] | None) -> tuple[float, ...] | None:
+    """The twist as a tuple.
+
+    Raises:
+        ValueError: not one angle for each direction, or a lattice too small to give each bond a definite phase.
+    """
+    if twist is None:
+        return None
+    angles = tuple(float(angle) for angle in twist)
+    if len(angles) != len(lattice.shape):
+        raise ValueError(
+            f"twist has {len(angles)} angles, but {lattice} has {len(lattice.shape)} directions: give one angle in "
+            "radians for each."
+        )
+    lattice.twist_phases(angles)
+    return angles
+
+
+def neighbour_products(lattice: Lattice, x: Float64[Tensor, "B L"]) -> Float64[Tensor, " B"]:
+    """sum_<ij> x_i x_j over nearest neighbours."""
+    i, j = lattice.bonds().to(x.device).T
+    return (x[:, i] * x[:, j]).sum(1)
+
+
+def formula(terms: Sequence[tuple[float, str]]) -> str:
+    """'H = -1 a + 4 b - 0.5 c' from coefficients and operators."""
+    (first, operator), *rest = terms
+    return f"H = {first:g} {operator}" + "".join(f" {'-' if x < 0 else '+'} {abs(x):g} {text}" for x, text in rest)

@@ -1,0 +1,129 @@
+r"""t-J model: the Hubbard model of strong repulsion, on the space without doubly occupied sites,
+
+    H = - t sum_<ij>,s (e^{i theta_ij} c+_js c_is + h.c.) + J sum_<ij> (S_i . S_j - n_i n_j / 4) + sum_i epsilon_i n_i,
+
+with spins s = u (up), d (down), n_i = n_iu + n_id in {0, 1} and S = sigma / 2. Each bond <ij> of the lattice counts
+once; a ring of two sites has one bond. Energies are in units of t when t = 1; J = 4 t^2 / U at large U, where the
+three-site terms of the same order are left out. A twist shifts the phase of every hop that crosses the boundary; an
+antiperiodic boundary is a twist by pi. The exchange feels neither.
+
+Local states: 0 empty, 1 up, 2 down. Jordan-Wigner order as for `FermiHubbard`: all up orbitals in the order of the
+sites, then all down orbitals. A hop between i < j has the sign (-1)^(electrons of the same spin strictly between), and
+since
+
+    S+_i S-_j = - (c+_iu c_ju) (c+_jd c_id),
+
+the exchange of two antiparallel spins has the element -J/2 (-1)^(electrons strictly between): the fermions carry the
+Marshall sign of a chain. At half filling the model is the Heisenberg model - J/4 per bond.
+
+Chao, Spalek and Oles, J. Phys. C 10, L271 (1977); Zhang and Rice, Phys. Rev. B 37, 3759 (1988).
+"""
+
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float64, UInt8
+from torch import Tensor
+
+from nqs.hamiltonians.jordan_wigner import (
+    Hops,
+    boundary_angles,
+    electrons_between,
+    formula,
+    hopped,
+    joined,
+    lattice_hops,
+    neighbour_products,
+    never_positive,
+    site_energies,
+    toggled,
+)
+from nqs.hilbert import Charge, HilbertSpace
+from nqs.lattice import Lattice
+from nqs.protocols import Connected
+
+UP, DOWN = 1, 2  # bits of the local state
+
+
+@dataclass(frozen=True)
+class TJ:
+    """Electrons that never share a site, with an antiferromagnetic exchange for J > 0.
+
+    Args:
+        lattice: sites, bonds and boundaries.
+        n_up: conserved number of up electrons; None for all numbers (grand-canonical).
+        n_down: conserved number of down electrons; None for all numbers.
+        J: exchange.
+        t: hopping amplitude.
+        potential: epsilon_i, one energy per site; None for none.
+        twist: boundary phase of each direction in radians, such as (0.3,); open directions ignore theirs.
+
+    Raises:
+        ValueError: impossible electron numbers, or a potential or twist that does not fit the lattice.
+    """
+
+    lattice: Lattice
+    n_up: int | None
+    n_down: int | None
+    _: KW_ONLY
+    J: float
+    t: float = 1.0
+    potential: tuple[float, ...] | None = None
+    twist: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "potential", site_energies(self.lattice, self.potential))
+        object.__setattr__(self, "twist", boundary_angles(self.lattice, self.twist))
+        self.hilbert, self._hops  # noqa: B018 - refuses an impossible sector or hop now
+
+    @cached_property
+    def hilbert(self) -> HilbertSpace:
+        """The sector, stated by n_up and n_down."""
+        charges = (Charge("up electrons", (0, 1, 0), self.n_up), Charge("down electrons", (0, 0, 1), self.n_down))
+        return HilbertSpace(self.lattice.n_sites, ("empty", "up", "down"), charges)
+
+    @property
+    def is_stoquastic(self) -> bool:
+        """All off-diagonal elements are real and negative, so that the ground state can be chosen positive."""
+        L, n_up, n_down = self.lattice.n_sites, self.n_up, self.n_down
+        i, j = self.lattice.bonds().T
+        exchange = Hops(i, j, torch.full((len(i),), -self.J / 2, dtype=torch.float64))
+        if n_up is None or n_down is None:
+            return never_positive(self._hops, L, None) and never_positive(exchange, L, None)
+        hops = n_up + n_down == L or all(never_positive(self._hops, L, number - 1) for number in (n_up, n_down))
+        return hops and (0 in (n_up, n_down) or never_positive(exchange, L, n_up + n_down - 2))
+
+    def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
+        """J sum_<ij> (S^z_i S^z_j - n_i n_j / 4) + sum epsilon_i n_i: -J/2 for each antiparallel pair."""
+        x, spin = (n > 0).double(), (n == UP).double() - (n == DOWN).double()  # (B, L); S^z = spin / 2
+        energy = self.J / 4 * (neighbour_products(self.lattice, spin) - neighbour_products(self.lattice, x))
+        if self.potential is not None:
+            energy = energy + x @ torch.tensor(self.potential, dtype=torch.float64, device=n.device)
+        return energy
+
+    def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
+        """One electron hops onto an empty neighbour; two antiparallel neighbours exchange their spins."""
+        return joined([*(hopped(n, n == spin, n == 0, self._hops, spin) for spin in (UP, DOWN)), self._exchanged(n)])
+
+    def _exchanged(self, n: UInt8[Tensor, "B L"]) -> Connected:
+        i, j = self.lattice.bonds().to(n.device).T
+        if not self.J:
+            i, j = i[:0], j[:0]
+        parents, bond = (n[:, i] + n[:, j] == UP + DOWN).nonzero().T  # (K,) each
+        i, j = i[bond], j[bond]
+        sign = 1.0 - 2.0 * (electrons_between(n > 0, parents, i, j) % 2).double()
+        return Connected(toggled(n[parents], i, j, UP | DOWN), -self.J / 2 * sign, parents)
+
+    @cached_property
+    def _hops(self) -> Hops:
+        return lattice_hops(self.lattice, (self.t,), self.twist)
+
+    def __str__(self) -> str:
+        theta = "" if self.twist is None else "e^(i theta_ij) "
+        terms = [(-self.t, f"sum_<ij>,s ({theta}c+_js c_is + h.c.)"), (self.J, "sum_<ij> (S_i . S_j - n_i n_j / 4)")]
+        if self.potential is not None:
+            terms.append((1.0, "sum_i epsilon_i n_i"))
+        twist = "" if self.twist is None else f", twist {self.twist}"
+        up, down = ("any number of" if number is None else number for number in (self.n_up, self.n_down))
+        return f"t-J, {formula(terms)}, S = sigma/2, {self.lattice}{twist}, {up} up and {down} down electrons"

@@ -1,0 +1,113 @@
+r"""t-V model of spinless fermions,
+
+    H = - t sum_<ij> (e^{i theta_ij} c+_j c_i + h.c.) + V sum_<ij> n_i n_j + sum_i (epsilon_i - mu) n_i.
+
+Each bond <ij> of the lattice counts once; a ring of two sites has one bond. Energies are in units of t when t = 1.
+V > 0 is repulsive. A twist shifts the phase of every hop that crosses the boundary; an antiperiodic boundary is a twist
+by pi. On a chain the model is the XXZ spin chain: the Jordan-Wigner transformation takes it to
+J_xy = 2 t (after a rotation of one sublattice), J_z = V, with a uniform field, and, on a ring, a twist by pi where the
+number of fermions is even.
+
+Local states: 0 empty, 1 occupied. Jordan-Wigner order: the order of the sites,
+
+    |n> = prod_i (c+_i)^{n_i} |0>     (the product from left to right in ascending i),
+
+so that a hop between i < j has the sign (-1)^(fermions strictly between i and j). On an open chain with t > 0 no
+off-diagonal element is positive: its ground state can be chosen positive (Perron-Frobenius), and a wavefunction without
+a phase is exact. The same holds on a ring with an odd number of fermions, and on an antiperiodic ring with an even one.
+
+Same as -t (c+_j c_i + h.c.) + V n_i n_j of netket.operator.fermion on SpinOrbitalFermions(L, n_fermions=N).
+"""
+
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float64, UInt8
+from torch import Tensor
+
+from nqs.hamiltonians.jordan_wigner import (
+    Hops,
+    boundary_angles,
+    formula,
+    hopped,
+    lattice_hops,
+    neighbour_products,
+    never_positive,
+    site_energies,
+)
+from nqs.hilbert import HilbertSpace, fermions
+from nqs.lattice import Lattice
+from nqs.protocols import Connected
+
+
+@dataclass(frozen=True)
+class TV:
+    """Spinless fermions that repel on nearest neighbours.
+
+    Args:
+        lattice: sites, bonds and boundaries.
+        n_particles: conserved number of fermions N; None for all numbers (grand-canonical).
+        V: nearest-neighbour interaction.
+        t: hopping amplitude.
+        mu: chemical potential.
+        potential: epsilon_i, one energy per site, such as `staggered_potential(lattice, 0.5)`; None for none.
+        twist: boundary phase of each direction in radians, such as (0.3,); open directions ignore theirs.
+
+    Raises:
+        ValueError: an impossible number of fermions, or a potential or twist that does not fit the lattice.
+    """
+
+    lattice: Lattice
+    n_particles: int | None
+    _: KW_ONLY
+    V: float
+    t: float = 1.0
+    mu: float = 0.0
+    potential: tuple[float, ...] | None = None
+    twist: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "potential", site_energies(self.lattice, self.potential))
+        object.__setattr__(self, "twist", boundary_angles(self.lattice, self.twist))
+        self.hilbert, self._hops  # noqa: B018 - refuses an impossible sector or hop now
+
+    @cached_property
+    def hilbert(self) -> HilbertSpace:
+        """The sector, stated by n_particles."""
+        return fermions(self.lattice.n_sites, self.n_particles)
+
+    @property
+    def is_stoquastic(self) -> bool:
+        """All off-diagonal elements are real and negative, so that the ground state can be chosen positive."""
+        others = None if self.n_particles is None else self.n_particles - 1
+        return never_positive(self._hops, self.lattice.n_sites, others)
+
+    def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
+        """V sum_<ij> n_i n_j + sum (epsilon_i - mu) n_i."""
+        x = n.double()
+        energy = self.V * neighbour_products(self.lattice, x)
+        if self.mu:
+            energy = energy - self.mu * x.sum(1)
+        if self.potential is not None:
+            energy = energy + x @ torch.tensor(self.potential, dtype=torch.float64, device=n.device)
+        return energy
+
+    def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
+        """One fermion hops over each bond in each direction, from an occupied to an empty site."""
+        return hopped(n, n == 1, n == 0, self._hops, 1)
+
+    @cached_property
+    def _hops(self) -> Hops:
+        return lattice_hops(self.lattice, (self.t,), self.twist)
+
+    def __str__(self) -> str:
+        theta = "" if self.twist is None else "e^(i theta_ij) "
+        terms = [(-self.t, f"sum_<ij> ({theta}c+_j c_i + h.c.)"), (self.V, "sum_<ij> n_i n_j")]
+        if self.mu:
+            terms.append((-self.mu, "sum_i n_i"))
+        if self.potential is not None:
+            terms.append((1.0, "sum_i epsilon_i n_i"))
+        twist = "" if self.twist is None else f", twist {self.twist}"
+        number = "any number of" if self.n_particles is None else self.n_particles
+        return f"t-V, {formula(terms)}, {self.lattice}{twist}, {number} spinless fermions"

@@ -1,0 +1,103 @@
+"""Figures of a run: convergence of the energy, and the occupation statistics of the state found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from nqs.archive import Archive
+from nqs.exact import ExactGroundState
+from nqs.hilbert import HilbertSpace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+VMC_COLOUR, EXACT_COLOUR = "#1f6f8b", "#d1495b"
+TRANSIENT = 0.1  # share of the steps left out when the energy axis is chosen
+
+
+def plot_run(
+    archive: str | Path, figure: str | Path, hilbert: HilbertSpace, exact: ExactGroundState | None = None
+) -> None:
+    """Energy, relative error (or variance) and local-state probabilities of an archive, as PNG, PDF or SVG.
+
+    Args:
+        archive: HDF5 file of a run.
+        figure: file to write; its ending chooses the format.
+        hilbert: names the local states.
+        exact: exact ground state, for its local-state probabilities; its energy is also taken from the archive.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    run = Archive.open(archive)
+    history, result, unit = run.history, run.result, run.attributes["unit"]
+    energy_exact = exact.energy if exact is not None else (run.exact or {}).get("energy")
+    canvas = Figure(figsize=(11, 3.4), layout="constrained")
+    FigureCanvasAgg(canvas)
+    canvas.suptitle(run.attributes["hamiltonian"], fontsize=9)
+    left, middle, right = canvas.subplots(1, 3)
+
+    step, energy, error = history["step"], history["energy"], history["error"]
+    left.fill_between(step, energy - error, energy + error, color=VMC_COLOUR, alpha=0.3, lw=0)
+    left.plot(step, energy, color=VMC_COLOUR, lw=1, label="VMC")
+    if energy_exact is not None:
+        left.axhline(energy_exact, color=EXACT_COLOUR, lw=1, ls="--", label="exact")
+    if result is not None:
+        left.errorbar(
+            step[-1], result.energy, yerr=result.error, fmt="o", ms=4, color=VMC_COLOUR, label="final evaluation"
+        )
+    _zoom(left, energy, energy_exact)
+    left.set(xlabel="step", ylabel=f"energy ({unit})")
+    left.legend(fontsize=8, frameon=False)
+
+    if energy_exact is not None:
+        relative = np.abs(energy - energy_exact) / abs(energy_exact)
+        middle.semilogy(step, relative, ".", ms=2, color=VMC_COLOUR, label="each step")
+        middle.semilogy(step, error / abs(energy_exact), color="0.6", lw=0.8, label="error bar of a step")
+        if result is not None:
+            final = abs(result.energy - energy_exact) / abs(energy_exact)
+            bar = result.error / abs(energy_exact)
+            # The lower end of an error bar that includes zero cannot be drawn on a logarithmic axis.
+            middle.errorbar(
+                step[-1], final, yerr=[[min(bar, 0.9 * final)], [bar]], fmt="o", ms=4, color=EXACT_COLOUR,
+                label=f"final: {final:.1e}",
+            )  # fmt: skip
+        middle.set(xlabel="step", ylabel="|E - E_exact| / |E_exact|")
+    else:
+        middle.semilogy(step, history["variance"], color=VMC_COLOUR, lw=1, label="variance")
+        middle.set(xlabel="step", ylabel=f"variance ({unit}²)")
+    middle.legend(fontsize=8, frameon=False)
+
+    _local_states(right, run, hilbert, exact)
+    canvas.savefig(figure, dpi=150)
+
+
+def _zoom(axes: Axes, energy: np.ndarray, exact: float | None) -> None:
+    """Choose the energy axis from what follows the first transient."""
+    settled = energy[int(TRANSIENT * len(energy)) :]
+    values = np.append(settled, exact) if exact is not None else settled
+    margin = 0.1 * np.ptp(values) or 1e-3
+    axes.set_ylim(values.min() - margin, values.max() + margin)
+
+
+def _local_states(axes: Axes, run: Archive, hilbert: HilbertSpace, exact: ExactGroundState | None) -> None:
+    """Probability of each local state, averaged over sites: bars for the run, circles for the exact state."""
+    observables = run.observables()
+    if "local_state_probabilities" not in observables:
+        axes.set_axis_off()
+        return
+    probabilities = observables["local_state_probabilities"].mean(0)  # (d,)
+    x = np.arange(len(probabilities))
+    axes.bar(x, probabilities, color=VMC_COLOUR, alpha=0.7, label="VMC")
+    if exact is not None:
+        n = hilbert.configurations().long()
+        one_hot = torch.nn.functional.one_hot(n, hilbert.local_dim).double().mean(1)  # (dimension, d)
+        weights = torch.from_numpy(np.abs(exact.state) ** 2)
+        axes.plot(x, (weights @ one_hot).numpy(), "o", mfc="none", color=EXACT_COLOUR, label="exact")
+    axes.set_xticks(x, hilbert.local_states)
+    axes.set(xlabel="local state", ylabel="probability, mean over sites", yscale="log", ylim=(1e-6, 1.5))
+    axes.legend(fontsize=8, frameon=False)

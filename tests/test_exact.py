@@ -1,0 +1,171 @@
+"""Exact diagonalisation against dense eigenvalues, NetKet's Lanczos and closed forms."""
+
+import dataclasses
+import math
+from typing import Any
+
+import netket as nk
+import numpy as np
+import pytest
+import torch
+
+from nqs import exact
+from nqs.hamiltonians import BoseHubbard
+from nqs.hilbert import HilbertSpace, bosons
+from nqs.lattice import chain, from_edges, square, triangular
+
+RING = chain(6)
+MODELS = {
+    "one configuration": BoseHubbard(chain(3), 6, U=2.0, n_max=2),
+    "no boson": BoseHubbard(chain(3), 0, U=2.0),
+    "one site": BoseHubbard(chain(1), 4, U=2.0),
+    "two configurations": BoseHubbard(chain(2), 1, U=2.0),
+    "dense": BoseHubbard(chain(4), 3, U=4.0),
+    "dense, flux": BoseHubbard(chain(4), 3, U=4.0, phases=(0.3, -0.2, 0.9, 0.1)),
+    "dense, the largest": BoseHubbard(chain(6), U=1.0, mu=0.3, n_max=1),  # 64 configurations
+    "Lanczos, the smallest": BoseHubbard(from_edges([(0, 1)], n_sites=2), 64, U=0.1, V=0.05),  # 65 configurations
+    "Lanczos": BoseHubbard(RING, 4, U=3.0, V=0.4, potential=(0.3, 0.0, -0.2, 0.0, 0.1, 0.0)),
+    "Lanczos, flux": BoseHubbard(RING, 4, U=3.0, phases=(0.35,) * 6),
+    "Lanczos, grand-canonical": BoseHubbard(square(2, 3), U=5.0, mu=1.0, n_max=2),
+    "Lanczos, no hopping": BoseHubbard(RING, 5, U=5.0, J=0.0, potential=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5)),
+    "Lanczos, frustrated": BoseHubbard(triangular(3, 2, "open"), 4, U=6.0, J=-1.0),
+}
+every_model = pytest.mark.parametrize("h", MODELS.values(), ids=MODELS)
+
+
+@every_model
+def test_ground_state_against_dense_eigenvalues(h: BoseHubbard) -> None:
+    matrix = exact.sparse_matrix(h).toarray()
+    energies = np.linalg.eigvalsh(matrix)
+    found = exact.ground_state(h)
+    scale = max(1.0, np.abs(matrix).max())
+    assert found.dimension == len(matrix) == h.hilbert.dimension
+    assert found.energy == pytest.approx(energies[0], abs=1e-11 * scale)
+    if len(energies) > 1:
+        assert found.gap == pytest.approx(energies[1] - energies[0], abs=1e-11 * scale)
+    else:
+        assert math.isnan(found.gap)
+    assert found.state.shape == (len(matrix),)
+    assert np.linalg.norm(found.state) == pytest.approx(1.0, abs=1e-12)
+    assert np.linalg.norm(matrix @ found.state - found.energy * found.state) < 1e-9 * scale
+    assert np.iscomplexobj(found.state) == (h.phases is not None)
+    assert found.method == ("dense" if len(matrix) <= exact.DENSE_DIMENSION else "Lanczos")
+    assert found.seconds >= 0
+
+
+@every_model
+def test_sparse_matrix_holds_each_element_once(h: BoseHubbard) -> None:
+    matrix = exact.sparse_matrix(h)
+    n = h.hilbert.configurations()
+    assert matrix.shape == (len(n), len(n))
+    assert matrix.dtype == (np.complex128 if h.phases is not None else np.float64)
+    np.testing.assert_allclose(matrix.diagonal(), h.diagonal(n).numpy(), rtol=1e-14)
+    assert matrix.nnz <= len(n) + len(h.connected(n).parents)
+
+
+def test_sparse_matrix_does_not_depend_on_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    h = MODELS["Lanczos, flux"]
+    whole = exact.sparse_matrix(h)
+    monkeypatch.setattr(exact, "ROWS", 37)
+    assert (exact.sparse_matrix(h) != whole).nnz == 0
+
+
+def test_ground_state_is_that_of_netket_lanczos() -> None:
+    h = BoseHubbard(chain(5), 5, U=4.0, J=1.2, V=0.3, n_max=3)
+    fock = nk.hilbert.Fock(3, 5, n_particles=5)
+    theirs = nk.exact.lanczos_ed(nk.operator.BoseHubbard(fock, nk.graph.Chain(5), U=4.0, J=1.2, V=0.3), k=2)
+    found = exact.ground_state(h)
+    assert found.energy == pytest.approx(theirs[0], abs=1e-10)
+    assert found.gap == pytest.approx(theirs[1] - theirs[0], abs=1e-10)
+
+
+@pytest.mark.parametrize("n_sites", [5, 80])  # dense and Lanczos
+@pytest.mark.parametrize("flux", [0.0, 0.4, 2.5, -7.0])
+def test_one_boson_on_a_ring_with_flux(n_sites: int, flux: float) -> None:
+    """E_k = -2 J cos((2 pi k + flux) / L)."""
+    ring = chain(n_sites)
+    found = exact.ground_state(BoseHubbard(ring, 1, U=0.0, J=1.5, phases=tuple(ring.twist_phases([flux]).tolist())))
+    band = np.sort(-3 * np.cos((2 * np.pi * np.arange(n_sites) + flux) / n_sites))
+    assert found.energy == pytest.approx(band[0], abs=1e-11)
+    assert found.gap == pytest.approx(band[1] - band[0], abs=1e-10)
+
+
+@pytest.mark.parametrize("n_sites", [4, 9, 70, 101])
+def test_degenerate_ground_state_has_no_gap(n_sites: int) -> None:
+    """Half a flux quantum: momenta pi / L and -pi / L have equal energies."""
+    h = BoseHubbard(chain(n_sites, boundary="antiperiodic"), 1, U=0.0)
+    found = exact.ground_state(h)
+    assert found.energy == pytest.approx(-2 * math.cos(math.pi / n_sites), abs=1e-11)
+    assert found.gap == pytest.approx(0.0, abs=1e-11)
+    assert found.gap >= 0.0
+    residual = exact.sparse_matrix(h) @ found.state - found.energy * found.state
+    assert np.linalg.norm(residual) < 1e-10
+
+
+@pytest.mark.parametrize("n_particles", [2, 5])  # 21 configurations: dense; 252: Lanczos
+def test_atoms_without_hopping(n_particles: int) -> None:
+    """J = 0: a diagonal matrix, and energies by hand; two bosons on 6 sites avoid each other in 15 ways."""
+    found = exact.ground_state(BoseHubbard(chain(6), n_particles, U=3.0, J=0.0))
+    assert found.energy == pytest.approx(0.0, abs=1e-11)
+    assert found.gap == pytest.approx(0.0, abs=1e-11)
+
+
+@pytest.mark.parametrize("n_particles", [2, 5])
+def test_a_constant_hamiltonian(n_particles: int) -> None:
+    """H = -mu N alone, every state a ground state."""
+    found = exact.ground_state(BoseHubbard(chain(6), n_particles, U=0.0, J=0.0, mu=0.7))
+    assert found.energy == pytest.approx(-0.7 * n_particles, abs=1e-11)
+    assert found.gap == pytest.approx(0.0, abs=1e-11)
+    assert np.linalg.norm(found.state) == pytest.approx(1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Untouchable:
+    """A Hamiltonian of which only the Hilbert space may be asked."""
+
+    hilbert: HilbertSpace
+
+    def diagonal(self, n: Any) -> Any:
+        raise AssertionError("something was built before the dimension was checked")
+
+    connected = diagonal
+
+
+@pytest.mark.parametrize("search", [exact.ground_state, exact.sparse_matrix])
+def test_refuses_large_sectors_before_building_anything(search: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hilbert = bosons(16, 16)
+    assert hilbert.dimension == math.comb(31, 15)
+    monkeypatch.setattr(HilbertSpace, "configurations", Untouchable.diagonal)
+    with pytest.raises(ValueError, match=r"dimension 300,540,195 is over the limit max_dimension=5,000,000.*smaller"):
+        search(Untouchable(hilbert))
+    with pytest.raises(ValueError, match=r"dimension 10 is over the limit max_dimension=9:"):
+        search(Untouchable(bosons(3, 3)), max_dimension=9)
+    with pytest.raises(ValueError, match="limit max_dimension=5,000,000"):
+        search(BoseHubbard(chain(100), 100, U=1.0))  # 4.5e58 configurations
+
+
+def test_the_limit_itself_is_allowed() -> None:
+    assert exact.ground_state(BoseHubbard(chain(3), 3, U=1.0), max_dimension=10).dimension == 10
+
+
+@pytest.mark.parametrize("name", ["dense, flux", "Lanczos", "Lanczos, flux"])
+def test_reproducible_to_the_bit(name: str) -> None:
+    first = exact.ground_state(MODELS[name])
+    np.random.seed(3)  # noqa: NPY002 - the global state that ARPACK's default start vector would come from
+    torch.manual_seed(3)
+    second = exact.ground_state(MODELS[name])
+    assert (first.energy, first.gap) == (second.energy, second.gap)
+    assert np.array_equal(first.state, second.state)
+
+
+def test_stoquastic_ground_states_have_one_sign() -> None:
+    """Perron and Frobenius: with negative off-diagonal elements on a connected lattice no amplitude changes sign."""
+    state = exact.ground_state(MODELS["Lanczos"]).state
+    assert MODELS["Lanczos"].is_stoquastic
+    assert (state * np.sign(state[0]) > 0).all()
+
+
+def test_text() -> None:
+    text = str(exact.ground_state(MODELS["Lanczos"]))
+    assert text.startswith("exact E = -")
+    assert "dimension 126 (Lanczos)" in text

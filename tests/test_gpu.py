@@ -1,0 +1,126 @@
+"""The same physics on a GPU: run where there is one, `pytest -m gpu`."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from nqs import VMC, exact, resume
+from nqs.hamiltonians import BoseHubbard
+from nqs.lattice import chain, square
+from nqs.local_energy import local_energies
+from nqs.models import Transformer
+from nqs.optimisation import StochasticReconfiguration
+from nqs.protocols import Wavefunction
+from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
+from nqs.samples import Samples
+
+pytestmark = pytest.mark.gpu
+
+RING = chain(6)
+HAMILTONIANS = {
+    "ring": BoseHubbard(RING, 6, U=4.0, V=0.3, mu=0.2),
+    "flux": BoseHubbard(RING, 4, U=2.0, phases=tuple(RING.twist_phases([0.7]).tolist())),
+    "grand-canonical": BoseHubbard(square(2, 2, boundary="open"), U=3.0, mu=1.0, n_max=3),
+}
+
+
+@pytest.fixture(params=HAMILTONIANS)
+def hamiltonian(request: pytest.FixtureRequest) -> BoseHubbard:
+    return HAMILTONIANS[request.param]
+
+
+def test_hamiltonian_and_hilbert_space_agree_with_the_cpu(hamiltonian: BoseHubbard) -> None:
+    n = hamiltonian.hilbert.configurations()
+    on_gpu = hamiltonian.hilbert.configurations(device="cuda")
+    assert torch.equal(on_gpu.cpu(), n)
+    assert torch.equal(hamiltonian.hilbert.rank(on_gpu).cpu(), torch.arange(len(n)))
+    torch.testing.assert_close(hamiltonian.diagonal(on_gpu).cpu(), hamiltonian.diagonal(n))
+    for found, expected in zip(hamiltonian.connected(on_gpu), hamiltonian.connected(n), strict=True):
+        torch.testing.assert_close(found.cpu(), expected)
+
+
+def test_wavefunction_agrees_with_the_cpu(hamiltonian: BoseHubbard) -> None:
+    n = hamiltonian.hilbert.configurations()
+    on_cpu = Transformer(hamiltonian.hilbert, width=16).log_psi(n)
+    on_gpu = Transformer(hamiltonian.hilbert, width=16, device="cuda").log_psi(n.cuda())
+    for found, expected in zip(on_gpu, on_cpu, strict=True):
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tree_sampling_is_exact(hamiltonian: BoseHubbard, dtype: str) -> None:
+    model = Transformer(hamiltonian.hilbert, width=16, dtype=dtype, device="cuda")
+    samples = TreeSampler(n_samples=10**6).sample(model, torch.Generator("cuda").manual_seed(3))
+    assert samples.counts is not None
+    assert int(samples.counts.sum()) == 10**6
+    assert bool(hamiltonian.hilbert.contains(samples.configurations).all())
+    psi = model.log_psi(samples.configurations)
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    torch.testing.assert_close(psi.log_modulus, samples.log_modulus, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(psi.phase, samples.phase, rtol=tolerance, atol=tolerance)
+    p = (2 * model.log_psi(hamiltonian.hilbert.configurations(device="cuda")).log_modulus).exp()
+    counts = torch.zeros_like(p)
+    counts[hamiltonian.hilbert.rank(samples.configurations)] = samples.counts.double()
+    expected = (p / p.sum()).detach().cpu().numpy() * 10**6
+    common = expected >= 5
+    rest = [counts.cpu().numpy()[~common].sum()], [expected[~common].sum()]
+    observed, expected = np.append(counts.cpu().numpy()[common], rest[0]), np.append(expected[common], rest[1])
+    keep = expected > 0
+    assert chisquare(observed[keep], expected[keep] * observed[keep].sum() / expected[keep].sum()).pvalue > 1e-4
+
+
+def test_a_trillion_samples_keep_their_number(hamiltonian: BoseHubbard) -> None:
+    model = Transformer(hamiltonian.hilbert, width=16, device="cuda")
+    samples = TreeSampler(n_samples=10**12).sample(model, torch.Generator("cuda").manual_seed(1))
+    assert samples.n_samples == 10**12
+
+
+def test_sampling_without_replacement_finds_the_whole_sector(hamiltonian: BoseHubbard) -> None:
+    model = Transformer(hamiltonian.hilbert, width=16, device="cuda")
+    generator = torch.Generator("cuda").manual_seed(1)
+    samples = GumbelSampler(n_distinct=hamiltonian.hilbert.dimension).sample(model, generator)
+    assert samples.n_distinct == hamiltonian.hilbert.dimension
+    torch.testing.assert_close(samples.weights, (2 * samples.log_modulus).exp())
+
+
+def test_natural_gradient_agrees_with_the_cpu(hamiltonian: BoseHubbard) -> None:
+    parameters = []
+    for device in ("cpu", "cuda"):
+        model = Transformer(hamiltonian.hilbert, width=8, heads=2, layers=1, device=device)
+        samples = ExhaustiveSampler().sample(model, torch.Generator(device))
+        local = local_energies(hamiltonian, model, samples)
+        StochasticReconfiguration(diagonal_shift=1e-2).build(model).step(samples, local.values, local.diagonal, 0.0)
+        parameters.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().cpu())
+    torch.testing.assert_close(*parameters, rtol=1e-6, atol=1e-8)
+
+
+def test_run_converges_and_resumes_on_the_cpu(tmp_path: object) -> None:
+    hamiltonian = HAMILTONIANS["ring"]
+    ground_state = exact.ground_state(hamiltonian)
+    model = Transformer(hamiltonian.hilbert, width=16, phase="zero", device="cuda")
+    archive = f"{tmp_path}/run.h5"
+    result = VMC(hamiltonian, model).run(60, archive=archive, exact=ground_state, progress=False)
+    assert -3 * result.estimate.error < result.estimate.energy - ground_state.energy < 1e-4 * abs(ground_state.energy)
+    assert resume(archive, device="cpu", progress=False).estimate == result.estimate
+
+
+def test_interrupted_run_goes_on_on_the_cpu(tmp_path: object) -> None:
+    class Stop(Exception):
+        pass
+
+    class Interrupted(TreeSampler):
+        def sample(self, wavefunction: Wavefunction, generator: torch.Generator) -> Samples:
+            if next(calls) == 20:
+                raise Stop
+            return super().sample(wavefunction, generator)
+
+    hamiltonian, calls, archive = HAMILTONIANS["ring"], itertools.count(), f"{tmp_path}/run.h5"
+    model = Transformer(hamiltonian.hilbert, width=16, phase="zero", device="cuda")
+    with pytest.raises(Stop):
+        VMC(hamiltonian, model, Interrupted(n_distinct=300)).run(60, archive=archive, progress=False)
+    result = resume(archive, types={"Interrupted": TreeSampler}, device="cpu", progress=False)
+    assert len(result.history["step"]) == 60
+    assert result.compare(exact.ground_state(hamiltonian))

@@ -1,0 +1,249 @@
+"""Configurations as plain data: every class survives JSON, and nothing outside the given table is ever built."""
+
+import json
+import math
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+
+from nqs.hamiltonians import BoseHubbard, harmonic_trap
+from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
+from nqs.models import TransformerConfig
+from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
+from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
+from nqs.serialise import differences, digest, from_plain, to_plain
+from nqs.vmc import RunConfig, known_types
+
+TYPES = known_types() | {"RunConfig": RunConfig}
+RING = chain(4)
+CONFIGURATIONS = [
+    RING,
+    chain(3, boundary="antiperiodic"),
+    square(3, 2, boundary=("open", "periodic")),
+    hypercubic((2, 3, 2)),
+    triangular(3),
+    honeycomb(2),
+    kagome(2),
+    from_edges([(0, 1), (1, 2)]),
+    BoseHubbard(RING, 4, U=4.0),
+    BoseHubbard(RING, None, U=-1.5, J=0.5, V=0.25, mu=0.7, n_max=3),
+    BoseHubbard(RING, 3, U=1.0, potential=harmonic_trap(RING, 0.1), phases=tuple(RING.twist_phases([0.3]).tolist())),
+    TransformerConfig(),
+    TransformerConfig(width=24, layers=3, heads=3, mlp_ratio=4, phase="zero", dtype="float32", seed=7),
+    ExhaustiveSampler(),
+    ExhaustiveSampler(max_dimension=100),
+    TreeSampler(n_samples=10**12),
+    TreeSampler(n_distinct=512, max_frontier=64),
+    GumbelSampler(n_distinct=100),
+    StochasticReconfiguration(),
+    StochasticReconfiguration(learning_rate=0.1, momentum=0.9, implicit=False, space="parameters"),
+    TorchOptimiser(),
+    TorchOptimiser(name="SGD", learning_rate=1e-2, final_learning_rate=0.0),
+    RunConfig(),
+    RunConfig(steps=7, seed=3, temperature=1.5, annealing=1.0),
+]
+
+
+def through_json(value: Any, types: dict[str, type] = TYPES) -> Any:
+    """What an archive gives back."""
+    return from_plain(json.loads(json.dumps(to_plain(value))), types)
+
+
+# ------------------------------------------------------------------------------------------------- round trips
+
+
+@pytest.mark.parametrize("config", CONFIGURATIONS, ids=lambda config: type(config).__name__)
+def test_every_configuration_survives_json(config: Any) -> None:
+    back = through_json(config)
+    assert type(back) is type(config)
+    assert back == config
+    assert differences(to_plain(back), json.loads(json.dumps(to_plain(config)))) == []
+
+
+def test_every_class_that_an_archive_may_name_is_round_tripped_above() -> None:
+    public = {BoseHubbard, Lattice, TransformerConfig, ExhaustiveSampler, TreeSampler, GumbelSampler}
+    public |= {StochasticReconfiguration, TorchOptimiser, RunConfig}
+    assert {type(config) for config in CONFIGURATIONS} == public
+    assert all(TYPES[kind.__name__] is kind for kind in public)
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    n_sites=st.integers(1, 7), n_particles=st.integers(0, 5), U=numbers, J=numbers, V=numbers, mu=numbers,
+    potential=st.none() | st.lists(numbers, min_size=7, max_size=7),
+)  # fmt: skip
+def test_hamiltonians_keep_every_bit_of_their_numbers(
+    n_sites: int, n_particles: int, potential: list[float] | None, **couplings: float
+) -> None:
+    epsilon = None if potential is None else tuple(potential[:n_sites])
+    h = BoseHubbard(chain(n_sites), n_particles, potential=epsilon, **couplings)
+    back = through_json(h)
+    assert back == h
+    assert repr(back) == repr(h)  # also the sign of a zero
+
+
+@given(
+    st.builds(
+        StochasticReconfiguration,
+        learning_rate=numbers,
+        diagonal_shift=numbers,
+        momentum=st.floats(0, 1),
+        implicit=st.booleans(),
+        space=st.sampled_from(["auto", "samples", "parameters"]),
+    )
+    | st.builds(TreeSampler, n_samples=st.integers(1, 10**12), max_frontier=st.integers(1, 2**20))
+    | st.builds(GumbelSampler, n_distinct=st.integers(1, 2**40))
+    | st.builds(RunConfig, steps=st.integers(1, 10**9), seed=st.integers(), temperature=st.floats(0, 1e300))
+)
+def test_options_survive_json(config: Any) -> None:
+    assert through_json(config) == config
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | numbers | st.text(),
+    lambda inner: (
+        st.tuples(inner, inner) | st.dictionaries(st.text().filter(lambda key: key != "type"), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@given(plain)
+def test_plain_data_stays_as_it_is(value: Any) -> None:
+    assert through_json(value) == value
+
+
+def test_infinite_numbers_survive() -> None:
+    config = StochasticReconfiguration(max_step=math.inf)
+    assert through_json(config) == config
+
+
+def test_fields_that_the_constructor_does_not_take_are_left_out() -> None:
+    @dataclass(frozen=True)
+    class WithCache:
+        U: float
+        cache: dict[str, int] = field(default_factory=dict, init=False, compare=False)
+
+    assert to_plain(WithCache(2.0)) == {"type": "WithCache", "U": 2.0}
+    assert through_json(WithCache(2.0), {"WithCache": WithCache}) == WithCache(2.0)
+
+
+# ---------------------------------------------------------------------------------------------------- refusals
+
+
+def test_unknown_class_is_named_with_what_is_allowed() -> None:
+    data = {"type": "Hubbard", "U": 4.0}
+    with pytest.raises(ValueError, match=r"'Hubbard' is none of the classes .*\(BoseHubbard, Lattice\).* `types`"):
+        from_plain(data, {"Lattice": Lattice, "BoseHubbard": BoseHubbard})
+
+
+def test_unknown_class_inside_another_is_refused() -> None:
+    data = to_plain(BoseHubbard(RING, 4, U=4.0))
+    data["lattice"]["type"] = "Crystal"
+    with pytest.raises(ValueError, match="'Crystal' is none of the classes"):
+        from_plain(data, TYPES)
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "system", "eval", "builtins.exec", "subprocess.Popen", "Path", "TreeSampler.sample", "object"]
+)
+def test_nothing_outside_the_table_is_executed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(os, "system", lambda *command: calls.append(command))
+    with pytest.raises(ValueError, match=f"'{name}' is none of the classes"):
+        from_plain({"type": name, "command": "touch pwned"}, TYPES)
+    assert calls == []
+
+
+@pytest.mark.parametrize("name", ["Tensor", "deque", "Transformer", "NaturalGradient", "cached_property", "coo_array"])
+def test_only_dataclasses_are_built_even_if_the_table_holds_more(name: str) -> None:
+    # known_types() lists every class that the modules import.
+    with pytest.raises(ValueError, match=f"'{name}' is none of the classes") as error:
+        from_plain({"type": name}, known_types() | {"deque": __import__("collections").deque})
+    allowed = str(error.value).split("(")[1].split(")")[0].split(", ")
+    assert "BoseHubbard" in allowed
+    assert name not in allowed
+
+
+@pytest.mark.parametrize("name", [None, 3, ["TreeSampler"], {"type": "TreeSampler", "n_samples": 3}])
+def test_a_class_is_named_by_text_only(name: Any) -> None:
+    with pytest.raises(ValueError, match="is none of the classes"):
+        from_plain({"type": name, "n_samples": 3}, TYPES)
+
+
+def test_wrong_field_is_named() -> None:
+    with pytest.raises(ValueError, match=r"TreeSampler cannot be built from .*'n_walkers': 8.*n_walkers"):
+        from_plain({"type": "TreeSampler", "n_walkers": 8}, TYPES)
+
+
+def test_missing_field_is_named() -> None:
+    with pytest.raises(ValueError, match=r"GumbelSampler cannot be built from .*n_distinct"):
+        from_plain({"type": "GumbelSampler"}, TYPES)
+
+
+def test_impossible_values_give_the_reason_of_the_class() -> None:
+    data = to_plain(BoseHubbard(RING, 4, U=4.0, n_max=2)) | {"n_particles": 9}
+    with pytest.raises(ValueError, match="holds at most 8 bosons, but n_particles=9"):
+        from_plain(data, TYPES)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(torch.zeros(1), "Tensor"), (np.float64(1.0), None), (1j, "complex"), (math.sin, "builtin"),
+                        ({1, 2}, "set"), (b"bytes", "bytes"), (TreeSampler, "type"), (np.arange(2), "ndarray")],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_what_json_cannot_hold_is_refused_with_its_type(value: Any, kind: str | None) -> None:
+    if kind is None:  # a NumPy float is a float
+        assert through_json(value) == value
+        return
+    with pytest.raises(TypeError, match=rf"(?s)\({kind}.*\) cannot be written to an archive: use dataclasses"):
+        to_plain({"field": [value]})
+
+
+# ------------------------------------------------------------------------------------------ differences, digest
+
+
+def test_differences_name_the_field_and_both_values() -> None:
+    first = to_plain({"hamiltonian": BoseHubbard(RING, 4, U=4.0), "unit": "J"})
+    second = to_plain({"hamiltonian": BoseHubbard(chain(5), 4, U=8.0), "unit": "J", "extra": 1})
+    lines = differences(first, second)
+    assert "hamiltonian.U: 4.0 / 8.0" in lines
+    assert "hamiltonian.lattice.shape: [4] / [5]" in lines
+    assert "extra: None / 1" in lines
+    assert not any("unit" in line or "n_particles" in line for line in lines)
+
+
+def test_differences_between_classes_name_the_class_and_the_fields() -> None:
+    lines = differences(to_plain({"s": TreeSampler(n_samples=3)}), to_plain({"s": GumbelSampler(n_distinct=3)}))
+    assert "s.type: TreeSampler / GumbelSampler" in lines
+    assert "s.n_samples: 3 / None" in lines
+
+
+@pytest.mark.parametrize("config", CONFIGURATIONS, ids=lambda config: type(config).__name__)
+def test_equal_configurations_do_not_differ(config: Any) -> None:
+    assert differences(to_plain(config), to_plain(config)) == []
+
+
+@given(st.integers(1, 100), st.integers(1, 100))
+def test_differences_are_empty_only_for_equal_configurations(a: int, b: int) -> None:
+    assert (differences(to_plain(RunConfig(steps=a)), to_plain(RunConfig(steps=b))) == []) == (a == b)
+
+
+def test_digest_is_short_stable_and_tells_configurations_apart() -> None:
+    h = BoseHubbard(RING, 4, U=4.0)
+    assert len(digest(h)) == 8
+    assert int(digest(h), 16) >= 0
+    assert digest(h) == digest(replace(h)) == digest(to_plain(h)) == digest(through_json(h))
+    assert len({digest(config) for config in [*CONFIGURATIONS, h, replace(h, U=4.5)]}) == len(CONFIGURATIONS) + 1
+
+
+def test_digest_does_not_depend_on_the_order_of_fields() -> None:
+    assert digest({"a": 1, "b": {"c": 2, "d": 3}}) == digest({"b": {"d": 3, "c": 2}, "a": 1})
