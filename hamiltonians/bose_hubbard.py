@@ -11,10 +11,11 @@ changes the sign of J. Local state k is the occupation number k.
 Without phases and with J > 0 all off-diagonal elements are negative: the ground state is positive everywhere
 (Perron-Frobenius), and a wavefunction without a phase is exact.
 
-Fisher et al., Phys. Rev. B 40, 546 (1989). Same as netket.operator.BoseHubbard with J, U, V, mu, apart from rings of
-two sites and a NetKet chemical potential of the same sign.
+Fisher et al., Phys. Rev. B 40, 546 (1989). The same matrix as netket.operator.BoseHubbard with the same J, U, V and mu.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
@@ -22,12 +23,13 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
+from nqs.hamiltonians.formula import signed_sum
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice import Lattice
 from nqs.protocols import Connected
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BoseHubbard:
     """Interacting bosons on a lattice.
 
@@ -43,7 +45,7 @@ class BoseHubbard:
         n_max: largest occupation of a site; None for no cutoff.
 
     Raises:
-        ValueError: an impossible number of particles, or lists that do not fit the lattice.
+        ValueError: an impossible number of particles, numbers that are not finite, or lists of the wrong length.
     """
 
     lattice: Lattice
@@ -53,11 +55,14 @@ class BoseHubbard:
     J: float = 1.0
     V: float = 0.0
     mu: float = 0.0
-    potential: tuple[float, ...] | None = None
-    phases: tuple[float, ...] | None = None
+    potential: Sequence[float] | Tensor | None = None
+    phases: Sequence[float] | Tensor | None = None
     n_max: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("U", "J", "V", "mu"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: it must be a finite number.")
         for name, length in (("potential", self.lattice.n_sites), ("phases", len(self.lattice.bonds()))):
             values = getattr(self, name)
             if values is None:
@@ -91,7 +96,7 @@ class BoseHubbard:
         if self.mu:
             energy = energy - self.mu * x.sum(1)
         if self.potential is not None:
-            energy = energy + x @ torch.tensor(self.potential, dtype=torch.float64, device=n.device)
+            energy = energy + x @ torch.as_tensor(self.potential, dtype=torch.float64, device=n.device)
         return energy
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
@@ -118,25 +123,26 @@ class BoseHubbard:
         amplitude = -self.J * signs
         if self.phases is not None:
             amplitude = (
-                torch.polar(amplitude.abs(), torch.tensor(self.phases, dtype=torch.float64)[: len(i)])
+                torch.polar(amplitude.abs(), torch.as_tensor(self.phases, dtype=torch.float64)[: len(i)])
                 * amplitude.sign()
             )
         # <n|H|n'> with n' = n - e_i + e_j moves the boson back from j to i, against the bond.
         return torch.cat([i, j]), torch.cat([j, i]), torch.cat([amplitude.conj(), amplitude])
 
     def __str__(self) -> str:
-        terms = [f"-{self.J:g} sum_<ij> (b+_i b_j + h.c.)", f"{self.U:g}/2 sum_i n_i (n_i - 1)"]
-        if self.phases is not None:
-            terms[0] = f"-{self.J:g} sum_<ij> (e^(i theta_ij) b+_j b_i + h.c.)"
-        if self.V:
-            terms.append(f"{self.V:g} sum_<ij> n_i n_j")
-        if self.mu:
-            terms.append(f"{-self.mu:g} sum_i n_i")
-        if self.potential is not None:
-            terms.append("sum_i epsilon_i n_i")
+        hopping = "b+_i b_j" if self.phases is None else "e^(i theta_ij) b+_j b_i"
+        terms = [
+            (-self.J, f"sum_<ij> ({hopping} + h.c.)"),
+            (self.U, "sum_i n_i (n_i - 1)/2"),
+            (self.V, "sum_<ij> n_i n_j"),
+            (-self.mu, "sum_i n_i"),
+            (float(self.potential is not None), "sum_i epsilon_i n_i"),
+        ]
         filling = "grand-canonical" if self.n_particles is None else f"{self.n_particles} bosons"
         cutoff = "" if self.n_max is None else f", at most {self.n_max} on a site"
-        return f"Bose-Hubbard, H = {' + '.join(terms)}, {self.lattice}, {filling}{cutoff}"
+        return f"Bose-Hubbard, H = {signed_sum(terms)}, {self.lattice}, {filling}{cutoff}"
+
+    __repr__ = __str__
 
 
 def harmonic_trap(lattice: Lattice, strength: float) -> tuple[float, ...]:

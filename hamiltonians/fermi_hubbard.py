@@ -24,6 +24,7 @@ sites; NetKet's states list the orbitals of down, then of up, which changes no e
 both spins.
 """
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
@@ -31,16 +32,15 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
+from nqs.hamiltonians.formula import signed_sum
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
-    boundary_angles,
-    formula,
+    checked_numbers,
     hopped,
     joined,
     lattice_hops,
     neighbour_products,
     never_positive,
-    site_energies,
 )
 from nqs.hilbert import HilbertSpace, spinful_fermions
 from nqs.lattice import Lattice
@@ -49,7 +49,7 @@ from nqs.protocols import Connected
 UP, DOWN = 1, 2  # bits of the local state
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FermiHubbard:
     """Interacting electrons on a lattice.
 
@@ -67,8 +67,8 @@ class FermiHubbard:
         twist: boundary phase of each direction in radians, such as (0.3,); open directions ignore theirs.
 
     Raises:
-        ValueError: impossible electron numbers, a potential or twist that does not fit the lattice, or a t2 on a
-            lattice without second neighbours.
+        ValueError: impossible electron numbers, numbers that are not finite, a potential or twist that does not fit the
+            lattice, or a t2 on a lattice without second neighbours.
     """
 
     lattice: Lattice
@@ -81,12 +81,11 @@ class FermiHubbard:
     V: float = 0.0
     mu: float = 0.0
     h: float = 0.0
-    potential: tuple[float, ...] | None = None
-    twist: tuple[float, ...] | None = None
+    potential: Sequence[float] | Tensor | None = None
+    twist: Sequence[float] | Tensor | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "potential", site_energies(self.lattice, self.potential))
-        object.__setattr__(self, "twist", boundary_angles(self.lattice, self.twist))
+        checked_numbers(self, ("U", "t", "t2", "V", "mu", "h"))
         self.hilbert, self._hops  # noqa: B018 - refuses an impossible sector or hop now
 
     @cached_property
@@ -112,7 +111,7 @@ class FermiHubbard:
         if self.h:
             energy = energy - self.h / 2 * (up - down).sum(1)
         if self.potential is not None:
-            energy = energy + x @ torch.tensor(self.potential, dtype=torch.float64, device=n.device)
+            energy = energy + x @ torch.as_tensor(self.potential, dtype=torch.float64, device=n.device)
         return energy
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
@@ -125,22 +124,21 @@ class FermiHubbard:
         return lattice_hops(self.lattice, (self.t, self.t2), self.twist)
 
     def __str__(self) -> str:
-        theta = "" if self.twist is None else "e^(i theta_ij) "
-        terms = [(-self.t, f"sum_<ij>,s ({theta}c+_js c_is + h.c.)")]
-        if self.t2:
-            terms.append((-self.t2, f"sum_<<ij>>,s ({theta}c+_js c_is + h.c.)"))
-        terms.append((self.U, "sum_i n_iu n_id"))
-        if self.V:
-            terms.append((self.V, "sum_<ij> n_i n_j"))
-        if self.mu:
-            terms.append((-self.mu, "sum_i n_i"))
-        if self.h:
-            terms.append((-self.h, "sum_i (n_iu - n_id)/2"))
-        if self.potential is not None:
-            terms.append((1.0, "sum_i epsilon_i n_i"))
+        hop = "c+_js c_is" if self.twist is None else "e^(i theta_ij) c+_js c_is"
+        terms = [
+            (-self.t, f"sum_<ij>,s ({hop} + h.c.)"),
+            (-self.t2, f"sum_<<ij>>,s ({hop} + h.c.)"),
+            (self.U, "sum_i n_iu n_id"),
+            (self.V, "sum_<ij> n_i n_j"),
+            (-self.mu, "sum_i n_i"),
+            (-self.h / 2, "sum_i (n_iu - n_id)"),
+            (float(self.potential is not None), "sum_i epsilon_i n_i"),
+        ]
         twist = "" if self.twist is None else f", twist {self.twist}"
         up, down = ("any number of" if number is None else number for number in (self.n_up, self.n_down))
-        return f"Fermi-Hubbard, {formula(terms)}, {self.lattice}{twist}, {up} up and {down} down electrons"
+        return f"Fermi-Hubbard, H = {signed_sum(terms)}, {self.lattice}{twist}, {up} up and {down} down electrons"
+
+    __repr__ = __str__
 
 
 def staggered_potential(lattice: Lattice, strength: float) -> tuple[float, ...]:

@@ -155,13 +155,12 @@ class Heisenberg:
         for order, (J, Delta) in enumerate(self._shells, start=1):
             bonds = "<ij>" if len(self._shells) == 1 else f"<ij>_{order}"
             product = "S_i.S_j" if Delta == 1 else f"(S^x_i S^x_j + S^y_i S^y_j + {Delta:g} S^z_i S^z_j)"
-            terms.append(f"{J:g} sum_{bonds} {product}")
-        if self.h:
-            terms.append(f"{-self.h:g} sum_i S^z_i")
+            terms.append((J, f"sum_{bonds} {product}"))
+        terms.append((-self.h, "sum_i S^z_i"))
+        formula = " + ".join(f"{factor:g} {text}" for factor, text in terms if factor).replace("+ -", "- ") or "0"
         spin = Fraction(self.spin)
-        sector = "all total Sz" if self.total_sz is None else f"total Sz = {Fraction(self.total_sz)}"
         operators = "S = sigma/2" if spin == Fraction(1, 2) else f"spin operators of S = {spin}"
-        formula = " + ".join(terms).replace("+ -", "- ")
+        sector = "all total Sz" if self.total_sz is None else f"total Sz = {Fraction(self.total_sz)}"
         return f"Heisenberg, H = {formula}, {operators}, {self.lattice}, {sector}"
 
     __repr__ = __str__

@@ -89,10 +89,8 @@ class Ising:
         return i, j, self.lattice.signs()
 
     def __str__(self) -> str:
-        terms = [f"{-self.J:g} sum_<ij> Z_i Z_j", f"{-self.h:g} sum_i X_i"]
-        if self.g:
-            terms.append(f"{-self.g:g} sum_i Z_i")
-        formula = " + ".join(terms).replace("+ -", "- ")
+        terms = [(-self.J, "sum_<ij> Z_i Z_j"), (-self.h, "sum_i X_i"), (-self.g, "sum_i Z_i")]
+        formula = " + ".join(f"{factor:g} {text}" for factor, text in terms if factor).replace("+ -", "- ") or "0"
         return f"Ising, H = {formula}, Pauli matrices, {self.lattice}"
 
     __repr__ = __str__

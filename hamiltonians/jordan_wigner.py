@@ -12,8 +12,9 @@ Spinful families put ALL UP ORBITALS FIRST in the order of the sites, then all d
 spin passes only electrons of its own spin, and each spin has the signs of spinless fermions.
 """
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float64, Int64, Num, UInt8
@@ -31,7 +32,7 @@ class Hops(NamedTuple):
     amplitude: Num[Tensor, " M"]  # without the Jordan-Wigner sign; complex128 only where a bond carries a phase
 
 
-def lattice_hops(lattice: Lattice, t: Sequence[float], twist: tuple[float, ...] | None = None) -> Hops:
+def lattice_hops(lattice: Lattice, t: Sequence[float], twist: Sequence[float] | Tensor | None = None) -> Hops:
     """The hops of H_t; amplitudes that are zero have none.
 
     Args:
@@ -42,17 +43,22 @@ def lattice_hops(lattice: Lattice, t: Sequence[float], twist: tuple[float, ...] 
     Raises:
         ValueError: an order that the lattice does not have, or a twist that does not fit it.
     """
+    angles = torch.zeros(len(lattice.shape)) if twist is None else torch.as_tensor(twist, dtype=torch.float64)
     bonds = [torch.zeros(0, 2, dtype=torch.int64)]
     amplitudes = [torch.zeros(0, dtype=torch.float64)]
-    angles = [torch.zeros(0, dtype=torch.float64)]
+    phases = [torch.zeros(0, dtype=torch.float64)]
     for order, strength in enumerate(t, start=1):
-        if strength:
-            signs = lattice.signs(order)
-            bonds.append(lattice.bonds(order))
-            amplitudes.append(-strength * signs)
-            angles.append(torch.zeros_like(signs) if twist is None else lattice.twist_phases(twist, order))
+        if not strength:
+            continue
+        try:
+            signs, theta = lattice.signs(order), lattice.twist_phases(angles, order)
+        except ValueError as error:
+            raise ValueError(f"hopping {strength:g} between neighbours of order {order}: {error}") from error
+        bonds.append(lattice.bonds(order))
+        amplitudes.append(-strength * signs)
+        phases.append(theta)
     i, j = torch.cat(bonds).T
-    amplitude, theta = torch.cat(amplitudes), torch.cat(angles)
+    amplitude, theta = torch.cat(amplitudes), torch.cat(phases)
     if theta.any():
         amplitude = amplitude * torch.polar(torch.ones_like(theta), theta)
     # <n|H|n'> with the electron of n on i and that of n' on j moves it back from j to i, against the bond.
@@ -127,47 +133,32 @@ def never_positive(hops: Hops, n_sites: int, n_others: int | None) -> bool:
     return bool(((fewest == most) & (hops.amplitude * sign <= 0)).all())
 
 
-def site_energies(lattice: Lattice, potential: Sequence[float] | None) -> tuple[float, ...] | None:
-    """The potential as a tuple.
+def checked_numbers(hamiltonian: Any, couplings: Sequence[str]) -> None:
+    """Refuse couplings, potentials and twists that are not finite or do not fit; the lists become tuples.
 
     Raises:
-        ValueError: not one energy for each site.
+        ValueError: numbers that are not finite, not one energy for each site, or not one angle for each direction.
     """
-    if potential is None:
-        return None
-    values = tuple(float(energy) for energy in potential)
-    if len(values) != lattice.n_sites:
-        raise ValueError(
-            f"potential has {len(values)} values, but {lattice} has {lattice.n_sites} sites: give one value for each."
-        )
-    return values
-
-
-def boundary_angles(lattice: Lattice, twist: Sequence[float] | None) -> tuple[float, ...] | None:
-    """The twist as a tuple.
-
-    Raises:
-        ValueError: not one angle for each direction, or a lattice too small to give each bond a definite phase.
-    """
-    if twist is None:
-        return None
-    angles = tuple(float(angle) for angle in twist)
-    if len(angles) != len(lattice.shape):
-        raise ValueError(
-            f"twist has {len(angles)} angles, but {lattice} has {len(lattice.shape)} directions: give one angle in "
-            "radians for each."
-        )
-    lattice.twist_phases(angles)
-    return angles
+    lattice: Lattice = hamiltonian.lattice
+    for name in couplings:
+        if not math.isfinite(getattr(hamiltonian, name)):
+            raise ValueError(f"{name}={getattr(hamiltonian, name)}: it must be a finite number.")
+    lists = (("potential", "energies", "sites", lattice.n_sites), ("twist", "angles", "directions", len(lattice.shape)))
+    for name, things, places, length in lists:
+        given = getattr(hamiltonian, name)
+        if given is None:
+            continue
+        values = tuple(float(x) for x in given)
+        if len(values) != length:
+            raise ValueError(
+                f"{name} has {len(values)} {things}, but {lattice} has {length} {places}: give one for each."
+            )
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"{name}={values}: all {things} must be finite numbers.")
+        object.__setattr__(hamiltonian, name, values)
 
 
 def neighbour_products(lattice: Lattice, x: Float64[Tensor, "B L"]) -> Float64[Tensor, " B"]:
     """sum_<ij> x_i x_j over nearest neighbours."""
     i, j = lattice.bonds().to(x.device).T
     return (x[:, i] * x[:, j]).sum(1)
-
-
-def formula(terms: Sequence[tuple[float, str]]) -> str:
-    """'H = -1 a + 4 b - 0.5 c' from coefficients and operators."""
-    (first, operator), *rest = terms
-    return f"H = {first:g} {operator}" + "".join(f" {'-' if x < 0 else '+'} {abs(x):g} {text}" for x, text in rest)

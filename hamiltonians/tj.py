@@ -19,6 +19,7 @@ Marshall sign of a chain. At half filling the model is the Heisenberg model - J/
 Chao, Spalek and Oles, J. Phys. C 10, L271 (1977); Zhang and Rice, Phys. Rev. B 37, 3759 (1988).
 """
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
@@ -26,17 +27,16 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
+from nqs.hamiltonians.formula import signed_sum
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
-    boundary_angles,
+    checked_numbers,
     electrons_between,
-    formula,
     hopped,
     joined,
     lattice_hops,
     neighbour_products,
     never_positive,
-    site_energies,
     toggled,
 )
 from nqs.hilbert import Charge, HilbertSpace
@@ -46,7 +46,7 @@ from nqs.protocols import Connected
 UP, DOWN = 1, 2  # bits of the local state
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TJ:
     """Electrons that never share a site, with an antiferromagnetic exchange for J > 0.
 
@@ -60,7 +60,7 @@ class TJ:
         twist: boundary phase of each direction in radians, such as (0.3,); open directions ignore theirs.
 
     Raises:
-        ValueError: impossible electron numbers, or a potential or twist that does not fit the lattice.
+        ValueError: impossible electron numbers, numbers that are not finite, or a potential or twist that does not fit the lattice.
     """
 
     lattice: Lattice
@@ -69,12 +69,11 @@ class TJ:
     _: KW_ONLY
     J: float
     t: float = 1.0
-    potential: tuple[float, ...] | None = None
-    twist: tuple[float, ...] | None = None
+    potential: Sequence[float] | Tensor | None = None
+    twist: Sequence[float] | Tensor | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "potential", site_energies(self.lattice, self.potential))
-        object.__setattr__(self, "twist", boundary_angles(self.lattice, self.twist))
+        checked_numbers(self, ("J", "t"))
         self.hilbert, self._hops  # noqa: B018 - refuses an impossible sector or hop now
 
     @cached_property
@@ -99,7 +98,7 @@ class TJ:
         x, spin = (n > 0).double(), (n == UP).double() - (n == DOWN).double()  # (B, L); S^z = spin / 2
         energy = self.J / 4 * (neighbour_products(self.lattice, spin) - neighbour_products(self.lattice, x))
         if self.potential is not None:
-            energy = energy + x @ torch.tensor(self.potential, dtype=torch.float64, device=n.device)
+            energy = energy + x @ torch.as_tensor(self.potential, dtype=torch.float64, device=n.device)
         return energy
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
@@ -120,10 +119,17 @@ class TJ:
         return lattice_hops(self.lattice, (self.t,), self.twist)
 
     def __str__(self) -> str:
-        theta = "" if self.twist is None else "e^(i theta_ij) "
-        terms = [(-self.t, f"sum_<ij>,s ({theta}c+_js c_is + h.c.)"), (self.J, "sum_<ij> (S_i . S_j - n_i n_j / 4)")]
-        if self.potential is not None:
-            terms.append((1.0, "sum_i epsilon_i n_i"))
+        hop = "c+_js c_is" if self.twist is None else "e^(i theta_ij) c+_js c_is"
+        terms = [
+            (-self.t, f"sum_<ij>,s ({hop} + h.c.)"),
+            (self.J, "sum_<ij> (S_i . S_j - n_i n_j / 4)"),
+            (float(self.potential is not None), "sum_i epsilon_i n_i"),
+        ]
         twist = "" if self.twist is None else f", twist {self.twist}"
         up, down = ("any number of" if number is None else number for number in (self.n_up, self.n_down))
-        return f"t-J, {formula(terms)}, S = sigma/2, {self.lattice}{twist}, {up} up and {down} down electrons"
+        return (
+            f"t-J, H = {signed_sum(terms)}, S = sigma/2, {self.lattice}{twist}, {up} up and {down} down electrons, "
+            "no site with both"
+        )
+
+    __repr__ = __str__

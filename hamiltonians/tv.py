@@ -19,6 +19,7 @@ a phase is exact. The same holds on a ring with an odd number of fermions, and o
 Same as -t (c+_j c_i + h.c.) + V n_i n_j of netket.operator.fermion on SpinOrbitalFermions(L, n_fermions=N).
 """
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
@@ -26,22 +27,21 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
+from nqs.hamiltonians.formula import signed_sum
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
-    boundary_angles,
-    formula,
+    checked_numbers,
     hopped,
     lattice_hops,
     neighbour_products,
     never_positive,
-    site_energies,
 )
 from nqs.hilbert import HilbertSpace, fermions
 from nqs.lattice import Lattice
 from nqs.protocols import Connected
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TV:
     """Spinless fermions that repel on nearest neighbours.
 
@@ -55,7 +55,8 @@ class TV:
         twist: boundary phase of each direction in radians, such as (0.3,); open directions ignore theirs.
 
     Raises:
-        ValueError: an impossible number of fermions, or a potential or twist that does not fit the lattice.
+        ValueError: an impossible number of fermions, numbers that are not finite, or a potential or twist that does not
+            fit the lattice.
     """
 
     lattice: Lattice
@@ -64,12 +65,11 @@ class TV:
     V: float
     t: float = 1.0
     mu: float = 0.0
-    potential: tuple[float, ...] | None = None
-    twist: tuple[float, ...] | None = None
+    potential: Sequence[float] | Tensor | None = None
+    twist: Sequence[float] | Tensor | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "potential", site_energies(self.lattice, self.potential))
-        object.__setattr__(self, "twist", boundary_angles(self.lattice, self.twist))
+        checked_numbers(self, ("V", "t", "mu"))
         self.hilbert, self._hops  # noqa: B018 - refuses an impossible sector or hop now
 
     @cached_property
@@ -90,7 +90,7 @@ class TV:
         if self.mu:
             energy = energy - self.mu * x.sum(1)
         if self.potential is not None:
-            energy = energy + x @ torch.tensor(self.potential, dtype=torch.float64, device=n.device)
+            energy = energy + x @ torch.as_tensor(self.potential, dtype=torch.float64, device=n.device)
         return energy
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
@@ -102,12 +102,15 @@ class TV:
         return lattice_hops(self.lattice, (self.t,), self.twist)
 
     def __str__(self) -> str:
-        theta = "" if self.twist is None else "e^(i theta_ij) "
-        terms = [(-self.t, f"sum_<ij> ({theta}c+_j c_i + h.c.)"), (self.V, "sum_<ij> n_i n_j")]
-        if self.mu:
-            terms.append((-self.mu, "sum_i n_i"))
-        if self.potential is not None:
-            terms.append((1.0, "sum_i epsilon_i n_i"))
+        hop = "c+_j c_i" if self.twist is None else "e^(i theta_ij) c+_j c_i"
+        terms = [
+            (-self.t, f"sum_<ij> ({hop} + h.c.)"),
+            (self.V, "sum_<ij> n_i n_j"),
+            (-self.mu, "sum_i n_i"),
+            (float(self.potential is not None), "sum_i epsilon_i n_i"),
+        ]
         twist = "" if self.twist is None else f", twist {self.twist}"
         number = "any number of" if self.n_particles is None else self.n_particles
-        return f"t-V, {formula(terms)}, {self.lattice}{twist}, {number} spinless fermions"
+        return f"t-V, H = {signed_sum(terms)}, {self.lattice}{twist}, {number} spinless fermions"
+
+    __repr__ = __str__

@@ -1,5 +1,11 @@
 """nqs: ground states of quantum many-body Hamiltonians from autoregressive neural quantum states."""
 
+import os
+
+# Idle OpenMP threads sleep instead of spinning: on a busy machine spinning makes a step several times slower
+# (measured: 5.1 s against 1.4 s on two loaded cores). Heeded only if torch was not imported before.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from nqs import exact, recipes
 from nqs.archive import Archive, ArchiveError
 from nqs.vmc import VMC, NonFiniteError, Result, RunConfig, resume

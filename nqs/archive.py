@@ -18,11 +18,13 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -35,6 +37,7 @@ from nqs.statistics import EnergyEstimate
 
 FORMAT, VERSION = "nqs-run", 1
 CHUNK = 256  # values of a history dataset stored together
+OPEN_READ_WRITE = 1  # H5LT_FILE_IMAGE_OPEN_RW, which h5py does not name
 
 
 class ArchiveError(Exception):
@@ -60,7 +63,8 @@ class Archive:
             raise ArchiveError(f"{path} exists: resume that run, name another archive, or move the file away.")
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise ArchiveError(f"{path} cannot be written: its folder {path.parent} does not exist or is read-only.")
-        file = h5py.File(path.name, "w", driver="core", backing_store=False)
+        # A name of its own, never seen on disk: HDF5 takes two open files of one name for the same file.
+        file = h5py.File(f"{uuid4()}.h5", "w", driver="core", backing_store=False)
         file.attrs.update(
             format=FORMAT,
             version=VERSION,
@@ -86,15 +90,18 @@ class Archive:
         if not path.is_file():
             raise ArchiveError(f"{path}: no such archive.")
         try:
-            file = h5py.File(path, "r+", driver="core", backing_store=False)
+            with h5py.File(path, "r", driver="core", backing_store=False) as stored:
+                image = stored.id.get_file_image()
+            # Changes stay in this copy until flush; a file without write permission can be read all the same.
+            file = h5py.File(h5py.h5f.open_file_image(image, OPEN_READ_WRITE))
             found, number = file.attrs.get("format"), file.attrs.get("version")
-            created = "config" in file.attrs
+            config = json.loads(file.attrs.get("config", "null"))
         except Exception as error:
             raise ArchiveError(
                 f"{path} is not a readable HDF5 file: it is damaged or something else ({error}). "
                 "The file was left as it is; restore it from a copy."
             ) from error
-        if found != FORMAT or number != VERSION or not created:
+        if found != FORMAT or number != VERSION or not isinstance(config, dict):
             raise ArchiveError(
                 f"{path} is HDF5, but its header says format {found!r} version {number}; "
                 f"this package reads {FORMAT!r} version {VERSION}. "
@@ -209,12 +216,14 @@ class Archive:
     def flush(self) -> None:
         """Replace the file on disk by the present state, in one atomic step."""
         self._file.flush()
-        partial = self.path.with_name(f".{self.path.name}.partial")
+        # Named after the process: two that run the same archive by mistake must not write into one file.
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
             partial.write_bytes(self._file.id.get_file_image())
             os.replace(partial, self.path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # a file system that has become read-only refuses this too
+                partial.unlink(missing_ok=True)
             raise ArchiveError(
                 f"{self.path} cannot be written ({error.strerror}); the last complete version stays."
             ) from error

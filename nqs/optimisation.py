@@ -82,6 +82,13 @@ class OptimiserConfig(Protocol):
     def build(self, wavefunction: Wavefunction) -> Optimiser: ...
 
 
+def _check_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name}={value}: it must be a positive number.")
+
+
 def cosine(start: float, end: float, progress: float) -> float:
     """From start to end along half a cosine. Loshchilov and Hutter, arXiv:1608.03983, eq. (5)."""
     return end + (start - end) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
@@ -115,6 +122,15 @@ class StochasticReconfiguration:
     momentum: float = 0.0
     max_step: float = 0.1
     space: Literal["auto", "samples", "parameters"] = "auto"
+
+    def __post_init__(self) -> None:
+        _check_positive(
+            self, "learning_rate", "final_learning_rate", "diagonal_shift", "final_diagonal_shift", "max_step"
+        )
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum}: it must be at least 0 and below 1.")
+        if self.space not in ("auto", "samples", "parameters"):
+            raise ValueError(f"space={self.space!r}: choose 'auto', 'samples' or 'parameters'.")
 
     def build(self, wavefunction: Wavefunction) -> "NaturalGradient":
         return NaturalGradient(self, wavefunction)
@@ -163,6 +179,12 @@ class NaturalGradient:
         self.update = state["update"].to(self.update.device)
 
 
+# Those of torch.optim that need no closure and take dense gradients of parameters of any shape.
+FIRST_ORDER = (
+    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class TorchOptimiser:
     """A first-order optimiser of torch.optim on the plain energy gradient.
@@ -178,10 +200,11 @@ class TorchOptimiser:
     final_learning_rate: float = 1e-4
 
     def __post_init__(self) -> None:
-        found = getattr(torch.optim, self.name, None)
-        if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-            known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and n not in ("Optimizer", "LBFGS")]
-            raise ValueError(f"name={self.name!r} is no optimiser of torch.optim; choose one of {', '.join(known)}.")
+        if self.name not in FIRST_ORDER:
+            raise ValueError(
+                f"name={self.name!r}: choose an optimiser of torch.optim, one of {', '.join(FIRST_ORDER)}."
+            )
+        _check_positive(self, "learning_rate", "final_learning_rate")
 
     def build(self, wavefunction: Wavefunction) -> "FirstOrder":
         return FirstOrder(self, wavefunction)
@@ -225,11 +248,12 @@ class FirstOrder:
         return {f"{i}.{name}": torch.as_tensor(value) for i, entry in state.items() for name, value in entry.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        nested: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
             index, name = key.split(".", 1)
-            nested.setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": nested})
+            parameter = self.parameters[int(index)]
+            # Set directly: torch's own load_state_dict would change the precision of scalars.
+            device = parameter.device if value.ndim else value.device
+            self.optimiser.state[parameter][name] = value.clone().to(device)
 
 
 def centred(

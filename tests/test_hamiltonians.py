@@ -169,7 +169,7 @@ def assert_same(a: np.ndarray, b: np.ndarray) -> None:
 
 
 @every_family
-@settings(max_examples=100)
+@settings(max_examples=60)
 @drawn
 def test_matrix_is_hermitian_and_equals_netket(family: Entry, data: st.DataObject) -> None:
     h = data.draw(family.recipes)()
@@ -181,7 +181,7 @@ def test_matrix_is_hermitian_and_equals_netket(family: Entry, data: st.DataObjec
 
 
 @every_family
-@settings(max_examples=100)
+@settings(max_examples=60)
 @drawn
 def test_connected_is_flat_without_zeros_or_duplicates_inside_the_sector(family: Entry, data: st.DataObject) -> None:
     h = data.draw(family.recipes)()

@@ -169,7 +169,7 @@ def on_small_spaces(test: Callable) -> Callable:
     wrapper.__doc__ = test.__doc__
     for recipe in ALWAYS:
         wrapper = example(recipe=recipe)(wrapper)
-    return settings(max_examples=150)(given(recipe=RECIPES)(wrapper))
+    return settings(max_examples=70)(given(recipe=RECIPES)(wrapper))
 
 
 def label(value: object) -> str | None:
@@ -429,14 +429,12 @@ def test_rank_of_free_spins_is_their_binary_number() -> None:
     ("ours", "theirs"),
     [
         (bosons(5, 6, 3), lambda: nk.hilbert.Fock(3, 5, n_particles=6)),
-        (bosons(5, 6), lambda: nk.hilbert.Fock(N=5, n_particles=6)),
         (bosons(4, None, 2), lambda: nk.hilbert.Fock(2, 4)),
         (fermions(8, 3), lambda: nk.hilbert.SpinOrbitalFermions(8, n_fermions=3)),
         (spinful_fermions(5, 2, 3), lambda: nk.hilbert.SpinOrbitalFermions(5, s=0.5, n_fermions_per_spin=(2, 3))),
         (spins(8, 1), lambda: nk.hilbert.Spin(0.5, 8, total_sz=1)),
         (spins(7, -0.5), lambda: nk.hilbert.Spin(0.5, 7, total_sz=-0.5)),
         (spins(5, 2, spin=1), lambda: nk.hilbert.Spin(1, 5, total_sz=2)),
-        (spins(4, 1, spin=1.5), lambda: nk.hilbert.Spin(1.5, 4, total_sz=1)),
         (spins(4, spin=1.5), lambda: nk.hilbert.Spin(1.5, 4)),
     ],
     ids=label,

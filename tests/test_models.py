@@ -17,10 +17,16 @@ from torch import Tensor
 from nqs import chunks
 from nqs.chunks import log_psi_in_chunks
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
-from nqs.models import Transformer, TransformerConfig
+from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
 from nqs.protocols import AutoregressiveWavefunction
 
 Build = Callable[..., AutoregressiveWavefunction]
+
+
+def with_marshall_sign(space: HilbertSpace, **options: Any) -> AutoregressiveWavefunction:
+    sign = MarshallSign(sublattice=tuple(site % 2 for site in range(space.n_sites)))
+    return WithReference(base=TransformerConfig(width=8, heads=2, layers=1, **options), reference=sign).build(space)
+
 
 MODELS: dict[str, Build] = {
     "transformer": functools.partial(Transformer, width=8, heads=2, layers=2),
@@ -31,6 +37,7 @@ MODELS: dict[str, Build] = {
     "transformer, float32, zero phase": functools.partial(
         Transformer, width=8, heads=4, layers=1, phase="zero", dtype="float32"
     ),
+    "transformer with a reference phase": with_marshall_sign,
 }
 SPACES: dict[str, HilbertSpace] = {
     "bosons": bosons(4, 4),
@@ -75,7 +82,7 @@ def tolerance(model: AutoregressiveWavefunction) -> float:
 def test_state_is_normalised_on_the_sector_and_zero_outside(build: Build, space: HilbertSpace) -> None:
     model = lively(build, space)
     n = product_space(space)
-    log_modulus, phase = model(n)
+    log_modulus, phase = model.log_psi(n)
     inside = space.contains(n)
     assert (2 * log_modulus[inside]).exp().sum().item() == pytest.approx(1, abs=tolerance(model))
     assert log_modulus[inside].isfinite().all()
@@ -100,12 +107,16 @@ def test_conditionals_are_normalised(build: Build, space: HilbertSpace) -> None:
 @every_space
 def test_log_psi_is_the_product_of_the_conditionals_on_the_way(build: Build, space: HilbertSpace) -> None:
     model, n = lively(build, space), space.configurations()
-    conditionals, log_psi = model.conditionals(n), model.log_psi(n)
+    conditionals, log_psi, reference = model.conditionals(n), model.log_psi(n), model.reference_phase(n)
     for b, row in enumerate(n.tolist()[:20]):
         log_p = sum(conditionals.log_p[b, site, state].item() for site, state in enumerate(row))
         phase = sum(conditionals.phase[b, site, state].item() for site, state in enumerate(row))
         assert log_psi.log_modulus[b].item() == pytest.approx(log_p / 2, rel=1e-13, abs=1e-13)
-        assert log_psi.phase[b].item() == pytest.approx(phase, rel=1e-13, abs=1e-13)
+        assert log_psi.phase[b].item() == pytest.approx(phase + reference[b].item(), rel=1e-13, abs=1e-13)
+    # A call leaves out what has no parameters.
+    learned = model(n)
+    assert learned.log_modulus.equal(log_psi.log_modulus)
+    torch.testing.assert_close(learned.phase, log_psi.phase - reference, rtol=0, atol=1e-13)
 
 
 @every_model
@@ -124,7 +135,7 @@ def test_phase(build: Build) -> None:
     """Learned from a start that is not zero, where a real Hamiltonian has no gradient; or exactly zero."""
     space = SPACES["bosons"]
     model = build(space)
-    phase = model.log_psi(space.configurations()).phase.detach()
+    phase = model(space.configurations()).phase.detach()
     if model.has_phase:
         assert len(phase.unique()) == space.dimension
         assert 1e-3 < phase.std() < 1
@@ -167,6 +178,7 @@ def test_branching_from_the_root_grows_the_whole_sector(build: Build, space: Hil
     assert space.rank(tokens).sort().values.equal(torch.arange(space.dimension))
     expected = model.log_psi(tokens)
     torch.testing.assert_close(log_p / 2, expected.log_modulus, rtol=tolerance(model), atol=tolerance(model))
+    phase = phase + model.reference_phase(tokens)
     torch.testing.assert_close(phase, expected.phase, rtol=tolerance(model), atol=tolerance(model))
 
 
@@ -295,8 +307,10 @@ def test_no_model_takes_global_random_numbers(build: Build) -> None:
 def test_configuration_builds_the_same_model(build: Build) -> None:
     space = SPACES["bosons"]
     model = build(space, seed=3)
-    config = type(model.config)(**dataclasses.asdict(model.config))
+    values = {field.name: getattr(model.config, field.name) for field in dataclasses.fields(model.config)}
+    config = type(model.config)(**values)
     assert config == model.config
+    assert hash(config) == hash(model.config)
     twin = config.build(space)
     assert type(twin) is type(model)
     for one, other in zip(twin.log_psi(space.configurations()), model.log_psi(space.configurations()), strict=True):
@@ -318,6 +332,21 @@ def test_parameters_determine_the_state(build: Build) -> None:
 def test_memory_of_a_configuration_is_a_positive_number_of_bytes(build: Build) -> None:
     small, large = (build(space).bytes_per_configuration for space in (bosons(4, 4), bosons(8, 4)))
     assert large == 2 * small > 0
+
+
+# ----------------------------------------------------------------------------------------------- reference phase
+
+
+def test_marshall_sign_is_a_fixed_phase_of_every_configuration() -> None:
+    """exp(i phase) = (-1)^(sum of S + m over sublattice A), here on a chain of four spins with A the odd sites."""
+    space = spins(4, 0)
+    model, n = with_marshall_sign(space, phase="zero"), space.configurations()
+    expected = [(-1.0) ** (row[1] + row[3]) for row in n.tolist()]
+    torch.testing.assert_close(model.log_psi(n).phase.cos(), torch.tensor(expected, dtype=torch.float64))
+    assert not model.has_phase
+    assert model(n).phase.eq(0).all()
+    twice = WithReference(base=model.config, reference=model.config.reference).build(space)
+    torch.testing.assert_close(twice.log_psi(n).phase.cos(), torch.ones(6, dtype=torch.float64))  # the signs cancel
 
 
 # ------------------------------------------------------------------------------------------------ transformer

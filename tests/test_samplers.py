@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nqs.chunks import log_psi_in_chunks
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
-from nqs.models import Transformer
+from nqs.models import MarshallSign, Transformer, WithReference
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi, Sampler, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samplers.gumbel import conditioned_on_maximum, gumbel
@@ -95,6 +95,15 @@ def test_samples_keep_the_contract(sampler: Sampler, space: HilbertSpace) -> Non
 @every_sampler
 def test_samples_keep_the_contract_in_single_precision(sampler: Sampler) -> None:
     check_contract(sampler, peaked(SPACES["electrons"], dtype="float32"), 2e-6)
+
+
+@every_sampler
+def test_samples_carry_the_reference_phase(sampler: Sampler) -> None:
+    space = SPACES["spins 1/2"]
+    config = WithReference(base=peaked(space).config, reference=MarshallSign(sublattice=(0, 1, 0, 1, 0, 1)))
+    model = config.build(space)
+    assert model.reference_phase(space.configurations()).std() > 1
+    check_contract(sampler, model, 1e-12)
 
 
 def check_contract(sampler: Sampler, model: Wavefunction, tolerance: float) -> None:
@@ -400,6 +409,15 @@ def test_large_counts_have_the_moments_of_a_multinomial(p: list[float], count: i
     assert (np.abs(deviation) < SIGMAS * (2 / repetitions) ** 0.5).all()
 
 
+@pytest.mark.parametrize("rare", [0, 1, 2])
+def test_rare_choices_of_a_trillion_are_poisson(rare: int) -> None:
+    p = [1 / 2, 1 / 2, 1 / 2]
+    p[rare] = 3e-12
+    drawn = split(10**12, [x / sum(p) for x in p], 20_000)[:, rare]
+    expected = scipy.stats.poisson(3).pmf(np.arange(30))
+    assert chi_square(np.bincount(drawn, minlength=30), expected) > P_VALUE
+
+
 def test_one_choice_takes_all_and_rows_are_independent() -> None:
     counts = torch.tensor([5, 10**12, 1])
     assert split_counts(counts, torch.ones((3, 1), dtype=torch.float64), seeded(0)).tolist() == [[5], [10**12], [1]]
@@ -469,9 +487,9 @@ def gumbel_draws(model: Transformer, n_distinct: int, repetitions: int, seed: in
 
 
 @pytest.mark.usefixtures("unchecked")  # for speed
-@pytest.mark.parametrize("n_distinct", [1, 2, 3, 5])
+@pytest.mark.parametrize("n_distinct", [1, 3, 5])
 def test_gumbel_includes_configurations_as_successive_draws_without_replacement(n_distinct: int) -> None:
-    model, repetitions = peaked(bosons(3, 2), scale=30.0), 1000  # 6 configurations
+    model, repetitions = peaked(bosons(3, 2), scale=30.0), 700  # 6 configurations
     p = probabilities(model).numpy()
     assert p.max() > 5 * p.min()
     expected = inclusion_by_brute_force(p, n_distinct)
@@ -490,7 +508,7 @@ def test_gumbel_includes_configurations_as_successive_draws_without_replacement(
 @pytest.mark.parametrize(("n_distinct", "scale"), [(2, 3.0), (12, 12.0), (30, 3.0)])
 def test_gumbel_estimates_are_unbiased(n_distinct: int, scale: float) -> None:
     """Before normalisation: the mean of sum p / q f is <f>, for every f, and 1 for f = 1 (arXiv:2002.06043)."""
-    model, repetitions = peaked(SPACES["bosons"], scale=scale), 500
+    model, repetitions = peaked(SPACES["bosons"], scale=scale), 400
     p = probabilities(model).numpy()
     rows = np.arange(35)
     functions = {
@@ -539,7 +557,7 @@ def test_keys_conditioned_on_their_maximum() -> None:
     torch.testing.assert_close(moved[finite], plain[finite], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("sampler", [TreeSampler(n_samples=10**9), GumbelSampler(n_distinct=35)], ids=repr)
+@pytest.mark.parametrize("sampler", [TreeSampler(n_samples=10**9), GumbelSampler(n_distinct=34)], ids=repr)
 def test_tiny_probabilities_stay_finite(sampler: Sampler) -> None:
     """Conditionals down to exp(-700) and below, as late in an optimisation."""
     model = peaked(SPACES["bosons"], scale=4000.0)

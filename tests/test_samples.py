@@ -183,7 +183,7 @@ def peaked_model(seed: int = 1) -> Transformer:
     ids=repr,
 )
 def test_quoted_error_is_the_scatter_of_repeated_samplings(sampler: Sampler) -> None:
-    model, generator, repetitions = peaked_model(), torch.Generator().manual_seed(0), 400
+    model, generator, repetitions = peaked_model(), torch.Generator().manual_seed(0), 250
     exact = ExhaustiveSampler().sample(model, generator)
     local = local_energies(HAMILTONIAN, model, exact).values
     estimates = []
@@ -193,7 +193,7 @@ def test_quoted_error_is_the_scatter_of_repeated_samplings(sampler: Sampler) -> 
         estimates.append(estimate_energy(samples, values, energy_infinity=0.0))
     scatter = np.std([estimate.energy for estimate in estimates], ddof=1)
     quoted = np.mean([estimate.error**2 for estimate in estimates]) ** 0.5
-    # The relative error of a standard deviation of n values is 1 / sqrt(2 n): 3.5 % here.
+    # The relative error of a standard deviation of n values is 1 / sqrt(2 n): 4.5 % here.
     assert quoted == pytest.approx(scatter, rel=4 / (2 * repetitions) ** 0.5)
     energy = (exact.weights @ local.real).item()
     assert np.mean([estimate.energy for estimate in estimates]) == pytest.approx(

@@ -1,0 +1,445 @@
+r"""NetKet operators taken apart into local matrices, and NetKet spaces as sectors, for `NetKetOperator`.
+
+    kind of operator                               becomes
+    LocalOperator, GraphOperator, Heisenberg       its own matrices
+    Ising, BoseHubbard                             matrices on sites and edges
+    PauliStrings                                   a matrix on the sites that X and Y flip (flips if they are more than
+                                                   FLIPS), signs for Z; strings that flip the same sites with the same
+                                                   signs become one matrix
+    FermionOperator2nd, FermiHubbardJax, the       a matrix on the orbitals that occur in a term, signs on those that
+    particle-number conserving operators           its Jordan-Wigner strings pass, in the order of NetKet's orbitals
+    sums, products, adjoints, squares of these     sums and products of these
+    any other (permutations, one of your own)      one matrix on all sites, up to FALLBACK configurations of the sector
+
+Terms on the same modes are added, so that what cancels is gone. Refused are operators on products of different spaces,
+continuous operators and superoperators. NetKet is imported only when a function here is called.
+"""
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from scipy import sparse
+from torch import Tensor
+
+from nqs.hilbert import MAX_LOCAL_STATES, Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
+
+FLIPS = 6  # X and Y of a Pauli string that become a matrix
+FALLBACK = 4096  # configurations of the sector of an operator of unknown structure
+FALLBACK_STATES = 2**24  # configurations of its sites without a sector
+HERMITIAN = 1e-10  # two elements are equal up to this share of the largest one
+
+Digits = tuple[int, ...]
+
+# ---- spaces ------------------------------------------------------------------------------------------------
+
+
+class Basis(NamedTuple):
+    """How NetKet's local states become digits, and digits the local states of a sector.
+
+    Attributes:
+        sector: of nqs.
+        modes: of NetKet that make up each site.
+        values: NetKet's local states by digit, ascending.
+        levels: digits that occur in the sector; the one after stands for every larger one.
+        reversed: NetKet's matrices count the local states from the largest value.
+    """
+
+    sector: HilbertSpace
+    modes: tuple[tuple[int, ...], ...]
+    values: np.ndarray
+    levels: int
+    reversed: bool
+
+
+def basis_of(operator: Any, hilbert: Any = None) -> Basis:
+    """The sector of an operator: that of its space, or `hilbert`, a space of nqs or of NetKet.
+
+    Raises:
+        TypeError: no discrete operator.
+        ValueError: a space or a constraint that nqs does not have, or a sector that does not fit the operator.
+    """
+    import netket as nk
+
+    known = any(kind.__name__ in KINDS for kind in type(operator).__mro__)
+    if not (known or isinstance(operator, nk.operator.DiscreteOperator)) or isinstance(
+        operator, nk.operator.AbstractSuperOperator
+    ):
+        raise TypeError(
+            f"{type(operator).__name__} is no operator of NetKet on discrete states: continuous operators and "
+            "superoperators have no counterpart here."
+        )
+    space = operator.hilbert
+    if not isinstance(space, nk.hilbert.HomogeneousHilbert):
+        raise ValueError(
+            f"the operator acts on {space}: only spaces with the same local states on every site can be used, such as "
+            "Spin, Fock, Qubit or SpinOrbitalFermions, and no tensor products of spaces."
+        )
+    if isinstance(hilbert, HilbertSpace):
+        sector = hilbert
+    elif hilbert is None or isinstance(hilbert, nk.hilbert.HomogeneousHilbert):
+        sector = sector_of(space if hilbert is None else hilbert)
+    else:
+        raise TypeError(f"hilbert is a {type(hilbert).__name__}: give a HilbertSpace of nqs, or a space of NetKet.")
+
+    components = 1  # modes of a site
+    if isinstance(space, nk.hilbert.SpinOrbitalFermions) and sector.local_dim > 2:
+        components = (sector.local_dim - 1).bit_length()
+    sites = space.size // components
+    fits = sector.local_dim <= space.local_size if components == 1 else sector.local_dim == 2**components
+    if not fits or sector.n_sites != sites or sites * components != space.size:
+        raise ValueError(
+            f"the operator acts on {space}, {space.size} degrees of freedom of {space.local_size} states each, which "
+            f"does not fit the sector: {sector}."
+        )
+    if MAX_LOCAL_STATES == sector.local_dim < space.local_size:
+        raise ValueError(f"{sector}: at most {MAX_LOCAL_STATES - 1} local states of a larger number can be used.")
+    modes = tuple(tuple(block * sites + i for block in reversed(range(components))) for i in range(sites))
+    levels = sector.local_dim if components == 1 else 2
+    if isinstance(space, nk.hilbert.Fock):  # perhaps without a cutoff
+        return Basis(sector, modes, np.arange(min(space.local_size, levels + 1)), levels, False)
+    values = np.array(space.local_states)
+    return Basis(sector, modes, np.sort(values)[: levels + 1], levels, bool(values[0] > values[-1]))
+
+
+def sector_of(space: Any) -> HilbertSpace:
+    """A space of NetKet as a sector of nqs."""
+    import netket as nk
+
+    total, per_spin = _conserved(space)
+    L = space.size
+    if isinstance(space, nk.hilbert.Spin):
+        return spins(L, None if total is None else total / 2, (space.local_size - 1) / 2)
+    if isinstance(space, nk.hilbert.Fock):
+        if total is None and space.local_size > MAX_LOCAL_STATES:
+            raise ValueError(f"{space} has no cutoff: give it n_max, at most {MAX_LOCAL_STATES - 1}, or n_particles.")
+        return bosons(L, total, space.n_max or None)
+    if not isinstance(space, nk.hilbert.SpinOrbitalFermions):
+        values = sorted(int(value) for value in space.local_states)
+        charges = () if total is None else (Charge("sum of local states", tuple(values), total),)
+        return HilbertSpace(L, tuple(map(str, values)), charges)
+    components = space.n_spin_subsectors
+    if components == 1:
+        return fermions(L, total)
+    if components == 2 and total is None:
+        return spinful_fermions(space.n_orbitals, per_spin[1], per_spin[0])
+    bits = list(itertools.product((0, 1), repeat=components))  # highest bit, the lowest S^z, first
+    charges = tuple(
+        Charge(f"electrons with 2 Sz = {2 * c - components + 1}", tuple(b[c] for b in bits), per_spin[c])
+        for c in reversed(range(components))
+    )
+    if total is not None:
+        charges = (Charge("electrons", tuple(map(sum, bits)), total),)
+    names = ("empty", "up", "down", "both") if components == 2 else tuple("".join(map(str, b)) for b in bits)
+    return HilbertSpace(space.n_orbitals, names, charges)
+
+
+def _conserved(space: Any) -> tuple[int | None, tuple[int | None, ...]]:
+    """The sum over all sites that a constraint fixes, or the numbers of fermions of each spin."""
+    from netket.hilbert.constraint import SumConstraint, SumOnPartitionConstraint
+
+    constraint = space.constraint
+    per_spin: tuple[int | None, ...] = tuple(getattr(space, "n_fermions_per_spin", ()))
+    free: tuple[int | None, ...] = (None,) * len(per_spin)
+    if constraint is None:
+        return None, free
+    if isinstance(constraint, SumConstraint):
+        return int(constraint.sum_value), free
+    if isinstance(constraint, SumOnPartitionConstraint) and per_spin == constraint.sum_values:
+        return None, per_spin
+    raise ValueError(
+        f"the constraint {constraint!r} of {space} is not one that nqs knows (a total, or a number for each spin): give "
+        "the sector as `hilbert`, a HilbertSpace of nqs with the conserved charges of the operator."
+    )
+
+
+def to_digits(n: UInt8[Tensor, "B L"], modes: tuple[tuple[int, ...], ...]) -> UInt8[Tensor, "B M"]:
+    """The modes of NetKet from the local states of the sites."""
+    order = torch.tensor(modes, device=n.device)  # (L, bits)
+    bits = torch.arange(order.shape[1], dtype=torch.uint8, device=n.device)
+    digits = ((n[..., None] >> bits) & 1).flatten(1) if len(bits) > 1 else n
+    return torch.empty_like(digits).index_copy_(1, order.flatten(), digits)
+
+
+def from_digits(x: UInt8[Tensor, "K M"], modes: tuple[tuple[int, ...], ...]) -> UInt8[Tensor, "K L"]:
+    """The inverse of `to_digits`."""
+    order = torch.tensor(modes, device=x.device)
+    bits = torch.arange(order.shape[1], dtype=torch.uint8, device=x.device)
+    return (x[:, order] << bits).sum(2, dtype=torch.uint8)
+
+
+# ---- terms -------------------------------------------------------------------------------------------------
+
+
+class Support(NamedTuple):
+    """Where a product of local operators acts: M on modes (ascending), Z on signs, X on flips, Z to the left of X."""
+
+    modes: tuple[int, ...]
+    signs: frozenset[int] = frozenset()
+    flips: frozenset[int] = frozenset()
+
+
+Matrix = dict[tuple[Digits, Digits], complex]  # elements by row and column
+Terms = dict[Support, Matrix]
+
+
+def terms_of(operator: Any, basis: Basis) -> Terms:
+    """The operator as a sum of local ones, by the most specific of its classes that is known.
+
+    Raises:
+        TypeError: an operator of unknown structure on a large sector.
+    """
+    for kind in type(operator).__mro__:
+        if kind.__name__ in KINDS:
+            return KINDS[kind.__name__](operator, basis)
+    return _from_elements(operator, basis)
+
+
+def _from_matrices(matrices: Iterable[tuple[Iterable[int], Any]], basis: Basis) -> Terms:
+    """Local matrices in NetKet's basis of each set of sites, dense or sparse."""
+    terms: Terms = {}
+    for sites, matrix in matrices:
+        modes = tuple(map(int, sites))
+        coo = sparse.coo_array(matrix)
+        size = round(coo.shape[0] ** (1 / len(modes)))
+        digits = np.indices((size,) * len(modes)).reshape(len(modes), -1).T  # (rows, modes)
+        if basis.reversed:
+            digits = size - 1 - digits
+        outside = (digits >= basis.levels).any(1)  # in no configuration of the sector
+        names = list(map(tuple, np.minimum(digits, basis.levels).tolist()))
+        for row, column, element in zip(coo.row, coo.col, coo.data, strict=True):
+            if not outside[row]:
+                _add(terms, Support(modes), names[row], names[column], complex(element))
+    return terms
+
+
+def _local_operator(operator: Any, basis: Basis) -> Terms:
+    terms = _from_matrices(zip(operator.acting_on, operator.operators, strict=True), basis)
+    _add(terms, Support(()), (), (), complex(operator.constant))
+    return terms
+
+
+def _ising(operator: Any, basis: Basis) -> Terms:
+    """-h sum X + J sum Z Z."""
+    x, zz = np.array([[0, 1], [1, 0]]), np.diag([1, -1, -1, 1])
+    sites = [((i,), -operator.h.item() * x) for i in range(operator.hilbert.size)]
+    return _from_matrices([*sites, *((edge, operator.J.item() * zz) for edge in operator.edges.tolist())], basis)
+
+
+def _bose_hubbard(operator: Any, basis: Basis) -> Terms:
+    """-J sum (b+_i b_j + h.c.) + V sum n_i n_j + sum [U/2 n (n - 1) - mu n], not from to_local_operator:
+    that builds matrices of the full cutoff, and NetKet 3.23 leaves V out there if J = 0."""
+    U, V, J, mu = (getattr(operator, name).item() for name in ("U", "V", "J", "mu"))
+    size = len(basis.values)
+    b = sparse.diags_array(np.sqrt(np.arange(1, size)), offsets=1, shape=(size, size))
+    number = sparse.diags_array(np.arange(size, dtype=float))
+    hop = sparse.kron(b.T, b)
+    bond = -J * (hop + hop.T) + V * sparse.kron(number, number)
+    site = sparse.diags_array([U / 2 * n * (n - 1) - mu * n for n in range(size)])
+    edges = [(edge, bond) for edge in operator.edges.tolist()]
+    return _from_matrices([*edges, *(((i,), site) for i in range(operator.hilbert.size))], basis)
+
+
+def _pauli_strings(operator: Any, basis: Basis) -> Terms:
+    """X, Y and Z in NetKet's order of the two local states, -Z and -Y in the order of digits where that is opposite."""
+    terms: Terms = {}
+    for string, weight in zip(operator.operators, np.asarray(operator.weights).tolist(), strict=True):
+        at = {letter: [i for i, other in enumerate(string) if other == letter] for letter in "XYZ"}
+        flipped = sorted(at["X"] + at["Y"])
+        weight = weight * (-1 if basis.reversed else 1) ** (len(at["Y"]) + len(at["Z"]))
+        if len(flipped) > FLIPS:  # Y = -i Z X
+            support = Support((), frozenset(at["Y"] + at["Z"]), frozenset(flipped))
+            _add(terms, support, (), (), weight * (-1j) ** len(at["Y"]))
+            continue
+        for row in itertools.product((0, 1), repeat=len(flipped)):
+            phase = 1
+            for site, digit in zip(flipped, row, strict=True):
+                if string[site] == "Y":
+                    phase = phase * (1j if digit else -1j)
+            support = Support(tuple(flipped), frozenset(at["Z"]))
+            _add(terms, support, row, tuple(1 - digit for digit in row), weight * phase)
+    return terms
+
+
+def _fermions(products: Iterable[tuple[Iterable[tuple[int, int]], complex]]) -> Terms:
+    """Sums of products of (orbital, 1 for c+, 0 for c), Jordan-Wigner transformed in the order of the orbitals."""
+    terms: Terms = {}
+    for product, weight in products:
+        ladder = [(int(orbital), int(dagger)) for orbital, dagger in product]
+        modes = sorted({orbital for orbital, _ in ladder})
+        passed = Counter(m for orbital, _ in ladder for m in range(orbital) if m not in modes)
+        support = Support(tuple(modes), frozenset(m for m, times in passed.items() if times % 2))
+        pattern = tuple((modes.index(orbital), dagger) for orbital, dagger in ladder)
+        for row, column, sign in _jordan_wigner(pattern):
+            _add(terms, support, row, column, sign * complex(weight))
+    return terms
+
+
+@functools.lru_cache(maxsize=4096)
+def _jordan_wigner(ladder: tuple[tuple[int, int], ...]) -> list[tuple[Digits, Digits, int]]:
+    """Elements <row|product|column> of a product of c+ and c on the orbitals 0, 1, ... alone."""
+    elements = []
+    for column in itertools.product((0, 1), repeat=1 + max((orbital for orbital, _ in ladder), default=-1)):
+        row, sign = list(column), 1
+        for orbital, dagger in reversed(ladder):
+            if row[orbital] == dagger:
+                break
+            sign *= (-1) ** sum(row[:orbital])
+            row[orbital] = dagger
+        else:
+            elements.append((tuple(row), column, sign))
+    return elements
+
+
+def _fermion_operator(operator: Any, basis: Basis) -> Terms:
+    return _fermions(zip(operator.terms, operator.weights, strict=True))
+
+
+def _conserving_fermions(operator: Any, basis: Basis) -> Terms:
+    """NetKet's particle-number conserving operators and FermiHubbardJax; they keep nothing but index tables.
+
+    A table lists for the destroyed orbitals k the created ones l with their weights w: c+_k1 .. c+_km c_l1 .. c_lm.
+    Keys of spinful operators name the spins (or pairs of spins) that share a table.
+    """
+    orbitals = operator.hilbert.n_orbitals
+    products = []
+    for group, tables in operator._operator_data.items():
+        for key, (index, created, weights) in tables.items():
+            blocks = [(0,)] if not isinstance(key, tuple) else [s if isinstance(s, tuple) else (s,) for s in key[1]]
+            weights = np.asarray(weights.todense() if hasattr(weights, "todense") else weights)
+            if index is None or np.ndim(created) == 0:
+                entries = [(k, k, weights[k]) for k in np.ndindex(weights.shape) if weights[k]]
+            else:
+                index, created = (
+                    np.asarray(index.todense() if hasattr(index, "todense") else index),
+                    np.asarray(created),
+                )
+                entries = [
+                    (k, tuple(l), w)
+                    for k in np.ndindex(index.shape)
+                    for l, w in zip(created[index[k]].tolist(), weights[index[k]], strict=True)
+                    if w
+                ]
+            for block, (k, l, w) in itertools.product(blocks, entries):
+                if group.startswith("mixed"):  # c+_k c_l of one spin, times the same of another
+                    i, j = (orbitals * spin for spin in block)
+                    product = [(k[0] + i, 1), (l[0] + i, 0), (k[1] + j, 1), (l[1] + j, 0)]
+                else:
+                    shift = orbitals * block[0]
+                    product = [(m + shift, 1) for m in k] + [(m + shift, 0) for m in l]
+                products.append((product, complex(w)))
+    return _fermions(products)
+
+
+def _sum(operator: Any, basis: Basis) -> Terms:
+    terms: Terms = {}
+    for part, coefficient in zip(operator.operators, np.asarray(operator.coefficients).tolist(), strict=True):
+        for support, matrix in terms_of(part, basis).items():
+            for (row, column), element in matrix.items():
+                _add(terms, support, row, column, coefficient * element)
+    return terms
+
+
+def _product(operator: Any, basis: Basis) -> Terms:
+    states = operator.hilbert.local_size
+    if states > MAX_LOCAL_STATES:
+        raise ValueError(
+            f"{operator.hilbert} has {states} local states: too many for a product of operators, set n_max."
+        )
+    all_states = basis._replace(levels=states)  # between the factors the sector may be left
+    result: Terms = {Support(()): {((), ()): complex(operator.coefficient.item())}}
+    for factor in operator.operators:
+        result = _multiply(result, terms_of(factor, all_states))
+    terms: Terms = {}
+    for support, matrix in result.items():
+        for (row, column), element in matrix.items():
+            if max(row, default=0) < basis.levels:
+                _add(terms, support, row, tuple(min(digit, basis.levels) for digit in column), element)
+    return terms
+
+
+def _multiply(left: Terms, right: Terms) -> Terms:
+    """The product, term by term: what one factor has on the modes of the other's matrix enters the new matrix."""
+    terms: Terms = {}
+    for (a, b), (A, B) in zip(
+        itertools.product(left, right), itertools.product(left.values(), right.values()), strict=True
+    ):
+        modes = tuple(sorted({*a.modes, *b.modes}))
+        # Z^s X^f Z^s' X^f' = (-1)^(f . s') Z^(s + s') X^(f + f') on all other modes.
+        outside = (-1) ** len((a.flips & b.signs) - set(modes))
+        support = Support(modes, (a.signs ^ b.signs) - set(modes), (a.flips ^ b.flips) - set(modes))
+        for ((row, middle_a), x), ((middle_b, column), y) in itertools.product(A.items(), B.items()):
+            at_a, at_b = (dict(zip(s.modes, m, strict=True)) for s, m in ((a, middle_a), (b, middle_b)))
+            if any(at_b[m] != digit for m, digit in at_a.items() if m in at_b):
+                continue
+            rows, columns = dict(zip(a.modes, row, strict=True)), dict(zip(b.modes, column, strict=True))
+            sign = outside
+            for m, digit in at_b.items():
+                if m not in at_a:  # the left factor is Z^s X^f there
+                    rows[m] = digit ^ (m in a.flips)
+                    sign *= (-1) ** (rows[m] * (m in a.signs))
+            for m, digit in at_a.items():
+                if m not in at_b:  # the right factor is
+                    columns[m] = digit ^ (m in b.flips)
+                    sign *= (-1) ** (digit * (m in b.signs))
+            _add(terms, support, tuple(rows[m] for m in modes), tuple(columns[m] for m in modes), sign * x * y)
+    return terms
+
+
+def _collected(operator: Any, basis: Basis) -> Terms:
+    """Adjoint, Transpose, Squared: NetKet works them out."""
+    return terms_of(operator.collect(), basis)
+
+
+def _from_elements(operator: Any, basis: Basis) -> Terms:
+    """An operator of unknown structure: all its elements in the sector as one matrix on all sites."""
+    n_modes = sum(map(len, basis.modes))
+    if basis.sector.dimension > FALLBACK or basis.levels**n_modes > FALLBACK_STATES:
+        raise TypeError(
+            f"{type(operator).__name__} cannot be taken apart into local terms (known are {', '.join(KINDS)}), and its "
+            f"sector is too large to list all elements: {basis.sector}; the limit is {FALLBACK} "
+            "configurations. Write it as a sum or product of known operators."
+        )
+    terms: Terms = {}
+    digits = to_digits(basis.sector.configurations(), basis.modes).numpy()
+    connected, elements = operator.get_conn_padded(basis.values[digits].astype(np.int8))
+    columns = np.searchsorted(basis.values, np.asarray(connected)).clip(max=basis.levels)
+    for row, places, values in zip(digits.tolist(), columns.tolist(), np.asarray(elements).tolist(), strict=True):
+        for column, element in zip(places, values, strict=True):
+            if element:
+                _add(terms, Support(tuple(range(n_modes))), tuple(row), tuple(column), element)
+    return terms
+
+
+KINDS: dict[str, Callable[[Any, Basis], Terms]] = {
+    "LocalOperatorBase": _local_operator,
+    "IsingBase": _ising,
+    "BoseHubbardBase": _bose_hubbard,
+    "PauliStringsBase": _pauli_strings,
+    "FermionOperator2ndBase": _fermion_operator,
+    "ParticleNumberConservingFermioperator2nd": _conserving_fermions,
+    "ParticleNumberAndSpinConservingFermioperator2nd": _conserving_fermions,
+    "SumOperator": _sum,
+    "ProductOperator": _product,
+    "WrappedOperator": _collected,
+}
+
+
+def _add(terms: Terms, support: Support, row: Digits, column: Digits, element: complex) -> None:
+    matrix = terms.setdefault(support, {})
+    matrix[row, column] = matrix.get((row, column), 0) + element
+
+
+def formally_hermitian(terms: Terms) -> bool:
+    """Every local operator is Hermitian by itself. If not, the sum still may be."""
+    for support, matrix in terms.items():
+        sign = (-1) ** len(support.signs & support.flips)  # (Z X)+ = X Z
+        scale = HERMITIAN * max(abs(x) for x in matrix.values())
+        if any(abs(sign * matrix.get((b, a), 0) - x.conjugate()) > scale for (a, b), x in matrix.items()):
+            return False
+    return True

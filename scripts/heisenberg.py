@@ -1,0 +1,100 @@
+"""Ground state of Heisenberg models by variational Monte Carlo, compared with exact diagonalisation.
+
+    python scripts/heisenberg.py                                    a ring of 12 spins 1/2
+    python scripts/heisenberg.py --shape 4 4 --J 1 0.5              J1-J2 on a square lattice
+    python scripts/heisenberg.py --Delta 0.5 --spin 1               XXZ, spin 1
+    python scripts/heisenberg.py --help                             every option
+
+Signs: none where all off-diagonal elements are negative; for antiferromagnets on bipartite lattices Marshall's rule,
+alone where it is exact, else with a phase head that learns the rest; a phase head alone elsewhere.
+
+Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from nqs import VMC, ArchiveError, NonFiniteError, RunConfig, exact, recipes
+from nqs.hamiltonians import Heisenberg
+from nqs.lattice import hypercubic
+from nqs.models import MarshallSign, TransformerConfig, WithReference
+from nqs.optimisation import StochasticReconfiguration
+from nqs.protocols import WavefunctionConfig
+from nqs.report import plot_run
+from nqs.samplers import TreeSampler
+from nqs.serialise import digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """H = sum_k J_k sum_<ij>_k [S^x_i S^x_j + S^y_i S^y_j + Delta_k S^z_i S^z_j] - h sum_i S^z_i, S = sigma/2."""
+
+    shape: tuple[int, ...] = (12,)  # sites along each direction: 12, or 4 4
+    boundary: Literal["periodic", "open", "antiperiodic"] = "periodic"
+    total_sz: float | None = 0.0  # conserved total S^z; None for all
+    J: tuple[float, ...] = (1.0,)  # exchange with first, second, ... neighbours; positive: antiferromagnetic
+    Delta: tuple[float, ...] = (1.0,)  # anisotropy of S^z S^z, one for all neighbours or one for each
+    h: float = 0.0  # field along z
+    spin: float = 0.5
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    device: str = field(default_factory=recipes.default_device)
+    distinct: int | None = None  # distinct configurations a step; None: chosen from the dimension
+    model: TransformerConfig = field(default_factory=recipes.transformer)
+    reference: Literal["auto", "none"] = "auto"  # signs as above; none: a phase head learns all of them
+    optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
+
+    exact_limit: int = 200_000  # diagonalise exactly up to this dimension
+    archive: Path | None = None  # HDF5 file, the figure beside it; None: results/, named after the options
+
+
+def wavefunction(config: Config, hamiltonian: Heisenberg) -> WavefunctionConfig:
+    """The network with what is known of the signs."""
+    known = hamiltonian.is_stoquastic or (config.reference == "auto" and hamiltonian.marshall_exact)
+    if config.model.phase == "zero" and not known:
+        raise ValueError("no rule gives the exact signs of this ground state: add --model.phase learned.")
+    if config.reference == "none":
+        return config.model
+    model = replace(config.model, phase="zero") if known else config.model
+    if hamiltonian.is_stoquastic or config.J[0] < 0:
+        return model
+    try:
+        sublattices = hamiltonian.lattice.sublattices()
+    except ValueError:  # no rule for lattices that are not bipartite
+        return model
+    return WithReference(base=model, reference=MarshallSign(sublattice=tuple(sublattices.tolist())))
+
+
+def main(config: Config) -> None:
+    lattice = hypercubic(config.shape, config.boundary)
+    hamiltonian = Heisenberg(lattice, config.total_sz, J=config.J, Delta=config.Delta, h=config.h, spin=config.spin)
+    print(hamiltonian, hamiltonian.hilbert, sep="\n")
+
+    ground_state = None
+    if hamiltonian.hilbert.dimension <= config.exact_limit:
+        ground_state = exact.ground_state(hamiltonian)
+        print(ground_state)
+
+    model = wavefunction(config, hamiltonian).build(hamiltonian.hilbert, recipes.checked_device(config.device))
+    sampler = TreeSampler(n_distinct=config.distinct) if config.distinct else None
+    vmc = VMC(hamiltonian, model, sampler, config.optimiser)
+    sites = "x".join(map(str, config.shape))
+    name = f"heisenberg-{sites}-J{'-'.join(f'{J:g}' for J in config.J)}-{digest(vmc.config(config.run))}.h5"
+    archive = config.archive or Path("results") / name
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    result = vmc.run(**asdict(config.run), archive=archive, exact=ground_state)
+    print(result)
+
+    figure = archive.with_suffix(".png")
+    plot_run(archive, figure, hamiltonian.hilbert, ground_state)
+    print(f"archive {archive}\nfigure  {figure}")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except (ValueError, ArchiveError, NonFiniteError) as error:
+        raise SystemExit(f"error: {error}") from None
