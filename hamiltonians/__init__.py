@@ -4,7 +4,21 @@ from nqs.hamiltonians.bose_hubbard import BoseHubbard, harmonic_trap
 from nqs.hamiltonians.fermi_hubbard import FermiHubbard, staggered_potential
 from nqs.hamiltonians.heisenberg import Heisenberg
 from nqs.hamiltonians.ising import Ising
+from nqs.hamiltonians.netket_export import to_netket
+from nqs.hamiltonians.netket_operator import LocalTerms, NetKetOperator
 from nqs.hamiltonians.tj import TJ
 from nqs.hamiltonians.tv import TV
 
-__all__ = ["TJ", "TV", "BoseHubbard", "FermiHubbard", "Heisenberg", "Ising", "harmonic_trap", "staggered_potential"]
+__all__ = [
+    "TJ",
+    "TV",
+    "BoseHubbard",
+    "FermiHubbard",
+    "Heisenberg",
+    "Ising",
+    "LocalTerms",
+    "NetKetOperator",
+    "harmonic_trap",
+    "staggered_potential",
+    "to_netket",
+]

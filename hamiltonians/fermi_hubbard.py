@@ -19,9 +19,8 @@ with t > 0 no off-diagonal element is positive: its ground state can be chosen p
 wavefunction without a phase is exact. The same holds on a ring with an odd number of electrons of each spin, and on an
 antiperiodic ring with even ones.
 
-Hubbard, Proc. R. Soc. A 276, 238 (1963). Same as netket.operator.FermiHubbardJax with t, U, apart from rings of two
-sites; NetKet's states list the orbitals of down, then of up, which changes no element of a Hamiltonian that conserves
-both spins.
+Hubbard, Proc. R. Soc. A 276, 238 (1963). The same matrix as netket.operator.FermiHubbardJax with the same t and U:
+NetKet lists the orbitals of down, then those of up, which changes no element as long as both spins are conserved.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,6 @@
 """Hamiltonians of nqs as operators of NetKet, the reverse of `NetKetOperator.from_netket`."""
 
 import functools
-import itertools
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from nqs.hamiltonians.netket_terms import basis_of, from_digits, sector_of, to_d
 from nqs.hamiltonians.tv import TV
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
+
+Product = tuple[list[tuple[int, int]], complex]  # of (orbital, 1 for c+, 0 for c), with its weight
 
 
 def to_netket(hamiltonian: Hamiltonian) -> Any:
@@ -103,29 +104,29 @@ def _local_matrices(hamiltonian: BoseHubbard | Heisenberg | Ising) -> list[tuple
     return matrices
 
 
-def _fermion_products(hamiltonian: FermiHubbard | TV) -> list[tuple[list[tuple[int, int]], complex]]:
+def _fermion_products(hamiltonian: FermiHubbard | TV) -> list[Product]:
     """A family as weighted products of (orbital, 1 for c+, 0 for c), orbitals in the order of NetKet."""
     lattice, L = hamiltonian.lattice, hamiltonian.lattice.n_sites
-    spinful = isinstance(hamiltonian, FermiHubbard)
-    blocks = (L, 0) if spinful else (0,)  # first orbital of up, of down
-    hops = lattice_hops(lattice, (hamiltonian.t, hamiltonian.t2) if spinful else (hamiltonian.t,), hamiltonian.twist)
-    products: list[tuple[list[tuple[int, int]], complex]] = []
-    for i, j, amplitude in zip(*(part.tolist() for part in hops), strict=True):
+    t: tuple[float, ...] = (hamiltonian.t,)
+    blocks = {0: 0.0}  # first orbital of each spin, and the Zeeman energy of an electron there
+    U = 0.0
+    if isinstance(hamiltonian, FermiHubbard):
+        t, U = (hamiltonian.t, hamiltonian.t2), hamiltonian.U
+        blocks = {0: hamiltonian.h / 2, L: -hamiltonian.h / 2}
+    products: list[Product] = []
+    for i, j, amplitude in zip(*(part.tolist() for part in lattice_hops(lattice, t, hamiltonian.twist)), strict=True):
         products += [([(i + block, 1), (j + block, 0)], amplitude) for block in blocks]
-
-    def number(orbital: int) -> list[tuple[int, int]]:
-        return [(orbital, 1), (orbital, 0)]
-
     for i, j in lattice.bonds().tolist():
-        for first, second in itertools.product(blocks, repeat=2):
-            products.append((number(i + first) + number(j + second), hamiltonian.V))
+        products += [(_number(i + a) + _number(j + b), hamiltonian.V) for a in blocks for b in blocks]
     for i, energy in enumerate(hamiltonian.potential or (0.0,) * L):
-        for block, sign in zip(blocks, (-1, 1), strict=False):
-            zeeman = sign * hamiltonian.h / 2 if spinful else 0.0
-            products.append((number(i + block), energy - hamiltonian.mu + zeeman))
-        if spinful:
-            products.append((number(i + L) + number(i), hamiltonian.U))
+        products += [(_number(i + block), energy - hamiltonian.mu + zeeman) for block, zeeman in blocks.items()]
+        if len(blocks) == 2:
+            products.append((_number(i) + _number(i + L), U))
     return products
+
+
+def _number(orbital: int) -> list[tuple[int, int]]:
+    return [(orbital, 1), (orbital, 0)]
 
 
 @functools.cache
@@ -133,7 +134,7 @@ def _elements_operator() -> type:
     """A class of NetKet operators that ask a Hamiltonian of nqs for their elements."""
     import netket as nk
 
-    class ElementsOperator(nk.operator.DiscreteOperator):  # type: ignore[misc]
+    class ElementsOperator(nk.operator.DiscreteOperator):
         """A Hamiltonian of nqs with the interface of NetKet's discrete operators."""
 
         def __init__(self, space: Any, hamiltonian: Hamiltonian) -> None:

@@ -19,11 +19,13 @@ a charge. For spin 1/2 these are the states empty, up, down, both of `spinful_fe
 L + i, bit 2 (down) is orbital i. The signs stay NetKet's: Jordan-Wigner order is the order of its orbitals.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
@@ -48,6 +50,8 @@ TABLE = 2**24  # rows of all local matrices of one size together
 ELEMENTS = 2**22  # configurations times places that are looked at together
 CHECKED = 2**12  # configurations, and a quarter of the pairs of them, on which a new operator is tested
 NEGLIGIBLE = 1e-14  # elements below this share of the largest one are rounding errors
+
+Change = tuple[tuple[int, int, int], ...]  # (mode, digit before, digit after) of what changes
 
 
 # ---- the operator ------------------------------------------------------------------------------------------
@@ -84,8 +88,8 @@ class LocalTerms:
         """Modulus of the largest element with its coefficient."""
         return max(map(abs, self.coefficients)) * max(abs(complex(re, im)) for *_, re, im in self.entries)
 
-    def changes(self) -> Iterator[tuple[tuple[int, int, int], ...]]:
-        """(mode, digit before, digit after) of what changes, once for each place and each way of changing it."""
+    def changes(self) -> Iterator[Change]:
+        """What changes, once for each place and each way of changing it."""
         for modes in self.modes:
             yield from {
                 tuple((m, a, b) for m, a, b in zip(modes, row, column, strict=True) if a != b)
@@ -136,7 +140,7 @@ class NetKetOperator:
                 that leave the sector, or an operator that is not Hermitian.
         """
         terms = terms_of(operator, basis := basis_of(operator, hilbert))
-        kind = type(operator).__name__.split("[")[0].removesuffix("Jax").removesuffix("Numba")
+        kind = re.sub(r"Discrete|Jax|Numba|\[.*", "", type(operator).__name__)
         wrapped = cls(basis.sector, _grouped(terms), basis.modes, f"NetKet {kind}" if name is None else name)
         wrapped._check(hermitian=formally_hermitian(terms))
         return wrapped
@@ -204,7 +208,7 @@ class NetKetOperator:
             if places.flips is not None:
                 n_prime ^= places.flips[place]
             digits.append(n_prime)
-            values.append(elements[entry] * places.factors(x).flatten()[which])
+            values.append((elements[entry] * places.factors(x).flatten()[which]).to(compiled.dtype))
             parents.append(parent)
         changed, value, parent = torch.cat(digits), torch.cat(values), torch.cat(parents)
         if compiled.overlapping and len(value):
@@ -223,6 +227,8 @@ class NetKetOperator:
         parents: Int64[Tensor, " K"],
     ) -> Connected:
         n_prime = from_digits(x, self.modes)
+        if self._compile(n.device).conserving:
+            return Connected(n_prime, elements, parents)
         outside = (~self.hilbert.contains(n_prime)).nonzero()[:, 0]
         if len(outside):
             k = int(outside[0])
@@ -230,7 +236,7 @@ class NetKetOperator:
             raise ValueError(
                 f"{self.name} leaves the sector: it takes the configuration {before} to {after} with the element "
                 f"{elements[k].item():g}, which changes {self._what_changed(before, after)}. The sector is "
-                f"{self.hilbert}. Remove the terms that do not conserve it, or give `hilbert` without it."
+                f"{self.hilbert}. Remove the terms that do not conserve it, or give a larger sector as `hilbert`."
             )
         return Connected(n_prime, elements, parents)
 
@@ -260,8 +266,8 @@ class NetKetOperator:
     def _check(self, *, hermitian: bool) -> None:
         """Refuse terms that leave the sector, and operators that are not Hermitian, with an example.
 
-        Every configuration of a small sector is tried, random ones of a large sector; `connected` looks for terms that
-        leave at every call. Operators of which each term is Hermitian need no test of that.
+        Where the terms one by one do not prove it, every configuration of a small sector is tried, and random ones of a
+        large sector; `connected` then looks for terms that leave at every call.
         """
         generator = torch.Generator().manual_seed(0)
         small = self.hilbert.dimension <= CHECKED
@@ -272,7 +278,10 @@ class NetKetOperator:
         tolerance = HERMITIAN * self._compile(n.device).largest
         diagonal = self._diagonal(n).to(torch.complex128)
         for k in (diagonal.imag.abs() > tolerance).nonzero()[:1, 0].tolist():
-            raise ValueError(self._not_hermitian(n[k], n[k], diagonal[k].item(), diagonal[k].item()))
+            raise ValueError(
+                f"{self.name} is not Hermitian: <n|H|n> = {diagonal[k].item():g} is not real for n = {n[k].tolist()}. "
+                "Add the Hermitian conjugate of its terms."
+            )
         for pairs in torch.randperm(len(parents), generator=generator)[: 4 * CHECKED].split(CHECKED // 8):
             back = self.connected(n_prime[pairs])
             home = (back.configurations == n[parents[pairs]][back.parents]).all(1)
@@ -290,8 +299,9 @@ class NetKetOperator:
         )
 
     def __str__(self) -> str:
+        matrices = "1 local matrix" if len(self.terms) == 1 else f"{len(self.terms)} local matrices"
         places = sum(len(terms.modes) for terms in self.terms)
-        return f"{self.name}, {len(self.terms)} local matrices at {places} places, {self.hilbert}"
+        return f"{self.name}, {matrices} at {places} places, {self.hilbert}"
 
     __repr__ = __str__
 
@@ -339,6 +349,7 @@ class Compiled(NamedTuple):
     diagonal: list[tuple[Places, Tensor]]
     connected: list[OffDiagonal]
     overlapping: bool  # several places can lead to the same n'
+    conserving: bool  # no term can leave the sector
     keys: HilbertSpace  # of all digits, to tell n' apart
     rows_at_once: int
     dtype: torch.dtype
@@ -349,8 +360,7 @@ class Compiled(NamedTuple):
 def _compile(operator: NetKetOperator, device: torch.device) -> Compiled:
     """Matrices on equally many modes are stacked, so that a few tensor operations evaluate all places."""
     n_modes, levels = sum(map(len, operator.modes)), operator._levels
-    complex_ = any(im for terms in operator.terms for *_, im in terms.entries)
-    dtype = torch.complex128 if complex_ else torch.float64
+    real = not any(im for terms in operator.terms for *_, im in terms.entries)
     diagonal, connected = [], []
     for k in sorted({len(terms.modes[0]) for terms in operator.terms}):
         group = [terms for terms in operator.terms if len(terms.modes[0]) == k]
@@ -364,12 +374,11 @@ def _compile(operator: NetKetOperator, device: torch.device) -> Compiled:
 
         chosen = [terms for terms in group if terms.elements(diagonal=True)]
         if chosen:
-            values = torch.zeros(len(chosen) * table, dtype=torch.complex128)
+            values = np.zeros(len(chosen) * table, dtype=complex)
             for t, terms in enumerate(chosen):
                 for digits, _, element in terms.elements(diagonal=True):
                     values[t * table + _row(digits, strides)] = element
-            values = values if complex_ else values.real.clone()
-            diagonal.append((_places(chosen, strides, table, n_modes, device), values.to(device)))
+            diagonal.append((_places(chosen, strides, table, n_modes, device), _real_if_possible(values).to(device)))
 
         chosen = [terms for terms in group if terms.elements(diagonal=False)]
         if chosen:
@@ -381,27 +390,54 @@ def _compile(operator: NetKetOperator, device: torch.device) -> Compiled:
             entries.sort(key=lambda entry: entry[:2])
             rows, columns, elements = zip(*entries, strict=True)
             counts = torch.bincount(torch.tensor(rows), minlength=len(chosen) * table)
-            values = torch.tensor(elements, dtype=torch.complex128)
             connected.append(
                 OffDiagonal(
                     _places(chosen, strides, table, n_modes, device),
                     torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).to(device),
                     torch.tensor(columns, dtype=torch.uint8).reshape(len(rows), k).to(device),
-                    (values if complex_ else values.real.clone()).to(device),
+                    _real_if_possible(np.array(elements)).to(device),
                 )
             )
+    flips = any(terms.flips for terms in operator.terms)
     ways = Counter(change for terms in operator.terms for change in terms.changes())
     largest = max((terms.largest for terms in operator.terms), default=1.0)
     return Compiled(
         diagonal,
         connected,
-        overlapping=any(terms.flips for terms in operator.terms) or any(count > 1 for count in ways.values()),
+        overlapping=flips or any(count > 1 for count in ways.values()),
+        conserving=not flips and _conserves(operator, ways),
         keys=HilbertSpace(n_modes, tuple(map(str, range(min(levels + 1, MAX_LOCAL_STATES))))),
         rows_at_once=max(1, ELEMENTS // max(1, sum(len(terms.modes) for terms in operator.terms))),
-        dtype=dtype,
+        dtype=torch.float64 if real else torch.complex128,
         largest=largest,
         negligible=NEGLIGIBLE * largest,
     )
+
+
+def _conserves(operator: NetKetOperator, changes: Iterable[Change]) -> bool:
+    """Whether every change keeps the charges of the sector, each a sum over modes; False if that cannot be seen."""
+    charges = []  # modulus, and for every mode what its digits carry
+    for charge in operator.hilbert.charges:
+        if charge.target is None:
+            continue
+        bits = len(operator.modes[0])
+        weights = [(0, charge.values[1 << b]) for b in range(bits)] if bits > 1 else [charge.values]
+        if any(v != sum(w[k >> b & 1] for b, w in enumerate(weights)) for k, v in enumerate(charge.values) if bits > 1):
+            return False
+        carried = {m: w for modes in operator.modes for m, w in zip(modes, weights, strict=True)}
+        charges.append((charge.modulus, carried))
+    for change in changes:
+        if any(after >= operator._levels for _, _, after in change):
+            return False
+        for modulus, carried in charges:
+            gain = sum(carried[mode][after] - carried[mode][before] for mode, before, after in change)
+            if gain % modulus if modulus else gain:
+                return False
+    return True
+
+
+def _real_if_possible(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values if np.iscomplexobj(values) and values.imag.any() else values.real.copy())
 
 
 def _row(digits: Digits, strides: tuple[int, ...]) -> int:

@@ -121,15 +121,15 @@ def sector_of(space: Any) -> HilbertSpace:
         return bosons(L, total, space.n_max or None)
     if not isinstance(space, nk.hilbert.SpinOrbitalFermions):
         values = sorted(int(value) for value in space.local_states)
-        charges = () if total is None else (Charge("sum of local states", tuple(values), total),)
-        return HilbertSpace(L, tuple(map(str, values)), charges)
+        total_only = () if total is None else (Charge("sum of local states", tuple(values), total),)
+        return HilbertSpace(L, tuple(map(str, values)), total_only)
     components = space.n_spin_subsectors
     if components == 1:
         return fermions(L, total)
     if components == 2 and total is None:
         return spinful_fermions(space.n_orbitals, per_spin[1], per_spin[0])
     bits = list(itertools.product((0, 1), repeat=components))  # highest bit, the lowest S^z, first
-    charges = tuple(
+    charges: tuple[Charge, ...] = tuple(
         Charge(f"electrons with 2 Sz = {2 * c - components + 1}", tuple(b[c] for b in bits), per_spin[c])
         for c in reversed(range(components))
     )
@@ -153,8 +153,8 @@ def _conserved(space: Any) -> tuple[int | None, tuple[int | None, ...]]:
     if isinstance(constraint, SumOnPartitionConstraint) and per_spin == constraint.sum_values:
         return None, per_spin
     raise ValueError(
-        f"the constraint {constraint!r} of {space} is not one that nqs knows (a total, or a number for each spin): give "
-        "the sector as `hilbert`, a HilbertSpace of nqs with the conserved charges of the operator."
+        f"the constraint {constraint!r} of {space} is not one that nqs knows (a total, or a number for each spin): "
+        "give the sector as `hilbert`, a HilbertSpace of nqs with the conserved charges of the operator."
     )
 
 
@@ -201,20 +201,22 @@ def terms_of(operator: Any, basis: Basis) -> Terms:
 
 
 def _from_matrices(matrices: Iterable[tuple[Iterable[int], Any]], basis: Basis) -> Terms:
-    """Local matrices in NetKet's basis of each set of sites, dense or sparse."""
+    """Sites and matrices, dense or sparse, in NetKet's order of the local states, the first site most significant."""
     terms: Terms = {}
     for sites, matrix in matrices:
-        modes = tuple(map(int, sites))
+        modes = np.array(list(sites), dtype=int)
+        order = modes.argsort()
+        support = Support(tuple(modes[order].tolist()))
         coo = sparse.coo_array(matrix)
         size = round(coo.shape[0] ** (1 / len(modes)))
-        digits = np.indices((size,) * len(modes)).reshape(len(modes), -1).T  # (rows, modes)
+        digits = np.indices((size,) * len(modes)).reshape(len(modes), -1)[order].T  # (rows, modes)
         if basis.reversed:
             digits = size - 1 - digits
-        outside = (digits >= basis.levels).any(1)  # in no configuration of the sector
+        inside = np.all(digits < basis.levels, axis=1)  # else in no configuration of the sector
         names = list(map(tuple, np.minimum(digits, basis.levels).tolist()))
         for row, column, element in zip(coo.row, coo.col, coo.data, strict=True):
-            if not outside[row]:
-                _add(terms, Support(modes), names[row], names[column], complex(element))
+            if inside[row]:
+                _add(terms, support, names[row], names[column], complex(element))
     return terms
 
 
@@ -257,7 +259,7 @@ def _pauli_strings(operator: Any, basis: Basis) -> Terms:
             _add(terms, support, (), (), weight * (-1j) ** len(at["Y"]))
             continue
         for row in itertools.product((0, 1), repeat=len(flipped)):
-            phase = 1
+            phase: complex = 1
             for site, digit in zip(flipped, row, strict=True):
                 if string[site] == "Y":
                     phase = phase * (1j if digit else -1j)
@@ -307,33 +309,34 @@ def _conserving_fermions(operator: Any, basis: Basis) -> Terms:
     Keys of spinful operators name the spins (or pairs of spins) that share a table.
     """
     orbitals = operator.hilbert.n_orbitals
-    products = []
+    products: list[tuple[list[tuple[int, int]], complex]] = []
     for group, tables in operator._operator_data.items():
         for key, (index, created, weights) in tables.items():
-            blocks = [(0,)] if not isinstance(key, tuple) else [s if isinstance(s, tuple) else (s,) for s in key[1]]
-            weights = np.asarray(weights.todense() if hasattr(weights, "todense") else weights)
-            if index is None or np.ndim(created) == 0:
-                entries = [(k, k, weights[k]) for k in np.ndindex(weights.shape) if weights[k]]
+            order, spins = key if isinstance(key, tuple) else (key, (0,))
+            weights = _dense(weights)
+            if order == 0:
+                products.append(([], complex(weights.sum())))
+                continue
+            if index is None:  # k and l are the same
+                entries = [(k, k, weights[k]) for k in zip(*weights.nonzero(), strict=True)]
             else:
-                index, created = (
-                    np.asarray(index.todense() if hasattr(index, "todense") else index),
-                    np.asarray(created),
-                )
-                entries = [
-                    (k, tuple(l), w)
-                    for k in np.ndindex(index.shape)
-                    for l, w in zip(created[index[k]].tolist(), weights[index[k]], strict=True)
-                    if w
-                ]
-            for block, (k, l, w) in itertools.product(blocks, entries):
+                index, created = _dense(index), _dense(created)
+                rows = zip(*index.nonzero(), strict=True)
+                entries = [(k, *pair) for k in rows for pair in zip(created[index[k]], weights[index[k]], strict=True)]
+            for spin, (k, l, weight) in itertools.product(spins, entries):
                 if group.startswith("mixed"):  # c+_k c_l of one spin, times the same of another
-                    i, j = (orbitals * spin for spin in block)
-                    product = [(k[0] + i, 1), (l[0] + i, 0), (k[1] + j, 1), (l[1] + j, 0)]
+                    pairs = zip(k, l, spin, strict=True)
+                    product = [
+                        (m + orbitals * s, dagger) for *kl, s in pairs for m, dagger in zip(kl, (1, 0), strict=True)
+                    ]
                 else:
-                    shift = orbitals * block[0]
-                    product = [(m + shift, 1) for m in k] + [(m + shift, 0) for m in l]
-                products.append((product, complex(w)))
+                    product = [(m + orbitals * spin, 1) for m in k] + [(m + orbitals * spin, 0) for m in l]
+                products.append((product, complex(weight)))
     return _fermions(products)
+
+
+def _dense(array: Any) -> np.ndarray:
+    return np.asarray(array.todense() if hasattr(array, "todense") else array)
 
 
 def _sum(operator: Any, basis: Basis) -> Terms:
@@ -400,10 +403,11 @@ def _from_elements(operator: Any, basis: Basis) -> Terms:
     """An operator of unknown structure: all its elements in the sector as one matrix on all sites."""
     n_modes = sum(map(len, basis.modes))
     if basis.sector.dimension > FALLBACK or basis.levels**n_modes > FALLBACK_STATES:
+        known = ", ".join(KINDS).replace("Base", "")
         raise TypeError(
-            f"{type(operator).__name__} cannot be taken apart into local terms (known are {', '.join(KINDS)}), and its "
-            f"sector is too large to list all elements: {basis.sector}; the limit is {FALLBACK} "
-            "configurations. Write it as a sum or product of known operators."
+            f"{type(operator).__name__} cannot be taken apart into local terms (known are {known}), and its sector is "
+            f"too large to list all elements: {basis.sector}; the limit is {FALLBACK} configurations. Write it as a "
+            "sum or product of known operators."
         )
     terms: Terms = {}
     digits = to_digits(basis.sector.configurations(), basis.modes).numpy()

@@ -60,7 +60,8 @@ class TJ:
         twist: boundary phase of each direction in radians, such as (0.3,); open directions ignore theirs.
 
     Raises:
-        ValueError: impossible electron numbers, numbers that are not finite, or a potential or twist that does not fit the lattice.
+        ValueError: impossible electron numbers, numbers that are not finite, or a potential or twist that does not fit
+            the lattice.
     """
 
     lattice: Lattice
@@ -86,12 +87,10 @@ class TJ:
     def is_stoquastic(self) -> bool:
         """All off-diagonal elements are real and negative, so that the ground state can be chosen positive."""
         L, n_up, n_down = self.lattice.n_sites, self.n_up, self.n_down
-        i, j = self.lattice.bonds().T
-        exchange = Hops(i, j, torch.full((len(i),), -self.J / 2, dtype=torch.float64))
         if n_up is None or n_down is None:
-            return never_positive(self._hops, L, None) and never_positive(exchange, L, None)
+            return never_positive(self._hops, L, None) and never_positive(self._exchange, L, None)
         hops = n_up + n_down == L or all(never_positive(self._hops, L, number - 1) for number in (n_up, n_down))
-        return hops and (0 in (n_up, n_down) or never_positive(exchange, L, n_up + n_down - 2))
+        return hops and (0 in (n_up, n_down) or never_positive(self._exchange, L, n_up + n_down - 2))
 
     def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         """J sum_<ij> (S^z_i S^z_j - n_i n_j / 4) + sum epsilon_i n_i: -J/2 for each antiparallel pair."""
@@ -106,17 +105,23 @@ class TJ:
         return joined([*(hopped(n, n == spin, n == 0, self._hops, spin) for spin in (UP, DOWN)), self._exchanged(n)])
 
     def _exchanged(self, n: UInt8[Tensor, "B L"]) -> Connected:
-        i, j = self.lattice.bonds().to(n.device).T
-        if not self.J:
-            i, j = i[:0], j[:0]
+        i, j, amplitude = (part.to(n.device) for part in self._exchange)
         parents, bond = (n[:, i] + n[:, j] == UP + DOWN).nonzero().T  # (K,) each
-        i, j = i[bond], j[bond]
-        sign = 1.0 - 2.0 * (electrons_between(n > 0, parents, i, j) % 2).double()
-        return Connected(toggled(n[parents], i, j, UP | DOWN), -self.J / 2 * sign, parents)
+        i, j, amplitude = i[bond], j[bond], amplitude[bond]
+        odd = electrons_between(n > 0, parents, i, j) % 2 == 1
+        return Connected(toggled(n[parents], i, j, UP | DOWN), torch.where(odd, -amplitude, amplitude), parents)
 
     @cached_property
     def _hops(self) -> Hops:
         return lattice_hops(self.lattice, (self.t,), self.twist)
+
+    @cached_property
+    def _exchange(self) -> Hops:
+        """The bonds, once each, with the amplitude of the exchange; J = 0 has none."""
+        i, j = self.lattice.bonds().T
+        if not self.J:
+            i, j = i[:0], j[:0]
+        return Hops(i, j, torch.full((len(i),), -self.J / 2, dtype=torch.float64))
 
     def __str__(self) -> str:
         hop = "c+_js c_is" if self.twist is None else "e^(i theta_ij) c+_js c_is"

@@ -4,9 +4,8 @@ r"""t-V model of spinless fermions,
 
 Each bond <ij> of the lattice counts once; a ring of two sites has one bond. Energies are in units of t when t = 1.
 V > 0 is repulsive. A twist shifts the phase of every hop that crosses the boundary; an antiperiodic boundary is a twist
-by pi. On a chain the model is the XXZ spin chain: the Jordan-Wigner transformation takes it to
-J_xy = 2 t (after a rotation of one sublattice), J_z = V, with a uniform field, and, on a ring, a twist by pi where the
-number of fermions is even.
+by pi. On a chain the Jordan-Wigner transformation takes it to the XXZ spin chain with J_xy = -2 t, J_z = V, a uniform
+field and a constant; on a ring the spins see a twist by pi where the number of fermions is even.
 
 Local states: 0 empty, 1 occupied. Jordan-Wigner order: the order of the sites,
 
@@ -16,7 +15,7 @@ so that a hop between i < j has the sign (-1)^(fermions strictly between i and j
 off-diagonal element is positive: its ground state can be chosen positive (Perron-Frobenius), and a wavefunction without
 a phase is exact. The same holds on a ring with an odd number of fermions, and on an antiperiodic ring with an even one.
 
-Same as -t (c+_j c_i + h.c.) + V n_i n_j of netket.operator.fermion on SpinOrbitalFermions(L, n_fermions=N).
+The same matrix as these terms of netket.operator.fermion on SpinOrbitalFermions(L, n_fermions=N).
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Causal self-attention over whole configurations or one site at a time with cached keys and values."""
 
-# Shapes: B configurations, T sites seen so far, D width, H heads.
+# Shapes: B configurations, T sites seen so far, D width, H heads, E = D / H.
 from typing import NamedTuple
 
 import torch
@@ -12,8 +12,8 @@ from torch.nn.functional import scaled_dot_product_attention
 class KeyValueCache(NamedTuple):
     """Keys and values of the sites that one attention layer has seen."""
 
-    keys: Float[Tensor, "B H T D/H"]
-    values: Float[Tensor, "B H T D/H"]
+    keys: Float[Tensor, "B H T E"]
+    values: Float[Tensor, "B H T E"]
 
     def select(self, indices: Int64[Tensor, " B2"]) -> "KeyValueCache":
         return KeyValueCache(self.keys[indices], self.values[indices])
@@ -29,7 +29,7 @@ class CausalSelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def _project(self, x: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, (B, H, T, D/H) each."""
+        """Queries, keys and values, (B, H, T, E) each."""
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         return q, k, v
@@ -42,7 +42,7 @@ class CausalSelfAttention(nn.Module):
         """Attention of one new site to itself and to the cached ones."""
         q, k, v = self._project(x[:, None])
         keys, values = torch.cat([cache.keys, k], dim=2), torch.cat([cache.values, v], dim=2)
-        y = scaled_dot_product_attention(q, keys, values)  # (B, H, 1, D/H)
+        y = scaled_dot_product_attention(q, keys, values)  # (B, H, 1, E)
         return self.out(y.flatten(1)), KeyValueCache(keys, values)
 
     def empty_cache(self, batch: int) -> KeyValueCache:

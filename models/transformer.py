@@ -115,11 +115,13 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         self.config = config = replace(config or TransformerConfig(), **options)
         self.has_phase = config.phase == "learned"
         L, d, D = hilbert.n_sites, hilbert.local_dim, config.width
-        self.token = nn.Embedding(d + 1, D)  # local state of the site before; d before the first site
-        self.site = nn.Embedding(L, D)
-        self.blocks = cast(list[Block], nn.ModuleList(Block(config) for _ in range(config.layers)))
-        self.norm = nn.LayerNorm(D)
-        self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
+        with torch.device("meta"):  # no memory and no global random numbers: _initialise fills the parameters
+            self.token = nn.Embedding(d + 1, D)  # local state of the site before; d before the first site
+            self.site = nn.Embedding(L, D)
+            self.blocks = cast(list[Block], nn.ModuleList(Block(config) for _ in range(config.layers)))
+            self.norm = nn.LayerNorm(D)
+            self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
+        self.to_empty(device="cpu")
         self._initialise(torch.Generator().manual_seed(config.seed))
         self.to(device=device, dtype=getattr(torch, config.dtype))
 
@@ -134,13 +136,13 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
                 scale = 0.1 if name.startswith("head") else 0.5 if name in ("token.weight", "site.weight") else 1.0
                 inputs = 1 if name in ("token.weight", "site.weight") else parameter.shape[1]
                 parameter.normal_(0.0, scale / inputs**0.5, generator=generator)
-            elif name.endswith("bias"):
-                parameter.zero_()
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
 
     def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
         tables = self.hilbert.tables(n.device)
-        first = torch.full_like(n[:, :1], self.hilbert.local_dim)
-        previous = torch.cat([first, n[:, :-1]], dim=1).long()  # (B, L)
+        first = torch.full_like(n[:, :1], self.hilbert.local_dim, dtype=torch.int64)
+        previous = torch.cat([first, n[:, :-1].long()], dim=1)  # (B, L)
         x = self.token(previous) + self.site(torch.arange(self.hilbert.n_sites, device=n.device).expand(n.shape))
         for block in self.blocks:
             x = block(x)

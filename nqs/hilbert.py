@@ -72,8 +72,7 @@ class HilbertSpace:
     _tables: dict[torch.device, SectorTables] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.n_sites < 1:
-            raise ValueError(f"n_sites={self.n_sites}: a Hilbert space needs at least one site.")
+        _check_sites(self.n_sites)
         if not 1 <= self.local_dim <= MAX_LOCAL_STATES:
             raise ValueError(
                 f"{self.local_dim} local states per site: 1 to {MAX_LOCAL_STATES} are supported "
@@ -198,8 +197,9 @@ class HilbertSpace:
 
     def contains(self, n: UInt8[Tensor, "B L"]) -> Bool[Tensor, " B"]:
         """Which of the configurations lie in the sector."""
+        n = n.long()
         inside = (n < self.local_dim).all(1)
-        safe = n.long().clamp(max=self.local_dim - 1)
+        safe = n.clamp(max=self.local_dim - 1)
         for values, target, modulus in self._conserved:
             charge = torch.from_numpy(values).to(n.device)[safe].sum(1)
             inside &= (charge if modulus is None else charge % modulus) == target
@@ -316,6 +316,11 @@ class HilbertSpace:
         )
 
 
+def _check_sites(n_sites: int) -> None:
+    if n_sites < 1:
+        raise ValueError(f"n_sites={n_sites}: a Hilbert space needs at least one site.")
+
+
 def _ranges(values: Sequence[int]) -> str:
     """Sorted integers as text: '0 to 8', '-4, -2, 0, 2, 4', or the ends of a long list with its step."""
     steps = {b - a for a, b in itertools.pairwise(values)}
@@ -340,6 +345,7 @@ def bosons(n_sites: int, n_particles: int | None = None, n_max: int | None = Non
     """
     if n_particles is None and n_max is None:
         raise ValueError("bosons without a fixed n_particles need a cutoff: give n_max, such as n_max=4.")
+    _check_sites(n_sites)
     if n_particles is not None and n_particles < 0:
         raise ValueError(f"n_particles={n_particles}: a number of particles is 0 or more.")
     if n_max is not None and n_max < 1:

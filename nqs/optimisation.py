@@ -161,11 +161,12 @@ class NaturalGradient:
         if config.implicit:
             energy = samples.weights @ local_energies.real
             stiffness = (1 + rate * (diagonal - energy).clamp(min=0)).sqrt().to(X.dtype).repeat(len(e) // len(diagonal))
+            X.mul_(stiffness[:, None])
+            e = e / stiffness
         previous = config.momentum * self.update.to(X.dtype)
-        scaled = X * stiffness[:, None]
-        residual = e / stiffness - (scaled @ previous if config.momentum else 0)
-        self.update = (previous + solve(scaled, residual, shift, config.space)).double()
-        norm = (X @ self.update.to(X.dtype)).norm().item()
+        residual = e - X @ previous if config.momentum else e
+        self.update = (previous + solve(X, residual, shift, config.space)).double()
+        norm = ((X @ self.update.to(X.dtype)) / stiffness).norm().item()
         rate = min(rate, config.max_step / norm) if norm > 0 else rate
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
@@ -201,9 +202,7 @@ class TorchOptimiser:
 
     def __post_init__(self) -> None:
         if self.name not in FIRST_ORDER:
-            raise ValueError(
-                f"name={self.name!r}: choose an optimiser of torch.optim, one of {', '.join(FIRST_ORDER)}."
-            )
+            raise ValueError(f"name={self.name!r}: choose one of {', '.join(FIRST_ORDER)}.")
         _check_positive(self, "learning_rate", "final_learning_rate")
 
     def build(self, wavefunction: Wavefunction) -> "FirstOrder":
@@ -264,8 +263,7 @@ def centred(
     deviation = (local_energies - weights @ local_energies.real) * root  # E is real for a Hermitian H
 
     def rows(O: Tensor) -> Tensor:
-        w = weights.to(O.dtype)
-        return (O - w @ O) * root.to(O.dtype)[:, None]
+        return (O - weights.to(O.dtype) @ O).mul_(root.to(O.dtype)[:, None])
 
     if phase is None:
         X, e = rows(log_modulus), deviation.real
@@ -274,11 +272,19 @@ def centred(
     return X, e.to(X.dtype)
 
 
+def lower_gram(A: Tensor, blocks: int = 8) -> Float[Tensor, "rows rows"]:
+    """Lower triangle of A A^T, block by block: half the work of the full product. The rest is not filled."""
+    gram = A.new_zeros((len(A), len(A)))
+    for block in torch.arange(len(A)).chunk(blocks):
+        first, last = int(block[0]), int(block[-1]) + 1
+        torch.mm(A[first:last], A[:last].T, out=gram[first:last, :last])
+    return gram
+
+
 def solve(X: Tensor, e: Tensor, shift: float, space: str) -> Float[Tensor, " P"]:
     """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space."""
     in_samples = X.shape[0] <= X.shape[1] if space == "auto" else space == "samples"
-    matrix = X @ X.T if in_samples else X.T @ X
-    matrix = matrix.double()
+    matrix = lower_gram(X if in_samples else X.T).double()
     s = shift * matrix.trace() / min(X.shape)
     matrix.diagonal().add_(s)
     right = (e if in_samples else X.T @ e).double()

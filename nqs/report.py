@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from nqs.archive import Archive
+from nqs.archive import Archive, ArchiveError
 from nqs.exact import ExactGroundState
 from nqs.hilbert import HilbertSpace
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 VMC_COLOUR, EXACT_COLOUR = "#1f6f8b", "#d1495b"
 TRANSIENT = 0.1  # share of the steps left out when the energy axis is chosen
+TITLE_WIDTH = 140  # characters
 
 
 def plot_run(
@@ -29,16 +31,22 @@ def plot_run(
         figure: file to write; its ending chooses the format.
         hilbert: names the local states.
         exact: exact ground state, for its local-state probabilities; its energy is also taken from the archive.
+
+    Raises:
+        ArchiveError: no readable archive, or one without a finished step.
+        ValueError: a format that matplotlib cannot write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     run = Archive.open(archive)
     history, result, unit = run.history, run.result, run.attributes["unit"]
+    if not history:
+        raise ArchiveError(f"{archive} holds no finished step yet: there is nothing to plot.")
     energy_exact = exact.energy if exact is not None else (run.exact or {}).get("energy")
     canvas = Figure(figsize=(11, 3.4), layout="constrained")
     FigureCanvasAgg(canvas)
-    canvas.suptitle(run.attributes["hamiltonian"], fontsize=9)
+    canvas.suptitle(textwrap.fill(run.attributes["hamiltonian"], TITLE_WIDTH), fontsize=9)
     left, middle, right = canvas.subplots(1, 3)
 
     step, energy, error = history["step"], history["energy"], history["error"]
@@ -54,10 +62,11 @@ def plot_run(
     left.set(xlabel="step", ylabel=f"energy ({unit})")
     left.legend(fontsize=8, frameon=False)
 
-    if energy_exact is not None:
+    if energy_exact:  # no relative error of zero
         relative = np.abs(energy - energy_exact) / abs(energy_exact)
-        middle.semilogy(step, relative, ".", ms=2, color=VMC_COLOUR, label="each step")
-        middle.semilogy(step, error / abs(energy_exact), color="0.6", lw=0.8, label="error bar of a step")
+        middle.plot(step, relative, ".", ms=2, color=VMC_COLOUR, label="each step")
+        if error.any():  # an exhaustive sum has none
+            middle.plot(step, error / abs(energy_exact), color="0.6", lw=0.8, label="error bar of a step")
         if result is not None:
             final = abs(result.energy - energy_exact) / abs(energy_exact)
             bar = result.error / abs(energy_exact)
@@ -66,11 +75,15 @@ def plot_run(
                 step[-1], final, yerr=[[min(bar, 0.9 * final)], [bar]], fmt="o", ms=4, color=EXACT_COLOUR,
                 label=f"final: {final:.1e}",
             )  # fmt: skip
-        middle.set(xlabel="step", ylabel="|E - E_exact| / |E_exact|")
+        middle.set(xlabel="step", ylabel="relative error |E - E₀| / |E₀|")
     else:
-        middle.semilogy(step, history["variance"], color=VMC_COLOUR, lw=1, label="variance")
+        middle.plot(step, history["variance"], color=VMC_COLOUR, lw=1, label="variance")
         middle.set(xlabel="step", ylabel=f"variance ({unit}²)")
+    if any(np.greater(line.get_ydata(), 0).any() for line in middle.get_lines()):  # not on an exact eigenstate
+        middle.set_yscale("log")
     middle.legend(fontsize=8, frameon=False)
+    for axes in (left, middle):
+        axes.xaxis.get_major_locator().set_params(integer=True)
 
     _local_states(right, run, hilbert, exact)
     canvas.savefig(figure, dpi=150)

@@ -44,7 +44,7 @@ class RunConfig:
         annealing: share of the steps over which T falls to zero.
     """
 
-    steps: int = 250
+    steps: int = 200
     seed: int = 0
     temperature: float = 0.0
     annealing: float = 0.5
@@ -164,7 +164,7 @@ class VMC:
 
     def run(
         self,
-        steps: int = 250,
+        steps: int = 200,
         *,
         archive: str | Path | None = None,
         exact: ExactGroundState | float | None = None,

@@ -71,6 +71,7 @@ def wavefunction(config: Config, hamiltonian: Heisenberg) -> WavefunctionConfig:
 def main(config: Config) -> None:
     lattice = hypercubic(config.shape, config.boundary)
     hamiltonian = Heisenberg(lattice, config.total_sz, J=config.J, Delta=config.Delta, h=config.h, spin=config.spin)
+    network = wavefunction(config, hamiltonian)
     print(hamiltonian, hamiltonian.hilbert, sep="\n")
 
     ground_state = None
@@ -78,7 +79,7 @@ def main(config: Config) -> None:
         ground_state = exact.ground_state(hamiltonian)
         print(ground_state)
 
-    model = wavefunction(config, hamiltonian).build(hamiltonian.hilbert, recipes.checked_device(config.device))
+    model = network.build(hamiltonian.hilbert, recipes.checked_device(config.device))
     sampler = TreeSampler(n_distinct=config.distinct) if config.distinct else None
     vmc = VMC(hamiltonian, model, sampler, config.optimiser)
     sites = "x".join(map(str, config.shape))

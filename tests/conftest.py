@@ -1,6 +1,5 @@
 """Every test runs with the shape annotations of nqs executed, on one deterministic CPU thread."""
 
-import contextlib
 import functools
 import importlib.machinery
 import os
@@ -87,17 +86,9 @@ hook._original_pathfinder = OtherFinders  # a test in test_hilbert.py notices if
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """No executed annotations, as for a user: for errors that nqs itself raises about wrong types, and for speed."""
-    with disabled_checks():
-        yield
-
-
-@contextlib.contextmanager
-def disabled_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 # ------------------------------------------------------------------------------------------------- determinism

@@ -1,0 +1,130 @@
+"""Ground state of the Fermi-Hubbard model by variational Monte Carlo, compared with exact diagonalisation.
+
+    python scripts/fermi_hubbard.py                                 a ring of 6 sites at half filling, U/t = 4
+    python scripts/fermi_hubbard.py --boundary open --U 8           other physics
+    python scripts/fermi_hubbard.py --shape 2 4 --U 8               a square lattice
+    python scripts/fermi_hubbard.py --n-up 2 --n-down 2 --t2 -0.3   away from half filling, with t'
+    python scripts/fermi_hubbard.py --help                          every option
+
+Signs: none where all off-diagonal elements are negative (open chains, rings with odd numbers of each spin); elsewhere
+those of the unrestricted Hartree-Fock determinant, with a phase head that learns the rest.
+
+Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from nqs import VMC, ArchiveError, NonFiniteError, RunConfig, exact, recipes
+from nqs.exact import ExactGroundState
+from nqs.hamiltonians import FermiHubbard, staggered_potential
+from nqs.lattice import hypercubic
+from nqs.models import TransformerConfig, WithReference, hartree_fock, phase_agreement
+from nqs.optimisation import StochasticReconfiguration
+from nqs.protocols import WavefunctionConfig
+from nqs.report import plot_run
+from nqs.samplers import TreeSampler
+from nqs.serialise import digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """H = -t sum_<ij>,s (c+_is c_js + h.c.) - t2 sum_<<ij>>,s (...) + U sum_i n_iu n_id + V sum_<ij> n_i n_j."""
+
+    shape: tuple[int, ...] = (6,)  # sites along each direction: 6, or 2 4
+    boundary: Literal["periodic", "open", "antiperiodic"] = "periodic"
+    twist: tuple[float, ...] | None = None  # boundary phase of each direction, radians
+    n_up: int | None = None  # number of up electrons; None: half the sites
+    n_down: int | None = None  # number of down electrons; None: half the sites
+    U: float = 4.0  # on-site interaction
+    t: float = 1.0  # hopping
+    t2: float = 0.0  # hopping between second neighbours
+    V: float = 0.0  # nearest-neighbour interaction
+    staggered: float = 0.0  # site energy +staggered on one sublattice, -staggered on the other
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    device: str = field(default_factory=recipes.default_device)
+    distinct: int | None = None  # distinct configurations a step; None: chosen from the dimension
+    model: TransformerConfig = field(default_factory=recipes.transformer)
+    reference: Literal["auto", "none"] = "auto"  # signs as above; none: a phase head learns all of them
+    optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
+
+    exact_limit: int = 200_000  # diagonalise exactly up to this dimension
+    archive: Path | None = None  # HDF5 file, the figure beside it; None: results/, named after the options
+
+
+def wavefunction(
+    config: Config, hamiltonian: FermiHubbard, ground_state: ExactGroundState | None
+) -> WavefunctionConfig:
+    """The network with what is known of the signs."""
+    if config.model.phase == "zero" and not hamiltonian.is_stoquastic:
+        raise ValueError("no rule gives the exact signs of this ground state: add --model.phase learned.")
+    if config.reference == "none":
+        return config.model
+    if hamiltonian.is_stoquastic:
+        return replace(config.model, phase="zero")
+    try:
+        mean_field = hartree_fock(hamiltonian, start="staggered" if bipartite(hamiltonian) else "random")
+    except RuntimeError as error:
+        print(f"{error}\nGoing on without it: a phase head learns all signs.")
+        return config.model
+    print(f"Hartree-Fock E = {mean_field.energy:.8f} t")
+    if ground_state is not None:
+        agreement = phase_agreement(mean_field.determinant, hamiltonian.hilbert, ground_state.state)
+        print(f"its signs are right on {agreement:.2%} of the weight of the exact ground state")
+    return WithReference(base=config.model, reference=mean_field.determinant)
+
+
+def bipartite(hamiltonian: FermiHubbard) -> bool:
+    try:
+        hamiltonian.lattice.sublattices()
+    except ValueError:
+        return False
+    return True
+
+
+def main(config: Config) -> None:
+    lattice = hypercubic(config.shape, config.boundary)
+    hamiltonian = FermiHubbard(
+        lattice,
+        lattice.n_sites // 2 if config.n_up is None else config.n_up,
+        lattice.n_sites // 2 if config.n_down is None else config.n_down,
+        U=config.U,
+        t=config.t,
+        t2=config.t2,
+        V=config.V,
+        potential=staggered_potential(lattice, config.staggered) if config.staggered else None,
+        twist=config.twist,
+    )
+    print(hamiltonian, hamiltonian.hilbert, sep="\n")
+
+    ground_state = None
+    if hamiltonian.hilbert.dimension <= config.exact_limit:
+        ground_state = exact.ground_state(hamiltonian)
+        print(ground_state)
+
+    device = recipes.checked_device(config.device)
+    model = wavefunction(config, hamiltonian, ground_state).build(hamiltonian.hilbert, device)
+    sampler = TreeSampler(n_distinct=config.distinct) if config.distinct else None
+    vmc = VMC(hamiltonian, model, sampler, config.optimiser, unit="t")
+    sites = "x".join(map(str, config.shape))
+    electrons = f"{hamiltonian.n_up}+{hamiltonian.n_down}"
+    name = f"fermi_hubbard-{sites}-N{electrons}-U{config.U:g}-{digest(vmc.config(config.run))}.h5"
+    archive = config.archive or Path("results") / name
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    result = vmc.run(**asdict(config.run), archive=archive, exact=ground_state)
+    print(result)
+
+    figure = archive.with_suffix(".png")
+    plot_run(archive, figure, hamiltonian.hilbert, ground_state)
+    print(f"archive {archive}\nfigure  {figure}")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except (ValueError, ArchiveError, NonFiniteError) as error:
+        raise SystemExit(f"error: {error}") from None
