@@ -1,6 +1,6 @@
 """Wavefunctions and their parts."""
 
-from nqs.models.hartree_fock import HartreeFock, hartree_fock
+from nqs.models.hartree_fock import HartreeFock, free_fermions, hartree_fock
 from nqs.models.reference import MarshallSign, SlaterDeterminant, WithReference, phase_agreement
 from nqs.models.transformer import Transformer, TransformerConfig
 
@@ -11,6 +11,7 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "WithReference",
+    "free_fermions",
     "hartree_fock",
     "phase_agreement",
 ]

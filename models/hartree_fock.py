@@ -63,7 +63,7 @@ def hartree_fock(
     L, n_up, n_down, U = hamiltonian.lattice.n_sites, hamiltonian.n_up, hamiltonian.n_down, hamiltonian.U
     if n_up is None or n_down is None:
         raise ValueError(f"Hartree-Fock needs fixed electron numbers; found n_up={n_up}, n_down={n_down}.")
-    one_body = [_one_body(hamiltonian, spin) for spin in ("n_up", "n_down")]
+    one_body = [_one_body(hamiltonian, n_up=1, n_down=0), _one_body(hamiltonian, n_up=0, n_down=1)]
     if start == "staggered":
         pattern = 1.0 - 2.0 * hamiltonian.lattice.sublattices().numpy()
     else:
@@ -95,10 +95,16 @@ def hartree_fock(
     )
 
 
-def _one_body(hamiltonian: Any, spin: str) -> np.ndarray:
-    """(L, L) matrix of one electron of that spin: the Hamiltonian itself in the one-electron sector."""
-    alone = replace(hamiltonian, **{"n_up": 0, "n_down": 0, spin: 1})
-    n = alone.hilbert.configurations()  # lexicographic: the electron on the last site first
+def free_fermions(hamiltonian: Any) -> SlaterDeterminant:
+    """Determinant of the lowest one-particle levels of a spinless model with n_particles fixed, such as `TV`."""
+    levels = eigh(_one_body(hamiltonian, n_particles=1))[1]
+    return SlaterDeterminant.from_orbitals(levels[:, : hamiltonian.n_particles])
+
+
+def _one_body(hamiltonian: Any, **sector: int) -> np.ndarray:
+    """(L, L) matrix of a single particle: the Hamiltonian itself in a one-particle sector."""
+    alone = replace(hamiltonian, **sector)
+    n = alone.hilbert.configurations()  # lexicographic: the particle on the last site first
     connected = alone.connected(n)
     matrix = torch.diag(alone.diagonal(n)).to(connected.elements.dtype)
     matrix[connected.parents, alone.hilbert.rank(connected.configurations)] = connected.elements

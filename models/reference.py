@@ -118,6 +118,8 @@ class WithReference:
 class ReferencedWavefunction(AutoregressiveWavefunction[DecodingState]):
     """An autoregressive wavefunction times a fixed phase of each configuration."""
 
+    config: WithReference
+
     def __init__(self, config: WithReference, base: AutoregressiveWavefunction) -> None:
         super().__init__()
         self.config = config

@@ -12,6 +12,7 @@ from nqs.samplers import ExhaustiveSampler, TreeSampler
 # What a step of a small transformer affords in a fraction of a second: two CPU cores, one GPU.
 EXHAUSTIVE_DIMENSION = {"cpu": 1_000, "cuda": 16_000}
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
+STEPS = {"cpu": 200, "cuda": 400}
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**18}
 
 
@@ -36,6 +37,11 @@ def checked_device(name: str) -> torch.device:
             "install a CUDA build of PyTorch and its driver."
         )
     return device
+
+
+def steps(device: str | None = None) -> int:
+    """Optimisation steps of a run: more where they are cheap."""
+    return STEPS[torch.device(device or default_device()).type]
 
 
 def transformer(phase: Literal["learned", "zero"] = "learned", device: str | None = None) -> TransformerConfig:

@@ -21,7 +21,7 @@ from nqs import hamiltonians, lattice, models, optimisation, samplers
 from nqs.archive import Archive, ArchiveError
 from nqs.exact import ExactGroundState
 from nqs.local_energy import local_energies
-from nqs.observables import local_state_probabilities
+from nqs.observables import charge_statistics, local_state_probabilities
 from nqs.optimisation import OptimiserConfig, StochasticReconfiguration
 from nqs.protocols import Hamiltonian, Sampler, Wavefunction
 from nqs.recipes import evaluation_sampler, training_sampler
@@ -268,7 +268,7 @@ class VMC:
         )
 
     def _evaluate(self, generator: torch.Generator, energy_infinity: float, file: Archive | None) -> EnergyEstimate:
-        """The quoted energy, from fresh samples; stored with the samples' local-state probabilities."""
+        """The quoted energy, from fresh samples; stored with them, local-state probabilities and charge statistics."""
         samples = self.evaluation.sample(self.wavefunction, generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
         estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
@@ -276,6 +276,9 @@ class VMC:
             file.write_samples(samples)
             probabilities = local_state_probabilities(samples, self.hamiltonian.hilbert)
             file.write_observable("local_state_probabilities", probabilities.cpu().numpy())
+            for name, (value, error) in charge_statistics(samples, self.hamiltonian.hilbert).items():
+                file.write_observable(name, value.cpu().numpy())
+                file.write_observable(f"{name}_error", error.cpu().numpy())
             file.write_result(estimate)
             file.flush()
         return estimate

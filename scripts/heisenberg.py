@@ -11,21 +11,15 @@ alone where it is exact, else with a phase head that learns the rest; a phase he
 Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
 """
 
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-import tyro
-
-from nqs import VMC, ArchiveError, NonFiniteError, RunConfig, exact, recipes
+from nqs import recipes
 from nqs.hamiltonians import Heisenberg
 from nqs.lattice import hypercubic
 from nqs.models import MarshallSign, TransformerConfig, WithReference
-from nqs.optimisation import StochasticReconfiguration
 from nqs.protocols import WavefunctionConfig
-from nqs.report import plot_run
-from nqs.samplers import TreeSampler
-from nqs.serialise import digest
+from nqs.script import CommonOptions, Options, command_line, diagonalise, solve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +34,9 @@ class Config:
     h: float = 0.0  # field along z
     spin: float = 0.5
 
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
-    device: str = field(default_factory=recipes.default_device)
-    distinct: int | None = None  # distinct configurations a step; None: chosen from the dimension
     model: TransformerConfig = field(default_factory=recipes.transformer)
     reference: Literal["auto", "none"] = "auto"  # signs as above; none: a phase head learns all of them
-    optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
-
-    exact_limit: int = 200_000  # diagonalise exactly up to this dimension
-    archive: Path | None = None  # HDF5 file, the figure beside it; None: results/, named after the options
+    options: CommonOptions = field(default_factory=Options)
 
 
 def wavefunction(config: Config, hamiltonian: Heisenberg) -> WavefunctionConfig:
@@ -72,30 +60,12 @@ def main(config: Config) -> None:
     lattice = hypercubic(config.shape, config.boundary)
     hamiltonian = Heisenberg(lattice, config.total_sz, J=config.J, Delta=config.Delta, h=config.h, spin=config.spin)
     network = wavefunction(config, hamiltonian)
-    print(hamiltonian, hamiltonian.hilbert, sep="\n")
+    ground_state = diagonalise(hamiltonian, config.options)
 
-    ground_state = None
-    if hamiltonian.hilbert.dimension <= config.exact_limit:
-        ground_state = exact.ground_state(hamiltonian)
-        print(ground_state)
-
-    model = network.build(hamiltonian.hilbert, recipes.checked_device(config.device))
-    sampler = TreeSampler(n_distinct=config.distinct) if config.distinct else None
-    vmc = VMC(hamiltonian, model, sampler, config.optimiser)
     sites = "x".join(map(str, config.shape))
-    name = f"heisenberg-{sites}-J{'-'.join(f'{J:g}' for J in config.J)}-{digest(vmc.config(config.run))}.h5"
-    archive = config.archive or Path("results") / name
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    result = vmc.run(**asdict(config.run), archive=archive, exact=ground_state)
-    print(result)
-
-    figure = archive.with_suffix(".png")
-    plot_run(archive, figure, hamiltonian.hilbert, ground_state)
-    print(f"archive {archive}\nfigure  {figure}")
+    name = f"heisenberg-{sites}-J{'-'.join(f'{J:g}' for J in config.J)}"
+    solve(hamiltonian, network, config.options, name=name, ground_state=ground_state)
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config, description=__doc__))
-    except (ValueError, ArchiveError, NonFiniteError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command_line(main, Config, __doc__)

@@ -11,22 +11,15 @@ those of the determinant of free fermions, with a phase head that learns the res
 Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
 """
 
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-import numpy as np
-import tyro
-
-from nqs import VMC, ArchiveError, NonFiniteError, RunConfig, exact, recipes
+from nqs import recipes
 from nqs.hamiltonians import TV, staggered_potential
 from nqs.lattice import hypercubic
-from nqs.models import SlaterDeterminant, TransformerConfig, WithReference
-from nqs.optimisation import StochasticReconfiguration
+from nqs.models import TransformerConfig, WithReference, free_fermions
 from nqs.protocols import WavefunctionConfig
-from nqs.report import plot_run
-from nqs.samplers import TreeSampler
-from nqs.serialise import digest
+from nqs.script import CommonOptions, Options, command_line, diagonalise, solve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +34,9 @@ class Config:
     t: float = 1.0  # hopping
     staggered: float = 0.0  # site energy +staggered on one sublattice, -staggered on the other
 
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
-    device: str = field(default_factory=recipes.default_device)
-    distinct: int | None = None  # distinct configurations a step; None: chosen from the dimension
     model: TransformerConfig = field(default_factory=recipes.transformer)
     reference: Literal["auto", "none"] = "auto"  # signs as above; none: a phase head learns all of them
-    optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
-
-    exact_limit: int = 200_000  # diagonalise exactly up to this dimension
-    archive: Path | None = None  # HDF5 file, the figure beside it; None: results/, named after the options
+    options: CommonOptions = field(default_factory=Options)
 
 
 def wavefunction(config: Config, hamiltonian: TV) -> WavefunctionConfig:
@@ -60,9 +47,7 @@ def wavefunction(config: Config, hamiltonian: TV) -> WavefunctionConfig:
         return config.model
     if hamiltonian.is_stoquastic:
         return replace(config.model, phase="zero")
-    one_fermion = exact.sparse_matrix(replace(hamiltonian, n_particles=1)).toarray()[::-1, ::-1]  # the last site first
-    orbitals = np.linalg.eigh(one_fermion)[1][:, : hamiltonian.n_particles]
-    return WithReference(base=config.model, reference=SlaterDeterminant.from_orbitals(orbitals))
+    return WithReference(base=config.model, reference=free_fermions(hamiltonian))
 
 
 def main(config: Config) -> None:
@@ -75,30 +60,13 @@ def main(config: Config) -> None:
         potential=staggered_potential(lattice, config.staggered) if config.staggered else None,
         twist=config.twist,
     )
-    print(hamiltonian, hamiltonian.hilbert, sep="\n")
+    ground_state = diagonalise(hamiltonian, config.options)
 
-    ground_state = None
-    if hamiltonian.hilbert.dimension <= config.exact_limit:
-        ground_state = exact.ground_state(hamiltonian)
-        print(ground_state)
-
-    model = wavefunction(config, hamiltonian).build(hamiltonian.hilbert, recipes.checked_device(config.device))
-    sampler = TreeSampler(n_distinct=config.distinct) if config.distinct else None
-    vmc = VMC(hamiltonian, model, sampler, config.optimiser, unit="t")
+    model = wavefunction(config, hamiltonian)
     sites = "x".join(map(str, config.shape))
-    name = f"tv-{sites}-N{hamiltonian.n_particles}-V{config.V:g}-{digest(vmc.config(config.run))}.h5"
-    archive = config.archive or Path("results") / name
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    result = vmc.run(**asdict(config.run), archive=archive, exact=ground_state)
-    print(result)
-
-    figure = archive.with_suffix(".png")
-    plot_run(archive, figure, hamiltonian.hilbert, ground_state)
-    print(f"archive {archive}\nfigure  {figure}")
+    name = f"tv-{sites}-N{hamiltonian.n_particles}-V{config.V:g}"
+    solve(hamiltonian, model, config.options, name=name, ground_state=ground_state, unit="t")
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config, description=__doc__))
-    except (ValueError, ArchiveError, NonFiniteError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command_line(main, Config, __doc__)

@@ -88,7 +88,7 @@ class Helper:
     """The process that runs are forked from."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-c", HELPER]
+        command = [sys.executable, "-P", "-c", HELPER]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self.buffer = b""
         assert self.read() == ["ready"]

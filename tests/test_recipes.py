@@ -45,7 +45,7 @@ def test_a_gpu_gets_more_work_than_a_cpu() -> None:
 @pytest.mark.parametrize("phase", ["learned", "zero"])
 @pytest.mark.parametrize("device", ["cpu", "cuda", None])
 def test_network_has_the_phase_that_was_asked_for(phase: str, device: str | None) -> None:
-    assert recipes.transformer(phase=phase, device=device).phase == phase  # type: ignore[arg-type]
+    assert recipes.transformer(phase=phase, device=device).phase == phase
 
 
 def test_vmc_takes_the_recipes() -> None:

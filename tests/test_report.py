@@ -133,7 +133,7 @@ def test_pyplot_and_the_backend_are_left_alone(with_exact: Path, tmp_path: Path)
         f"plot_run({str(with_exact)!r}, {str(tmp_path / 'figure.png')!r}, bosons(3, 3))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    subprocess.run([sys.executable, "-P", "-c", script], check=True)
     assert (tmp_path / "figure.png").exists()
 
 
@@ -197,7 +197,7 @@ def test_exact_state_given_to_the_plot_is_enough(without_exact: Path, monkeypatc
 
 def test_local_state_panel(with_exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, right = drawn(with_exact, monkeypatch, GROUND)
-    heights = [bar.get_height() for bar in right.patches]  # type: ignore[attr-defined]
+    heights = [bar.get_height() for bar in right.patches]
     stored = Archive.open(with_exact).observables()["local_state_probabilities"]
     np.testing.assert_allclose(heights, stored.mean(0))
     assert sum(heights) == pytest.approx(1)
@@ -224,8 +224,10 @@ def test_exhaustive_run_has_no_error_bars(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_single_step_can_be_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, _, _ = drawn(run(folder / "single.h5", steps=1), monkeypatch)
+    left, _, _ = drawn(run(folder / "single.h5", steps=1), monkeypatch, GROUND)
     assert len(lines(left)["VMC"].get_xdata()) == 1
+    low, high = left.get_ylim()
+    assert low < GROUND.energy < 0 < lines(left)["VMC"].get_ydata()[0] < high  # far apart, and both in sight
 
 
 def test_exact_energy_of_zero_has_no_relative_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +250,7 @@ def test_exact_eigenstate_is_drawn_without_a_logarithm(folder: Path, tmp_path: P
 
 def boxes(figure: Figure) -> list[Any]:
     """What may not overlap: panels with their labels, and the title."""
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    renderer = figure.canvas.get_renderer()
     panels = [axes.get_tightbbox(renderer) for axes in figure.axes]
     return [*panels, *(text.get_window_extent(renderer) for text in figure.texts)]
 

