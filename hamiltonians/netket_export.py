@@ -151,9 +151,7 @@ def _elements_operator() -> type:
         def is_hermitian(self) -> bool:
             return True
 
-        def get_conn_flattened(
-            self, x: np.ndarray, sections: np.ndarray, pad: bool = False
-        ) -> tuple[np.ndarray, np.ndarray]:
+        def get_conn_flattened(self, x: Any, sections: np.ndarray, pad: bool = False) -> tuple[np.ndarray, np.ndarray]:
             """<x|H|x'>: the diagonal first, then the others; with `pad` equally many for each x, elements 0 added."""
             basis, x = self._basis, np.asarray(x)
             n = from_digits(torch.from_numpy(np.searchsorted(basis.values, x).astype(np.uint8)), basis.modes)

@@ -305,8 +305,8 @@ def _fermion_operator(operator: Any, basis: Basis) -> Terms:
 def _conserving_fermions(operator: Any, basis: Basis) -> Terms:
     """NetKet's particle-number conserving operators and FermiHubbardJax; they keep nothing but index tables.
 
-    A table lists for the destroyed orbitals k the created ones l with their weights w: c+_k1 .. c+_km c_l1 .. c_lm.
-    Keys of spinful operators name the spins (or pairs of spins) that share a table.
+    A table lists terms w c+_k1 .. c+_km c_l1 .. c_lm by k, with 0 for no term. Keys of spinful operators name the spins,
+    or in the groups "mixed" the pairs of spins, that share a table; there the terms are w c+_k1 c_l1 c+_k2 c_l2.
     """
     orbitals = operator.hilbert.n_orbitals
     products: list[tuple[list[tuple[int, int]], complex]] = []
@@ -318,20 +318,23 @@ def _conserving_fermions(operator: Any, basis: Basis) -> Terms:
                 products.append(([], complex(weights.sum())))
                 continue
             if index is None:  # k and l are the same
-                entries = [(k, k, weights[k]) for k in zip(*weights.nonzero(), strict=True)]
+                entries = [(k, k, weights[tuple(k)]) for k in np.argwhere(weights).tolist()]
             else:
                 index, created = _dense(index), _dense(created)
-                rows = zip(*index.nonzero(), strict=True)
-                entries = [(k, *pair) for k in rows for pair in zip(created[index[k]], weights[index[k]], strict=True)]
+                entries = [
+                    (k, l, weight)
+                    for k in np.argwhere(index).tolist()
+                    for l, weight in zip(created[index[tuple(k)]].tolist(), weights[index[tuple(k)]], strict=True)
+                ]
             for spin, (k, l, weight) in itertools.product(spins, entries):
+                product = [(m, 1) for m in k] + [(m, 0) for m in l]
+                shifts = np.multiply(orbitals, spin)
                 if group.startswith("mixed"):  # c+_k c_l of one spin, times the same of another
-                    pairs = zip(k, l, spin, strict=True)
-                    product = [
-                        (m + orbitals * s, dagger) for *kl, s in pairs for m, dagger in zip(kl, (1, 0), strict=True)
-                    ]
-                else:
-                    product = [(m + orbitals * spin, 1) for m in k] + [(m + orbitals * spin, 0) for m in l]
-                products.append((product, complex(weight)))
+                    product, shifts = [product[i] for i in (0, 2, 1, 3)], shifts.repeat(2)
+                shifted = np.broadcast_to(shifts, len(product)).tolist()
+                products.append(
+                    ([(m + s, dagger) for (m, dagger), s in zip(product, shifted, strict=True)], complex(weight))
+                )
     return _fermions(products)
 
 

@@ -482,9 +482,9 @@ def hypercubic(shape: Sequence[int], boundary: str | Sequence[str] = "periodic")
     try:
         sizes = tuple(shape)
     except TypeError:
-        sizes = ()
+        raise TypeError(f"shape is {shape!r}; give one size per direction, such as hypercubic((4, 4)).") from None
     if not sizes:
-        raise TypeError(f"shape is {shape!r}; give one size per direction, such as hypercubic((4, 4)).")
+        raise ValueError(f"shape is {shape!r}; give one size per direction, such as hypercubic((4, 4)).")
     kind = {1: "chain", 2: "square", 3: "cubic"}.get(len(sizes), "hypercubic")
     return _crystal(kind, sizes, boundary, np.eye(len(sizes)), np.zeros((1, len(sizes))))
 

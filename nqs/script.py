@@ -37,6 +37,7 @@ CommonOptions = Annotated[Options, tyro.conf.arg(name="")]  # flags without a pr
 
 def diagonalise(hamiltonian: Hamiltonian, options: Options) -> ExactGroundState | None:
     """Introduce the problem, and find its exact ground state if the sector is small enough."""
+    recipes.checked_device(options.device)  # before hours of diagonalisation
     print(hamiltonian, hamiltonian.hilbert, sep="\n")
     if hamiltonian.hilbert.dimension > options.exact_limit:
         print(f"no exact energy: the dimension is over --exact-limit {options.exact_limit:,}")
@@ -61,7 +62,7 @@ def solve(
         name: start of the archive's name in results/; a digest of all options follows it.
     """
     wavefunction = model.build(hamiltonian.hilbert, recipes.checked_device(options.device))
-    sampler = TreeSampler(n_distinct=options.distinct) if options.distinct else None
+    sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
     vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)
     archive = options.archive or Path("results") / f"{name}-{digest(vmc.config(options.run))}.h5"
     archive.parent.mkdir(parents=True, exist_ok=True)
@@ -77,5 +78,7 @@ def command_line(main: Callable[[Config], object], config: type[Config], descrip
     """Parse the command line into the config dataclass and run main; what users got wrong ends in one line."""
     try:
         main(tyro.cli(config, description=description))
-    except (ValueError, ArchiveError, NonFiniteError) as error:
+    except (ValueError, OSError, ArchiveError, NonFiniteError) as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted: every finished step is in the archive; repeat the command to go on.") from None

@@ -60,7 +60,7 @@ def estimate_energy(
 def v_score(energy: float, variance: float, n_dof: int, energy_infinity: float) -> float:
     """N Var(H) / (E - E_inf)^2, with E_inf = Tr H / dim. Wu et al., Science 386, 296 (2024), arXiv:2302.04919."""
     distance = energy - energy_infinity
-    return n_dof * variance / distance**2 if distance else float("inf") if variance else 0.0
+    return n_dof * variance / (distance * distance) if distance else float("inf") if variance else 0.0
 
 
 def infinite_temperature_energy(hamiltonian: Hamiltonian, seed: int = 0) -> float:

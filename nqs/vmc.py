@@ -17,7 +17,7 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm import tqdm
 
-from nqs import hamiltonians, lattice, models, optimisation, samplers
+from nqs import hamiltonians, hilbert, lattice, models, optimisation, samplers
 from nqs.archive import Archive, ArchiveError
 from nqs.exact import ExactGroundState
 from nqs.local_energy import local_energies
@@ -27,6 +27,8 @@ from nqs.protocols import Hamiltonian, Sampler, Wavefunction
 from nqs.recipes import evaluation_sampler, training_sampler
 from nqs.serialise import differences, from_plain, to_plain
 from nqs.statistics import EnergyEstimate, estimate_energy, infinite_temperature_energy
+
+MAX_DECIMALS = 14
 
 
 class NonFiniteError(FloatingPointError):
@@ -87,8 +89,8 @@ class Result:
 
     @property
     def relative_error(self) -> float:
-        """(E - E_exact) / |E_exact|; nan where the exact energy is not known."""
-        return math.nan if self.exact is None else (self.estimate.energy - self.exact) / abs(self.exact)
+        """(E - E_exact) / |E_exact|; nan where the exact energy is not known or 0."""
+        return math.nan if self.exact is None else _relative(self.estimate.energy, self.exact)
 
     def __str__(self) -> str:
         e = self.estimate
@@ -107,9 +109,8 @@ class Result:
         energy = exact.energy if isinstance(exact, ExactGroundState) else exact
         difference = self.estimate.energy - energy
         bars = f" = {difference / self.estimate.error:+.1f} error bars" if self.estimate.error > 0 else ""
-        return (
-            f"exact {energy:.8f} {self.unit}: relative error {difference / abs(energy):.1e} ({difference:+.2e}{bars})"
-        )
+        relative = _relative(self.estimate.energy, energy)
+        return f"exact {energy:.8f} {self.unit}: relative error {relative:.1e} ({difference:+.2e}{bars})"
 
 
 class VMC:
@@ -205,9 +206,11 @@ class VMC:
                     generator.manual_seed(run.seed + start)
         elif archive is not None:
             file = Archive.create(archive, config=config, hamiltonian=str(self.hamiltonian), unit=self.unit)
-        if file is not None and isinstance(exact, ExactGroundState):
+        known = file.exact["energy"] if file is not None and file.exact is not None else None
+        if file is not None and isinstance(exact, ExactGroundState) and exact.energy != known:
             file.write_exact(exact)
-        exact_energy = exact.energy if isinstance(exact, ExactGroundState) else exact
+            file.flush()
+        exact_energy = exact.energy if isinstance(exact, ExactGroundState) else known if exact is None else exact
         energy_infinity = infinite_temperature_energy(self.hamiltonian)
 
         rows: list[dict[str, float]] = []
@@ -225,7 +228,7 @@ class VMC:
                     update = optimiser.step(samples, free, local.diagonal, step / steps)
                 if update is None or not parameters_to_vector(self.wavefunction.parameters()).isfinite().all():
                     vector_to_parameters(good, self.wavefunction.parameters())
-                    raise NonFiniteError(_what_to_try(step, estimate, file))
+                    raise NonFiniteError(_what_to_try(f"step {step}", estimate, file))
                 row = {
                     "step": step,
                     "energy": estimate.energy,
@@ -272,6 +275,8 @@ class VMC:
         samples = self.evaluation.sample(self.wavefunction, generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
         estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
+        if not (math.isfinite(estimate.energy) and math.isfinite(estimate.variance)):
+            raise NonFiniteError(_what_to_try("final evaluation", estimate, file))
         if file is not None:
             file.write_samples(samples)
             probabilities = local_state_probabilities(samples, self.hamiltonian.hilbert)
@@ -324,17 +329,25 @@ def resume(
 
 def known_types() -> dict[str, type]:
     """The configuration classes of nqs, by name: what an archive may be rebuilt from."""
-    modules = (hamiltonians, lattice, models, samplers, optimisation)
+    modules = (hamiltonians, hilbert, lattice, models, samplers, optimisation)
     return {name: item for module in modules for name, item in vars(module).items() if isinstance(item, type)}
 
 
 def with_error(value: float, error: float) -> str:
-    """A number with its error in the last digits: -7.45979(3), or all digits where the error is 0."""
+    """A number with its error in the last two digits: -7.459791(31); eight decimals where there is no error."""
     if not (error > 0 and math.isfinite(value) and math.isfinite(error)):
         return f"{value:.8f}"
-    digits = max(0, 1 - math.floor(math.log10(error)))
-    in_last_digits = round(error * 10**digits)
-    return f"{value:.{digits}f}({in_last_digits})" if digits else f"{value:.0f}({error:.0f})"
+    _, exponent = f"{error:.1e}".split("e")  # rounded to two digits first: 0.0996 is 0.10
+    digits = 1 - int(exponent)
+    if digits <= 0:
+        return f"{value:.0f}({error:.0f})"
+    if digits > MAX_DECIMALS:  # beyond what double precision holds
+        return f"{value:.{MAX_DECIMALS}f}"
+    return f"{value:.{digits}f}({error * 10**digits:.0f})"
+
+
+def _relative(energy: float, exact: float) -> float:
+    return (energy - exact) / abs(exact) if exact else math.nan
 
 
 def _status(estimate: EnergyEstimate, exact: float | None) -> str:
@@ -345,7 +358,7 @@ def _status(estimate: EnergyEstimate, exact: float | None) -> str:
         f"{estimate.n_distinct:,} distinct",
     ]
     if exact is not None:
-        parts.append(f"rel. error {(estimate.energy - exact) / abs(exact):.1e}")
+        parts.append(f"rel. error {_relative(estimate.energy, exact):.1e}")
     return ", ".join(parts)
 
 
@@ -358,9 +371,9 @@ def _refuse_other_run(file: Archive, config: dict[str, Any]) -> None:
         )
 
 
-def _what_to_try(step: int, estimate: EnergyEstimate, file: Archive | None) -> str:
+def _what_to_try(where: str, estimate: EnergyEstimate, file: Archive | None) -> str:
     kept = f"The state before it is in {file.path}." if file is not None else "The state before it was restored."
     return (
-        f"step {step}: energy {estimate.energy}, variance {estimate.variance}, or the update, is not finite. {kept} "
+        f"{where}: energy {estimate.energy}, variance {estimate.variance}, or the update, is not finite. {kept} "
         "Try a smaller learning_rate or max_step, a larger diagonal_shift, or dtype='float64'."
     )

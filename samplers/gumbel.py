@@ -58,7 +58,7 @@ class GumbelSampler:
             conditionals, state = wavefunction.step(tokens[:, -1] if site else None, state)
             child_log_p = log_p[:, None] + conditionals.log_p  # (F, d)
             child_key = conditioned_on_maximum(child_log_p + gumbel(child_log_p, generator), key).flatten()
-            possible = int(torch.isfinite(child_log_p).sum())
+            possible = int((child_log_p != -torch.inf).sum())
             key, chosen = child_key.topk(min(self.n_distinct + 1, possible))
             rows, token = chosen // hilbert.local_dim, chosen % hilbert.local_dim
             tokens = torch.cat([tokens[rows], token[:, None].to(torch.uint8)], dim=1)

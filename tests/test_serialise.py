@@ -95,7 +95,6 @@ def test_every_configuration_class_is_round_tripped_above() -> None:
     assert all(TYPES[kind.__name__] is kind for kind in classes)
 
 
-@pytest.mark.xfail(reason="known_types() has neither HilbertSpace nor Charge", raises=ValueError)
 def test_operator_of_netket_is_rebuilt_from_the_known_types() -> None:
     flip = LocalTerms(
         entries=(((0,), (1,), -1.0, 0.0), ((1,), (0,), -1.0, 0.0)), modes=((0,), (1,)), coefficients=(1.0, 0.5)
