@@ -305,8 +305,8 @@ def _fermion_operator(operator: Any, basis: Basis) -> Terms:
 def _conserving_fermions(operator: Any, basis: Basis) -> Terms:
     """NetKet's particle-number conserving operators and FermiHubbardJax; they keep nothing but index tables.
 
-    A table lists terms w c+_k1 .. c+_km c_l1 .. c_lm by k, with 0 for no term. Keys of spinful operators name the spins,
-    or in the groups "mixed" the pairs of spins, that share a table; there the terms are w c+_k1 c_l1 c+_k2 c_l2.
+    A table lists terms w c+_k1 .. c+_km c_l1 .. c_lm by k, with 0 for no term. Keys of spinful operators name the
+    spins, or in the groups "mixed" the pairs of spins, that share a table; there the terms are w c+_k1 c_l1 c+_k2 c_l2.
     """
     orbitals = operator.hilbert.n_orbitals
     products: list[tuple[list[tuple[int, int]], complex]] = []
