@@ -318,8 +318,7 @@ def test_any_batch_and_any_chunks_give_the_same_rows(kind: str, monkeypatch: pyt
 @every_kind
 def test_serialisation_through_json(kind: str) -> None:
     h = wrap(operator(kind))
-    types = known_types() | {"HilbertSpace": HilbertSpace, "Charge": Charge}
-    again = from_plain(json.loads(json.dumps(to_plain(h))), types)
+    again = from_plain(json.loads(json.dumps(to_plain(h))), known_types())
     assert again == h
     assert hash(again) == hash(h)
     assert str(again) == str(h) == repr(h)
@@ -749,9 +748,8 @@ print(repr(resume(sys.argv[1], progress=False).estimate.energy))
 """
 
 
-@pytest.mark.parametrize("kind", ["spin one", "two-body"])
-def test_archive_resumes_without_netket(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    h = wrap(operator(kind), name="a long way")
+def test_archive_resumes_without_netket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h = wrap(operator("two-body"), name="a long way")
     reference = short_run(h).run(6, archive=tmp_path / "whole.h5", progress=False)
     record = Archive.record
 
@@ -770,11 +768,6 @@ def test_archive_resumes_without_netket(kind: str, tmp_path: Path, monkeypatch: 
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == reference.estimate.energy
     assert Archive.open(tmp_path / "run.h5").step == 6
-
-
-def test_import_does_not_import_netket() -> None:
-    code = "import sys, nqs.hamiltonians; sys.exit(any(name in sys.modules for name in ('netket', 'jax')))"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 # ---- to NetKet -------------------------------------------------------------------------------------
