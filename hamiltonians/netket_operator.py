@@ -47,8 +47,8 @@ from nqs.protocols import Connected
 from nqs.samples import distinct
 
 TABLE = 2**24  # rows of all local matrices of one size together
-ELEMENTS = 2**22  # configurations times places that are looked at together
-CHECKED = 2**12  # configurations, and a quarter of the pairs of them, on which a new operator is tested
+ELEMENTS = 2**22  # connected configurations that are looked at together
+CHECKED = 2**12  # configurations on which a new operator is tested, and connected ones
 NEGLIGIBLE = 1e-14  # elements below this share of the largest one are rounding errors
 
 Change = tuple[tuple[int, int, int], ...]  # (mode, digit before, digit after) of what changes
@@ -84,17 +84,23 @@ class LocalTerms:
         ]
 
     @property
+    def n_elements(self) -> int:
+        """Elements of the fullest row, at least 1, at all places."""
+        return len(self.modes) * max(Counter(row for row, *_ in self.entries).values())
+
+    @property
     def largest(self) -> float:
         """Modulus of the largest element with its coefficient."""
         return max(map(abs, self.coefficients)) * max(abs(complex(re, im)) for *_, re, im in self.entries)
 
     def changes(self) -> Iterator[Change]:
         """What changes, once for each place and each way of changing it."""
+        ways = {
+            tuple((k, a, b) for k, (a, b) in enumerate(zip(row, column, strict=True)) if a != b)
+            for row, column, _ in self.elements(diagonal=False)
+        }
         for modes in self.modes:
-            yield from {
-                tuple((m, a, b) for m, a, b in zip(modes, row, column, strict=True) if a != b)
-                for row, column, _ in self.elements(diagonal=False)
-            }
+            yield from (tuple((modes[k], a, b) for k, a, b in way) for way in ways)
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,8 @@ class NetKetOperator:
             ValueError: a space or a constraint that nqs does not have, a sector that does not fit the operator, terms
                 that leave the sector, or an operator that is not Hermitian.
         """
-        terms = terms_of(operator, basis := basis_of(operator, hilbert))
+        basis = basis_of(operator, hilbert)
+        terms = terms_of(operator, basis)
         kind = re.sub(r"Discrete|Jax|Numba|\[.*", "", type(operator).__name__)
         wrapped = cls(basis.sector, _grouped(terms), basis.modes, f"NetKet {kind}" if name is None else name)
         wrapped._check(hermitian=formally_hermitian(terms))
@@ -155,8 +162,8 @@ class NetKetOperator:
         return not any(
             signs or element.imag or c * element.real > 0
             for terms in self.terms
-            for c, signs in zip(terms.coefficients, _signs(terms), strict=True)
             for _, _, element in terms.elements(diagonal=False)
+            for c, signs in zip(terms.coefficients, _signs(terms), strict=True)
         )
 
     # --- elements -----------------------------------------------------------------------------------------------
@@ -249,14 +256,12 @@ class NetKetOperator:
         ]
         return ", ".join(f"{name} from {a} to {b}" for name, a, b in zip(names, *carried, strict=True) if a != b)
 
-    # --- sites and modes ----------------------------------------------------------------------------------------
+    # --- preparation --------------------------------------------------------------------------------------------
 
     @property
     def _levels(self) -> int:
         """States of a mode."""
         return self.hilbert.local_dim if len(self.modes[0]) == 1 else 2
-
-    # --- preparation --------------------------------------------------------------------------------------------
 
     def _compile(self, device: torch.device) -> "Compiled":
         if device not in self._compiled:
@@ -266,7 +271,7 @@ class NetKetOperator:
     def _check(self, *, hermitian: bool) -> None:
         """Refuse terms that leave the sector, and operators that are not Hermitian, with an example.
 
-        Where the terms one by one do not prove it, every configuration of a small sector is tried, and random ones of a
+        Where the terms one by one are no proof, every configuration of a small sector is tried, and random ones of a
         large sector; `connected` then looks for terms that leave at every call.
         """
         generator = torch.Generator().manual_seed(0)
@@ -407,7 +412,7 @@ def _compile(operator: NetKetOperator, device: torch.device) -> Compiled:
         overlapping=flips or any(count > 1 for count in ways.values()),
         conserving=not flips and _conserves(operator, ways),
         keys=HilbertSpace(n_modes, tuple(map(str, range(min(levels + 1, MAX_LOCAL_STATES))))),
-        rows_at_once=max(1, ELEMENTS // max(1, sum(len(terms.modes) for terms in operator.terms))),
+        rows_at_once=max(1, ELEMENTS // max(1, sum(terms.n_elements for terms in operator.terms))),
         dtype=torch.float64 if real else torch.complex128,
         largest=largest,
         negligible=NEGLIGIBLE * largest,

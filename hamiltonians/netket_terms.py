@@ -56,6 +56,20 @@ class Basis(NamedTuple):
     levels: int
     reversed: bool
 
+    def occurs(self, row: Digits) -> bool:
+        """Whether some configuration of the sector can have these digits on some modes; False is certain."""
+        if max(row, default=0) >= self.levels:
+            return False
+        if len(self.modes[0]) > 1:
+            return True
+        others = self.sector.n_sites - len(row)
+        for charge in self.sector.charges:
+            if charge.target is not None and charge.modulus is None:
+                missing = charge.target - sum(charge.values[digit] for digit in row)
+                if not others * min(charge.values) <= missing <= others * max(charge.values):
+                    return False
+        return True
+
 
 def basis_of(operator: Any, hilbert: Any = None) -> Basis:
     """The sector of an operator: that of its space, or `hilbert`, a space of nqs or of NetKet.
@@ -91,7 +105,9 @@ def basis_of(operator: Any, hilbert: Any = None) -> Basis:
     if isinstance(space, nk.hilbert.SpinOrbitalFermions) and sector.local_dim > 2:
         components = (sector.local_dim - 1).bit_length()
     sites = space.size // components
-    fits = sector.local_dim <= space.local_size if components == 1 else sector.local_dim == 2**components
+    fits = sector.local_dim == space.local_size**components
+    if isinstance(space, nk.hilbert.Fock):  # a sector may have fewer occupation numbers
+        fits = sector.local_dim <= space.local_size
     if not fits or sector.n_sites != sites or sites * components != space.size:
         raise ValueError(
             f"the operator acts on {space}, {space.size} degrees of freedom of {space.local_size} states each, which "
@@ -130,7 +146,7 @@ def sector_of(space: Any) -> HilbertSpace:
         return spinful_fermions(space.n_orbitals, per_spin[1], per_spin[0])
     bits = list(itertools.product((0, 1), repeat=components))  # highest bit, the lowest S^z, first
     charges: tuple[Charge, ...] = tuple(
-        Charge(f"electrons with 2 Sz = {2 * c - components + 1}", tuple(b[c] for b in bits), per_spin[c])
+        Charge(f"electrons (2 Sz = {2 * c - components + 1})", tuple(b[c] for b in bits), per_spin[c])
         for c in reversed(range(components))
     )
     if total is not None:
@@ -189,19 +205,43 @@ Terms = dict[Support, Matrix]
 
 
 def terms_of(operator: Any, basis: Basis) -> Terms:
-    """The operator as a sum of local ones, by the most specific of its classes that is known.
+    """The operator as a sum of local ones, without rows that no configuration of the sector has.
 
     Raises:
         TypeError: an operator of unknown structure on a large sector.
     """
+    terms: Terms = {}
+    occurs: dict[Digits, bool] = {}
+    for support, matrix in _terms(operator, basis).items():
+        for (row, column), element in matrix.items():
+            if row not in occurs:
+                occurs[row] = basis.occurs(row)
+            if occurs[row]:
+                _add(terms, support, row, tuple(min(digit, basis.levels) for digit in column), element)
+    return terms
+
+
+def _terms(operator: Any, basis: Basis) -> Terms:
+    """By the most specific class of the operator that is known."""
     for kind in type(operator).__mro__:
         if kind.__name__ in KINDS:
             return KINDS[kind.__name__](operator, basis)
     return _from_elements(operator, basis)
 
 
+def _is_known(operator: Any) -> bool:
+    """Whether the operator, with all its parts, can be taken apart."""
+    kinds = {kind.__name__ for kind in type(operator).__mro__}
+    if kinds & {"SumOperator", "ProductOperator"}:
+        return all(map(_is_known, operator.operators))
+    return bool(kinds & KINDS.keys())
+
+
 def _from_matrices(matrices: Iterable[tuple[Iterable[int], Any]], basis: Basis) -> Terms:
-    """Sites and matrices, dense or sparse, in NetKet's order of the local states, the first site most significant."""
+    """Sites and matrices, dense or sparse, in NetKet's order of the local states, the first site most significant.
+
+    Rows beyond the digits of the sector are left out here, because cutoffs can be much larger.
+    """
     terms: Terms = {}
     for sites, matrix in matrices:
         modes = np.array(list(sites), dtype=int)
@@ -212,7 +252,7 @@ def _from_matrices(matrices: Iterable[tuple[Iterable[int], Any]], basis: Basis) 
         digits = np.indices((size,) * len(modes)).reshape(len(modes), -1)[order].T  # (rows, modes)
         if basis.reversed:
             digits = size - 1 - digits
-        inside = np.all(digits < basis.levels, axis=1)  # else in no configuration of the sector
+        inside = np.all(digits < basis.levels, axis=1)
         names = list(map(tuple, np.minimum(digits, basis.levels).tolist()))
         for row, column, element in zip(coo.row, coo.col, coo.data, strict=True):
             if inside[row]:
@@ -345,7 +385,7 @@ def _dense(array: Any) -> np.ndarray:
 def _sum(operator: Any, basis: Basis) -> Terms:
     terms: Terms = {}
     for part, coefficient in zip(operator.operators, np.asarray(operator.coefficients).tolist(), strict=True):
-        for support, matrix in terms_of(part, basis).items():
+        for support, matrix in _terms(part, basis).items():
             for (row, column), element in matrix.items():
                 _add(terms, support, row, column, coefficient * element)
     return terms
@@ -357,16 +397,14 @@ def _product(operator: Any, basis: Basis) -> Terms:
         raise ValueError(
             f"{operator.hilbert} has {states} local states: too many for a product of operators, set n_max."
         )
-    all_states = basis._replace(levels=states)  # between the factors the sector may be left
+    if not _is_known(operator):  # elements of a factor outside the sector would be missing
+        return _from_elements(operator, basis)
+    if basis.levels < states:  # between the factors the sector may be left
+        basis = basis._replace(levels=states, values=np.arange(states))
     result: Terms = {Support(()): {((), ()): complex(operator.coefficient.item())}}
     for factor in operator.operators:
-        result = _multiply(result, terms_of(factor, all_states))
-    terms: Terms = {}
-    for support, matrix in result.items():
-        for (row, column), element in matrix.items():
-            if max(row, default=0) < basis.levels:
-                _add(terms, support, row, tuple(min(digit, basis.levels) for digit in column), element)
-    return terms
+        result = _multiply(result, _terms(factor, basis))
+    return result
 
 
 def _multiply(left: Terms, right: Terms) -> Terms:
@@ -399,7 +437,7 @@ def _multiply(left: Terms, right: Terms) -> Terms:
 
 def _collected(operator: Any, basis: Basis) -> Terms:
     """Adjoint, Transpose, Squared: NetKet works them out."""
-    return terms_of(operator.collect(), basis)
+    return _terms(operator.collect(), basis)
 
 
 def _from_elements(operator: Any, basis: Basis) -> Terms:
@@ -414,7 +452,8 @@ def _from_elements(operator: Any, basis: Basis) -> Terms:
         )
     terms: Terms = {}
     digits = to_digits(basis.sector.configurations(), basis.modes).numpy()
-    connected, elements = operator.get_conn_padded(basis.values[digits].astype(np.int8))
+    x = basis.values[digits].astype(np.int8 if basis.values.max() < 128 else np.int16)
+    connected, elements = operator.get_conn_padded(x)
     columns = np.searchsorted(basis.values, np.asarray(connected)).clip(max=basis.levels)
     for row, places, values in zip(digits.tolist(), columns.tolist(), np.asarray(elements).tolist(), strict=True):
         for column, element in zip(places, values, strict=True):

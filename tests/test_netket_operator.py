@@ -303,7 +303,7 @@ def test_any_batch_and_any_chunks_give_the_same_rows(kind: str, monkeypatch: pyt
     h = wrap(operator(kind))
     n = h.hilbert.random(30, torch.Generator().manual_seed(1))
     before, expected = n.clone(), dense(h)[h.hilbert.rank(n)]
-    monkeypatch.setattr(netket_operator, "ELEMENTS", 7 * sum(len(terms.modes) for terms in h.terms))
+    monkeypatch.setattr(netket_operator, "ELEMENTS", 7 * sum(terms.n_elements for terms in h.terms))
     h = NetKetOperator(h.hilbert, h.terms, h.modes)
     k, elements, parents = h.connected(n)
     rows = np.zeros_like(expected)
@@ -332,6 +332,14 @@ def test_stoquastic_means_no_positive_off_diagonal_element(kind: str) -> None:
     assert not h.is_stoquastic or (np.isrealobj(off_diagonal) and off_diagonal.max() <= 0)
 
 
+@every_kind
+def test_only_operators_that_may_leave_the_sector_are_watched(kind: str) -> None:
+    """For all but a few kinds the terms prove that they stay."""
+    watched = {"PauliStrings long", "permutation", "permutation in a sum"}
+    h = wrap(operator(kind))
+    assert h._compile(torch.device("cpu")).conserving == (kind not in watched)
+
+
 def test_stoquastic_operators_are_recognised() -> None:
     """NetKet applies Marshall's rule to the Heisenberg model on a bipartite graph."""
     kinds = {"Ising chain", "Heisenberg chain", "BoseHubbard", "BoseHubbard without hopping"}
@@ -353,13 +361,20 @@ def test_products_equal_the_product_of_the_matrices() -> None:
     long = operator("PauliStrings long")
     check(long, PauliStrings(long.hilbert, *strings(8, (0.5, "ZZYXZ", 2), (0.3, "XXXXXXX", 1))), 1.5)
     check(operator("FermiHubbardJax"), operator("FermiHubbardJax"))
+    check(operator("permutation"), operator("Heisenberg chain"))  # of unknown structure
 
 
 def test_products_may_leave_the_sector_between_their_factors() -> None:
-    """b b+ = n + 1 passes through an occupation that the sector does not have."""
+    """b b+ = n + 1 passes through occupations that the sector does not have, as hopping with more bosons does."""
     space, sector = fock(3, 3), bosons(3, 2)
     product = ProductOperator(nk.operator.boson.destroy(space, 0), nk.operator.boson.create(space, 0))
     assert_same(dense(wrap(product, sector)), np.diag(sector.configurations()[:, 0].numpy() + 1.0))
+    hubbard = nk.operator.BoseHubbard(space, nk.graph.Chain(3, pbc=False), U=1.3, V=0.2)
+    sandwich = ProductOperator(nk.operator.boson.destroy(space, 1), hubbard, nk.operator.boson.create(space, 1))
+    b = np.kron(np.eye(4), np.kron(np.diag(np.sqrt([1.0, 2.0, 3.0]), 1), np.eye(4)))
+    everywhere = dense(wrap(hubbard))
+    inside = wrap(hubbard).hilbert.rank(sector.configurations()).numpy()
+    assert_same(dense(wrap(sandwich, sector)), (b @ everywhere @ b.T)[np.ix_(inside, inside)])
 
 
 def test_particle_number_conserving_operators() -> None:
@@ -609,6 +624,11 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: wrap(operator("J1-J2"), spinful_fermions(4, 2, 2)),
         ValueError,
         r"acts on Spin.*does not fit the sector: 4 sites x 4 local states",
+    ),
+    "wrong spin": (
+        lambda: wrap(operator("spin one"), spins(4, 0)),
+        ValueError,
+        r"acts on Spin\(s=1, N=4.*does not fit the sector: 4 sites x 2 local states",
     ),
     "impossible filling": (lambda: wrap(operator("Ising chain"), spins(6, 7)), ValueError, r"2 Sz = 14 is impossible"),
     "no cutoff": (

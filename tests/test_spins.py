@@ -26,6 +26,7 @@ from nqs.local_energy import local_energies
 from nqs.models import Transformer, TransformerConfig
 from nqs.protocols import Hamiltonian, LogPsi, Wavefunction
 from nqs.samples import Samples
+from nqs.script import Options
 from nqs.serialise import from_plain, to_plain
 from nqs.vmc import known_types
 
@@ -672,7 +673,7 @@ def test_scripts_run_with_what_is_known_of_the_signs(
 ) -> None:
     module = script(name)
     archive = tmp_path / "new" / "run.h5"
-    module.main(module.Config(**options, run=RunConfig(steps=2), archive=archive, device="cpu"))
+    module.main(module.Config(**options, options=Options(run=RunConfig(steps=2), archive=archive, device="cpu")))
     text = capsys.readouterr().out
     assert all(word in text for word in ("exact E", "E / site", str(archive)))
     assert archive.with_suffix(".png").exists()
@@ -701,4 +702,4 @@ def test_scripts_run_with_what_is_known_of_the_signs(
 def test_scripts_refuse_what_cannot_work(name: str, options: dict[str, Any], text: str, tmp_path: Path) -> None:
     module = script(name)
     with pytest.raises(ValueError, match=text):
-        module.main(module.Config(**options, archive=tmp_path / "run.h5", device="cpu"))
+        module.main(module.Config(**options, options=Options(archive=tmp_path / "run.h5", device="cpu")))
