@@ -410,7 +410,7 @@ def _compile(operator: NetKetOperator, device: torch.device) -> Compiled:
         diagonal,
         connected,
         overlapping=flips or any(count > 1 for count in ways.values()),
-        conserving=not flips and _conserves(operator, ways),
+        conserving=_conserves(operator, ways),
         keys=HilbertSpace(n_modes, tuple(map(str, range(min(levels + 1, MAX_LOCAL_STATES))))),
         rows_at_once=max(1, ELEMENTS // max(1, sum(terms.n_elements for terms in operator.terms))),
         dtype=torch.float64 if real else torch.complex128,
@@ -431,6 +431,8 @@ def _conserves(operator: NetKetOperator, changes: Iterable[Change]) -> bool:
             return False
         carried = {m: w for modes in operator.modes for m, w in zip(modes, weights, strict=True)}
         charges.append((charge.modulus, carried))
+    if charges and any(terms.flips for terms in operator.terms):
+        return False
     for change in changes:
         if any(after >= operator._levels for _, _, after in change):
             return False

@@ -294,6 +294,7 @@ def test_matrix_and_ground_energy_equal_netket(kind: str) -> None:
     assert_same(dense(h), expected)
     assert_same(expected, expected.conj().T)
     assert np.isrealobj(dense(h)) == (np.abs(expected.imag).max() == 0)
+    assert h._compile(torch.device("cpu")).conserving, "proved term by term"
     energy = np.linalg.eigvalsh(expected)[0]
     assert exact.ground_state(h).energy == pytest.approx(energy, abs=1e-10 * max(1.0, abs(energy)))
 
@@ -330,14 +331,6 @@ def test_stoquastic_means_no_positive_off_diagonal_element(kind: str) -> None:
     h = wrap(operator(kind))
     off_diagonal = dense(h) - np.diag(np.diag(dense(h)))
     assert not h.is_stoquastic or (np.isrealobj(off_diagonal) and off_diagonal.max() <= 0)
-
-
-@every_kind
-def test_only_operators_that_may_leave_the_sector_are_watched(kind: str) -> None:
-    """For all but a few kinds the terms prove that they stay."""
-    watched = {"PauliStrings long", "permutation", "permutation in a sum"}
-    h = wrap(operator(kind))
-    assert h._compile(torch.device("cpu")).conserving == (kind not in watched)
 
 
 def test_stoquastic_operators_are_recognised() -> None:
@@ -721,11 +714,15 @@ def test_errors_say_what_was_found(case: str, unchecked: None) -> None:
         build()
 
 
-def test_an_operator_that_is_hermitian_only_as_a_whole_is_accepted() -> None:
-    """X on one site, half of it written with an identity beside it."""
+def test_what_holds_only_for_the_sum_of_terms_is_accepted() -> None:
+    """X on one site, half of it with an identity beside it; XX and YY conserve S^z only together."""
     half = np.array([[0.0, 1.0], [0.0, 0.0]])
     pieces = LocalOperator(spin_half(3), [half, np.kron(half.T, np.eye(2))], [[0], [0, 1]])
     assert_same(dense(wrap(pieces)), embedded(2 * SX, [0], 3, 2))
+    apart = LocalOperator(spin_half(4, 0), [np.kron(SX, SX), np.kron(np.kron(SY, SY), np.eye(2))], [[0, 1], [0, 1, 2]])
+    together = LocalOperator(spin_half(4, 0), [np.kron(SX, SX) + np.kron(SY, SY)], [[0, 1]])
+    assert not wrap(apart)._compile(torch.device("cpu")).conserving
+    assert_same(dense(wrap(apart)), dense(wrap(together)))
 
 
 # ---- runs ------------------------------------------------------------------------------------------
