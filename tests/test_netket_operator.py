@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import runpy
 import subprocess
 import sys
 import warnings
@@ -872,3 +873,32 @@ def test_operators_of_any_hamiltonian_speak_netkets_interface() -> None:
     assert (x[elements == 0] == np.broadcast_to(x[:, :1], x.shape)[elements == 0]).all()
     energy = np.linalg.eigvalsh(matrix)[0]
     assert nk.exact.lanczos_ed(there)[0] == pytest.approx(energy)
+
+
+# ---- the script ------------------------------------------------------------------------------------
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "netket_operator.py"
+
+
+def script(monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def test_script_at_toy_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], unchecked: None
+) -> None:
+    """At the AKLT point the energy of every bond is -2/3 cos(theta), tan(theta) = 1/3."""
+    script(monkeypatch, tmp_path, "--L", "4", "--steps", "3", "--model.width", "4")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("bilinear-biquadratic chain, theta = 0.3218, D = 0, 1 local matrix at 4 places, 4 sites")
+    assert f"exact E = {-8 / 10**0.5:.10f}" in lines[1]
+    archive = Archive.open(tmp_path / lines[-2].removeprefix("archive "))
+    assert archive.step == 3
+    assert (tmp_path / lines[-1].removeprefix("figure  ")).read_bytes().startswith(b"\x89PNG")
+
+
+def test_script_refuses_a_ring_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> None:
+    with pytest.raises(SystemExit, match=r"error: L=2: an open chain has 2 spins or more, a ring 3 or more"):
+        script(monkeypatch, tmp_path, "--L", "2")
