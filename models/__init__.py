@@ -2,12 +2,14 @@
 
 from nqs.models.hartree_fock import HartreeFock, free_fermions, hartree_fock
 from nqs.models.reference import MarshallSign, SlaterDeterminant, WithReference, phase_agreement
+from nqs.models.symmetrised import Symmetrised
 from nqs.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
     "HartreeFock",
     "MarshallSign",
     "SlaterDeterminant",
+    "Symmetrised",
     "Transformer",
     "TransformerConfig",
     "WithReference",

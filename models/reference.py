@@ -126,6 +126,7 @@ class ReferencedWavefunction(AutoregressiveWavefunction[DecodingState]):
         self.base = base
         self.hilbert = base.hilbert
         self.has_phase = base.has_phase
+        self.layerwise = base.layerwise
 
     def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
         return self.base.conditionals(n)

@@ -101,6 +101,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
     """
 
     config: TransformerConfig
+    layerwise = True
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from jaxtyping import Complex128, Float64
 from torch import Tensor
 
 from nqs.chunks import log_psi_in_chunks, rows_that_fit
-from nqs.protocols import Hamiltonian, LogPsi, Wavefunction
+from nqs.protocols import Hamiltonian, LogPsi, SymmetricWavefunction, Wavefunction
 from nqs.samples import Samples, distinct
 
 
@@ -51,10 +51,13 @@ def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples
     bytes_per_sample = 64 * n.shape[1] * (n.shape[1] + 64)  # a guess of connected rows, keys and sorting buffers
     for part in torch.arange(len(n), device=n.device).split(rows_that_fit(bytes_per_sample, n.device)):
         connected = hamiltonian.connected(n[part])
-        amplitudes, evaluated = amplitudes_with_cache(wavefunction, connected.configurations, samples)
+        configurations, turn = connected.configurations, 0.0
+        if isinstance(wavefunction, SymmetricWavefunction):
+            configurations, turn = wavefunction.fold(configurations)
+        amplitudes, evaluated = amplitudes_with_cache(wavefunction, configurations, samples)
         parents = part[connected.parents]
         ratio = torch.polar(
-            (amplitudes.log_modulus - samples.log_modulus[parents]).exp(), amplitudes.phase - samples.phase[parents]
+            (amplitudes.log_modulus - samples.log_modulus[parents]).exp(), amplitudes.phase + turn - samples.phase[parents]
         )
         values.index_add_(0, parents, connected.elements * ratio)
         n_connected += len(parents)

@@ -119,6 +119,7 @@ class StochasticReconfiguration:
     diagonal_shift: float = 1e-3
     final_diagonal_shift: float = 1e-5
     implicit: bool = True
+    finite: bool = False
     momentum: float = 0.0
     max_step: float = 0.1
     space: Literal["auto", "samples", "parameters"] = "auto"
@@ -156,11 +157,17 @@ class NaturalGradient:
         config = self.config
         rate = cosine(config.learning_rate, config.final_learning_rate, progress)
         shift = geometric(config.diagonal_shift, config.final_diagonal_shift, progress)
+        energy = samples.weights @ local_energies.real
+        stiff = (1 + rate * (diagonal - energy).clamp(min=0)) if config.implicit else torch.ones_like(diagonal)
+        if config.finite:
+            r = rate * (local_energies - energy) / stiff
+            change = torch.log(1 - r)
+            change = torch.complex(change.real.clamp(-1.0, 1.0), change.imag)
+            local_energies = -stiff / rate * change
         X, e = centred(*jacobian(self.wavefunction, samples.configurations), samples.weights, local_energies)
         stiffness = torch.ones_like(e)
         if config.implicit:
-            energy = samples.weights @ local_energies.real
-            stiffness = (1 + rate * (diagonal - energy).clamp(min=0)).sqrt().to(X.dtype).repeat(len(e) // len(diagonal))
+            stiffness = stiff.sqrt().to(X.dtype).repeat(len(e) // len(diagonal))
             X.mul_(stiffness[:, None])
             e = e / stiffness
         previous = config.momentum * self.update.to(X.dtype)

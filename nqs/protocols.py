@@ -63,11 +63,15 @@ class Wavefunction(nn.Module, ABC):
         hilbert: the sector.
         config: what it was built from.
         has_phase: False where the phase is the same number for every configuration.
+        layerwise: every parameter belongs to an nn.Linear, nn.LayerNorm or nn.Embedding and enters `forward` only
+            through calls of that layer, whose batch lists the tokens of each configuration one after another. Models
+            that promise this get their gradients several times faster.
     """
 
     hilbert: HilbertSpace
     config: "WavefunctionConfig"
     has_phase: bool
+    layerwise: bool = False
 
     @abstractmethod
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
@@ -118,6 +122,35 @@ class AutoregressiveWavefunction(Wavefunction, Generic[State]):
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         log_modulus, phase = self(n)
         return LogPsi(log_modulus, phase + self.reference_phase(n))
+
+
+class SymmetricWavefunction(Wavefunction, ABC):
+    """A state that is known on whole orbits of a symmetry group from one representative of each.
+
+    Its samples are representatives, weighted with the probability of their orbit; `unfolded` turns them into
+    configurations of the sector. Local energies are the same on a whole orbit where the Hamiltonian has the symmetry.
+
+    Attributes:
+        base: what is sampled.
+    """
+
+    base: AutoregressiveWavefunction
+
+    @abstractmethod
+    def fold(self, n: UInt8[Tensor, "B L"]) -> tuple[UInt8[Tensor, "B L"], Float64[Tensor, " B"]]:
+        """Representatives r of n, and angles a with psi(n) = psi(r) exp(i a)."""
+
+    @abstractmethod
+    def folded(self, samples: Samples) -> Samples:
+        """Independent samples of `base` as samples of this state."""
+
+    @abstractmethod
+    def exhaustive(self, device: torch.device) -> Samples:
+        """Every representative with the exact probability of its orbit."""
+
+    @abstractmethod
+    def unfolded(self, samples: Samples, generator: torch.Generator) -> Samples:
+        """The same samples as configurations of the whole sector: every sample moved by a random element."""
 
 
 class WavefunctionConfig(Protocol):

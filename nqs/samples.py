@@ -66,3 +66,23 @@ def distinct(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"]) -> tuple[Int64[Tens
     rows = torch.arange(len(n), device=n.device)
     first = torch.full((n_classes,), len(n), device=n.device).scatter_reduce_(0, classes, rows, "amin")
     return first, classes
+
+
+def split_counts(
+    counts: Int64[Tensor, " F"], p: Float64[Tensor, "F d"], generator: torch.Generator
+) -> Int64[Tensor, "F d"]:
+    """Multinomial split of every count over its row of probabilities, by binary halving of the d choices.
+
+    A count goes to the left half of the choices binomially with the share of probability there; after log2(d)
+    rounds each choice stands alone. Equal in distribution to one multinomial draw a row.
+    """
+    d = p.shape[1]
+    levels = max(d - 1, 0).bit_length()
+    p = torch.nn.functional.pad(p, (0, 2**levels - d))
+    remaining = counts.double()[:, None]  # (F, 1), then (F, 2), (F, 4), ...; exact below 2^53
+    for level in range(levels):
+        halves = p.view(len(p), 2 ** (level + 1), -1).sum(-1).view(len(p), -1, 2)  # (F, 2^level, 2)
+        share = (halves[..., 0] / halves.sum(-1)).nan_to_num(0.0).clamp(0.0, 1.0)
+        left = torch.binomial(remaining, share, generator=generator)
+        remaining = torch.stack([left, remaining - left], dim=-1).flatten(1)
+    return remaining[:, :d].long()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from nqs.chunks import log_psi_in_chunks
-from nqs.protocols import Wavefunction
+from nqs.protocols import SymmetricWavefunction, Wavefunction
 from nqs.samples import Samples
 
 
@@ -17,10 +17,12 @@ class ExhaustiveSampler:
         max_dimension: refuse larger sectors.
     """
 
-    max_dimension: int = 2**20
+    max_dimension: int = 2**22
 
     def sample(self, wavefunction: Wavefunction, generator: torch.Generator) -> Samples:
         """All configurations in lexicographic order, weights |psi|^2; the generator only names the device.
+
+        Of a symmetric wavefunction one representative of every orbit.
 
         Raises:
             ValueError: the sector is larger than max_dimension.
@@ -31,6 +33,8 @@ class ExhaustiveSampler:
                 f"the exhaustive sampler was asked for a sector of dimension {hilbert.dimension:,}, but its limit is "
                 f"max_dimension={self.max_dimension:,}: use TreeSampler, or raise the limit if memory allows."
             )
+        if isinstance(wavefunction, SymmetricWavefunction):
+            return wavefunction.exhaustive(generator.device)
         n = hilbert.configurations(device=generator.device)
         log_modulus, phase = log_psi_in_chunks(wavefunction, n)
         weights = (2 * log_modulus).exp()

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.protocols import AutoregressiveWavefunction, DecodingState, Wavefunction
-from nqs.samples import Samples
+from nqs.protocols import AutoregressiveWavefunction, DecodingState, SymmetricWavefunction, Wavefunction
+from nqs.samples import Samples, split_counts
 
 MAX_SAMPLES = 10**12
 PILOT_GROWTH = 8.0  # how far a pilot run may be extrapolated to a larger number of samples
@@ -65,9 +65,13 @@ class TreeSampler:
     def sample(self, wavefunction: Wavefunction, generator: torch.Generator) -> Samples:
         """Distinct configurations with their counts, on the device of the generator.
 
+        Of a symmetric wavefunction distinct orbits; `n_distinct` then counts the configurations of its base.
+
         Raises:
             TypeError: the wavefunction is not autoregressive.
         """
+        if isinstance(wavefunction, SymmetricWavefunction):
+            return wavefunction.folded(self.sample(wavefunction.base, generator))
         if not isinstance(wavefunction, AutoregressiveWavefunction):
             raise TypeError(f"TreeSampler needs an autoregressive wavefunction; {type(wavefunction).__name__} is not.")
         if self.n_samples is not None:
@@ -141,23 +145,3 @@ def grow(wavefunction: AutoregressiveWavefunction, frontier: Frontier, generator
         phase=frontier.phase[rows] + conditionals.phase[rows, tokens],
         state=state if length + 1 == wavefunction.hilbert.n_sites else state.select(rows),
     )
-
-
-def split_counts(
-    counts: Int64[Tensor, " F"], p: Float64[Tensor, "F d"], generator: torch.Generator
-) -> Int64[Tensor, "F d"]:
-    """Multinomial split of every count over its row of probabilities, by binary halving of the d choices.
-
-    A count goes to the left half of the choices binomially with the share of probability there; after log2(d)
-    rounds each choice stands alone. Equal in distribution to one multinomial draw a row.
-    """
-    d = p.shape[1]
-    levels = max(d - 1, 0).bit_length()
-    p = torch.nn.functional.pad(p, (0, 2**levels - d))
-    remaining = counts.double()[:, None]  # (F, 1), then (F, 2), (F, 4), ...; exact below 2^53
-    for level in range(levels):
-        halves = p.view(len(p), 2 ** (level + 1), -1).sum(-1).view(len(p), -1, 2)  # (F, 2^level, 2)
-        share = (halves[..., 0] / halves.sum(-1)).nan_to_num(0.0).clamp(0.0, 1.0)
-        left = torch.binomial(remaining, share, generator=generator)
-        remaining = torch.stack([left, remaining - left], dim=-1).flatten(1)
-    return remaining[:, :d].long()

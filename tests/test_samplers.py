@@ -20,7 +20,7 @@ from nqs.models import MarshallSign, Transformer, WithReference
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi, Sampler, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samplers.gumbel import conditioned_on_maximum, gumbel
-from nqs.samplers.tree import split_counts
+from nqs.samples import split_counts
 from nqs.samples import Samples
 
 P_VALUE = 1e-4  # smallest that a test of a distribution may find
