@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
-from nqs.models.attention import CausalSelfAttention, KeyValueCache
+from nqs.models.attention import CausalSelfAttention, KeysValues
 from nqs.protocols import AutoregressiveWavefunction, Conditionals
 
 
@@ -59,15 +59,37 @@ class TransformerConfig:
 
 
 class Prefixes(NamedTuple):
-    """Decoding state: what the sites chosen so far leave behind."""
+    """Decoding state: what the sites chosen so far leave behind.
 
-    site: int
+    Keys and values stay where they were written while prefixes branch: every prefix owns a row of the storage, the
+    first child takes over the row of its parent, and only further children need a copy.
+    """
+
+    site: int  # the last one decoded, -1 before the first
     remainder: Int64[Tensor, " B"]  # charge still missing, see HilbertSpace
-    caches: tuple[KeyValueCache, ...]  # one a block
+    rows: Int64[Tensor, " B"]  # of the storage, a permutation of 0 .. B - 1
+    storage: tuple[KeysValues, ...]  # one a block, with B rows or more
 
     def select(self, indices: Int64[Tensor, " B2"]) -> Self:
-        caches = tuple(cache.select(indices) for cache in self.caches)
-        return self._replace(remainder=self.remainder[indices], caches=caches)
+        storage = tuple(block.select(self.rows[indices]) for block in self.storage)
+        rows = torch.arange(len(indices), device=indices.device)
+        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage)
+
+    def branch(self, indices: Int64[Tensor, " B2"]) -> Self:
+        children = torch.arange(len(indices), device=indices.device)
+        first = torch.full_like(self.rows, len(indices)).scatter_reduce_(0, indices, children, "amin")  # of each parent
+        rows = self.rows[indices]
+        stays = (first[indices] == children) & (rows < len(indices))
+        free = torch.ones_like(children, dtype=torch.bool).index_fill_(0, rows[stays], False).nonzero()[:, 0]
+        moved = (~stays).nonzero()[:, 0]
+        storage = self.storage
+        if len(storage[0].keys) < len(indices):
+            storage = tuple(block.grown(len(indices)) for block in storage)
+        if len(moved):
+            for block in storage:
+                block.copy_rows(rows[moved], free, self.site + 1)
+            rows[moved] = free
+        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage)
 
 
 class Block(nn.Module):
@@ -85,10 +107,20 @@ class Block(nn.Module):
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
-    def step(self, x: Float[Tensor, "B D"], cache: KeyValueCache) -> tuple[Float[Tensor, "B D"], KeyValueCache]:
-        y, cache = self.attention.step(self.norm1(x), cache)
+    def with_keys_values(self, x: Float[Tensor, "B L D"]) -> tuple[Float[Tensor, "B L D"], KeysValues]:
+        y, keys_values = self.attention.with_keys_values(self.norm1(x))
         x = x + y
-        return x + self.mlp(self.norm2(x)), cache
+        return x + self.mlp(self.norm2(x)), keys_values
+
+    def after_prefix(
+        self, x: Float[Tensor, "B T D"], prefix: KeysValues, rows: Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B T D"]:
+        x = x + self.attention.after_prefix(self.norm1(x), prefix, rows)
+        return x + self.mlp(self.norm2(x))
+
+    def step(self, x: Float[Tensor, "B D"], storage: KeysValues, site: int) -> Float[Tensor, "B D"]:
+        x = x + self.attention.step(self.norm1(x), storage, site)
+        return x + self.mlp(self.norm2(x))
 
 
 class Transformer(AutoregressiveWavefunction[Prefixes]):
@@ -140,18 +172,26 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
 
     def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
-        tables = self.hilbert.tables(n.device)
-        first = torch.full_like(n[:, :1], self.hilbert.local_dim, dtype=torch.int64)
-        previous = torch.cat([first, n[:, :-1].long()], dim=1)  # (B, L)
-        x = self.token(previous) + self.site(torch.arange(self.hilbert.n_sites, device=n.device).expand(n.shape))
+        x = self._embed(n)
         for block in self.blocks:
             x = block(x)
+        return self._conditionals(x, self._log_uniform(n))
+
+    def _embed(self, n: UInt8[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """What a site is and what the site before it holds."""
+        first = torch.full_like(n[:, :1], self.hilbert.local_dim, dtype=torch.int64)
+        previous = torch.cat([first, n[:, :-1].long()], dim=1)  # (B, L)
+        return self.token(previous) + self.site(torch.arange(self.hilbert.n_sites, device=n.device).expand(n.shape))
+
+    def _log_uniform(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, "B L d"]:
         sites = torch.arange(self.hilbert.n_sites, device=n.device)
-        return self._conditionals(x, tables.log_uniform[sites, self.hilbert.remainders(n)])
+        return self.hilbert.tables(n.device).log_uniform[sites, self.hilbert.remainders(n)]
 
     def start(self, batch: int) -> Prefixes:
-        remainder = torch.full((batch,), self.hilbert.start, device=self.site.weight.device)
-        return Prefixes(-1, remainder, tuple(block.attention.empty_cache(batch) for block in self.blocks))
+        rows = torch.arange(batch, device=self.site.weight.device)
+        remainder = torch.full_like(rows, self.hilbert.start)
+        storage = tuple(block.attention.storage(batch, self.hilbert.n_sites) for block in self.blocks)
+        return Prefixes(-1, remainder, rows, storage)
 
     def step(self, tokens: UInt8[Tensor, " B"] | None, state: Prefixes) -> tuple[Conditionals, Prefixes]:
         tables = self.hilbert.tables(state.remainder.device)
@@ -161,12 +201,12 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         else:
             previous = tokens.long()
             remainder = tables.advance[remainder, previous]
-        x = self.token(previous) + self.site.weight[site]  # (B, D)
-        caches = []
-        for block, cache in zip(self.blocks, state.caches, strict=True):
-            x, cache = block.step(x, cache)
-            caches.append(cache)
-        return self._conditionals(x, tables.log_uniform[site, remainder]), Prefixes(site, remainder, tuple(caches))
+        # The blocks work in the order of the storage.
+        x = self.token(torch.empty_like(previous).index_copy_(0, state.rows, previous)) + self.site.weight[site]
+        for block, storage in zip(self.blocks, state.storage, strict=True):
+            x = block.step(x, storage, site)
+        conditionals = self._conditionals(x[state.rows], tables.log_uniform[site, remainder])
+        return conditionals, state._replace(site=site, remainder=remainder)
 
     def _conditionals(self, x: Float[Tensor, "*B D"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
         outputs = self.head(self.norm(x)).double()  # (*B, d or 2 d)

@@ -53,7 +53,10 @@ class DecodingState(Protocol):
     """What a model remembers of a batch of prefixes."""
 
     def select(self, indices: Int64[Tensor, " B"]) -> Self:
-        """The prefixes at `indices`, repeated or dropped as these say."""
+        """A copy of the prefixes at `indices`, repeated or dropped as these say."""
+
+    def branch(self, indices: Int64[Tensor, " B"]) -> Self:
+        """The same, but it may reuse the memory of this state, which is used up."""
 
 
 class Wavefunction(nn.Module, ABC):
@@ -103,7 +106,10 @@ class AutoregressiveWavefunction(Wavefunction, Generic[State]):
 
     @abstractmethod
     def step(self, tokens: UInt8[Tensor, " B"] | None, state: State) -> tuple[Conditionals, State]:
-        """Append the local states `tokens` (None before the first site); conditionals (B, d) of the next site."""
+        """Append the local states `tokens` (None before the first site); conditionals (B, d) of the next site.
+
+        The returned state may share the memory of `state`, which is used up.
+        """
 
     def reference_phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         """A fixed phase of whole configurations, without parameters, on top of the learned one; 0 by default."""

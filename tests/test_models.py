@@ -161,7 +161,8 @@ def test_decoding_site_by_site_agrees_with_whole_configurations(build: Build, sp
 
 @every_model
 @every_space
-def test_branching_from_the_root_grows_the_whole_sector(build: Build, space: HilbertSpace) -> None:
+@pytest.mark.parametrize("way", ["select", "branch"])
+def test_branching_from_the_root_grows_the_whole_sector(build: Build, space: HilbertSpace, way: str) -> None:
     """Prefixes branch into every child of finite probability, in an order of its own at every site."""
     model = lively(build, space)
     generator = torch.Generator().manual_seed(1)
@@ -174,12 +175,36 @@ def test_branching_from_the_root_grows_the_whole_sector(build: Build, space: Hil
         rows, token = rows[shuffle], token[shuffle]
         tokens = torch.cat([tokens[rows], token[:, None].to(torch.uint8)], dim=1)
         log_p, phase = log_p[rows] + step.log_p[rows, token], phase[rows] + step.phase[rows, token]
-        state = state.select(rows)
+        state = getattr(state, way)(rows)
     assert space.rank(tokens).sort().values.equal(torch.arange(space.dimension))
     expected = model.log_psi(tokens)
     torch.testing.assert_close(log_p / 2, expected.log_modulus, rtol=tolerance(model), atol=tolerance(model))
     phase = phase + model.reference_phase(tokens)
     torch.testing.assert_close(phase, expected.phase, rtol=tolerance(model), atol=tolerance(model))
+
+
+@every_model
+def test_prefixes_may_be_dropped_repeated_and_reordered_at_every_site(build: Build) -> None:
+    """Also where many are dropped, so that those left move within the storage; a copy outlives its original."""
+    space, generator = bosons(7, 4), torch.Generator().manual_seed(2)
+    model = lively(build, space)
+    n = space.random(40, generator)
+    expected = model.conditionals(n)
+    wanted = torch.randint(40, (30,), generator=generator)
+    state = model.start(1).branch(torch.zeros(30, dtype=torch.int64))  # row b decodes configuration wanted[b]
+    copy, copied = None, wanted
+    for site in range(space.n_sites):
+        step, state = model.step(n[wanted, site - 1] if site else None, state)
+        for one, other in zip(step, expected, strict=True):
+            torch.testing.assert_close(one, other[wanted, site], rtol=tolerance(model), atol=tolerance(model))
+        if site == 3:
+            copy, copied = state.select(torch.arange(5, 15)), wanted[5:15]
+        chosen = torch.randint(len(wanted), ([50, 12, 30, 60, 7, 20][site % 6],), generator=generator)
+        wanted, state = wanted[chosen], state.branch(chosen)
+    assert copy is not None
+    step, _ = model.step(n[copied, 3], copy)
+    for one, other in zip(step, expected, strict=True):
+        torch.testing.assert_close(one, other[copied, 4], rtol=tolerance(model), atol=tolerance(model))
 
 
 @every_model
