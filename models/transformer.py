@@ -7,7 +7,8 @@ superposition of the whole sector. Decoder-only, pre-norm blocks as in GPT-2 (Ra
 amplitudes as in Sharir et al., arXiv:1902.04057.
 """
 
-# Shapes: B configurations, L sites, D width, d local states.
+# Shapes: B configurations, L sites, D width, d local states, A anchors, G configurations with a common prefix length.
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self, cast
 
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
 from nqs.models.attention import CausalSelfAttention, KeysValues
-from nqs.protocols import AutoregressiveWavefunction, Conditionals
+from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
+
+SHARED_STEP = 2  # prefix lengths are rounded down to a multiple: fewer and larger batches for a few sites more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
     """
 
     config: TransformerConfig
+    shares_prefixes = True
 
     def __init__(
         self,
@@ -207,6 +211,47 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
             x = block.step(x, storage, site)
         conditionals = self._conditionals(x[state.rows], tables.log_uniform[site, remainder])
         return conditionals, state._replace(site=site, remainder=remainder)
+
+    def log_psi_near(
+        self,
+        n: UInt8[Tensor, "B L"],
+        anchors: UInt8[Tensor, "A L"],
+        rows: Int64[Tensor, " B"],
+        shared: Int64[Tensor, " B"],
+    ) -> LogPsi:
+        """Keys and values of the anchors serve all configurations that start alike.
+
+        A site sees only the sites before it: the conditionals of the first site that differs are those of the anchor,
+        too. Configurations with nearly equal shared prefixes are evaluated together, from the shortest of them on.
+        """
+        L, sites = self.hilbert.n_sites, torch.arange(self.hilbert.n_sites, device=n.device)
+        x, caches = self._embed(anchors), []
+        for block in self.blocks:
+            x, keys_values = block.with_keys_values(x)
+            caches.append(keys_values)
+        of_anchors = self._conditionals(x, self._log_uniform(anchors))
+        order = shared.argsort(stable=True)
+        starts = (shared[order] // SHARED_STEP * SHARED_STEP).tolist()  # the one host synchronisation
+        log_p, phase = (torch.empty(len(n), dtype=torch.float64, device=n.device) for _ in range(2))
+        for start, size in Counter(starts).items():
+            group, order = order[:size], order[size:]
+            n_group, row = n[group].long(), rows[group]
+            chosen = n_group[:, : start + 1]  # conditionals of the anchor, (G, start + 1)
+            parts = [
+                part[row[:, None], sites[: start + 1], chosen].sum(1)  # an anchor's own row for every configuration
+                for part in of_anchors
+            ]
+            if start + 1 < L:
+                x = self.token(n_group[:, start:-1]) + self.site.weight[start + 1 :]  # (G, T, D)
+                for block, cache in zip(self.blocks, caches, strict=True):
+                    prefix = KeysValues(cache.keys[:, :, : start + 1], cache.values[:, :, : start + 1])
+                    x = block.after_prefix(x, prefix, row)
+                log_uniform = self._log_uniform(n[group])[:, start + 1 :]
+                after = self._conditionals(x, log_uniform)
+                rest = n_group[:, start + 1 :, None]
+                parts = [part + more.gather(-1, rest).sum((1, 2)) for part, more in zip(parts, after, strict=True)]
+            log_p[group], phase[group] = parts
+        return LogPsi(log_p / 2, phase + self.reference_phase(n))
 
     def _conditionals(self, x: Float[Tensor, "*B D"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
         outputs = self.head(self.norm(x)).double()  # (*B, d or 2 d)

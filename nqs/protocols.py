@@ -66,15 +66,30 @@ class Wavefunction(nn.Module, ABC):
         hilbert: the sector.
         config: what it was built from.
         has_phase: False where the phase is the same number for every configuration.
+        shares_prefixes: True where `log_psi_near` is cheaper than `log_psi`.
     """
 
     hilbert: HilbertSpace
     config: "WavefunctionConfig"
     has_phase: bool
+    shares_prefixes: bool = False
 
     @abstractmethod
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """Log modulus and phase; log modulus -inf outside the sector."""
+
+    def log_psi_near(
+        self,
+        n: UInt8[Tensor, "B L"],
+        anchors: UInt8[Tensor, "A L"],
+        rows: Int64[Tensor, " B"],
+        shared: Int64[Tensor, " B"],
+    ) -> LogPsi:
+        """`log_psi(n)`, where the first shared[b] < L sites of n[b] are those of anchors[rows[b]].
+
+        Models that evaluate sites in their order need to compute only what follows the shared prefix.
+        """
+        return self.log_psi(n)
 
     def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """What depends on the parameters; it may leave out a fixed phase of each configuration."""

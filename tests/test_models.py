@@ -18,6 +18,7 @@ from nqs import chunks
 from nqs.chunks import log_psi_in_chunks
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
+from nqs.prefixes import common_prefix, neighbours
 from nqs.protocols import AutoregressiveWavefunction
 
 Build = Callable[..., AutoregressiveWavefunction]
@@ -262,6 +263,28 @@ def test_chunks_of_any_size_give_the_same_amplitudes(build: Build, monkeypatch: 
     monkeypatch.setattr(chunks, "CPU_BYTES", 1)  # less than one: still one at a time
     assert log_psi_in_chunks(model, n[:2]).phase.shape == (2,)
     assert batches[-2:] == [1, 1]
+
+
+@every_model
+@every_space
+def test_amplitudes_near_an_anchor_are_those_from_scratch(build: Build, space: HilbertSpace) -> None:
+    """For shared prefixes of every length, also where more is shared than said, and anchors outside the sector."""
+    model = lively(build, space)
+    n, anchors = space.configurations(), product_space(space)
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randint(len(anchors), (len(n),), generator=generator)
+    clipped = common_prefix(n, anchors[rows]).clamp(max=space.n_sites - 1)
+    closest = neighbours(space, n, anchors)  # itself: shares all sites
+    for row, shared in (
+        (rows, clipped),
+        (rows, torch.zeros_like(clipped)),
+        (rows, clipped // 2),
+        (closest.rows, torch.randint(space.n_sites, (len(n),), generator=generator)),
+        (closest.rows, torch.full_like(rows, space.n_sites - 1)),
+    ):
+        found, expected = model.log_psi_near(n, anchors, row, shared), model.log_psi(n)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=tolerance(model), atol=tolerance(model))
 
 
 # ------------------------------------------------------------------------------------------------ parameters
