@@ -127,6 +127,8 @@ class ReferencedWavefunction(AutoregressiveWavefunction[DecodingState]):
         self.hilbert = base.hilbert
         self.has_phase = base.has_phase
         self.shares_prefixes = base.shares_prefixes
+        self.rowwise_layers = base.rowwise_layers
+        self.gradient_dtype = base.gradient_dtype
 
     def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
         return self.base.conditionals(n)

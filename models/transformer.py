@@ -33,7 +33,8 @@ class TransformerConfig:
         heads: attention heads; must divide width.
         mlp_ratio: hidden width of the feed-forward part, in units of width.
         phase: "learned" for a phase head, "zero" for a positive wavefunction.
-        dtype: precision of the network; conditionals and amplitudes are always formed in float64.
+        dtype: precision of the network; conditionals and amplitudes are always formed in float64. "mixed" is float64
+            for samples and energies and float32 for the natural gradient, which needs fewer digits.
         seed: of the initial parameters.
     """
 
@@ -42,7 +43,7 @@ class TransformerConfig:
     heads: int = 4
     mlp_ratio: int = 2
     phase: Literal["learned", "zero"] = "learned"
-    dtype: Literal["float64", "float32"] = "float64"
+    dtype: Literal["float64", "float32", "mixed"] = "float64"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,8 +54,8 @@ class TransformerConfig:
             raise ValueError(f"width={self.width} is not divisible by heads={self.heads}; choose a multiple.")
         if self.phase not in ("learned", "zero"):
             raise ValueError(f"phase={self.phase!r}: choose 'learned' or 'zero'.")
-        if self.dtype not in ("float64", "float32"):
-            raise ValueError(f"dtype={self.dtype!r}: choose 'float64' or 'float32'.")
+        if self.dtype not in ("float64", "float32", "mixed"):
+            raise ValueError(f"dtype={self.dtype!r}: choose 'float64', 'float32' or 'mixed'.")
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Transformer":
         """The network on a sector."""
@@ -137,6 +138,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
 
     config: TransformerConfig
     shares_prefixes = True
+    rowwise_layers = True
 
     def __init__(
         self,
@@ -159,7 +161,8 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
             self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
         self.to_empty(device="cpu")
         self._initialise(torch.Generator().manual_seed(config.seed))
-        self.to(device=device, dtype=getattr(torch, config.dtype))
+        self.gradient_dtype = torch.float32 if config.dtype == "mixed" else None
+        self.to(device=device, dtype=torch.float32 if config.dtype == "float32" else torch.float64)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:

@@ -67,12 +67,17 @@ class Wavefunction(nn.Module, ABC):
         config: what it was built from.
         has_phase: False where the phase is the same number for every configuration.
         shares_prefixes: True where `log_psi_near` is cheaper than `log_psi`.
+        rowwise_layers: True where row b of the input of every layer (nn.Linear, nn.LayerNorm, nn.Embedding) comes from
+            configuration b and no other: per-configuration gradients are then found layer by layer, which is faster.
+        gradient_dtype: precision of per-configuration gradients; None for that of the parameters.
     """
 
     hilbert: HilbertSpace
     config: "WavefunctionConfig"
     has_phase: bool
     shares_prefixes: bool = False
+    rowwise_layers: bool = False
+    gradient_dtype: torch.dtype | None = None
 
     @abstractmethod
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:

@@ -436,7 +436,7 @@ def test_as_many_local_states_as_a_byte_holds() -> None:
         ({"mlp_ratio": 0}, ValueError, r"mlp_ratio=0: it must be at least 1"),
         ({"width": 10, "heads": 4}, ValueError, r"width=10 is not divisible by heads=4"),
         ({"phase": "real"}, ValueError, r"phase='real': choose 'learned' or 'zero'"),
-        ({"dtype": "bfloat16"}, ValueError, r"dtype='bfloat16': choose 'float64' or 'float32'"),
+        ({"dtype": "bfloat16"}, ValueError, r"dtype='bfloat16': choose 'float64', 'float32' or 'mixed'"),
         ({"depth": 3}, TypeError, r"'depth'"),
     ],
     ids=str,
