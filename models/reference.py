@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, WavefunctionConfig
+from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, WavefunctionConfig
 
 
 class ReferencePhase(Protocol):
@@ -126,7 +126,9 @@ class ReferencedWavefunction(AutoregressiveWavefunction[DecodingState]):
         self.base = base
         self.hilbert = base.hilbert
         self.has_phase = base.has_phase
-        self.layerwise = base.layerwise
+        self.shares_prefixes = base.shares_prefixes
+        self.rowwise_layers = base.rowwise_layers
+        self.gradient_dtype = base.gradient_dtype
 
     def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
         return self.base.conditionals(n)
@@ -139,6 +141,16 @@ class ReferencedWavefunction(AutoregressiveWavefunction[DecodingState]):
 
     def reference_phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         return self.base.reference_phase(n) + self.config.reference.phase(n)
+
+    def log_psi_near(
+        self,
+        n: UInt8[Tensor, "B L"],
+        anchors: UInt8[Tensor, "A L"],
+        rows: Int64[Tensor, " B"],
+        shared: Int64[Tensor, " B"],
+    ) -> LogPsi:
+        log_modulus, phase = self.base.log_psi_near(n, anchors, rows, shared)
+        return LogPsi(log_modulus, phase + self.config.reference.phase(n))
 
     @property
     def bytes_per_configuration(self) -> int:

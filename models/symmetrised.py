@@ -2,9 +2,9 @@
 
     |psi(n)|^2 = 1/G sum_g p(g n),    arg psi(n) = phase(r) - arg c_g*(n),
 
-with p and phase of an autoregressive base, r = g* n the representative of the orbit of n, and c_g as in nqs.symmetry. The
-average of the probabilities is normalised because each term is; a sample of the base moved by a random element of the
-group is a sample of it. The phase at the representative is enough: the group fixes it on the whole orbit.
+with p and phase of an autoregressive base, r = g* n the representative of the orbit of n, and c_g as in nqs.symmetry.
+The average of the probabilities is normalised because each term is; a sample of the base moved by a random element of
+the group is a sample of it. The phase at the representative is enough: the group fixes it on the whole orbit.
 
 Averaged probabilities: Reh, Schmitt, Gaerttner, Phys. Rev. B 107, 195115 (2023), arXiv:2206.00032 ("Gamma-p symmetry").
 
@@ -54,7 +54,8 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
         self.base = base
         self.hilbert = base.hilbert
         self.has_phase = base.has_phase
-        self.layerwise = base.layerwise
+        self.rowwise_layers = base.rowwise_layers
+        self.gradient_dtype = base.gradient_dtype
 
     def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """Log modulus, and the base's learned phase at the representative."""

@@ -7,7 +7,8 @@ superposition of the whole sector. Decoder-only, pre-norm blocks as in GPT-2 (Ra
 amplitudes as in Sharir et al., arXiv:1902.04057.
 """
 
-# Shapes: B configurations, L sites, D width, d local states.
+# Shapes: B configurations, L sites, D width, d local states, A anchors, G configurations with a common prefix length.
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self, cast
 
@@ -16,8 +17,10 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
-from nqs.models.attention import CausalSelfAttention, KeyValueCache
-from nqs.protocols import AutoregressiveWavefunction, Conditionals
+from nqs.models.attention import CausalSelfAttention, KeysValues
+from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
+
+SHARED_STEP = 2  # prefix lengths are rounded down to a multiple: fewer and larger batches for a few sites more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,8 @@ class TransformerConfig:
         heads: attention heads; must divide width.
         mlp_ratio: hidden width of the feed-forward part, in units of width.
         phase: "learned" for a phase head, "zero" for a positive wavefunction.
-        dtype: precision of the network; conditionals and amplitudes are always formed in float64.
+        dtype: precision of the network; conditionals and amplitudes are always formed in float64. "mixed" is float64
+            for samples and energies and float32 for the natural gradient, which needs fewer digits.
         seed: of the initial parameters.
     """
 
@@ -39,7 +43,7 @@ class TransformerConfig:
     heads: int = 4
     mlp_ratio: int = 2
     phase: Literal["learned", "zero"] = "learned"
-    dtype: Literal["float64", "float32"] = "float64"
+    dtype: Literal["float64", "float32", "mixed"] = "float64"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,8 +54,8 @@ class TransformerConfig:
             raise ValueError(f"width={self.width} is not divisible by heads={self.heads}; choose a multiple.")
         if self.phase not in ("learned", "zero"):
             raise ValueError(f"phase={self.phase!r}: choose 'learned' or 'zero'.")
-        if self.dtype not in ("float64", "float32"):
-            raise ValueError(f"dtype={self.dtype!r}: choose 'float64' or 'float32'.")
+        if self.dtype not in ("float64", "float32", "mixed"):
+            raise ValueError(f"dtype={self.dtype!r}: choose 'float64', 'float32' or 'mixed'.")
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Transformer":
         """The network on a sector."""
@@ -59,15 +63,37 @@ class TransformerConfig:
 
 
 class Prefixes(NamedTuple):
-    """Decoding state: what the sites chosen so far leave behind."""
+    """Decoding state: what the sites chosen so far leave behind.
 
-    site: int
+    Keys and values stay where they were written while prefixes branch: every prefix owns a row of the storage, the
+    first child takes over the row of its parent, and only further children need a copy.
+    """
+
+    site: int  # the last one decoded, -1 before the first
     remainder: Int64[Tensor, " B"]  # charge still missing, see HilbertSpace
-    caches: tuple[KeyValueCache, ...]  # one a block
+    rows: Int64[Tensor, " B"]  # of the storage, a permutation of 0 .. B - 1
+    storage: tuple[KeysValues, ...]  # one a block, with B rows or more
 
     def select(self, indices: Int64[Tensor, " B2"]) -> Self:
-        caches = tuple(cache.select(indices) for cache in self.caches)
-        return self._replace(remainder=self.remainder[indices], caches=caches)
+        storage = tuple(block.select(self.rows[indices]) for block in self.storage)
+        rows = torch.arange(len(indices), device=indices.device)
+        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage)
+
+    def branch(self, indices: Int64[Tensor, " B2"]) -> Self:
+        children = torch.arange(len(indices), device=indices.device)
+        first = torch.full_like(self.rows, len(indices)).scatter_reduce_(0, indices, children, "amin")  # of each parent
+        rows = self.rows[indices]
+        stays = (first[indices] == children) & (rows < len(indices))
+        free = torch.ones_like(children, dtype=torch.bool).index_fill_(0, rows[stays], False).nonzero()[:, 0]
+        moved = (~stays).nonzero()[:, 0]
+        storage = self.storage
+        if len(storage[0].keys) < len(indices):
+            storage = tuple(block.grown(len(indices)) for block in storage)
+        if len(moved):
+            for block in storage:
+                block.copy_rows(rows[moved], free, self.site + 1)
+            rows[moved] = free
+        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage)
 
 
 class Block(nn.Module):
@@ -85,10 +111,20 @@ class Block(nn.Module):
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
-    def step(self, x: Float[Tensor, "B D"], cache: KeyValueCache) -> tuple[Float[Tensor, "B D"], KeyValueCache]:
-        y, cache = self.attention.step(self.norm1(x), cache)
+    def with_keys_values(self, x: Float[Tensor, "B L D"]) -> tuple[Float[Tensor, "B L D"], KeysValues]:
+        y, keys_values = self.attention.with_keys_values(self.norm1(x))
         x = x + y
-        return x + self.mlp(self.norm2(x)), cache
+        return x + self.mlp(self.norm2(x)), keys_values
+
+    def after_prefix(
+        self, x: Float[Tensor, "B T D"], prefix: KeysValues, rows: Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B T D"]:
+        x = x + self.attention.after_prefix(self.norm1(x), prefix, rows)
+        return x + self.mlp(self.norm2(x))
+
+    def step(self, x: Float[Tensor, "B D"], storage: KeysValues, site: int) -> Float[Tensor, "B D"]:
+        x = x + self.attention.step(self.norm1(x), storage, site)
+        return x + self.mlp(self.norm2(x))
 
 
 class Transformer(AutoregressiveWavefunction[Prefixes]):
@@ -101,7 +137,8 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
     """
 
     config: TransformerConfig
-    layerwise = True
+    shares_prefixes = True
+    rowwise_layers = True
 
     def __init__(
         self,
@@ -124,7 +161,8 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
             self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
         self.to_empty(device="cpu")
         self._initialise(torch.Generator().manual_seed(config.seed))
-        self.to(device=device, dtype=getattr(torch, config.dtype))
+        self.gradient_dtype = torch.float32 if config.dtype == "mixed" else None
+        self.to(device=device, dtype=torch.float32 if config.dtype == "float32" else torch.float64)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
@@ -141,18 +179,26 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
 
     def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
-        tables = self.hilbert.tables(n.device)
-        first = torch.full_like(n[:, :1], self.hilbert.local_dim, dtype=torch.int64)
-        previous = torch.cat([first, n[:, :-1].long()], dim=1)  # (B, L)
-        x = self.token(previous) + self.site(torch.arange(self.hilbert.n_sites, device=n.device).expand(n.shape))
+        x = self._embed(n)
         for block in self.blocks:
             x = block(x)
+        return self._conditionals(x, self._log_uniform(n))
+
+    def _embed(self, n: UInt8[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """What a site is and what the site before it holds."""
+        first = torch.full_like(n[:, :1], self.hilbert.local_dim, dtype=torch.int64)
+        previous = torch.cat([first, n[:, :-1].long()], dim=1)  # (B, L)
+        return self.token(previous) + self.site(torch.arange(self.hilbert.n_sites, device=n.device).expand(n.shape))
+
+    def _log_uniform(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, "B L d"]:
         sites = torch.arange(self.hilbert.n_sites, device=n.device)
-        return self._conditionals(x, tables.log_uniform[sites, self.hilbert.remainders(n)])
+        return self.hilbert.tables(n.device).log_uniform[sites, self.hilbert.remainders(n)]
 
     def start(self, batch: int) -> Prefixes:
-        remainder = torch.full((batch,), self.hilbert.start, device=self.site.weight.device)
-        return Prefixes(-1, remainder, tuple(block.attention.empty_cache(batch) for block in self.blocks))
+        rows = torch.arange(batch, device=self.site.weight.device)
+        remainder = torch.full_like(rows, self.hilbert.start)
+        storage = tuple(block.attention.storage(batch, self.hilbert.n_sites) for block in self.blocks)
+        return Prefixes(-1, remainder, rows, storage)
 
     def step(self, tokens: UInt8[Tensor, " B"] | None, state: Prefixes) -> tuple[Conditionals, Prefixes]:
         tables = self.hilbert.tables(state.remainder.device)
@@ -162,12 +208,53 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         else:
             previous = tokens.long()
             remainder = tables.advance[remainder, previous]
-        x = self.token(previous) + self.site.weight[site]  # (B, D)
-        caches = []
-        for block, cache in zip(self.blocks, state.caches, strict=True):
-            x, cache = block.step(x, cache)
-            caches.append(cache)
-        return self._conditionals(x, tables.log_uniform[site, remainder]), Prefixes(site, remainder, tuple(caches))
+        # The blocks work in the order of the storage.
+        x = self.token(torch.empty_like(previous).index_copy_(0, state.rows, previous)) + self.site.weight[site]
+        for block, storage in zip(self.blocks, state.storage, strict=True):
+            x = block.step(x, storage, site)
+        conditionals = self._conditionals(x[state.rows], tables.log_uniform[site, remainder])
+        return conditionals, state._replace(site=site, remainder=remainder)
+
+    def log_psi_near(
+        self,
+        n: UInt8[Tensor, "B L"],
+        anchors: UInt8[Tensor, "A L"],
+        rows: Int64[Tensor, " B"],
+        shared: Int64[Tensor, " B"],
+    ) -> LogPsi:
+        """Keys and values of the anchors serve all configurations that start alike.
+
+        A site sees only the sites before it: the conditionals of the first site that differs are those of the anchor,
+        too. Configurations with nearly equal shared prefixes are evaluated together, from the shortest of them on.
+        """
+        L, sites = self.hilbert.n_sites, torch.arange(self.hilbert.n_sites, device=n.device)
+        x, caches = self._embed(anchors), []
+        for block in self.blocks:
+            x, keys_values = block.with_keys_values(x)
+            caches.append(keys_values)
+        of_anchors = self._conditionals(x, self._log_uniform(anchors))
+        order = shared.argsort(stable=True)
+        starts = (shared[order] // SHARED_STEP * SHARED_STEP).tolist()  # the one host synchronisation
+        log_p, phase = (torch.empty(len(n), dtype=torch.float64, device=n.device) for _ in range(2))
+        for start, size in Counter(starts).items():
+            group, order = order[:size], order[size:]
+            n_group, row = n[group].long(), rows[group]
+            chosen = n_group[:, : start + 1]  # conditionals of the anchor, (G, start + 1)
+            parts = [
+                part[row[:, None], sites[: start + 1], chosen].sum(1)  # an anchor's own row for every configuration
+                for part in of_anchors
+            ]
+            if start + 1 < L:
+                x = self.token(n_group[:, start:-1]) + self.site.weight[start + 1 :]  # (G, T, D)
+                for block, cache in zip(self.blocks, caches, strict=True):
+                    prefix = KeysValues(cache.keys[:, :, : start + 1], cache.values[:, :, : start + 1])
+                    x = block.after_prefix(x, prefix, row)
+                log_uniform = self._log_uniform(n[group])[:, start + 1 :]
+                after = self._conditionals(x, log_uniform)
+                rest = n_group[:, start + 1 :, None]
+                parts = [part + more.gather(-1, rest).sum((1, 2)) for part, more in zip(parts, after, strict=True)]
+            log_p[group], phase[group] = parts
+        return LogPsi(log_p / 2, phase + self.reference_phase(n))
 
     def _conditionals(self, x: Float[Tensor, "*B D"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
         outputs = self.head(self.norm(x)).double()  # (*B, d or 2 d)

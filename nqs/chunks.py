@@ -1,4 +1,7 @@
-"""Network evaluation in pieces that fit into memory."""
+"""Work in pieces that fit into memory."""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from jaxtyping import UInt8
@@ -6,19 +9,46 @@ from torch import Tensor
 
 from nqs.protocols import LogPsi, Wavefunction
 
-CPU_BYTES = 2**28  # work set of one piece on a CPU: larger ones are not faster, smaller ones stay in cache
+# Work set of one piece of a network evaluation on a CPU: larger ones leave its cache, smaller ones cost calls.
+CPU_BYTES = 2**25
 GPU_SHARE = 0.25  # of the free device memory
 
+Piece = TypeVar("Piece")
 
-def rows_that_fit(bytes_per_row: int, device: torch.device) -> int:
+
+def rows_that_fit(bytes_per_row: int, device: torch.device, cpu_bytes: int | None = None) -> int:
     """How many rows of the given size to process at once on the device."""
-    budget = GPU_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else CPU_BYTES
+    on_cpu = CPU_BYTES if cpu_bytes is None else cpu_bytes
+    budget = GPU_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else on_cpu
     return max(1, int(budget / bytes_per_row))
+
+
+def in_pieces(evaluate: Callable[[Tensor], Piece], rows: Tensor, size: int) -> list[Piece]:
+    """`evaluate` of consecutive pieces of `rows`, `size` of them each.
+
+    Where the device runs out of memory, that piece and all that follow are halved.
+    """
+    pieces: list[Piece] = []
+    start = 0
+    while start < len(rows):
+        try:
+            pieces.append(evaluate(rows[start : start + size]))
+        except torch.OutOfMemoryError:
+            size = min(size, len(rows) - start)
+            if size == 1:
+                raise
+        else:
+            start += size
+            continue
+        size = (size + 1) // 2  # here the exception, which holds on to the tensors of the failed piece, is gone
+        torch.cuda.empty_cache()
+    return pieces
 
 
 @torch.no_grad()
 def log_psi_in_chunks(wavefunction: Wavefunction, n: UInt8[Tensor, "B L"]) -> LogPsi:
     """`wavefunction.log_psi(n)` without gradients, in pieces sized to memory."""
-    rows = rows_that_fit(wavefunction.bytes_per_configuration, n.device)
-    parts = [wavefunction.log_psi(chunk) for chunk in n.split(rows)]
+    if not len(n):
+        return wavefunction.log_psi(n)
+    parts = in_pieces(wavefunction.log_psi, n, rows_that_fit(wavefunction.bytes_per_configuration, n.device))
     return LogPsi(torch.cat([p.log_modulus for p in parts]), torch.cat([p.phase for p in parts]))

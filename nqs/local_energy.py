@@ -3,20 +3,23 @@
     E_loc(n) = <n|H|psi> / psi(n) = <n|H|n> + sum_n' <n|H|n'> psi(n') / psi(n).
 
 Connected configurations are made distinct across the batch and looked up among the samples, whose amplitudes the
-sampler has found already; only the rest goes through the network. On a converged, well-sampled state that saves most
-evaluations.
+sampler has found already; only the rest goes through the network, from the first site on that no sample shares
+(nqs.prefixes). On a converged, well-sampled state that saves most evaluations.
 """
 
 # Shapes: U samples, K connected configurations, L sites.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex128, Float64
+from jaxtyping import Complex128, Float64, UInt8
 from torch import Tensor
 
-from nqs.chunks import log_psi_in_chunks, rows_that_fit
+from nqs.chunks import in_pieces, rows_that_fit
+from nqs.prefixes import log_psi_sharing_prefixes
 from nqs.protocols import Hamiltonian, LogPsi, SymmetricWavefunction, Wavefunction
-from nqs.samples import Samples, distinct
+from nqs.samples import Lookup, Samples, distinct
+
+CPU_BYTES = 2**30  # connected configurations handled at once on a CPU: more of them share more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,35 +48,47 @@ class LocalEnergies:
 def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
     """E_loc of every sample, the known amplitudes taken from the samples themselves."""
     n = samples.configurations
+    L = n.shape[1]
     diagonal = hamiltonian.diagonal(n)
     values = diagonal.to(torch.complex128)
-    n_connected = n_evaluated = 0
-    bytes_per_sample = 64 * n.shape[1] * (n.shape[1] + 64)  # a guess of connected rows, keys and sorting buffers
-    for part in torch.arange(len(n), device=n.device).split(rows_that_fit(bytes_per_sample, n.device)):
+    known = Lookup(wavefunction.hilbert, n)
+
+    def evaluate(part: Tensor) -> tuple[int, int]:
         connected = hamiltonian.connected(n[part])
         configurations, turn = connected.configurations, 0.0
         if isinstance(wavefunction, SymmetricWavefunction):
             configurations, turn = wavefunction.fold(configurations)
-        amplitudes, evaluated = amplitudes_with_cache(wavefunction, configurations, samples)
+        amplitudes, evaluated = amplitudes_with_cache(wavefunction, configurations, samples, known)
         parents = part[connected.parents]
         ratio = torch.polar(
-            (amplitudes.log_modulus - samples.log_modulus[parents]).exp(), amplitudes.phase + turn - samples.phase[parents]
+            (amplitudes.log_modulus - samples.log_modulus[parents]).exp(),
+            amplitudes.phase + turn - samples.phase[parents],
         )
         values.index_add_(0, parents, connected.elements * ratio)
-        n_connected += len(parents)
-        n_evaluated += evaluated
-    return LocalEnergies(values=values, diagonal=diagonal, n_connected=n_connected, n_evaluated=n_evaluated)
+        return len(parents), evaluated
+
+    bytes_per_sample = 4 * L * (2 * L + 256)  # some 4 L connected configurations with keys and sorting buffers
+    rows = rows_that_fit(bytes_per_sample, n.device, CPU_BYTES)
+    counts = in_pieces(evaluate, torch.arange(len(n), device=n.device), rows)
+    return LocalEnergies(
+        values=values,
+        diagonal=diagonal,
+        n_connected=sum(connected for connected, _ in counts),
+        n_evaluated=sum(evaluated for _, evaluated in counts),
+    )
 
 
-def amplitudes_with_cache(wavefunction: Wavefunction, n: Tensor, samples: Samples) -> tuple[LogPsi, int]:
-    """log psi of the configurations n, (K, L), and how many of them had to be evaluated."""
-    U = samples.n_distinct
-    first, classes = distinct(wavefunction.hilbert, torch.cat([samples.configurations, n]))
-    unknown = first >= U  # classes whose first member is no sample
-    log_modulus = torch.empty(len(first), dtype=torch.float64, device=n.device)
-    phase = torch.empty_like(log_modulus)
-    log_modulus[classes[:U]], phase[classes[:U]] = samples.log_modulus, samples.phase
-    rows = first[unknown] - U
-    if len(rows):
-        log_modulus[unknown], phase[unknown] = log_psi_in_chunks(wavefunction, n[rows])
-    return LogPsi(log_modulus[classes[U:]], phase[classes[U:]]), len(rows)
+def amplitudes_with_cache(
+    wavefunction: Wavefunction, n: UInt8[Tensor, "K L"], samples: Samples, known: Lookup | None = None
+) -> tuple[LogPsi, int]:
+    """log psi of the configurations n, and how many of them had to be evaluated; `known` looks up the samples."""
+    rows = (known or Lookup(wavefunction.hilbert, samples.configurations)).rows(n)
+    unknown = (rows < 0).nonzero()[:, 0]
+    if not len(unknown):
+        return LogPsi(samples.log_modulus[rows], samples.phase[rows]), 0
+    first, classes = distinct(wavefunction.hilbert, n[unknown])
+    evaluated = log_psi_sharing_prefixes(wavefunction, n[unknown[first]], samples.configurations)
+    rows[unknown] = samples.n_distinct + classes
+    return LogPsi(
+        torch.cat([samples.log_modulus, evaluated.log_modulus])[rows], torch.cat([samples.phase, evaluated.phase])[rows]
+    ), len(first)

@@ -53,7 +53,10 @@ class DecodingState(Protocol):
     """What a model remembers of a batch of prefixes."""
 
     def select(self, indices: Int64[Tensor, " B"]) -> Self:
-        """The prefixes at `indices`, repeated or dropped as these say."""
+        """A copy of the prefixes at `indices`, repeated or dropped as these say."""
+
+    def branch(self, indices: Int64[Tensor, " B"]) -> Self:
+        """The same, but it may reuse the memory of this state, which is used up."""
 
 
 class Wavefunction(nn.Module, ABC):
@@ -63,19 +66,36 @@ class Wavefunction(nn.Module, ABC):
         hilbert: the sector.
         config: what it was built from.
         has_phase: False where the phase is the same number for every configuration.
-        layerwise: every parameter belongs to an nn.Linear, nn.LayerNorm or nn.Embedding and enters `forward` only
-            through calls of that layer, whose batch lists the tokens of each configuration one after another. Models
-            that promise this get their gradients several times faster.
+        shares_prefixes: True where `log_psi_near` is cheaper than `log_psi`.
+        rowwise_layers: True where the rows of the input of every layer (nn.Linear, nn.LayerNorm, nn.Embedding) belong to
+            the configurations in their order, equally many to each: per-configuration gradients are then found layer by
+            layer, which is faster.
+        gradient_dtype: precision of per-configuration gradients; None for that of the parameters.
     """
 
     hilbert: HilbertSpace
     config: "WavefunctionConfig"
     has_phase: bool
-    layerwise: bool = False
+    shares_prefixes: bool = False
+    rowwise_layers: bool = False
+    gradient_dtype: torch.dtype | None = None
 
     @abstractmethod
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """Log modulus and phase; log modulus -inf outside the sector."""
+
+    def log_psi_near(
+        self,
+        n: UInt8[Tensor, "B L"],
+        anchors: UInt8[Tensor, "A L"],
+        rows: Int64[Tensor, " B"],
+        shared: Int64[Tensor, " B"],
+    ) -> LogPsi:
+        """`log_psi(n)`, where the first shared[b] < L sites of n[b] are those of anchors[rows[b]].
+
+        Models that evaluate sites in their order need to compute only what follows the shared prefix.
+        """
+        return self.log_psi(n)
 
     def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """What depends on the parameters; it may leave out a fixed phase of each configuration."""
@@ -107,7 +127,10 @@ class AutoregressiveWavefunction(Wavefunction, Generic[State]):
 
     @abstractmethod
     def step(self, tokens: UInt8[Tensor, " B"] | None, state: State) -> tuple[Conditionals, State]:
-        """Append the local states `tokens` (None before the first site); conditionals (B, d) of the next site."""
+        """Append the local states `tokens` (None before the first site); conditionals (B, d) of the next site.
+
+        The returned state may share the memory of `state`, which is used up.
+        """
 
     def reference_phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         """A fixed phase of whole configurations, without parameters, on top of the learned one; 0 by default."""

@@ -86,3 +86,33 @@ def split_counts(
         left = torch.binomial(remaining, share, generator=generator)
         remaining = torch.stack([left, remaining - left], dim=-1).flatten(1)
     return remaining[:, :d].long()
+
+
+class Lookup:
+    """Finds configurations among given ones. Exact for any number of sites: keys of several words word by word."""
+
+    def __init__(self, hilbert: HilbertSpace, configurations: UInt8[Tensor, "U L"]) -> None:
+        self.hilbert = hilbert
+        self._tables: list[tuple[Tensor, Tensor]] = []  # sorted words and sorted pairs of (class so far, word)
+        classes = torch.zeros(len(configurations), dtype=torch.int64, device=configurations.device)
+        for word in hilbert.keys(configurations).T:
+            words, inverse = torch.unique(word, return_inverse=True)
+            pairs, classes = torch.unique(classes * len(words) + inverse, return_inverse=True)
+            self._tables.append((words, pairs))
+        self._rows = torch.empty_like(classes).index_copy_(
+            0, classes, torch.arange(len(classes), device=classes.device)
+        )
+
+    def rows(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
+        """Row of each configuration among the given ones, which are distinct; -1 for those that are not there."""
+        if not len(self._rows):
+            return torch.full((len(n),), -1, device=n.device)
+        classes = torch.zeros(len(n), dtype=torch.int64, device=n.device)
+        found = torch.ones_like(classes, dtype=torch.bool)
+        for word, (words, pairs) in zip(self.hilbert.keys(n).T, self._tables, strict=True):
+            place = torch.searchsorted(words, word.contiguous()).clamp_(max=len(words) - 1)
+            found &= words[place] == word
+            pair = classes * len(words) + place
+            classes = torch.searchsorted(pairs, pair).clamp_(max=len(pairs) - 1)
+            found &= pairs[classes] == pair
+        return self._rows[classes].masked_fill_(~found, -1)

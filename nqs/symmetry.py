@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Complex128, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.chunks import rows_that_fit
@@ -321,9 +321,7 @@ class Symmetry:
         destination = np.empty((self.order, len(species) * L), dtype=int)
         sites = np.argsort(perms, axis=1)  # what was on site t goes to site sites[g, t]
         for k, values in enumerate(species):
-            alone = next(
-                (n for n in range(len(values)) if values[n] and sum(v[n] for v in species) == 1), None
-            )
+            alone = next((n for n in range(len(values)) if values[n] and sum(v[n] for v in species) == 1), None)
             for g, m in enumerate(maps):
                 into = [j for j, v in enumerate(species) if alone is not None and v[m[alone]]]
                 if alone is None or len(into) != 1 or any(v[m[0]] for v in species):
@@ -349,9 +347,7 @@ class _Tables(NamedTuple):
 def _of_sites(permutations: np.ndarray, local_dim: int, fermions: bool) -> Symmetry:
     rows = tuple(tuple(row) for row in permutations.tolist())
     identity = tuple(range(local_dim))
-    return Symmetry(
-        permutations=rows, maps=(identity,) * len(rows), angles=(0.0,) * len(rows), fermions=fermions
-    )
+    return Symmetry(permutations=rows, maps=(identity,) * len(rows), angles=(0.0,) * len(rows), fermions=fermions)
 
 
 def space_group(lattice: Lattice, hilbert: HilbertSpace, *, fermions: bool = False) -> Symmetry:
@@ -377,7 +373,9 @@ def translations(
         raise ValueError(
             f"momentum={tuple(momentum)}: {lattice} has {len(lattice.shape)} directions; give one integer for each."
         )
-    cells = [range(size) if word == "periodic" else [0] for size, word in zip(lattice.shape, lattice.boundary, strict=True)]
+    cells = [
+        range(size) if word == "periodic" else [0] for size, word in zip(lattice.shape, lattice.boundary, strict=True)
+    ]
     by_shift = {shift: group.permutations[i] for i, shift in enumerate(itertools.product(*cells))}
     angle = {
         # perm[s] is where site s goes under the shift; (g n)_s = n_perm[s] moves what is there back by the shift.

@@ -64,7 +64,7 @@ class GumbelSampler:
             tokens = torch.cat([tokens[rows], token[:, None].to(torch.uint8)], dim=1)
             log_p, phase = child_log_p[rows, token], phase[rows] + conditionals.phase[rows, token]
             if site + 1 < hilbert.n_sites:
-                state = state.select(rows)
+                state = state.branch(rows)
         inclusion = torch.ones_like(log_p)
         if len(log_p) > self.n_distinct:  # keys are sorted, the last one is kappa
             inclusion = -torch.expm1(-(log_p[:-1] - key[-1]).exp())

@@ -143,5 +143,5 @@ def grow(wavefunction: AutoregressiveWavefunction, frontier: Frontier, generator
         counts=child_counts[rows, tokens],
         log_p=frontier.log_p[rows] + conditionals.log_p[rows, tokens],
         phase=frontier.phase[rows] + conditionals.phase[rows, tokens],
-        state=state if length + 1 == wavefunction.hilbert.n_sites else state.select(rows),
+        state=state if length + 1 == wavefunction.hilbert.n_sites else state.branch(rows),
     )

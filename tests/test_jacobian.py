@@ -7,7 +7,7 @@ from torch import nn
 import nqs.chunks
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
-from nqs.jacobian import jacobian
+from nqs.jacobian import all_layers_known, jacobian
 from nqs.lattice import chain
 from nqs.models import Transformer
 from nqs.protocols import LogPsi, Wavefunction
@@ -145,3 +145,114 @@ def test_the_wavefunction_is_left_alone() -> None:
     assert not any(part.requires_grad for part in parts)
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# --------------------------------------------------------------------------------------------- layer by layer
+
+
+@every_sector
+@pytest.mark.parametrize("phase", ["learned", "zero"])
+def test_layer_by_layer_and_torch_func_agree(hilbert: HilbertSpace, phase: str) -> None:
+    model = transformer(hilbert, phase=phase)
+    assert model.rowwise_layers
+    assert all_layers_known(model)
+    with torch.no_grad():  # as the optimisers call it
+        layered = jacobian(model, hilbert.configurations())
+    assert not layered[0].requires_grad
+    model.rowwise_layers = False
+    general = jacobian(model, hilbert.configurations())
+    for one, other in zip(layered, general, strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
+
+
+class Layers(Wavefunction):
+    """Layers used in every way: twice, with tied weights, without a bias, not at all, frozen."""
+
+    has_phase = True
+    rowwise_layers = True
+
+    def __init__(self, hilbert: HilbertSpace, extra: nn.Module | None = None) -> None:
+        super().__init__()
+        self.hilbert = hilbert
+        generator = torch.Generator().manual_seed(0)
+        self.embedding = nn.Embedding(hilbert.local_dim, 3)
+        self.twice = nn.Linear(3, 3)
+        self.tied = nn.Linear(3, 3, bias=False)
+        self.tied.weight = self.twice.weight
+        self.unused = nn.Linear(2, 2)
+        self.frozen = nn.Linear(3, 3)
+        self.norm = nn.LayerNorm(3)
+        self.extra = extra or nn.Identity()
+        self.double()
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.normal_(generator=generator)
+        self.frozen.requires_grad_(False)
+
+    def log_psi(self, n: torch.Tensor) -> LogPsi:
+        x = self.embedding(n.long())
+        x = self.twice(x).tanh() + self.twice(x[:, 0])[:, None].sin()
+        x = self.norm(self.extra(self.frozen(self.tied(x).tanh())))
+        return LogPsi(x.square().sum((1, 2)), x[..., 0].exp().sum(1))
+
+    @property
+    def bytes_per_configuration(self) -> int:
+        return 100 * self.hilbert.n_sites
+
+
+def test_layers_that_are_shared_tied_unused_or_frozen() -> None:
+    model = Layers(bosons(3, 3))
+    n = model.hilbert.configurations()
+    assert all_layers_known(model)
+    found = jacobian(model, n)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for part, name in zip(found, ("log_modulus", "phase"), strict=True):
+        rows = []
+        for row in n:
+            value = getattr(model.log_psi(row[None]), name)[0]
+            gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+            rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        torch.testing.assert_close(part, torch.stack(rows), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "extra", [nn.PReLU(), nn.Bilinear(3, 3, 3), nn.LayerNorm((3, 3)), nn.Embedding(4, 3, padding_idx=0)], ids=str
+)
+def test_other_layers_are_left_to_torch_func(extra: nn.Module) -> None:
+    assert not all_layers_known(Layers(bosons(3, 3), extra))
+
+
+def test_unknown_layers_have_gradients_too() -> None:
+    model = Layers(bosons(3, 3), nn.PReLU())
+    model.unused.requires_grad_(False)  # torch.func wants every parameter to be used
+    n = model.hilbert.configurations()
+    log_modulus, phase = jacobian(model, n)
+    torch.testing.assert_close(log_modulus, one_by_one(model, n, "log_modulus"), rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(phase, one_by_one(model, n, "phase"), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("rowwise", [True, False])
+def test_mixed_precision_rounds_the_gradients_alone(rowwise: bool) -> None:
+    exact, mixed = transformer(bosons(4, 3)), transformer(bosons(4, 3), dtype="mixed")
+    exact.rowwise_layers = mixed.rowwise_layers = rowwise
+    n = exact.hilbert.configurations()
+    assert mixed.log_psi(n).log_modulus.equal(exact.log_psi(n).log_modulus)
+    for rounded, reference in zip(jacobian(mixed, n), jacobian(exact, n), strict=True):
+        assert rounded.dtype == torch.float32
+        torch.testing.assert_close(rounded.double(), reference, rtol=1e-4, atol=1e-5)
+
+
+def test_lack_of_memory_halves_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = transformer(bosons(4, 3))
+    n = model.hilbert.configurations()
+    whole, forward = jacobian(model, n), model.forward
+
+    def limited(n: torch.Tensor) -> LogPsi:
+        if len(n) > 6:
+            raise torch.OutOfMemoryError("too large")
+        return forward(n)
+
+    monkeypatch.setattr(model, "forward", limited)
+    for pieces, reference in zip(jacobian(model, n), whole, strict=True):
+        torch.testing.assert_close(pieces, reference, rtol=1e-11, atol=1e-13)

@@ -18,6 +18,7 @@ from nqs import chunks
 from nqs.chunks import log_psi_in_chunks
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
+from nqs.prefixes import common_prefix, neighbours
 from nqs.protocols import AutoregressiveWavefunction
 
 Build = Callable[..., AutoregressiveWavefunction]
@@ -161,7 +162,8 @@ def test_decoding_site_by_site_agrees_with_whole_configurations(build: Build, sp
 
 @every_model
 @every_space
-def test_branching_from_the_root_grows_the_whole_sector(build: Build, space: HilbertSpace) -> None:
+@pytest.mark.parametrize("way", ["select", "branch"])
+def test_branching_from_the_root_grows_the_whole_sector(build: Build, space: HilbertSpace, way: str) -> None:
     """Prefixes branch into every child of finite probability, in an order of its own at every site."""
     model = lively(build, space)
     generator = torch.Generator().manual_seed(1)
@@ -174,12 +176,36 @@ def test_branching_from_the_root_grows_the_whole_sector(build: Build, space: Hil
         rows, token = rows[shuffle], token[shuffle]
         tokens = torch.cat([tokens[rows], token[:, None].to(torch.uint8)], dim=1)
         log_p, phase = log_p[rows] + step.log_p[rows, token], phase[rows] + step.phase[rows, token]
-        state = state.select(rows)
+        state = getattr(state, way)(rows)
     assert space.rank(tokens).sort().values.equal(torch.arange(space.dimension))
     expected = model.log_psi(tokens)
     torch.testing.assert_close(log_p / 2, expected.log_modulus, rtol=tolerance(model), atol=tolerance(model))
     phase = phase + model.reference_phase(tokens)
     torch.testing.assert_close(phase, expected.phase, rtol=tolerance(model), atol=tolerance(model))
+
+
+@every_model
+def test_prefixes_may_be_dropped_repeated_and_reordered_at_every_site(build: Build) -> None:
+    """Also where many are dropped, so that those left move within the storage; a copy outlives its original."""
+    space, generator = bosons(7, 4), torch.Generator().manual_seed(2)
+    model = lively(build, space)
+    n = space.random(40, generator)
+    expected = model.conditionals(n)
+    wanted = torch.randint(40, (30,), generator=generator)
+    state = model.start(1).branch(torch.zeros(30, dtype=torch.int64))  # row b decodes configuration wanted[b]
+    copy, copied = None, wanted
+    for site in range(space.n_sites):
+        step, state = model.step(n[wanted, site - 1] if site else None, state)
+        for one, other in zip(step, expected, strict=True):
+            torch.testing.assert_close(one, other[wanted, site], rtol=tolerance(model), atol=tolerance(model))
+        if site == 3:
+            copy, copied = state.select(torch.arange(5, 15)), wanted[5:15]
+        chosen = torch.randint(len(wanted), ([50, 12, 30, 60, 7, 20][site % 6],), generator=generator)
+        wanted, state = wanted[chosen], state.branch(chosen)
+    assert copy is not None
+    step, _ = model.step(n[copied, 3], copy)
+    for one, other in zip(step, expected, strict=True):
+        torch.testing.assert_close(one, other[copied, 4], rtol=tolerance(model), atol=tolerance(model))
 
 
 @every_model
@@ -237,6 +263,28 @@ def test_chunks_of_any_size_give_the_same_amplitudes(build: Build, monkeypatch: 
     monkeypatch.setattr(chunks, "CPU_BYTES", 1)  # less than one: still one at a time
     assert log_psi_in_chunks(model, n[:2]).phase.shape == (2,)
     assert batches[-2:] == [1, 1]
+
+
+@every_model
+@every_space
+def test_amplitudes_near_an_anchor_are_those_from_scratch(build: Build, space: HilbertSpace) -> None:
+    """For shared prefixes of every length, also where more is shared than said, and anchors outside the sector."""
+    model = lively(build, space)
+    n, anchors = space.configurations(), product_space(space)
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randint(len(anchors), (len(n),), generator=generator)
+    clipped = common_prefix(n, anchors[rows]).clamp(max=space.n_sites - 1)
+    closest = neighbours(space, n, anchors)  # itself: shares all sites
+    for row, shared in (
+        (rows, clipped),
+        (rows, torch.zeros_like(clipped)),
+        (rows, clipped // 2),
+        (closest.rows, torch.randint(space.n_sites, (len(n),), generator=generator)),
+        (closest.rows, torch.full_like(rows, space.n_sites - 1)),
+    ):
+        found, expected = model.log_psi_near(n, anchors, row, shared), model.log_psi(n)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=tolerance(model), atol=tolerance(model))
 
 
 # ------------------------------------------------------------------------------------------------ parameters
@@ -388,7 +436,7 @@ def test_as_many_local_states_as_a_byte_holds() -> None:
         ({"mlp_ratio": 0}, ValueError, r"mlp_ratio=0: it must be at least 1"),
         ({"width": 10, "heads": 4}, ValueError, r"width=10 is not divisible by heads=4"),
         ({"phase": "real"}, ValueError, r"phase='real': choose 'learned' or 'zero'"),
-        ({"dtype": "bfloat16"}, ValueError, r"dtype='bfloat16': choose 'float64' or 'float32'"),
+        ({"dtype": "bfloat16"}, ValueError, r"dtype='bfloat16': choose 'float64', 'float32' or 'mixed'"),
         ({"depth": 3}, TypeError, r"'depth'"),
     ],
     ids=str,

@@ -20,8 +20,7 @@ from nqs.models import MarshallSign, Transformer, WithReference
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi, Sampler, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samplers.gumbel import conditioned_on_maximum, gumbel
-from nqs.samples import split_counts
-from nqs.samples import Samples
+from nqs.samples import Samples, split_counts
 
 P_VALUE = 1e-4  # smallest that a test of a distribution may find
 SIGMAS = 4  # largest deviation of an average, in standard errors

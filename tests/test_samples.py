@@ -11,13 +11,13 @@ from torch import Tensor
 
 from nqs import statistics
 from nqs.hamiltonians import BoseHubbard
-from nqs.hilbert import HilbertSpace, bosons, fermions, spins
+from nqs.hilbert import HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.lattice import chain
 from nqs.local_energy import local_energies
 from nqs.models import Transformer
 from nqs.protocols import Sampler
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
-from nqs.samples import Samples, distinct
+from nqs.samples import Lookup, Samples, distinct
 from nqs.statistics import estimate_energy, infinite_temperature_energy, v_score
 
 
@@ -225,3 +225,16 @@ def test_infinite_temperature_energy_is_sampled_in_large_sectors(monkeypatch: py
     assert energy == pytest.approx(4.0 * 14 * 13 / 15, abs=4 * error)
     assert energy == infinite_temperature_energy(hamiltonian, seed=3)
     assert energy != infinite_temperature_energy(hamiltonian, seed=4)
+
+
+@pytest.mark.parametrize(
+    "space", [bosons(5, 3), spins(130, 0), spinful_fermions(40, 3, 2)], ids=["one word", "three words", "two words"]
+)
+def test_lookup_finds_the_row_of_each_known_configuration(space: HilbertSpace) -> None:
+    n = torch.unique(space.random(60, torch.Generator().manual_seed(0)), dim=0)
+    known, asked = n[::2], n[torch.randint(len(n), (200,), generator=torch.Generator().manual_seed(1))]
+    place = {tuple(row): b for b, row in enumerate(known.tolist())}
+    expected = [place.get(tuple(row), -1) for row in asked.tolist()]
+    assert Lookup(space, known).rows(asked).tolist() == expected
+    assert Lookup(space, known).rows(asked[:0]).shape == (0,)
+    assert Lookup(space, known[:0]).rows(asked[:3]).tolist() == [-1, -1, -1]

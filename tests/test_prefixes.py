@@ -1,0 +1,171 @@
+"""Shared prefixes: the closest anchor by brute force, and the same amplitudes and energies with and without sharing."""
+
+import pytest
+import torch
+
+from nqs import chunks, prefixes
+from nqs.chunks import in_pieces, log_psi_in_chunks
+from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
+from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
+from nqs.lattice import chain, square
+from nqs.local_energy import local_energies
+from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
+from nqs.prefixes import lexicographic_order, log_psi_sharing_prefixes, neighbours
+from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.samplers import TreeSampler
+
+SPACES = {
+    "bosons": bosons(6, 4),
+    "electrons": spinful_fermions(5, 2, 1),
+    "keys of several words": spins(130, 0),
+}
+every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+
+
+def longest_common_prefix(a: list[int], b: list[int]) -> int:
+    return next((s for s, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
+
+
+def draw(space: HilbertSpace, rows: int, seed: int) -> torch.Tensor:
+    return space.random(rows, torch.Generator().manual_seed(seed))
+
+
+@every_space
+def test_lexicographic_order_is_that_of_lists(space: HilbertSpace) -> None:
+    n = draw(space, 60, 0)
+    assert n[lexicographic_order(space, n)].tolist() == sorted(n.tolist())
+
+
+@every_space
+@pytest.mark.parametrize("n_anchors", [1, 2, 25])
+def test_neighbours_have_the_longest_common_prefix(space: HilbertSpace, n_anchors: int) -> None:
+    n, anchors = draw(space, 50, 1), draw(space, n_anchors, 2)
+    n[0] = anchors[0]
+    order, rows, shared = neighbours(space, n, anchors)
+    assert n[order].tolist() == sorted(n.tolist())
+    for b, row in enumerate(n.tolist()):
+        lengths = [longest_common_prefix(row, anchor) for anchor in anchors.tolist()]
+        assert shared[b] == lengths[rows[b]] == max(lengths)
+
+
+HAMILTONIANS: dict[str, Hamiltonian] = {
+    "bosons": BoseHubbard(chain(10), 10, U=3.0),
+    "bosons with flux": BoseHubbard(chain(8), 6, U=3.0, phases=tuple(chain(8).twist_phases([0.4]).tolist())),
+    "spins": Heisenberg(chain(16), 0.0),
+    "electrons": FermiHubbard(square(2, 4), 4, 4, U=4.0),
+}
+
+
+def family(h: Hamiltonian) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some configurations, and those connected to them."""
+    anchors = draw(h.hilbert, 20, 1)
+    return torch.unique(h.connected(anchors).configurations, dim=0), anchors
+
+
+def lively(h: Hamiltonian, dtype: str = "float64") -> Wavefunction:
+    config = TransformerConfig(width=8, layers=2, heads=2, dtype=dtype, seed=5)
+    sign = MarshallSign(sublattice=tuple(site % 2 for site in range(h.hilbert.n_sites)))
+    model = WithReference(base=config, reference=sign).build(h.hilbert)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter)
+    return model
+
+
+@pytest.mark.parametrize("h", HAMILTONIANS.values(), ids=HAMILTONIANS)
+def test_local_energies_are_the_same_with_and_without_sharing(h: Hamiltonian, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lively(h)
+    samples = TreeSampler(n_samples=150).sample(model, torch.Generator().manual_seed(0))
+    near = []
+    original = model.log_psi_near
+    monkeypatch.setattr(model, "log_psi_near", lambda n, *rest: near.append(len(n)) or original(n, *rest))
+    shared = local_energies(h, model, samples)
+    assert sum(near) == shared.n_evaluated > 150
+    model.shares_prefixes = False
+    plain = local_energies(h, model, samples)
+    assert sum(near) == shared.n_evaluated == plain.n_evaluated
+    torch.testing.assert_close(shared.values, plain.values, rtol=1e-11, atol=1e-11)
+
+
+def test_single_precision_agrees_to_its_rounding() -> None:
+    h = HAMILTONIANS["bosons"]
+    model = lively(h, "float32")
+    n, anchors = family(h)
+    for one, other in zip(log_psi_sharing_prefixes(model, n, anchors), model.log_psi(n), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 40_000])
+def test_pieces_of_any_size_give_the_same_amplitudes(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    h = HAMILTONIANS["bosons"]
+    model = lively(h)
+    n, anchors = family(h)
+    expected = model.log_psi(n)
+    sizes = []
+    original = model.log_psi_near
+    monkeypatch.setattr(model, "log_psi_near", lambda n, *rest: sizes.append(len(n)) or original(n, *rest))
+    monkeypatch.setattr(prefixes, "CPU_BYTES", budget)
+    for one, other in zip(log_psi_sharing_prefixes(model, n, anchors), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert sum(sizes) == len(n)
+    assert max(sizes) == max(1, budget // model.bytes_per_configuration)
+
+
+def test_where_nothing_is_shared_configurations_are_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single anchor that differs on the first sites saves nothing."""
+    space = spins(8, None)
+    model = Transformer(space, width=8, heads=2)
+    n = space.configurations()[128:]
+    monkeypatch.setattr(model, "log_psi_near", None)
+    expected = model.log_psi(n)
+    for one, other in zip(log_psi_sharing_prefixes(model, n, space.configurations()[:1]), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------------- memory
+
+
+class SmallDevice:
+    """Evaluates at most `limit` rows at once, as a device of little memory does."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.sizes = limit, []
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        if len(rows) > self.limit:
+            raise torch.OutOfMemoryError("too large")
+        self.sizes.append(len(rows))
+        return rows * 2
+
+
+def test_out_of_memory_halves_the_pieces_and_goes_on() -> None:
+    device = SmallDevice(limit=13)
+    pieces = in_pieces(device, torch.arange(100), 64)
+    assert torch.equal(torch.cat(pieces), 2 * torch.arange(100))
+    assert device.sizes == [8] * 12 + [4]
+    small = SmallDevice(limit=13)  # what is left sets the size where that is less than a piece
+    assert torch.equal(torch.cat(in_pieces(small, torch.arange(30), 10**6)), 2 * torch.arange(30))
+    assert small.sizes == [8, 8, 8, 6]
+
+
+def test_a_single_row_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError, match="too large"):
+        in_pieces(SmallDevice(limit=0), torch.arange(5), 5)
+
+
+def test_amplitudes_survive_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    h = HAMILTONIANS["bosons"]
+    model = lively(h)
+    n = draw(h.hilbert, 100, 1)
+    expected, log_psi = model.log_psi(n), model.log_psi
+
+    def limited(n: torch.Tensor) -> object:
+        if len(n) > 30:
+            raise torch.OutOfMemoryError("too large")
+        return log_psi(n)
+
+    monkeypatch.setattr(model, "log_psi", limited)
+    monkeypatch.setattr(chunks, "CPU_BYTES", 2**40)
+    for one, other in zip(log_psi_in_chunks(model, n), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
