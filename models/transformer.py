@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
 from nqs.models.attention import CausalSelfAttention, KeysValues
+from nqs.models.normalisation import LayerNorm
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
 
 SHARED_STEP = 2  # prefix lengths are rounded down to a multiple: fewer and larger batches for a few sites more
@@ -102,9 +103,9 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         D, hidden = config.width, config.mlp_ratio * config.width
-        self.norm1 = nn.LayerNorm(D)
+        self.norm1 = LayerNorm(D)
         self.attention = CausalSelfAttention(D, config.heads)
-        self.norm2 = nn.LayerNorm(D)
+        self.norm2 = LayerNorm(D)
         self.mlp = nn.Sequential(nn.Linear(D, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, D))
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
@@ -157,7 +158,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
             self.token = nn.Embedding(d + 1, D)  # local state of the site before; d before the first site
             self.site = nn.Embedding(L, D)
             self.blocks = cast(list[Block], nn.ModuleList(Block(config) for _ in range(config.layers)))
-            self.norm = nn.LayerNorm(D)
+            self.norm = LayerNorm(D)
             self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
         self.to_empty(device="cpu")
         self._initialise(torch.Generator().manual_seed(config.seed))
@@ -166,9 +167,10 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
-        """Weights normal with variance 1 / inputs, biases 0, norms 1; the head small but never zero.
+        """Weights normal with variance 1 / inputs, biases 0, norms 1; logits small, phases of order 1.
 
-        A phase head of exactly zero is a stationary point of every real Hamiltonian and would never learn.
+        A phase head of exactly zero is a stationary point of every real Hamiltonian and would never learn; a small one
+        leaves it late, with wrong signs frozen in.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
@@ -177,6 +179,8 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
                 parameter.normal_(0.0, scale / inputs**0.5, generator=generator)
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        if self.has_phase:
+            self.head.weight[self.hilbert.local_dim :] *= 10.0
 
     def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
         x = self._embed(n)

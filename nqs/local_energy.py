@@ -60,10 +60,8 @@ def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples
             configurations, turn = wavefunction.fold(configurations)
         amplitudes, evaluated = amplitudes_with_cache(wavefunction, configurations, samples, known)
         parents = part[connected.parents]
-        ratio = torch.polar(
-            (amplitudes.log_modulus - samples.log_modulus[parents]).exp(),
-            amplitudes.phase + turn - samples.phase[parents],
-        )
+        log_ratio = amplitudes.log_modulus - samples.log_modulus[parents]
+        ratio = torch.polar(log_ratio.exp(), amplitudes.phase + turn - samples.phase[parents])
         values.index_add_(0, parents, connected.elements * ratio)
         return len(parents), evaluated
 

@@ -67,9 +67,9 @@ class Wavefunction(nn.Module, ABC):
         config: what it was built from.
         has_phase: False where the phase is the same number for every configuration.
         shares_prefixes: True where `log_psi_near` is cheaper than `log_psi`.
-        rowwise_layers: True where the rows of the input of every layer (nn.Linear, nn.LayerNorm, nn.Embedding) belong to
-            the configurations in their order, equally many to each: per-configuration gradients are then found layer by
-            layer, which is faster.
+        rowwise_layers: True where the rows of the input of every layer (nn.Linear, nn.LayerNorm, nn.Embedding) belong
+            to the configurations in their order, equally many to each: per-configuration gradients are then found layer
+            by layer, which is faster.
         gradient_dtype: precision of per-configuration gradients; None for that of the parameters.
     """
 

@@ -12,7 +12,7 @@ All configurations that the group maps onto each other form an orbit; its lexico
 it. One amplitude per orbit describes the whole state. An orbit whose stabiliser has elements with sum c_g(n) = 0 is
 forbidden: psi = 0 on all of it.
 
-Sandvik, AIP Conf. Proc. 1297, 135 (2010), arXiv:1101.3281, section 4, describes these sectors for exact diagonalisation.
+Such sectors in exact diagonalisation: Sandvik, AIP Conf. Proc. 1297, 135 (2010), arXiv:1101.3281, section 4.
 """
 
 # Shapes: B configurations, G group elements, L sites, d local states, O = L x species orbitals.
@@ -105,8 +105,8 @@ class Symmetry:
         """The product of two groups, whose characters multiply."""
         if self.n_sites != other.n_sites or len(self.maps[0]) != len(other.maps[0]):
             raise ValueError(
-                f"symmetries of {self.n_sites} sites with {len(self.maps[0])} local states and of {other.n_sites} sites "
-                f"with {len(other.maps[0])} local states have no product."
+                f"symmetries of {self.n_sites} sites with {len(self.maps[0])} local states and of {other.n_sites} "
+                f"sites with {len(other.maps[0])} local states have no product."
             )
         found: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
         for (p, m, a), (q, o, b) in itertools.product(self._elements, other._elements):
@@ -238,8 +238,8 @@ class Symmetry:
         if outside.any():
             g = int(outside.nonzero()[0, 0])
             raise ValueError(
-                f"element {g} of the symmetry (map {self.maps[g]}) leaves the sector {hilbert}: use a group without it, "
-                "or a sector that it keeps."
+                f"element {g} of the symmetry (map {self.maps[g]}) leaves the sector {hilbert}: use a group without "
+                "it, or a sector that it keeps."
             )
 
     # ---- how it is found -------------------------------------------------------------------------------
@@ -373,9 +373,8 @@ def translations(
         raise ValueError(
             f"momentum={tuple(momentum)}: {lattice} has {len(lattice.shape)} directions; give one integer for each."
         )
-    cells = [
-        range(size) if word == "periodic" else [0] for size, word in zip(lattice.shape, lattice.boundary, strict=True)
-    ]
+    directions = zip(lattice.shape, lattice.boundary, strict=True)
+    cells = [range(size) if word == "periodic" else range(1) for size, word in directions]
     by_shift = {shift: group.permutations[i] for i, shift in enumerate(itertools.product(*cells))}
     angle = {
         # perm[s] is where site s goes under the shift; (g n)_s = n_perm[s] moves what is there back by the shift.
