@@ -180,14 +180,8 @@ def _minimised(
 
     x: Any = np.concatenate([q.astype(dtype).ravel() for q in orbitals]).view(float)
     left = np.inf
+    options: Any = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 0.0, "gtol": tolerance}
     for _ in range(2):  # a second run forgets a history that rounding has spoiled
-        options = {
-            "maxiter": max_iterations,
-            "maxfun": 2 * max_iterations,
-            "ftol": 0.0,
-            "gtol": tolerance,
-            "maxcor": 20,
-        }
         x = minimize(energy_and_gradient, x, jac=True, method="L-BFGS-B", options=options).x
         Q = [np.linalg.qr(q)[0] for q in unpacked(x)]
         x = np.concatenate([q.ravel() for q in Q]).view(float)

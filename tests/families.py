@@ -7,6 +7,7 @@ because GPU machines may have none.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, NetKetOperator
 from nqs.hilbert import bosons
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
+
+from readme import example
 
 Recipe = Callable[[], Any]
 
@@ -261,6 +264,33 @@ def fermions_in_netket(h: FermiHubbard | TV | TJ) -> list[Any]:
             terms.append((number(i + s) + number(j + r), h.V))
     products, weights = zip(*terms, strict=True)
     return [nk.operator.FermionOperator2ndNumba(space, products, weights, dtype=complex)]
+
+
+# ---- the example of README --------------------------------------------------------------------------
+
+
+@st.composite
+def dipolar_bosons(draw: st.DrawFn) -> Recipe:
+    lattice = draw(st.sampled_from(LATTICES))
+    numbers = [n for n in range(lattice.n_sites + 1) if math.comb(lattice.n_sites, n) <= LARGEST]
+    t = draw(COUPLINGS.filter(bool))
+    return functools.partial(example().DipolarBosons, lattice, draw(st.sampled_from(numbers)), draw(COUPLINGS), t)
+
+
+def dipolar_bosons_in_netket(h: Any) -> list[Any]:
+    """Sums of NetKet's create, destroy and number operators."""
+    import netket as nk
+
+    create, destroy, number = (getattr(nk.operator.boson, name) for name in ("create", "destroy", "number"))
+    L, distances = h.lattice.n_sites, h.lattice.distances().tolist()
+    space = nk.hilbert.Fock(1, L, n_particles=h.n_particles)
+    operator = nk.operator.LocalOperatorNumba(space, dtype=float)
+    for (i, j), sign in zip(h.lattice.bonds().tolist(), h.lattice.signs().tolist(), strict=True):
+        hop = create(space, i) @ destroy(space, j)
+        operator += -h.t * sign * (hop + hop.H)
+    for i, j in itertools.combinations(range(L), 2):
+        operator += h.V / distances[i][j] ** 3 * number(space, i) @ number(space, j)
+    return [operator]
 
 
 # ---- NetKet ----------------------------------------------------------------------------------------

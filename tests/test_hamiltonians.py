@@ -25,6 +25,8 @@ from families import (
     as_it_was_in_netket,
     bose_hubbard,
     bose_hubbard_in_netket,
+    dipolar_bosons,
+    dipolar_bosons_in_netket,
     fermions,
     fermions_in_netket,
     heisenberg,
@@ -57,6 +59,7 @@ CONTRACT = {
     "FermiHubbard": Family(fermions(FermiHubbard), fermions_in_netket),
     "TV": Family(fermions(TV), fermions_in_netket),
     "TJ": Family(fermions(TJ), fermions_in_netket, projected=True),
+    "DipolarBosons": Family(dipolar_bosons(), dipolar_bosons_in_netket),  # of README
     "NetKetOperator": Family(netket_operators(), as_it_was_in_netket),
 }
 
