@@ -479,7 +479,9 @@ def test_what_holds_only_for_the_sum_of_terms_is_accepted() -> None:
 
 RUNS = {
     "Ising chain": 60,
+    "Heisenberg chain": 40,
     "J1-J2": 60,
+    "spin one": 40,
     "PauliStrings": 120,
     "BoseHubbard": 40,
     "LocalOperator complex": 100,
