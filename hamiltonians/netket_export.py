@@ -11,7 +11,7 @@ from nqs.hamiltonians.fermi_hubbard import FermiHubbard
 from nqs.hamiltonians.heisenberg import Heisenberg
 from nqs.hamiltonians.ising import Ising
 from nqs.hamiltonians.jordan_wigner import lattice_hops
-from nqs.hamiltonians.netket_terms import basis_of, from_digits, sector_of, to_digits
+from nqs.hamiltonians.netket_terms import basis_of, from_digits, sector_constraint, sector_of, to_digits
 from nqs.hamiltonians.tv import TV
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
@@ -27,10 +27,8 @@ def to_netket(hamiltonian: Hamiltonian) -> Any:
     own, becomes an operator of NetKet that asks the Hamiltonian for its elements (torch on the CPU, not jitted).
 
     Local states as for `NetKetOperator`: spins are 2 S^z, occupation numbers themselves; electrons are on
-    orbital i of the down block or i of the up block. The matrix elements are those of the Hamiltonian.
-
-    Raises:
-        ValueError: NetKet has no space for the sector.
+    orbital i of the down block or i of the up block. The matrix elements are those of the Hamiltonian. Sectors that
+    NetKet does not have, such as that of the t-J model, one spin with a free number or a parity, become a constraint.
     """
     import netket as nk
 
@@ -52,11 +50,12 @@ def _space(hilbert: HilbertSpace) -> Any:
 
     L, d = hilbert.n_sites, hilbert.local_dim
     target = {charge.name: charge.target for charge in hilbert.charges}
+    orbitals = hilbert.local_states[0] == "empty" and d <= 4  # bits of a local state: occupied by up, by down
     space: Any = None
     if list(target) == ["2 Sz"]:
         twice = target["2 Sz"]
         space = nk.hilbert.Spin((d - 1) / 2, L, total_sz=None if twice is None else twice / 2)
-    elif list(target) == ["particles"] and hilbert.local_states[0] == "0":
+    elif list(target) == ["particles"] and not orbitals:
         space = nk.hilbert.Fock(d - 1, L, n_particles=target["particles"])
     elif list(target) == ["particles"]:
         space = nk.hilbert.SpinOrbitalFermions(L, n_fermions=target["particles"])
@@ -64,13 +63,15 @@ def _space(hilbert: HilbertSpace) -> Any:
         space = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2, n_fermions=target["electrons"])
     elif list(target) == ["up electrons", "down electrons"]:
         up, down = target.values()
-        if (up is None) == (down is None):
-            numbers = None if up is None else (down, up)
-            space = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2, n_fermions_per_spin=numbers)
+        numbers = None if up is None or down is None else (down, up)
+        space = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2, n_fermions_per_spin=numbers)
     elif not target and d == 2:
         space = nk.hilbert.Qubit(L)
     if space is None or sector_of(space) != hilbert:
-        raise ValueError(f"NetKet has no space for the sector {hilbert} with the local states {hilbert.local_states}.")
+        constraint = sector_constraint()(hilbert)
+        if orbitals:
+            return nk.hilbert.SpinOrbitalFermions(L, s=None if d == 2 else 1 / 2, constraint=constraint)
+        return nk.hilbert.Fock(d - 1, L, constraint=constraint)
     return space
 
 

@@ -328,7 +328,7 @@ class Places(NamedTuple):
         """Row of the local matrix at every place."""
         row = self.offsets.expand(len(x), -1)
         for modes, stride in zip(self.modes.T, self.strides, strict=True):
-            row = row + stride * x[:, modes]
+            row = row + stride * x[:, modes].long()  # bytes would overflow
         return row
 
     def factors(self, x: UInt8[Tensor, "B M"]) -> Float64[Tensor, "B P"]:
@@ -426,6 +426,8 @@ def _conserves(operator: NetKetOperator, changes: Iterable[Change]) -> bool:
         if charge.target is None:
             continue
         bits = len(operator.modes[0])
+        if len(charge.values) < 2**bits > 2:  # some combinations of the modes are no local state
+            return False
         weights = [(0, charge.values[1 << b]) for b in range(bits)] if bits > 1 else [charge.values]
         if any(v != sum(w[k >> b & 1] for b, w in enumerate(weights)) for k, v in enumerate(charge.values) if bits > 1):
             return False

@@ -105,7 +105,7 @@ def basis_of(operator: Any, hilbert: Any = None) -> Basis:
     if isinstance(space, nk.hilbert.SpinOrbitalFermions) and sector.local_dim > 2:
         components = (sector.local_dim - 1).bit_length()
     sites = space.size // components
-    fits = sector.local_dim == space.local_size**components
+    fits = components > 1 or sector.local_dim == space.local_size
     if isinstance(space, nk.hilbert.Fock):  # a sector may have fewer occupation numbers
         fits = sector.local_dim <= space.local_size
     if not fits or sector.n_sites != sites or sites * components != space.size:
@@ -127,6 +127,8 @@ def sector_of(space: Any) -> HilbertSpace:
     """A space of NetKet as a sector of nqs."""
     import netket as nk
 
+    if isinstance(space.constraint, sector_constraint()):
+        return space.constraint.sector
     total, per_spin = _conserved(space)
     L = space.size
     if isinstance(space, nk.hilbert.Spin):
@@ -153,6 +155,46 @@ def sector_of(space: Any) -> HilbertSpace:
         charges = (Charge("electrons", tuple(map(sum, bits)), total),)
     names = ("empty", "up", "down", "both") if components == 2 else tuple("".join(map(str, b)) for b in bits)
     return HilbertSpace(space.n_orbitals, names, charges)
+
+
+@functools.cache
+def sector_constraint() -> Any:
+    """A class of NetKet constraints that hold any sector of nqs: `sector_constraint()(hilbert)`.
+
+    For spaces of occupation numbers 0, 1, ..; the orbitals of electrons lie in blocks, those of spin down first.
+    """
+    import jax.numpy as jnp
+    import netket as nk
+    from netket.utils import struct
+
+    class SectorConstraint(nk.hilbert.constraint.DiscreteHilbertConstraint):
+        """The configurations of a sector of nqs."""
+
+        sector: HilbertSpace = struct.field(pytree_node=False)
+
+        def __init__(self, sector: HilbertSpace) -> None:
+            self.sector = sector
+
+        def __call__(self, x: Any) -> Any:
+            sector, blocks = self.sector, jnp.split(jnp.asarray(x), x.shape[-1] // self.sector.n_sites, axis=-1)
+            n = sum(block.astype(int) << bit for bit, block in enumerate(reversed(blocks)))
+            inside = (n < sector.local_dim).all(axis=-1)
+            for charge in sector.charges:
+                if charge.target is not None:
+                    missing = jnp.array(charge.values)[n].sum(axis=-1) - charge.target
+                    inside &= (missing % charge.modulus if charge.modulus else missing) == 0
+            return inside
+
+        def __hash__(self) -> int:
+            return hash(("SectorConstraint", self.sector))
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, SectorConstraint) and other.sector == self.sector
+
+        def __repr__(self) -> str:
+            return f"SectorConstraint({self.sector})"
+
+    return SectorConstraint
 
 
 def _conserved(space: Any) -> tuple[int | None, tuple[int | None, ...]]:

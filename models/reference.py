@@ -18,6 +18,8 @@ from torch import Tensor
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, WavefunctionConfig
 
+VANISHING = 1e-9  # ratio of pivots; the determinants of random matrices of 100 rows stay far above it
+
 
 class ReferencePhase(Protocol):
     """A frozen dataclass of plain data; archives store it."""
@@ -46,7 +48,7 @@ class MarshallSign:
 
 @dataclass(frozen=True, kw_only=True)
 class SlaterDeterminant:
-    """Phase of <n|D> for a determinant of fermions, all up orbitals first in the Jordan-Wigner order.
+    """Phase of <n|D> for a determinant of fermions, all up orbitals first in Jordan-Wigner order; 0 where that is 0.
 
     <n|D> = det[orbitals_up[occupied by up]] det[orbitals_down[occupied by down]] with rows in the order of the sites.
 
@@ -86,7 +88,10 @@ class SlaterDeterminant:
 def _sign_of_determinant(
     real: tuple[tuple[float, ...], ...], imaginary: tuple[tuple[float, ...], ...] | None, occupied: Tensor
 ) -> Tensor:
-    """det / |det| of the rows of the occupied sites, (B,); 0 where the determinant vanishes."""
+    """det / |det| of the rows of the occupied sites, (B,); 0 where the determinant vanishes up to rounding.
+
+    Symmetries make many determinants vanish, and the sign of what rounding leaves of them would depend on the device.
+    """
     orbitals = torch.tensor(real, dtype=torch.float64, device=occupied.device)  # (L, N)
     if imaginary is not None:
         orbitals = torch.complex(orbitals, torch.tensor(imaginary, dtype=torch.float64, device=occupied.device))
@@ -98,7 +103,14 @@ def _sign_of_determinant(
             "use a reference with as many orbitals as the sector has particles."
         )
     sites: Int64[Tensor, "B N"] = occupied.nonzero()[:, 1].view(B, N)
-    return torch.linalg.slogdet(orbitals[sites]).sign
+    if N == 0:
+        return torch.ones(B, dtype=orbitals.dtype, device=occupied.device)
+    factors, swaps, _ = torch.linalg.lu_factor_ex(orbitals[sites])  # raises nothing where a pivot is 0
+    pivots = factors.diagonal(dim1=-2, dim2=-1)  # (B, N)
+    odd = (swaps != torch.arange(1, N + 1, device=swaps.device)).sum(1) % 2
+    sign = torch.sgn(pivots).prod(1) * (1 - 2 * odd)
+    size = pivots.abs()
+    return torch.where(size.amin(1) > VANISHING * size.amax(1), sign, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import tyro
 from nqs import exact, recipes
 from nqs.archive import ArchiveError
 from nqs.exact import ExactGroundState
+from nqs.models import WithReference, hartree_fock, phase_agreement
 from nqs.optimisation import StochasticReconfiguration
 from nqs.protocols import Hamiltonian, WavefunctionConfig
 from nqs.report import plot_run
@@ -18,6 +19,8 @@ from nqs.serialise import digest
 from nqs.vmc import VMC, NonFiniteError, Result, RunConfig
 
 Config = TypeVar("Config")
+
+OPEN_SHELL = 1e-9  # gap of a mean field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,23 @@ def diagonalise(hamiltonian: Hamiltonian, options: Options) -> ExactGroundState 
     ground_state = exact.ground_state(hamiltonian)
     print(ground_state)
     return ground_state
+
+
+def with_mean_field(
+    model: WavefunctionConfig, hamiltonian: Hamiltonian, ground_state: ExactGroundState | None, *, unit: str
+) -> WavefunctionConfig:
+    """The model times the signs of the Hartree-Fock determinant, introduced on the screen; fermions."""
+    try:
+        found = hartree_fock(hamiltonian)
+    except RuntimeError as error:
+        print(f"{error}\nGoing on without it: a phase head learns all signs.")
+        return model
+    shell = "" if found.gap > OPEN_SHELL else ", an open shell: one of many determinants"
+    print(f"Hartree-Fock E = {found.energy:.8f} {unit}, gap {found.gap:.4f} {unit}{shell}")
+    if ground_state is not None:
+        agreement = phase_agreement(found.determinant, hamiltonian.hilbert, ground_state.state)
+        print(f"its signs are right on {agreement:.2%} of the weight of the exact ground state")
+    return WithReference(base=model, reference=found.determinant)
 
 
 def solve(

@@ -19,9 +19,9 @@ from nqs import recipes
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import FermiHubbard, staggered_potential
 from nqs.lattice import hypercubic
-from nqs.models import TransformerConfig, WithReference, hartree_fock, phase_agreement
+from nqs.models import TransformerConfig
 from nqs.protocols import WavefunctionConfig
-from nqs.script import CommonOptions, Options, command_line, diagonalise, solve
+from nqs.script import CommonOptions, Options, command_line, diagonalise, solve, with_mean_field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,24 +54,7 @@ def wavefunction(
         return config.model
     if hamiltonian.is_stoquastic:
         return replace(config.model, phase="zero")
-    try:
-        mean_field = hartree_fock(hamiltonian, start="staggered" if bipartite(hamiltonian) else "random")
-    except RuntimeError as error:
-        print(f"{error}\nGoing on without it: a phase head learns all signs.")
-        return config.model
-    print(f"Hartree-Fock E = {mean_field.energy:.8f} t")
-    if ground_state is not None:
-        agreement = phase_agreement(mean_field.determinant, hamiltonian.hilbert, ground_state.state)
-        print(f"its signs are right on {agreement:.2%} of the weight of the exact ground state")
-    return WithReference(base=config.model, reference=mean_field.determinant)
-
-
-def bipartite(hamiltonian: FermiHubbard) -> bool:
-    try:
-        hamiltonian.lattice.sublattices()
-    except ValueError:
-        return False
-    return True
+    return with_mean_field(config.model, hamiltonian, ground_state, unit="t")
 
 
 def main(config: Config) -> None:

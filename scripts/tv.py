@@ -6,7 +6,7 @@
     python scripts/tv.py --help                                     every option
 
 Signs: none where all off-diagonal elements are negative (open chains, rings with an odd number of fermions); elsewhere
-those of the determinant of free fermions, with a phase head that learns the rest.
+those of the Hartree-Fock determinant, with a phase head that learns the rest.
 
 Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
 """
@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from nqs import recipes
+from nqs.exact import ExactGroundState
 from nqs.hamiltonians import TV, staggered_potential
 from nqs.lattice import hypercubic
-from nqs.models import TransformerConfig, WithReference, free_fermions
+from nqs.models import TransformerConfig
 from nqs.protocols import WavefunctionConfig
-from nqs.script import CommonOptions, Options, command_line, diagonalise, solve
+from nqs.script import CommonOptions, Options, command_line, diagonalise, solve, with_mean_field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Config:
     options: CommonOptions = field(default_factory=Options)
 
 
-def wavefunction(config: Config, hamiltonian: TV) -> WavefunctionConfig:
+def wavefunction(config: Config, hamiltonian: TV, ground_state: ExactGroundState | None) -> WavefunctionConfig:
     """The network with what is known of the signs."""
     if config.model.phase == "zero" and not hamiltonian.is_stoquastic:
         raise ValueError("no rule gives the exact signs of this ground state: add --model.phase learned.")
@@ -47,7 +48,7 @@ def wavefunction(config: Config, hamiltonian: TV) -> WavefunctionConfig:
         return config.model
     if hamiltonian.is_stoquastic:
         return replace(config.model, phase="zero")
-    return WithReference(base=config.model, reference=free_fermions(hamiltonian))
+    return with_mean_field(config.model, hamiltonian, ground_state, unit="t")
 
 
 def main(config: Config) -> None:
@@ -62,7 +63,7 @@ def main(config: Config) -> None:
     )
     ground_state = diagonalise(hamiltonian, config.options)
 
-    model = wavefunction(config, hamiltonian)
+    model = wavefunction(config, hamiltonian, ground_state)
     sites = "x".join(map(str, config.shape))
     name = f"tv-{sites}-N{hamiltonian.n_particles}-V{config.V:g}"
     solve(hamiltonian, model, config.options, name=name, ground_state=ground_state, unit="t")

@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # NetKet is only a reference here: leave the GPU to nqs
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # compiling NetKet's loops takes longer than they do on small matrices
 
 import jaxtyping
 import pytest

@@ -1,0 +1,318 @@
+"""Small members of every family of Hamiltonians, drawn by hypothesis, and the same operators written with NetKet.
+
+`test_hamiltonians.py` runs the contract over them. A recipe is a function that builds a Hamiltonian, not the result:
+run-time type checkers use `random`, which hypothesis forbids while it draws. NetKet is imported only where it is used,
+because GPU machines may have none.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, NetKetOperator
+from nqs.hilbert import bosons
+from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
+
+from readme import example
+
+Recipe = Callable[[], Any]
+
+LARGEST = 300  # dimension of the sectors that are drawn: their matrices are dense
+COUPLINGS = st.integers(-30, 30).map(lambda k: k / 10)
+ANGLES = st.integers(-60, 60).map(lambda k: k / 10)
+
+LATTICES = [
+    *(chain(n, boundary=word) for n in range(1, 7) for word in ("periodic", "open", "antiperiodic")),
+    square(2, 2),
+    square(2, 3),
+    square(3, 3),
+    square(3, 2, ["open", "antiperiodic"]),
+    square(1, 3, "antiperiodic"),
+    hypercubic((2, 2, 2), "open"),
+    triangular(2, 2),
+    triangular(3, 2, "open"),
+    triangular(3, 3),
+    honeycomb(1, 2),
+    honeycomb(2, 2, ["periodic", "open"]),
+    kagome(1, 1),
+    kagome(1, 2, "open"),
+    from_edges([(2, 0), (1, 2), (3, 2), (0, 3)], n_sites=5),  # bonds against the order of the sites
+]
+TINY = [lattice for lattice in LATTICES if lattice.n_sites <= 4]  # 8 orbitals of electrons
+
+
+def one_each(length: int, values: st.SearchStrategy[float] = COUPLINGS) -> st.SearchStrategy[tuple[float, ...]]:
+    return st.lists(values, min_size=length, max_size=length).map(tuple)
+
+
+# ---- bosons ----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def boson_sectors(n_sites: int) -> list[dict[str, int | None]]:
+    """Canonical and grand-canonical sectors with and without a cutoff, up to LARGEST configurations."""
+    sectors = []
+    for n_particles, n_max in itertools.product([None, *range(7)], [None, 1, 2, 3, 5]):
+        if None not in (n_particles, n_max):
+            possible = n_particles <= n_max * n_sites
+        else:
+            possible = n_particles != n_max  # not both None
+        if possible and bosons(n_sites, n_particles, n_max).dimension <= LARGEST:
+            sectors.append({"n_particles": n_particles, "n_max": n_max})
+    return sectors
+
+
+@st.composite
+def bose_hubbard(draw: st.DrawFn) -> Recipe:
+    """Any couplings, site potentials and hopping phases."""
+    lattice = draw(st.sampled_from(LATTICES))
+    return functools.partial(
+        BoseHubbard,
+        lattice,
+        **draw(st.sampled_from(BOSON_SECTORS[lattice.n_sites])),
+        **{name: draw(COUPLINGS) for name in ("U", "J", "V", "mu")},
+        potential=draw(st.none() | one_each(lattice.n_sites)),
+        phases=draw(st.none() | one_each(len(lattice.bonds()))),
+    )
+
+
+BOSON_SECTORS = {lattice.n_sites: boson_sectors(lattice.n_sites) for lattice in LATTICES}
+
+
+def bose_hubbard_in_netket(h: BoseHubbard) -> list[Any]:
+    """nk.operator.BoseHubbard for the uniform terms, create and destroy operators where it has none."""
+    import netket as nk
+
+    create, destroy, number = (getattr(nk.operator.boson, name) for name in ("create", "destroy", "number"))
+    fock = nk.hilbert.Fock(h.hilbert.local_dim - 1, h.lattice.n_sites, n_particles=h.n_particles)
+    bonds = h.lattice.bonds().tolist()
+    uniform = h.phases is None and "antiperiodic" not in h.lattice.boundary
+    edges = np.reshape(bonds, (-1, 2)).astype(int)
+    operators = [nk.operator.BoseHubbardNumba(fock, edges, U=h.U, V=h.V, J=h.J if uniform else 0.0, mu=h.mu)]
+    rest = nk.operator.LocalOperatorNumba(fock, dtype=complex)
+    for site, energy in enumerate(h.potential or ()):
+        rest += energy * number(fock, site, dtype=complex)
+    if not uniform:
+        angles = np.array(h.phases or np.zeros(len(bonds))) + np.pi * (h.lattice.signs().numpy() < 0)
+        for (i, j), angle in zip(bonds, angles, strict=True):
+            hop = np.exp(1j * angle) * create(fock, j, dtype=complex) @ destroy(fock, i, dtype=complex)
+            rest += -h.J * (hop + hop.H)
+    return [*operators, rest]
+
+
+# ---- spins -----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def shells(lattice: Lattice) -> int:
+    """How many orders of bonds, up to 3, the lattice has without an ambiguous sign."""
+    for order in (1, 2, 3):
+        try:
+            lattice.signs(order)
+        except ValueError:
+            return order - 1
+    return 3
+
+
+@st.composite
+def heisenberg(draw: st.DrawFn, conserved: bool | None = None) -> Recipe:
+    """XXX, XXZ, J1-J2-J3, fields, spins up to 3/2, in the whole space or a sector."""
+    spin = draw(st.sampled_from([0.5, 1, 1.5]))
+    lattice = draw(st.sampled_from([x for x in LATTICES if (2 * spin + 1) ** x.n_sites <= LARGEST]))
+    orders = draw(st.integers(1, shells(lattice)))
+    couplings = draw(COUPLINGS | one_each(orders) if orders == 1 else one_each(orders))
+    total = round(2 * spin) * lattice.n_sites  # 2 Sz runs from -total to total in steps of 2
+    sectors = st.integers(0, total).map(lambda k: (2 * k - total) / 2)
+    sector = {None: st.none() | sectors, True: sectors, False: st.none()}[conserved]
+    return functools.partial(
+        Heisenberg, lattice, draw(sector), J=couplings, Delta=draw(COUPLINGS), h=draw(COUPLINGS), spin=spin
+    )
+
+
+def heisenberg_in_netket(h: Heisenberg) -> list[Any]:
+    """From NetKet's own spin operators, which are 2 S^x, 2 S^y and 2 S^z for any spin."""
+    import netket as nk
+
+    space, cls = nk.hilbert.Spin(h.spin, h.lattice.n_sites, total_sz=h.total_sz), nk.operator.LocalOperatorNumba
+    sigma = [getattr(nk.operator.spin, name) for name in ("sigmax", "sigmay", "sigmaz")]
+    operator = cls(space, dtype=complex)
+    for order, (J, Delta) in enumerate(zip(h.J, h.Delta, strict=True), start=1):
+        for (i, j), sign in zip(h.lattice.bonds(order).tolist(), h.lattice.signs(order).tolist(), strict=True):
+            for factor, s in zip((sign, sign, Delta), sigma, strict=True):
+                operator += J * factor / 4 * s(space, i, dtype=complex, cls=cls) @ s(space, j, dtype=complex, cls=cls)
+    for i in range(h.lattice.n_sites):
+        operator += -h.h / 2 * sigma[2](space, i, dtype=complex, cls=cls)
+    return [operator]
+
+
+@st.composite
+def ising(draw: st.DrawFn) -> Recipe:
+    lattice = draw(st.sampled_from([x for x in LATTICES if x.n_sites <= 8]))
+    return functools.partial(Ising, lattice, **{name: draw(COUPLINGS) for name in ("h", "J", "g")})
+
+
+def ising_in_netket(h: Ising) -> list[Any]:
+    """nk.operator.Ising, whose J has the opposite sign, for the bonds inside and those over an antiperiodic edge."""
+    import netket as nk
+
+    space, cls = nk.hilbert.Spin(0.5, h.lattice.n_sites), nk.operator.LocalOperatorNumba
+    bonds, signs = h.lattice.bonds().numpy().reshape(-1, 2), h.lattice.signs().numpy()
+    operators = [
+        nk.operator.IsingNumba(space, bonds[signs == sign], h=h.h * (sign > 0), J=-h.J * sign) for sign in (1.0, -1.0)
+    ]
+    field = cls(space, dtype=complex)
+    for i in range(h.lattice.n_sites):
+        field += -h.g * nk.operator.spin.sigmaz(space, i, dtype=complex, cls=cls)
+    return [*operators, field]
+
+
+# ---- fermions --------------------------------------------------------------------------------------
+
+INTERACTION = {FermiHubbard: "U", TV: "V", TJ: "J"}  # the coupling without a default
+OTHERS = {FermiHubbard: ("V", "mu", "h"), TV: ("mu",), TJ: ()}
+
+
+@functools.cache
+def accepts(lattice: Lattice, order: int, twisted: bool) -> bool:
+    """Whether the lattice has bonds of that order, each with one definite sign and phase."""
+    try:
+        lattice.signs(order)
+        lattice.twist_phases([0.7 * twisted] * len(lattice.shape), order)  # the answer is that of any angle
+    except ValueError:
+        return False
+    return True
+
+
+@functools.cache
+def fillings(family: Callable[..., Any], lattice: Lattice) -> list[tuple[int | None, ...]]:
+    """Numbers of particles, None too, with at most LARGEST configurations."""
+    numbers = [None, *range(lattice.n_sites + 1)]
+    found = []
+    for filling in itertools.product(numbers, repeat=1 if family is TV else 2):
+        if family is TJ and None not in filling and sum(filling) > lattice.n_sites:
+            continue
+        if family(lattice, *filling, **{INTERACTION[family]: 0.0}).hilbert.dimension <= LARGEST:
+            found.append(filling)
+    return found
+
+
+@st.composite
+def fermions(draw: st.DrawFn, family: Callable[..., Any], lattices: list[Lattice] = LATTICES) -> Recipe:
+    """Any couplings, fillings, potentials and twists that the lattice accepts; t = +-1 half the time."""
+    lattice = draw(st.sampled_from(lattices))
+    values: dict[str, Any] = {name: draw(COUPLINGS) for name in (INTERACTION[family], *OTHERS[family])}
+    values["t"] = draw(st.sampled_from([1.0, 1.0, -1.0]) | COUPLINGS)
+    values["potential"] = draw(st.none() | one_each(lattice.n_sites))
+    twists = st.none() | one_each(len(lattice.shape), ANGLES)
+    values["twist"] = draw(twists) if accepts(lattice, 1, True) else None
+    if family is FermiHubbard and accepts(lattice, 2, values["twist"] is not None):
+        values["t2"] = draw(st.just(0.0) | COUPLINGS)
+    return functools.partial(family, lattice, *draw(st.sampled_from(FILLINGS[family, lattice])), **values)
+
+
+FILLINGS = {(family, lattice): fillings(family, lattice) for family in INTERACTION for lattice in LATTICES}
+
+
+def hop_terms(h: Any) -> list[tuple[int, int, complex]]:
+    """(i, j, x) for every x c+_j c_i + h.c. of the Hamiltonian."""
+    terms = []
+    for order, t in ((1, h.t), (2, getattr(h, "t2", 0.0))):
+        if not t:
+            continue
+        angles = h.lattice.twist_phases(list(h.twist), order) if h.twist is not None else h.lattice.signs(order) * 0
+        for (i, j), sign, angle in zip(h.lattice.bonds(order).tolist(), h.lattice.signs(order), angles, strict=True):
+            terms.append((i, j, -t * sign.item() * np.exp(1j * angle.item())))
+    return terms
+
+
+def fermions_in_netket(h: FermiHubbard | TV | TJ) -> list[Any]:
+    """The formulas of the docstrings as products of NetKet's creation and annihilation operators.
+
+    Those of the t-J model also lead to doubly occupied sites, which its space does not have.
+    """
+    import netket as nk
+
+    L, spinful = h.lattice.n_sites, not isinstance(h, TV)
+    blocks = (0, L) if spinful else (0,)  # first orbital of each spin; NetKet lists down, then up
+    space = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2 if spinful else None)
+    terms: list[tuple[tuple[tuple[int, int], ...], complex]] = []
+
+    def number(orbital: int) -> tuple[tuple[int, int], ...]:
+        return ((orbital, 1), (orbital, 0))
+
+    for i, j, x in hop_terms(h):
+        for s in blocks:
+            terms += [(((j + s, 1), (i + s, 0)), x), (((i + s, 1), (j + s, 0)), np.conj(x))]
+    for i, energy in enumerate(h.potential or (0.0,) * L):
+        for s in blocks:
+            zeeman = getattr(h, "h", 0.0) * (0.5 if s == 0 else -0.5) if spinful else 0.0
+            terms.append((number(i + s), energy - getattr(h, "mu", 0.0) + zeeman))
+        if isinstance(h, FermiHubbard):
+            terms.append((number(i) + number(i + L), h.U))
+    for (i, j), s, r in itertools.product(h.lattice.bonds().tolist(), blocks, blocks):
+        if isinstance(h, TJ):  # S^z_i S^z_j - n_i n_j / 4 = -1/2 for opposite spins, (S+_i S-_j + h.c.) / 2
+            if s != r:
+                terms.append((number(i + s) + number(j + r), -h.J / 2))
+                terms.append((((i + r, 1), (i + s, 0), (j + s, 1), (j + r, 0)), h.J / 2))
+        else:
+            terms.append((number(i + s) + number(j + r), h.V))
+    products, weights = zip(*terms, strict=True)
+    return [nk.operator.FermionOperator2ndNumba(space, products, weights, dtype=complex)]
+
+
+# ---- the example of README --------------------------------------------------------------------------
+
+
+@st.composite
+def dipolar_bosons(draw: st.DrawFn) -> Recipe:
+    lattice = draw(st.sampled_from(LATTICES))
+    numbers = [n for n in range(lattice.n_sites + 1) if math.comb(lattice.n_sites, n) <= LARGEST]
+    t = draw(COUPLINGS.filter(bool))
+    return functools.partial(example().DipolarBosons, lattice, draw(st.sampled_from(numbers)), draw(COUPLINGS), t)
+
+
+def dipolar_bosons_in_netket(h: Any) -> list[Any]:
+    """Sums of NetKet's create, destroy and number operators."""
+    import netket as nk
+
+    create, destroy, number = (getattr(nk.operator.boson, name) for name in ("create", "destroy", "number"))
+    L, distances = h.lattice.n_sites, h.lattice.distances().tolist()
+    space = nk.hilbert.Fock(1, L, n_particles=h.n_particles)
+    operator = nk.operator.LocalOperatorNumba(space, dtype=float)
+    for (i, j), sign in zip(h.lattice.bonds().tolist(), h.lattice.signs().tolist(), strict=True):
+        hop = create(space, i) @ destroy(space, j)
+        operator += -h.t * sign * (hop + hop.H)
+    for i, j in itertools.combinations(range(L), 2):
+        operator += h.V / distances[i][j] ** 3 * number(space, i) @ number(space, j)
+    return [operator]
+
+
+# ---- NetKet ----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def wrapped(kind: str) -> NetKetOperator:
+    """An operator of `netket_operators.py`, under its name there."""
+    from netket_operators import operator
+
+    return NetKetOperator.from_netket(operator(kind), name=kind)
+
+
+@st.composite
+def netket_operators(draw: st.DrawFn) -> Recipe:
+    pytest.importorskip("netket")
+    from netket_operators import OPERATORS
+
+    return functools.partial(wrapped, draw(st.sampled_from(list(OPERATORS))))
+
+
+def as_it_was_in_netket(h: NetKetOperator) -> list[Any]:
+    from netket_operators import operator
+
+    return [operator(h.name)]
