@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
@@ -79,16 +79,20 @@ class SlaterDeterminant:
         )
 
     def phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
-        sign = _sign_of_determinant(self.up, self.up_imaginary, n % 2 == 1)
+        return torch.angle(self.amplitude(n))
+
+    def amplitude(self, n: UInt8[Tensor, "B L"]) -> Num[Tensor, " B"]:
+        """<n|D>, float64 or complex128."""
+        amplitude = _determinant(self.up, self.up_imaginary, n % 2 == 1)
         if self.down is not None:
-            sign = sign * _sign_of_determinant(self.down, self.down_imaginary, n >= 2)
-        return torch.angle(sign)
+            amplitude = amplitude * _determinant(self.down, self.down_imaginary, n >= 2)
+        return amplitude
 
 
-def _sign_of_determinant(
+def _determinant(
     real: tuple[tuple[float, ...], ...], imaginary: tuple[tuple[float, ...], ...] | None, occupied: Tensor
-) -> Tensor:
-    """det / |det| of the rows of the occupied sites, (B,); 0 where the determinant vanishes up to rounding.
+) -> Num[Tensor, " B"]:
+    """det of the rows of the occupied sites; exactly 0 where it vanishes up to rounding.
 
     Symmetries make many determinants vanish, and the sign of what rounding leaves of them would depend on the device.
     """
@@ -108,9 +112,8 @@ def _sign_of_determinant(
     factors, swaps, _ = torch.linalg.lu_factor_ex(orbitals[sites])  # raises nothing where a pivot is 0
     pivots = factors.diagonal(dim1=-2, dim2=-1)  # (B, N)
     odd = (swaps != torch.arange(1, N + 1, device=swaps.device)).sum(1) % 2
-    sign = torch.sgn(pivots).prod(1) * (1 - 2 * odd)
     size = pivots.abs()
-    return torch.where(size.amin(1) > VANISHING * size.amax(1), sign, 0.0)
+    return torch.where(size.amin(1) > VANISHING * size.amax(1), pivots.prod(1) * (1 - 2 * odd), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

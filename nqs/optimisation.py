@@ -21,6 +21,13 @@ eta (H_nn - E) > 2. Taking the diagonal of H at the end of the step instead,
 is the Rayleigh-Gauss-Newton step (Webber and Lindsey, Phys. Rev. Research 4, 033099 (2022), arXiv:2106.10558) with H
 replaced by its diagonal. It costs nothing, it only scales rows: X -> (1 + eta D)^(1/2) X, e -> (1 + eta D)^(-1/2) e.
 
+Logarithmic target. Such a step multiplies amplitudes, psi(n) -> psi(n) (1 - r) with r = eta (E_loc - E) / (1 + eta D),
+but its first-order change of log psi is -r: amplitudes that are far too small grow exponentially, and a wrong sign can
+never turn, since the amplitude only shrinks towards zero with it. The change that is meant is log(1 - r), which grows
+mildly for r < 0 and turns the phase by pi for r > 1. So the residual becomes e = sqrt(w) (1 + eta D) / eta times
+-log(1 - r), its modulus part bounded; to first order in eta nothing changes. Regression on the logarithm of a
+propagated state: Kochkov and Clark, arXiv:1811.12423.
+
 Momentum follows SPRING (Goldshlager, Abrahamsen, Lin, arXiv:2401.10190): the part of the previous update delta' that
 the present samples do not see is kept,
 
@@ -41,6 +48,8 @@ from nqs.chunks import rows_that_fit
 from nqs.jacobian import ACTIVATION_COPIES, jacobian
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
+
+MAX_LOG_CHANGE = 1.0  # of an amplitude in one step of the logarithmic target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +118,7 @@ class StochasticReconfiguration:
         diagonal_shift: s at the start, in units of the mean eigenvalue of the metric on the samples' span.
         final_diagonal_shift: s at the end, reached geometrically.
         implicit: take the diagonal of H implicitly, which makes large steps stable.
+        logarithmic: follow the logarithm of the propagated amplitudes, which lets wrong signs turn.
         momentum: mu of SPRING; 0 for plain stochastic reconfiguration.
         max_step: trust region: the update is shortened to this length in the metric.
         space: "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
@@ -119,7 +129,7 @@ class StochasticReconfiguration:
     diagonal_shift: float = 1e-3
     final_diagonal_shift: float = 1e-5
     implicit: bool = True
-    finite: bool = False
+    logarithmic: bool = True
     momentum: float = 0.0
     max_step: float = 0.1
     space: Literal["auto", "samples", "parameters"] = "auto"
@@ -158,26 +168,25 @@ class NaturalGradient:
         rate = cosine(config.learning_rate, config.final_learning_rate, progress)
         shift = geometric(config.diagonal_shift, config.final_diagonal_shift, progress)
         energy = samples.weights @ local_energies.real
-        stiff = (1 + rate * (diagonal - energy).clamp(min=0)) if config.implicit else torch.ones_like(diagonal)
-        if config.finite:
-            r = rate * (local_energies - energy) / stiff
-            change = torch.log(1 - r)
-            change = torch.complex(change.real.clamp(-1.0, 1.0), change.imag)
-            local_energies = -stiff / rate * change
-        X, e = centred(*jacobian(self.wavefunction, samples.configurations), samples.weights, local_energies)
-        stiffness = torch.ones_like(e)
+        damping = torch.ones_like(diagonal)
         if config.implicit:
-            stiffness = stiff.sqrt().to(X.dtype).repeat(len(e) // len(diagonal))
-            X.mul_(stiffness[:, None])
-            e = e / stiffness
+            damping += rate * (diagonal - energy).clamp(min=0)
+        X, e = centred(*jacobian(self.wavefunction, samples.configurations), samples.weights, local_energies)
+        gradient_norm = 2 * (X.T @ e).norm().item()
+        if config.logarithmic:
+            change = torch.log(1 - rate * (local_energies - energy) / damping)
+            change.real.clamp_(-MAX_LOG_CHANGE, MAX_LOG_CHANGE)
+            e = residual(samples.weights, -damping / rate * change, len(e)).to(X.dtype)
+        stiffness = damping.sqrt().to(X.dtype).repeat(len(e) // len(damping))
+        X.mul_(stiffness[:, None])
+        e = e / stiffness
         previous = config.momentum * self.update.to(X.dtype)
-        residual = e - X @ previous if config.momentum else e
-        self.update = (previous + solve(X, residual, shift, config.space)).double()
+        unseen = e - X @ previous if config.momentum else e
+        self.update = (previous + solve(X, unseen, shift, config.space)).double()
         norm = ((X @ self.update.to(X.dtype)) / stiffness).norm().item()
         rate = min(rate, config.max_step / norm) if norm > 0 else rate
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
-        gradient_norm = 2 * (X.T @ e).norm().item()
         return StepInfo(learning_rate=rate, update_norm=rate * norm, gradient_norm=gradient_norm)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -267,16 +276,18 @@ def centred(
 ) -> tuple[Float[Tensor, "rows P"], Float[Tensor, " rows"]]:
     """X and e of the module docstring, 2 U rows, or U where there is no phase to learn."""
     root = weights.sqrt()
-    deviation = (local_energies - weights @ local_energies.real) * root  # E is real for a Hermitian H
 
     def rows(O: Tensor) -> Tensor:
         return (O - weights.to(O.dtype) @ O).mul_(root.to(O.dtype)[:, None])
 
-    if phase is None:
-        X, e = rows(log_modulus), deviation.real
-    else:
-        X, e = torch.cat([rows(log_modulus), rows(phase)]), torch.cat([deviation.real, deviation.imag])
-    return X, e.to(X.dtype)
+    X = rows(log_modulus) if phase is None else torch.cat([rows(log_modulus), rows(phase)])
+    return X, residual(weights, local_energies - weights @ local_energies.real, len(X)).to(X.dtype)
+
+
+def residual(weights: Tensor, deviation: Complex128[Tensor, " U"], rows: int) -> Float64[Tensor, " rows"]:
+    """sqrt(w) times the real parts, and below them the imaginary ones where there are 2 U rows."""
+    scaled = weights.sqrt() * deviation
+    return scaled.real if rows == len(weights) else torch.cat([scaled.real, scaled.imag])
 
 
 def lower_gram(A: Tensor, blocks: int = 8) -> Float[Tensor, "rows rows"]:

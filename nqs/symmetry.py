@@ -31,9 +31,12 @@ from torch import Tensor
 from nqs.chunks import rows_that_fit
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import Lattice
+from nqs.protocols import Hamiltonian
+from nqs.samples import distinct
 
 EXACT_INTEGERS = 2**53  # float64 holds every integer below
 TURN = 2 * math.pi
+PROBES = 32  # random configurations on which a symmetry is tested
 
 
 class Orbits(NamedTuple):
@@ -184,7 +187,7 @@ class Symmetry:
         rows = rows_that_fit(4 * inverted.shape[1] ** 2, n.device)
         for x, g in zip(occupied.split(rows), element.split(rows), strict=True):  # (b, O), (b,)
             parts.append((inverted[g] & x[:, :, None] & x[:, None, :]).sum((1, 2)) % 2)
-        return angle + math.pi * torch.cat(parts) if parts else angle
+        return angle + math.pi * torch.cat(parts).double() if parts else angle
 
     def canonical(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
         """The element that takes each configuration to the representative of its orbit."""
@@ -334,11 +337,74 @@ class Symmetry:
         return torch.from_numpy(np.triu(inverted, 1)), species
 
 
+    def subgroup(self, kept: Sequence[bool] | np.ndarray) -> "Symmetry":
+        """The elements for which `kept` is true, which must form a group."""
+        elements = [element for element, keep in zip(self._elements, kept, strict=True) if keep]
+        perms, maps, angles = zip(*elements, strict=True)
+        return Symmetry(permutations=perms, maps=maps, angles=angles, fermions=self.fermions)
+
+
 class _Tables(NamedTuple):
     permutations: Int64[Tensor, "G L"]
     maps: UInt8[Tensor, "G d"]
     angles: Float64[Tensor, " G"]
     words: tuple[Float64[Tensor, "Ld G"], ...]
+
+
+# ---- symmetries of a Hamiltonian ---------------------------------------------------------------------------------
+
+
+def symmetries_of(hamiltonian: Hamiltonian, *, fermions: bool = False) -> Symmetry:
+    """The largest known group that commutes with a Hamiltonian on a lattice, in its even sector.
+
+    Candidates are the space group of `hamiltonian.lattice`, the spin flip, and, without fermionic signs, the reversal
+    of all local states (spin flip, particle-hole).
+    """
+    hilbert, lattice = hamiltonian.hilbert, getattr(hamiltonian, "lattice", None)
+    try:
+        sites = lattice.space_group().numpy()  # type: ignore[union-attr]
+    except (AttributeError, ValueError):  # no lattice, or one without a geometry
+        sites = np.arange(hilbert.n_sites)[None]
+    group = _of_sites(sites, hilbert.local_dim, fermions)
+    if set(hilbert.local_states) == {"empty", "up", "down", "both"}:
+        group = group @ spin_flip(hilbert, fermions=fermions)
+    if not fermions:
+        group = group @ particle_hole(hilbert)
+    return commuting(hamiltonian, group)
+
+
+def commuting(hamiltonian: Hamiltonian, symmetry: Symmetry) -> Symmetry:
+    """The elements of a group that keep the sector and commute with a Hamiltonian.
+
+    Found from the matrix elements between some random configurations and what they are connected to:
+    <g n|H|g n'> c_g(n') = c_g(n) <n|H|n'>.
+    """
+    hilbert = hamiltonian.hilbert
+    n = hilbert.random(PROBES, torch.Generator().manual_seed(0))
+    images = symmetry.images(n)  # (B, G, L)
+    inside = hilbert.contains(images.flatten(0, 1)).view(len(n), -1).all(0)
+    symmetry, images = symmetry.subgroup(inside.tolist()), images[:, inside]
+    G = symmetry.order
+    images = images.flatten(0, 1)  # row b G + g
+    there, here = hamiltonian.connected(images), hamiltonian.connected(n)
+    # What <n|H|n'> says of <g n|H|g n'>, for every g.
+    element = torch.arange(G).repeat(len(here.parents))
+    target = here.configurations.repeat_interleave(G, dim=0)
+    parent = here.parents.repeat_interleave(G) * G + element
+    turn = symmetry.phases(n[here.parents].repeat_interleave(G, dim=0), element, hilbert)
+    turn = turn - symmetry.phases(target, element, hilbert)
+    expected = here.elements.repeat_interleave(G) * torch.polar(torch.ones_like(turn), turn)
+    classes = distinct(hilbert, torch.cat([there.configurations, symmetry.image(target, element)]))[1]
+    pairs = torch.cat([there.parents, parent]) * len(classes) + classes
+    values = torch.cat([there.elements.to(torch.complex128), -expected])
+    unique, pair = pairs.unique(return_inverse=True)
+    difference = torch.zeros(len(unique), dtype=torch.complex128).index_add_(0, pair, values).abs()
+    mismatch = torch.zeros(G, dtype=torch.float64)
+    mismatch.scatter_reduce_(0, unique // len(classes) % G, difference, "amax")
+    diagonal = hamiltonian.diagonal(images).view(len(n), G)
+    mismatch = torch.maximum(mismatch, (diagonal - diagonal[:, :1]).abs().amax(0))
+    scale = 1 + max(diagonal.abs().max().item(), values.abs().max().item() if len(values) else 0.0)
+    return symmetry.subgroup((mismatch < 1e-9 * scale).tolist())
 
 
 # ---- groups ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,136 @@
+"""The symmetry sector of a ground state, from what is known of its phases.
+
+A reference phase that obeys the symmetry names its sector. A mean-field determinant need not: unrestricted Hartree-Fock
+breaks translations and spin symmetry to gain energy. Its projections on the sectors,
+
+    P_chi |D> = 1/G sum_g chi(g)^* g |D>,    E_chi = <D|P_chi H P_chi|D> / <D|P_chi|D>,
+
+restore them, and the sector of lowest energy is where the ground state is looked for; the phases of that projection are
+a better reference than those of |D>. Ring and Schuck, The Nuclear Many-Body Problem, chapter 11.
+"""
+
+# Shapes: B configurations, G group elements, L sites, S sectors.
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Num, UInt8
+from torch import Tensor
+
+from nqs.chunks import rows_that_fit
+from nqs.hilbert import HilbertSpace
+from nqs.models.reference import ReferencePhase, SlaterDeterminant
+from nqs.protocols import Hamiltonian
+from nqs.symmetry import TURN, Symmetry
+
+PROBES = 64  # random configurations on which the phases of a reference are compared
+MAX_DIMENSION = 4_000_000  # of a sector in which projected energies are summed exactly
+VANISHING = 1e-10  # norm of a projection that is nothing but rounding
+TIE = 1e-9  # relative difference of energies that count as equal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectedDeterminant:
+    """Phase of <n|P_chi|D>, 0 where that vanishes: a reference phase.
+
+    Attributes:
+        determinant: |D>.
+        symmetry: the group with its character chi.
+        hilbert: the sector of the particle numbers.
+    """
+
+    determinant: SlaterDeterminant
+    symmetry: Symmetry
+    hilbert: HilbertSpace
+
+    def phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
+        terms = [terms_of_projection(self, part).sum(1) for part in n.split(self._rows(n.device))]
+        total = torch.cat(terms) if terms else n.new_zeros(0).double()
+        return torch.where(total.abs() > VANISHING, torch.angle(total), 0.0)
+
+    def _rows(self, device: torch.device) -> int:
+        return rows_that_fit(16 * self.symmetry.order * (self.hilbert.n_sites + 2) ** 2, device)
+
+
+def terms_of_projection(projected: ProjectedDeterminant, n: UInt8[Tensor, "B L"]) -> Num[Tensor, "B G"]:
+    """c_g(n)^* <g n|D> for every element; their mean is <n|P_chi|D>. Real where determinant and characters are."""
+    symmetry, G = projected.symmetry, projected.symmetry.order
+    amplitude = projected.determinant.amplitude(symmetry.images(n).flatten(0, 1)).view(len(n), G)
+    element = torch.arange(G, device=n.device).repeat(len(n))
+    phases = symmetry.phases(n.repeat_interleave(G, dim=0), element, projected.hilbert).view(len(n), G)
+    if all(angle in (0.0, 0.5) for angle in symmetry.angles):
+        return amplitude * torch.cos(phases)
+    return amplitude * torch.polar(torch.ones_like(phases), -phases)
+
+
+def sector_of(reference: ReferencePhase, symmetry: Symmetry, hilbert: HilbertSpace) -> Symmetry:
+    """The elements that change a reference phase by a constant, with the character that this constant gives."""
+    n = hilbert.random(PROBES, torch.Generator().manual_seed(0))
+    images = symmetry.images(n)
+    phase = reference.phase(images.flatten(0, 1)).view(PROBES, symmetry.order) - reference.phase(n)[:, None]
+    element = torch.arange(symmetry.order).repeat(PROBES)
+    signs = symmetry.with_angles([0.0] * symmetry.order).phases(
+        n.repeat_interleave(symmetry.order, 0), element, hilbert
+    )
+    turn = torch.polar(torch.ones_like(phase), phase - signs.view_as(phase))  # chi(g), if it is one
+    constant = ((turn - turn[:1]).abs() < 1e-6).all(0)
+    angles = (torch.angle(turn[0]) / TURN * 720).round() / 720 % 1.0
+    angles = torch.where(constant, angles, 0.0)
+    kept = symmetry.subgroup(constant.tolist())
+    return kept.with_angles(angles[constant].tolist())
+
+
+def projected_energies(
+    hamiltonian: Hamiltonian, symmetry: Symmetry, determinant: SlaterDeterminant, *, device: torch.device | str = "cpu"
+) -> Float64[Tensor, " S"]:
+    """E_chi for each of `symmetry.real_characters()`; infinite where nothing of the determinant is in the sector."""
+    hilbert, sectors = hamiltonian.hilbert, symmetry.real_characters()
+    even = ProjectedDeterminant(determinant=determinant, symmetry=sectors[0], hilbert=hilbert)
+    signs = torch.tensor([[1 - 4 * a for a in s.angles] for s in sectors], device=device)  # (S, G), angles 0 and 1/2
+    rows = rows_that_fit(32 * symmetry.order * (hilbert.n_sites + 2) ** 2, torch.device(device))
+    starts = range(0, hilbert.dimension, rows)
+    pieces = [hilbert.configurations(s, min(s + rows, hilbert.dimension), device=device) for s in starts]
+    terms = (terms_of_projection(even, n) for n in pieces)
+    projected = torch.cat([term @ signs.T.to(term.dtype) for term in terms])  # (dimension, S)
+    energy = torch.zeros(len(sectors), dtype=torch.float64, device=device)
+    for start, n in zip(starts, pieces, strict=True):
+        psi = projected[start : start + len(n)]
+        connected = hamiltonian.connected(n)
+        applied = hamiltonian.diagonal(n)[:, None] * psi
+        moved = connected.elements[:, None] * projected[hilbert.rank(connected.configurations)]
+        applied.index_add_(0, connected.parents, moved.to(applied.dtype))
+        energy += (psi.conj() * applied).real.sum(0)
+    norm = projected.abs().square().sum(0)
+    return torch.where(norm > VANISHING * norm.max(), energy / norm, math.inf)
+
+
+def lowest_sector(
+    hamiltonian: Hamiltonian, symmetry: Symmetry, determinant: SlaterDeterminant, *, device: torch.device | str = "cpu"
+) -> tuple[ProjectedDeterminant, float]:
+    """The sector of real characters with the lowest projected energy of a determinant, and that energy.
+
+    A ground state of a representation of higher dimension is in no such sector of the whole group. Then no projection
+    is as low as the determinant itself, and subgroups of index 2, in which that representation may split, are tried.
+
+    Raises:
+        ValueError: the space of configurations is too large to sum over.
+    """
+    hilbert = hamiltonian.hilbert
+    if hilbert.dimension > MAX_DIMENSION:
+        raise ValueError(
+            f"projected energies are summed over {MAX_DIMENSION:,} configurations at most; the sector has "
+            f"{hilbert.dimension:,}: name the characters yourself (Symmetry.with_angles)."
+        )
+    identity = symmetry.subgroup([True] + [False] * (symmetry.order - 1))
+    unprojected = projected_energies(hamiltonian, identity, determinant, device=device)[0].item()
+    groups = [symmetry]
+    while True:
+        energy, sector = math.inf, identity
+        for group in groups:
+            energies = projected_energies(hamiltonian, group, determinant, device=device)
+            if energies.min() < energy:
+                energy, sector = energies.min().item(), group.real_characters()[int(energies.argmin())]
+        if energy <= unprojected + TIE * abs(unprojected):
+            return ProjectedDeterminant(determinant=determinant, symmetry=sector, hilbert=hilbert), energy
+        kernels = [(group, s) for group in groups for s in group.real_characters()[1:]]
+        groups = [group.subgroup([angle == 0 for angle in s.angles]) for group, s in kernels] or [identity]
