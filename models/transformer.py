@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
-from nqs.models.attention import CausalSelfAttention, KeysValues
+from nqs.models.attention import CausalSelfAttention, KeysValues, copy_rows, grown
 from nqs.models.normalisation import LayerNorm
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
 
@@ -73,10 +73,10 @@ class Prefixes(NamedTuple):
     site: int  # the last one decoded, -1 before the first
     remainder: Int64[Tensor, " B"]  # charge still missing, see HilbertSpace
     rows: Int64[Tensor, " B"]  # of the storage, a permutation of 0 .. B - 1
-    storage: tuple[KeysValues, ...]  # one a block, with B rows or more
+    storage: tuple[Float[Tensor, "2 C H L E"], ...]  # of keys and values, one a block, with C >= B rows
 
     def select(self, indices: Int64[Tensor, " B2"]) -> Self:
-        storage = tuple(block.select(self.rows[indices]) for block in self.storage)
+        storage = tuple(block[:, self.rows[indices]] for block in self.storage)
         rows = torch.arange(len(indices), device=indices.device)
         return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage)
 
@@ -88,11 +88,11 @@ class Prefixes(NamedTuple):
         free = torch.ones_like(children, dtype=torch.bool).index_fill_(0, rows[stays], False).nonzero()[:, 0]
         moved = (~stays).nonzero()[:, 0]
         storage = self.storage
-        if len(storage[0].keys) < len(indices):
-            storage = tuple(block.grown(len(indices)) for block in storage)
+        if storage[0].shape[1] < len(indices):
+            storage = tuple(grown(block, len(indices)) for block in storage)
         if len(moved):
             for block in storage:
-                block.copy_rows(rows[moved], free, self.site + 1)
+                copy_rows(block, rows[moved], free, self.site + 1)
             rows[moved] = free
         return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage)
 
@@ -118,12 +118,12 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x)), keys_values
 
     def after_prefix(
-        self, x: Float[Tensor, "B T D"], prefix: KeysValues, rows: Int64[Tensor, " B"]
+        self, x: Float[Tensor, "B T D"], anchors: Float[Tensor, "2 A H L E"], rows: Int64[Tensor, " B"]
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.attention.after_prefix(self.norm1(x), prefix, rows)
+        x = x + self.attention.after_prefix(self.norm1(x), anchors, rows)
         return x + self.mlp(self.norm2(x))
 
-    def step(self, x: Float[Tensor, "B D"], storage: KeysValues, site: int) -> Float[Tensor, "B D"]:
+    def step(self, x: Float[Tensor, "B D"], storage: Float[Tensor, "2 C H L E"], site: int) -> Float[Tensor, "B D"]:
         x = x + self.attention.step(self.norm1(x), storage, site)
         return x + self.mlp(self.norm2(x))
 
@@ -235,7 +235,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         x, caches = self._embed(anchors), []
         for block in self.blocks:
             x, keys_values = block.with_keys_values(x)
-            caches.append(keys_values)
+            caches.append(keys_values.contiguous())
         of_anchors = self._conditionals(x, self._log_uniform(anchors))
         order = shared.argsort(stable=True)
         starts = (shared[order] // SHARED_STEP * SHARED_STEP).tolist()  # the one host synchronisation
@@ -251,8 +251,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
             if start + 1 < L:
                 x = self.token(n_group[:, start:-1]) + self.site.weight[start + 1 :]  # (G, T, D)
                 for block, cache in zip(self.blocks, caches, strict=True):
-                    prefix = KeysValues(cache.keys[:, :, : start + 1], cache.values[:, :, : start + 1])
-                    x = block.after_prefix(x, prefix, row)
+                    x = block.after_prefix(x, cache, row)
                 log_uniform = self._log_uniform(n[group])[:, start + 1 :]
                 after = self._conditionals(x, log_uniform)
                 rest = n_group[:, start + 1 :, None]

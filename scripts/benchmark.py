@@ -1,0 +1,418 @@
+"""How fast sampler, local energy, gradient and whole step are, and against what.
+
+    python scripts/benchmark.py                                              Heisenberg chain L=20, 1,024 samples
+    python scripts/benchmark.py --L 16 32 64 128 --distinct 500              exponent of the cost against L
+    python scripts/benchmark.py --problem bose-hubbard --against naive       our own plain version
+    python scripts/benchmark.py --against netket                             NetKet with two layers of LSTM
+
+Times are CPU seconds on a CPU (all threads added up) and wall seconds on a GPU, the best of a few repetitions after
+one that is not counted. Matrix products are counted while they run and set against the rate of a large product in the
+same precision; bytes are those of the inputs and outputs of every operation, set against the rate of a large copy.
+
+Naive means: every sample drawn by itself, each site from a network evaluation of the whole prefix; every connected
+configuration of every distinct sample evaluated from scratch; gradients with torch.func. It runs on as many samples as
+--naive-samples says, and ratios compare rates.
+"""
+
+import json
+import os
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from nqs import recipes
+from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
+from nqs.jacobian import by_vmap, jacobian
+from nqs.lattice import chain
+from nqs.local_energy import local_energies
+from nqs.models import MarshallSign, TransformerConfig, WithReference
+from nqs.optimisation import StochasticReconfiguration
+from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler
+from nqs.samplers import GumbelSampler, TreeSampler
+from nqs.samples import Samples
+from nqs.script import command_line
+
+PARTS = ("sampler", "local energy", "gradient", "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is measured."""
+
+    problem: Literal["heisenberg", "bose-hubbard", "fermi-hubbard"] = "heisenberg"
+    L: tuple[int, ...] = (20,)  # sites of the chain; several give the exponent of the cost
+    samples: int = 1024  # independent samples
+    distinct: int | None = None  # so many distinct configurations instead, drawn without replacement
+    sector: bool = False  # Heisenberg at total Sz = 0; False: all of it, as NetKet samples it
+    train: int = 0  # optimisation steps before the measurement
+    model: TransformerConfig = field(
+        default_factory=lambda: TransformerConfig(width=16, layers=2, heads=2, phase="zero")
+    )
+    optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
+    device: str = field(default_factory=recipes.default_device)
+    threads: int | None = None  # of the CPU; None: as PyTorch chooses
+    repeats: int = 3
+    parts: tuple[Literal["sampler", "local energy", "gradient", "step"], ...] = PARTS
+    against: Literal["nothing", "naive", "netket"] = "nothing"
+    naive_samples: int = 256
+    seed: int = 0
+
+
+# ----------------------------------------------------------------------------------------------------- problems
+
+
+def hamiltonian(config: Config, L: int) -> Hamiltonian:
+    if config.problem == "heisenberg":
+        return Heisenberg(chain(L), 0.0 if config.sector else None)
+    if config.problem == "bose-hubbard":
+        return BoseHubbard(chain(L), L, U=4.0)
+    return FermiHubbard(chain(L), L // 2, L // 2, U=4.0)
+
+
+def wavefunction(config: Config, h: Hamiltonian) -> AutoregressiveWavefunction:
+    if config.problem != "heisenberg":
+        return config.model.build(h.hilbert, config.device)
+    sign = MarshallSign(sublattice=tuple(site % 2 for site in range(h.hilbert.n_sites)))
+    return WithReference(base=config.model, reference=sign).build(h.hilbert, config.device)
+
+
+# -------------------------------------------------------------------------------------------------- measurement
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One part at one size: seconds, products in floating-point operations, bytes in and out of the operations."""
+
+    seconds: float
+    operations: int
+    bytes: int
+
+
+class Traffic(TorchDispatchMode):
+    """Adds up the bytes of the inputs and outputs of every operation that is no view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
+            self.bytes += sum({id(x): x.numel() * x.element_size() for x in tensors}.values())
+        return result
+
+
+def attention_operations(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    """Of the two products in q k^T and the weights times v, shapes (B, H, T, E); FlopCounterMode lacks the CPU's."""
+    return 4 * int(np.prod(q)) * k[2]
+
+
+def attention_backward_operations(g: Any, q: Any, k: Any, *_: Any, **__: Any) -> int:
+    return 10 * int(np.prod(q)) * k[2]
+
+
+COUNTED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_operations,
+}
+
+
+def seconds_of(run: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Best of some repetitions, after one that warms up."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    best = float("inf")
+    for repetition in range(repeats + 1):
+        synchronise(device)
+        begin = clock()
+        run()
+        synchronise(device)
+        if repetition:
+            best = min(best, clock() - begin)
+    return best
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(run: Callable[[], object], device: torch.device, repeats: int) -> Measurement:
+    seconds = seconds_of(run, device, repeats)
+    with FlopCounterMode(display=False, custom_mapping=COUNTED) as operations, Traffic() as traffic:
+        run()
+    return Measurement(seconds, operations.get_total_flops(), traffic.bytes)
+
+
+def machine_limits(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """Measured rates per second: operations of a large matrix product, bytes read and written by a large copy."""
+    size = 8192 if device.type == "cuda" else 2048
+    a = torch.randn((size, size), dtype=dtype, device=device)
+    b, c = torch.randn_like(a), torch.empty_like(a)
+    product = seconds_of(lambda: torch.mm(a, b, out=c), device, 3)
+    large = torch.empty(2**30 if device.type == "cuda" else 2**27, dtype=torch.uint8, device=device).zero_()
+    target = torch.empty_like(large)
+    copy = seconds_of(lambda: target.copy_(large), device, 3)
+    return {"matmul": 2 * size**3 / product, "bandwidth": 2 * large.numel() / copy}
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU since the start, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# --------------------------------------------------------------------------------------------------------- nqs
+
+
+def ours(config: Config, L: int) -> tuple[dict[str, Measurement], dict[str, Any]]:
+    """Each part, and numbers about the state it was measured on."""
+    device = recipes.checked_device(config.device)
+    h = hamiltonian(config, L)
+    psi = wavefunction(config, h)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    sampler: Sampler = TreeSampler(n_samples=config.samples)
+    if config.distinct is not None:
+        sampler = GumbelSampler(n_distinct=config.distinct)
+    optimiser = config.optimiser.build(psi)
+
+    def step(progress: float = 0.5) -> None:
+        samples = sampler.sample(psi, generator)
+        local = local_energies(h, psi, samples)
+        optimiser.step(samples, local.values, local.diagonal, progress)
+
+    for i in range(config.train):
+        step(i / config.train)
+    parameters = [p.detach().clone() for p in psi.parameters()]
+    samples = sampler.sample(psi, generator)
+    local = local_energies(h, psi, samples)
+    runs: dict[str, Callable[[], object]] = {
+        "sampler": lambda: sampler.sample(psi, generator),
+        "local energy": lambda: local_energies(h, psi, samples),
+        "gradient": lambda: optimiser.step(samples, local.values, local.diagonal, 0.5),
+        "step": step,
+    }
+    found = {}
+    for part in config.parts:
+        with torch.no_grad():  # every part at the same state
+            for parameter, value in zip(psi.parameters(), parameters, strict=True):
+                parameter.copy_(value)
+        found[part] = measure(runs[part], device, config.repeats)
+    return found, {
+        "parameters": sum(p.numel() for p in psi.parameters()),
+        "samples": samples.n_samples,
+        "distinct": samples.n_distinct,
+        "connected": local.n_connected,
+        "evaluated": local.n_evaluated,
+        "saved": local.share_saved,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- naive
+
+
+@torch.no_grad()
+def naive_samples(psi: AutoregressiveWavefunction, n_samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Independent samples, none of them shared: each site from a network evaluation of all sites."""
+    L = psi.hilbert.n_sites
+    n = torch.zeros((n_samples, L), dtype=torch.uint8, device=generator.device)
+    for site in range(L):
+        p = psi.conditionals(n).log_p[:, site].exp()
+        n[:, site] = torch.multinomial(p, 1, generator=generator)[:, 0]
+    return n
+
+
+@torch.no_grad()
+def naive_local_energies(h: Hamiltonian, psi: AutoregressiveWavefunction, samples: Samples) -> torch.Tensor:
+    """Every connected configuration evaluated from scratch."""
+    n = samples.configurations
+    values = h.diagonal(n).to(torch.complex128)
+    for part in torch.arange(len(n), device=n.device).split(256):
+        connected = h.connected(n[part])
+        parents = part[connected.parents]
+        log_modulus, phase = psi.log_psi(connected.configurations)
+        here = psi.log_psi(n[part])
+        ratio = torch.polar(
+            (log_modulus - here.log_modulus[connected.parents]).exp(), phase - here.phase[connected.parents]
+        )
+        values.index_add_(0, parents, connected.elements * ratio)
+    return values
+
+
+def naive(config: Config, L: int) -> dict[str, float]:
+    """Rates per second of the plain version on the same model: distinct samples, local energies, gradients."""
+    device = recipes.checked_device(config.device)
+    h = hamiltonian(config, L)
+    psi = wavefunction(config, h)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    size = config.naive_samples
+    samples = TreeSampler(n_samples=config.samples).sample(psi, generator)
+    few = torch.randperm(samples.n_distinct, generator=torch.Generator().manual_seed(0))[:size].to(device)
+    part = Samples(
+        configurations=samples.configurations[few],
+        weights=samples.weights[few],
+        log_modulus=samples.log_modulus[few],
+        phase=samples.phase[few],
+    )
+    difference = (naive_local_energies(h, psi, part) - local_energies(h, psi, samples).values[few]).abs().max()
+    print(f"largest difference of a local energy from the naive one: {difference.item():.1e}")
+    parameters = {name: p.detach() for name, p in psi.named_parameters()}
+    n_parameters = sum(p.numel() for p in parameters.values())
+    kind = next(iter(parameters.values()))
+    out = [torch.empty((len(few), n_parameters), dtype=kind.dtype, device=device) for _ in range(1 + psi.has_phase)]
+    # A sample of the plain version is as distinct as one of ours: each counts as n_distinct / n_samples.
+    return {
+        "sampler": len(few)
+        / seconds_of(lambda: naive_samples(psi, size, generator), device, 1)
+        * (samples.n_distinct / config.samples)
+        * (size / len(few)),
+        "local energy": len(few) / seconds_of(lambda: naive_local_energies(h, psi, part), device, 1),
+        "jacobian": len(few) / seconds_of(lambda: by_vmap(psi, parameters, part.configurations, out), device, 1),
+        "our jacobian": len(few) / seconds_of(lambda: jacobian(psi, part.configurations), device, 1),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- NetKet
+
+
+def netket(config: Config, L: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """CPU seconds of NetKet's parts, compilation excluded, on the same Hamiltonian and number of samples."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import jax
+    import netket as nk
+
+    graph = nk.graph.Chain(L, pbc=True)
+    if config.problem == "heisenberg":
+        hilbert: Any = nk.hilbert.Spin(0.5, L)
+        operator = nk.operator.Heisenberg(hilbert, graph, J=0.25, sign_rule=True).to_jax_operator()
+        # The plain LSTM takes the faster step, the one with fast sampling the faster samples.
+        models = {name: getattr(nk.experimental.models, name)(hilbert=hilbert, layers=2, features=32)
+                  for name in ("LSTMNet", "FastLSTMNet")}  # fmt: skip
+        sampler: Any = nk.sampler.ARDirectSampler(hilbert)
+    elif config.problem == "bose-hubbard":
+        hilbert = nk.hilbert.Fock(n_max=L, N=L, n_particles=L)
+        operator = nk.operator.BoseHubbard(hilbert, graph, U=4.0, J=1.0).to_jax_operator()
+        models = {"RBM": nk.models.RBM(alpha=3)}
+        sampler = nk.sampler.MetropolisExchange(hilbert, graph=graph, n_chains=min(512, config.samples))
+    else:
+        hilbert = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2, n_fermions_per_spin=(L // 2, L // 2))
+        operator = nk.operator.FermiHubbardJax(hilbert, t=1.0, U=4.0, graph=graph)
+        models = {"RBM": nk.models.RBM(alpha=2, param_dtype=complex)}
+        sampler = nk.sampler.MetropolisFermionHop(hilbert, graph=graph, n_chains=min(512, config.samples))
+    best: dict[str, float] = {}
+    counts: dict[str, Any] = {}
+    for name, model in models.items():
+        state = nk.vqs.MCState(sampler, model, n_samples=config.samples, seed=config.seed)
+        driver = nk.driver.VMC_SR(
+            operator, nk.optimizer.Sgd(0.02), diag_shift=1e-3, variational_state=state, on_the_fly=False
+        )
+
+        def sample(state: Any = state) -> None:
+            state.reset()
+            jax.block_until_ready(state.samples)
+
+        runs = {
+            "sampler": sample,
+            "local energy": lambda state=state: jax.block_until_ready(state.local_estimators(operator)),
+            "step": lambda driver=driver, state=state: (
+                driver.run(1, show_progress=False), jax.block_until_ready(state.parameters)
+            ),
+        }  # fmt: skip
+        for part, run in runs.items():
+            if part in config.parts:
+                run()  # compiles; one more warms up in seconds_of
+                seconds = seconds_of(run, torch.device("cpu"), config.repeats)
+                print(f"NetKet {name}: {part} {seconds:.4f} CPU s")
+                best[part] = min(best.get(part, float("inf")), seconds)
+        drawn = np.asarray(state.samples).reshape(-1, hilbert.size)
+        counts = {"parameters": state.n_parameters, "distinct": len(np.unique(drawn, axis=0)), "samples": len(drawn)}
+    return best, counts
+
+
+# -------------------------------------------------------------------------------------------------------- report
+
+
+def rate_text(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
+
+
+def main(config: Config) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = recipes.checked_device(config.device)
+    dtype = torch.float32 if config.model.dtype == "float32" else torch.float64
+    limits = machine_limits(device, dtype)
+    unit = "s" if device.type == "cuda" else "CPU s"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{name}: matrix products {limits['matmul'] / 1e9:,.0f} Gflop/{unit} ({str(dtype)[6:]}), "
+          f"copies {limits['bandwidth'] / 1e9:,.0f} GB/{unit}")  # fmt: skip
+    report: dict[str, Any] = {"device": name, "precision": config.model.dtype, "limits": limits, "sizes": []}
+    times: dict[str, list[float]] = {}
+    for L in config.L:
+        found, state = ours(config, L)
+        print(f"\n{config.problem} L={L}: {state['parameters']:,} parameters, {state['samples']:,} samples, "
+              f"{state['distinct']:,} distinct, {state['connected']:,} connected, {state['evaluated']:,} evaluated "
+              f"({100 * state['saved']:.0f} % saved)")  # fmt: skip
+        print(f"{'':14}{unit:>10}{'distinct/' + unit:>16}{'Gflop':>10}{'of matmul':>11}{'GB':>8}{'of copies':>11}")
+        size: dict[str, Any] = {"L": L, **state, "parts": {}}
+        for part, m in found.items():
+            times.setdefault(part, []).append(m.seconds)
+            product = m.operations / m.seconds / limits["matmul"]
+            traffic = m.bytes / m.seconds / limits["bandwidth"]
+            print(f"{part:14}{m.seconds:10.4f}{rate_text(state['distinct'] / m.seconds):>16}{m.operations / 1e9:10.2f}"
+                  f"{100 * product:10.1f}%{m.bytes / 1e9:8.2f}{100 * traffic:10.1f}%")  # fmt: skip
+            size["parts"][part] = {"seconds": m.seconds, "matmul_fraction": product, "copy_fraction": traffic}
+        size["peak_memory"] = peak_memory(device)
+        print(f"peak memory {size['peak_memory'] / 2**30:.2f} GiB")
+        if config.against == "naive":
+            size["naive"] = against_naive(config, L, found, state)
+        elif config.against == "netket":
+            size["netket"] = against_netket(config, L, found, state)
+        report["sizes"].append(size)
+    if len(config.L) > 1:
+        report["exponent"] = {}
+        print()
+        for part, seconds in times.items():
+            exponent = np.polyfit(np.log(config.L), np.log(seconds), 1)[0]
+            report["exponent"][part] = exponent
+            print(f"{part}: cost ~ L^{exponent:.2f} from L={config.L[0]} to {config.L[-1]}")
+    print(json.dumps(report))
+
+
+def against_naive(config: Config, L: int, found: dict[str, Measurement], state: dict[str, Any]) -> dict[str, float]:
+    rates = naive(config, L)
+    ratios = {
+        part: state["distinct"] / found[part].seconds / rates[part]
+        for part in ("sampler", "local energy")
+        if part in found
+    }
+    ratios["jacobian"] = rates["our jacobian"] / rates["jacobian"]
+    for part, ratio in ratios.items():
+        print(f"against naive: {part} {ratio:.1f} times faster (naive: {rate_text(rates[part])} distinct per second)")
+    return ratios
+
+
+def against_netket(config: Config, L: int, found: dict[str, Measurement], state: dict[str, Any]) -> dict[str, float]:
+    if config.device != "cpu":
+        raise ValueError("NetKet is measured on the CPU: add --device cpu.")
+    seconds, theirs = netket(config, L)
+    print(
+        f"NetKet: {theirs['parameters']:,} parameters, {theirs['samples']:,} samples, {theirs['distinct']:,} distinct"
+    )
+    ratios = {part: seconds[part] / found[part].seconds for part in seconds if part in found}
+    for part, ratio in ratios.items():
+        print(f"against NetKet: {part} {ratio:.2f} times faster ({seconds[part]:.3f} CPU s)")
+    return ratios
+
+
+if __name__ == "__main__":
+    command_line(main, Config, __doc__)
