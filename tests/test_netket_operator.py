@@ -481,7 +481,7 @@ RUNS = {
     "Ising chain": 60,
     "Heisenberg chain": 40,
     "J1-J2": 60,
-    "spin one": 40,
+    "spin one": 120,
     "PauliStrings": 120,
     "BoseHubbard": 40,
     "LocalOperator complex": 100,
