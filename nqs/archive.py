@@ -211,7 +211,7 @@ class Archive:
 
     def observables(self) -> dict[str, np.ndarray]:
         """All stored observables."""
-        return {name: values[()] for name, values in self._file.get("observables", {}).items()}
+        return {name: np.asarray(values[()]) for name, values in self._file.get("observables", {}).items()}
 
     def flush(self) -> None:
         """Replace the file on disk by the present state, in one atomic step."""

@@ -331,19 +331,6 @@ def structure_factor(
     return _means(samples, lambda rows: (q[rows].to(waves.dtype) @ waves.T).abs().square(), 48 * len(waves) + 64)
 
 
-def charge_statistics(samples: Samples, hilbert: HilbertSpace) -> dict[str, Expectation]:
-    """Density and connected correlations of each charge, by the name under which an archive keeps them.
-
-    The names are `density_CHARGE` and `correlations_CHARGE`, with underscores for the blanks of the charge's name.
-    """
-    found = {}
-    for charge in hilbert.charges:
-        name = charge.name.replace(" ", "_").replace("/", "_")
-        found[f"density_{name}"] = densities(samples, hilbert, charge.name)
-        found[f"correlations_{name}"] = correlations(samples, hilbert, charge.name, connected=True)
-    return found
-
-
 # ---- one-body density matrix -----------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Figures of a run: convergence of the energy, and the occupation statistics of the state found."""
+"""Figures of a run: convergence of the energy, and what was measured in the state found."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from nqs.archive import Archive, ArchiveError
 from nqs.exact import ExactGroundState
 from nqs.hilbert import HilbertSpace
+from nqs.observable_panels import Arrays, draw_panels, has_panels, summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ TITLE_WIDTH = 140  # characters
 def plot_run(
     archive: str | Path, figure: str | Path, hilbert: HilbertSpace, exact: ExactGroundState | None = None
 ) -> None:
-    """Energy, relative error (or variance) and local-state probabilities of an archive, as PNG, PDF or SVG.
+    """Energy, relative error (or variance), local states and observables of an archive, as PNG, PDF or SVG.
 
     Args:
         archive: HDF5 file of a run.
@@ -44,10 +45,16 @@ def plot_run(
     if not history:
         raise ArchiveError(f"{archive} holds no finished step yet: there is nothing to plot.")
     energy_exact = exact.energy if exact is not None else (run.exact or {}).get("energy")
-    canvas = Figure(figsize=(11, 3.4), layout="constrained")
+    observables = run.observables()
+    rows = 2 if has_panels(observables) else 1
+    canvas = Figure(figsize=(11, 3.4 * rows), layout="constrained")
     FigureCanvasAgg(canvas)
     canvas.suptitle(textwrap.fill(run.attributes["hamiltonian"], TITLE_WIDTH), fontsize=9)
-    left, middle, right = canvas.subplots(1, 3)
+    panels = canvas.subplots(rows, 3, squeeze=False)
+    left, middle, right = panels[0]
+    if rows == 2:
+        draw_panels(tuple(panels[1]), observables)
+        canvas.supxlabel(summary(observables), fontsize=9)
 
     step, energy, error = history["step"], history["energy"], history["error"]
     left.fill_between(step, energy - error, energy + error, color=VMC_COLOUR, alpha=0.3, lw=0)
@@ -85,7 +92,7 @@ def plot_run(
     for axes in (left, middle):
         axes.xaxis.get_major_locator().set_params(integer=True)
 
-    _local_states(right, run, hilbert, exact)
+    _local_states(right, observables, hilbert, exact)
     canvas.savefig(figure, dpi=150)
 
 
@@ -97,16 +104,18 @@ def _zoom(axes: Axes, energy: np.ndarray, exact: float | None) -> None:
     axes.set_ylim(values.min() - margin, values.max() + margin)
 
 
-def _local_states(axes: Axes, run: Archive, hilbert: HilbertSpace, exact: ExactGroundState | None) -> None:
+def _local_states(axes: Axes, observables: Arrays, hilbert: HilbertSpace, exact: ExactGroundState | None) -> None:
     """Probability of each local state, averaged over sites: bars for the run, circles for the exact state."""
-    observables = run.observables()
     if "local_state_probabilities" not in observables:
         axes.set_axis_off()
         return
     probabilities = observables["local_state_probabilities"].mean(0)  # (d,)
     x = np.arange(len(probabilities))
     axes.bar(x, probabilities, color=VMC_COLOUR, alpha=0.7, label="VMC")
-    if exact is not None:
+    if exact is None and "local_state_probabilities_exact" in observables:
+        known = observables["local_state_probabilities_exact"].mean(0)
+        axes.plot(x, known, "o", mfc="none", color=EXACT_COLOUR, label="exact")
+    elif exact is not None:
         n = hilbert.configurations().long()
         one_hot = torch.nn.functional.one_hot(n, hilbert.local_dim).double().mean(1)  # (dimension, d)
         weights = torch.from_numpy(np.abs(exact.state) ** 2)

@@ -17,14 +17,14 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm import tqdm
 
-from nqs import hamiltonians, hilbert, lattice, models, optimisation, samplers
+from nqs import hamiltonians, hilbert, lattice, measurements, models, optimisation, samplers
 from nqs.archive import Archive, ArchiveError
 from nqs.exact import ExactGroundState
 from nqs.local_energy import local_energies
-from nqs.observables import charge_statistics, local_state_probabilities
 from nqs.optimisation import OptimiserConfig, StochasticReconfiguration
 from nqs.protocols import Hamiltonian, Sampler, Wavefunction
 from nqs.recipes import evaluation_sampler, training_sampler
+from nqs.samplers import TreeSampler
 from nqs.serialise import differences, from_plain, to_plain
 from nqs.statistics import EnergyEstimate, estimate_energy, infinite_temperature_energy
 
@@ -256,7 +256,8 @@ class VMC:
 
         result = file.result if file is not None else None
         if result is None:
-            result = self._evaluate(generator, energy_infinity, file)
+            state = exact if isinstance(exact, ExactGroundState) else None
+            result = self._evaluate(generator, energy_infinity, file, state)
         history = (
             file.history if file is not None else {name: np.array([row[name] for row in rows]) for name in rows[0]}
         )
@@ -270,8 +271,14 @@ class VMC:
             archive=None if archive is None else Path(archive),
         )
 
-    def _evaluate(self, generator: torch.Generator, energy_infinity: float, file: Archive | None) -> EnergyEstimate:
-        """The quoted energy, from fresh samples; stored with them, local-state probabilities and charge statistics."""
+    def _evaluate(
+        self,
+        generator: torch.Generator,
+        energy_infinity: float,
+        file: Archive | None,
+        exact: ExactGroundState | None,
+    ) -> EnergyEstimate:
+        """The quoted energy, from fresh samples; stored with them and the observables of `nqs.measurements`."""
         samples = self.evaluation.sample(self.wavefunction, generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
         estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
@@ -279,11 +286,12 @@ class VMC:
             raise NonFiniteError(_what_to_try("final evaluation", estimate, file))
         if file is not None:
             file.write_samples(samples)
-            probabilities = local_state_probabilities(samples, self.hamiltonian.hilbert)
-            file.write_observable("local_state_probabilities", probabilities.cpu().numpy())
-            for name, (value, error) in charge_statistics(samples, self.hamiltonian.hilbert).items():
-                file.write_observable(name, value.cpu().numpy())
-                file.write_observable(f"{name}_error", error.cpu().numpy())
+            few, affordable = samples, measurements.affordable(self.hamiltonian.hilbert, self.device)
+            if samples.n_distinct > affordable:
+                few = TreeSampler(n_distinct=affordable).sample(self.wavefunction, generator)
+            found = measurements.stored(samples, self.wavefunction, self.hamiltonian, few=few, exact=exact)
+            for name, values in found.items():
+                file.write_observable(name, values.cpu().numpy())
             file.write_result(estimate)
             file.flush()
         return estimate

@@ -121,7 +121,7 @@ def test_no_pickle_anywhere(finished: Path) -> None:
     def plain(name: str, item: h5py.Group | h5py.Dataset) -> None:
         values = list(item.attrs.values()) + ([item[()]] if isinstance(item, h5py.Dataset) else [])
         for value in values:
-            assert isinstance(value, str) or np.asarray(value).dtype.kind in "fiu", name
+            assert isinstance(value, str) or np.asarray(value).dtype.kind in "fiuc", name
 
     with h5py.File(finished) as file:
         plain("/", file)

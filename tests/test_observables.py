@@ -24,7 +24,6 @@ from nqs.observables import (
     Expectation,
     StateVector,
     allowed_momenta,
-    charge_statistics,
     condensate_fraction,
     correlations,
     densities,
@@ -661,18 +660,13 @@ def test_wrong_spaces_are_refused() -> None:
 # ---- the archive -----------------------------------------------------------------------------------
 
 
-def stored_names(hilbert: HilbertSpace) -> set[str]:
-    return set(charge_statistics(exhaustive(transformer(hilbert)), hilbert))
-
-
 def test_run_stores_the_statistics_of_its_charges(tmp_path: Path) -> None:
     hamiltonian = FermiHubbard(chain(3), 2, 1, U=4.0)
     path = tmp_path / "run.h5"
     VMC(hamiltonian, transformer(hamiltonian.hilbert)).run(steps=1, archive=path, progress=False)
     stored = Archive.open(path).observables()
     names = {f"{kind}_{spin}_electrons" for kind in ("density", "correlations") for spin in ("up", "down")}
-    assert stored_names(hamiltonian.hilbert) == names
-    assert set(stored) == {"local_state_probabilities"} | names | {f"{name}_error" for name in names}
+    assert names | {f"{name}_error" for name in names} <= set(stored)
     assert stored["density_up_electrons"].sum() == pytest.approx(2)
     np.testing.assert_allclose(stored["density_up_electrons"], stored["local_state_probabilities"][:, [1, 3]].sum(1))
     assert stored["correlations_down_electrons"].shape == (3, 3)

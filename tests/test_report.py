@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from nqs import VMC, Archive, ArchiveError, exact
 from nqs.exact import ExactGroundState
-from nqs.hamiltonians import BoseHubbard
-from nqs.lattice import chain
+from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
+from nqs.hilbert import HilbertSpace
+from nqs.lattice import chain, from_edges, square
 from nqs.models import Transformer
 from nqs.report import plot_run
 from nqs.samplers import ExhaustiveSampler, TreeSampler
@@ -65,11 +66,16 @@ def interrupt(*arguments: Any) -> None:
     raise KeyboardInterrupt
 
 
-def drawn(archive: Path, monkeypatch: pytest.MonkeyPatch, ground_state: ExactGroundState | None = None) -> list[Axes]:
-    """The three panels, not rendered."""
+def drawn(
+    archive: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ground_state: ExactGroundState | None = None,
+    hilbert: HilbertSpace = H.hilbert,
+) -> list[Axes]:
+    """All panels, not rendered: three of the run, three of the observables."""
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *arguments, **options: figures.append(figure))
-    plot_run(archive, archive.with_suffix(".png"), H.hilbert, ground_state)
+    plot_run(archive, archive.with_suffix(".png"), hilbert, ground_state)
     assert len(figures) == 1
     return figures[0].axes
 
@@ -147,7 +153,7 @@ def test_settings_of_matplotlib_are_left_alone(with_exact: Path, monkeypatch: py
 
 
 def test_energy_panel(with_exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, _, _ = drawn(with_exact, monkeypatch)
+    left, _, _, *_ = drawn(with_exact, monkeypatch)
     history = Archive.open(with_exact).history
     shown = lines(left)
     np.testing.assert_array_equal(shown["VMC"].get_xdata(), np.arange(STEPS))
@@ -164,7 +170,7 @@ def test_energy_panel(with_exact: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_relative_error_panel(with_exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, middle, _ = drawn(with_exact, monkeypatch)
+    _, middle, _, *_ = drawn(with_exact, monkeypatch)
     archive = Archive.open(with_exact)
     relative = np.abs(archive.history["energy"] / GROUND.energy - 1)
     np.testing.assert_allclose(lines(middle)["each step"].get_ydata(), relative)
@@ -179,7 +185,7 @@ def test_relative_error_panel(with_exact: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_variance_panel_where_no_exact_energy_is_known(without_exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, middle, _ = drawn(without_exact, monkeypatch)
+    left, middle, _, *_ = drawn(without_exact, monkeypatch)
     assert legend(left) == ["VMC", "final evaluation"]
     np.testing.assert_array_equal(
         lines(middle)["variance"].get_ydata(), Archive.open(without_exact).history["variance"]
@@ -189,14 +195,14 @@ def test_variance_panel_where_no_exact_energy_is_known(without_exact: Path, monk
 
 
 def test_exact_state_given_to_the_plot_is_enough(without_exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, middle, right = drawn(without_exact, monkeypatch, GROUND)
+    left, middle, right, *_ = drawn(without_exact, monkeypatch, GROUND)
     assert "exact" in legend(left)
     assert middle.get_ylabel().startswith("relative error")
     assert sorted(legend(right)) == ["VMC", "exact"]
 
 
 def test_local_state_panel(with_exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, _, right = drawn(with_exact, monkeypatch, GROUND)
+    _, _, right, *_ = drawn(with_exact, monkeypatch, GROUND)
     heights = [bar.get_height() for bar in right.patches]
     stored = Archive.open(with_exact).observables()["local_state_probabilities"]
     np.testing.assert_allclose(heights, stored.mean(0))
@@ -218,13 +224,13 @@ def test_archive_without_result_shows_the_steps_only(without_result: Path, monke
 
 def test_exhaustive_run_has_no_error_bars(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = run(folder / "exhaustive.h5", sampler=ExhaustiveSampler(), exact=GROUND, steps=3)
-    _, middle, _ = drawn(archive, monkeypatch)
+    _, middle, _, *_ = drawn(archive, monkeypatch)
     assert legend(middle)[0] == "each step"
     assert "error bar of a step" not in legend(middle)
 
 
 def test_single_step_can_be_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, _, _ = drawn(run(folder / "single.h5", steps=1), monkeypatch, GROUND)
+    left, _, _, *_ = drawn(run(folder / "single.h5", steps=1), monkeypatch, GROUND)
     assert len(lines(left)["VMC"].get_xdata()) == 1
     low, high = left.get_ylim()
     assert low < GROUND.energy < 0 < lines(left)["VMC"].get_ydata()[0] < high  # far apart, and both in sight
@@ -234,7 +240,7 @@ def test_exact_energy_of_zero_has_no_relative_error(folder: Path, monkeypatch: p
     archive = Archive.open(run(folder / "zero.h5", steps=2))
     archive.write_exact(ExactGroundState(energy=0.0, gap=1.0, state=GROUND.state, dimension=10, method="", seconds=0.0))
     archive.flush()
-    left, middle, _ = drawn(archive.path, monkeypatch)
+    left, middle, _, *_ = drawn(archive.path, monkeypatch)
     assert "exact" in legend(left)
     assert middle.get_ylabel() == "variance (J²)"
 
@@ -278,3 +284,45 @@ def test_steps_are_labelled_with_whole_numbers(folder: Path, monkeypatch: pytest
     for axes in drawn(run(folder / "two.h5", steps=2), monkeypatch)[:2]:
         ticks = axes.get_xticks()
         np.testing.assert_array_equal(ticks, np.round(ticks))
+
+
+# ------------------------------------------------------------------------------------------------- observables
+
+
+def test_observable_panels(with_exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, density, correlation, momentum = drawn(with_exact, monkeypatch, GROUND)
+    found = Archive.open(with_exact).observables()
+    assert legend(density) == ["exact", "particles"]
+    np.testing.assert_array_equal(lines(density)["exact"].get_ydata(), found["density_particles_exact"])
+    points = density.containers[0].lines[0]
+    np.testing.assert_array_equal(points.get_ydata(), found["density_particles"])
+    (bars,) = density.containers[0].lines[2]
+    lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(lengths, 2 * found["density_particles_error"], atol=1e-12)
+    pairs = found["correlations_particles_exact"]
+    np.testing.assert_allclose(lines(correlation)["exact"].get_ydata(), [pairs[~np.eye(3, dtype=bool)].mean()])
+    assert momentum.get_xlabel() == "k / π"
+    assert legend(momentum) == ["exact", "n(k)", "S(k), particles"]
+    text = density.get_figure().get_supxlabel()
+    assert text.startswith("fidelity 0.")
+    assert f"(exact {found['condensate_fraction_exact']:.4f})" in text
+
+
+@pytest.mark.parametrize(
+    ("hamiltonian", "label"),
+    [
+        (FermiHubbard(square(2, 2), 1, 1, U=4.0), "kx / π"),
+        (TV(chain(4, periodic=False), 2, V=1.0), "distance"),
+        (Heisenberg(chain(4), 0), "k / π"),
+        (Ising(from_edges([(0, 1), (1, 2)]), h=1.0), ""),
+    ],
+    ids=["electrons", "open", "spins", "edges"],
+)
+def test_every_family_has_panels(hamiltonian: Any, label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = run(tmp_path / "run.h5", hamiltonian=hamiltonian, steps=1, exact=exact.ground_state(hamiltonian))
+    plot_run(archive, tmp_path / "run.png", hamiltonian.hilbert)
+    panels = drawn(archive, monkeypatch, hilbert=hamiltonian.hilbert)
+    assert lines(panels[2])["exact"].get_ydata().sum() == pytest.approx(1.0)  # from the archive
+    assert panels[5].get_xlabel() == label
+    assert panels[4].get_xlabel() == "distance"
+    assert panels[5].axison == bool(label)

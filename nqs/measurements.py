@@ -1,0 +1,152 @@
+"""What is measured at the end of a run: the observables that are natural for its particles, by name.
+
+Archives keep each under `observables/NAME` with its standard error under `NAME_error`, and where the exact state is
+known and small its value under `NAME_exact`:
+
+    local_state_probabilities         of every site, (L, d), without an error
+    density_CHARGE                    <q_i>, (L,), for every charge (particles, up electrons, 2 Sz, ..)
+    correlations_CHARGE               <q_i q_j> - <q_i><q_j>, (L, L)
+    structure_factor_CHARGE           of these connected correlations at `wave_vectors`, (K,); periodic lattices
+    one_body_density_matrix           <a+_i a_j>, (L, L), complex, with the signs of fermions; both spins together
+    momentum_distribution             <n_k> at `particle_wave_vectors`, (K,); periodic lattices, not twisted
+    condensate_fraction               of bosons
+    double_occupancy                  <n_up n_down>, (L,), of electrons
+    spin_correlations                 <S_i . S_j>, (L, L), of spins 1/2
+    renyi2_entropy                    of the first half of the sites
+    fidelity                          |<psi|exact>|^2
+
+with `distances`, (L, L), of the lattice. Electrons also have the charges `particles` and `Sz`. Blanks are underscores.
+"""
+
+from typing import Any
+
+import torch
+
+from nqs.exact import ExactGroundState
+from nqs.hilbert import HilbertSpace
+from nqs.lattice import Lattice
+from nqs.observables import (
+    DOWN,
+    UP,
+    Expectation,
+    StateVector,
+    allowed_momenta,
+    condensate_fraction,
+    correlations,
+    densities,
+    double_occupancy,
+    exact_samples,
+    fidelity,
+    local_state_probabilities,
+    momentum_distribution,
+    one_body_density_matrix,
+    renyi2_entropy,
+    spin_correlations,
+    structure_factor,
+)
+from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.samples import Samples
+
+# Configurations n' that all samples together may lead to: seconds on the device.
+MOVES = {"cpu": 2**20, "cuda": 2**26}
+DEGENERATE = 1e-8  # gap, in the Hamiltonian's unit, below which no exact state is *the* ground state
+
+
+def measure(
+    samples: Samples,
+    wavefunction: Wavefunction,
+    hamiltonian: Hamiltonian,
+    *,
+    few: Samples | None = None,
+    exact: ExactGroundState | None = None,
+) -> dict[str, Expectation]:
+    """Everything of the list above that the space, the lattice and the samples allow.
+
+    Args:
+        samples: of the wavefunction.
+        wavefunction: amplitudes of configurations that were not sampled.
+        hamiltonian: its `lattice`, if it has one, gives the momenta.
+        few: fewer samples, see `affordable`, for the observables that change the configuration (from the one-body
+            density matrix to the entropy), since each leads to up to L^2 others; None for the same.
+        exact: exact ground state, for the fidelity.
+    """
+    hilbert = wavefunction.hilbert
+    torus = _torus(hamiltonian)
+    names = [charge.name for charge in hilbert.charges]
+    found: dict[str, Expectation] = {}
+    for quantity in [*names, *(("particles", "Sz") if {UP, DOWN} <= set(names) else ())]:
+        name = quantity.replace(" ", "_").replace("/", "_")
+        found[f"density_{name}"] = densities(samples, hilbert, quantity)
+        found[f"correlations_{name}"] = correlations(samples, hilbert, quantity, connected=True)
+        if torus is not None:
+            found[f"structure_factor_{name}"] = structure_factor(samples, hilbert, torus, quantity, connected=True)
+    if hilbert.local_states == ("empty", "up", "down", "both"):
+        found["double_occupancy"] = double_occupancy(samples, hilbert)
+    if exact is not None and not exact.gap < DEGENERATE:
+        found["fidelity"] = fidelity(samples, hilbert, exact.state)
+    return found | _off_diagonal(few or samples, wavefunction, None if _twisted(hamiltonian) else torus)
+
+
+def affordable(hilbert: HilbertSpace, device: torch.device | str) -> int:
+    """Distinct samples for which all observables can be measured in seconds."""
+    return max(1, MOVES[torch.device(device).type] // hilbert.n_sites**2)
+
+
+def stored(
+    samples: Samples,
+    wavefunction: Wavefunction,
+    hamiltonian: Hamiltonian,
+    *,
+    few: Samples | None = None,
+    exact: ExactGroundState | None = None,
+) -> dict[str, torch.Tensor]:
+    """All of `measure`, with the names and the company that it has in archives; arguments as there."""
+    hilbert = wavefunction.hilbert
+    arrays = {"local_state_probabilities": local_state_probabilities(samples, hilbert)}
+    for name, (value, error) in measure(samples, wavefunction, hamiltonian, few=few, exact=exact).items():
+        arrays |= {name: value, f"{name}_error": error}
+    if exact is not None and exact.gap >= DEGENERATE and hilbert.dimension <= affordable(hilbert, "cpu"):
+        every, state = exact_samples(hilbert, exact.state), StateVector(hilbert, exact.state)
+        arrays["local_state_probabilities_exact"] = local_state_probabilities(every, hilbert)
+        arrays |= {f"{name}_exact": value for name, (value, _) in measure(every, state, hamiltonian).items()}
+    lattice: Lattice | None = getattr(hamiltonian, "lattice", None)
+    if lattice is not None:
+        arrays["distances"] = lattice.distances()
+    if (torus := _torus(hamiltonian)) is not None:
+        arrays["wave_vectors"] = allowed_momenta(torus, antiperiodic=False)
+        arrays["particle_wave_vectors"] = allowed_momenta(torus)
+    return arrays
+
+
+def _off_diagonal(samples: Samples, wavefunction: Wavefunction, torus: Lattice | None) -> dict[str, Expectation]:
+    hilbert = wavefunction.hilbert
+    names = {charge.name for charge in hilbert.charges}
+    bosons = "particles" in names and hilbert.local_states[0] == "0"
+    found: dict[str, Expectation] = {}
+    if bosons or hilbert.local_states == ("empty", "occupied") or {UP, DOWN} <= names:
+        found["one_body_density_matrix"] = one_body_density_matrix(samples, wavefunction)
+        if torus is not None:
+            found["momentum_distribution"] = momentum_distribution(samples, wavefunction, torus)
+    number = found["one_body_density_matrix"].value.trace().real.item() if found else 0.0
+    if bosons and number > 0:
+        found["condensate_fraction"] = condensate_fraction(samples, wavefunction)
+    if any(charge.name == "2 Sz" and charge.values == (-1, 1) for charge in hilbert.charges):
+        found["spin_correlations"] = spin_correlations(samples, wavefunction)
+    exhaustive = samples.inclusion is not None and bool((samples.inclusion == 1).all())
+    independent = samples.inclusion is None and samples.n_samples >= 4
+    modes = not any(name.startswith("electrons") for name in names)  # of which the entropy is known
+    if hilbert.n_sites > 1 and (exhaustive or independent) and modes:
+        half = range(hilbert.n_sites // 2)
+        found["renyi2_entropy"] = renyi2_entropy(samples, wavefunction, half)
+    return found
+
+
+def _torus(hamiltonian: Any) -> Lattice | None:
+    """The lattice, if it is periodic in all directions."""
+    lattice: Lattice | None = getattr(hamiltonian, "lattice", None)
+    return lattice if lattice is not None and lattice.shape and "open" not in lattice.boundary else None
+
+
+def _twisted(hamiltonian: Any) -> bool:
+    """Boundary phases shift the momenta of the particles."""
+    return getattr(hamiltonian, "twist", None) is not None or getattr(hamiltonian, "phases", None) is not None

@@ -1,0 +1,106 @@
+"""What a run measures at its end: which observables each family gets, and that they are those of the state."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nqs import VMC, Archive, exact, measurements
+from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
+from nqs.lattice import chain, square
+from nqs.models import Transformer
+from nqs.observables import StateVector, exact_samples
+from nqs.samplers import GumbelSampler, TreeSampler
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+ALWAYS = {"fidelity", "renyi2_entropy"}
+COHERENT = {"one_body_density_matrix", "momentum_distribution"}
+CASES: dict[str, tuple[Any, set[str], set[str]]] = {  # charges, and what else is measured
+    "BoseHubbard": (BoseHubbard(chain(4), 3, U=4.0), {"particles"}, COHERENT | {"condensate_fraction"}),
+    "flux": (
+        BoseHubbard(chain(3), 2, U=4.0, phases=(0.0, 0.0, 0.5)),
+        {"particles"},
+        {"one_body_density_matrix", "condensate_fraction"},
+    ),
+    "Heisenberg": (Heisenberg(chain(4), 0), {"2_Sz"}, {"spin_correlations"}),
+    "spin one": (Heisenberg(chain(3), 0, Delta=0.5, spin=1), {"2_Sz"}, set()),
+    "Ising": (Ising(chain(4), h=1.0), {"2_Sz"}, {"spin_correlations"}),
+    "FermiHubbard": (
+        FermiHubbard(square(2, 2), 1, 1, U=4.0),
+        {"up_electrons", "down_electrons", "particles", "Sz"},
+        COHERENT | {"double_occupancy"},
+    ),
+    "TV": (TV(chain(5), 3, V=1.0), {"particles"}, COHERENT),
+    "TJ": (TJ(chain(4), 1, 1, J=0.4), {"up_electrons", "down_electrons", "particles", "Sz"}, COHERENT),
+}
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+@every_case
+def test_a_run_stores_what_is_natural_for_its_particles(case: str, tmp_path: Path) -> None:
+    h, charges, others = CASES[case]
+    ground_state = exact.ground_state(h)
+    model = Transformer(h.hilbert, width=4, heads=1, layers=1)
+    vmc = VMC(h, model, evaluation=TreeSampler(n_samples=4000))
+    vmc.run(1, archive=tmp_path / "run.h5", exact=ground_state, progress=False)
+    found = Archive.open(tmp_path / "run.h5").observables()
+    expected = {f"{kind}_{name}" for name in charges for kind in ("density", "correlations", "structure_factor")}
+    expected |= others | ALWAYS
+    named = {name for name in found if f"{name}_error" in found}
+    assert named == expected
+    assert {name for name in found if name.endswith("_exact")} == {
+        f"{name}_exact" for name in (expected | {"local_state_probabilities"}) - {"fidelity"}
+    }
+    assert {"local_state_probabilities", "distances", "wave_vectors", "particle_wave_vectors"} <= set(found)
+    assert all(np.isfinite(values).all() for values in found.values())
+    # Within error bars of the state that was sampled.
+    with torch.no_grad():
+        log_modulus, phase = model.log_psi(h.hilbert.configurations())
+    psi = torch.polar(log_modulus.exp(), phase)
+    truth = measurements.measure(exact_samples(h.hilbert, psi), model, h)
+    for name in expected - {"fidelity"}:
+        value, error = torch.from_numpy(found[name]), torch.from_numpy(found[f"{name}_error"])
+        assert ((value - truth[name].value).abs() <= 5 * error + 1e-3).all(), name
+
+
+def test_an_exact_state_measures_itself() -> None:
+    h = FermiHubbard(chain(4, boundary="antiperiodic"), 2, 2, U=4.0)
+    ground_state = exact.ground_state(h)
+    samples = exact_samples(h.hilbert, ground_state.state)
+    found = measurements.stored(samples, StateVector(h.hilbert, ground_state.state), h, exact=ground_state)
+    assert found["fidelity"].item() == pytest.approx(1.0)
+    for name in [name for name in found if f"{name}_exact" in found]:
+        torch.testing.assert_close(found[name], found[f"{name}_exact"])
+    assert found["momentum_distribution"].sum().item() == pytest.approx(4.0)
+
+
+def test_few_samples_serve_what_is_dear() -> None:
+    """Diagonal observables come from all samples, the others from the few."""
+    h = BoseHubbard(chain(4), 4, U=1.0)
+    model = Transformer(h.hilbert, width=4, heads=1, layers=1)
+    generator = torch.Generator().manual_seed(0)
+    many, few = (TreeSampler(n_samples=n).sample(model, generator) for n in (10_000, 100))
+    found = measurements.measure(many, model, h, few=few)
+    alone, together = (measurements.measure(samples, model, h) for samples in (few, many))
+    assert torch.equal(found["density_particles"].value, together["density_particles"].value)
+    assert torch.equal(found["one_body_density_matrix"].value, alone["one_body_density_matrix"].value)
+    assert measurements.affordable(h.hilbert, "cpu") < measurements.affordable(h.hilbert, "cuda")
+
+
+def test_what_is_not_defined_is_left_out() -> None:
+    ring = TV(chain(4), 2, V=0.0)  # an open shell: no single ground state to compare with
+    degenerate = exact.ground_state(ring)
+    assert degenerate.gap < 1e-9
+    model = Transformer(ring.hilbert, width=4, heads=1, layers=1)
+    samples = GumbelSampler(n_distinct=4).sample(model, torch.Generator().manual_seed(0))
+    found = measurements.stored(samples, model, ring, exact=degenerate)
+    assert "fidelity" not in found
+    assert not [name for name in found if name.endswith("_exact")]
+    assert "renyi2_entropy" not in found  # pairs of samples must be independent
+    nobody = BoseHubbard(chain(3), 0, U=1.0)
+    model = Transformer(nobody.hilbert, width=4, heads=1, layers=1)
+    samples = TreeSampler(n_samples=10).sample(model, torch.Generator().manual_seed(0))
+    assert "condensate_fraction" not in measurements.measure(samples, model, nobody)
