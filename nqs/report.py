@@ -46,7 +46,7 @@ def plot_run(
     energy_exact = exact.energy if exact is not None else (run.exact or {}).get("energy")
     canvas = Figure(figsize=(11, 3.4), layout="constrained")
     FigureCanvasAgg(canvas)
-    canvas.suptitle(textwrap.fill(run.attributes["hamiltonian"], TITLE_WIDTH), fontsize=9)
+    canvas.suptitle(textwrap.fill(str(run.attributes["hamiltonian"]), TITLE_WIDTH), fontsize=9)
     left, middle, right = canvas.subplots(1, 3)
 
     step, energy, error = history["step"], history["energy"], history["error"]
