@@ -79,6 +79,7 @@ class Archive:
     Attributes:
         path: of the file.
         size: bytes of the file when it was last read or written.
+        read_version: version of the format that it was read from.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Archive:
     ) -> None:
         self.path = path
         self.size = size
+        self.read_version = VERSION
         self._attributes = attributes
         self._datasets = datasets
         self._rows: list[Mapping[str, float]] = []  # of the history, not yet among the datasets
@@ -149,12 +151,14 @@ class Archive:
             raise ArchiveError(f"{path}: no such archive.")
         lock = _lock(path) if mode == "a" else None
         try:
-            attributes, datasets, size = _read(path)
+            number, attributes, datasets, size = _read(path)
         except BaseException:
             if lock is not None:
                 lock.release()
             raise
-        return cls(path, attributes, datasets, size=size, lock=lock)
+        archive = cls(path, attributes, datasets, size=size, lock=lock)
+        archive.read_version = number
+        return archive
 
     def close(self) -> None:
         """Let others write. What was not flushed stays in memory only."""
@@ -419,8 +423,8 @@ def _scalar(value: Any) -> Scalar:
 # ------------------------------------------------------------------------------------------------ every version
 
 
-def _read(path: Path) -> tuple[Attributes, Datasets, int]:
-    """Attributes, datasets and size of an archive of any version, as version 2."""
+def _read(path: Path) -> tuple[int, Attributes, Datasets, int]:
+    """Version, attributes, datasets and size of an archive of any version; as version 2 has them."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -459,7 +463,7 @@ def _read(path: Path) -> tuple[Attributes, Datasets, int]:
             f"{path} has the header of an archive, but not its layout: {error}. "
             "The file was left as it is; restore it from a copy."
         ) from error
-    return attributes, datasets, len(data)
+    return number, attributes, datasets, len(data)
 
 
 def _probe(path: Path) -> None:

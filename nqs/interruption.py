@@ -5,19 +5,8 @@ import os
 import signal
 import threading
 import time
-from enum import IntEnum
 from types import FrameType
 from typing import Any, Self
-
-
-class ExitCode(IntEnum):
-    """How the commands and scripts end, for batch jobs. Wrong options end with 2."""
-
-    FINISHED = 0
-    ERROR = 1
-    TIME_LIMIT = 3  # all is saved, steps are left: resume
-    SIGINT = 128 + signal.SIGINT  # 130; all is saved
-    SIGTERM = 128 + signal.SIGTERM  # 143; all is saved
 
 
 class Interrupted(KeyboardInterrupt):

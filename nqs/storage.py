@@ -153,6 +153,23 @@ class WriterLock:
         self.release()
 
 
+def writer_of(path: Path) -> str | None:
+    """Who writes the file just now, such as "process 123 on host"; None for nobody."""
+    try:
+        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 # ----------------------------------------------------------------------------------------------------- how often
 
 

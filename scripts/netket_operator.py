@@ -14,20 +14,16 @@ Repeat a command to see its result again; interrupt it and repeat it to continue
 
 import math
 import os
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
-import tyro
 
-from nqs import VMC, ArchiveError, NonFiniteError, RunConfig, exact, recipes
+from nqs import Result, recipes
 from nqs.hamiltonians import NetKetOperator
 from nqs.models import MarshallSign, TransformerConfig, WithReference
-from nqs.optimisation import StochasticReconfiguration
-from nqs.report import plot_run
-from nqs.samplers import TreeSampler
-from nqs.serialise import digest
+from nqs.protocols import WavefunctionConfig
+from nqs.script import CommonOptions, Options, command_line, diagonalise, solve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +36,9 @@ class Config:
     D: float = 0.0  # single-ion anisotropy
     total_sz: int | None = 0  # conserved total S^z; None for all
 
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
-    device: str = field(default_factory=recipes.default_device)
-    distinct: int | None = None  # distinct configurations a step; None: chosen from the dimension
     model: TransformerConfig = field(default_factory=recipes.transformer)
     reference: Literal["marshall", "none"] = "marshall"  # the phase head starts from Marshall's signs, or from none
-    optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
-
-    exact_limit: int = 200_000  # diagonalise exactly up to this dimension
-    archive: Path | None = None  # HDF5 file, the figure beside it; None: results/, named after the options
+    options: CommonOptions = field(default_factory=Options)
 
 
 def netket_operator(config: Config) -> Any:
@@ -67,36 +57,18 @@ def netket_operator(config: Config) -> Any:
     return nk.operator.GraphOperator(hilbert, graph, site_ops=[config.D * sz @ sz], bond_ops=[bond])
 
 
-def main(config: Config) -> None:
-    name = f"bilinear-biquadratic chain, theta = {config.theta:.4g}, D = {config.D:g}"
-    hamiltonian = NetKetOperator.from_netket(netket_operator(config), name=name)
-    print(hamiltonian)
+def main(config: Config) -> Result:
+    formula = f"bilinear-biquadratic chain, theta = {config.theta:.4g}, D = {config.D:g}"
+    hamiltonian = NetKetOperator.from_netket(netket_operator(config), name=formula)
+    ground_state = diagonalise(hamiltonian, config.options)
 
-    ground_state = None
-    if hamiltonian.hilbert.dimension <= config.exact_limit:
-        ground_state = exact.ground_state(hamiltonian)
-        print(ground_state)
-
-    model_config: Any = config.model
+    model: WavefunctionConfig = config.model
     if config.reference == "marshall":
         sublattice = tuple(site % 2 for site in range(config.L))
-        model_config = WithReference(base=config.model, reference=MarshallSign(sublattice=sublattice))
-    model = model_config.build(hamiltonian.hilbert, recipes.checked_device(config.device))
-    sampler = TreeSampler(n_distinct=config.distinct) if config.distinct else None
-    vmc = VMC(hamiltonian, model, sampler, config.optimiser)
-    file = f"netket_operator-{config.L}-theta{config.theta:.3g}-{digest(vmc.config(config.run))}.h5"
-    archive = config.archive or Path("results") / file
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    result = vmc.run(**asdict(config.run), archive=archive, exact=ground_state)
-    print(result)
-
-    figure = archive.with_suffix(".png")
-    plot_run(archive, figure, hamiltonian.hilbert, ground_state)
-    print(f"archive {archive}\nfigure  {figure}")
+        model = WithReference(base=config.model, reference=MarshallSign(sublattice=sublattice))
+    name = f"netket_operator-{config.L}-theta{config.theta:.3g}"
+    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state)
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config, description=__doc__))
-    except (ValueError, ArchiveError, NonFiniteError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command_line(main, Config, __doc__)

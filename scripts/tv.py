@@ -14,7 +14,7 @@ Repeat a command to see its result again; interrupt it and repeat it to continue
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from nqs import recipes
+from nqs import Result, recipes
 from nqs.hamiltonians import TV, staggered_potential
 from nqs.lattice import hypercubic
 from nqs.models import TransformerConfig, WithReference, free_fermions
@@ -50,7 +50,7 @@ def wavefunction(config: Config, hamiltonian: TV) -> WavefunctionConfig:
     return WithReference(base=config.model, reference=free_fermions(hamiltonian))
 
 
-def main(config: Config) -> None:
+def main(config: Config) -> Result:
     lattice = hypercubic(config.shape, config.boundary)
     hamiltonian = TV(
         lattice,
@@ -65,7 +65,7 @@ def main(config: Config) -> None:
     model = wavefunction(config, hamiltonian)
     sites = "x".join(map(str, config.shape))
     name = f"tv-{sites}-N{hamiltonian.n_particles}-V{config.V:g}"
-    solve(hamiltonian, model, config.options, name=name, ground_state=ground_state, unit="t")
+    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state, unit="t")
 
 
 if __name__ == "__main__":

@@ -893,7 +893,7 @@ def test_script_at_toy_size(
     script(monkeypatch, tmp_path, "--L", "4", "--steps", "3", "--model.width", "4")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("bilinear-biquadratic chain, theta = 0.3218, D = 0, 1 local matrix at 4 places, 4 sites")
-    assert f"exact E = {-8 / 10**0.5:.10f}" in lines[1]
+    assert f"exact E = {-8 / 10**0.5:.10f}" in lines[2]
     archive = Archive.open(tmp_path / lines[-2].removeprefix("archive "))
     assert archive.step == 3
     assert (tmp_path / lines[-1].removeprefix("figure  ")).read_bytes().startswith(b"\x89PNG")
