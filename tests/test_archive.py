@@ -819,3 +819,45 @@ def test_two_readers_do_not_share_their_changes(archive: Archive) -> None:
     first, second = Archive.open(archive.path), Archive.open(archive.path)
     record(first, 0)
     assert (first.step, second.step, archive.step, Archive.open(archive.path).step) == (1, 0, 0, 0)
+
+
+# ---------------------------------------------------------------------------------------------------- README
+
+README = (Path(__file__).parents[1] / "README.md").read_text().split("## Archives")[1].split("\n## ")[0]
+
+
+def test_readme_reads_an_archive_with_h5py_alone(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert set(re.findall(r"^import (\S+)", program, re.MULTILINE)) == {"h5py", "hashlib", "json"}
+    assert "from " not in program
+    shutil.copy(finished, tmp_path / "bh6.h5")
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    out = capsys.readouterr().out
+    assert str(H) in out
+    assert "StochasticReconfiguration" in out
+    result = Archive.open(finished).result
+    assert result is not None
+    assert f"{result.energy}" in out
+    changed = bytearray(finished.read_bytes())
+    changed[-1] ^= 1
+    (tmp_path / "bh6.h5").write_bytes(changed)
+    with pytest.raises(AssertionError):
+        exec(program, {})
+
+
+def test_readme_names_all_that_an_archive_holds(finished: Path) -> None:
+    documented = {}
+    for line in re.findall(r"^\| (.+) \| (.+) \|$", README, re.MULTILINE):
+        place, what = line
+        documented[place.replace("attributes of ", "").strip("`")] = set(re.findall(r"`(\w+)", what))
+    with h5py.File(finished) as file:
+        assert documented["/"] == set(file.attrs)
+        assert documented["/history/NAME"] == set(file["history"])
+        assert documented["/checkpoint"] == set(file["checkpoint"].attrs) | set(file["checkpoint"])
+        assert documented["/samples"] == set(file["samples"])
+        assert documented["/result"] == set(file["result"].attrs)
+        assert documented["/exact"] == set(file["exact"].attrs)
+        assert set(file) == {name.split("/")[1] for name in documented if name.startswith("/") and len(name) > 1}

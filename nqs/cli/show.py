@@ -108,7 +108,7 @@ def _writing(history: dict[str, Any]) -> str:
     if "archive_seconds" not in history:
         return ""
     writing = history["archive_seconds"][history["archive_seconds"] == history["archive_seconds"]].sum()
-    return f", {writing / (writing + history['seconds'].sum()):.2%} of it more for writing the archive"
+    return f", and {writing / (writing + history['seconds'].sum()):.2%} on top for writing the archive"
 
 
 def _size_of_a_step(archive: "Archive") -> str:
