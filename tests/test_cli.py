@@ -110,7 +110,7 @@ def test_every_script_can_be_run() -> None:
     assert {"bose-hubbard", "fermi-hubbard", "heisenberg", "ising", "tv", "netket-operator"} <= set(script_names())
 
 
-@pytest.mark.parametrize("line", ["heisenberg --shape 4", "tv --shape 4"])
+@pytest.mark.parametrize("line", ["heisenberg --shape 4", "tv --shape 4", "tj --shape 4 --n-up 1 --n-down 1"])
 def test_other_hamiltonians_run(line: str, nqs: Command) -> None:
     outcome = nqs(f"run {line} --steps 2 --model.width 4 --archive run.h5")
     assert outcome.code == 0, outcome.err
@@ -248,9 +248,7 @@ def test_show_says_what_it_is_how_far_it_is_and_what_it_found(runs: Command) -> 
     assert re.fullmatch(r"  energy      -\d\.\d+\(\d+\) J \(final evaluation: [\d,]+ samples, 10 distinct\)", lines[3])
     assert re.fullmatch(r"              variance \S+, V-score \S+", lines[4])
     assert re.fullmatch(rf"  exact       {EXACT:.8f} J \(dense, dimension 10\), relative error \S+", lines[5])
-    assert re.fullmatch(
-        r"  time        [\d,]+ s, \S+ s a step, \d+\.\d\d% on top for writing the archive", lines[6]
-    )
+    assert re.fullmatch(r"  time        [\d,]+ s, \S+ s a step, \d+\.\d\d% on top for writing the archive", lines[6])
     assert re.fullmatch(r"  size        [\d,]+ bytes, of which \d+ for each step", lines[7])
     assert lines[8].startswith("  model       TransformerConfig(width=4, ")
     assert runs("show a.h5 b.h5").out.count("\n\n") == 1
@@ -476,6 +474,7 @@ def test_verify_of_version_1_promises_nothing(nqs: Command) -> None:
         ("plot empty.h5 empty.h5 -o x.png", "empty.h5 holds no finished step yet: there is nothing to plot."),
         (f"{TOY} --minutes 0", "minutes=0.0: a time limit is a positive number of minutes; leave it out for none."),
         (f"{TOY} --archive x.png", "archive x.png: its name must end with .h5 or .hdf5, because the figure is"),
+        ("run tj --shape 2 2 --n-up 2 --n-down 1 --model.phase zero", "no rule gives the exact signs of this ground"),
         ("run tv --shape 2 --archive none/x/run.h5 --device tpu9", "device 'tpu9' is unknown: choose 'cpu' or 'cuda'."),
     ],
 )  # fmt: skip
