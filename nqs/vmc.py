@@ -243,12 +243,12 @@ class VMC:
     ) -> Result:
         limit = TimeLimit(minutes)
         with ExitStack() as stack:
+            interruption = stack.enter_context(Interruption())  # first: the last flush is under its protection too
             for watcher in watch:
                 stack.enter_context(closing(watcher))
             file = None
             if archive is not None:
                 file = stack.enter_context(self._archive(Path(archive), config, started_by))
-            interruption = stack.enter_context(Interruption())
             state = _State(
                 optimiser=self.optimiser.build(self.wavefunction),
                 generator=torch.Generator(self.device).manual_seed(run.seed),

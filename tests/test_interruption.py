@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nqs import VMC, Archive, Interrupted, resume
+from nqs import VMC, Archive, FlushPolicy, Interrupted, resume
 from nqs.hamiltonians import BoseHubbard
 from nqs.interruption import Interruption, TimeLimit
 from nqs.lattice import chain
@@ -86,6 +86,23 @@ def test_second_sigterm_changes_nothing() -> None:
         assert interruption.number == signal.SIGTERM
         with pytest.raises(Interrupted, match="SIGTERM: all is well"):
             interruption.check("all is well")
+
+
+def test_signals_in_the_last_flush_cannot_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch systems repeat SIGTERM while the archive is written."""
+    path = tmp_path / "run.h5"
+    fsync = os.fsync
+
+    def signalled(descriptor: int) -> None:
+        if path.exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", signalled)
+    at_call(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        vmc().run(STEPS, archive=path, progress=False, flush=FlushPolicy(share=1e-9))
+    assert Archive.open(path).step == 3
 
 
 def test_signal_in_the_evaluation_lets_it_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
