@@ -2,12 +2,12 @@
 # Another Python:  make PYTHON=python3.12 test       Arguments for pytest:  make test PYTEST_ARGS="-x -k hubbard"
 #
 # Why the package is installed twice.
-# The folders hamiltonians/, models/ and samplers/ are mapped to nqs.hamiltonians, … by pyproject.toml.
+# The folders hamiltonians/, models/, samplers/ and scripts/ are mapped to nqs.hamiltonians, … by pyproject.toml.
 # - To run, the package is installed in (ordinary, "lenient") editable mode: setuptools registers an import finder that
 #   knows the mapping. It also answers where ./nqs comes first on sys.path, as in `python -c "import nqs.models"` or
 #   `python -m pytest` from this directory: Python finds nqs in ./nqs, does not find models there, and asks the next
 #   finder. New and renamed files are seen at once. The strict mode, a tree of links, would do neither.
-# - mypy does not run import finders, so for `make types` the four folders are copied, by the build step that also fills
+# - mypy does not run import finders, so for `make types` the five folders are copied, by the build step that also fills
 #   the wheel (build_py), to build/typed/, where they lie as they are imported. mypy runs there; the paths in its
 #   messages are then turned back into those of the sources.
 
@@ -20,7 +20,7 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 INSTALLED := .venv/.installed
 TYPED := build/typed
 # The folders too: their times change when a file is added or removed.
-SOURCES := $(shell find nqs hamiltonians models samplers \( -type d ! -name __pycache__ -o -name '*.py' -o -name py.typed \) -print)
+SOURCES := $(shell find nqs hamiltonians models samplers scripts \( -type d ! -name __pycache__ -o -name '*.py' -o -name py.typed \) -print)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint format types clean
@@ -47,7 +47,7 @@ types: $(TYPED)/.built  ## mypy on the built package
 	@cd $(TYPED) && { \
 	    ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p nqs > ../mypy.txt 2>&1; \
 	    status=$$?; \
-	    sed -e 's#^nqs/\(hamiltonians\|models\|samplers\)/#\1/#' ../mypy.txt; \
+	    sed -e 's#^nqs/\(hamiltonians\|models\|samplers\|scripts\)/#\1/#' ../mypy.txt; \
 	    exit $$status; }
 
 clean:  ## remove builds and caches (the environment stays: rm -r .venv removes it)

@@ -1,13 +1,45 @@
 """nqs: ground states of quantum many-body Hamiltonians from autoregressive neural quantum states."""
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 # Idle OpenMP threads sleep instead of spinning: on a busy machine spinning makes a step several times slower
 # (measured: 5.1 s against 1.4 s on two loaded cores). Heeded only if torch was not imported before.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from nqs import exact, recipes
-from nqs.archive import Archive, ArchiveError
-from nqs.vmc import VMC, NonFiniteError, Result, RunConfig, resume
+if TYPE_CHECKING:
+    from nqs import exact, recipes
+    from nqs.archive import Archive, ArchiveError, FlushPolicy
+    from nqs.interruption import Interrupted
+    from nqs.vmc import VMC, NonFiniteError, Result, RunConfig, resume
 
-__all__ = ["VMC", "Archive", "ArchiveError", "NonFiniteError", "Result", "RunConfig", "exact", "recipes", "resume"]
+__all__ = [
+    "VMC",
+    "Archive",
+    "ArchiveError",
+    "FlushPolicy",
+    "Interrupted",
+    "NonFiniteError",
+    "Result",
+    "RunConfig",
+    "exact",
+    "recipes",
+    "resume",
+]
+
+# Imported when they are used: torch takes seconds, and the command line often does without.
+_HOMES = {"Archive": "archive", "ArchiveError": "archive", "FlushPolicy": "archive", "Interrupted": "interruption"}
+_HOMES |= dict.fromkeys(("VMC", "NonFiniteError", "Result", "RunConfig", "resume"), "vmc")
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("exact", "recipes"):
+        return importlib.import_module(f"nqs.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"nqs.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'nqs' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,169 +1,284 @@
-"""The HDF5 archive of a run, format `nqs-run` version 1; complete on disk after every flush, whatever happens.
+"""The HDF5 archive of a run, format `nqs-run` version 2; complete on disk after every flush, whatever happens.
 
-    /                attributes: format, version, package_version, commit, created, hamiltonian, unit, config (JSON)
+    user block       512 bytes of text: format, version, SHA-256 of the rest (see nqs/storage.py)
+    /                attributes: format, version, package_version, commit, created, hamiltonian, unit, config (JSON),
+                     script, options (JSON)
     /history/NAME    one value a step: step, energy, error, variance, ... (steps,)
-    /checkpoint      attribute: step, the number of finished steps
+    /checkpoint      attributes: step, the number of finished steps; damping, factor on the next update (1: none)
     /checkpoint/model/NAME, /checkpoint/optimiser/NAME    parameters and state by name
     /checkpoint/generator    state of the random generator, bytes
+    /checkpoint/last_good    all parameters before the last update, (P,)
     /samples         the last batch: configurations (U, L), weights, log_modulus, phase (U,)
-    /result          attributes: energy, error, variance, v_score, n_samples, n_distinct of the final evaluation
+    /result          attributes: energy, error, variance, v_score, n_samples, n_distinct of the last evaluation, and the
+                     step after which it was made
     /exact           attributes: energy, gap, dimension, method, seconds
     /observables/NAME
 
-The file is kept in memory; a flush writes the whole image beside the old file and renames it over that (atomic on
-POSIX). A reader therefore always finds a complete file, also while the run goes on or after it was killed.
+`script` and `options` say which script started the run and with which options; "" and {} for a run from Python. Large
+datasets but the parameters, which do not shrink, are compressed with gzip, which every HDF5 library reads.
+
+The contents are kept in memory; a flush writes the whole image beside the old file and renames it over that (atomic on
+POSIX). A reader therefore always finds a complete file, also while the run goes on or after it was killed. One process
+at a time may write.
+
+Version 1 had no user block, no script and options, no damping and last_good, and no step in /result.
 """
 
 import json
+import math
 import os
 import subprocess
-from collections.abc import Mapping
-from contextlib import suppress
+import sys
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import uuid4
 
 import h5py
 import numpy as np
-import torch
-from torch import Tensor
 
-from nqs.exact import ExactGroundState
-from nqs.samples import Samples
-from nqs.statistics import EnergyEstimate
+from nqs.estimates import EnergyEstimate
+from nqs.storage import (
+    HDF5_SIGNATURE,
+    ArchiveError,
+    ArchiveLockedError,
+    FlushPolicy,
+    WriterLock,
+    replace_file,
+    seal,
+    unseal,
+)
 
-FORMAT, VERSION = "nqs-run", 1
-CHUNK = 256  # values of a history dataset stored together
-OPEN_READ_WRITE = 1  # H5LT_FILE_IMAGE_OPEN_RW, which h5py does not name
+if TYPE_CHECKING:  # torch takes seconds to import: looking at an archive does without
+    from torch import Tensor
 
+    from nqs.exact import ExactGroundState
+    from nqs.samples import Samples
 
-class ArchiveError(Exception):
-    """An archive that cannot be read, or that does not belong to this run."""
+__all__ = ["FORMAT", "VERSION", "Archive", "ArchiveError", "ArchiveLockedError", "FlushPolicy"]
+
+FORMAT, VERSION = "nqs-run", 2
+COMPRESSED_FROM = 4096  # bytes; smaller datasets do not get smaller
+MAX_DEFLATION = 1032  # no gzip stream holds more than that many times its length
+IMAGE_READ_ONLY = 0  # flag of H5LT_open_file_image, which h5py does not name
+HEADER = ("format", "package_version", "commit", "created", "hamiltonian", "unit", "config", "script", "options")
+EXACT = ("energy", "gap", "dimension", "method", "seconds")
+
+Scalar = str | int | float
+Datasets = dict[str, np.ndarray]  # by path without the leading slash: "history/energy"
+Attributes = dict[str, dict[str, Scalar]]  # by path of the group, "" for the root
 
 
 class Archive:
-    """One run on disk. Make it with `create` or `open`; changes reach the disk with `flush`."""
+    """One run on disk. Make it with `create` or `open`; changes reach the disk with `flush`.
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
+    Attributes:
+        path: of the file.
+        size: bytes of the file when it was last read or written.
+        read_version: version of the format that it was read from.
+    """
+
+    def __init__(
+        self, path: Path, attributes: Attributes, datasets: Datasets, *, size: int = 0, lock: WriterLock | None = None
+    ) -> None:
         self.path = path
-        self._file = file
+        self.size = size
+        self.read_version = VERSION
+        self._attributes = attributes
+        self._datasets = datasets
+        self._rows: list[Mapping[str, float]] = []  # of the history, not yet among the datasets
+        self._lock = lock
+        self._recorded = False  # something that is not on disk
+        self._last_flush = (-math.inf, 0.0)  # end and duration
 
     @classmethod
-    def create(cls, path: str | Path, *, config: Mapping[str, Any], hamiltonian: str, unit: str) -> Self:
-        """A new archive.
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        config: Mapping[str, Any],
+        hamiltonian: str,
+        unit: str,
+        script: str = "",
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A new archive, to be written by this process alone until it is closed.
 
         Raises:
-            ArchiveError: the file exists, or the folder cannot be written to.
+            ArchiveError: the file exists, the folder cannot be written to, or another process has just begun.
         """
         path = Path(path)
         if path.exists():
             raise ArchiveError(f"{path} exists: resume that run, name another archive, or move the file away.")
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise ArchiveError(f"{path} cannot be written: its folder {path.parent} does not exist or is read-only.")
-        # A name of its own, never seen on disk: HDF5 takes two open files of one name for the same file.
-        file = h5py.File(f"{uuid4()}.h5", "w", driver="core", backing_store=False)
-        file.attrs.update(
-            format=FORMAT,
-            version=VERSION,
-            package_version=_package_version(),
-            commit=_commit(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            hamiltonian=hamiltonian,
-            unit=unit,
-            config=json.dumps(config),
-        )
-        archive = cls(path, file)
-        archive.flush()
+        header: dict[str, Scalar] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "package_version": _package_version(),
+            "commit": _commit(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "hamiltonian": hamiltonian,
+            "unit": unit,
+            "config": json.dumps(config),
+            "script": script,
+            "options": json.dumps(options or {}),
+        }
+        archive = cls(path, {"": header}, {}, lock=_lock(path))
+        try:
+            archive.flush()
+        except ArchiveError:
+            archive.close()
+            raise
         return archive
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: str | Path, mode: Literal["r", "a"] = "r") -> Self:
         """An archive from disk, read into memory.
 
+        Args:
+            mode: "r" to read, also while another process writes; "a" to write as well, alone until it is closed.
+
         Raises:
-            ArchiveError: no file, no HDF5 file, damaged, or not of this format and version.
+            ArchiveError: no file, damaged, not of this format, of a version to come, or written by another process.
         """
         path = Path(path)
         if not path.is_file():
             raise ArchiveError(f"{path}: no such archive.")
+        lock = _lock(path) if mode == "a" else None
         try:
-            with h5py.File(path, "r", driver="core", backing_store=False) as stored:
-                image = stored.id.get_file_image()
-            # Changes stay in this copy until flush; a file without write permission can be read all the same.
-            file = h5py.File(h5py.h5f.open_file_image(image, OPEN_READ_WRITE))
-            found, number = file.attrs.get("format"), file.attrs.get("version")
-            config = json.loads(file.attrs.get("config", "null"))
-        except Exception as error:
-            raise ArchiveError(
-                f"{path} is not a readable HDF5 file: it is damaged or something else ({error}). "
-                "The file was left as it is; restore it from a copy."
-            ) from error
-        if found != FORMAT or number != VERSION or not isinstance(config, dict):
-            raise ArchiveError(
-                f"{path} is HDF5, but its header says format {found!r} version {number}; "
-                f"this package reads {FORMAT!r} version {VERSION}. "
-                "It is another program's file, or its header is damaged."
-            )
-        return cls(path, file)
+            number, attributes, datasets, size = _read(path)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+        archive = cls(path, attributes, datasets, size=size, lock=lock)
+        archive.read_version = number
+        return archive
+
+    def close(self) -> None:
+        """Let others write. What was not flushed stays in memory only."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Flush what was recorded, unless a flush is what failed, and close."""
+        try:
+            if self._recorded and not (kind is not None and issubclass(kind, ArchiveError)):
+                self.flush()
+        finally:
+            self.close()
 
     # --- reading ----------------------------------------------------------------------------------------------
 
     @property
-    def attributes(self) -> dict[str, Any]:
-        """What the header says: versions, commit, time, Hamiltonian, unit."""
-        return {name: value for name, value in self._file.attrs.items() if name != "config"}
+    def attributes(self) -> dict[str, Scalar]:
+        """What the header says: versions, commit, time, Hamiltonian, unit, script."""
+        return {name: value for name, value in self._attributes[""].items() if name not in ("config", "options")}
 
     @property
     def config(self) -> dict[str, Any]:
         """The whole resolved configuration."""
-        return json.loads(self._file.attrs["config"])
+        return json.loads(str(self._attributes[""]["config"]))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the script that started the run; empty for a run from Python."""
+        return json.loads(str(self._attributes[""]["options"]))
 
     @property
     def step(self) -> int:
         """Number of finished steps."""
-        return int(self._file["checkpoint"].attrs["step"]) if "checkpoint" in self._file else 0
+        return int(self._attributes.get("checkpoint", {}).get("step", 0))
+
+    @property
+    def steps(self) -> int:
+        """Number of steps that the run is meant to have; `step` where the configuration does not say."""
+        steps = self.config.get("run", {}).get("steps")
+        return steps if isinstance(steps, int) else self.step
 
     @property
     def history(self) -> dict[str, np.ndarray]:
         """Every recorded quantity, (steps,) each."""
-        return {name: values[:] for name, values in self._file.get("history", {}).items()}
+        self._settle()
+        return self._group("history")
 
     @property
     def exact(self) -> dict[str, Any] | None:
         """Energy, gap, dimension, method and seconds of the exact ground state, if it was stored."""
-        return dict(self._file["exact"].attrs) if "exact" in self._file else None
+        return dict(self._attributes["exact"]) if "exact" in self._attributes else None
 
     @property
     def result(self) -> EnergyEstimate | None:
-        """The final evaluation, if the run got that far."""
-        if "result" not in self._file:
-            return None
-        return EnergyEstimate(**{name: value.item() for name, value in self._file["result"].attrs.items()})
+        """The last evaluation, if the run got that far."""
+        values: dict[str, Any] = dict(self._attributes.get("result", {}))
+        values.pop("step", None)
+        return EnergyEstimate(**values) if values else None
+
+    @property
+    def result_step(self) -> int | None:
+        """Number of steps after which `result` was found: less than `steps` where a time limit stopped the run."""
+        result = self._attributes.get("result")
+        return None if result is None else int(result["step"])
+
+    @property
+    def finished(self) -> bool:
+        """All steps made and the energy evaluated after the last one."""
+        return self.result_step == self.steps
 
     def samples(self) -> dict[str, np.ndarray]:
         """The last batch of samples."""
-        return {name: values[:] for name, values in self._file.get("samples", {}).items()}
+        return self._group("samples")
 
-    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    def observables(self) -> dict[str, np.ndarray]:
+        """All stored observables."""
+        return self._group("observables")
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Parameters and buffers of the model after the last step, by name.
+
+        Raises:
+            ArchiveError: the run has not finished a step.
+        """
+        if "checkpoint" not in self._attributes:
+            raise ArchiveError(f"{self.path} holds no checkpoint: the run ended before its first step. Start it anew.")
+        return self._group("checkpoint/model")
+
+    def checkpoint(self) -> "tuple[dict[str, Tensor], dict[str, Tensor], Tensor]":
         """Model state, optimiser state and state of the random generator.
 
         Raises:
             ArchiveError: the run has not finished a step.
         """
-        if "checkpoint" not in self._file:
-            raise ArchiveError(f"{self.path} holds no checkpoint: the run ended before its first step. Start it anew.")
-        group = self._file["checkpoint"]
+        import torch
+
         model, optimiser = (
-            {
-                name: torch.from_numpy(data[()]) if data.shape else torch.tensor(data[()])
-                for name, data in group[part].items()
-            }
-            for part in ("model", "optimiser")
+            {name: torch.from_numpy(values.copy()) for name, values in group.items()}
+            for group in (self.parameters(), self._group("checkpoint/optimiser"))
         )
-        return model, optimiser, torch.from_numpy(group["generator"][()])
+        return model, optimiser, torch.from_numpy(self._datasets["checkpoint/generator"].copy())
+
+    @property
+    def damping(self) -> float:
+        """Factor on the next update."""
+        return float(self._attributes.get("checkpoint", {}).get("damping", 1.0))
+
+    @property
+    def last_good(self) -> np.ndarray | None:
+        """All parameters before the last update, (P,), whose energy was found finite."""
+        return self._datasets.get("checkpoint/last_good")
+
+    def _group(self, name: str) -> dict[str, np.ndarray]:
+        prefix = f"{name}/"
+        return {path.removeprefix(prefix): values for path, values in self._datasets.items() if path.startswith(prefix)}
 
     # --- writing ----------------------------------------------------------------------------------------------
 
@@ -171,72 +286,262 @@ class Archive:
         self,
         quantities: Mapping[str, float],
         step: int,
-        model: Mapping[str, Tensor],
-        optimiser: Mapping[str, Tensor],
-        generator: Tensor,
+        model: "Mapping[str, Tensor]",
+        optimiser: "Mapping[str, Tensor]",
+        generator: "Tensor",
+        *,
+        damping: float = 1.0,
+        last_good: "Tensor | None" = None,
     ) -> None:
         """One finished step: its quantities and the state after it. Call `flush` to bring it to the disk."""
-        history = self._file.require_group("history")
-        for name, value in quantities.items():
-            if name not in history:
-                history.create_dataset(name, (0,), maxshape=(None,), chunks=(CHUNK,), dtype=np.asarray(value).dtype)
-            data = history[name]
-            data.resize(len(data) + 1, axis=0)
-            data[-1] = value
-        checkpoint = self._file.require_group("checkpoint")
-        checkpoint.attrs["step"] = step
-        for part, tensors in (("model", model), ("optimiser", optimiser), (".", {"generator": generator})):
-            group = checkpoint.require_group(part)
-            for name, tensor in tensors.items():
-                _put(group, name, tensor.detach().cpu().numpy())
+        tensors = {"checkpoint/generator": generator}
+        tensors |= {f"checkpoint/model/{name}": tensor for name, tensor in model.items()}
+        tensors |= {f"checkpoint/optimiser/{name}": tensor for name, tensor in optimiser.items()}
+        if last_good is not None:
+            tensors["checkpoint/last_good"] = last_good
+        new = {path: tensor.detach().cpu().numpy().copy() for path, tensor in tensors.items()}
+        rows = [*self._rows, dict(quantities)]
+        attributes = self._attributes | {"checkpoint": {"step": step, "damping": damping}}
+        datasets = {path: old for path, old in self._datasets.items() if not path.startswith("checkpoint/")} | new
+        # Together, so that an interrupted record leaves no half of a step.
+        self._rows, self._attributes, self._datasets, self._recorded = rows, attributes, datasets, True
 
-    def write_samples(self, samples: Samples) -> None:
+    def _settle(self) -> None:
+        """Move the rows of the history to the datasets; nan where a quantity was not recorded."""
+        if not self._rows:
+            return
+        old = self._group("history")
+        done = max(map(len, old.values()), default=0)
+        new = {name: np.asarray([row.get(name, np.nan) for row in self._rows]) for name in {**old, **self._rows[0]}}
+        if done:
+            new = {name: np.concatenate([old.get(name, np.full(done, np.nan)), new[name]]) for name in new}
+        self._datasets |= {f"history/{name}": values for name, values in new.items()}
+        self._rows = []
+
+    def write_samples(self, samples: "Samples") -> None:
         """Replace the stored batch."""
-        group = self._file.require_group("samples")
         for name in ("configurations", "weights", "log_modulus", "phase"):
-            _put(group, name, getattr(samples, name).cpu().numpy())
+            self._datasets[f"samples/{name}"] = getattr(samples, name).cpu().numpy().copy()
 
-    def write_exact(self, exact: ExactGroundState) -> None:
+    def write_exact(self, exact: "ExactGroundState") -> None:
         """Store the exact ground-state energy and where it comes from."""
-        values = {name: getattr(exact, name) for name in ("energy", "gap", "dimension", "method", "seconds")}
-        self._file.require_group("exact").attrs.update(values)
+        self._attributes["exact"] = {name: getattr(exact, name) for name in EXACT}
 
     def write_result(self, result: EnergyEstimate) -> None:
-        """Store the final evaluation."""
-        self._file.require_group("result").attrs.update(asdict(result))
+        """Store an evaluation of the present state."""
+        self._attributes["result"] = asdict(result) | {"step": self.step}
 
     def write_observable(self, name: str, values: np.ndarray) -> None:
         """Store one observable by name."""
-        _put(self._file.require_group("observables"), name, values)
-
-    def observables(self) -> dict[str, np.ndarray]:
-        """All stored observables."""
-        return {name: np.asarray(values[()]) for name, values in self._file.get("observables", {}).items()}
+        self._datasets[f"observables/{name}"] = np.array(values)
 
     def flush(self) -> None:
-        """Replace the file on disk by the present state, in one atomic step."""
-        self._file.flush()
-        # Named after the process: two that run the same archive by mistake must not write into one file.
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        """Replace the file on disk by the present state, in one atomic step.
+
+        Raises:
+            ArchiveError: the archive was opened for reading, or the disk refuses; the last complete version stays.
+        """
+        if self._lock is None:
+            raise ArchiveError(f"{self.path} was opened for reading or closed: open it with mode 'a' to write.")
+        begin = time.perf_counter()
+        self._settle()
+        self._attributes[""]["version"] = VERSION
+        image = _to_image(self._attributes, self._datasets)
+        data = seal(image, format=FORMAT, version=VERSION) + image
         try:
-            partial.write_bytes(self._file.id.get_file_image())
-            os.replace(partial, self.path)
+            replace_file(self.path, data)
         except OSError as error:
-            with suppress(OSError):  # a file system that has become read-only refuses this too
-                partial.unlink(missing_ok=True)
             raise ArchiveError(
                 f"{self.path} cannot be written ({error.strerror}); the last complete version stays."
             ) from error
+        self.size, self._recorded = len(data), False
+        end = time.perf_counter()
+        self._last_flush = (end, end - begin)
+
+    def flush_if_due(self, policy: FlushPolicy) -> None:
+        """Flush where that does not cost more time than the policy allows, or where the last time is long ago."""
+        if policy.due(*self._last_flush):
+            self.flush()
 
 
-def _put(group: h5py.Group, name: str, values: np.ndarray) -> None:
-    """Write in place where shape and type fit, else replace the dataset."""
-    if name in group and group[name].shape == values.shape and group[name].dtype == values.dtype:
-        group[name][...] = values
-        return
-    if name in group:
-        del group[name]
-    group.create_dataset(name, data=values)
+# ------------------------------------------------------------------------------------------------- HDF5, in memory
+
+
+def _to_image(attributes: Attributes, datasets: Datasets) -> bytes:
+    """Bytes of an HDF5 file."""
+    # A name of its own, never seen on disk: HDF5 takes two open files of one name for the same file.
+    with h5py.File(f"{uuid4()}.h5", "w", driver="core", backing_store=False) as file:
+        for group, values in attributes.items():
+            file.require_group(f"/{group}").attrs.update(values)
+        for path, array in datasets.items():
+            small = array.nbytes < COMPRESSED_FROM or path.startswith("checkpoint/")
+            how: dict[str, Any] = {} if small else {"compression": "gzip", "shuffle": True}
+            file.create_dataset(path, data=array, **how)
+        file.flush()
+        return file.id.get_file_image()
+
+
+def _from_image(image: bytes) -> tuple[Attributes, Datasets]:
+    """All that an HDF5 file holds, if that is groups, numbers and text inside the file.
+
+    Raises:
+        ValueError: anything else.
+    """
+    attributes: Attributes = {}
+    datasets: Datasets = {}
+
+    def read(group: h5py.Group, path: str) -> None:
+        if group.attrs or not path:
+            attributes[path] = {name: _scalar(value) for name, value in group.attrs.items()}
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{path}/{name} is a link to elsewhere")
+            item, inner = group[name], f"{path}/{name}".lstrip("/")
+            if isinstance(item, h5py.Group):
+                if inner.count("/") > 2:  # a group may hold itself
+                    raise ValueError(f"{inner} is nested too deeply")
+                read(item, inner)
+            elif isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and item.shape is not None:
+                if item.external or item.is_virtual or item.nbytes > MAX_DEFLATION * len(image):
+                    raise ValueError(f"the data of {inner} are not in the file")
+                datasets[inner] = np.asarray(item[()])
+            else:
+                raise ValueError(f"{inner} holds no numbers")
+
+    with h5py.File(h5py.h5f.open_file_image(image, IMAGE_READ_ONLY)) as file:
+        read(file, "")
+    return attributes, datasets
+
+
+def _scalar(value: Any) -> Scalar:
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, (str, int, float)):
+        raise ValueError(f"an attribute is {type(value).__name__}, neither a number nor text")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------ every version
+
+
+def _read(path: Path) -> tuple[int, Attributes, Datasets, int]:
+    """Version, attributes, datasets and size of an archive of any version; as version 2 has them."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be read ({error.strerror}).") from error
+    try:
+        number, image = (1, data) if data.startswith(HDF5_SIGNATURE) else unseal(data, format=FORMAT)
+        if number == 1:
+            _probe(path)
+    except ValueError as error:
+        raise ArchiveError(
+            f"{path} is no readable archive: {error}. The file was left as it is; restore it from a copy."
+        ) from error
+    if number > VERSION:
+        raise ArchiveError(
+            f"{path} is of version {number} of the archive format; this package reads versions 1 to {VERSION}: "
+            "update nqs."
+        )
+    try:
+        attributes, datasets = _from_image(image)
+    except Exception as error:  # h5py raises whatever it likes
+        raise ArchiveError(
+            f"{path} is no readable archive: {error}. The file was left as it is; restore it from a copy."
+        ) from error
+    header = attributes[""]
+    if header.get("format") != FORMAT or header.get("version") != number:
+        raise ArchiveError(
+            f"{path} is HDF5, but its header says format {header.get('format')!r} version {header.get('version')!r}; "
+            f"this package reads {FORMAT!r} versions 1 to {VERSION}. "
+            "It is another program's file, or its header is damaged."
+        )
+    try:
+        UPGRADES[number](attributes, datasets)
+        _check_layout(attributes, datasets)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(
+            f"{path} has the header of an archive, but not its layout: {error}. "
+            "The file was left as it is; restore it from a copy."
+        ) from error
+    return number, attributes, datasets, len(data)
+
+
+def _probe(path: Path) -> None:
+    """Read a file without a checksum in another process first, because HDF5 may crash on a damaged one.
+
+    Raises:
+        ValueError: that process did not survive.
+    """
+    command = [sys.executable, "-P", "-c", PROBE, str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        raise ValueError("the HDF5 library does not come to an end with it") from None
+    if done.returncode:
+        raise ValueError(f"the HDF5 library cannot read it ({(done.stderr.splitlines() or ['it crashed'])[-1]})")
+
+
+PROBE = """
+import sys, h5py
+def visit(name, item):
+    dict(item.attrs)
+    if isinstance(item, h5py.Dataset) and item.nbytes < 2**30:
+        item[()]
+with h5py.File(sys.argv[1], "r") as file:
+    dict(file.attrs)
+    file.visititems(visit)
+"""
+
+
+def _from_version_1(attributes: Attributes, datasets: Datasets) -> None:
+    attributes[""] |= {"version": VERSION, "script": "", "options": "{}"}
+    if "checkpoint" in attributes:
+        attributes["checkpoint"].setdefault("damping", 1.0)
+    if "result" in attributes:  # made after the last step only
+        attributes["result"]["step"] = attributes["checkpoint"]["step"]
+
+
+UPGRADES: dict[int, Callable[[Attributes, Datasets], None]] = {1: _from_version_1, 2: lambda *_: None}
+
+
+def _check_layout(attributes: Attributes, datasets: Datasets) -> None:
+    """Raises ValueError, KeyError or TypeError where readers would stumble."""
+    for name in HEADER:
+        if not isinstance(attributes[""][name], str):
+            raise ValueError(f"attribute {name} is not text")
+    for name in ("config", "options"):
+        if not isinstance(json.loads(str(attributes[""][name])), dict):
+            raise ValueError(f"attribute {name} is not a JSON object")
+    if not isinstance(json.loads(str(attributes[""]["config"])).get("run", {}), dict):
+        raise ValueError("run in the configuration is not a JSON object")
+    shapes = {values.shape for path, values in datasets.items() if path.startswith("history/")}
+    if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+        raise ValueError(f"the history has columns of different shapes, {sorted(shapes)}")
+    if "checkpoint" in attributes:
+        numbers = attributes["checkpoint"]["step"], attributes["checkpoint"]["damping"]
+        if not isinstance(numbers[0], int) or not isinstance(numbers[1], float) or numbers[0] < 0:
+            raise ValueError(f"step and damping of the checkpoint are {numbers}")
+        if datasets["checkpoint/generator"].dtype != np.uint8:
+            raise ValueError("the state of the random generator is not in bytes")
+    if "result" in attributes:
+        values: dict[str, Any] = dict(attributes["result"])
+        if not isinstance(values.pop("step"), int):
+            raise ValueError("the step of the result is no whole number")
+        EnergyEstimate(**values)
+        if any(isinstance(value, str) for value in values.values()):
+            raise ValueError("the result holds text instead of numbers")
+    if "exact" in attributes and set(attributes["exact"]) != set(EXACT):
+        raise ValueError(f"the exact ground state has {sorted(attributes['exact'])}, not {sorted(EXACT)}")
+
+
+def _lock(path: Path) -> WriterLock:
+    try:
+        return WriterLock(path)
+    except OSError as error:
+        raise ArchiveError(
+            f"{path} cannot be locked for writing ({error.strerror}): its folder must exist and be writable, on a file "
+            "system with locks."
+        ) from error
 
 
 def _package_version() -> str:

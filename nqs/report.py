@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def plot_run(
     rows = 2 if has_panels(observables) else 1
     canvas = Figure(figsize=(11, 3.4 * rows), layout="constrained")
     FigureCanvasAgg(canvas)
-    canvas.suptitle(textwrap.fill(run.attributes["hamiltonian"], TITLE_WIDTH), fontsize=9)
+    canvas.suptitle(textwrap.fill(str(run.attributes["hamiltonian"]), TITLE_WIDTH), fontsize=9)
     panels = canvas.subplots(rows, 3, squeeze=False)
     left, middle, right = panels[0]
     if rows == 2:
@@ -93,6 +94,46 @@ def plot_run(
         axes.xaxis.get_major_locator().set_params(integer=True)
 
     _local_states(right, observables, hilbert, exact)
+    canvas.savefig(figure, dpi=150)
+
+
+def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
+    """Convergence of several runs, over steps and over time, as PNG, PDF or SVG.
+
+    The relative error where all exact energies are known, else the energy above the lowest one found.
+
+    Args:
+        archives: HDF5 files of runs, of any Hamiltonians.
+        figure: file to write; its ending chooses the format.
+
+    Raises:
+        ArchiveError: one of them is no readable archive, or has no finished step.
+        ValueError: a format that matplotlib cannot write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    runs = [Archive.open(archive) for archive in archives]
+    for run in runs:
+        if not run.history:
+            raise ArchiveError(f"{run.path} holds no finished step yet: there is nothing to plot.")
+    exact = [(run.exact or {}).get("energy") for run in runs]
+    canvas = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(canvas)
+    for axes, name in zip(canvas.subplots(1, 2, sharey=True), ("step", "seconds"), strict=True):
+        for run, reference in zip(runs, exact, strict=True):
+            energy = run.history["energy"]
+            if all(exact):
+                y = np.abs(energy / reference - 1)
+            else:
+                y = energy - min(other.history["energy"].min() for other in runs)
+            x = run.history["step"] if name == "step" else run.history["seconds"].cumsum()
+            axes.plot(x, y, ".-", ms=3, lw=0.6, label=run.path.stem)
+        axes.set(xlabel=name, yscale="log")
+    axes.legend(fontsize=7, frameon=False)
+    unit = str(runs[0].attributes["unit"])
+    label = "relative error |E - E₀| / |E₀|" if all(exact) else f"energy above the lowest ({unit})"
+    canvas.axes[0].set_ylabel(label)
     canvas.savefig(figure, dpi=150)
 
 

@@ -1,24 +1,38 @@
-"""What every script does around its Hamiltonian: common options, exact comparison, run, archive, figure."""
+"""What every script does around its Hamiltonian: common options, exact comparison, run, archive, figure.
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+`python scripts/NAME.py` and `nqs run NAME` are the same call of `command_line`.
+"""
+
+import inspect
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from nqs import exact, recipes
-from nqs.archive import ArchiveError
+from nqs.archive import FlushPolicy
 from nqs.exact import ExactGroundState
+from nqs.exits import ExitCode, clear_errors
+from nqs.hilbert import HilbertSpace
+from nqs.interruption import TimeLimit
 from nqs.models import WithReference, hartree_fock, phase_agreement
 from nqs.optimisation import StochasticReconfiguration
+from nqs.progress import TensorBoard
 from nqs.protocols import Hamiltonian, WavefunctionConfig
 from nqs.report import plot_run
 from nqs.samplers import TreeSampler
 from nqs.serialise import digest
-from nqs.vmc import VMC, NonFiniteError, Result, RunConfig
+from nqs.toml import command_line_flags, option_names, options_table, read_toml
+from nqs.vmc import VMC, Result, RunConfig
 
 Config = TypeVar("Config")
+BEGIN = time.monotonic()  # of the process, all but the imports: a time limit includes the exact diagonalisation
+OF_THIS_CALL = {"of this call": True}  # metadata of options that a repeated run does not inherit
+ENDINGS = (".h5", ".hdf5")
 
 OPEN_SHELL = 1e-9  # gap of a mean field
 
@@ -32,7 +46,18 @@ class Options:
     distinct: int | None = None  # distinct configurations a step; None: chosen from the dimension
     optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
     exact_limit: int = 200_000  # diagonalise exactly up to this dimension
-    archive: Path | None = None  # HDF5 file, the figure beside it; None: results/, named after the options
+    flush: FlushPolicy = field(default_factory=FlushPolicy)
+    # HDF5 file, the figure beside it; None: results/, named after the options
+    archive: Path | None = field(default=None, metadata=OF_THIS_CALL)
+    # stop early enough to evaluate the energy within that time; repeat the command to go on
+    minutes: float | None = field(default=None, metadata=OF_THIS_CALL)
+    # folder for TensorBoard
+    tensorboard: Path | None = field(default=None, metadata=OF_THIS_CALL)
+    # TOML file with any of these options; those given here as well win
+    config: Path | None = field(default=None, metadata=OF_THIS_CALL)
+    started_by: Annotated[tuple[str, Mapping[str, Any]], tyro.conf.Suppress, tyro.conf.Fixed] = field(
+        default=("", {}), metadata=OF_THIS_CALL
+    )
 
 
 CommonOptions = Annotated[Options, tyro.conf.arg(name="")]  # flags without a prefix
@@ -40,7 +65,10 @@ CommonOptions = Annotated[Options, tyro.conf.arg(name="")]  # flags without a pr
 
 def diagonalise(hamiltonian: Hamiltonian, options: Options) -> ExactGroundState | None:
     """Introduce the problem, and find its exact ground state if the sector is small enough."""
-    recipes.checked_device(options.device)  # before hours of diagonalisation
+    recipes.checked_device(options.device)  # what is wrong is said before hours of diagonalisation
+    TimeLimit(options.minutes)
+    if options.archive is not None:
+        checked_archive(options.archive)
     print(hamiltonian, hamiltonian.hilbert, sep="\n")
     if hamiltonian.hilbert.dimension > options.exact_limit:
         print(f"no exact energy: the dimension is over --exact-limit {options.exact_limit:,}")
@@ -84,21 +112,87 @@ def solve(
     wavefunction = model.build(hamiltonian.hilbert, recipes.checked_device(options.device))
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
     vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)
-    archive = options.archive or Path("results") / f"{name}-{digest(vmc.config(options.run))}.h5"
+    archive = checked_archive(options.archive or Path("results") / f"{name}-{digest(vmc.config(options.run))}.h5")
     archive.parent.mkdir(parents=True, exist_ok=True)
-    result = vmc.run(**asdict(options.run), archive=archive, exact=ground_state)
-    print(result)
-    figure = archive.with_suffix(".png")
-    plot_run(archive, figure, hamiltonian.hilbert, ground_state)
-    print(f"archive {archive}\nfigure  {figure}")
+    result = vmc.run(
+        **asdict(options.run),
+        archive=archive,
+        exact=ground_state,
+        minutes=minutes_left(options.minutes),
+        flush=options.flush,
+        watch=[] if options.tensorboard is None else [TensorBoard(options.tensorboard)],
+        started_by=options.started_by,
+    )
+    leave(result, archive, hamiltonian.hilbert, ground_state)
     return result
 
 
-def command_line(main: Callable[[Config], object], config: type[Config], description: str | None) -> None:
-    """Parse the command line into the config dataclass and run main; what users got wrong ends in one line."""
-    try:
-        main(tyro.cli(config, description=description))
-    except (ValueError, OSError, ArchiveError, NonFiniteError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: every finished step is in the archive; repeat the command to go on.") from None
+def leave(result: Result, archive: Path, hilbert: HilbertSpace, ground_state: ExactGroundState | None = None) -> None:
+    """Print the result, draw the figure beside the archive, and say where both are."""
+    print(result)
+    figure = archive.with_suffix(".png")
+    plot_run(archive, figure, hilbert, ground_state)
+    print(f"archive {archive}\nfigure  {figure}")
+
+
+def checked_archive(path: Path) -> Path:
+    """The path of an archive.
+
+    Raises:
+        ValueError: an ending that is not that of an HDF5 file; the figure beside it could overwrite it.
+    """
+    if path.suffix not in ENDINGS:
+        raise ValueError(
+            f"archive {path}: its name must end with {' or '.join(ENDINGS)}, because the figure is written to "
+            f"{path.with_suffix('.png')} beside it. Try {path.with_suffix(ENDINGS[0])}."
+        )
+    return path
+
+
+def minutes_left(minutes: float | None) -> float | None:
+    """Of a time limit for the whole process."""
+    if minutes is None or minutes <= 0:
+        return minutes
+    return max(minutes - (time.monotonic() - BEGIN) / 60, 1e-9)
+
+
+def command_line(
+    main: Callable[[Config], object],
+    config: type[Config],
+    description: str | None,
+    *,
+    args: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> None:
+    """Parse the command line into the config dataclass and run main; what users got wrong ends in one line.
+
+    Raises:
+        SystemExit: with an `ExitCode` other than FINISHED; 2 for wrong options.
+    """
+    script = Path(inspect.getfile(config)).stem.replace("_", "-")
+    with clear_errors():
+        arguments = list(sys.argv[1:] if args is None else args)
+        arguments = _with_toml(arguments, config, script)
+        parsed: Any = tyro.cli(config, description=description, args=arguments, prog=prog)
+        if isinstance(getattr(parsed, "options", None), Options):
+            started_by = (script, options_table(parsed))
+            parsed = replace(parsed, options=replace(parsed.options, started_by=started_by))
+        result = main(parsed)
+        if isinstance(result, Result) and result.steps_left:
+            raise SystemExit(int(ExitCode.TIME_LIMIT))
+
+
+def _with_toml(arguments: list[str], config: type, script: str) -> list[str]:
+    """The arguments with those of the file after --config in front of them."""
+    place = next((i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--config"), None)
+    if place is None:
+        return arguments
+    _, equals, path = arguments[place].partition("=")
+    if not equals:
+        path = "".join(arguments[place + 1 : place + 2])
+    if not path:
+        return arguments  # tyro says what is missing
+    file = Path(path)
+    needs_values = any(f.default is MISSING and f.default_factory is MISSING for f in fields(config))
+    known = None if needs_values else option_names(config())
+    return [*command_line_flags(read_toml(file, script), known, file), *arguments]

@@ -1,37 +1,15 @@
 """Energy estimates with their error bars, and the V-score."""
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Complex128
 from torch import Tensor
 
+from nqs.estimates import EnergyEstimate
 from nqs.protocols import Hamiltonian
 from nqs.samples import Samples
 
 EXHAUSTIVE_LIMIT = 2**20  # largest dimension for which Tr H is summed, not sampled
 TRACE_SAMPLES = 2**17
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnergyEstimate:
-    """Expectation value of H in the variational state.
-
-    Attributes:
-        energy: mean of the local energy, in the Hamiltonian's unit.
-        error: standard error of the mean; 0 for an exhaustive sum.
-        variance: <H^2> - <H>^2, the mean of |E_loc - energy|^2; 0 on an eigenstate.
-        v_score: N Var(H) / (E - E_inf)^2, N sites.
-        n_samples: samples behind it.
-        n_distinct: distinct configurations behind it.
-    """
-
-    energy: float
-    error: float
-    variance: float
-    v_score: float
-    n_samples: int
-    n_distinct: int
 
 
 def estimate_energy(

@@ -336,7 +336,6 @@ class Symmetry:
         inverted = destination[:, :, None] > destination[:, None, :]
         return torch.from_numpy(np.triu(inverted, 1)), species
 
-
     def subgroup(self, kept: Sequence[bool] | np.ndarray) -> "Symmetry":
         """The elements for which `kept` is true, which must form a group."""
         elements = [element for element, keep in zip(self._elements, kept, strict=True) if keep]

@@ -7,28 +7,33 @@ arXiv:2101.10154). Quoted energies never contain that term.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from tqdm import tqdm
 
 from nqs import hamiltonians, hilbert, lattice, measurements, models, optimisation, samplers
-from nqs.archive import Archive, ArchiveError
+from nqs.archive import Archive, ArchiveError, FlushPolicy
+from nqs.estimates import EnergyEstimate, relative_error, with_error
 from nqs.exact import ExactGroundState
+from nqs.interruption import Interruption, TimeLimit
 from nqs.local_energy import local_energies
-from nqs.optimisation import OptimiserConfig, StochasticReconfiguration
+from nqs.optimisation import Optimiser, OptimiserConfig, StochasticReconfiguration
+from nqs.progress import Progress, Watcher
 from nqs.protocols import Hamiltonian, Sampler, Wavefunction
 from nqs.recipes import evaluation_sampler, training_sampler
 from nqs.samplers import TreeSampler
 from nqs.serialise import differences, from_plain, to_plain
-from nqs.statistics import EnergyEstimate, estimate_energy, infinite_temperature_energy
+from nqs.statistics import estimate_energy, infinite_temperature_energy
 
-MAX_DECIMALS = 14
+MIN_DAMPING = 2.0**-5  # of the update after a state that was not finite: five halvings
+RECOVERY = 1.1  # growth of the damping factor with every good step
 
 
 class NonFiniteError(FloatingPointError):
@@ -77,6 +82,7 @@ class Result:
         seconds: wall time of the optimisation, over all resumed parts.
         exact: exact ground-state energy, where known.
         archive: the file it is kept in.
+        steps_left: steps that a time limit left for another time.
     """
 
     estimate: EnergyEstimate
@@ -86,11 +92,12 @@ class Result:
     seconds: float
     exact: float | None = None
     archive: Path | None = None
+    steps_left: int = 0
 
     @property
     def relative_error(self) -> float:
         """(E - E_exact) / |E_exact|; nan where the exact energy is not known or 0."""
-        return math.nan if self.exact is None else _relative(self.estimate.energy, self.exact)
+        return math.nan if self.exact is None else relative_error(self.estimate.energy, self.exact)
 
     def __str__(self) -> str:
         e = self.estimate
@@ -102,6 +109,8 @@ class Result:
         ]
         if self.exact is not None:
             lines.append(self.compare(self.exact))
+        if self.steps_left:
+            lines.append(f"stopped at the time limit with {self.steps_left:,} steps left: resume to go on")
         return "\n".join(lines)
 
     def compare(self, exact: ExactGroundState | float) -> str:
@@ -109,8 +118,23 @@ class Result:
         energy = exact.energy if isinstance(exact, ExactGroundState) else exact
         difference = self.estimate.energy - energy
         bars = f" = {difference / self.estimate.error:+.1f} error bars" if self.estimate.error > 0 else ""
-        relative = _relative(self.estimate.energy, energy)
+        relative = relative_error(self.estimate.energy, energy)
         return f"exact {energy:.8f} {self.unit}: relative error {relative:.1e} ({difference:+.2e}{bars})"
+
+
+@dataclass(kw_only=True)
+class _State:
+    """What goes from step to step besides the parameters.
+
+    Attributes:
+        damping: factor on the next update, 1 unless a state was not finite.
+        last_good: parameters before the last update, whose energy was finite, (P,).
+    """
+
+    optimiser: Optimiser
+    generator: torch.Generator
+    damping: float = 1.0
+    last_good: Tensor | None = None
 
 
 class VMC:
@@ -170,94 +194,106 @@ class VMC:
         archive: str | Path | None = None,
         exact: ExactGroundState | float | None = None,
         progress: bool = True,
+        minutes: float | None = None,
+        flush: FlushPolicy | None = None,
+        watch: Iterable[Watcher] = (),
+        started_by: tuple[str, Mapping[str, Any]] = ("", {}),
         **options: Any,
     ) -> Result:
         """Optimise, then evaluate the energy.
+
+        A state whose energy or parameters are not finite is rolled back to the last good one, and the step is made
+        again, half as long; the column "retries" of the history counts that. SIGINT and SIGTERM end the run after the
+        step in flight, with everything in the archive.
 
         Args:
             steps: optimisation steps in all.
             archive: HDF5 file of the run. If it exists and holds this very run, that is continued where it stopped; on
                 the CPU it then equals an uninterrupted run bit for bit.
             exact: exact ground state or its energy, to show relative errors against and to store.
-            progress: show a progress bar.
+            progress: show a progress bar, or lines where there is no terminal.
+            minutes: stop early enough to evaluate the energy within that time; at least one step is made.
+            flush: how often the archive is written.
+            watch: objects that follow the run, such as `nqs.progress.TensorBoard`; they are closed at its end.
+            started_by: name of the script and its options, to keep in the archive.
             options: other fields of RunConfig: seed, temperature, annealing.
 
         Raises:
-            ArchiveError: the archive belongs to another run, is damaged, or cannot be written.
-            NonFiniteError: an energy or a parameter is not finite; the last good state is in the archive.
+            ArchiveError: the archive belongs to another run, is damaged, cannot be written, or another process does.
+            NonFiniteError: an energy or a parameter is not finite, even with small steps; the last good state is in the
+                archive.
+            Interrupted: SIGINT or SIGTERM; it is a KeyboardInterrupt.
         """
         run = RunConfig(steps=steps, **options)
-        config = self.config(run)
-        generator = torch.Generator(self.device).manual_seed(run.seed)
-        optimiser = self.optimiser.build(self.wavefunction)
-        file: Archive | None = None
-        start = 0
-        if archive is not None and Path(archive).exists():
-            file = Archive.open(archive)
-            _refuse_other_run(file, config)
-            if file.step:
-                start = file.step
-                model, optimiser_state, generator_state = file.checkpoint()
-                self.wavefunction.load_state_dict(model)
-                optimiser.load_state_dict(optimiser_state)
-                if len(generator_state) == len(generator.get_state()):
-                    generator.set_state(generator_state)
-                else:  # written on another kind of device: go on with fresh random numbers
-                    generator.manual_seed(run.seed + start)
-        elif archive is not None:
-            file = Archive.create(archive, config=config, hamiltonian=str(self.hamiltonian), unit=self.unit)
-        known = file.exact["energy"] if file is not None and file.exact is not None else None
-        if file is not None and isinstance(exact, ExactGroundState) and exact.energy != known:
-            file.write_exact(exact)
-            file.flush()
-        exact_energy = exact.energy if isinstance(exact, ExactGroundState) else known if exact is None else exact
-        energy_infinity = infinite_temperature_energy(self.hamiltonian)
+        return self._run(
+            run, self.config(run), archive, exact, progress, minutes, flush or FlushPolicy(), list(watch), started_by
+        )
 
-        rows: list[dict[str, float]] = []
-        with tqdm(total=steps, initial=start, disable=not progress, unit="step", dynamic_ncols=True) as bar:
-            for step in range(start, steps):
-                begin = time.perf_counter()
-                good = parameters_to_vector(self.wavefunction.parameters()).clone()
-                samples = self.sampler.sample(self.wavefunction, generator)
-                local = local_energies(self.hamiltonian, self.wavefunction, samples)
-                estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
-                temperature = run.temperature_at(step)
-                update = None
-                if math.isfinite(estimate.energy) and math.isfinite(estimate.variance):
-                    free = local.values + 2 * temperature * samples.log_modulus
-                    update = optimiser.step(samples, free, local.diagonal, step / steps)
-                if update is None or not parameters_to_vector(self.wavefunction.parameters()).isfinite().all():
-                    vector_to_parameters(good, self.wavefunction.parameters())
-                    raise NonFiniteError(_what_to_try(f"step {step}", estimate, file))
-                row = {
-                    "step": step,
-                    "energy": estimate.energy,
-                    "error": estimate.error,
-                    "variance": estimate.variance,
-                    "v_score": estimate.v_score,
-                    "samples": estimate.n_samples,
-                    "distinct": estimate.n_distinct,
-                    "perplexity": samples.perplexity,
-                    "share_saved": local.share_saved,
-                    "learning_rate": update.learning_rate,
-                    "update_norm": update.update_norm,
-                    "gradient_norm": update.gradient_norm,
-                    "temperature": temperature,
-                    "seconds": time.perf_counter() - begin,
-                }
+    def _run(
+        self,
+        run: RunConfig,
+        config: dict[str, Any],
+        archive: str | Path | None,
+        exact: ExactGroundState | float | None,
+        progress: bool,
+        minutes: float | None,
+        flush: FlushPolicy,
+        watch: list[Watcher],
+        started_by: tuple[str, Mapping[str, Any]],
+    ) -> Result:
+        limit = TimeLimit(minutes)
+        with ExitStack() as stack:
+            interruption = stack.enter_context(Interruption())  # first: the last flush is under its protection too
+            for watcher in watch:
+                stack.enter_context(closing(watcher))
+            file = None
+            if archive is not None:
+                file = stack.enter_context(self._archive(Path(archive), config, started_by))
+            state = _State(
+                optimiser=self.optimiser.build(self.wavefunction),
+                generator=torch.Generator(self.device).manual_seed(run.seed),
+            )
+            start = self._restore(state, file, run) if file is not None and file.step else 0
+            known = file.exact["energy"] if file is not None and file.exact is not None else None
+            if file is not None and isinstance(exact, ExactGroundState) and exact.energy != known:
+                file.write_exact(exact)
+                file.flush()
+            exact_energy = exact.energy if isinstance(exact, ExactGroundState) else known if exact is None else exact
+            energy_infinity = infinite_temperature_energy(self.hamiltonian)
+
+            rows: list[dict[str, float]] = []
+            writing, done = 0.0, start
+            bar = stack.enter_context(Progress(run.steps, start, show=progress))
+            for step in range(start, run.steps):
+                row, estimate = self._step(step, run, state, energy_infinity, file)
+                row["archive_seconds"] = writing
                 rows.append(row)
+                done = step + 1
                 if file is not None:
+                    begin = time.perf_counter()
                     file.record(
-                        row, step + 1, self.wavefunction.state_dict(), optimiser.state_dict(), generator.get_state()
+                        row,
+                        done,
+                        self.wavefunction.state_dict(),
+                        state.optimiser.state_dict(),
+                        state.generator.get_state(),
+                        damping=state.damping,
+                        last_good=state.last_good,
                     )
-                    file.flush()
-                bar.set_postfix_str(_status(estimate, exact_energy), refresh=False)
-                bar.update()
+                    file.flush_if_due(flush)
+                    writing = time.perf_counter() - begin
+                bar.update(_status(estimate, exact_energy))
+                for watcher in watch:
+                    watcher.step(row)
+                interruption.check(_where_to_go_on(file, done, run.steps))
+                if not limit.allows(row["seconds"] + self._evaluation_seconds(row)):
+                    break
 
-        result = file.result if file is not None else None
-        if result is None:
-            state = exact if isinstance(exact, ExactGroundState) else None
-            result = self._evaluate(generator, energy_infinity, file, state)
+            result = file.result if file is not None and file.result_step == run.steps else None
+            if result is None:
+                result = self._evaluate(
+                    state.generator, energy_infinity, file, exact if isinstance(exact, ExactGroundState) else None
+                )
         history = (
             file.history if file is not None else {name: np.array([row[name] for row in rows]) for name in rows[0]}
         )
@@ -269,7 +305,100 @@ class VMC:
             seconds=float(history["seconds"].sum()),
             exact=exact_energy,
             archive=None if archive is None else Path(archive),
+            steps_left=run.steps - done,
         )
+
+    def _archive(self, path: Path, config: dict[str, Any], started_by: tuple[str, Mapping[str, Any]]) -> Archive:
+        """The archive of this very run, to write to."""
+        if not path.exists():
+            script, options = started_by
+            return Archive.create(
+                path, config=config, hamiltonian=str(self.hamiltonian), unit=self.unit, script=script, options=options
+            )
+        file = Archive.open(path, "a")
+        try:
+            _refuse_other_run(file, config)
+        except ArchiveError:
+            file.close()
+            raise
+        return file
+
+    def _restore(self, state: _State, file: Archive, run: RunConfig) -> int:
+        """Bring back the state after the last recorded step, and return the number of finished steps."""
+        model, optimiser, generator = file.checkpoint()
+        self.wavefunction.load_state_dict(model)
+        state.optimiser.load_state_dict(optimiser)
+        if len(generator) == len(state.generator.get_state()):
+            state.generator.set_state(generator)
+        else:  # written on another kind of device: go on with fresh random numbers
+            state.generator.manual_seed(run.seed + file.step)
+        state.damping = file.damping
+        if file.last_good is not None:
+            state.last_good = torch.from_numpy(file.last_good).to(self.device)
+        return file.step
+
+    def _step(
+        self, step: int, run: RunConfig, state: _State, energy_infinity: float, file: Archive | None
+    ) -> tuple[dict[str, float], EnergyEstimate]:
+        """One update of the parameters: its row of the history, and the energy before it.
+
+        Raises:
+            NonFiniteError: also after retries from the last good state; the parameters are those before the step.
+        """
+        begin = time.perf_counter()
+        parameters = list(self.wavefunction.parameters())
+        before = parameters_to_vector(parameters).detach().clone()
+        temperature = run.temperature_at(step)
+        retries = 0
+        while True:
+            good = parameters_to_vector(parameters).detach().clone()
+            samples = self.sampler.sample(self.wavefunction, state.generator)
+            local = local_energies(self.hamiltonian, self.wavefunction, samples)
+            estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
+            if math.isfinite(estimate.energy) and math.isfinite(estimate.variance):
+                free = local.values + 2 * temperature * samples.log_modulus
+                update = state.optimiser.step(samples, free, local.diagonal, step / run.steps)
+                new = parameters_to_vector(parameters).detach()
+                if state.damping < 1:
+                    new = good + state.damping * (new - good)
+                    vector_to_parameters(new, parameters)
+                if new.isfinite().all():
+                    break
+            elif state.last_good is not None:
+                good = state.last_good.clone()
+            state.damping /= 2
+            if state.damping < MIN_DAMPING:
+                vector_to_parameters(before, parameters)
+                raise NonFiniteError(_what_to_try(f"step {step}", estimate, file, retries))
+            vector_to_parameters(good, parameters)
+            state.optimiser = self.optimiser.build(self.wavefunction)  # without the momentum that led there
+            retries += 1
+        row = {
+            "step": step,
+            "energy": estimate.energy,
+            "error": estimate.error,
+            "variance": estimate.variance,
+            "v_score": estimate.v_score,
+            "samples": estimate.n_samples,
+            "distinct": estimate.n_distinct,
+            "perplexity": samples.perplexity,
+            "share_saved": local.share_saved,
+            "learning_rate": state.damping * update.learning_rate,
+            "update_norm": state.damping * update.update_norm,
+            "gradient_norm": update.gradient_norm,
+            "temperature": temperature,
+            "retries": retries,
+            "seconds": time.perf_counter() - begin,
+        }
+        state.last_good = good
+        state.damping = min(1.0, RECOVERY * state.damping)
+        return row, estimate
+
+    def _evaluation_seconds(self, row: dict[str, float]) -> float:
+        """Upper estimate of the time for the final evaluation, from a step: configurations cost less than there."""
+        limits = [getattr(self.evaluation, name, None) for name in ("n_distinct", "n_samples")]
+        wanted = min([self.hamiltonian.hilbert.dimension, *(limit for limit in limits if limit is not None)])
+        return row["seconds"] * max(1.0, wanted / row["distinct"])
 
     def _evaluate(
         self,
@@ -279,6 +408,8 @@ class VMC:
         exact: ExactGroundState | None,
     ) -> EnergyEstimate:
         """The quoted energy, from fresh samples; stored with them and the observables of `nqs.measurements`."""
+        if file is not None:
+            file.flush()  # all steps, before something that takes long
         samples = self.evaluation.sample(self.wavefunction, generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
         estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
@@ -304,6 +435,9 @@ def resume(
     device: torch.device | str = "cpu",
     exact: ExactGroundState | float | None = None,
     progress: bool = True,
+    minutes: float | None = None,
+    flush: FlushPolicy | None = None,
+    watch: Iterable[Watcher] = (),
 ) -> Result:
     """Continue a run from its archive alone.
 
@@ -311,17 +445,14 @@ def resume(
         archive: HDF5 file that `VMC.run` wrote.
         types: classes of your own that the run was built from, by name.
         device: where to continue.
-        exact, progress: as in `VMC.run`.
+        exact, progress, minutes, flush, watch: as in `VMC.run`.
 
     Raises:
-        ArchiveError: no readable archive.
+        ArchiveError: no readable archive, or no run in it.
         ValueError: the run was built from classes that nqs does not know; pass them in `types`.
     """
     config = Archive.open(archive).config
-    known = known_types() | dict(types or {})
-    built = {
-        name: from_plain(config[name], known) for name in ("hamiltonian", "model", "sampler", "optimiser", "evaluation")
-    }
+    built = rebuild(config, types)
     wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
     vmc = VMC(
         built["hamiltonian"],
@@ -331,31 +462,31 @@ def resume(
         built["evaluation"],
         unit=config["unit"],
     )
-    run = {key: value for key, value in config["run"].items() if key != "type"}
-    return vmc.run(archive=archive, exact=exact, progress=progress, **run)
+    # The configuration of the archive itself: one of an older version lacks options that came later.
+    return vmc._run(
+        built["run"], config, archive, exact, progress, minutes, flush or FlushPolicy(), list(watch), ("", {})
+    )
+
+
+def rebuild(config: Mapping[str, Any], types: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """The objects of a run from the configuration in its archive: hamiltonian, model, sampler, optimiser, ...
+
+    Raises:
+        ArchiveError: a part is missing, or its values do not fit.
+        ValueError: a class that nqs does not know.
+    """
+    known = known_types() | {"RunConfig": RunConfig} | dict(types or {})
+    parts = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run")
+    missing = [name for name in (*parts, "unit") if name not in config]
+    if missing:
+        raise ArchiveError(f"the archive holds no run of nqs: its configuration lacks {', '.join(missing)}.")
+    return {name: from_plain(config[name], known) for name in parts}
 
 
 def known_types() -> dict[str, type]:
     """The configuration classes of nqs, by name: what an archive may be rebuilt from."""
     modules = (hamiltonians, hilbert, lattice, models, samplers, optimisation)
     return {name: item for module in modules for name, item in vars(module).items() if isinstance(item, type)}
-
-
-def with_error(value: float, error: float) -> str:
-    """A number with its error in the last two digits: -7.459791(31); eight decimals where there is no error."""
-    if not (error > 0 and math.isfinite(value) and math.isfinite(error)):
-        return f"{value:.8f}"
-    _, exponent = f"{error:.1e}".split("e")  # rounded to two digits first: 0.0996 is 0.10
-    digits = 1 - int(exponent)
-    if digits <= 0:
-        return f"{value:.0f}({error:.0f})"
-    if digits > MAX_DECIMALS:  # beyond what double precision holds
-        return f"{value:.{MAX_DECIMALS}f}"
-    return f"{value:.{digits}f}({error * 10**digits:.0f})"
-
-
-def _relative(energy: float, exact: float) -> float:
-    return (energy - exact) / abs(exact) if exact else math.nan
 
 
 def _status(estimate: EnergyEstimate, exact: float | None) -> str:
@@ -366,7 +497,7 @@ def _status(estimate: EnergyEstimate, exact: float | None) -> str:
         f"{estimate.n_distinct:,} distinct",
     ]
     if exact is not None:
-        parts.append(f"rel. error {_relative(estimate.energy, exact):.1e}")
+        parts.append(f"rel. error {relative_error(estimate.energy, exact):.1e}")
     return ", ".join(parts)
 
 
@@ -379,9 +510,16 @@ def _refuse_other_run(file: Archive, config: dict[str, Any]) -> None:
         )
 
 
-def _what_to_try(where: str, estimate: EnergyEstimate, file: Archive | None) -> str:
+def _what_to_try(where: str, estimate: EnergyEstimate, file: Archive | None, retries: int = 0) -> str:
+    tried = f", not even from the state before and with the update halved {retries} times" if retries else ""
     kept = f"The state before it is in {file.path}." if file is not None else "The state before it was restored."
     return (
-        f"{where}: energy {estimate.energy}, variance {estimate.variance}, or the update, is not finite. {kept} "
+        f"{where}: energy {estimate.energy}, variance {estimate.variance}, or the update, is not finite{tried}. {kept} "
         "Try a smaller learning_rate or max_step, a larger diagonal_shift, or dtype='float64'."
     )
+
+
+def _where_to_go_on(file: Archive | None, done: int, steps: int) -> str:
+    if file is None:
+        return f"stopped after step {done} of {steps}; nothing is saved, because the run has no archive."
+    return f"{done} of {steps} steps are saved in {file.path}; repeat the command or resume to go on."

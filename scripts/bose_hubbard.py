@@ -11,7 +11,7 @@ Repeat a command to see its result again; interrupt it and repeat it to continue
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nqs import recipes
+from nqs import Result, recipes
 from nqs.hamiltonians import BoseHubbard, harmonic_trap
 from nqs.lattice import hypercubic
 from nqs.models import TransformerConfig
@@ -36,7 +36,7 @@ class Config:
     options: CommonOptions = field(default_factory=Options)
 
 
-def main(config: Config) -> None:
+def main(config: Config) -> Result:
     lattice = hypercubic(config.shape, config.boundary)
     hamiltonian = BoseHubbard(
         lattice,
@@ -55,7 +55,7 @@ def main(config: Config) -> None:
 
     sites = "x".join(map(str, config.shape))
     name = f"bose_hubbard-{sites}-N{config.n_particles}-U{config.U:g}"
-    solve(hamiltonian, config.model, config.options, name=name, ground_state=ground_state)
+    return solve(hamiltonian, config.model, config.options, name=name, ground_state=ground_state)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ Repeat a command to see its result again; interrupt it and repeat it to continue
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from nqs import recipes
+from nqs import Result, recipes
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import FermiHubbard, staggered_potential
 from nqs.lattice import hypercubic
@@ -57,7 +57,7 @@ def wavefunction(
     return with_mean_field(config.model, hamiltonian, ground_state, unit="t")
 
 
-def main(config: Config) -> None:
+def main(config: Config) -> Result:
     lattice = hypercubic(config.shape, config.boundary)
     hamiltonian = FermiHubbard(
         lattice,
@@ -76,7 +76,7 @@ def main(config: Config) -> None:
     sites = "x".join(map(str, config.shape))
     electrons = f"{hamiltonian.n_up}+{hamiltonian.n_down}"
     name = f"fermi_hubbard-{sites}-N{electrons}-U{config.U:g}"
-    solve(hamiltonian, model, config.options, name=name, ground_state=ground_state, unit="t")
+    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state, unit="t")
 
 
 if __name__ == "__main__":

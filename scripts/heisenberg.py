@@ -14,7 +14,7 @@ Repeat a command to see its result again; interrupt it and repeat it to continue
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from nqs import recipes
+from nqs import Result, recipes
 from nqs.hamiltonians import Heisenberg
 from nqs.lattice import hypercubic
 from nqs.models import MarshallSign, TransformerConfig, WithReference
@@ -56,7 +56,7 @@ def wavefunction(config: Config, hamiltonian: Heisenberg) -> WavefunctionConfig:
     return WithReference(base=model, reference=MarshallSign(sublattice=tuple(sublattices.tolist())))
 
 
-def main(config: Config) -> None:
+def main(config: Config) -> Result:
     lattice = hypercubic(config.shape, config.boundary)
     hamiltonian = Heisenberg(lattice, config.total_sz, J=config.J, Delta=config.Delta, h=config.h, spin=config.spin)
     network = wavefunction(config, hamiltonian)
@@ -64,7 +64,7 @@ def main(config: Config) -> None:
 
     sites = "x".join(map(str, config.shape))
     name = f"heisenberg-{sites}-J{'-'.join(f'{J:g}' for J in config.J)}"
-    solve(hamiltonian, network, config.options, name=name, ground_state=ground_state)
+    return solve(hamiltonian, network, config.options, name=name, ground_state=ground_state)
 
 
 if __name__ == "__main__":

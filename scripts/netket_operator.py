@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nqs import recipes
+from nqs import Result, recipes
 from nqs.hamiltonians import NetKetOperator
 from nqs.models import MarshallSign, TransformerConfig, WithReference
 from nqs.protocols import WavefunctionConfig
@@ -57,7 +57,7 @@ def netket_operator(config: Config) -> Any:
     return nk.operator.GraphOperator(hilbert, graph, site_ops=[config.D * sz @ sz], bond_ops=[bond])
 
 
-def main(config: Config) -> None:
+def main(config: Config) -> Result:
     formula = f"bilinear-biquadratic chain, theta = {config.theta:.4g}, D = {config.D:g}"
     hamiltonian = NetKetOperator.from_netket(netket_operator(config), name=formula)
     ground_state = diagonalise(hamiltonian, config.options)
@@ -67,7 +67,7 @@ def main(config: Config) -> None:
         sublattice = tuple(site % 2 for site in range(config.L))
         model = WithReference(base=config.model, reference=MarshallSign(sublattice=sublattice))
     name = f"netket_operator-{config.L}-theta{config.theta:.3g}"
-    solve(hamiltonian, model, config.options, name=name, ground_state=ground_state)
+    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state)
 
 
 if __name__ == "__main__":

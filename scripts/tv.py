@@ -14,7 +14,7 @@ Repeat a command to see its result again; interrupt it and repeat it to continue
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from nqs import recipes
+from nqs import Result, recipes
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import TV, staggered_potential
 from nqs.lattice import hypercubic
@@ -51,7 +51,7 @@ def wavefunction(config: Config, hamiltonian: TV, ground_state: ExactGroundState
     return with_mean_field(config.model, hamiltonian, ground_state, unit="t")
 
 
-def main(config: Config) -> None:
+def main(config: Config) -> Result:
     lattice = hypercubic(config.shape, config.boundary)
     hamiltonian = TV(
         lattice,
@@ -66,7 +66,7 @@ def main(config: Config) -> None:
     model = wavefunction(config, hamiltonian, ground_state)
     sites = "x".join(map(str, config.shape))
     name = f"tv-{sites}-N{hamiltonian.n_particles}-V{config.V:g}"
-    solve(hamiltonian, model, config.options, name=name, ground_state=ground_state, unit="t")
+    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state, unit="t")
 
 
 if __name__ == "__main__":

@@ -118,3 +118,11 @@ def deterministic(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and torch finds none")
+
+
+# ------------------------------------------------------------------------------------------------- longer tests
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=8, help="runs that tests/test_kill.py kills at random moments")
+    parser.addoption("--mutations", type=int, default=120, help="damaged archives that tests/test_fuzz.py reads")

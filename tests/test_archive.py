@@ -1,10 +1,17 @@
 """The archive's documented layout, what it refuses, and that a flush is all or nothing."""
 
 import errno
+import fcntl
 import json
 import os
 import re
-from collections.abc import Mapping
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +24,16 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 import nqs.archive
-from nqs import VMC, Archive, ArchiveError, exact
+from nqs import VMC, Archive, ArchiveError, FlushPolicy, exact
+from nqs.archive import ArchiveLockedError
+from nqs.estimates import EnergyEstimate
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import Transformer
 from nqs.samplers import TreeSampler
 from nqs.samples import Samples
-from nqs.statistics import EnergyEstimate
+from nqs.storage import seal
 
 STEPS = 3
 H = BoseHubbard(chain(3), 3, U=4.0)  # 10 configurations
@@ -61,9 +70,10 @@ def test_header_can_be_read_with_h5py_alone(finished: Path) -> None:
     with h5py.File(finished) as file:
         header = dict(file.attrs)
     documented = nqs.archive.__doc__.split("attributes:")[1].split("(JSON)")[0]
-    assert set(header) == {name.strip() for name in documented.split(",")}
+    assert set(header) == {name.strip() for name in documented.split(",")} | {"script", "options"}
     assert header["format"] == "nqs-run"
-    assert header["version"] == 1
+    assert header["version"] == 2
+    assert (header["script"], header["options"]) == ("", "{}")
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", header["package_version"])
     assert re.fullmatch(r"[0-9a-f]{40}|", header["commit"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", header["created"])
@@ -86,18 +96,18 @@ def test_datasets_can_be_read_with_h5py_alone(finished: Path) -> None:
         assert {"learning_rate", "update_norm", "gradient_norm", "temperature", "perplexity"} <= set(file["history"])
         for values in file["history"].values():
             assert values.shape == (STEPS,)
-            assert values.maxshape == (None,)
             assert np.isfinite(values[:]).all()
         np.testing.assert_array_equal(file["history/step"], np.arange(STEPS))
 
         assert file["checkpoint"].attrs["step"] == STEPS
-        assert set(file["checkpoint"]) == {"model", "optimiser", "generator"}
+        assert file["checkpoint"].attrs["damping"] == 1
+        assert set(file["checkpoint"]) == {"model", "optimiser", "generator", "last_good"}
         model = Transformer(H.hilbert, width=4, layers=1, heads=1).state_dict()
         assert {name: data.shape for name, data in file["checkpoint/model"].items()} == {
             name: tuple(tensor.shape) for name, tensor in model.items()
         }
         n_parameters = sum(tensor.numel() for tensor in model.values())
-        assert file["checkpoint/optimiser/update"].shape == (n_parameters,)
+        assert file["checkpoint/optimiser/update"].shape == file["checkpoint/last_good"].shape == (n_parameters,)
         assert file["checkpoint/generator"].dtype == np.uint8
 
         n = file["samples/configurations"][:]
@@ -108,7 +118,9 @@ def test_datasets_can_be_read_with_h5py_alone(finished: Path) -> None:
             assert file["samples"][name].shape == (len(n),)
         assert file["samples/weights"][:].sum() == pytest.approx(1)
 
-        assert set(file["result"].attrs) == {"energy", "error", "variance", "v_score", "n_samples", "n_distinct"}
+        estimate = {"energy", "error", "variance", "v_score", "n_samples", "n_distinct"}
+        assert set(file["result"].attrs) == estimate | {"step"}
+        assert file["result"].attrs["step"] == STEPS
         assert file["result"].attrs["n_samples"] == 2000
         assert set(file["exact"].attrs) == {"energy", "gap", "dimension", "method", "seconds"}
         assert file["exact"].attrs["dimension"] == 10
@@ -132,14 +144,18 @@ def test_reading_gives_what_h5py_gives(finished: Path) -> None:
     archive = Archive.open(finished)
     with h5py.File(finished) as file:
         assert archive.step == STEPS
-        assert archive.attributes == {name: value for name, value in file.attrs.items() if name != "config"}
+        header = {name: value for name, value in file.attrs.items() if name not in ("config", "options")}
+        assert archive.attributes == header
         assert archive.config == json.loads(file.attrs["config"])
         for found, group in ((archive.history, "history"), (archive.samples(), "samples")):
             assert set(found) == set(file[group])
             for name, values in found.items():
                 np.testing.assert_array_equal(values, file[group][name])
         assert archive.exact == dict(file["exact"].attrs)
-        assert archive.result == EnergyEstimate(**{k: v.item() for k, v in file["result"].attrs.items()})
+        values = {name: value.item() for name, value in file["result"].attrs.items() if name != "step"}
+        assert archive.result == EnergyEstimate(**values)
+        assert archive.finished
+        assert archive.size == finished.stat().st_size
         assert set(archive.observables()) == set(file["observables"])
 
 
@@ -206,18 +222,6 @@ def write_hdf5(path: Path, **attributes: Any) -> None:
         file["energy"] = np.arange(3.0)
 
 
-def other_version(path: Path, finished: Path) -> None:
-    path.write_bytes(finished.read_bytes())
-    with h5py.File(path, "r+") as file:
-        file.attrs["version"] = 2
-
-
-def without_config(path: Path, finished: Path) -> None:
-    path.write_bytes(finished.read_bytes())
-    with h5py.File(path, "r+") as file:
-        del file.attrs["config"]
-
-
 def flipped(path: Path, finished: Path, *positions: int) -> None:
     data = bytearray(finished.read_bytes())
     for position in positions:
@@ -225,42 +229,125 @@ def flipped(path: Path, finished: Path, *positions: int) -> None:
     path.write_bytes(data)
 
 
-def torn_config(path: Path, finished: Path) -> None:
-    data = finished.read_bytes()
-    assert data.count(b'{"hamiltonian": ') == 1
-    path.write_bytes(data.replace(b'{"hamiltonian": ', b'{"hamiltonian"\0\0'))
+def changed(path: Path, finished: Path, change: Callable[[h5py.File], object], version: int = 2) -> None:
+    """The run after a change of its contents, with a new seal, as if an archive had been written like that."""
+    image = path.with_suffix(".image")
+    image.write_bytes(finished.read_bytes()[512:])
+    with h5py.File(image, "r+") as file:
+        change(file)
+    data = image.read_bytes()
+    image.unlink()
+    path.write_bytes(seal(data, format="nqs-run", version=version) + data)
 
 
-UNREADABLE = "is not a readable HDF5 file: it is damaged or something else .*left as it is"
-HEADER = r"is HDF5, but its header says format .*; this package reads 'nqs-run' version 1\."
-DAMAGES = {
-    "text": (lambda path, run: path.write_text("E = -7.45979\n"), UNREADABLE),
-    "empty": (lambda path, run: path.write_bytes(b""), UNREADABLE),
-    "truncated": (lambda path, run: path.write_bytes(run.read_bytes()[:-1]), f"truncated file.*|{UNREADABLE}"),
-    "half": (lambda path, run: path.write_bytes(run.read_bytes()[: run.stat().st_size // 2]), UNREADABLE),
-    "first block only": (lambda path, run: path.write_bytes(run.read_bytes()[:512]), UNREADABLE),
-    "signature": (lambda path, run: flipped(path, run, 0, 5), UNREADABLE),
-    "superblock version": (lambda path, run: flipped(path, run, 8), UNREADABLE),
-    "size of offsets": (lambda path, run: flipped(path, run, 13), UNREADABLE),
-    "end of file address": (lambda path, run: flipped(path, run, *range(40, 48)), UNREADABLE),
-    "root group address": (lambda path, run: flipped(path, run, *range(64, 72)), UNREADABLE),
-    "configuration": (torn_config, UNREADABLE),
-    "no configuration": (without_config, HEADER),
+def resealed(change: Callable[[h5py.File], object], version: int = 2) -> Callable[[Path, Path], None]:
+    return lambda path, finished: changed(path, finished, change, version)
+
+
+def replaced(file: h5py.File, name: str, values: Any) -> None:
+    del file[name]
+    file[name] = values
+
+
+def external(file: h5py.File) -> None:
+    """Data in another file of the reader's machine."""
+    del file["history/energy"]
+    file.create_dataset("history/energy", (STEPS,), "f8", external=[("/etc/hostname", 0, 8 * STEPS)])
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((STEPS,), "f8")
+    layout[:] = h5py.VirtualSource("other.h5", "x", (STEPS,))
+    del file["history/energy"]
+    file.create_virtual_dataset("history/energy", layout)
+
+
+def bomb(file: h5py.File) -> None:
+    """A terabyte when it is read, next to nothing in the file."""
+    del file["history/energy"]
+    file.create_dataset("history/energy", (2**37,), "f8", chunks=(2**20,), compression="gzip")
+
+
+SEAL = "is no readable archive: it does not begin with the seal of an nqs-run archive.*left as it is; restore it"
+CHECKSUM = r"is no readable archive: its checksum is wrong: bytes were changed or cut off .*\(now \d+\).*left as it is"
+HEADER = r"is HDF5, but its header says format .*; this package reads 'nqs-run' versions 1 to 2\."
+LAYOUT = "has the header of an archive, but not its layout: .*left as it is; restore it from a copy"
+CONTENTS = "is no readable archive: .*left as it is; restore it from a copy"
+DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "text": (lambda path, run: path.write_text("E = -7.45979\n"), SEAL),
+    "empty": (lambda path, run: path.write_bytes(b""), SEAL),
+    "truncated": (lambda path, run: path.write_bytes(run.read_bytes()[:-1]), CHECKSUM),
+    "longer": (lambda path, run: path.write_bytes(run.read_bytes() + b"\0"), CHECKSUM),
+    "half": (lambda path, run: path.write_bytes(run.read_bytes()[: run.stat().st_size // 2]), CHECKSUM),
+    "user block only": (lambda path, run: path.write_bytes(run.read_bytes()[:512]), CHECKSUM),
+    "without user block": (lambda path, run: path.write_bytes(run.read_bytes()[512:]), HEADER),
+    "format": (lambda path, run: flipped(path, run, 0), SEAL),
+    "zeros of the user block": (lambda path, run: flipped(path, run, 511), SEAL),
+    "checksum": (lambda path, run: path.write_bytes(run.read_bytes().replace(b"\nsha256 ", b"\nsha256 0", 1)), SEAL),
+    "first byte of HDF5": (lambda path, run: flipped(path, run, 512), CHECKSUM),
+    "last byte": (lambda path, run: flipped(path, run, -1), CHECKSUM),
+    "changed by hand": (
+        lambda path, run: path.write_bytes(run.read_bytes().replace(b'"U": 4.0', b'"U": 8.0')),
+        CHECKSUM,
+    ),
     "foreign": (lambda path, run: write_hdf5(path), HEADER.replace("format .*;", "format None version None;")),
     "foreign format": (lambda path, run: write_hdf5(path, format="other"), "format 'other' version None"),
-    "other version": (other_version, "format 'nqs-run' version 2; this package reads 'nqs-run' version 1"),
+    "broken foreign": (
+        lambda path, run: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500)),
+        "is no readable archive: the HDF5 library cannot read it",
+    ),
+    "version to come": (
+        resealed(lambda file: file.attrs.update(version=3), 3),
+        "is of version 3 of the archive format; this package reads versions 1 to 2: update nqs",
+    ),
+    "two versions": (resealed(lambda file: file.attrs.update(version=3)), "header says format 'nqs-run' version 3"),
+    "no format": (resealed(lambda file: file.attrs.pop("format")), "header says format None version 2"),
+    "no configuration": (resealed(lambda file: file.attrs.pop("config")), f"{LAYOUT[:-60]}.*config"),
+    "configuration of numbers": (resealed(lambda file: file.attrs.update(config=3)), "attribute config is not text"),
+    "torn configuration": (resealed(lambda file: file.attrs.update(config='{"run"')), LAYOUT),
+    "configuration as a list": (resealed(lambda file: file.attrs.update(config="[]")), "config is not a JSON object"),
+    "steps as a list": (
+        resealed(lambda file: file.attrs.update(config='{"run": []}')),
+        "run in the configuration is not",
+    ),
+    "attribute of bytes": (resealed(lambda file: file.attrs.update(unit=np.void(b"x"))), CONTENTS),
+    "uneven history": (
+        resealed(lambda file: replaced(file, "history/energy", np.ones(STEPS + 1))),
+        "the history has columns of different shapes",
+    ),
+    "no generator": (resealed(lambda file: file["checkpoint"].pop("generator")), LAYOUT),
+    "generator of numbers": (
+        resealed(lambda file: replaced(file, "checkpoint/generator", np.ones(3))),
+        "the random generator is not in bytes",
+    ),
+    "negative step": (resealed(lambda file: file["checkpoint"].attrs.update(step=-1)), "step and damping .* are"),
+    "result without energy": (resealed(lambda file: file["result"].attrs.pop("energy")), LAYOUT),
+    "result of text": (resealed(lambda file: file["result"].attrs.update(energy="low")), "text instead of numbers"),
+    "exact without energy": (resealed(lambda file: file["exact"].attrs.pop("energy")), "the exact ground state has"),
+    "text as data": (resealed(lambda file: replaced(file, "history/energy", "low")), "history/energy holds no numbers"),
+    "link to another file": (
+        resealed(lambda file: file.update({"elsewhere": h5py.ExternalLink("/etc/hostname", "x")})),
+        "elsewhere is a link to elsewhere",
+    ),
+    "group that holds itself": (resealed(lambda file: file["exact"].update(me=file["exact"])), "nested too deeply"),
+    "data in another file": (resealed(external), "the data of history/energy are not in the file"),
+    "virtual data": (resealed(virtual), "the data of history/energy are not in the file"),
+    "more data than a file can hold": (resealed(bomb), "the data of history/energy are not in the file"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_no_archive_is_refused_and_left_as_it_is(damage: str, finished: Path, tmp_path: Path) -> None:
+def test_what_is_no_archive_is_refused_and_left_as_it_is(
+    damage: str, finished: Path, tmp_path: Path, unchecked: None
+) -> None:
     path = tmp_path / "x.h5"
     make, message = DAMAGES[damage]
     make(path, finished)
     before = path.read_bytes()
-    with pytest.raises(ArchiveError, match=message) as error:
-        Archive.open(path)
-    assert str(path) in str(error.value)
+    for mode in ("r", "a"):
+        with pytest.raises(ArchiveError, match=message) as error:
+            Archive.open(path, mode)
+        assert str(path) in str(error.value)
     assert path.read_bytes() == before
     assert listing(tmp_path) == {"x.h5"}
 
@@ -296,14 +383,7 @@ def no_space(*arguments: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def half_write(path: Path, data: bytes) -> None:
-    """What a full disk does."""
-    with path.open("wb") as file:
-        file.write(data[: len(data) // 2])
-    no_space()
-
-
-@pytest.mark.parametrize("failure", ["replace", "write", "half a write"])
+@pytest.mark.parametrize("failure", ["replace", "fsync"])
 def test_failed_flush_keeps_the_previous_version(
     failure: str, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,27 +392,49 @@ def test_failed_flush_keeps_the_previous_version(
     before = archive.path.read_bytes()
     record(archive, 1, w=torch.tensor([3.0, 4.0]))
     with monkeypatch.context() as patch:
-        if failure == "replace":
-            patch.setattr(os, "replace", no_space)
-        else:
-            patch.setattr(Path, "write_bytes", no_space if failure == "write" else half_write)
+        patch.setattr(os, failure, no_space)
         with pytest.raises(
             ArchiveError, match=r"new\.h5 cannot be written \(No space left on device\); the last complete version"
         ):
             archive.flush()
     assert archive.path.read_bytes() == before
-    assert listing(archive.path.parent) == {"new.h5"}
+    assert listing(archive.path.parent) == {"new.h5", ".new.h5.lock"}
     assert Archive.open(archive.path).step == 1
     archive.flush()  # space was made
     assert Archive.open(archive.path).step == 2
+    archive.close()
     assert listing(archive.path.parent) == {"new.h5"}
+
+
+def test_disk_that_is_really_full_keeps_the_previous_version(archive: Archive) -> None:
+    before = archive.path.read_bytes()
+    record(archive, 0, w=torch.zeros(10**5))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, hard))  # no file may be longer than that
+    try:
+        with pytest.raises(ArchiveError, match=r"cannot be written \(File too large\)"):
+            archive.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert archive.path.read_bytes() == before
+    assert listing(archive.path.parent) == {"new.h5", ".new.h5.lock"}
+
+
+def test_folder_that_vanishes_is_reported(archive: Archive, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path)
+    with pytest.raises(ArchiveError, match=r"cannot be written \(No such file or directory\); the last complete"):
+        archive.flush()
+    archive.close()
+    assert not tmp_path.exists()
 
 
 def test_file_system_that_becomes_read_only_is_reported(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(Path, "write_bytes", read_only)
+    monkeypatch.setattr(Path, "open", read_only)
     monkeypatch.setattr(Path, "unlink", read_only)
     with pytest.raises(ArchiveError, match=r"cannot be written \(Read-only file system\)"):
         archive.flush()
@@ -361,43 +463,189 @@ def test_second_reader_sees_every_flushed_step_and_nothing_else(archive: Archive
 
 def test_no_moment_of_a_flush_shows_an_incomplete_file(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    write = Path.write_bytes
+    replace = os.replace
 
-    def in_pieces(path: Path, data: bytes) -> int:
-        for end in range(0, len(data) + 1, max(1, len(data) // 5)):
-            write(path, data[:end])
-            seen.append(Archive.open(archive.path).step)
-        return write(path, data)
+    def look(*arguments: Any) -> None:
+        seen.append(Archive.open(archive.path).step)
+
+    def watched_replace(source: Path, target: Path) -> None:
+        look()
+        replace(source, target)
+        look()
 
     record(archive, 0)
-    monkeypatch.setattr(Path, "write_bytes", in_pieces)
+    monkeypatch.setattr(os, "fsync", look)
+    monkeypatch.setattr(os, "replace", watched_replace)
     archive.flush()
-    assert set(seen) == {0}
+    assert seen == [0, 0, 1]
+
+
+def test_flush_is_due_by_its_cost_or_after_the_longest_time(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive._last_flush = (100.0, 0.5)  # ended then, took half a second
+    written = []
+    monkeypatch.setattr(Archive, "flush", lambda self: written.append(1))
+    for now, policy, expected in (
+        (149.0, FlushPolicy(), False),
+        (151.0, FlushPolicy(), True),
+        (124.0, FlushPolicy(share=0.02), False),
+        (126.0, FlushPolicy(share=0.02), True),
+        (109.0, FlushPolicy(longest=10), False),
+        (111.0, FlushPolicy(longest=10), True),
+        (100.0, FlushPolicy(longest=0), True),
+    ):
+        monkeypatch.setattr(time, "perf_counter", lambda now=now: now)
+        written.clear()
+        archive.flush_if_due(policy)
+        assert bool(written) is expected, (now, policy)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"share": 0.0}, r"share=0\.0: the share of the time for writing is above 0 and at most 1"),
+        ({"share": 2.0}, r"share=2\.0: the share"),
+        ({"longest": -1.0}, r"longest=-1\.0: give the seconds between two writes, 0 for every step"),
+        ({"longest": float("nan")}, r"longest=nan: give the seconds"),
+    ],
+)
+def test_impossible_flush_policies_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FlushPolicy(**options)
+
+
+# ------------------------------------------------------------------------------------------------- one writer
+
+OTHER = """
+import sys, time
+from nqs import Archive
+archive = Archive.open(sys.argv[1], "a")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other_process(archive: Archive) -> Iterator[subprocess.Popen]:
+    """Another process that writes the archive."""
+    archive.close()
+    command = [sys.executable, "-P", "-c", OTHER, str(archive.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_second_writer_is_refused_and_readers_are_not(archive: Archive, other_process: subprocess.Popen) -> None:
+    before = archive.path.read_bytes()
+    message = (
+        rf"new\.h5 is being written by another process \(process {other_process.pid} on .+\): wait for it or stop it"
+    )
+    with pytest.raises(ArchiveLockedError, match=message):
+        Archive.open(archive.path, "a")
+    assert Archive.open(archive.path).step == 0
+    assert archive.path.read_bytes() == before
+
+
+def test_lock_of_a_killed_process_is_taken_over_with_what_it_left(
+    archive: Archive, other_process: subprocess.Popen
+) -> None:
+    leftover = archive.path.with_name(f".new.h5.{other_process.pid}.partial")
+    leftover.write_text("half an archive")
+    other_process.kill()
+    other_process.wait()
+    assert listing(archive.path.parent) == {"new.h5", ".new.h5.lock", leftover.name}
+    with Archive.open(archive.path, "a") as again:
+        record(again, 0)
+    assert listing(archive.path.parent) == {"new.h5"}
     assert Archive.open(archive.path).step == 1
 
 
-def test_two_processes_never_write_into_one_partial_file(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = []
-    monkeypatch.setattr(Path, "write_bytes", lambda path, data: written.append(path) or no_space())
-    for pid in (100, 200):
-        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
-        with pytest.raises(ArchiveError):
-            archive.flush()
-    assert len(set(written)) == 2
-    assert {path.parent for path in written} == {archive.path.parent}  # a rename is atomic only within a file system
+def test_reader_cannot_flush(archive: Archive) -> None:
+    with pytest.raises(ArchiveError, match=r"new\.h5 was opened for reading or closed: open it with mode 'a' to write"):
+        Archive.open(archive.path).flush()
+    archive.close()
+    with pytest.raises(ArchiveError, match="opened for reading or closed"):
+        archive.flush()
+
+
+def test_folder_without_room_for_a_lock_is_reported(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*arguments: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    archive.close()
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(ArchiveError, match=r"cannot be locked for writing \(Read-only file system\): its folder must"):
+        Archive.open(archive.path, "a")
+
+
+def test_lock_whose_file_was_removed_in_between_is_taken_anew(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, lock = fcntl.flock, archive.path.with_name(".new.h5.lock")
+    archive.close()
+    calls = []
+
+    def removed(descriptor: int, operation: int) -> None:
+        flock(descriptor, operation)
+        calls.append(descriptor)
+        if len(calls) == 1:  # what the release of another process does
+            lock.unlink()
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    with Archive.open(archive.path, "a"):
+        assert len(calls) == 2
+        with pytest.raises(ArchiveLockedError):
+            Archive.open(archive.path, "a")
+
+
+# -------------------------------------------------------------------------------------------- every past version
+
+VERSION_1 = Path(__file__).parent / "data" / "version-1.h5"
+
+
+def test_version_1_is_read_and_upgraded_when_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    path.write_bytes(VERSION_1.read_bytes())
+    old = Archive.open(path)
+    assert (old.step, old.steps, old.result_step, old.finished) == (5, 5, 5, True)
+    assert old.result is not None
+    assert old.result.energy == -1.9321231040454778
+    assert old.exact is not None
+    assert old.exact["energy"] == pytest.approx(-3.1749615197)
+    assert old.config["optimiser"]["momentum"] == 0.5
+    with h5py.File(VERSION_1) as file:
+        assert old.history.keys() == file["history"].keys()
+        np.testing.assert_array_equal(old.history["energy"], file["history/energy"][:])
+        assert set(old.checkpoint()[0]) == set(file["checkpoint/model"])
+    assert (old.damping, old.last_good, old.options) == (1.0, None, {})
+    with Archive.open(path, "a") as archive:
+        archive.flush()
+    assert path.read_bytes().startswith(b"nqs-run/2\n")
+    new = Archive.open(path)
+    assert new.attributes["version"] == 2
+    assert new.attributes["package_version"] == old.attributes["package_version"]
+    assert new.result == old.result
+    assert_bitwise(new.checkpoint()[0], old.checkpoint()[0])
+
+
+def test_version_1_that_crashes_hdf5_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nqs.archive, "PROBE", "import os; os.kill(os.getpid(), 11)")
+    with pytest.raises(ArchiveError, match=r"the HDF5 library cannot read it \(it crashed\)"):
+        Archive.open(VERSION_1)
 
 
 # -------------------------------------------------------------------------------------------------- quantities
 
 
-def test_history_grows_over_chunks_and_reopening(archive: Archive) -> None:
-    n = nqs.archive.CHUNK + 5
+def test_history_grows_until_it_is_compressed_and_over_reopening(archive: Archive) -> None:
+    n = nqs.archive.COMPRESSED_FROM // 8 + 5
     for step in range(n):
         record(archive, step)
     archive.flush()
-    again = Archive.open(archive.path)
-    record(again, n)
-    again.flush()
+    archive.close()
+    with Archive.open(archive.path, "a") as again:
+        record(again, n)
     history = Archive.open(archive.path).history
     assert history["step"].tolist() == list(range(n + 1))
     np.testing.assert_array_equal(history["energy"], [-step / 3 for step in range(n + 1)])
@@ -458,19 +706,40 @@ def test_parameters_that_need_gradients_or_are_views_are_stored_by_value(archive
     assert archive.checkpoint()[0]["w"].tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
-def test_parameters_of_equal_shape_are_overwritten_in_place(archive: Archive) -> None:
-    record(archive, 0, w=torch.zeros(1000), scalar=torch.tensor(1.0))
+def test_quantity_that_comes_later_is_filled_up_and_one_that_goes_is_kept(archive: Archive) -> None:
+    for row in ({"step": 0, "old": 1.5}, {"step": 1, "old": 2.5}):
+        archive.record(row, 1, {}, {}, torch.zeros(1, dtype=torch.uint8))
     archive.flush()
-    with h5py.File(archive.path) as file:
-        place = file["checkpoint/model/w"].id.get_offset()
-    size = archive.path.stat().st_size
-    for step in range(1, 20):
+    archive.record({"step": 2, "new": 3.5}, 1, {}, {}, torch.zeros(1, dtype=torch.uint8))
+    archive.flush()
+    history = Archive.open(archive.path).history
+    assert history["step"].tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(history["old"], [1.5, 2.5, np.nan])
+    np.testing.assert_array_equal(history["new"], [np.nan, np.nan, 3.5])
+
+
+def test_file_does_not_grow_with_the_parameters_of_past_steps(archive: Archive) -> None:
+    sizes = []
+    for step in range(20):
         record(archive, step, w=torch.full((1000,), float(step)), scalar=torch.tensor(float(step)))
+        archive.flush()
+        sizes.append(archive.path.stat().st_size)
+    assert sizes[-1] <= sizes[0] + 20 * 16 + 512
+    with h5py.File(archive.path) as file:
+        assert file["checkpoint/model/w"][0] == file["checkpoint/model/scalar"][()] == 19
+
+
+def test_compression_pays(archive: Archive, tmp_path: Path) -> None:
+    """Samples shrink, parameters are not tried: random digits do not."""
+    n = torch.randint(0, 3, (4000, 16), generator=torch.Generator().manual_seed(0))
+    archive.write_samples(samples_of(n.tolist()))
+    archive.record({}, 1, {"w": torch.rand(4000)}, {}, torch.zeros(1, dtype=torch.uint8))
     archive.flush()
     with h5py.File(archive.path) as file:
-        assert file["checkpoint/model/w"].id.get_offset() == place
-        assert file["checkpoint/model/w"][0] == file["checkpoint/model/scalar"][()] == 19
-    assert archive.path.stat().st_size < size + 1000
+        configurations = file["samples/configurations"]
+        assert configurations.compression == "gzip"
+        assert configurations.id.get_storage_size() < 0.35 * configurations.nbytes
+        assert file["checkpoint/model/w"].compression is None
 
 
 @pytest.mark.parametrize(
@@ -538,6 +807,9 @@ def test_archives_of_one_name_in_two_folders_are_two_archives(tmp_path: Path) ->
 
 def test_archive_can_be_made_anew_after_its_file_was_removed(archive: Archive) -> None:
     archive.path.unlink()
+    with pytest.raises(ArchiveLockedError, match="is being written by another process"):  # and may write it again
+        Archive.create(archive.path, config={}, hamiltonian="", unit="J")
+    archive.close()
     again = Archive.create(archive.path, config={}, hamiltonian="", unit="J")  # the first one is still alive
     record(again, 0)
     assert archive.step == 0
@@ -547,3 +819,45 @@ def test_two_readers_do_not_share_their_changes(archive: Archive) -> None:
     first, second = Archive.open(archive.path), Archive.open(archive.path)
     record(first, 0)
     assert (first.step, second.step, archive.step, Archive.open(archive.path).step) == (1, 0, 0, 0)
+
+
+# ---------------------------------------------------------------------------------------------------- README
+
+README = (Path(__file__).parents[1] / "README.md").read_text().split("## Archives")[1].split("\n## ")[0]
+
+
+def test_readme_reads_an_archive_with_h5py_alone(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert set(re.findall(r"^import (\S+)", program, re.MULTILINE)) == {"h5py", "hashlib", "json"}
+    assert "from " not in program
+    shutil.copy(finished, tmp_path / "bh6.h5")
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    out = capsys.readouterr().out
+    assert str(H) in out
+    assert "StochasticReconfiguration" in out
+    result = Archive.open(finished).result
+    assert result is not None
+    assert f"{result.energy}" in out
+    changed = bytearray(finished.read_bytes())
+    changed[-1] ^= 1
+    (tmp_path / "bh6.h5").write_bytes(changed)
+    with pytest.raises(AssertionError):
+        exec(program, {})
+
+
+def test_readme_names_all_that_an_archive_holds(finished: Path) -> None:
+    documented = {}
+    for line in re.findall(r"^\| (.+) \| (.+) \|$", README, re.MULTILINE):
+        place, what = line
+        documented[place.replace("attributes of ", "").strip("`")] = set(re.findall(r"`(\w+)", what))
+    with h5py.File(finished) as file:
+        assert documented["/"] == set(file.attrs)
+        assert documented["/history/NAME"] == set(file["history"])
+        assert documented["/checkpoint"] == set(file["checkpoint"].attrs) | set(file["checkpoint"])
+        assert documented["/samples"] == set(file["samples"])
+        assert documented["/result"] == set(file["result"].attrs)
+        assert documented["/exact"] == set(file["exact"].attrs)
+        assert set(file) == {name.split("/")[1] for name in documented if name.startswith("/") and len(name) > 1}

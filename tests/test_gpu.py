@@ -105,7 +105,10 @@ def test_run_converges_and_resumes_on_the_cpu(tmp_path: object) -> None:
     assert resume(archive, device="cpu", progress=False).estimate == result.estimate
 
 
-def test_interrupted_run_goes_on_on_the_cpu(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("first", "second"), [("cuda", "cpu"), ("cpu", "cuda")])
+def test_interrupted_run_goes_on_on_another_device(
+    first: str, second: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hamiltonian, archive = HAMILTONIANS["ring"], f"{tmp_path}/run.h5"
     calls = itertools.count()
 
@@ -114,13 +117,13 @@ def test_interrupted_run_goes_on_on_the_cpu(tmp_path: object, monkeypatch: pytes
             raise KeyboardInterrupt
         return local_energies(*arguments)
 
-    model = Transformer(hamiltonian.hilbert, width=16, phase="zero", device="cuda")
+    model = Transformer(hamiltonian.hilbert, width=16, phase="zero", device=first)
     vmc = VMC(hamiltonian, model, TreeSampler(n_distinct=300))
     monkeypatch.setattr("nqs.vmc.local_energies", interrupted)
     with pytest.raises(KeyboardInterrupt):
         vmc.run(60, archive=archive, progress=False)
     monkeypatch.undo()
-    result = resume(archive, device="cpu", progress=False)
+    result = resume(archive, device=second, progress=False)
     assert len(result.history["step"]) == 60
     ground_state = exact.ground_state(hamiltonian)
     assert -3 * result.estimate.error < result.estimate.energy - ground_state.energy < 1e-3 * abs(ground_state.energy)

@@ -1,7 +1,9 @@
-"""A run that is killed at any moment loses at most the step in flight, and then ends as if nothing had happened.
+"""A run that is killed loses at most what came after the last flush, and then ends as if nothing had happened.
 
 Runs live in children of one helper process, forked after its imports, because importing torch takes longer than a run.
-The helper reads "run PATH ACT"; the child prints its process id, then every step that is on disk.
+The helper reads "PATH ACT LONGEST"; the child prints its process id, then every step that is on disk.
+
+    pytest tests/test_kill.py --kills 100        as many kills at random moments
 """
 
 import os
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,20 +33,20 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
-from nqs import VMC, Archive
+from nqs import VMC, Archive, FlushPolicy
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import Transformer
 from nqs.optimisation import StochasticReconfiguration
 from nqs.samplers import TreeSampler
 
-write, replace, flush = Path.write_bytes, os.replace, Archive.flush
+replace, flush = os.replace, Archive.flush
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def half_written(path, data):
-    write(path, data[: len(data) // 2])
+def half_written(descriptor):
+    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
     die()
 
 def not_renamed(source, target):
@@ -53,7 +56,7 @@ def renamed(source, target):
     replace(source, target)
     die()
 
-def run(path, act, steps={STEPS}):
+def run(path, act, longest, steps={STEPS}):
     h = BoseHubbard(chain(3), 3, U=4.0)
     model = Transformer(h.hilbert, width=4, layers=1, heads=1)
     optimiser = StochasticReconfiguration(momentum=0.5)
@@ -62,23 +65,24 @@ def run(path, act, steps={STEPS}):
     def report(archive):
         if act != "run" and archive.step == int(act.split("@")[1]):
             if act.startswith("half"):
-                Path.write_bytes = half_written
+                os.fsync = half_written
             else:
                 os.replace = renamed if act.startswith("renamed") else not_renamed
         flush(archive)
         print("step", archive.step, flush=True)
 
     Archive.flush = report
-    vmc.run(steps, archive=path, progress=False, seed=3)
+    policy = FlushPolicy(longest=float(longest))
+    vmc.run(steps, archive=path, progress=False, seed=3, flush=policy)
 
-run(None, "run", steps=1)  # the first one is slow
+run(None, "run", 0, steps=1)  # the first one is slow
 print("ready", flush=True)
 for line in sys.stdin:
-    path, act = line.split()
+    path, act, longest = line.split()
     child = os.fork()
     if not child:
         print("pid", os.getpid(), flush=True)
-        run(path, act)
+        run(path, act, longest)
         os._exit(0)
     print("exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -105,11 +109,16 @@ class Helper:
         return line.decode().split()
 
     def run(
-        self, path: Path, act: str = "run", *, until: Callable[[int], float | None] | None = None
+        self,
+        path: Path,
+        act: str = "run",
+        *,
+        longest: float = 0.0,
+        until: Callable[[int], float | None] | None = None,
     ) -> tuple[int, int]:
-        """Last step reported and exit status. `until` says after which step, and how much later, to kill the run."""
+        """Last step flushed and exit status. `until` says after which step, and how much later, to kill the run."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{path} {act}\n".encode())
+        self.process.stdin.write(f"{path} {act} {longest}\n".encode())
         word, pid = self.read()
         assert word == "pid"
         step, killed = 0, False
@@ -121,7 +130,8 @@ class Helper:
             delay = until(step) if until is not None and not killed else None
             if delay is not None:
                 time.sleep(delay)
-                os.kill(int(pid), signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it may have ended by itself
+                    os.kill(int(pid), signal.SIGKILL)
                 killed = True
 
 
@@ -157,35 +167,49 @@ def assert_same(path: Path, reference: Path) -> None:
         assert a.keys() == b.keys()
         assert all(a[name].numpy().tobytes() == b[name].numpy().tobytes() for name in b)
     assert torch.equal(found.checkpoint()[2], expected.checkpoint()[2])
-    for name in expected.history.keys() - {"seconds"}:
+    for name in expected.history.keys() - {"seconds", "archive_seconds"}:
         np.testing.assert_array_equal(found.history[name], expected.history[name], err_msg=name)
     assert found.result == expected.result
 
 
-def test_kills_at_random_moments_lose_at_most_the_step_in_flight(
-    helper: Helper, uninterrupted: Path, tmp_path: Path
+def test_kills_at_random_moments(
+    helper: Helper, uninterrupted: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    """Between flushes, frequent or rare, and inside one; a run that comes to its end is compared and begun anew."""
     rng = random.Random(1)
-    path = tmp_path / "run.h5"
-    done = 0
-    for _ in range(6):
-        wait = done + rng.randint(1, 3)
-        delay = rng.uniform(0, 0.03)
-        reported, status = helper.run(path, until=lambda step, wait=wait, delay=delay: delay if step >= wait else None)
-        assert status == -signal.SIGKILL
-        archive = Archive.open(path)
-        assert_complete(archive)
-        assert archive.step in (reported, reported + 1)  # killed between the rename and the report
-        assert archive.step >= wait
-        done = archive.step
-    assert done < STEPS
+    kills, runs, done = 0, 0, 0
+    path = tmp_path / "0.h5"
+    while kills < request.config.getoption("kills"):
+        longest = rng.choice([0.0, 60.0])
+        act, until = "run", None
+        if rng.random() < 0.4:
+            step = min(done + rng.randint(1, 8), STEPS)
+            act = f"{rng.choice(['half', 'not-renamed', 'renamed'])}@{step}"
+        else:
+            delay = rng.uniform(0, 0.15)
+            until = lambda step, delay=delay: delay  # noqa: E731
+        flushed, status = helper.run(path, act, longest=longest, until=until)
+        assert status in (0, -signal.SIGKILL)
+        if status:
+            kills += 1
+            if path.exists():  # not before the first flush
+                archive = Archive.open(path)
+                if archive.step:
+                    assert_complete(archive)
+                assert archive.step >= max(done, flushed)  # or killed between the rename and the report
+                done = archive.step
+        else:
+            assert_same(path, uninterrupted)
+            assert {file.name for file in tmp_path.iterdir()} == {f"{run}.h5" for run in range(runs + 1)}
+            runs, done = runs + 1, 0
+            path = tmp_path / f"{runs}.h5"
     assert helper.run(path) == (STEPS, 0)
     assert_same(path, uninterrupted)
 
 
 def test_kills_inside_a_flush(helper: Helper, uninterrupted: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
-    for act, n, lost in (("half-written", 4, 1), ("not-renamed", 4, 1), ("renamed", 4, 0), ("half-written", 9, 1)):
+    for act, n, lost in (("half", 4, 1), ("not-renamed", 4, 1), ("renamed", 4, 0), ("half", 9, 1)):
         reported, status = helper.run(path, f"{act}@{n}")
         assert status == -signal.SIGKILL
         assert reported in (0, n - 1)  # 0 where the first step was the last one
@@ -198,7 +222,7 @@ def test_kills_inside_a_flush(helper: Helper, uninterrupted: Path, tmp_path: Pat
 
 def test_kill_before_the_first_step(helper: Helper, uninterrupted: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
-    assert helper.run(path, "half-written@0") == (0, -signal.SIGKILL)
+    assert helper.run(path, "half@0") == (0, -signal.SIGKILL)
     assert not path.exists()
     assert helper.run(path, "renamed@0") == (0, -signal.SIGKILL)
     assert Archive.open(path).step == 0

@@ -16,6 +16,7 @@ FOLDERS = {
     "hamiltonians": "nqs/hamiltonians",
     "models": "nqs/models",
     "samplers": "nqs/samplers",
+    "scripts": "nqs/scripts",
 }
 
 
@@ -42,9 +43,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     # What must stay out of the wheel.
-    for folder in ("scripts", "tests"):
-        (source / folder).mkdir()
-        (source / folder / "outside.py").write_text("raise AssertionError('no part of the package')\n")
+    (source / "tests").mkdir()
+    (source / "tests" / "outside.py").write_text("raise AssertionError('no part of the package')\n")
     run_python("-m", "build", "--wheel", "--no-isolation", "--outdir", str(output), str(source), cwd=output)
     (built,) = output.glob("*.whl")
     return built
@@ -101,7 +101,7 @@ print(json.dumps({name: importlib.import_module(name).__file__ for name in names
     # The working directory comes first on sys.path here, as it does for a user.
     files = json.loads(run_python("-W", "error", "-c", program, cwd=tmp_path, path=unpacked))
 
-    assert {"nqs", "nqs.hamiltonians", "nqs.models", "nqs.samplers"} <= set(files)
+    assert {"nqs", "nqs.hamiltonians", "nqs.models", "nqs.samplers", "nqs.scripts"} <= set(files)
     elsewhere = {
         name: file for name, file in files.items() if not Path(file).resolve().is_relative_to(unpacked.resolve())
     }

@@ -17,7 +17,7 @@ from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import chain, from_edges, square
 from nqs.models import Transformer
-from nqs.report import plot_run
+from nqs.report import plot_run, plot_runs
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 
 H = BoseHubbard(chain(3), 3, U=4.0)
@@ -237,9 +237,10 @@ def test_single_step_can_be_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_exact_energy_of_zero_has_no_relative_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = Archive.open(run(folder / "zero.h5", steps=2))
-    archive.write_exact(ExactGroundState(energy=0.0, gap=1.0, state=GROUND.state, dimension=10, method="", seconds=0.0))
-    archive.flush()
+    with Archive.open(run(folder / "zero.h5", steps=2), "a") as archive:
+        zero = ExactGroundState(energy=0.0, gap=1.0, state=GROUND.state, dimension=10, method="", seconds=0.0)
+        archive.write_exact(zero)
+        archive.flush()
     left, middle, _, *_ = drawn(archive.path, monkeypatch)
     assert "exact" in legend(left)
     assert middle.get_ylabel() == "variance (J²)"
@@ -326,3 +327,34 @@ def test_every_family_has_panels(hamiltonian: Any, label: str, tmp_path: Path, m
     assert panels[5].get_xlabel() == label
     assert panels[4].get_xlabel() == "distance"
     assert panels[5].axison == bool(label)
+
+
+# -------------------------------------------------------------------------------------------------- several runs
+
+
+def test_several_runs_share_two_axes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
+    runs = [run(folder / f"several-{steps}.h5", steps=steps) for steps in (2, 4)]
+    plot_runs(runs, folder / "several.png")
+    (figure,) = figures
+    over_steps, over_time = figure.axes
+    assert [axes.get_xlabel() for axes in figure.axes] == ["step", "seconds"]
+    assert legend(over_time) == ["several-2", "several-4"]
+    for path, line, timed in zip(runs, over_steps.get_lines(), over_time.get_lines(), strict=True):
+        archive = Archive.open(path)
+        assert archive.exact is None
+        np.testing.assert_array_equal(line.get_xdata(), archive.history["step"])
+        np.testing.assert_array_equal(timed.get_xdata(), archive.history["seconds"].cumsum())
+    lowest = min(Archive.open(path).history["energy"].min() for path in runs)
+    np.testing.assert_allclose(line.get_ydata(), Archive.open(runs[1]).history["energy"] - lowest)
+    assert over_steps.get_ylabel() == "energy above the lowest (J)"
+
+    for path in runs:
+        with Archive.open(path, "a") as archive:
+            archive.write_exact(GROUND)
+            archive.flush()
+    plot_runs(runs, folder / "several.png")
+    line = figures[1].axes[0].get_lines()[1]
+    np.testing.assert_allclose(line.get_ydata(), abs(Archive.open(runs[1]).history["energy"] / GROUND.energy - 1))
+    assert figures[1].axes[0].get_ylabel() == "relative error |E - E₀| / |E₀|"

@@ -116,8 +116,8 @@ def test_interrupted_call_is_continued_by_repeating_it(
     with monkeypatch.context() as patch:
         patch.setattr(ExhaustiveSampler, "sample", interrupted)
         stopped = script(*TOY)
-    assert stopped.code == 1
-    assert "interrupted: every finished step is in the archive; repeat the command to go on." in stopped.err
+    assert stopped.code == 130
+    assert "interrupted: what was recorded is in the archive; repeat the command to go on." in stopped.err
     (archive,) = (tmp_path / "results").iterdir()
     assert Archive.open(archive).step == 3
     continued = script(*TOY)
@@ -197,6 +197,11 @@ def test_insulator_with_energy_zero_runs(script: Script) -> None:
         (("--boundary", "antiperiodic"), "positive hopping elements"),
         (("--device", "nonsense"), "device 'nonsense' is unknown: choose 'cpu' or 'cuda'"),
         (("--distinct", "-3"), "n_distinct=-3: at least one configuration must be wanted"),
+        (
+            ("--archive", "run.png"),
+            "archive run.png: its name must end with .h5 or .hdf5, because the figure is written",
+        ),
+        (("--archive", "run"), "archive run: its name must end with .h5 or .hdf5"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -261,7 +266,7 @@ def test_damaged_archive_gives_one_clear_line(damage: str, script: Script) -> No
     before = path.read_bytes()
     outcome = script(*TOY, "--archive", "run.h5")
     assert outcome.code == 1
-    assert outcome.err.startswith("error: run.h5 is not a readable HDF5 file: it is damaged or something else")
+    assert outcome.err.startswith("error: run.h5 is no readable archive: ")
     assert outcome.err.count("\n") == 1
     assert path.read_bytes() == before
 
@@ -299,7 +304,7 @@ def flags(config: Any, prefix: str = "--") -> list[str]:
         value = getattr(config, field.name)
         if is_dataclass(value):
             found += flags(value, prefix if field.name in ("options", "run") else f"{prefix}{field.name}.")
-        else:
+        elif field.name != "started_by":
             found.append(prefix + field.name.replace("_", "-"))
     return found
 

@@ -1,0 +1,18 @@
+"""Archives named on the command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+Files = Annotated[
+    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE...", help="archives, HDF5 files of runs.")
+]
+File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help="archive, the HDF5 file of a run.")]
+
+
+def at_least_one(files: Sequence[Path], command: str) -> None:
+    """Raises ValueError where no file was named."""
+    if not files:
+        raise ValueError(f"nqs {command} needs at least one archive: nqs {command} results/*.h5")

@@ -1,0 +1,43 @@
+"""nqs resume: go on with a run from its archive alone."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nqs.cli.files import File
+from nqs.exits import ExitCode, clear_errors
+from nqs.storage import FlushPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Go on with a run where it stopped, here or on another device; a finished run shows its result.
+
+    On the CPU the result is bit for bit that of a run that was never interrupted.
+    """
+
+    file: File
+    device: str | None = None  # None: a GPU where there is one, else the CPU
+    minutes: float | None = None  # stop early enough to evaluate the energy within that time
+    flush: FlushPolicy = field(default_factory=FlushPolicy)
+    tensorboard: Path | None = None  # folder for TensorBoard
+
+    def __call__(self) -> int:
+        from nqs import recipes
+        from nqs.archive import Archive
+        from nqs.progress import TensorBoard
+        from nqs.script import checked_archive, leave, minutes_left
+        from nqs.vmc import rebuild, resume
+
+        with clear_errors():
+            checked_archive(self.file)
+            archive = Archive.open(self.file)
+            print(archive.attributes["hamiltonian"])
+            result = resume(
+                self.file,
+                device=recipes.checked_device(self.device or recipes.default_device()),
+                minutes=minutes_left(self.minutes),
+                flush=self.flush,
+                watch=[] if self.tensorboard is None else [TensorBoard(self.tensorboard)],
+            )
+            leave(result, self.file, rebuild(archive.config)["hamiltonian"].hilbert)
+            return ExitCode.TIME_LIMIT if result.steps_left else ExitCode.FINISHED

@@ -1,0 +1,45 @@
+"""An energy with its error bar, and how such numbers are printed."""
+
+import math
+from dataclasses import dataclass
+
+MAX_DECIMALS = 14  # of what double precision holds
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyEstimate:
+    """Expectation value of H in the variational state.
+
+    Attributes:
+        energy: mean of the local energy, in the Hamiltonian's unit.
+        error: standard error of the mean; 0 for an exhaustive sum.
+        variance: <H^2> - <H>^2, the mean of |E_loc - energy|^2; 0 on an eigenstate.
+        v_score: N Var(H) / (E - E_inf)^2, N sites.
+        n_samples: samples behind it.
+        n_distinct: distinct configurations behind it.
+    """
+
+    energy: float
+    error: float
+    variance: float
+    v_score: float
+    n_samples: int
+    n_distinct: int
+
+
+def with_error(value: float, error: float) -> str:
+    """A number with its error in the last two digits: -7.459791(31); eight decimals where there is no error."""
+    if not (error > 0 and math.isfinite(value) and math.isfinite(error)):
+        return f"{value:.8f}"
+    _, exponent = f"{error:.1e}".split("e")  # rounded to two digits first: 0.0996 is 0.10
+    digits = 1 - int(exponent)
+    if digits <= 0:
+        return f"{value:.0f}({error:.0f})"
+    if digits > MAX_DECIMALS:
+        return f"{value:.{MAX_DECIMALS}f}"
+    return f"{value:.{digits}f}({error * 10**digits:.0f})"
+
+
+def relative_error(energy: float, exact: float) -> float:
+    """(E - E_exact) / |E_exact|; nan where the exact energy is 0."""
+    return (energy - exact) / abs(exact) if exact else math.nan

@@ -1,0 +1,80 @@
+"""What a run shows while it goes on: a bar on a terminal, plain lines elsewhere; TensorBoard for who wants it."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, Self
+
+from tqdm import tqdm
+
+LINE_EVERY = 15.0  # seconds between plain lines
+
+
+class Watcher(Protocol):
+    """Something that follows a run; give it to `VMC.run(watch=...)`."""
+
+    def step(self, row: Mapping[str, float]) -> None:
+        """A step is finished; the row of the history that belongs to it."""
+
+    def close(self) -> None:
+        """The run ends, whether it is finished or not."""
+
+
+class Progress:
+    """Steps done and left: a bar where standard error is a terminal, else a line now and then, or nothing.
+
+    Lines do not fill the log of a batch job: the first step, the last, and one every 15 seconds in between.
+    """
+
+    def __init__(self, total: int, initial: int, *, show: bool) -> None:
+        self._bar = tqdm(total=total, initial=initial, disable=not (show and sys.stderr.isatty()), unit="step",
+                         dynamic_ncols=True)  # fmt: skip
+        self._lines = show and not sys.stderr.isatty()
+        self._total, self._initial, self._done = total, initial, initial
+        self._begin = time.monotonic()
+        self._last_line = -float("inf")
+
+    def update(self, status: str) -> None:
+        """One more step is done."""
+        self._done += 1
+        self._bar.set_postfix_str(status, refresh=False)
+        self._bar.update()
+        now = time.monotonic()
+        if self._lines and (self._done == self._total or now - self._last_line >= LINE_EVERY):
+            self._last_line = now
+            each = (now - self._begin) / (self._done - self._initial)
+            left = tqdm.format_interval(each * (self._total - self._done))
+            print(f"step {self._done}/{self._total}, {each:.2g} s each, {left} left: {status}", file=sys.stderr)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+class TensorBoard:
+    """Every quantity of the history as a TensorBoard scalar.
+
+    Args:
+        folder: for the event files; `tensorboard --logdir FOLDER` shows them.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError("TensorBoard is not installed: pip install 'nqs[tensorboard]'.") from None
+        self._writer = SummaryWriter(str(folder))
+
+    def step(self, row: Mapping[str, float]) -> None:
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, int(row["step"]))
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,124 @@
+"""Options of a script as TOML, and TOML as options on the command line.
+
+The keys are the long flags without dashes, those with a dot in tables:
+
+    script = "bose-hubbard"
+    shape = [3, 3]
+    U = 8.0
+    n_max = "None"
+
+    [model]
+    width = 32
+
+TOML has no null: the text "None" stands for it.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+SCRIPT = "script"  # the key that names the script
+
+
+def options_table(config: Any) -> dict[str, Any]:
+    """Options of a script's configuration under the names that its command line gives them.
+
+    Fields that are empty by default are left out while they are, and so is what says where a run is kept and watched.
+    """
+    hints = get_type_hints(type(config), include_extras=True)
+    table: dict[str, Any] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        metadata = getattr(hints[field.name], "__metadata__", ())
+        if field.metadata.get("of this call") or (value is None and field.default is None):
+            continue
+        if not is_dataclass(value):
+            table[field.name] = "None" if value is None else list(value) if isinstance(value, tuple) else value
+        elif any(getattr(item, "name", None) == "" for item in metadata):  # tyro.conf.arg(name=""): without a prefix
+            table |= options_table(value)
+        else:
+            table[field.name] = options_table(value)
+    return table
+
+
+def option_names(config: Any) -> set[str]:
+    """Every name that a TOML file may give, those in tables with a dot."""
+    hints = get_type_hints(type(config), include_extras=True)
+    names = set()
+    for field in fields(config):
+        inner = getattr(config, field.name)
+        metadata = getattr(hints[field.name], "__metadata__", ())
+        if not is_dataclass(inner):
+            names.add(field.name)
+        elif any(getattr(item, "name", None) == "" for item in metadata):
+            names |= option_names(inner)
+        else:
+            names |= {f"{field.name}.{name}" for name in option_names(inner)}
+    return names - {"config", "started_by"}
+
+
+def to_toml(script: str, table: Mapping[str, Any]) -> str:
+    """TOML text that starts the same run."""
+    import tomli_w
+
+    return tomli_w.dumps({SCRIPT: script, **table})
+
+
+def read_toml(path: Path, script: str) -> dict[str, Any]:
+    """The options in a file.
+
+    Raises:
+        ValueError: no such file, no TOML, or options of another script.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no TOML: {error}.") from None
+    named = table.pop(SCRIPT, script)
+    if named != script:
+        raise ValueError(f"{path} holds options of {named!r}, not of {script!r}: run that, or change the file.")
+    return table
+
+
+def command_line_flags(table: Mapping[str, Any], known: Collection[str] | None, path: Path) -> list[str]:
+    """The options of a table as arguments of the command line.
+
+    Args:
+        known: names of all options that there are; None if that is not known.
+        path: of the file, for messages.
+
+    Raises:
+        ValueError: an option that does not exist, or a value that no option can have.
+    """
+    flags = []
+    for name, value in _flat(table):
+        if known is not None and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "--help lists the options."
+            raise ValueError(f"{path}: {name!r} is no option of this script; {hint}")
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            head, dot, last = flag.rpartition(".")
+            flags.append(f"--{head}{dot}{'' if value else 'no-'}{last}")
+        elif isinstance(value, (str, int, float)):
+            flags += [f"--{flag}", str(value)]
+        elif isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
+            flags += [f"--{flag}", *map(str, value)]
+        else:
+            raise ValueError(
+                f"{path}: {name} = {value!r} is neither a number, text, true or false, nor a list of them."
+            )
+    return flags
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

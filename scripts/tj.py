@@ -1,0 +1,63 @@
+"""Ground state of the t-J model by variational Monte Carlo, compared with exact diagonalisation.
+
+    python scripts/tj.py                                            a ring of 8 sites with two holes, J/t = 0.4
+    python scripts/tj.py --J 1.2 --n-up 2 --n-down 2                other physics
+    python scripts/tj.py --shape 2 4 --boundary open                a ladder
+    python scripts/tj.py --help                                     every option
+
+Signs: none where all off-diagonal elements are negative (open chains, rings with odd numbers of each spin); elsewhere a
+phase head learns them.
+
+Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from nqs import Result, recipes
+from nqs.hamiltonians import TJ, staggered_potential
+from nqs.lattice import hypercubic
+from nqs.models import TransformerConfig
+from nqs.script import CommonOptions, Options, command_line, diagonalise, solve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """H = -t sum_<ij>,s (c+_is c_js + h.c.) + J sum_<ij> (S_i . S_j - n_i n_j / 4), no doubly occupied sites."""
+
+    shape: tuple[int, ...] = (8,)  # sites along each direction: 8, or 2 4
+    boundary: Literal["periodic", "open", "antiperiodic"] = "periodic"
+    twist: tuple[float, ...] | None = None  # boundary phase of each direction, radians
+    n_up: int = 3  # number of up electrons
+    n_down: int = 3  # number of down electrons
+    J: float = 0.4  # exchange
+    t: float = 1.0  # hopping
+    staggered: float = 0.0  # site energy +staggered on one sublattice, -staggered on the other
+
+    model: TransformerConfig = field(default_factory=recipes.transformer)
+    options: CommonOptions = field(default_factory=Options)
+
+
+def main(config: Config) -> Result:
+    lattice = hypercubic(config.shape, config.boundary)
+    hamiltonian = TJ(
+        lattice,
+        config.n_up,
+        config.n_down,
+        J=config.J,
+        t=config.t,
+        potential=staggered_potential(lattice, config.staggered) if config.staggered else None,
+        twist=config.twist,
+    )
+    if config.model.phase == "zero" and not hamiltonian.is_stoquastic:
+        raise ValueError("no rule gives the exact signs of this ground state: add --model.phase learned.")
+    ground_state = diagonalise(hamiltonian, config.options)
+
+    model = replace(config.model, phase="zero") if hamiltonian.is_stoquastic else config.model
+    sites = "x".join(map(str, config.shape))
+    name = f"tj-{sites}-N{config.n_up}+{config.n_down}-J{config.J:g}"
+    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state, unit="t")
+
+
+if __name__ == "__main__":
+    command_line(main, Config, __doc__)
