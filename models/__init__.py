@@ -2,12 +2,14 @@
 
 from nqs.models.hartree_fock import HartreeFock, free_fermions, hartree_fock
 from nqs.models.reference import MarshallSign, SlaterDeterminant, WithReference, phase_agreement
+from nqs.models.sectors import ProjectedDeterminant, lowest_sector, sector_of
 from nqs.models.symmetrised import Symmetrised
 from nqs.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
     "HartreeFock",
     "MarshallSign",
+    "ProjectedDeterminant",
     "SlaterDeterminant",
     "Symmetrised",
     "Transformer",
@@ -15,5 +17,7 @@ __all__ = [
     "WithReference",
     "free_fermions",
     "hartree_fock",
+    "lowest_sector",
     "phase_agreement",
+    "sector_of",
 ]

@@ -401,7 +401,7 @@ def _from_image(image: bytes) -> tuple[Attributes, Datasets]:
                 if inner.count("/") > 2:  # a group may hold itself
                     raise ValueError(f"{inner} is nested too deeply")
                 read(item, inner)
-            elif isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and item.shape is not None:
+            elif isinstance(item, h5py.Dataset) and item.dtype.kind in "fiubc" and item.shape is not None:
                 if item.external or item.is_virtual or item.nbytes > MAX_DEFLATION * len(image):
                     raise ValueError(f"the data of {inner} are not in the file")
                 datasets[inner] = np.asarray(item[()])

@@ -11,7 +11,7 @@ from nqs.protocols import LogPsi, Wavefunction
 
 # Work set of one piece of a network evaluation on a CPU: larger ones leave its cache, smaller ones cost calls.
 CPU_BYTES = 2**25
-GPU_SHARE = 0.25  # of the free device memory
+GPU_SHARE, GPU_BYTES = 0.25, 2**32  # of the free device memory, and at most so much: larger pieces are not faster
 
 Piece = TypeVar("Piece")
 
@@ -19,8 +19,9 @@ Piece = TypeVar("Piece")
 def rows_that_fit(bytes_per_row: int, device: torch.device, cpu_bytes: int | None = None) -> int:
     """How many rows of the given size to process at once on the device."""
     on_cpu = CPU_BYTES if cpu_bytes is None else cpu_bytes
-    budget = GPU_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else on_cpu
-    return max(1, int(budget / bytes_per_row))
+    if device.type == "cuda":
+        return max(1, int(min(GPU_BYTES, GPU_SHARE * torch.cuda.mem_get_info(device)[0]) / bytes_per_row))
+    return max(1, on_cpu // bytes_per_row)
 
 
 def in_pieces(evaluate: Callable[[Tensor], Piece], rows: Tensor, size: int) -> list[Piece]:

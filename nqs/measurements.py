@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 from nqs.exact import ExactGroundState
-from nqs.hilbert import HilbertSpace
 from nqs.lattice import Lattice
 from nqs.observables import (
     DOWN,
@@ -44,7 +43,7 @@ from nqs.observables import (
     spin_correlations,
     structure_factor,
 )
-from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.protocols import Hamiltonian, SymmetricWavefunction, Wavefunction
 from nqs.samples import Samples
 
 # Configurations n' that all samples together may lead to: seconds on the device.
@@ -87,9 +86,10 @@ def measure(
     return found | _off_diagonal(few or samples, wavefunction, None if _twisted(hamiltonian) else torus)
 
 
-def affordable(hilbert: HilbertSpace, device: torch.device | str) -> int:
+def affordable(wavefunction: Wavefunction, device: torch.device | str) -> int:
     """Distinct samples for which all observables can be measured in seconds."""
-    return max(1, MOVES[torch.device(device).type] // hilbert.n_sites**2)
+    images = wavefunction.symmetry.order if isinstance(wavefunction, SymmetricWavefunction) else 1
+    return max(1, MOVES[torch.device(device).type] // (images * wavefunction.hilbert.n_sites**2))
 
 
 def stored(
@@ -105,7 +105,7 @@ def stored(
     arrays = {"local_state_probabilities": local_state_probabilities(samples, hilbert)}
     for name, (value, error) in measure(samples, wavefunction, hamiltonian, few=few, exact=exact).items():
         arrays |= {name: value, f"{name}_error": error}
-    if exact is not None and exact.gap >= DEGENERATE and hilbert.dimension <= affordable(hilbert, "cpu"):
+    if exact is not None and exact.gap >= DEGENERATE and hilbert.dimension * hilbert.n_sites**2 <= MOVES["cpu"]:
         every, state = exact_samples(hilbert, exact.state), StateVector(hilbert, exact.state)
         arrays["local_state_probabilities_exact"] = local_state_probabilities(every, hilbert)
         arrays |= {f"{name}_exact": value for name, (value, _) in measure(every, state, hamiltonian).items()}

@@ -36,7 +36,7 @@ the present samples do not see is kept,
 
 # Shapes: U distinct samples, P parameters.
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -114,9 +114,11 @@ class StochasticReconfiguration:
 
     Attributes:
         learning_rate: imaginary-time step eta at the start, in inverse units of the energy.
-        final_learning_rate: eta at the end, reached along a cosine.
+        final_learning_rate: eta at the end, reached along a cosine. None: that of the start where expectation values
+            are exact (ExhaustiveSampler), else 0.02.
         diagonal_shift: s at the start, in units of the mean eigenvalue of the metric on the samples' span.
-        final_diagonal_shift: s at the end, reached geometrically.
+        final_diagonal_shift: s at the end, reached geometrically. None: 1e-7 where expectation values are exact, else
+            1e-5.
         implicit: take the diagonal of H implicitly, which makes large steps stable.
         logarithmic: follow the logarithm of the propagated amplitudes, which lets wrong signs turn.
         momentum: mu of SPRING; 0 for plain stochastic reconfiguration.
@@ -125,9 +127,9 @@ class StochasticReconfiguration:
     """
 
     learning_rate: float = 0.3
-    final_learning_rate: float = 0.02
+    final_learning_rate: float | None = None
     diagonal_shift: float = 1e-3
-    final_diagonal_shift: float = 1e-5
+    final_diagonal_shift: float | None = None
     implicit: bool = True
     logarithmic: bool = True
     momentum: float = 0.0
@@ -135,16 +137,24 @@ class StochasticReconfiguration:
     space: Literal["auto", "samples", "parameters"] = "auto"
 
     def __post_init__(self) -> None:
-        _check_positive(
-            self, "learning_rate", "final_learning_rate", "diagonal_shift", "final_diagonal_shift", "max_step"
-        )
+        finals = [name for name in ("final_learning_rate", "final_diagonal_shift") if getattr(self, name) is not None]
+        _check_positive(self, "learning_rate", "diagonal_shift", "max_step", *finals)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: it must be at least 0 and below 1.")
         if self.space not in ("auto", "samples", "parameters"):
             raise ValueError(f"space={self.space!r}: choose 'auto', 'samples' or 'parameters'.")
 
+    def completed(self, *, exact: bool) -> "StochasticReconfiguration":
+        """With numbers for what was None; `exact` where expectation values have no sampling noise."""
+        rate, shift = (self.learning_rate, 1e-7) if exact else (0.02, 1e-5)
+        return replace(
+            self,
+            final_learning_rate=self.final_learning_rate or rate,
+            final_diagonal_shift=self.final_diagonal_shift or shift,
+        )
+
     def build(self, wavefunction: Wavefunction) -> "NaturalGradient":
-        return NaturalGradient(self, wavefunction)
+        return NaturalGradient(self.completed(exact=False), wavefunction)
 
 
 class NaturalGradient:
@@ -165,6 +175,8 @@ class NaturalGradient:
         progress: float,
     ) -> StepInfo:
         config = self.config
+        assert config.final_learning_rate is not None
+        assert config.final_diagonal_shift is not None
         rate = cosine(config.learning_rate, config.final_learning_rate, progress)
         shift = geometric(config.diagonal_shift, config.final_diagonal_shift, progress)
         energy = samples.weights @ local_energies.real

@@ -4,7 +4,7 @@ Letters: B configurations, L sites, d local states, K connected configurations.
 """
 
 from abc import ABC, abstractmethod
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Float64, Int64, Num, UInt8
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
 from nqs.samples import Samples
+
+if TYPE_CHECKING:
+    from nqs.symmetry import Symmetry  # which tests Hamiltonians
 
 
 class Connected(NamedTuple):
@@ -155,9 +158,11 @@ class SymmetricWavefunction(Wavefunction, ABC):
 
     Attributes:
         base: what is sampled.
+        symmetry: the group and its character.
     """
 
     base: AutoregressiveWavefunction
+    symmetry: "Symmetry"
 
     @abstractmethod
     def fold(self, n: UInt8[Tensor, "B L"]) -> tuple[UInt8[Tensor, "B L"], Float64[Tensor, " B"]]:

@@ -1,18 +1,23 @@
 """Default choices from the size of the problem and the device. Measured with scripts/bose_hubbard.py (see README)."""
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
 from nqs.hilbert import HilbertSpace
-from nqs.models import TransformerConfig
-from nqs.protocols import Sampler
+from nqs.models import SlaterDeterminant, Symmetrised, TransformerConfig, WithReference, lowest_sector, sector_of
+from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
+from nqs.symmetry import symmetries_of
 
-# What a step of a small transformer affords in a fraction of a second: two CPU cores, one GPU.
-EXHAUSTIVE_DIMENSION = {"cpu": 1_000, "cuda": 16_000}
+# What a step of a small transformer affords in about a second: two CPU cores, one GPU.
+EXHAUSTIVE_DIMENSION = {"cpu": 8_000, "cuda": 4_000_000}  # network evaluations for a sum over the whole sector
+EXHAUSTIVE_ROWS = {"cpu": 1_000, "cuda": 16_000}  # configurations, or orbits of a symmetry, in that sum
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 STEPS = {"cpu": 200, "cuda": 400}
+EVALUATIONS = {"cpu": 800_000, "cuda": 160_000_000}  # in all steps of sums over the whole sector
+FEWEST_STEPS = 100
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**18}
 
 
@@ -39,9 +44,16 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
-def steps(device: str | None = None) -> int:
-    """Optimisation steps of a run: more where they are cheap."""
-    return STEPS[torch.device(device or default_device()).type]
+def steps(device: torch.device | str, dimension: int | None = None) -> int:
+    """Optimisation steps of a run: more where they are cheap.
+
+    Args:
+        dimension: of a sector that every step sums over; None for sampling.
+    """
+    kind = torch.device(device).type
+    if dimension is None:
+        return STEPS[kind]
+    return max(FEWEST_STEPS, min(STEPS[kind], EVALUATIONS[kind] // dimension))
 
 
 def transformer(phase: Literal["learned", "zero"] = "learned", device: str | None = None) -> TransformerConfig:
@@ -54,12 +66,51 @@ def transformer(phase: Literal["learned", "zero"] = "learned", device: str | Non
     )
 
 
-def training_sampler(hilbert: HilbertSpace, device: torch.device | str) -> Sampler:
-    """Every configuration where the sector is small enough, else a tree with as many distinct ones as pay off."""
+def affords_sum(hilbert: HilbertSpace, device: torch.device | str, order: int = 1) -> bool:
+    """Whether every step can sum over a whole sector, of which a symmetry of that order leaves one row an orbit."""
     kind = torch.device(device).type
-    if hilbert.dimension <= EXHAUSTIVE_DIMENSION[kind]:
+    return hilbert.dimension <= min(EXHAUSTIVE_DIMENSION[kind], order * EXHAUSTIVE_ROWS[kind])
+
+
+def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> Sampler:
+    """Every configuration where the sector is small enough, else a tree with as many distinct ones as pay off."""
+    order = wavefunction.symmetry.order if isinstance(wavefunction, SymmetricWavefunction) else 1
+    if affords_sum(wavefunction.hilbert, device, order):
         return ExhaustiveSampler()
-    return TreeSampler(n_distinct=DISTINCT[kind])
+    return TreeSampler(n_distinct=max(1, DISTINCT[torch.device(device).type] // order))
+
+
+def symmetrised(
+    model: WavefunctionConfig, hamiltonian: Hamiltonian, device: torch.device | str
+) -> tuple[WavefunctionConfig, str]:
+    """The model in the symmetry sector of the ground state, where a sum over the whole sector then becomes affordable.
+
+    The sector is known where the ground state is positive, where a reference phase obeys the symmetry, or from the
+    projected energies of a mean-field determinant (nqs.models.sectors).
+
+    Returns:
+        The model, symmetrised or as it was, and one line that says why.
+    """
+    hilbert, kind = hamiltonian.hilbert, torch.device(device).type
+    if hilbert.dimension > EXHAUSTIVE_DIMENSION[kind]:
+        return model, f"no symmetry used: the dimension is over {EXHAUSTIVE_DIMENSION[kind]:,}"
+    reference = model.reference if isinstance(model, WithReference) else None
+    if isinstance(reference, SlaterDeterminant):
+        group = symmetries_of(hamiltonian, fermions=True)
+        projected, energy = lowest_sector(hamiltonian, group, reference, device=device)
+        group, why = projected.symmetry, f"projected Hartree-Fock E = {energy:.8f}"
+        model = replace(model, reference=projected)  # type: ignore[type-var]
+    elif reference is not None:
+        group, why = sector_of(reference, symmetries_of(hamiltonian), hilbert), "sector of the reference phase"
+    elif getattr(hamiltonian, "is_stoquastic", False):
+        group, why = symmetries_of(hamiltonian), "positive ground state"
+    else:
+        return model, "no symmetry used: the sector of the ground state is not known"
+    if group.order == 1 or not affords_sum(hilbert, device, group.order):
+        return model, f"no symmetry used: {group.order} elements leave too many orbits"
+    odd = sum(angle != 0 for angle in group.angles)
+    sector = f"{odd} of them odd" if odd else "all even"
+    return Symmetrised(base=model, symmetry=group), f"{group.order} symmetries, {sector} ({why})"
 
 
 def evaluation_sampler(device: torch.device | str) -> Sampler:

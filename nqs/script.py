@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -24,7 +24,7 @@ from nqs.optimisation import StochasticReconfiguration
 from nqs.progress import TensorBoard
 from nqs.protocols import Hamiltonian, WavefunctionConfig
 from nqs.report import plot_run
-from nqs.samplers import TreeSampler
+from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.serialise import digest
 from nqs.toml import command_line_flags, option_names, options_table, read_toml
 from nqs.vmc import VMC, Result, RunConfig
@@ -41,9 +41,11 @@ OPEN_SHELL = 1e-9  # gap of a mean field
 class Options:
     """How to run, whatever the Hamiltonian; `options: CommonOptions = field(default_factory=Options)` in a script."""
 
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: RunConfig(steps=recipes.steps()))
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     device: str = field(default_factory=recipes.default_device)
     distinct: int | None = None  # distinct configurations a step; None: chosen from the dimension
+    # work in the symmetry sector of the ground state, where that is known and pays off
+    symmetry: Literal["auto", "none"] = "auto"
     optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
     exact_limit: int = 200_000  # diagonalise exactly up to this dimension
     flush: FlushPolicy = field(default_factory=FlushPolicy)
@@ -109,13 +111,19 @@ def solve(
     Args:
         name: start of the archive's name in results/; a digest of all options follows it.
     """
-    wavefunction = model.build(hamiltonian.hilbert, recipes.checked_device(options.device))
+    device = recipes.checked_device(options.device)
+    if options.symmetry == "auto" and options.distinct is None:
+        model, why = recipes.symmetrised(model, hamiltonian, device)
+        print(why)
+    wavefunction = model.build(hamiltonian.hilbert, device)
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
     vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)
-    archive = checked_archive(options.archive or Path("results") / f"{name}-{digest(vmc.config(options.run))}.h5")
+    run = replace(options.run, steps=options.run.steps or vmc.default_steps)
+    print(plan(vmc, run))
+    archive = checked_archive(options.archive or Path("results") / f"{name}-{digest(vmc.config(run))}.h5")
     archive.parent.mkdir(parents=True, exist_ok=True)
     result = vmc.run(
-        **asdict(options.run),
+        **asdict(run),
         archive=archive,
         exact=ground_state,
         minutes=minutes_left(options.minutes),
@@ -125,6 +133,18 @@ def solve(
     )
     leave(result, archive, hamiltonian.hilbert, ground_state)
     return result
+
+
+def plan(vmc: VMC, run: RunConfig) -> str:
+    """One line: what a run is going to do."""
+    sampler, parameters = vmc.sampler, sum(p.numel() for p in vmc.wavefunction.parameters())
+    if isinstance(sampler, ExhaustiveSampler):
+        samples = "every configuration in each"
+    elif isinstance(sampler, TreeSampler) and sampler.n_distinct is not None:
+        samples = f"about {sampler.n_distinct:,} distinct configurations in each"
+    else:
+        samples = str(sampler)
+    return f"{run.steps:,} steps, {samples}, {parameters:,} parameters, on {vmc.device}"
 
 
 def leave(result: Result, archive: Path, hilbert: HilbertSpace, ground_state: ExactGroundState | None = None) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from nqs import hamiltonians, hilbert, lattice, measurements, models, optimisation, samplers
+from nqs import hamiltonians, hilbert, lattice, measurements, models, optimisation, recipes, samplers, symmetry
 from nqs.archive import Archive, ArchiveError, FlushPolicy
 from nqs.estimates import EnergyEstimate, relative_error, with_error
 from nqs.exact import ExactGroundState
@@ -26,11 +26,11 @@ from nqs.interruption import Interruption, TimeLimit
 from nqs.local_energy import local_energies
 from nqs.optimisation import Optimiser, OptimiserConfig, StochasticReconfiguration
 from nqs.progress import Progress, Watcher
-from nqs.protocols import Hamiltonian, Sampler, Wavefunction
-from nqs.recipes import evaluation_sampler, training_sampler
-from nqs.samplers import TreeSampler
+from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction
+from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.serialise import differences, from_plain, to_plain
 from nqs.statistics import estimate_energy, infinite_temperature_energy
+from nqs.symmetry import Symmetry, commuting
 
 MIN_DAMPING = 2.0**-5  # of the update after a state that was not finite: five halvings
 RECOVERY = 1.1  # growth of the damping factor with every good step
@@ -45,28 +45,28 @@ class RunConfig:
     """Length and randomness of a run.
 
     Attributes:
-        steps: optimisation steps in all.
+        steps: optimisation steps in all; None: chosen from the problem.
         seed: of the samples.
         temperature: T of entropy annealing at the start, in the Hamiltonian's unit; 0 for none.
         annealing: share of the steps over which T falls to zero.
     """
 
-    steps: int = 200
+    steps: int | None = None
     seed: int = 0
     temperature: float = 0.0
     annealing: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps={self.steps}: at least one step must be made.")
         if self.temperature < 0:
             raise ValueError(f"temperature={self.temperature}: it must be 0 (no annealing) or positive.")
         if not 0 < self.annealing <= 1:
             raise ValueError(f"annealing={self.annealing}: give the share of the steps, above 0 and at most 1.")
 
-    def temperature_at(self, step: int) -> float:
-        """Linear from `temperature` to 0."""
-        return self.temperature * max(0.0, 1 - step / (self.annealing * self.steps))
+    def temperature_at(self, progress: float) -> float:
+        """Linear from `temperature` to 0, for a progress from 0 to 1."""
+        return self.temperature * max(0.0, 1 - progress / self.annealing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,11 +145,12 @@ class VMC:
         wavefunction: the variational state, on the same sector.
         sampler: scheme of the optimisation; by default chosen from the dimension.
         optimiser: configuration of the optimiser; stochastic reconfiguration by default.
-        evaluation: sampler of the quoted energy; by default far more samples than a step has.
+        evaluation: sampler of the quoted energy; by default far more samples than a step has, or all configurations
+            where the steps have them too.
         unit: name of the energy unit, for print.
 
     Raises:
-        ValueError: the wavefunction lives on another sector.
+        ValueError: the wavefunction lives on another sector, or has a symmetry that the Hamiltonian has not.
     """
 
     def __init__(
@@ -162,6 +163,8 @@ class VMC:
         *,
         unit: str = "J",
     ) -> None:
+        if isinstance(wavefunction, SymmetricWavefunction):
+            _refuse_lower_symmetry(hamiltonian, wavefunction.symmetry)
         if wavefunction.hilbert != hamiltonian.hilbert:
             raise ValueError(
                 f"the wavefunction lives on {wavefunction.hilbert}, the Hamiltonian on {hamiltonian.hilbert}: "
@@ -170,9 +173,12 @@ class VMC:
         self.hamiltonian = hamiltonian
         self.wavefunction = wavefunction
         self.device = next(wavefunction.parameters()).device
-        self.sampler = sampler or training_sampler(hamiltonian.hilbert, self.device)
+        self.sampler = sampler or recipes.training_sampler(wavefunction, self.device)
+        exhaustive = isinstance(self.sampler, ExhaustiveSampler)
         self.optimiser = optimiser or StochasticReconfiguration()
-        self.evaluation = evaluation or evaluation_sampler(self.device)
+        if isinstance(self.optimiser, StochasticReconfiguration):
+            self.optimiser = self.optimiser.completed(exact=exhaustive)
+        self.evaluation = evaluation or (self.sampler if exhaustive else recipes.evaluation_sampler(self.device))
         self.unit = unit
 
     def config(self, run: RunConfig) -> dict[str, Any]:
@@ -189,7 +195,7 @@ class VMC:
 
     def run(
         self,
-        steps: int = 200,
+        steps: int | None = None,
         *,
         archive: str | Path | None = None,
         exact: ExactGroundState | float | None = None,
@@ -207,7 +213,7 @@ class VMC:
         step in flight, with everything in the archive.
 
         Args:
-            steps: optimisation steps in all.
+            steps: optimisation steps in all; chosen from the problem by default.
             archive: HDF5 file of the run. If it exists and holds this very run, that is continued where it stopped; on
                 the CPU it then equals an uninterrupted run bit for bit.
             exact: exact ground state or its energy, to show relative errors against and to store.
@@ -224,10 +230,16 @@ class VMC:
                 archive.
             Interrupted: SIGINT or SIGTERM; it is a KeyboardInterrupt.
         """
-        run = RunConfig(steps=steps, **options)
+        run = RunConfig(steps=steps or self.default_steps, **options)
         return self._run(
             run, self.config(run), archive, exact, progress, minutes, flush or FlushPolicy(), list(watch), started_by
         )
+
+    @property
+    def default_steps(self) -> int:
+        """As many steps as this kind of problem needs, or as its size affords."""
+        dimension = self.hamiltonian.hilbert.dimension if isinstance(self.sampler, ExhaustiveSampler) else None
+        return recipes.steps(self.device, dimension)
 
     def _run(
         self,
@@ -242,6 +254,7 @@ class VMC:
         started_by: tuple[str, Mapping[str, Any]],
     ) -> Result:
         limit = TimeLimit(minutes)
+        assert run.steps is not None
         with ExitStack() as stack:
             interruption = stack.enter_context(Interruption())  # first: the last flush is under its protection too
             for watcher in watch:
@@ -348,7 +361,9 @@ class VMC:
         begin = time.perf_counter()
         parameters = list(self.wavefunction.parameters())
         before = parameters_to_vector(parameters).detach().clone()
-        temperature = run.temperature_at(step)
+        assert run.steps is not None
+        progress = step / run.steps
+        temperature = run.temperature_at(progress)
         retries = 0
         while True:
             good = parameters_to_vector(parameters).detach().clone()
@@ -357,7 +372,7 @@ class VMC:
             estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
             if math.isfinite(estimate.energy) and math.isfinite(estimate.variance):
                 free = local.values + 2 * temperature * samples.log_modulus
-                update = state.optimiser.step(samples, free, local.diagonal, step / run.steps)
+                update = state.optimiser.step(samples, free, local.diagonal, progress)
                 new = parameters_to_vector(parameters).detach()
                 if state.damping < 1:
                     new = good + state.damping * (new - good)
@@ -417,9 +432,13 @@ class VMC:
             raise NonFiniteError(_what_to_try("final evaluation", estimate, file))
         if file is not None:
             file.write_samples(samples)
-            few, affordable = samples, measurements.affordable(self.hamiltonian.hilbert, self.device)
+            few, affordable = samples, measurements.affordable(self.wavefunction, self.device)
+            if isinstance(self.wavefunction, SymmetricWavefunction):
+                few = samples = self.wavefunction.unfolded(samples, generator)
             if samples.n_distinct > affordable:
                 few = TreeSampler(n_distinct=affordable).sample(self.wavefunction, generator)
+                if isinstance(self.wavefunction, SymmetricWavefunction):
+                    few = self.wavefunction.unfolded(few, generator)
             found = measurements.stored(samples, self.wavefunction, self.hamiltonian, few=few, exact=exact)
             for name, values in found.items():
                 file.write_observable(name, values.cpu().numpy())
@@ -483,9 +502,21 @@ def rebuild(config: Mapping[str, Any], types: Mapping[str, type] | None = None) 
     return {name: from_plain(config[name], known) for name in parts}
 
 
+def _refuse_lower_symmetry(hamiltonian: Hamiltonian, symmetry: Symmetry) -> None:
+    common = commuting(hamiltonian, symmetry)
+    if common.order < symmetry.order:
+        kept = set(zip(common.permutations, common.maps, strict=True))
+        lost = next(g for g in zip(symmetry.permutations, symmetry.maps, strict=True) if g not in kept)
+        raise ValueError(
+            f"the wavefunction has {symmetry.order} symmetries, the Hamiltonian only {common.order} of them; not, for "
+            f"example, the permutation {lost[0]} with the map {lost[1]}: use commuting(hamiltonian, symmetry) of "
+            "nqs.symmetry."
+        )
+
+
 def known_types() -> dict[str, type]:
     """The configuration classes of nqs, by name: what an archive may be rebuilt from."""
-    modules = (hamiltonians, hilbert, lattice, models, samplers, optimisation)
+    modules = (hamiltonians, hilbert, lattice, models, samplers, optimisation, symmetry)
     return {name: item for module in modules for name, item in vars(module).items() if isinstance(item, type)}
 
 
