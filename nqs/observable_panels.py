@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, np.ndarray]  # as `Archive.observables` returns them; names as in nqs.measurements
 
 COLOURS = ("#1f6f8b", "#e08e45", "#6a994e")
+SMALLEST_RANGE = 0.1  # of the axis of densities
 HIDDEN = ("up_electrons", "down_electrons")  # particles and Sz say the same
 SCALARS = {
     "fidelity": "fidelity",
@@ -33,6 +34,9 @@ def draw_panels(axes: tuple[Axes, Axes, Axes], found: Arrays) -> None:
         _points(left, sites, found, name, colour, name.removeprefix("density_"))
     left.set(xlabel="site", ylabel="density")
     left.locator_params(axis="x", integer=True)
+    low, high = left.get_ylim()
+    room = max(0.0, SMALLEST_RANGE - (high - low)) / 2  # differences of 1e-4 are no pattern to look at
+    left.set_ylim(low - room, high + room)
 
     distances = found.get("distances")
     pairs = [*(["spin_correlations"] if "spin_correlations" in found else []), *_named(found, "correlations_")]
