@@ -306,6 +306,16 @@ class Archive:
         # Together, so that an interrupted record leaves no half of a step.
         self._rows, self._attributes, self._datasets, self._recorded = rows, attributes, datasets, True
 
+    def roll_back(self, model: "Mapping[str, Tensor]") -> None:
+        """Replace the parameters after the last step by those before it, which counts as a retry."""
+        self._settle()
+        for name, tensor in model.items():
+            self._datasets[f"checkpoint/model/{name}"] = tensor.detach().cpu().numpy().copy()
+        if "history/retries" in self._datasets:  # a run begun in format 1 did not count them
+            self._datasets["history/retries"] = self._datasets["history/retries"].copy()
+            self._datasets["history/retries"][-1] += 1
+        self._recorded = True
+
     def _settle(self) -> None:
         """Move the rows of the history to the datasets; nan where a quantity was not recorded."""
         if not self._rows:

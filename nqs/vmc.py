@@ -209,8 +209,9 @@ class VMC:
         """Optimise, then evaluate the energy.
 
         A state whose energy or parameters are not finite is rolled back to the last good one, and the step is made
-        again, half as long; the column "retries" of the history counts that. SIGINT and SIGTERM end the run after the
-        step in flight, with everything in the archive.
+        again, half as long; the column "retries" of the history counts that. Where the last step led to such a state,
+        the energy is that of the state before it. SIGINT and SIGTERM end the run after the step in flight, with
+        everything in the archive.
 
         Args:
             steps: optimisation steps in all; chosen from the problem by default.
@@ -232,7 +233,15 @@ class VMC:
         """
         run = RunConfig(steps=steps or self.default_steps, **options)
         return self._run(
-            run, self.config(run), archive, exact, progress, minutes, flush or FlushPolicy(), list(watch), started_by
+            run,
+            self.config(run),
+            archive=archive,
+            exact=exact,
+            progress=progress,
+            minutes=minutes,
+            flush=flush or FlushPolicy(),
+            watch=list(watch),
+            started_by=started_by,
         )
 
     @property
@@ -245,13 +254,14 @@ class VMC:
         self,
         run: RunConfig,
         config: dict[str, Any],
+        *,
         archive: str | Path | None,
         exact: ExactGroundState | float | None,
         progress: bool,
         minutes: float | None,
         flush: FlushPolicy,
         watch: list[Watcher],
-        started_by: tuple[str, Mapping[str, Any]],
+        started_by: tuple[str, Mapping[str, Any]] = ("", {}),
     ) -> Result:
         limit = TimeLimit(minutes)
         assert run.steps is not None
@@ -304,9 +314,18 @@ class VMC:
 
             result = file.result if file is not None and file.result_step == run.steps else None
             if result is None:
-                result = self._evaluate(
-                    state.generator, energy_infinity, file, exact if isinstance(exact, ExactGroundState) else None
-                )
+                known_state = exact if isinstance(exact, ExactGroundState) else None
+                before = state.generator.get_state()
+                try:
+                    result = self._evaluate(state.generator, energy_infinity, file, known_state)
+                except NonFiniteError:
+                    if state.last_good is None:
+                        raise
+                    vector_to_parameters(state.last_good.clone(), self.wavefunction.parameters())
+                    if file is not None:
+                        file.roll_back(self.wavefunction.state_dict())
+                    state.generator.set_state(before)  # as if resumed from there
+                    result = self._evaluate(state.generator, energy_infinity, file, known_state)
         history = (
             file.history if file is not None else {name: np.array([row[name] for row in rows]) for name in rows[0]}
         )
@@ -483,7 +502,14 @@ def resume(
     )
     # The configuration of the archive itself: one of an older version lacks options that came later.
     return vmc._run(
-        built["run"], config, archive, exact, progress, minutes, flush or FlushPolicy(), list(watch), ("", {})
+        built["run"],
+        config,
+        archive=archive,
+        exact=exact,
+        progress=progress,
+        minutes=minutes,
+        flush=flush or FlushPolicy(),
+        watch=list(watch),
     )
 
 

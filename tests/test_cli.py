@@ -248,7 +248,9 @@ def test_show_says_what_it_is_how_far_it_is_and_what_it_found(runs: Command) -> 
     assert re.fullmatch(r"  energy      -\d\.\d+\(\d+\) J \(final evaluation: [\d,]+ samples, 10 distinct\)", lines[3])
     assert re.fullmatch(r"              variance \S+, V-score \S+", lines[4])
     assert re.fullmatch(rf"  exact       {EXACT:.8f} J \(dense, dimension 10\), relative error \S+", lines[5])
-    assert re.fullmatch(r"  time        [\d,]+ s, \S+ s a step, \d+\.\d\d% on top for writing the archive", lines[6])
+    assert re.fullmatch(
+        r"  time        [\d,]+ s, \S+ s a step, and \d+\.\d\d% on top for writing the archive", lines[6]
+    )
     assert re.fullmatch(r"  size        [\d,]+ bytes, of which \d+ for each step", lines[7])
     assert lines[8].startswith("  model       TransformerConfig(width=4, ")
     assert runs("show a.h5 b.h5").out.count("\n\n") == 1

@@ -1,15 +1,18 @@
 """Signals and time limits: the step in flight is finished, everything is saved, the handlers are put back."""
 
 import os
+import resource
+import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nqs import VMC, Archive, FlushPolicy, Interrupted, resume
+from nqs import VMC, Archive, ArchiveError, FlushPolicy, Interrupted, resume
 from nqs.hamiltonians import BoseHubbard
 from nqs.interruption import Interruption, TimeLimit
 from nqs.lattice import chain
@@ -192,3 +195,50 @@ def test_impossible_time_limits_are_refused(minutes: float) -> None:
         ValueError, match=rf"minutes={minutes}: a time limit is a positive number of minutes; leave it out"
     ):
         TimeLimit(minutes)
+
+
+# ------------------------------------------------------------------------------------------ disks that fail on the way
+
+
+def vanish(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def refuse_long_files(folder: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.fixture
+def restored_limits() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"), [(vanish, "No such file or directory"), (refuse_long_files, "File too large")]
+)
+def test_disk_that_fails_in_a_run_is_reported_and_harms_nothing(
+    fail: Callable[[Path], None],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    restored_limits: None,
+) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    path = folder / "run.h5"
+    with monkeypatch.context() as patch:
+        at_call(patch, 2, lambda: fail(folder))
+        with pytest.raises(ArchiveError, match=rf"run\.h5 cannot be written \({message}\); the last complete version"):
+            vmc().run(STEPS, archive=path, progress=False, flush=FlushPolicy(longest=0))
+    if fail is vanish:
+        assert list(tmp_path.iterdir()) == []
+        return
+    assert [file.name for file in folder.iterdir()] == ["run.h5"]
+    assert Archive.open(path).step == 2
+    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))  # room was made
+    reference = vmc().run(STEPS, progress=False)
+    assert resume(path, progress=False).estimate == reference.estimate

@@ -544,10 +544,34 @@ def test_network_that_overflows_is_reported_for_every_sampler(sampler: Sampler) 
 def test_final_energy_that_is_not_finite_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.h5"
     with monkeypatch.context() as patch:
-        not_finite_at(patch, STEPS, math.nan)
+        not_finite_at(patch, STEPS, math.nan, 2)
         with pytest.raises(NonFiniteError):
             vmc().run(STEPS, archive=path, progress=False)
     assert Archive.open(path).result is None
+
+
+def test_last_step_is_undone_where_its_energy_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a run that is interrupted around that ends in the same way."""
+    path, interrupted = tmp_path / "run.h5", tmp_path / "interrupted.h5"
+    run = vmc()
+    with monkeypatch.context() as patch:
+        not_finite_at(patch, STEPS, math.nan)
+        result = run.run(STEPS, archive=path, progress=False)
+    archive = Archive.open(path)
+    assert archive.result == result.estimate
+    assert archive.last_good is not None
+    np.testing.assert_array_equal(parameters_to_vector(run.wavefunction.parameters()).detach(), archive.last_good)
+    for name, values in archive.parameters().items():
+        np.testing.assert_array_equal(values, run.wavefunction.state_dict()[name])
+    assert archive.history["retries"].tolist() == [0, 0, 0, 0, 1]
+
+    with monkeypatch.context() as patch:
+        not_finite_at(patch, STEPS, math.nan)
+        raising(patch, TreeSampler, "sample", STEPS + 1, KeyboardInterrupt())  # in the second evaluation
+        with pytest.raises(KeyboardInterrupt):
+            vmc().run(STEPS, archive=interrupted, progress=False)
+    resume(interrupted, progress=False)
+    assert_same_run(interrupted, path)
 
 
 # ----------------------------------------------------------------------------------- interruption and resuming
