@@ -55,7 +55,7 @@ def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples
 
     def evaluate(part: Tensor) -> tuple[int, int]:
         connected = hamiltonian.connected(n[part])
-        configurations, turn = connected.configurations, 0.0
+        configurations, turn = connected.configurations, torch.zeros((), dtype=torch.float64, device=n.device)
         if isinstance(wavefunction, SymmetricWavefunction):
             configurations, turn = wavefunction.fold(configurations)
         amplitudes, evaluated = amplitudes_with_cache(wavefunction, configurations, samples, known)

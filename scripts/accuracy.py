@@ -49,13 +49,13 @@ class Problem:
 # -2 / sin(pi / 2 L) (Pfeuty, Ann. Phys. 57, 79 (1970)), the 6x6 lattice is quantum Monte Carlo, -0.678872(1) per site
 # (Sandvik, Phys. Rev. B 56, 11678 (1997)).
 PROBLEMS = {
-    "bh4": Problem(command="bose_hubbard --shape 4 --n-particles 4", energy=-4.2276513868, target=1e-6),
-    "tv6": Problem(command="tv --shape 6", energy=0.0, target=1e-6),
+    "bh4": Problem(command="bose_hubbard --shape 4 --n-particles 4", energy=-3.9765130137420552, target=1e-6),
+    "tv6": Problem(command="tv --shape 6", energy=-3.236067977499789, target=1e-6),
     "bh8-U1": Problem(command="bose_hubbard --U 1", energy=-13.11931637037791, target=1e-7),
     "bh8-U4": Problem(command="bose_hubbard --U 4", energy=-7.45979062605314, target=1e-7),
     "bh8-U16": Problem(command="bose_hubbard --U 16", energy=-1.992372798760071, target=1e-7),
     "bh10-U4": Problem(command="bose_hubbard --shape 10 --n-particles 10", energy=-9.251592973178992, target=1e-6),
-    "tfim20": Problem(command="ising --shape 20", energy=-25.491060103, target=1e-6),
+    "tfim20": Problem(command="ising --shape 20", energy=-25.49098968636475, target=1e-6),
     "heisenberg20": Problem(command="heisenberg --shape 20", energy=-8.904386529876431, target=5e-7),
     "j1j2-4x4": Problem(command="heisenberg --shape 4 4 --J 1 0.5", energy=-8.457923351394845, target=1e-5),
     "hubbard10-U4": Problem(command=f"{HUBBARD} --shape 10 --U 4", energy=-5.380618820414507, target=1e-5),
@@ -157,7 +157,7 @@ def main(config: Config) -> int:
     config.folder.mkdir(parents=True, exist_ok=True)
     jobs = [(name, seed) for name in config.problems for seed in config.seeds[: PROBLEMS[name].seeds]]
     with ThreadPoolExecutor(config.parallel) as pool:
-        found = list(pool.map(lambda job: run(*job, config), jobs))
+        found = list(pool.map(lambda job: run(job[0], job[1], config), jobs))
     outcomes = [o for o in found if o is not None]
     print(table(outcomes))
     print(json.dumps([vars(o) for o in outcomes]))
