@@ -67,6 +67,7 @@ PROBLEMS = {
     "heisenberg-6x6": Problem(command="heisenberg --shape 6 6", energy=-24.439396, target=1e-4, seeds=1),
 }
 TOY = ("bh4", "tv6")  # for tests
+EXACT_LIMIT = 20_000  # dimension up to which each run diagonalises, for the fidelity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +120,22 @@ def run(name: str, seed: int, config: Config) -> Outcome | None:
     if not path.exists() or Archive.open(path).result is None:
         command = [sys.executable, str(SCRIPTS / f"{script}.py"), *options]
         command += ["--seed", str(seed), "--model.seed", str(seed), "--minutes", str(config.minutes)]
-        command += ["--device", config.device or recipes.default_device(), "--archive", str(path)]
+        command += [
+            "--device",
+            config.device or recipes.default_device(),
+            "--archive",
+            str(path),
+            "--exact-limit",
+            "20000",
+        ]
         begin = time.monotonic()
         with path.with_suffix(".txt").open("w") as log:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
         if not path.exists() or Archive.open(path).result is None:
             print(f"{name} seed {seed} failed with exit code {code}: see {log.name}", flush=True)
             return None
-        print(f"{name} seed {seed} done in {time.monotonic() - begin:.0f} s", flush=True)
+        error = outcome(name, seed, path).relative_error
+        print(f"{name} seed {seed}: relative error {error:.1e}, {time.monotonic() - begin:.0f} s", flush=True)
     return outcome(name, seed, path)
 
 
