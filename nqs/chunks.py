@@ -11,7 +11,7 @@ from nqs.protocols import LogPsi, Wavefunction
 
 # Work set of one piece of a network evaluation on a CPU: larger ones leave its cache, smaller ones cost calls.
 CPU_BYTES = 2**25
-GPU_SHARE, GPU_BYTES = 0.25, 2**32  # of the free device memory, and at most so much: larger pieces are not faster
+GPU_SHARE, GPU_BYTES = 0.25, 2**31  # of the free device memory, and at most so much: larger pieces are not faster
 
 Piece = TypeVar("Piece")
 

@@ -50,6 +50,11 @@ from nqs.protocols import Wavefunction
 from nqs.samples import Samples
 
 MAX_LOG_CHANGE = 1.0  # of an amplitude in one step of the logarithmic target
+# A step is refused where the energy rose above SLACK times what a step of its length can do, and NOISE standard errors;
+# the next one is made with CAUTION times the shift, which falls back by RECOVERY a step.
+SLACK, NOISE, CAUTION, RECOVERY = 3.0, 6.0, 100.0, 1.2
+SMALLEST, LARGEST_EXPONENT = 1e-150, 300.0
+FLOAT32_SHIFT = 1e-5  # smaller shifts drown in the rounding of a kernel matrix in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +127,7 @@ class StochasticReconfiguration:
         implicit: take the diagonal of H implicitly, which makes large steps stable.
         logarithmic: follow the logarithm of the propagated amplitudes, which lets wrong signs turn.
         momentum: mu of SPRING; 0 for plain stochastic reconfiguration.
-        max_step: trust region: the update is shortened to this length in the metric.
+        max_step: trust region: the step is shortened to this length of the change of the normalised state.
         space: "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
     """
 
@@ -165,6 +170,9 @@ class NaturalGradient:
         self.wavefunction = wavefunction
         self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
         self.update = torch.zeros_like(parameters_to_vector(self.parameters), dtype=torch.float64)
+        self.before = self.update.clone()  # parameters before the last step
+        # Energy before the last step, what it may at most have become, and the factor on the shift after refused steps.
+        self.energy, self.limit, self.caution = math.inf, math.inf, 1.0
 
     @torch.no_grad()
     def step(
@@ -180,13 +188,20 @@ class NaturalGradient:
         rate = cosine(config.learning_rate, config.final_learning_rate, progress)
         shift = geometric(config.diagonal_shift, config.final_diagonal_shift, progress)
         energy = samples.weights @ local_energies.real
+        deviation = local_energies - energy
+        variance = samples.weights @ deviation.abs().square()
+        if energy > self.limit + NOISE * standard_error(samples, deviation):
+            self.caution *= CAUTION
+            vector_to_parameters(self.before.to(self.parameters[0].dtype), self.parameters)
+            return StepInfo(learning_rate=0.0, update_norm=0.0, gradient_norm=0.0)
+        shift, self.caution = shift * self.caution, max(1.0, self.caution / RECOVERY)
         damping = torch.ones_like(diagonal)
         if config.implicit:
             damping += rate * (diagonal - energy).clamp(min=0)
         X, e = centred(*jacobian(self.wavefunction, samples.configurations), samples.weights, local_energies)
         gradient_norm = 2 * (X.T @ e).norm().item()
         if config.logarithmic:
-            change = torch.log(1 - rate * (local_energies - energy) / damping)
+            change = torch.log(1 - rate * deviation / damping)
             change.real.clamp_(-MAX_LOG_CHANGE, MAX_LOG_CHANGE)
             e = residual(samples.weights, -damping / rate * change, len(e)).to(X.dtype)
         stiffness = damping.sqrt().to(X.dtype).repeat(len(e) // len(damping))
@@ -195,17 +210,24 @@ class NaturalGradient:
         previous = config.momentum * self.update.to(X.dtype)
         unseen = e - X @ previous if config.momentum else e
         self.update = (previous + solve(X, unseen, shift, config.space)).double()
-        norm = ((X @ self.update.to(X.dtype)) / stiffness).norm().item()
-        rate = min(rate, config.max_step / norm) if norm > 0 else rate
+        direction = (X @ self.update.to(X.dtype)).double() / stiffness  # sqrt(w) times the change of log psi
+        rate, norm = bounded(rate, direction, samples.weights, config.max_step)
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
-        return StepInfo(learning_rate=rate, update_norm=rate * norm, gradient_norm=gradient_norm)
+        self.before, self.energy = flat.double(), energy.item()
+        scale = (diagonal - energy).abs().max()
+        self.limit = (energy + SLACK * (2 * variance.sqrt() * norm + scale * norm**2)).item()
+        return StepInfo(learning_rate=rate, update_norm=norm, gradient_norm=gradient_norm)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"update": self.update}
+        guard = torch.tensor([self.energy, self.limit, self.caution], dtype=torch.float64)
+        return {"update": self.update, "before": self.before, "guard": guard}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.update = state["update"].to(self.update.device)
+        if "guard" in state:  # archives of version 1 have none
+            self.before = state["before"].to(self.before.device)
+            self.energy, self.limit, self.caution = state["guard"].tolist()
 
 
 # Those of torch.optim that need no closure and take dense gradients of parameters of any shape.
@@ -296,6 +318,35 @@ def centred(
     return X, residual(weights, local_energies - weights @ local_energies.real, len(X)).to(X.dtype)
 
 
+def bounded(
+    rate: float, direction: Float64[Tensor, " rows"], weights: Float64[Tensor, " U"], max_step: float
+) -> tuple[float, float]:
+    """The learning rate, lowered until the step is short enough, and the length of that step.
+
+    The length is that of the finite change psi -> psi exp(-rate c), sqrt(sum w |exp(-rate c) - 1|^2): where the change
+    c of log psi is small that is the metric, and an amplitude that would grow from nothing counts with what it would be.
+
+    Args:
+        direction: sqrt(w) c, real parts and below them imaginary ones.
+    """
+    U = len(weights)
+    c = direction.view(-1, U) / weights.sqrt().clamp(min=SMALLEST)
+    while True:
+        grown = torch.polar((-rate * c[0]).clamp(max=LARGEST_EXPONENT).exp(), -rate * c[1:].sum(0))
+        norm = (weights @ (grown - 1).abs().square()).sqrt().item()
+        if norm <= max_step or rate < SMALLEST:
+            return rate, norm
+        rate = rate * max(0.5, min(0.9, max_step / norm))
+
+
+def standard_error(samples: Samples, deviation: Complex128[Tensor, " U"]) -> Float64[Tensor, ""]:
+    """Of the mean local energy, as in nqs.statistics."""
+    square = deviation.abs().square()
+    if samples.inclusion is not None:
+        return (samples.weights.square() * (1 - samples.inclusion) @ square).sqrt()
+    return (samples.weights @ square / max(samples.n_samples - 1, 1)).sqrt()
+
+
 def residual(weights: Tensor, deviation: Complex128[Tensor, " U"], rows: int) -> Float64[Tensor, " rows"]:
     """sqrt(w) times the real parts, and below them the imaginary ones where there are 2 U rows."""
     scaled = weights.sqrt() * deviation
@@ -314,6 +365,8 @@ def lower_gram(A: Tensor, blocks: int = 8) -> Float[Tensor, "rows rows"]:
 def solve(X: Tensor, e: Tensor, shift: float, space: str) -> Float[Tensor, " P"]:
     """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space."""
     in_samples = X.shape[0] <= X.shape[1] if space == "auto" else space == "samples"
+    if shift < FLOAT32_SHIFT:
+        X = X.double()
     matrix = lower_gram(X if in_samples else X.T).double()
     s = shift * matrix.trace() / min(X.shape)
     matrix.diagonal().add_(s)

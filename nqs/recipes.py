@@ -16,7 +16,7 @@ EXHAUSTIVE_DIMENSION = {"cpu": 8_000, "cuda": 4_000_000}  # network evaluations 
 EXHAUSTIVE_ROWS = {"cpu": 1_000, "cuda": 16_000}  # configurations, or orbits of a symmetry, in that sum
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 STEPS = {"cpu": 200, "cuda": 400}
-EVALUATIONS = {"cpu": 800_000, "cuda": 30_000_000}  # in all steps of sums over the whole sector
+EVALUATIONS = {"cpu": 800_000, "cuda": 12_000_000}  # in all steps of sums over the whole sector
 FEWEST_STEPS, EXACT_STEPS = 100, 300  # of such runs
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**18}
 

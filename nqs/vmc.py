@@ -430,6 +430,8 @@ class VMC:
 
     def _evaluation_seconds(self, row: dict[str, float]) -> float:
         """Upper estimate of the time for the final evaluation, from a step: configurations cost less than there."""
+        if self.evaluation == self.sampler:
+            return row["seconds"]
         limits = [getattr(self.evaluation, name, None) for name in ("n_distinct", "n_samples")]
         wanted = min([self.hamiltonian.hilbert.dimension, *(limit for limit in limits if limit is not None)])
         return row["seconds"] * max(1.0, wanted / row["distinct"])
