@@ -54,7 +54,6 @@ MAX_LOG_CHANGE = 1.0  # of an amplitude in one step of the logarithmic target
 # the next one is made with CAUTION times the shift, which falls back by RECOVERY a step.
 SLACK, NOISE, CAUTION, RECOVERY = 3.0, 6.0, 100.0, 1.2
 SMALLEST, LARGEST_EXPONENT = 1e-150, 300.0
-FLOAT32_SHIFT = 1e-5  # smaller shifts drown in the rounding of a kernel matrix in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +208,7 @@ class NaturalGradient:
         e = e / stiffness
         previous = config.momentum * self.update.to(X.dtype)
         unseen = e - X @ previous if config.momentum else e
-        self.update = (previous + solve(X, unseen, shift, config.space)).double()
+        self.update = previous.double() + solve(X, unseen, shift, config.space)
         direction = (X @ self.update.to(X.dtype)).double() / stiffness  # sqrt(w) times the change of log psi
         rate, norm = bounded(rate, direction, samples.weights, config.max_step)
         flat = parameters_to_vector(self.parameters)
@@ -324,7 +323,7 @@ def bounded(
     """The learning rate, lowered until the step is short enough, and the length of that step.
 
     The length is that of the finite change psi -> psi exp(-rate c), sqrt(sum w |exp(-rate c) - 1|^2): where the change
-    c of log psi is small that is the metric, and an amplitude that would grow from nothing counts with what it would be.
+    c of log psi is small that is the metric, and an amplitude that would grow from nothing counts with what it is then.
 
     Args:
         direction: sqrt(w) c, real parts and below them imaginary ones.
@@ -362,18 +361,22 @@ def lower_gram(A: Tensor, blocks: int = 8) -> Float[Tensor, "rows rows"]:
     return gram
 
 
-def solve(X: Tensor, e: Tensor, shift: float, space: str) -> Float[Tensor, " P"]:
-    """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space."""
+def solve(X: Tensor, e: Tensor, shift: float, space: str) -> Float64[Tensor, " P"]:
+    """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space, in float64.
+
+    Where rounding makes the matrix indefinite the shift is raised, and at last the pseudo-inverse taken, which is slow.
+    """
     in_samples = X.shape[0] <= X.shape[1] if space == "auto" else space == "samples"
-    if shift < FLOAT32_SHIFT:
-        X = X.double()
-    matrix = lower_gram(X if in_samples else X.T).double()
-    s = shift * matrix.trace() / min(X.shape)
-    matrix.diagonal().add_(s)
-    right = (e if in_samples else X.T @ e).double()
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if failed:  # rounding made it indefinite: least squares in the pseudo-inverse sense
-        solution = torch.linalg.pinv(matrix, hermitian=True) @ right
+    X, e = X.double(), e.double()  # products in float32 round by more than the shift
+    matrix = lower_gram(X if in_samples else X.T)
+    mean = matrix.trace() / min(X.shape)
+    right = e if in_samples else X.T @ e
+    for s in (shift, 10 * shift, 100 * shift, 1000 * shift):
+        factor, failed = torch.linalg.cholesky_ex(matrix + torch.diag(s * mean.expand(len(matrix))))
+        if not failed:
+            solution = torch.cholesky_solve(right[:, None], factor)[:, 0]
+            break
     else:
-        solution = torch.cholesky_solve(right[:, None], factor)[:, 0]
-    return X.T @ solution.to(X.dtype) if in_samples else solution.to(X.dtype)
+        lower = matrix.tril(-1)
+        solution = torch.linalg.pinv(lower + lower.T + torch.diag(matrix.diagonal()), hermitian=True) @ right
+    return X.T @ solution if in_samples else solution
