@@ -10,8 +10,9 @@ one that is not counted. Matrix products are counted while they run and set agai
 same precision; bytes are those of the inputs and outputs of every operation, set against the rate of a large copy.
 
 Naive means: every sample drawn by itself, each site from a network evaluation of the whole prefix; every connected
-configuration of every distinct sample evaluated from scratch; gradients with torch.func. It runs on as many samples as
---naive-samples says, and ratios compare rates.
+configuration of every distinct sample evaluated from scratch; gradients with torch.func. It runs on as
+many samples as --naive-samples says, and ratios compare rates. "Prefix sharing alone" compares local energies of all
+samples that differ in nothing else.
 """
 
 import json
@@ -22,13 +23,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# First, because it makes idle threads sleep, which PyTorch heeds only if it was not loaded before.
+from nqs import recipes
+
+# isort: split
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from nqs import recipes
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.jacobian import by_vmap, jacobian
 from nqs.lattice import chain
@@ -269,6 +273,8 @@ def naive(config: Config, L: int) -> dict[str, float]:
     n_parameters = sum(p.numel() for p in parameters.values())
     kind = next(iter(parameters.values()))
     out = [torch.empty((len(few), n_parameters), dtype=kind.dtype, device=device) for _ in range(1 + psi.has_phase)]
+    psi.shares_prefixes = False
+    unshared = seconds_of(lambda: local_energies(h, psi, samples), device, 1)
     # A sample of the plain version is as distinct as one of ours: each counts as n_distinct / n_samples.
     return {
         "sampler": len(few)
@@ -276,6 +282,7 @@ def naive(config: Config, L: int) -> dict[str, float]:
         * (samples.n_distinct / config.samples)
         * (size / len(few)),
         "local energy": len(few) / seconds_of(lambda: naive_local_energies(h, psi, part), device, 1),
+        "prefix sharing alone": samples.n_distinct / unshared,
         "jacobian": len(few) / seconds_of(lambda: by_vmap(psi, parameters, part.configurations, out), device, 1),
         "our jacobian": len(few) / seconds_of(lambda: jacobian(psi, part.configurations), device, 1),
     }
@@ -395,6 +402,9 @@ def against_naive(config: Config, L: int, found: dict[str, Measurement], state: 
         for part in ("sampler", "local energy")
         if part in found
     }
+    if "local energy" in found:
+        alone = "prefix sharing alone"
+        ratios[alone] = state["distinct"] / found["local energy"].seconds / rates[alone]
     ratios["jacobian"] = rates["our jacobian"] / rates["jacobian"]
     for part, ratio in ratios.items():
         print(f"against naive: {part} {ratio:.1f} times faster (naive: {rate_text(rates[part])} distinct per second)")
