@@ -4,6 +4,7 @@
     python scripts/benchmark.py --L 16 32 64 128 --distinct 500              exponent of the cost against L
     python scripts/benchmark.py --problem bose-hubbard --against naive       our own plain version
     python scripts/benchmark.py --against netket                             NetKet with two layers of LSTM
+    python scripts/benchmark.py --profile                                    where the time of a step goes
 
 Times are CPU seconds on a CPU (all threads added up) and wall seconds on a GPU, the best of a few repetitions after
 one that is not counted. Matrix products are counted while they run and set against the rate of a large product in the
@@ -67,6 +68,7 @@ class Config:
     parts: tuple[Literal["sampler", "local energy", "gradient", "step"], ...] = PARTS
     against: Literal["nothing", "naive", "netket"] = "nothing"
     naive_samples: int = 256
+    profile: bool = False  # list the operations that take most of a step
     seed: int = 0
 
 
@@ -156,6 +158,22 @@ def measure(run: Callable[[], object], device: torch.device, repeats: int) -> Me
     return Measurement(seconds, operations.get_total_flops(), traffic.bytes)
 
 
+def operations_of(run: Callable[[], object], device: torch.device) -> str:
+    """The operations that take longest, as a table."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        run()
+        synchronise(device)
+    on_gpu = device.type == "cuda"
+    times = {e.key: (e.self_device_time_total if on_gpu else e.self_cpu_time_total) / 1e6
+             for e in profile.key_averages()}  # fmt: skip
+    total = sum(times.values())
+    longest = sorted(times.items(), key=lambda item: -item[1])[:12]
+    return "\n".join(f"{seconds:9.4f} s {100 * seconds / total:5.1f} %  {name}" for name, seconds in longest)
+
+
 def machine_limits(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """Measured rates per second: operations of a large matrix product, bytes read and written by a large copy."""
     size = 8192 if device.type == "cuda" else 2048
@@ -211,6 +229,8 @@ def ours(config: Config, L: int) -> tuple[dict[str, Measurement], dict[str, Any]
             for parameter, value in zip(psi.parameters(), parameters, strict=True):
                 parameter.copy_(value)
         found[part] = measure(runs[part], device, config.repeats)
+    if config.profile:
+        print(operations_of(step, device))
     return found, {
         "parameters": sum(p.numel() for p in psi.parameters()),
         "samples": samples.n_samples,
