@@ -39,12 +39,13 @@ from nqs.jacobian import by_vmap, jacobian
 from nqs.lattice import chain
 from nqs.local_energy import local_energies
 from nqs.models import MarshallSign, TransformerConfig, WithReference
-from nqs.optimisation import StochasticReconfiguration
+from nqs.optimisation import Optimiser, StochasticReconfiguration
 from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.script import command_line
 
+TRAINING_SAMPLES = 4096  # at most so many in the steps before the measurement
 PARTS = ("sampler", "local energy", "gradient", "step")
 
 
@@ -196,24 +197,41 @@ def peak_memory(device: torch.device) -> int:
 # --------------------------------------------------------------------------------------------------------- nqs
 
 
-def ours(config: Config, L: int) -> tuple[dict[str, Measurement], dict[str, Any]]:
-    """Each part, and numbers about the state it was measured on."""
+@dataclass(frozen=True)
+class Prepared:
+    """A system with a state, trained as wanted."""
+
+    hamiltonian: Hamiltonian
+    psi: AutoregressiveWavefunction
+    optimiser: Optimiser
+    sampler: Sampler
+    generator: torch.Generator
+    device: torch.device
+
+    def step(self, progress: float = 0.5, sampler: Sampler | None = None) -> None:
+        samples = (sampler or self.sampler).sample(self.psi, self.generator)
+        local = local_energies(self.hamiltonian, self.psi, samples)
+        self.optimiser.step(samples, local.values, local.diagonal, progress)
+
+
+def prepare(config: Config, L: int) -> Prepared:
     device = recipes.checked_device(config.device)
     h = hamiltonian(config, L)
     psi = wavefunction(config, h)
-    generator = torch.Generator(device).manual_seed(config.seed)
     sampler: Sampler = TreeSampler(n_samples=config.samples)
     if config.distinct is not None:
         sampler = GumbelSampler(n_distinct=config.distinct)
-    optimiser = config.optimiser.build(psi)
-
-    def step(progress: float = 0.5) -> None:
-        samples = sampler.sample(psi, generator)
-        local = local_energies(h, psi, samples)
-        optimiser.step(samples, local.values, local.diagonal, progress)
-
+    generator = torch.Generator(device).manual_seed(config.seed)
+    prepared = Prepared(h, psi, config.optimiser.build(psi), sampler, generator, device)
     for i in range(config.train):
-        step(i / config.train)
+        prepared.step(i / config.train, TreeSampler(n_samples=min(config.samples, TRAINING_SAMPLES)))
+    return prepared
+
+
+def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], dict[str, Any]]:
+    """Each part, and numbers about the state it was measured on."""
+    h, psi, sampler, generator = prepared.hamiltonian, prepared.psi, prepared.sampler, prepared.generator
+    optimiser, device = prepared.optimiser, prepared.device
     parameters = [p.detach().clone() for p in psi.parameters()]
     samples = sampler.sample(psi, generator)
     local = local_energies(h, psi, samples)
@@ -221,7 +239,7 @@ def ours(config: Config, L: int) -> tuple[dict[str, Measurement], dict[str, Any]
         "sampler": lambda: sampler.sample(psi, generator),
         "local energy": lambda: local_energies(h, psi, samples),
         "gradient": lambda: optimiser.step(samples, local.values, local.diagonal, 0.5),
-        "step": step,
+        "step": prepared.step,
     }
     found = {}
     for part in config.parts:
@@ -230,7 +248,10 @@ def ours(config: Config, L: int) -> tuple[dict[str, Measurement], dict[str, Any]
                 parameter.copy_(value)
         found[part] = measure(runs[part], device, config.repeats)
     if config.profile:
-        print(operations_of(step, device))
+        print(operations_of(prepared.step, device))
+    with torch.no_grad():
+        for parameter, value in zip(psi.parameters(), parameters, strict=True):
+            parameter.copy_(value)
     return found, {
         "parameters": sum(p.numel() for p in psi.parameters()),
         "samples": samples.n_samples,
@@ -272,12 +293,9 @@ def naive_local_energies(h: Hamiltonian, psi: AutoregressiveWavefunction, sample
     return values
 
 
-def naive(config: Config, L: int) -> dict[str, float]:
-    """Rates per second of the plain version on the same model: distinct samples, local energies, gradients."""
-    device = recipes.checked_device(config.device)
-    h = hamiltonian(config, L)
-    psi = wavefunction(config, h)
-    generator = torch.Generator(device).manual_seed(config.seed)
+def naive(config: Config, prepared: Prepared) -> dict[str, float]:
+    """Rates per second of the plain version on the same state: distinct samples, local energies, gradients."""
+    h, psi, generator, device = prepared.hamiltonian, prepared.psi, prepared.generator, prepared.device
     size = config.naive_samples
     samples = TreeSampler(n_samples=config.samples).sample(psi, generator)
     few = torch.randperm(samples.n_distinct, generator=torch.Generator().manual_seed(0))[:size].to(device)
@@ -295,6 +313,7 @@ def naive(config: Config, L: int) -> dict[str, float]:
     out = [torch.empty((len(few), n_parameters), dtype=kind.dtype, device=device) for _ in range(1 + psi.has_phase)]
     psi.shares_prefixes = False
     unshared = seconds_of(lambda: local_energies(h, psi, samples), device, 1)
+    psi.shares_prefixes = True
     # A sample of the plain version is as distinct as one of ours: each counts as n_distinct / n_samples.
     return {
         "sampler": len(few)
@@ -385,7 +404,8 @@ def main(config: Config) -> None:
     report: dict[str, Any] = {"device": name, "precision": config.model.dtype, "limits": limits, "sizes": []}
     times: dict[str, list[float]] = {}
     for L in config.L:
-        found, state = ours(config, L)
+        prepared = prepare(config, L)
+        found, state = ours(config, prepared)
         print(f"\n{config.problem} L={L}: {state['parameters']:,} parameters, {state['samples']:,} samples, "
               f"{state['distinct']:,} distinct, {state['connected']:,} connected, {state['evaluated']:,} evaluated "
               f"({100 * state['saved']:.0f} % saved)")  # fmt: skip
@@ -401,7 +421,7 @@ def main(config: Config) -> None:
         size["peak_memory"] = peak_memory(device)
         print(f"peak memory {size['peak_memory'] / 2**30:.2f} GiB")
         if config.against == "naive":
-            size["naive"] = against_naive(config, L, found, state)
+            size["naive"] = against_naive(config, prepared, found, state)
         elif config.against == "netket":
             size["netket"] = against_netket(config, L, found, state)
         report["sizes"].append(size)
@@ -415,8 +435,10 @@ def main(config: Config) -> None:
     print(json.dumps(report))
 
 
-def against_naive(config: Config, L: int, found: dict[str, Measurement], state: dict[str, Any]) -> dict[str, float]:
-    rates = naive(config, L)
+def against_naive(
+    config: Config, prepared: Prepared, found: dict[str, Measurement], state: dict[str, Any]
+) -> dict[str, float]:
+    rates = naive(config, prepared)
     ratios = {
         part: state["distinct"] / found[part].seconds / rates[part]
         for part in ("sampler", "local energy")
