@@ -154,13 +154,14 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         self.config = config = replace(config or TransformerConfig(), **options)
         self.has_phase = config.phase == "learned"
         L, d, D = hilbert.n_sites, hilbert.local_dim, config.width
-        with torch.device("meta"):  # no memory and no global random numbers: _initialise fills the parameters
+        # torch draws initial values of its own, which _initialise replaces; global random numbers stay as they were.
+        # (On the meta device nothing would be drawn, but that loads a second's worth of Python modules.)
+        with torch.random.fork_rng(devices=[]):
             self.token = nn.Embedding(d + 1, D)  # local state of the site before; d before the first site
             self.site = nn.Embedding(L, D)
             self.blocks = cast(list[Block], nn.ModuleList(Block(config) for _ in range(config.layers)))
             self.norm = LayerNorm(D)
             self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
-        self.to_empty(device="cpu")
         self._initialise(torch.Generator().manual_seed(config.seed))
         self.gradient_dtype = torch.float32 if config.dtype == "mixed" else None
         self.to(device=device, dtype=torch.float32 if config.dtype == "float32" else torch.float64)

@@ -1,22 +1,28 @@
 """Exact diagonalisation: the sparse matrix of a Hamiltonian in its sector, and its lowest eigenstates.
 
 The matrix comes from the Hamiltonian's own diagonal and connected configurations, in the lexicographic basis of its
-Hilbert space; scipy's Lanczos (ARPACK) finds the lowest states.
+Hilbert space; Lanczos finds the lowest states.
 """
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.linalg import eigh_tridiagonal
+from torch import Tensor
 
 from nqs.protocols import Hamiltonian
 
 MAX_DIMENSION = 5_000_000
-DENSE_DIMENSION = 64  # below this ARPACK has no room, and dense diagonalisation is immediate
+DENSE_DIMENSION = 64  # below this dense diagonalisation is immediate
 ROWS = 2**15  # matrix rows built at once
+TOLERANCE = 1e-12  # of the Lanczos residual, in units of the bound of the spectrum
+CHECK_EVERY = 5  # Lanczos steps
+MAX_LANCZOS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +61,32 @@ def sparse_matrix(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) 
             f"exact diagonalisation of a sector of dimension {hilbert.dimension:,} is over the limit "
             f"max_dimension={max_dimension:,}: choose a smaller system or sector, or raise the limit if memory allows."
         )
+    rank = _rank(hamiltonian)
     rows, columns, elements = [], [], []
     for start in range(0, hilbert.dimension, ROWS):
         n = hilbert.configurations(start, min(start + ROWS, hilbert.dimension))
         diagonal, connected = hamiltonian.diagonal(n), hamiltonian.connected(n)
         index = torch.arange(start, start + len(n))
         rows += [index, index[connected.parents]]
-        columns += [index, hilbert.rank(connected.configurations)]
+        columns += [index, rank(connected.configurations)]
         elements += [diagonal.to(connected.elements.dtype), connected.elements]
     shape = (hilbert.dimension, hilbert.dimension)
-    coordinates = (torch.cat(rows).numpy(), torch.cat(columns).numpy())
+    # Small indices make the products with vectors faster, which read little else than the matrix.
+    index_dtype = torch.int32 if hilbert.dimension < 2**31 else torch.int64
+    coordinates = (torch.cat(rows).to(index_dtype).numpy(), torch.cat(columns).to(index_dtype).numpy())
     return sparse.coo_array((torch.cat(elements).numpy(), coordinates), shape=shape).tocsr()
+
+
+def _rank(hamiltonian: Hamiltonian) -> Callable[[Tensor], Tensor]:
+    """Lexicographic positions: by a search among all keys where these are single integers, which is faster."""
+    hilbert = hamiltonian.hilbert
+    if hilbert.keys(hilbert.configurations(0, 1)).shape[1] > 1:
+        return hilbert.rank
+    starts = range(0, hilbert.dimension, ROWS)
+    keys = torch.cat(
+        [hilbert.keys(hilbert.configurations(start, min(start + ROWS, hilbert.dimension)))[:, 0] for start in starts]
+    )
+    return lambda n: torch.searchsorted(keys, hilbert.keys(n)[:, 0])
 
 
 def ground_state(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -> ExactGroundState:
@@ -100,19 +121,76 @@ def _two_lowest(matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
     lifted to the top of the spectrum.
     """
     bound = float(abs(matrix).sum(axis=1).max()) + 1.0  # beyond the whole spectrum (Gershgorin)
-    random = np.random.default_rng(0)  # ARPACK's own start vector is not reproducible
+    start = np.random.default_rng(0).standard_normal(matrix.shape[0])
 
-    def lowest(lifted: np.ndarray | None = None) -> tuple[float, np.ndarray]:
-        # All levels are shifted below zero: ARPACK's tolerance is relative, and a level at 0 would never converge.
-        def apply(x: np.ndarray) -> np.ndarray:
-            y = matrix @ x - 2 * bound * x
-            return y if lifted is None else y + 4 * bound * lifted * np.vdot(lifted, x)
+    def lifted(x: np.ndarray) -> np.ndarray:
+        return matrix @ x + 2 * bound * _dot(state, x) * state
 
-        start = random.standard_normal(matrix.shape[0])
-        operator = LinearOperator(matrix.shape, matvec=apply, dtype=matrix.dtype)
-        energies, states = eigsh(operator, k=1, which="SA", v0=start, tol=1e-13)
-        return float(energies[0]) + 2 * bound, states[:, 0]
-
-    ground, state = lowest()
-    excited, _ = lowest(state)
+    ground, state = lanczos(matrix.__matmul__, start, matrix.dtype, TOLERANCE * bound)
+    excited, _ = lanczos(lifted, start[::-1], matrix.dtype, TOLERANCE * bound, vector=False)
     return np.array([ground, max(ground, excited)]), state[:, None]
+
+
+def lanczos(
+    apply: Callable[[np.ndarray], np.ndarray],
+    start: np.ndarray,
+    dtype: np.dtype,
+    tolerance: float,
+    *,
+    vector: bool = True,
+) -> tuple[float, np.ndarray]:
+    """Lowest eigenvalue and eigenvector of a Hermitian matrix, of which only products with vectors are known.
+
+    Three-term recurrence without reorthogonalisation: rounding repeats eigenvalues that have converged, but leaves
+    the lowest one right (Paige, Linear Algebra Appl. 34, 235 (1980)). The vector takes a second run.
+
+    Args:
+        apply: product of the matrix and a vector.
+        start: vector with a share of the ground state, such as a random one.
+        dtype: of the matrix.
+        tolerance: length of the residual H x - E x at the end; the error of the energy is of the order of its square.
+        vector: whether the eigenvector is wanted; else the start is returned in its place.
+
+    Raises:
+        RuntimeError: no convergence.
+    """
+    x = start.astype(dtype) / np.linalg.norm(start)
+    diagonal: list[float] = []
+    side: list[float] = []
+    for _, alpha, beta in _krylov(apply, x):
+        diagonal.append(alpha)
+        side.append(beta)
+        if len(diagonal) % CHECK_EVERY and beta > tolerance:
+            continue
+        energies, states = eigh_tridiagonal(diagonal, side[:-1], select="i", select_range=(0, 0))
+        if abs(beta * states[-1, 0]) < tolerance or beta < tolerance:
+            break
+        if len(diagonal) >= MAX_LANCZOS:
+            raise RuntimeError(
+                f"Lanczos did not converge in {MAX_LANCZOS:,} products with the matrix (residual "
+                f"{abs(beta * states[-1, 0]):.1e}, wanted {tolerance:.1e}): is the matrix Hermitian and finite?"
+            )
+    if not vector:
+        return float(energies[0]), start
+    state = np.zeros_like(x)
+    for coefficient, (q, _, _) in zip(states[:, 0], _krylov(apply, x), strict=False):
+        state += coefficient * q
+    return float(energies[0]), state / np.linalg.norm(state)
+
+
+def _krylov(apply: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> Iterator[tuple[np.ndarray, float, float]]:
+    """Lanczos vectors with the diagonal and the next side element of the tridiagonal matrix."""
+    previous, beta = np.zeros_like(x), 0.0
+    while True:
+        y = apply(x)
+        alpha = float(_dot(x, y).real)
+        y -= alpha * x
+        y -= beta * previous
+        beta = float(_dot(y, y).real) ** 0.5
+        yield x, alpha, beta
+        previous, x = x, y / beta
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> Any:
+    """<a|b>, not by BLAS: its threads cost more than they give, and spin on a busy machine."""
+    return np.einsum("i,i->", a.conj(), b)

@@ -4,14 +4,16 @@
     python scripts/benchmark.py --L 16 32 64 128 --distinct 500              exponent of the cost against L
     python scripts/benchmark.py --problem bose-hubbard --against naive       our own plain version
     python scripts/benchmark.py --against netket                             NetKet with two layers of LSTM
+    python scripts/benchmark.py --profile                                    where the time of a step goes
 
 Times are CPU seconds on a CPU (all threads added up) and wall seconds on a GPU, the best of a few repetitions after
 one that is not counted. Matrix products are counted while they run and set against the rate of a large product in the
 same precision; bytes are those of the inputs and outputs of every operation, set against the rate of a large copy.
 
 Naive means: every sample drawn by itself, each site from a network evaluation of the whole prefix; every connected
-configuration of every distinct sample evaluated from scratch; gradients with torch.func. It runs on as many samples as
---naive-samples says, and ratios compare rates.
+configuration of every distinct sample evaluated from scratch; gradients with torch.func. It runs on as
+many samples as --naive-samples says, and ratios compare rates. "Prefix sharing alone" compares local energies of all
+samples that differ in nothing else.
 """
 
 import json
@@ -22,24 +24,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# First, because it makes idle threads sleep, which PyTorch heeds only if it was not loaded before.
+from nqs import recipes
+
+# isort: split
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from nqs import recipes
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.jacobian import by_vmap, jacobian
 from nqs.lattice import chain
 from nqs.local_energy import local_energies
 from nqs.models import MarshallSign, TransformerConfig, WithReference
-from nqs.optimisation import StochasticReconfiguration
+from nqs.optimisation import Optimiser, StochasticReconfiguration
 from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.script import command_line
 
+TRAINING_SAMPLES = 4096  # at most so many in the steps before the measurement
 PARTS = ("sampler", "local energy", "gradient", "step")
 
 
@@ -63,6 +69,7 @@ class Config:
     parts: tuple[Literal["sampler", "local energy", "gradient", "step"], ...] = PARTS
     against: Literal["nothing", "naive", "netket"] = "nothing"
     naive_samples: int = 256
+    profile: bool = False  # list the operations that take most of a step
     seed: int = 0
 
 
@@ -152,6 +159,22 @@ def measure(run: Callable[[], object], device: torch.device, repeats: int) -> Me
     return Measurement(seconds, operations.get_total_flops(), traffic.bytes)
 
 
+def operations_of(run: Callable[[], object], device: torch.device) -> str:
+    """The operations that take longest, as a table."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        run()
+        synchronise(device)
+    on_gpu = device.type == "cuda"
+    times = {e.key: (e.self_device_time_total if on_gpu else e.self_cpu_time_total) / 1e6
+             for e in profile.key_averages()}  # fmt: skip
+    total = sum(times.values())
+    longest = sorted(times.items(), key=lambda item: -item[1])[:12]
+    return "\n".join(f"{seconds:9.4f} s {100 * seconds / total:5.1f} %  {name}" for name, seconds in longest)
+
+
 def machine_limits(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """Measured rates per second: operations of a large matrix product, bytes read and written by a large copy."""
     size = 8192 if device.type == "cuda" else 2048
@@ -174,24 +197,41 @@ def peak_memory(device: torch.device) -> int:
 # --------------------------------------------------------------------------------------------------------- nqs
 
 
-def ours(config: Config, L: int) -> tuple[dict[str, Measurement], dict[str, Any]]:
-    """Each part, and numbers about the state it was measured on."""
+@dataclass(frozen=True)
+class Prepared:
+    """A system with a state, trained as wanted."""
+
+    hamiltonian: Hamiltonian
+    psi: AutoregressiveWavefunction
+    optimiser: Optimiser
+    sampler: Sampler
+    generator: torch.Generator
+    device: torch.device
+
+    def step(self, progress: float = 0.5, sampler: Sampler | None = None) -> None:
+        samples = (sampler or self.sampler).sample(self.psi, self.generator)
+        local = local_energies(self.hamiltonian, self.psi, samples)
+        self.optimiser.step(samples, local.values, local.diagonal, progress)
+
+
+def prepare(config: Config, L: int) -> Prepared:
     device = recipes.checked_device(config.device)
     h = hamiltonian(config, L)
     psi = wavefunction(config, h)
-    generator = torch.Generator(device).manual_seed(config.seed)
     sampler: Sampler = TreeSampler(n_samples=config.samples)
     if config.distinct is not None:
         sampler = GumbelSampler(n_distinct=config.distinct)
-    optimiser = config.optimiser.build(psi)
-
-    def step(progress: float = 0.5) -> None:
-        samples = sampler.sample(psi, generator)
-        local = local_energies(h, psi, samples)
-        optimiser.step(samples, local.values, local.diagonal, progress)
-
+    generator = torch.Generator(device).manual_seed(config.seed)
+    prepared = Prepared(h, psi, config.optimiser.build(psi), sampler, generator, device)
     for i in range(config.train):
-        step(i / config.train)
+        prepared.step(i / config.train, TreeSampler(n_samples=min(config.samples, TRAINING_SAMPLES)))
+    return prepared
+
+
+def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], dict[str, Any]]:
+    """Each part, and numbers about the state it was measured on."""
+    h, psi, sampler, generator = prepared.hamiltonian, prepared.psi, prepared.sampler, prepared.generator
+    optimiser, device = prepared.optimiser, prepared.device
     parameters = [p.detach().clone() for p in psi.parameters()]
     samples = sampler.sample(psi, generator)
     local = local_energies(h, psi, samples)
@@ -199,7 +239,7 @@ def ours(config: Config, L: int) -> tuple[dict[str, Measurement], dict[str, Any]
         "sampler": lambda: sampler.sample(psi, generator),
         "local energy": lambda: local_energies(h, psi, samples),
         "gradient": lambda: optimiser.step(samples, local.values, local.diagonal, 0.5),
-        "step": step,
+        "step": prepared.step,
     }
     found = {}
     for part in config.parts:
@@ -207,6 +247,11 @@ def ours(config: Config, L: int) -> tuple[dict[str, Measurement], dict[str, Any]
             for parameter, value in zip(psi.parameters(), parameters, strict=True):
                 parameter.copy_(value)
         found[part] = measure(runs[part], device, config.repeats)
+    if config.profile:
+        print(operations_of(prepared.step, device))
+    with torch.no_grad():
+        for parameter, value in zip(psi.parameters(), parameters, strict=True):
+            parameter.copy_(value)
     return found, {
         "parameters": sum(p.numel() for p in psi.parameters()),
         "samples": samples.n_samples,
@@ -248,12 +293,9 @@ def naive_local_energies(h: Hamiltonian, psi: AutoregressiveWavefunction, sample
     return values
 
 
-def naive(config: Config, L: int) -> dict[str, float]:
-    """Rates per second of the plain version on the same model: distinct samples, local energies, gradients."""
-    device = recipes.checked_device(config.device)
-    h = hamiltonian(config, L)
-    psi = wavefunction(config, h)
-    generator = torch.Generator(device).manual_seed(config.seed)
+def naive(config: Config, prepared: Prepared) -> dict[str, float]:
+    """Rates per second of the plain version on the same state: distinct samples, local energies, gradients."""
+    h, psi, generator, device = prepared.hamiltonian, prepared.psi, prepared.generator, prepared.device
     size = config.naive_samples
     samples = TreeSampler(n_samples=config.samples).sample(psi, generator)
     few = torch.randperm(samples.n_distinct, generator=torch.Generator().manual_seed(0))[:size].to(device)
@@ -269,6 +311,9 @@ def naive(config: Config, L: int) -> dict[str, float]:
     n_parameters = sum(p.numel() for p in parameters.values())
     kind = next(iter(parameters.values()))
     out = [torch.empty((len(few), n_parameters), dtype=kind.dtype, device=device) for _ in range(1 + psi.has_phase)]
+    psi.shares_prefixes = False
+    unshared = seconds_of(lambda: local_energies(h, psi, samples), device, 1)
+    psi.shares_prefixes = True
     # A sample of the plain version is as distinct as one of ours: each counts as n_distinct / n_samples.
     return {
         "sampler": len(few)
@@ -276,6 +321,7 @@ def naive(config: Config, L: int) -> dict[str, float]:
         * (samples.n_distinct / config.samples)
         * (size / len(few)),
         "local energy": len(few) / seconds_of(lambda: naive_local_energies(h, psi, part), device, 1),
+        "prefix sharing alone": samples.n_distinct / unshared,
         "jacobian": len(few) / seconds_of(lambda: by_vmap(psi, parameters, part.configurations, out), device, 1),
         "our jacobian": len(few) / seconds_of(lambda: jacobian(psi, part.configurations), device, 1),
     }
@@ -358,7 +404,8 @@ def main(config: Config) -> None:
     report: dict[str, Any] = {"device": name, "precision": config.model.dtype, "limits": limits, "sizes": []}
     times: dict[str, list[float]] = {}
     for L in config.L:
-        found, state = ours(config, L)
+        prepared = prepare(config, L)
+        found, state = ours(config, prepared)
         print(f"\n{config.problem} L={L}: {state['parameters']:,} parameters, {state['samples']:,} samples, "
               f"{state['distinct']:,} distinct, {state['connected']:,} connected, {state['evaluated']:,} evaluated "
               f"({100 * state['saved']:.0f} % saved)")  # fmt: skip
@@ -374,7 +421,7 @@ def main(config: Config) -> None:
         size["peak_memory"] = peak_memory(device)
         print(f"peak memory {size['peak_memory'] / 2**30:.2f} GiB")
         if config.against == "naive":
-            size["naive"] = against_naive(config, L, found, state)
+            size["naive"] = against_naive(config, prepared, found, state)
         elif config.against == "netket":
             size["netket"] = against_netket(config, L, found, state)
         report["sizes"].append(size)
@@ -388,13 +435,18 @@ def main(config: Config) -> None:
     print(json.dumps(report))
 
 
-def against_naive(config: Config, L: int, found: dict[str, Measurement], state: dict[str, Any]) -> dict[str, float]:
-    rates = naive(config, L)
+def against_naive(
+    config: Config, prepared: Prepared, found: dict[str, Measurement], state: dict[str, Any]
+) -> dict[str, float]:
+    rates = naive(config, prepared)
     ratios = {
         part: state["distinct"] / found[part].seconds / rates[part]
         for part in ("sampler", "local energy")
         if part in found
     }
+    if "local energy" in found:
+        alone = "prefix sharing alone"
+        ratios[alone] = state["distinct"] / found["local energy"].seconds / rates[alone]
     ratios["jacobian"] = rates["our jacobian"] / rates["jacobian"]
     for part, ratio in ratios.items():
         print(f"against naive: {part} {ratio:.1f} times faster (naive: {rate_text(rates[part])} distinct per second)")

@@ -179,3 +179,40 @@ def test_text() -> None:
     text = str(exact.ground_state(MODELS["Lanczos"]))
     assert text.startswith("exact E = -")
     assert "dimension 126 (Lanczos)" in text
+
+
+@pytest.mark.parametrize("dtype", [float, complex])
+@pytest.mark.parametrize("degenerate", [False, True])
+def test_lanczos_against_dense_diagonalisation(dtype: type, degenerate: bool) -> None:
+    random = np.random.default_rng(1)
+    basis = np.linalg.qr(random.standard_normal((300, 300)) + 1j * random.standard_normal((300, 300)))[0]
+    if dtype is float:
+        basis = np.linalg.qr(basis.real)[0]
+    levels = np.sort(random.uniform(-5, 20, 300))
+    levels[1] = levels[0] if degenerate else levels[0] + 0.1
+    matrix = (basis * levels) @ basis.conj().T
+    energy, state = exact.lanczos(matrix.__matmul__, random.standard_normal(300), matrix.dtype, 1e-11)
+    assert energy == pytest.approx(levels[0], abs=1e-12)
+    assert np.linalg.norm(matrix @ state - energy * state) < 1e-9
+    assert np.linalg.norm(state) == pytest.approx(1)
+
+
+def test_lanczos_ends_in_an_invariant_subspace() -> None:
+    matrix = np.diag(np.arange(10.0))
+    energy, state = exact.lanczos(matrix.__matmul__, np.eye(10)[3] + np.eye(10)[7], matrix.dtype, 1e-12)
+    assert energy == pytest.approx(3.0)
+    np.testing.assert_allclose(np.abs(state), np.eye(10)[3], atol=1e-12)
+
+
+def test_lanczos_without_convergence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "MAX_LANCZOS", 10)
+    matrix = np.diag(np.linspace(0, 1, 200))
+    with pytest.raises(RuntimeError, match=r"did not converge in 10 products.*Hermitian"):
+        exact.lanczos(matrix.__matmul__, np.ones(200), matrix.dtype, 1e-12)
+
+
+def test_keys_of_several_words_are_ranked_another_way() -> None:
+    """More sites than one integer key holds: a single particle on an open chain of 70 sites, E = -2 cos(pi / 71)."""
+    h = BoseHubbard(chain(70, boundary="open"), 1, U=0.0)
+    assert h.hilbert.keys(h.hilbert.configurations(0, 1)).shape[1] > 1
+    assert exact.ground_state(h).energy == pytest.approx(-2 * np.cos(np.pi / 71), abs=1e-12)
