@@ -22,6 +22,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 # First, because it makes idle threads sleep, which PyTorch heeds only if it was not loaded before.
@@ -46,7 +47,8 @@ from nqs.samples import Samples
 from nqs.script import command_line
 
 TRAINING_SAMPLES = 4096  # at most so many in the steps before the measurement
-PARTS = ("sampler", "local energy", "gradient", "step")
+Part = Literal["sampler", "local energy", "gradient", "step"]
+PARTS: tuple[Part, ...] = ("sampler", "local energy", "gradient", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class Config:
     device: str = field(default_factory=recipes.default_device)
     threads: int | None = None  # of the CPU; None: as PyTorch chooses
     repeats: int = 3
-    parts: tuple[Literal["sampler", "local energy", "gradient", "step"], ...] = PARTS
+    parts: tuple[Part, ...] = PARTS
     against: Literal["nothing", "naive", "netket"] = "nothing"
     naive_samples: int = 256
     profile: bool = False  # list the operations that take most of a step
@@ -241,7 +243,7 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
         "gradient": lambda: optimiser.step(samples, local.values, local.diagonal, 0.5),
         "step": prepared.step,
     }
-    found = {}
+    found: dict[str, Measurement] = {}
     for part in config.parts:
         with torch.no_grad():  # every part at the same state
             for parameter, value in zip(psi.parameters(), parameters, strict=True):
@@ -366,11 +368,13 @@ def netket(config: Config, L: int) -> tuple[dict[str, float], dict[str, Any]]:
             state.reset()
             jax.block_until_ready(state.samples)
 
-        runs = {
+        runs: dict[str, Callable[[], object]] = {
             "sampler": sample,
-            "local energy": lambda state=state: jax.block_until_ready(state.local_estimators(operator)),
-            "step": lambda driver=driver, state=state: (
-                driver.run(1, show_progress=False), jax.block_until_ready(state.parameters)
+            "local energy": partial(lambda state: jax.block_until_ready(state.local_estimators(operator)), state),
+            "step": partial(
+                lambda driver, state: (
+                    driver.run(1, show_progress=False), jax.block_until_ready(state.parameters)
+                ), driver, state
             ),
         }  # fmt: skip
         for part, run in runs.items():
@@ -439,7 +443,7 @@ def against_naive(
     config: Config, prepared: Prepared, found: dict[str, Measurement], state: dict[str, Any]
 ) -> dict[str, float]:
     rates = naive(config, prepared)
-    ratios = {
+    ratios: dict[str, float] = {
         part: state["distinct"] / found[part].seconds / rates[part]
         for part in ("sampler", "local energy")
         if part in found
