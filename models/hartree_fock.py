@@ -50,6 +50,7 @@ class HartreeFock:
             other, V < 0, the orbitals of lowest energy need not be the lowest levels; it is 0 then too.)
         start: the start that led there.
         energies: what each start converged to.
+        solutions: determinants of all different energies that were found, the lowest first.
     """
 
     determinant: SlaterDeterminant
@@ -58,6 +59,7 @@ class HartreeFock:
     gap: float
     start: str | int
     energies: dict[str | int, float]
+    solutions: tuple[SlaterDeterminant, ...]
 
 
 def hartree_fock(
@@ -106,14 +108,18 @@ def hartree_fock(
             f"Hartree-Fock did not converge in {max_iterations} iterations from any of the starts {list(starts)} (the "
             f"smallest gradient left is {rest:.1e}): raise max_iterations or the tolerance, or give other starts."
         )
-    lowest = min(energy for energy, _ in found.values())
-    start = next(name for name, (energy, _) in found.items() if energy < lowest + SAME)
-    energy, orbitals = _polished(one_body, interaction, found[start][1], tolerance)
+    different: list[str | int] = []  # starts, the lowest energy first
+    for name in sorted(found, key=lambda name: round(found[name][0] / SAME)):
+        if not different or found[name][0] > found[different[-1]][0] + SAME:
+            different.append(name)
+    polished = [_polished(one_body, interaction, found[name][1], tolerance) for name in different]
+    start, (energy, orbitals) = different[0], polished[0]
     fock = _fock(one_body, interaction, [q @ q.conj().T for q in orbitals])
     levels = [np.linalg.eigvalsh(f) for f in fock]
     gaps = [e[N] - e[N - 1] for e, N in zip(levels, numbers, strict=True) if 0 < N < len(e)]
     return HartreeFock(
         determinant=_determinant(orbitals),
+        solutions=tuple(_determinant(q) for _, q in polished),
         energy=energy,
         densities=np.array([np.square(np.abs(q)).sum(1) for q in orbitals]),
         gap=max(0.0, min(gaps, default=np.inf)),

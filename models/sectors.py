@@ -6,11 +6,14 @@ breaks translations and spin symmetry to gain energy. Its projections on the sec
     P_chi |D> = 1/G sum_g chi(g)^* g |D>,    E_chi = <D|P_chi H P_chi|D> / <D|P_chi|D>,
 
 restore them, and the sector of lowest energy is where the ground state is looked for; the phases of that projection are
-a better reference than those of |D>. Ring and Schuck, The Nuclear Many-Body Problem, chapter 11.
+a better reference than those of |D>. Ring and Schuck, The Nuclear Many-Body Problem, chapter 11. The determinant of
+lowest energy may have nothing in the sector of the ground state, so all mean-field solutions compete. Their energies
+are compared after one Lanczos step: E_chi is replaced by the lowest energy in the span of P_chi |D> and H P_chi |D>.
 """
 
 # Shapes: B configurations, G group elements, L sites, S sectors.
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +85,12 @@ def sector_of(reference: ReferencePhase, symmetry: Symmetry, hilbert: HilbertSpa
 
 def projected_energies(
     hamiltonian: Hamiltonian, symmetry: Symmetry, determinant: SlaterDeterminant, *, device: torch.device | str = "cpu"
-) -> Float64[Tensor, " S"]:
-    """E_chi for each of `symmetry.real_characters()`; infinite where nothing of the determinant is in the sector."""
+) -> Float64[Tensor, "2 S"]:
+    """Energies for each of `symmetry.real_characters()`; infinite where nothing of the determinant is in the sector.
+
+    Returns:
+        E_chi, and below it the same after one Lanczos step.
+    """
     hilbert, sectors = hamiltonian.hilbert, symmetry.real_characters()
     even = ProjectedDeterminant(determinant=determinant, symmetry=sectors[0], hilbert=hilbert)
     signs = torch.tensor([[1 - 4 * a for a in s.angles] for s in sectors], device=device)  # (S, G), angles 0 and 1/2
@@ -91,26 +98,50 @@ def projected_energies(
     starts = range(0, hilbert.dimension, rows)
     pieces = [hilbert.configurations(s, min(s + rows, hilbert.dimension), device=device) for s in starts]
     terms = (terms_of_projection(even, n) for n in pieces)
-    projected = torch.cat([term @ signs.T.to(term.dtype) for term in terms])  # (dimension, S)
-    energy = torch.zeros(len(sectors), dtype=torch.float64, device=device)
-    for start, n in zip(starts, pieces, strict=True):
-        psi = projected[start : start + len(n)]
-        connected = hamiltonian.connected(n)
-        applied = hamiltonian.diagonal(n)[:, None] * psi
-        moved = connected.elements[:, None] * projected[hilbert.rank(connected.configurations)]
-        applied.index_add_(0, connected.parents, moved.to(applied.dtype))
-        energy += (psi.conj() * applied).real.sum(0)
-    norm = projected.abs().square().sum(0)
-    return torch.where(norm > VANISHING * norm.max(), energy / norm, math.inf)
+    psi = torch.cat([term @ signs.T.to(term.dtype) for term in terms])  # (dimension, S)
+
+    def applied(x: Num[Tensor, "N S"]) -> Num[Tensor, "N S"]:
+        y = []
+        for start, n in zip(starts, pieces, strict=True):
+            connected = hamiltonian.connected(n)
+            part = hamiltonian.diagonal(n)[:, None] * x[start : start + len(n)]
+            moved = connected.elements[:, None] * x[hilbert.rank(connected.configurations)]
+            y.append(part.to(moved.dtype).index_add_(0, connected.parents, moved))
+        return torch.cat(y)
+
+    norm = psi.abs().square().sum(0)
+    empty = norm <= VANISHING * norm.max()
+    psi = psi / torch.where(empty, 1.0, norm.sqrt())
+    H_psi = applied(psi)
+    energy = (psi.conj() * H_psi).real.sum(0)
+    # The next Lanczos vector u, H u, and the 2 x 2 matrix of H.
+    u = H_psi - energy * psi
+    variance = u.abs().square().sum(0)
+    u = u / torch.where(variance > VANISHING * energy.square(), variance.sqrt(), math.inf)
+    other = (u.conj() * applied(u)).real.sum(0)
+    lower = (energy + other) / 2 - torch.hypot((energy - other) / 2, variance.sqrt())
+    improved = torch.where(variance > VANISHING * energy.square(), lower, energy)
+    return torch.stack([energy, improved]).masked_fill(empty, math.inf)
 
 
 def lowest_sector(
-    hamiltonian: Hamiltonian, symmetry: Symmetry, determinant: SlaterDeterminant, *, device: torch.device | str = "cpu"
+    hamiltonian: Hamiltonian,
+    symmetry: Symmetry,
+    determinants: Sequence[SlaterDeterminant],
+    *,
+    device: torch.device | str = "cpu",
 ) -> tuple[ProjectedDeterminant, float]:
-    """The sector of real characters with the lowest projected energy of a determinant, and that energy.
+    """The sector of real characters with the lowest energy of a projected determinant after one Lanczos step.
 
     A ground state of a representation of higher dimension is in no such sector of the whole group. Then no projection
-    is as low as the determinant itself, and subgroups of index 2, in which that representation may split, are tried.
+    is as low as the determinants themselves, and subgroups of index 2, in which that representation may split, are
+    tried.
+
+    Args:
+        determinants: mean-field solutions, such as `HartreeFock.solutions`.
+
+    Returns:
+        The projection, and its energy E_chi.
 
     Raises:
         ValueError: the space of configurations is too large to sum over.
@@ -122,15 +153,19 @@ def lowest_sector(
             f"{hilbert.dimension:,}: name the characters yourself (Symmetry.with_angles)."
         )
     identity = symmetry.subgroup([True] + [False] * (symmetry.order - 1))
-    unprojected = projected_energies(hamiltonian, identity, determinant, device=device)[0].item()
+    bound = min(projected_energies(hamiltonian, identity, d, device=device)[1, 0].item() for d in determinants)
     groups = [symmetry]
     while True:
-        energy, sector = math.inf, identity
-        for group in groups:
-            energies = projected_energies(hamiltonian, group, determinant, device=device)
-            if energies.min() < energy:
-                energy, sector = energies.min().item(), group.real_characters()[int(energies.argmin())]
-        if energy <= unprojected + TIE * abs(unprojected):
-            return ProjectedDeterminant(determinant=determinant, symmetry=sector, hilbert=hilbert), energy
+        sectors = [sector for group in groups for sector in group.real_characters()]
+        energies, improved = torch.stack(
+            [torch.cat([projected_energies(hamiltonian, g, d, device=device) for g in groups], 1) for d in determinants]
+        ).unbind(1)  # (determinants, sectors) each
+        lowest = improved.min().item()
+        if lowest <= bound + TIE * abs(bound):
+            # Of equal sectors the first, whatever rounding says: there the trivial characters are.
+            chosen = int((improved.amin(0) <= lowest + TIE * abs(lowest)).long().argmax())
+            best = int(energies[:, chosen].argmin())
+            projected = ProjectedDeterminant(determinant=determinants[best], symmetry=sectors[chosen], hilbert=hilbert)
+            return projected, energies[best, chosen].item()
         kernels = [(group, s) for group in groups for s in group.real_characters()[1:]]
         groups = [group.subgroup([angle == 0 for angle in s.angles]) for group, s in kernels] or [identity]

@@ -1,12 +1,21 @@
 """Default choices from the size of the problem and the device. Measured with scripts/bose_hubbard.py (see README)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 import torch
 
 from nqs.hilbert import HilbertSpace
-from nqs.models import SlaterDeterminant, Symmetrised, TransformerConfig, WithReference, lowest_sector, sector_of
+from nqs.models import (
+    SlaterDeterminant,
+    Symmetrised,
+    TransformerConfig,
+    WithReference,
+    hartree_fock,
+    lowest_sector,
+    sector_of,
+)
 from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry import symmetries_of
@@ -18,6 +27,7 @@ DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 STEPS = {"cpu": 200, "cuda": 400}
 EVALUATIONS = {"cpu": 800_000, "cuda": 12_000_000}  # in all steps of sums over the whole sector
 FEWEST_STEPS, EXACT_STEPS = 100, 300  # of such runs
+PROJECTED = 10**8  # determinants evaluated to compare mean-field solutions
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**18}
 
 
@@ -97,7 +107,8 @@ def symmetrised(
     reference = model.reference if isinstance(model, WithReference) else None
     if isinstance(reference, SlaterDeterminant):
         group = symmetries_of(hamiltonian, fermions=True)
-        projected, energy = lowest_sector(hamiltonian, group, reference, device=device)
+        determinants = [reference, *_other_solutions(hamiltonian, reference, group.order)]
+        projected, energy = lowest_sector(hamiltonian, group, determinants, device=device)
         group, why = projected.symmetry, f"projected Hartree-Fock E = {energy:.8f}"
         model = replace(model, reference=projected)  # type: ignore[type-var]
     elif reference is not None:
@@ -111,6 +122,16 @@ def symmetrised(
     odd = sum(angle != 0 for angle in group.angles)
     sector = f"{odd} of them odd" if odd else "all even"
     return Symmetrised(base=model, symmetry=group), f"{group.order} symmetries, {sector} ({why})"
+
+
+def _other_solutions(hamiltonian: Hamiltonian, reference: SlaterDeterminant, order: int) -> Sequence[SlaterDeterminant]:
+    """Further mean-field solutions, where that is cheap: the lowest one may lack the sector of the ground state."""
+    if hamiltonian.hilbert.dimension * order > PROJECTED:
+        return ()
+    try:
+        return [found for found in hartree_fock(hamiltonian).solutions if found != reference]
+    except (ValueError, RuntimeError):  # a reference of the user's own, for what Hartree-Fock here does not treat
+        return ()
 
 
 def evaluation_sampler(device: torch.device | str) -> Sampler:

@@ -231,7 +231,7 @@ class VMC:
                 archive.
             Interrupted: SIGINT or SIGTERM; it is a KeyboardInterrupt.
         """
-        run = RunConfig(steps=steps or self.default_steps, **options)
+        run = RunConfig(steps=self.default_steps if steps is None else steps, **options)
         return self._run(
             run,
             self.config(run),

@@ -133,13 +133,13 @@ def test_zero_parameters_are_the_uniform_superposition(build: Build, space: Hilb
 
 @every_model
 def test_phase(build: Build) -> None:
-    """Learned from a start that is not zero, where a real Hamiltonian has no gradient; or exactly zero."""
+    """Learned from phases of order 1, since a real Hamiltonian has no gradient at zero; or exactly zero."""
     space = SPACES["bosons"]
     model = build(space)
     phase = model(space.configurations()).phase.detach()
     if model.has_phase:
         assert len(phase.unique()) == space.dimension
-        assert 1e-3 < phase.std() < 1
+        assert 0.5 < phase.std() < 3
     else:
         assert not phase.any()
 
@@ -254,7 +254,7 @@ def test_chunks_of_any_size_give_the_same_amplitudes(build: Build, monkeypatch: 
     monkeypatch.setattr(model, "log_psi", lambda n, log_psi=model.log_psi: batches.append(len(n)) or log_psi(n))
     whole = log_psi_in_chunks(model, n)
     assert batches == [35]
-    monkeypatch.setattr(chunks, "CPU_BYTES", 4.5 * model.bytes_per_configuration)
+    monkeypatch.setattr(chunks, "CPU_BYTES", 9 * model.bytes_per_configuration // 2)
     parts = log_psi_in_chunks(model, n)
     assert batches[1:] == [4] * 8 + [3]
     for one, other in zip(parts, whole, strict=True):

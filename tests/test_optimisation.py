@@ -29,6 +29,7 @@ WIDE = BoseHubbard(chain(4), U=3.0, mu=0.8, n_max=2, phases=(0.5, -0.2, 0.9, 0.0
 HAMILTONIANS = {"real": REAL, "flux": FLUX, "more rows than parameters": WIDE}
 every_hamiltonian = pytest.mark.parametrize("h", HAMILTONIANS.values(), ids=HAMILTONIANS)
 every_phase = pytest.mark.parametrize("phase", ["learned", "zero"])
+every_target = pytest.mark.parametrize("logarithmic", [False, True], ids=["linear", "logarithmic"])
 every_diagonal = pytest.mark.parametrize("implicit", [False, True], ids=["explicit", "implicit"])
 
 
@@ -178,14 +179,28 @@ def stiff(h: BoseHubbard, batch: Batch, X: np.ndarray, rate: float) -> np.ndarra
     return np.tile(1 + rate * excess, len(X) // len(excess))
 
 
+def meant(batch: Batch, stiffness: np.ndarray, rate: float, *, logarithmic: bool) -> np.ndarray:
+    """The residual e: psi(n) -> psi(n) (1 - r), r = eta (E_loc - E) / (1 + eta D), to first order or its logarithm."""
+    w, e_loc = batch.samples.weights.numpy(), batch.local_energies.numpy()
+    damping = stiffness[: len(w)]
+    r = rate * (e_loc - w @ e_loc.real) / damping
+    if logarithmic:
+        r = -np.clip(np.log(np.abs(1 - r)), -1, 1) - 1j * np.angle(1 - r)
+    e = np.sqrt(w) * damping / rate * r
+    return np.concatenate([e.real, e.imag])[: len(stiffness)]
+
+
 @every_hamiltonian
 @every_phase
 @every_diagonal
+@every_target
 @pytest.mark.parametrize("progress", [0.0, 0.4, 1.0])
-def test_update_against_a_dense_reference(h: BoseHubbard, phase: str, implicit: bool, progress: float) -> None:
+def test_update_against_a_dense_reference(
+    h: BoseHubbard, phase: str, implicit: bool, logarithmic: bool, progress: float
+) -> None:
     """(X^T (1 + eta D) X + s) delta = X^T e, D = 0 for an explicit diagonal."""
     model = transformer(h, phase=phase)
-    X, e = (part.numpy() for part in rows_of(h, model))
+    X = rows_of(h, model)[0].numpy()
     before, batch = flat(model).numpy(), exhaustive(h, model)
     configuration = StochasticReconfiguration(
         learning_rate=0.5,
@@ -193,12 +208,14 @@ def test_update_against_a_dense_reference(h: BoseHubbard, phase: str, implicit: 
         diagonal_shift=1e-1,
         final_diagonal_shift=1e-3,
         implicit=implicit,
+        logarithmic=logarithmic,
         max_step=1e9,
     )
     info = configuration.build(model).step(*batch, progress)
     rate = 0.1 + 0.4 * math.cos(math.pi * progress / 2) ** 2
     stiffness = stiff(h, batch, X, rate) if implicit else np.ones(len(X))
     assert implicit == (stiffness.max() > 1.3)
+    e = meant(batch, stiffness, rate, logarithmic=logarithmic)
     matrix = X.T @ (stiffness[:, None] * X)
     s = 1e-1 * 1e-2**progress * np.trace(matrix) / min(X.shape)
     direction = np.linalg.solve(matrix + s * np.eye(len(matrix)), X.T @ e)
@@ -209,8 +226,9 @@ def test_update_against_a_dense_reference(h: BoseHubbard, phase: str, implicit: 
 
 @every_hamiltonian
 @every_diagonal
+@every_target
 @pytest.mark.parametrize("space", ["samples", "parameters"])
-def test_momentum_is_that_of_spring(h: BoseHubbard, implicit: bool, space: str) -> None:
+def test_momentum_is_that_of_spring(h: BoseHubbard, implicit: bool, logarithmic: bool, space: str) -> None:
     """delta minimises |X delta - e|^2 + s |delta - mu delta'|^2 (arXiv:2401.10190), delta' the update before.
 
     With an implicit diagonal X and e are its scaled rows.
@@ -222,16 +240,18 @@ def test_momentum_is_that_of_spring(h: BoseHubbard, implicit: bool, space: str) 
         diagonal_shift=shift,
         final_diagonal_shift=shift,
         implicit=implicit,
+        logarithmic=logarithmic,
         space=space,
         max_step=0.05,
     )
     optimiser = configuration.build(model)
     previous = np.zeros(len(flat(model)))
     for _ in range(3):
-        X, e = (part.numpy() for part in rows_of(h, model))
+        X, rate = rows_of(h, model)[0].numpy(), configuration.learning_rate
         before, batch = flat(model).numpy(), exhaustive(h, model)
         info = optimiser.step(*batch, 0.0)
-        root = np.sqrt(stiff(h, batch, X, configuration.learning_rate)) if implicit else np.ones(len(X))
+        root = np.sqrt(stiff(h, batch, X, rate)) if implicit else np.ones(len(X))
+        e = meant(batch, root**2, rate, logarithmic=logarithmic)
         X, e = X * root[:, None], e / root
         s = shift * (X**2).sum() / min(X.shape)
         stacked = np.vstack([X, math.sqrt(s) * np.eye(len(previous))])
@@ -264,8 +284,9 @@ def test_trust_region_bounds_every_update(h: BoseHubbard, momentum: float, max_s
     for seed in range(2):
         model = transformer(h, seed=seed, noise=0.5)
         configuration = StochasticReconfiguration(
-            learning_rate=1.0, implicit=seed % 2 == 0, momentum=momentum, max_step=max_step
+            learning_rate=1.0, final_learning_rate=0.02, implicit=seed % 2 == 0, momentum=momentum, max_step=max_step
         )
+        assert configuration.final_learning_rate is not None
         optimiser = configuration.build(model)
         for step in range(3):
             X = rows_of(h, model)[0]
@@ -442,6 +463,7 @@ GENTLE = StochasticReconfiguration(learning_rate=0.3, final_learning_rate=0.2)
 
 
 @every_phase
+@every_target
 @pytest.mark.parametrize(
     ("configuration", "steps"),
     [
@@ -451,9 +473,12 @@ GENTLE = StochasticReconfiguration(learning_rate=0.3, final_learning_rate=0.2)
     ],
     ids=["implicit", "explicit"],
 )
-def test_converges_to_the_ground_state(phase: str, configuration: StochasticReconfiguration, steps: int) -> None:
+def test_converges_to_the_ground_state(
+    phase: str, configuration: StochasticReconfiguration, steps: int, logarithmic: bool
+) -> None:
     """To a relative error of 1e-6 within a few dozen exact steps, and never below the exact energy."""
-    model = Transformer(CHAIN.hilbert, width=8, layers=1, heads=2, seed=1, phase=phase)
+    model = Transformer(CHAIN.hilbert, width=8, layers=1, heads=2, seed=2, phase=phase)
+    configuration = dataclasses.replace(configuration, logarithmic=logarithmic)
     energies = optimise(CHAIN, model, configuration, steps)
     ground = exact.ground_state(CHAIN).energy
     assert min(energies) >= ground - 1e-12

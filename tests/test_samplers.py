@@ -204,7 +204,7 @@ class Flat(Wavefunction):
         (
             lambda: ExhaustiveSampler().sample(Flat(bosons(100, 100)), seeded(0)),
             ValueError,
-            r"max_dimension=1,048,576: use TreeSampler",
+            r"max_dimension=4,194,304: use TreeSampler",
         ),
         (
             lambda: TreeSampler(n_samples=5).sample(Flat(SPACES["bosons"]), seeded(0)),

@@ -24,18 +24,28 @@ from nqs.hamiltonians import (
     NetKetOperator,
     harmonic_trap,
 )
-from nqs.hilbert import spins
+from nqs.hilbert import fermions, spins
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
-from nqs.models import HartreeFock, MarshallSign, SlaterDeterminant, TransformerConfig, WithReference
+from nqs.models import (
+    HartreeFock,
+    MarshallSign,
+    ProjectedDeterminant,
+    SlaterDeterminant,
+    Symmetrised,
+    TransformerConfig,
+    WithReference,
+)
 from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.serialise import differences, digest, from_plain, to_plain
+from nqs.symmetry import Symmetry, space_group, spin_flip, translations
 from nqs.vmc import RunConfig, known_types
 
 TYPES = known_types() | {"RunConfig": RunConfig}
 RING = chain(4)
 CONFIGURATIONS = [
     RING,
+    translations(RING, spins(4, 0), momentum=(1,)),
     chain(3, boundary="antiperiodic"),
     square(3, 2, boundary=("open", "periodic")),
     hypercubic((2, 3, 2)),
@@ -55,6 +65,14 @@ CONFIGURATIONS = [
     MarshallSign(sublattice=(0, 1, 0, 1)),
     SlaterDeterminant(up=((0.6,), (0.8,)), down=((1.0,), (0.0,)), up_imaginary=((0.0,), (1e-17,))),
     WithReference(base=TransformerConfig(width=8, seed=2), reference=MarshallSign(sublattice=(1, 0))),
+    ProjectedDeterminant(
+        determinant=SlaterDeterminant(up=((0.6,), (0.8,), (0.0,))),
+        symmetry=translations(chain(3), fermions(3, 1), momentum=(1,), fermions=True),
+        hilbert=fermions(3, 1),
+    ),
+    Symmetrised(
+        base=TransformerConfig(width=8), symmetry=space_group(RING, spins(4, 0)) @ spin_flip(spins(4, 0), odd=True)
+    ),
     TransformerConfig(),
     TransformerConfig(width=24, layers=3, heads=3, mlp_ratio=4, phase="zero", dtype="float32", seed=7),
     ExhaustiveSampler(),
@@ -89,7 +107,8 @@ def test_every_configuration_survives_json(config: Any) -> None:
 
 def test_every_configuration_class_is_round_tripped_above() -> None:
     public = {getattr(module, name) for module in (hamiltonians, models, samplers) for name in module.__all__}
-    classes = {item for item in public if is_dataclass(item)} | {Lattice, StochasticReconfiguration, TorchOptimiser}
+    classes = {item for item in public if is_dataclass(item)}
+    classes |= {Lattice, StochasticReconfiguration, Symmetry, TorchOptimiser}
     elsewhere = {NetKetOperator, LocalTerms, HartreeFock}  # below; the last one is a result
     assert classes - elsewhere <= {type(config) for config in CONFIGURATIONS}
     assert all(TYPES[kind.__name__] is kind for kind in classes)
