@@ -165,9 +165,7 @@ def lowest_sector(
             # Of equal sectors the first, whatever rounding says: there the trivial characters are.
             chosen = int((improved.amin(0) <= lowest + TIE * abs(lowest)).long().argmax())
             best = int(energies[:, chosen].argmin())
-            projected = ProjectedDeterminant(
-                determinant=determinants[best], symmetry=sectors[chosen], hilbert=hilbert
-            )
+            projected = ProjectedDeterminant(determinant=determinants[best], symmetry=sectors[chosen], hilbert=hilbert)
             return projected, energies[best, chosen].item()
         kernels = [(group, s) for group in groups for s in group.real_characters()[1:]]
         groups = [group.subgroup([angle == 0 for angle in s.angles]) for group, s in kernels] or [identity]
