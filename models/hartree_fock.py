@@ -32,7 +32,7 @@ from nqs.models.reference import SlaterDeterminant
 from nqs.protocols import Hamiltonian
 
 RANDOM_STARTS = (0, 1, 2, 3)  # seeds
-POLISHING = 500  # steps at most
+POLISHING = 2000  # steps at most
 ROUNDING = 1e-13  # of F P - P F
 SAME = 1e-8  # energies closer than this are of one solution, or of one and its mirror images
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+LONG = 32  # entries of a list that is printed in full
+
 
 def to_plain(value: Any) -> Any:
     """Dataclasses become {"type": class name, field: ...}, tuples become lists; numbers, text and None stay.
@@ -60,7 +62,13 @@ def differences(first: Any, second: Any, path: str = "") -> list[str]:
         keys = [*first, *(key for key in second if key not in first)]
         pairs = [(f"{path}.{key}".lstrip("."), first.get(key), second.get(key)) for key in keys]
         return [line for name, a, b in pairs for line in differences(a, b, name)]
-    return [] if first == second else [f"{path}: {first} / {second}"]
+    return [] if first == second else [f"{path}: {_brief(first)} / {_brief(second)}"]
+
+
+def _brief(value: Any) -> str:
+    """Without most of the rows of a long table, such as those of a symmetry group."""
+    long = isinstance(value, list) and len(value) > LONG
+    return f"[{', '.join(map(_brief, value[:2]))}, … {len(value)} in all]" if long else str(value)
 
 
 def digest(value: Any) -> str:

@@ -1,6 +1,7 @@
 """scripts/bose_hubbard.py at toy size: what it prints, that repeating continues, and one clear line for bad input."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -83,10 +84,12 @@ def test_script_prints_the_physics_and_its_files_and_repeats_without_new_steps(t
     assert "chain(3, periodic), 3 bosons" in lines[0]
     assert lines[1] == "3 sites x 4 local states, particles = 3, dimension 10"
     assert lines[2].startswith(f"exact E = {EXACT:.10f}, gap ")
-    assert lines[3].startswith("E = -")
-    assert lines[4].startswith("E / site = -")
-    assert lines[5].startswith("variance ")
-    assert lines[6].startswith(f"exact {EXACT:.8f} J: relative error ")
+    assert lines[3] == "6 symmetries, all even (positive ground state)"
+    assert re.fullmatch(r"5 steps, every configuration in each, [\d,]+ parameters, on cpu", lines[4])
+    assert lines[5].startswith("E = -")
+    assert lines[6].startswith("E / site = -")
+    assert lines[7].startswith("variance ")
+    assert lines[8].startswith(f"exact {EXACT:.8f} J: relative error ")
     archive, figure = (tmp_path / path for path in first.paths)
     assert archive.parent == tmp_path / "results"
     assert figure.read_bytes().startswith(b"\x89PNG")

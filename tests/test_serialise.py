@@ -266,6 +266,13 @@ def test_differences_name_the_field_and_both_values() -> None:
     assert not any("unit" in line or "n_particles" in line for line in lines)
 
 
+def test_differences_of_long_tables_are_brief() -> None:
+    small, large = (translations(chain(L), spins(L)) for L in (40, 50))
+    lines = differences(to_plain(small), to_plain(large))
+    assert [line.split(":")[0] for line in lines] == ["permutations", "maps", "angles"]
+    assert all("40 in all" in line and "50 in all" in line and len(line) < 400 for line in lines)
+
+
 def test_differences_between_classes_name_the_class_and_the_fields() -> None:
     lines = differences(to_plain({"s": TreeSampler(n_samples=3)}), to_plain({"s": GumbelSampler(n_distinct=3)}))
     assert "s.type: TreeSampler / GumbelSampler" in lines

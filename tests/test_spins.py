@@ -422,7 +422,8 @@ def test_scripts_run_with_what_is_known_of_the_signs(
 ) -> None:
     module = script(name)
     archive = tmp_path / "new" / "run.h5"
-    module.main(module.Config(**options, options=Options(run=RunConfig(steps=2), archive=archive, device="cpu")))
+    common = Options(run=RunConfig(steps=2), archive=archive, device="cpu", symmetry="none")
+    module.main(module.Config(**options, options=common))
     text = capsys.readouterr().out
     assert all(word in text for word in ("exact E", "E / site", str(archive)))
     assert archive.with_suffix(".png").exists()
