@@ -34,20 +34,21 @@ the present samples do not see is kept,
     delta = mu delta' + X^T (X X^T + s)^-1 (e - mu X delta').
 """
 
-# Shapes: U distinct samples, P parameters.
+# Shapes: U distinct samples, P parameters, R rows of X.
 import math
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
-from jaxtyping import Complex128, Float, Float64
+from jaxtyping import Complex128, Float64
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nqs.chunks import rows_that_fit
-from nqs.jacobian import ACTIVATION_COPIES, jacobian
+from nqs.jacobian import ACTIVATION_COPIES
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
+from nqs.tangent import Tangent, tangent
 
 MAX_LOG_CHANGE = 1.0  # of an amplitude in one step of the logarithmic target
 # A step is refused where the energy rose above SLACK times what a step of its length can do, and NOISE standard errors;
@@ -191,25 +192,25 @@ class NaturalGradient:
         variance = samples.weights @ deviation.abs().square()
         if energy > self.limit + NOISE * standard_error(samples, deviation):
             self.caution *= CAUTION
+            self.update.zero_()
             vector_to_parameters(self.before.to(self.parameters[0].dtype), self.parameters)
             return StepInfo(learning_rate=0.0, update_norm=0.0, gradient_norm=0.0)
         shift, self.caution = shift * self.caution, max(1.0, self.caution / RECOVERY)
         damping = torch.ones_like(diagonal)
         if config.implicit:
             damping += rate * (diagonal - energy).clamp(min=0)
-        X, e = centred(*jacobian(self.wavefunction, samples.configurations), samples.weights, local_energies)
-        gradient_norm = 2 * (X.T @ e).norm().item()
+        X = tangent(self.wavefunction, samples, (samples.weights * damping).sqrt())
+        stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
+        e = residual(samples.weights, deviation, X.shape[0]) / stiffness
+        gradient_norm = 2 * X.transposed(e).norm().item()
         if config.logarithmic:
             change = torch.log(1 - rate * deviation / damping)
             change.real.clamp_(-MAX_LOG_CHANGE, MAX_LOG_CHANGE)
-            e = residual(samples.weights, -damping / rate * change, len(e)).to(X.dtype)
-        stiffness = damping.sqrt().to(X.dtype).repeat(len(e) // len(damping))
-        X.mul_(stiffness[:, None])
-        e = e / stiffness
-        previous = config.momentum * self.update.to(X.dtype)
-        unseen = e - X @ previous if config.momentum else e
-        self.update = previous.double() + solve(X, unseen, shift, config.space)
-        direction = (X @ self.update.to(X.dtype)).double() / stiffness  # sqrt(w) times the change of log psi
+            e = residual(samples.weights, -damping / rate * change, X.shape[0]) / stiffness
+        previous = config.momentum * self.update
+        unseen = e - X.times(previous) if config.momentum else e
+        self.update = previous + solve(X, unseen, shift, config.space)
+        direction = X.times(self.update) / stiffness  # sqrt(w) times the change of log psi
         rate, norm = bounded(rate, direction, samples.weights, config.max_step)
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
@@ -304,19 +305,6 @@ class FirstOrder:
             self.optimiser.state[parameter][name] = value.clone().to(device)
 
 
-def centred(
-    log_modulus: Tensor, phase: Tensor | None, weights: Tensor, local_energies: Tensor
-) -> tuple[Float[Tensor, "rows P"], Float[Tensor, " rows"]]:
-    """X and e of the module docstring, 2 U rows, or U where there is no phase to learn."""
-    root = weights.sqrt()
-
-    def rows(O: Tensor) -> Tensor:
-        return (O - weights.to(O.dtype) @ O).mul_(root.to(O.dtype)[:, None])
-
-    X = rows(log_modulus) if phase is None else torch.cat([rows(log_modulus), rows(phase)])
-    return X, residual(weights, local_energies - weights @ local_energies.real, len(X)).to(X.dtype)
-
-
 def bounded(
     rate: float, direction: Float64[Tensor, " rows"], weights: Float64[Tensor, " U"], max_step: float
 ) -> tuple[float, float]:
@@ -335,7 +323,7 @@ def bounded(
         norm = (weights @ (grown - 1).abs().square()).sqrt().item()
         if norm <= max_step or rate < SMALLEST:
             return rate, norm
-        rate = rate * max(0.5, min(0.9, max_step / norm))
+        rate *= max(0.5, max_step / norm)
 
 
 def standard_error(samples: Samples, deviation: Complex128[Tensor, " U"]) -> Float64[Tensor, ""]:
@@ -346,37 +334,30 @@ def standard_error(samples: Samples, deviation: Complex128[Tensor, " U"]) -> Flo
     return (samples.weights @ square / max(samples.n_samples - 1, 1)).sqrt()
 
 
-def residual(weights: Tensor, deviation: Complex128[Tensor, " U"], rows: int) -> Float64[Tensor, " rows"]:
+def residual(weights: Tensor, deviation: Complex128[Tensor, " U"], rows: int) -> Float64[Tensor, " R"]:
     """sqrt(w) times the real parts, and below them the imaginary ones where there are 2 U rows."""
     scaled = weights.sqrt() * deviation
     return scaled.real if rows == len(weights) else torch.cat([scaled.real, scaled.imag])
 
 
-def lower_gram(A: Tensor, blocks: int = 8) -> Float[Tensor, "rows rows"]:
-    """Lower triangle of A A^T, block by block: half the work of the full product. The rest is not filled."""
-    gram = A.new_zeros((len(A), len(A)))
-    for block in torch.arange(len(A)).chunk(blocks):
-        first, last = int(block[0]), int(block[-1]) + 1
-        torch.mm(A[first:last], A[:last].T, out=gram[first:last, :last])
-    return gram
-
-
-def solve(X: Tensor, e: Tensor, shift: float, space: str) -> Float64[Tensor, " P"]:
-    """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space, in float64.
+def solve(X: Tangent, e: Float64[Tensor, " R"], shift: float, space: str) -> Float64[Tensor, " P"]:
+    """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space.
 
     Where rounding makes the matrix indefinite the shift is raised, and at last the pseudo-inverse taken, which is slow.
     """
     in_samples = X.shape[0] <= X.shape[1] if space == "auto" else space == "samples"
-    X, e = X.double(), e.double()  # products in float32 round by more than the shift
-    matrix = lower_gram(X if in_samples else X.T)
+    matrix = X.gram() if in_samples else X.metric()
     mean = matrix.trace() / min(X.shape)
-    right = e if in_samples else X.T @ e
+    right = e if in_samples else X.transposed(e)
+    added = 0.0
     for s in (shift, 10 * shift, 100 * shift, 1000 * shift):
-        factor, failed = torch.linalg.cholesky_ex(matrix + torch.diag(s * mean.expand(len(matrix))))
+        matrix.diagonal().add_((s - added) * mean)
+        added = s
+        factor, failed = torch.linalg.cholesky_ex(matrix)
         if not failed:
             solution = torch.cholesky_solve(right[:, None], factor)[:, 0]
             break
     else:
         lower = matrix.tril(-1)
         solution = torch.linalg.pinv(lower + lower.T + torch.diag(matrix.diagonal()), hermitian=True) @ right
-    return X.T @ solution if in_samples else solution
+    return X.transposed(solution) if in_samples else solution

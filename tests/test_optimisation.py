@@ -16,11 +16,12 @@ from nqs.jacobian import jacobian
 from nqs.lattice import chain
 from nqs.local_energy import local_energies
 from nqs.models import Transformer
-from nqs.optimisation import StochasticReconfiguration, TorchOptimiser, centred, cosine, geometric, solve
+from nqs.optimisation import StochasticReconfiguration, TorchOptimiser, bounded, cosine, geometric, residual, solve
 from nqs.protocols import Wavefunction
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.serialise import from_plain, to_plain
+from nqs.tangent import Dense, Streamed, centred, tangent
 from nqs.vmc import known_types
 
 REAL = BoseHubbard(chain(3), 3, U=2.0, potential=(0.0, 0.4, -0.3))  # 10 configurations: U < P
@@ -61,7 +62,21 @@ def exhaustive(h: BoseHubbard, model: Wavefunction) -> Batch:
 def rows_of(h: BoseHubbard, model: Wavefunction) -> tuple[torch.Tensor, torch.Tensor]:
     """X and e over the whole sector."""
     samples, e_loc, _ = exhaustive(h, model)
-    return centred(*jacobian(model, samples.configurations), samples.weights, e_loc)
+    return rows_and_residual(*jacobian(model, samples.configurations), samples.weights, e_loc)
+
+
+def rows_and_residual(
+    log_modulus: torch.Tensor, phase: torch.Tensor | None, weights: torch.Tensor, e_loc: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """X and e from gradients and local energies."""
+    X = centred(log_modulus, phase, weights, weights.sqrt())
+    return X, residual(weights, e_loc - weights @ e_loc.real, len(X))
+
+
+def finite_length(rows: np.ndarray, weights: np.ndarray) -> float:
+    """|psi exp(c) - psi| where the rows are sqrt(w) times the real and below them the imaginary parts of c."""
+    c = rows.reshape(-1, len(weights)) / np.sqrt(weights)
+    return float(np.sqrt(weights @ np.abs(np.expm1(c[0] + 1j * c[1:].sum(0))) ** 2))
 
 
 def flat(model: Wavefunction) -> torch.Tensor:
@@ -91,7 +106,7 @@ def test_gradient_against_finite_differences(h: BoseHubbard, phase: str, tempera
     """2 X^T e is the gradient of <H> + T <log |psi|^2>, with 2 T log |psi| added to the local energies."""
     model = transformer(h, phase=phase)
     samples, e_loc, _ = exhaustive(h, model)
-    X, e = centred(
+    X, e = rows_and_residual(
         *jacobian(model, samples.configurations), samples.weights, e_loc + 2 * temperature * samples.log_modulus
     )
     gradient = 2 * X.T @ e
@@ -123,7 +138,7 @@ def test_rows_are_centred_and_weighted() -> None:
     model = transformer(FLUX)
     samples, e_loc, _ = exhaustive(FLUX, model)
     log_modulus, phase = jacobian(model, samples.configurations)
-    X, e = centred(log_modulus, phase, samples.weights, e_loc)
+    X, e = rows_and_residual(log_modulus, phase, samples.weights, e_loc)
     w = samples.weights.numpy()
     O = log_modulus.numpy() + 1j * phase.numpy()
     O_centred = np.sqrt(w)[:, None] * (O - w @ O)
@@ -133,6 +148,40 @@ def test_rows_are_centred_and_weighted() -> None:
     # The metric: real part of <O* O> - <O*> <O>.
     metric = np.einsum("u,uk,ul->kl", w, O.conj(), O) - np.outer(w @ O.conj(), w @ O)
     np.testing.assert_allclose((X.T @ X).numpy(), metric.real, atol=1e-13)
+
+
+# ---- rows in memory or streamed --------------------------------------------------------------------
+
+
+@every_phase
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_streamed_rows_are_those_in_memory(phase: str, size: int) -> None:
+    model = transformer(REAL, phase=phase)
+    samples, _, _ = exhaustive(REAL, model)
+    generator = torch.Generator().manual_seed(3)
+    factor = torch.rand(samples.n_distinct, generator=generator, dtype=torch.float64)
+    dense = tangent(model, samples, factor)
+    streamed = Streamed(model, samples, factor, size)
+    assert isinstance(dense, Dense)
+    assert streamed.shape == dense.shape
+    for found, wanted in ((streamed.gram(), dense.gram()), (streamed.metric(), dense.metric())):
+        torch.testing.assert_close(found.tril(), wanted.tril())
+    R, P = dense.shape
+    v, y = (torch.randn(k, generator=generator, dtype=torch.float64) for k in (P, R))
+    torch.testing.assert_close(streamed.times(v), dense.times(v))
+    torch.testing.assert_close(streamed.transposed(y), dense.transposed(y))
+
+
+@every_phase
+def test_memory_decides_whether_rows_are_streamed(phase: str) -> None:
+    model = transformer(REAL, phase=phase)
+    samples, _, _ = exhaustive(REAL, model)
+    factor = torch.ones(samples.n_distinct, dtype=torch.float64)
+    R, P = tangent(model, samples, factor, 2**30).shape
+    assert isinstance(tangent(model, samples, factor, 8 * R * P), Dense)
+    streamed = tangent(model, samples, factor, 8 * R * P - 1)
+    assert isinstance(streamed, Streamed)
+    assert len(streamed.rows) > 1
 
 
 # ---- linear algebra --------------------------------------------------------------------------------
@@ -148,7 +197,7 @@ def test_both_spaces_solve_the_same_equation(n_rows: int, n_parameters: int, shi
     s = shift * (x**2).sum() / min(x.shape)  # the mean eigenvalue over the span of the rows
     expected = np.linalg.solve(x.T @ x + s * np.eye(n_parameters), x.T @ e.numpy())
     for space in ("samples", "parameters", "auto"):
-        np.testing.assert_allclose(solve(X, e, shift, space).numpy(), expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(solve(Dense(X), e, shift, space).numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
 @every_hamiltonian
@@ -221,7 +270,8 @@ def test_update_against_a_dense_reference(
     direction = np.linalg.solve(matrix + s * np.eye(len(matrix)), X.T @ e)
     np.testing.assert_allclose(flat(model).numpy(), before - rate * direction, rtol=1e-9, atol=1e-10)
     assert info.learning_rate == pytest.approx(rate)
-    assert info.update_norm == pytest.approx(rate * np.linalg.norm(X @ direction), rel=1e-8)
+    finite = finite_length(-rate * X @ direction, batch.samples.weights.numpy())
+    assert info.update_norm == pytest.approx(finite, rel=1e-8)
 
 
 @every_hamiltonian
@@ -290,9 +340,11 @@ def test_trust_region_bounds_every_update(h: BoseHubbard, momentum: float, max_s
         optimiser = configuration.build(model)
         for step in range(3):
             X = rows_of(h, model)[0]
-            before = flat(model)
+            before, weights = flat(model), exhaustive(h, model).samples.weights
             info = optimiser.step(*exhaustive(h, model), step / 3)
-            length = (X @ (flat(model) - before)).norm().item()
+            if info.learning_rate == 0:  # the step before was refused
+                continue
+            length = finite_length((X @ (flat(model) - before)).numpy(), weights.numpy())
             assert length <= max_step * (1 + 1e-9)
             assert info.update_norm == pytest.approx(length, rel=1e-8)
             assert 0 < info.learning_rate <= cosine(1.0, configuration.final_learning_rate, step / 3)
@@ -300,12 +352,43 @@ def test_trust_region_bounds_every_update(h: BoseHubbard, momentum: float, max_s
     assert shortened
 
 
+@every_phase
+def test_a_step_that_the_model_did_not_follow_is_refused(phase: str) -> None:
+    """Parameters go back to where they were, the next step is more cautious, and a saved state remembers both."""
+    model = transformer(REAL, phase=phase)
+    optimiser = StochasticReconfiguration(max_step=1e-3).build(model)
+    before = flat(model)
+    optimiser.step(*exhaustive(REAL, model), 0.0)
+    vector_to_parameters(before + 3.0 * torch.randn(len(before), dtype=torch.float64), model.parameters())
+    bad = exhaustive(REAL, model)
+    assert bad.samples.weights @ bad.local_energies.real > optimiser.limit + 0.1
+    copy = StochasticReconfiguration(max_step=1e-3).build(model)
+    copy.load_state_dict(optimiser.state_dict())
+    for refusing in (copy, optimiser):
+        info = refusing.step(*bad, 0.1)
+        assert (info.learning_rate, info.update_norm) == (0.0, 0.0)
+        assert torch.equal(flat(model), before)
+        assert refusing.caution > 1
+    assert optimiser.step(*exhaustive(REAL, model), 0.1).update_norm > 0
+
+
+@pytest.mark.parametrize("growth", [0.1, 5.0, 60.0])
+def test_trust_region_counts_amplitudes_that_would_grow_from_nothing(growth: float) -> None:
+    """One configuration of weight 1e-20 may not take over, however little it weighs now."""
+    weights = torch.tensor([1 - 1e-20, 1e-20], dtype=torch.float64)
+    direction = weights.sqrt() * torch.tensor([0.01, -growth], dtype=torch.float64)
+    rate, norm = bounded(1.0, direction, weights, 0.1)
+    assert norm == pytest.approx(finite_length(-rate * direction.numpy(), weights.numpy()))
+    assert norm <= 0.1
+    assert (rate < 1) == (growth == 60.0)
+
+
 def test_length_of_the_update_is_the_change_of_the_state() -> None:
     """1 - |<psi|psi'>|^2 = |update|^2 to lowest order."""
     model = transformer(FLUX)
     psi = state_vector(FLUX, model)
     info = StochasticReconfiguration(learning_rate=1.0, max_step=1e-3).build(model).step(*exhaustive(FLUX, model), 0.0)
-    assert info.update_norm == pytest.approx(1e-3)
+    assert info.update_norm == pytest.approx(1e-3, rel=1e-3)
     infidelity = 1 - abs(np.vdot(psi, state_vector(FLUX, model))) ** 2
     assert infidelity == pytest.approx(1e-6, rel=0.02)
 
@@ -378,8 +461,8 @@ def test_a_constant_added_to_log_psi_changes_no_row(h: BoseHubbard) -> None:
     log_modulus, phase = jacobian(model, samples.configurations)
     generator = torch.Generator().manual_seed(2)
     c, d = torch.randn(2, log_modulus.shape[1], generator=generator, dtype=torch.float64)
-    X, e = centred(log_modulus, phase, samples.weights, e_loc)
-    again, same = centred(log_modulus + c, phase + d, samples.weights, e_loc)
+    X, e = rows_and_residual(log_modulus, phase, samples.weights, e_loc)
+    again, same = rows_and_residual(log_modulus + c, phase + d, samples.weights, e_loc)
     torch.testing.assert_close(again, X)
     torch.testing.assert_close(same, e)
 
