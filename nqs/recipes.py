@@ -21,7 +21,7 @@ from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry import symmetries_of
 
 # What a step of a small transformer affords in about a second: two CPU cores, one GPU.
-EXHAUSTIVE_DIMENSION = {"cpu": 8_000, "cuda": 4_000_000}  # network evaluations for a sum over the whole sector
+EXHAUSTIVE_DIMENSION = {"cpu": 16_000, "cuda": 4_000_000}  # network evaluations for a sum over the whole sector
 EXHAUSTIVE_ROWS = {"cpu": 1_000, "cuda": 16_000}  # configurations, or orbits of a symmetry, in that sum
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 STEPS = {"cpu": 200, "cuda": 400}
