@@ -5,13 +5,14 @@ Hilbert space; scipy's Lanczos (ARPACK) finds the lowest states.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from nqs.notebook import html_table
 from nqs.protocols import Hamiltonian
 
 MAX_DIMENSION = 5_000_000
@@ -34,13 +35,22 @@ class ExactGroundState:
 
     energy: float
     gap: float
-    state: np.ndarray
+    state: np.ndarray = field(repr=False)
     dimension: int
     method: str
     seconds: float
 
     def __str__(self) -> str:
         return f"exact E = {self.energy:.10f}, gap {self.gap:.6f}, dimension {self.dimension:,} ({self.method})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        rows = [
+            ("gap", f"{self.gap:.6f}"),
+            ("dimension", f"{self.dimension:,}"),
+            ("method", f"{self.method}, {self.seconds:.2g} s"),
+        ]
+        return html_table(f"exact E = {self.energy:.10f}", rows)
 
 
 def sparse_matrix(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -> sparse.csr_array:
