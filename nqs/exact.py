@@ -83,6 +83,11 @@ def ground_state(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -
 
     Raises:
         ValueError: the sector is larger than max_dimension.
+
+    >>> from nqs.hamiltonians import BoseHubbard
+    >>> from nqs.lattice import chain
+    >>> print(ground_state(BoseHubbard(chain(4), n_particles=4, U=4.0)))
+    exact E = -3.9765130137, gap 4.006330, dimension 35 (dense)
     """
     begin = time.perf_counter()
     matrix = sparse_matrix(hamiltonian, max_dimension)
