@@ -18,12 +18,13 @@ RUN_ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 INSTALLED := .venv/.installed
+DOCUMENTED := .venv/.documented
 TYPED := build/typed
 # The folders too: their times change when a file is added or removed.
 SOURCES := $(shell find nqs hamiltonians models samplers scripts \( -type d ! -name __pycache__ -o -name '*.py' -o -name py.typed \) -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types clean
+.PHONY: help run test lint format types docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -50,8 +51,12 @@ types: $(TYPED)/.built  ## mypy on the built package
 	    sed -e 's#^nqs/\(hamiltonians\|models\|samplers\|scripts\)/#\1/#' ../mypy.txt; \
 	    exit $$status; }
 
+docs: $(DOCUMENTED)  ## the documentation site in build/docs, warnings as errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
 clean:  ## remove builds and caches (the environment stays: rm -r .venv removes it)
-	rm -rf build dist nqs.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist docs/api nqs.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find nqs hamiltonians models samplers scripts tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # --------------------------------------------------------------------------------------------------------- environment
@@ -68,6 +73,11 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing nqs and the versions of constraints.txt into .venv (a first time takes some minutes)"
 	@$(PIP) install -c constraints.txt setuptools
 	@PYTHONWARNINGS=ignore $(PIP) install -c constraints.txt --no-build-isolation -e '.[test,dev]'
+	@touch $@
+
+$(DOCUMENTED): $(INSTALLED)
+	@echo "Installing the documentation generator into .venv"
+	@PYTHONWARNINGS=ignore $(PIP) install -c constraints.txt --no-build-isolation -e '.[docs]'
 	@touch $@
 
 $(TYPED)/.built: $(SOURCES) pyproject.toml $(INSTALLED)

@@ -46,6 +46,14 @@ class BoseHubbard:
 
     Raises:
         ValueError: an impossible number of particles, numbers that are not finite, or lists of the wrong length.
+
+    >>> from nqs.lattice import chain
+    >>> hamiltonian = BoseHubbard(chain(2), n_particles=2, U=4.0)
+    >>> n = hamiltonian.hilbert.configurations()
+    >>> hamiltonian.diagonal(n).tolist()
+    [4.0, 0.0, 4.0]
+    >>> hamiltonian.connected(n[:1]).configurations.tolist()
+    [[1, 1]]
     """
 
     lattice: Lattice

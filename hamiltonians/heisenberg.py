@@ -53,6 +53,11 @@ class Heisenberg:
 
     Raises:
         ValueError: an impossible total_sz or spin, shells that the lattice does not have, or lists that do not fit.
+
+    >>> from nqs import exact
+    >>> from nqs.lattice import chain
+    >>> print(f"{exact.ground_state(Heisenberg(chain(2), total_sz=0)).energy:.6f}")  # a singlet on one bond
+    -0.750000
     """
 
     lattice: Lattice

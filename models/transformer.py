@@ -135,6 +135,13 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         hilbert: the sector; it fixes the number of sites and local states.
         config: size, precision and seed; keyword options override single fields: `Transformer(hilbert, width=48)`.
         device: where the parameters live.
+
+    >>> from nqs.hilbert import bosons
+    >>> space = bosons(3, 3)
+    >>> model = Transformer(space, width=8, heads=2)
+    >>> log_modulus, phase = model.log_psi(space.configurations())
+    >>> print(f"{(2 * log_modulus).exp().sum().item():.12f}")  # normalised without a Markov chain
+    1.000000000000
     """
 
     config: TransformerConfig

@@ -28,7 +28,13 @@ class EnergyEstimate:
 
 
 def with_error(value: float, error: float) -> str:
-    """A number with its error in the last two digits: -7.459791(31); eight decimals where there is no error."""
+    """A number with its error in the last two digits; eight decimals where there is no error.
+
+    >>> with_error(-7.4597912, 3.1e-5)
+    '-7.459791(31)'
+    >>> with_error(-7.4597912, 0.0)
+    '-7.45979120'
+    """
     if not (error > 0 and math.isfinite(value) and math.isfinite(error)):
         return f"{value:.8f}"
     _, exponent = f"{error:.1e}".split("e")  # rounded to two digits first: 0.0996 is 0.10

@@ -6,7 +6,7 @@ Hilbert space; Lanczos finds the lowest states.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy import sparse
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
+from nqs.notebook import html_table
 from nqs.protocols import Hamiltonian
 
 MAX_DIMENSION = 5_000_000
@@ -40,13 +41,22 @@ class ExactGroundState:
 
     energy: float
     gap: float
-    state: np.ndarray
+    state: np.ndarray = field(repr=False)
     dimension: int
     method: str
     seconds: float
 
     def __str__(self) -> str:
         return f"exact E = {self.energy:.10f}, gap {self.gap:.6f}, dimension {self.dimension:,} ({self.method})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        rows = [
+            ("gap", f"{self.gap:.6f}"),
+            ("dimension", f"{self.dimension:,}"),
+            ("method", f"{self.method}, {self.seconds:.2g} s"),
+        ]
+        return html_table(f"exact E = {self.energy:.10f}", rows)
 
 
 def sparse_matrix(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -> sparse.csr_array:
@@ -94,6 +104,11 @@ def ground_state(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -
 
     Raises:
         ValueError: the sector is larger than max_dimension.
+
+    >>> from nqs.hamiltonians import BoseHubbard
+    >>> from nqs.lattice import chain
+    >>> print(ground_state(BoseHubbard(chain(4), n_particles=4, U=4.0)))
+    exact E = -3.9765130137, gap 4.006330, dimension 35 (dense)
     """
     begin = time.perf_counter()
     matrix = sparse_matrix(hamiltonian, max_dimension)

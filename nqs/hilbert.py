@@ -342,6 +342,12 @@ def bosons(n_sites: int, n_particles: int | None = None, n_max: int | None = Non
 
     Raises:
         ValueError: negative numbers, a cutoff below the filling, or neither a number nor a cutoff.
+
+    >>> space = bosons(2, 3)
+    >>> space.dimension
+    4
+    >>> space.configurations().tolist()
+    [[0, 3], [1, 2], [2, 1], [3, 0]]
     """
     if n_particles is None and n_max is None:
         raise ValueError("bosons without a fixed n_particles need a cutoff: give n_max, such as n_max=4.")

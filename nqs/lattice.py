@@ -458,7 +458,13 @@ class Lattice:
 
 
 def chain(n_sites: int, periodic: bool | None = None, boundary: str | None = None) -> Lattice:
-    """Chain, periodic unless periodic=False or one of boundary="open", "antiperiodic" says otherwise."""
+    """Chain, periodic unless periodic=False or one of boundary="open", "antiperiodic" says otherwise.
+
+    >>> chain(4).bonds().tolist()
+    [[0, 1], [1, 2], [2, 3], [3, 0]]
+    >>> chain(4, periodic=False).bonds(2).tolist()
+    [[0, 2], [1, 3]]
+    """
     if periodic is not None and not isinstance(periodic, bool):
         raise TypeError(f"periodic is {periodic!r}; it must be True or False. A word goes into boundary=.")
     word = {None: "periodic", True: "periodic", False: "open"}[periodic]

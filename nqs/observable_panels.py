@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -53,17 +53,42 @@ def draw_panels(axes: tuple[Axes, Axes, Axes], found: Arrays) -> None:
             panel.legend(fontsize=8, frameon=False)
 
 
+class Scalar(NamedTuple):
+    """A number among the observables; error and exact value where they are known."""
+
+    name: str
+    value: float
+    error: float | None
+    exact: float | None
+
+
+def scalars(found: Arrays) -> list[Scalar]:
+    """The numbers of a run; the double occupancy is the mean over sites."""
+
+    def number(name: str) -> float | None:
+        return float(found[name].mean()) if name in found else None
+
+    numbers = [(words, name, number(f"{name}_error")) for name, words in SCALARS.items()]
+    numbers.append(("double occupancy of a site", "double_occupancy", None))
+    return [
+        Scalar(words, float(found[name].mean()), error, number(f"{name}_exact"))
+        for words, name, error in numbers
+        if name in found
+    ]
+
+
 def summary(found: Arrays) -> str:
     """The numbers of a run in one line."""
     parts = []
-    for name, words in SCALARS.items():
-        if name in found:
-            exact = f" (exact {found[f'{name}_exact']:.4f})" if f"{name}_exact" in found else ""
-            parts.append(f"{words} {found[name]:.6g} ± {found[f'{name}_error']:.1g}{exact}")
-    if "double_occupancy" in found:
-        exact = f" (exact {found['double_occupancy_exact'].mean():.4f})" if "double_occupancy_exact" in found else ""
-        parts.append(f"double occupancy of a site {found['double_occupancy'].mean():.4f}{exact}")
+    for name, value, error, exact in scalars(found):
+        number = f"{value:.4f}" if error is None else f"{value:.6g} ± {error:.1g}"
+        parts.append(f"{name} {number}" + ("" if exact is None else f" (exact {exact:.4f})"))
     return "    ".join(parts)
+
+
+def plain(text: object) -> str:
+    """Text from an archive or a file name as it is, for matplotlib, which would read $...$ as a formula."""
+    return str(text).replace("$", r"\$")
 
 
 def _named(found: Arrays, prefix: str) -> list[str]:
@@ -74,7 +99,7 @@ def _named(found: Arrays, prefix: str) -> list[str]:
 
 def _points(axes: Axes, x: np.ndarray, found: Arrays, name: str, colour: str, label: str) -> None:
     value, error = found[name].real, found[f"{name}_error"]
-    axes.errorbar(x, value, yerr=error, fmt="o", ms=4, color=colour, label=label.replace("_", " "))
+    axes.errorbar(x, value, yerr=error, fmt="o", ms=4, color=colour, label=plain(label.replace("_", " ")))
     if f"{name}_exact" in found:
         labelled = "exact" in axes.get_legend_handles_labels()[1]
         exact = found[f"{name}_exact"].real

@@ -24,6 +24,7 @@ from nqs.estimates import EnergyEstimate, relative_error, with_error
 from nqs.exact import ExactGroundState
 from nqs.interruption import Interruption, TimeLimit
 from nqs.local_energy import local_energies
+from nqs.notebook import html_table
 from nqs.optimisation import Optimiser, OptimiserConfig, StochasticReconfiguration
 from nqs.progress import Progress, Watcher
 from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction
@@ -112,6 +113,31 @@ class Result:
         if self.steps_left:
             lines.append(f"stopped at the time limit with {self.steps_left:,} steps left: resume to go on")
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        e = self.estimate
+        exact = "" if self.exact is None else f", relative error {self.relative_error:.1e}"
+        left = f", {self.steps_left:,} steps left" if self.steps_left else ""
+        energy = f"E = {with_error(e.energy, e.error)} {self.unit}"
+        return f"<Result {energy}, variance {e.variance:.1e}, {e.n_distinct:,} distinct configurations{exact}{left}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        e = self.estimate
+        rows = [
+            ("E / site", f"{with_error(e.energy / self.n_sites, e.error / self.n_sites)} {self.unit}"),
+            ("variance", f"{e.variance:.2e} {self.unit}²"),
+            ("V-score", f"{e.v_score:.2e}"),
+            ("samples", f"{e.n_samples:,} on {e.n_distinct:,} distinct configurations"),
+            ("optimised in", f"{self.seconds:.0f} s"),
+        ]
+        if self.exact is not None:
+            rows.append(("exact", self.compare(self.exact).removeprefix("exact ")))
+        if self.archive is not None:
+            rows.append(("archive", str(self.archive)))
+        if self.steps_left:
+            rows.append(("steps left", f"{self.steps_left:,}: resume to go on"))
+        return html_table(f"E = {with_error(e.energy, e.error)} {self.unit}", rows)
 
     def compare(self, exact: ExactGroundState | float) -> str:
         """One line: the exact energy, the relative error, and the difference in error bars."""

@@ -45,6 +45,13 @@ class TreeSampler:
             from pilot runs with random numbers of their own, then a fresh run is made with it.
         max_frontier: prefixes decoded at once; a larger frontier is cut, and its parts are finished one after
             another, which bounds memory and leaves the distribution as it is.
+
+    >>> from nqs.hilbert import bosons
+    >>> from nqs.models import Transformer
+    >>> model = Transformer(bosons(4, 4), width=8, heads=2, seed=0)
+    >>> samples = TreeSampler(n_samples=10**9).sample(model, torch.Generator().manual_seed(0))
+    >>> samples.n_samples, samples.n_distinct
+    (1000000000, 35)
     """
 
     n_samples: int | None = None

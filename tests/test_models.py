@@ -21,6 +21,8 @@ from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReferen
 from nqs.prefixes import common_prefix, neighbours
 from nqs.protocols import AutoregressiveWavefunction
 
+from readme import recurrent
+
 Build = Callable[..., AutoregressiveWavefunction]
 
 
@@ -39,6 +41,7 @@ MODELS: dict[str, Build] = {
         Transformer, width=8, heads=4, layers=1, phase="zero", dtype="float32"
     ),
     "transformer with a reference phase": with_marshall_sign,
+    "recurrent": lambda space, **options: recurrent().RecurrentConfig(**options).build(space),
 }
 SPACES: dict[str, HilbertSpace] = {
     "bosons": bosons(4, 4),

@@ -22,6 +22,8 @@ from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samplers.gumbel import conditioned_on_maximum, gumbel
 from nqs.samples import Samples, split_counts
 
+from readme import one_by_one
+
 P_VALUE = 1e-4  # smallest that a test of a distribution may find
 SIGMAS = 4  # largest deviation of an average, in standard errors
 
@@ -36,6 +38,7 @@ SAMPLERS: dict[str, Sampler] = {
     "gumbel, one configuration": GumbelSampler(n_distinct=1),
     "gumbel, whole sector": GumbelSampler(n_distinct=10**6),
     "exhaustive": ExhaustiveSampler(),
+    "one by one": one_by_one().OneByOneSampler(n_samples=300),
 }
 SPACES: dict[str, HilbertSpace] = {
     "bosons": bosons(4, 4),

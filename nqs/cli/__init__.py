@@ -17,6 +17,7 @@ from nqs.cli.compare import Compare
 from nqs.cli.completion import Completion
 from nqs.cli.export import Export
 from nqs.cli.plot import Plot
+from nqs.cli.report import Report
 from nqs.cli.resume import Resume
 from nqs.cli.run import choices, run
 from nqs.cli.show import Show
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "show": Show,
     "compare": Compare,
     "plot": Plot,
+    "report": Report,
     "verify": Verify,
     "export": Export,
     "completion": Completion,
@@ -38,6 +40,7 @@ DESCRIPTION = """Ground states of quantum many-body Hamiltonians from neural qua
   nqs run bose-hubbard --U 8           a run; interrupt it and repeat the command to go on
   nqs show results/*.h5                what there is
   nqs compare results/*.h5             a table against the exact energies
+  nqs report results/*.h5 -o all.html  a web page with figures
   nqs COMMAND --help                   more
 
 Exit codes: 0 done; 1 error; 2 wrong options; 3 stopped at --minutes with steps left; 130, 143 stopped by
