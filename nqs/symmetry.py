@@ -334,8 +334,8 @@ class Symmetry:
                 into = [j for j, v in enumerate(species) if alone is not None and v[m[alone]]]
                 if alone is None or len(into) != 1 or any(v[m[0]] for v in species):
                     raise ValueError(
-                        f"the map {tuple(m.tolist())} does not move fermions to fermions: exchange species, but keep particle "
-                        "numbers; a particle-hole map needs fermions=False and a sign-free basis."
+                        f"the map {tuple(m.tolist())} does not move fermions to fermions: exchange species, but keep "
+                        "particle numbers; a particle-hole map needs fermions=False and a sign-free basis."
                     )
                 destination[g, k * L : (k + 1) * L] = into[0] * L + sites[g]
         inverted = destination[:, :, None] > destination[:, None, :]

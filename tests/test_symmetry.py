@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from matrices import dense
 
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, harmonic_trap, staggered_potential
 from nqs.hilbert import HilbertSpace, bosons, fermions, spinful_fermions, spins
@@ -27,6 +26,8 @@ from nqs.symmetry import (
     symmetries_of,
     translations,
 )
+
+from matrices import dense
 
 RING = chain(4)
 
