@@ -28,7 +28,7 @@ from nqs.symmetry import TURN, Symmetry
 
 PROBES = 64  # random configurations on which the phases of a reference are compared
 MAX_DIMENSION = 4_000_000  # of a sector in which projected energies are summed exactly
-VANISHING = 1e-10  # norm of a projection that is nothing but rounding
+VANISHING = 1e-10  # amplitude, share of a state or of a variance that is nothing but rounding
 TIE = 1e-9  # relative difference of energies that count as equal
 
 
@@ -97,8 +97,12 @@ def projected_energies(
     rows = rows_that_fit(32 * symmetry.order * (hilbert.n_sites + 2) ** 2, torch.device(device))
     starts = range(0, hilbert.dimension, rows)
     pieces = [hilbert.configurations(s, min(s + rows, hilbert.dimension), device=device) for s in starts]
-    terms = (terms_of_projection(even, n) for n in pieces)
-    psi = torch.cat([term @ signs.T.to(term.dtype) for term in terms])  # (dimension, S)
+    projections, whole = [], 0.0
+    for n in pieces:
+        terms = terms_of_projection(even, n)
+        projections.append(terms @ signs.T.to(terms.dtype) / symmetry.order)
+        whole += terms[:, 0].abs().square().sum().item()  # the identity comes first: <D|D>
+    psi = torch.cat(projections)  # (dimension, S)
 
     def applied(x: Num[Tensor, "N S"]) -> Num[Tensor, "N S"]:
         y = []
@@ -110,17 +114,18 @@ def projected_energies(
         return torch.cat(y)
 
     norm = psi.abs().square().sum(0)
-    empty = norm <= VANISHING * norm.max()
+    empty = norm <= VANISHING * whole
     psi = psi / torch.where(empty, 1.0, norm.sqrt())
     H_psi = applied(psi)
     energy = (psi.conj() * H_psi).real.sum(0)
     # The next Lanczos vector u, H u, and the 2 x 2 matrix of H.
     u = H_psi - energy * psi
     variance = u.abs().square().sum(0)
-    u = u / torch.where(variance > VANISHING * energy.square(), variance.sqrt(), math.inf)
+    eigenstate = variance <= VANISHING * H_psi.abs().square().sum(0).max()
+    u = u / torch.where(eigenstate, math.inf, variance.sqrt())
     other = (u.conj() * applied(u)).real.sum(0)
     lower = (energy + other) / 2 - torch.hypot((energy - other) / 2, variance.sqrt())
-    improved = torch.where(variance > VANISHING * energy.square(), lower, energy)
+    improved = torch.where(eigenstate, energy, lower)
     return torch.stack([energy, improved]).masked_fill(empty, math.inf)
 
 

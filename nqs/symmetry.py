@@ -114,7 +114,12 @@ class Symmetry:
         found: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
         for (p, m, a), (q, o, b) in itertools.product(self._elements, other._elements):
             composed = tuple(q[s] for s in p), tuple(m[k] for k in o)
-            found.setdefault(composed, (a + b) % 1.0)
+            angle = found.setdefault(composed, (a + b) % 1.0)
+            if abs(a + b - angle - round(a + b - angle)) > 1e-9:
+                raise ValueError(
+                    f"the groups share an element (permutation {composed[0]}, map {composed[1]}) to which their "
+                    f"characters give different phases, {angle:g} and {(a + b) % 1.0:g} in units of 2 pi."
+                )
         perms, maps = zip(*found, strict=True)
         return Symmetry(
             permutations=perms,
@@ -329,8 +334,8 @@ class Symmetry:
                 into = [j for j, v in enumerate(species) if alone is not None and v[m[alone]]]
                 if alone is None or len(into) != 1 or any(v[m[0]] for v in species):
                     raise ValueError(
-                        f"the map {tuple(m)} does not move fermions to fermions: exchange species, but keep particle "
-                        "numbers; a particle-hole map needs fermions=False and a sign-free basis."
+                        f"the map {tuple(m.tolist())} does not move fermions to fermions: exchange species, but keep "
+                        "particle numbers; a particle-hole map needs fermions=False and a sign-free basis."
                     )
                 destination[g, k * L : (k + 1) * L] = into[0] * L + sites[g]
         inverted = destination[:, :, None] > destination[:, None, :]
@@ -375,34 +380,30 @@ def symmetries_of(hamiltonian: Hamiltonian, *, fermions: bool = False) -> Symmet
 def commuting(hamiltonian: Hamiltonian, symmetry: Symmetry) -> Symmetry:
     """The elements of a group that keep the sector and commute with a Hamiltonian.
 
-    Found from the matrix elements between some random configurations and what they are connected to:
-    <g n|H|g n'> c_g(n') = c_g(n) <n|H|n'>.
+    g commutes if R_gh(n, m) = R_h(n, m) = <h n|H|h m> c_h(m) / c_h(n) for every h, n and m. That is compared for random
+    n and all h, the sum over m with random factors: elements that differ on few configurations only are noticed if
+    these are on the orbit of any of the n.
     """
-    hilbert = hamiltonian.hilbert
-    n = hilbert.random(PROBES, torch.Generator().manual_seed(0))
-    images = symmetry.images(n)  # (B, G, L)
-    inside = hilbert.contains(images.flatten(0, 1)).view(len(n), -1).all(0)
-    symmetry, images = symmetry.subgroup(inside.tolist()), images[:, inside]
-    G = symmetry.order
-    images = images.flatten(0, 1)  # row b G + g
-    there, here = hamiltonian.connected(images), hamiltonian.connected(n)
-    # What <n|H|n'> says of <g n|H|g n'>, for every g.
-    element = torch.arange(G).repeat(len(here.parents))
-    target = here.configurations.repeat_interleave(G, dim=0)
-    parent = here.parents.repeat_interleave(G) * G + element
-    turn = symmetry.phases(n[here.parents].repeat_interleave(G, dim=0), element, hilbert)
-    turn = turn - symmetry.phases(target, element, hilbert)
-    expected = here.elements.repeat_interleave(G) * torch.polar(torch.ones_like(turn), turn)
-    classes = distinct(hilbert, torch.cat([there.configurations, symmetry.image(target, element)]))[1]
-    pairs = torch.cat([there.parents, parent]) * len(classes) + classes
-    values = torch.cat([there.elements.to(torch.complex128), -expected])
-    unique, pair = pairs.unique(return_inverse=True)
-    difference = torch.zeros(len(unique), dtype=torch.complex128).index_add_(0, pair, values).abs()
-    mismatch = torch.zeros(G, dtype=torch.float64)
-    mismatch.scatter_reduce_(0, unique // len(classes) % G, difference, "amax")
-    diagonal = hamiltonian.diagonal(images).view(len(n), G)
-    mismatch = torch.maximum(mismatch, (diagonal - diagonal[:, :1]).abs().amax(0))
-    scale = 1 + max(diagonal.abs().max().item(), values.abs().max().item() if len(values) else 0.0)
+    hilbert, generator = hamiltonian.hilbert, torch.Generator().manual_seed(0)
+    n = hilbert.random(PROBES, generator)
+    inside = hilbert.contains(symmetry.images(n).flatten(0, 1)).view(len(n), -1).all(0)
+    symmetry = symmetry.subgroup(inside.tolist())
+    G, products = symmetry.order, torch.from_numpy(symmetry._products)
+    images = symmetry.images(n).flatten(0, 1)  # row b G + h
+    connected = hamiltonian.connected(images)
+    row, element = connected.parents // G, connected.parents % G
+    inverse = (products == 0).long().argmax(1)
+    m = symmetry.image(connected.configurations, inverse[element])
+    turn = symmetry.phases(m, element, hilbert) - symmetry.phases(n[row], element, hilbert)
+    first, classes = distinct(hilbert, m)
+    factor = torch.randn(len(first), generator=generator, dtype=torch.float64)[classes]
+    terms = connected.elements * torch.polar(factor.abs(), turn) * factor.sign()
+    rows = torch.zeros(len(images), dtype=torch.complex128).index_add_(0, connected.parents, terms).view(-1, G)
+    diagonal = hamiltonian.diagonal(images).view(-1, G)
+    mismatch = torch.stack(
+        [torch.maximum((rows[:, gh] - rows).abs(), (diagonal[:, gh] - diagonal).abs()).max() for gh in products]
+    )
+    scale = 1 + max(diagonal.abs().max().item(), rows.abs().max().item())
     return symmetry.subgroup((mismatch < 1e-9 * scale).tolist())
 
 
