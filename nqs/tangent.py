@@ -11,7 +11,7 @@ product. A million parameters at ten thousand configurations then cost gigabytes
 from typing import Protocol
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from nqs.jacobian import jacobian
@@ -77,13 +77,17 @@ class Streamed:
         ]
         self.mean = [torch.zeros(P, dtype=torch.float64, device=device) for _ in range(parts)]
         for n, w in zip(self.configurations, samples.weights.split(size), strict=True):
-            for mean, O in zip(self.mean, jacobian(wavefunction, n), strict=False):
-                mean += w @ O.double()
+            for mean, O in zip(self.mean, self._gradients(n), strict=True):
+                mean += w @ O
 
     def piece(self, k: int) -> Float64[Tensor, "r P"]:
         """Rows self.rows[k] of X."""
-        found = jacobian(self.wavefunction, self.configurations[k])
-        return torch.cat([(O.double() - m) * self.factors[k][:, None] for O, m in zip(found, self.mean, strict=False)])
+        gradients = self._gradients(self.configurations[k])
+        return torch.cat([(O - m) * self.factors[k][:, None] for O, m in zip(gradients, self.mean, strict=True)])
+
+    def _gradients(self, n: UInt8[Tensor, "r L"]) -> list[Float64[Tensor, "r P"]]:
+        """Of the log modulus, and of the phase if there is one to learn."""
+        return [O.double() for O in jacobian(self.wavefunction, n) if O is not None]
 
     def gram(self) -> Tensor:
         gram = self.mean[0].new_zeros((self.shape[0], self.shape[0]))
