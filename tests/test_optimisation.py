@@ -340,7 +340,7 @@ def test_amplitudes_change_by_a_bounded_factor(tiny: float) -> None:
         learning_rate=0.1, final_learning_rate=0.1, diagonal_shift=1e-30, max_step=1e9
     )
     configuration.build(model).step(*exhaustive(h, model), 0.0)
-    assert (model.a[1] - model.a[0]).item() - tiny == pytest.approx(MAX_LOG_CHANGE, rel=1e-3)
+    assert (model.a[1] - model.a[0]).item() - tiny == pytest.approx(MAX_LOG_CHANGE, rel=1e-2)
 
 
 def test_what_is_left_open_is_completed_by_the_noise_of_expectation_values() -> None:
