@@ -8,12 +8,14 @@ import torch
 from scipy.stats import chisquare
 
 from nqs import VMC, exact, resume
-from nqs.hamiltonians import BoseHubbard
+from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard
 from nqs.lattice import chain, square
 from nqs.local_energy import LocalEnergies, local_energies
-from nqs.models import Transformer
+from nqs.models import Symmetrised, Transformer, TransformerConfig, WithReference, hartree_fock, lowest_sector
 from nqs.optimisation import StochasticReconfiguration
+from nqs.protocols import WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
+from nqs.symmetry import symmetries_of
 
 pytestmark = pytest.mark.gpu
 
@@ -82,6 +84,54 @@ def test_sampling_without_replacement_finds_the_whole_sector(hamiltonian: BoseHu
     samples = GumbelSampler(n_distinct=hamiltonian.hilbert.dimension).sample(model, generator)
     assert samples.n_distinct == hamiltonian.hilbert.dimension
     torch.testing.assert_close(samples.weights, (2 * samples.log_modulus).exp())
+
+
+SYMMETRIC = {
+    "bosons": HAMILTONIANS["ring"],
+    "electrons": FermiHubbard(square(2, 3), 2, 2, U=8.0),
+    "fermions": TV(chain(8), 4, V=1.0),
+}
+
+
+@pytest.mark.parametrize("h", SYMMETRIC.values(), ids=SYMMETRIC)
+def test_symmetric_states_agree_with_the_cpu(h: BoseHubbard | FermiHubbard | TV) -> None:
+    """The same sector, amplitudes, sums, local energies and update; samples that pass chi-square."""
+    base: WavefunctionConfig = TransformerConfig(width=8, heads=2, layers=1)
+    symmetry = symmetries_of(h)
+    if not isinstance(h, BoseHubbard):
+        solutions, group = hartree_fock(h).solutions, symmetries_of(h, fermions=True)
+        (one, e), (other, f) = (lowest_sector(h, group, solutions, device=device) for device in ("cpu", "cuda"))
+        assert one == other
+        assert e == pytest.approx(f, rel=1e-10)
+        base, symmetry = WithReference(base=base, reference=one), one.symmetry
+    config = Symmetrised(base=base, symmetry=symmetry)
+    found = []
+    for device in ("cpu", "cuda"):
+        model = config.build(h.hilbert, device)
+        n = h.hilbert.configurations(device=device)
+        samples = ExhaustiveSampler().sample(model, torch.Generator(device))
+        local = local_energies(h, model, samples)
+        log_modulus, phase = model.log_psi(n)
+        psi = torch.polar(log_modulus.exp(), phase).detach()
+        StochasticReconfiguration(diagonal_shift=1e-2).build(model).step(samples, local.values, local.diagonal, 0.0)
+        new = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+        found.append([x.cpu() for x in (psi, samples.configurations, samples.weights, local.values, new)])
+    for one_part, other_part in zip(*found, strict=True):
+        torch.testing.assert_close(one_part, other_part, rtol=1e-6, atol=1e-8)
+
+    model = config.build(h.hilbert, "cuda")
+    folded = TreeSampler(n_samples=10**5).sample(model, torch.Generator("cuda").manual_seed(2))
+    samples = model.unfolded(folded, torch.Generator("cuda").manual_seed(3))
+    p = (2 * model.log_psi(n).log_modulus).exp().detach().cpu().numpy()
+    counts = np.zeros(len(p))
+    assert samples.counts is not None
+    counts[h.hilbert.rank(samples.configurations).cpu().numpy()] = samples.counts.cpu().numpy()
+    common = p / p.sum() * counts.sum() >= 5
+    observed = np.append(counts[common], counts[~common].sum())
+    expected = np.append(p[common], p[~common].sum())
+    keep = expected > 0
+    expected = expected[keep] / expected[keep].sum() * observed[keep].sum()
+    assert chisquare(observed[keep], expected).pvalue > 1e-4
 
 
 def test_natural_gradient_agrees_with_the_cpu(hamiltonian: BoseHubbard) -> None:

@@ -87,7 +87,7 @@ def test_few_samples_serve_what_is_dear() -> None:
     alone, together = (measurements.measure(samples, model, h) for samples in (few, many))
     assert torch.equal(found["density_particles"].value, together["density_particles"].value)
     assert torch.equal(found["one_body_density_matrix"].value, alone["one_body_density_matrix"].value)
-    assert measurements.affordable(h.hilbert, "cpu") < measurements.affordable(h.hilbert, "cuda")
+    assert measurements.affordable(model, "cpu") < measurements.affordable(model, "cuda")
 
 
 def test_what_is_not_defined_is_left_out() -> None:

@@ -56,7 +56,8 @@ every_space = pytest.mark.parametrize("hilbert", SPACES.values(), ids=SPACES)
 def transformer(hilbert: HilbertSpace) -> Transformer:
     model = Transformer(hilbert, width=4, layers=1, heads=1, seed=2)
     with torch.no_grad():
-        model.head.weight *= 20  # far from the uniform state
+        model.head.weight[: hilbert.local_dim] *= 20  # far from the uniform state
+        model.head.weight[hilbert.local_dim :] *= 2
     return model
 
 
@@ -663,7 +664,8 @@ def test_wrong_spaces_are_refused() -> None:
 def test_run_stores_the_statistics_of_its_charges(tmp_path: Path) -> None:
     hamiltonian = FermiHubbard(chain(3), 2, 1, U=4.0)
     path = tmp_path / "run.h5"
-    VMC(hamiltonian, transformer(hamiltonian.hilbert)).run(steps=1, archive=path, progress=False)
+    vmc = VMC(hamiltonian, transformer(hamiltonian.hilbert), evaluation=TreeSampler(n_samples=100))
+    vmc.run(steps=1, archive=path, progress=False)
     stored = Archive.open(path).observables()
     names = {f"{kind}_{spin}_electrons" for kind in ("density", "correlations") for spin in ("up", "down")}
     assert names | {f"{name}_error" for name in names} <= set(stored)

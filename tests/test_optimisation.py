@@ -10,14 +10,23 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from nqs import exact
+from nqs import VMC, exact
 from nqs.hamiltonians import BoseHubbard
 from nqs.jacobian import jacobian
 from nqs.lattice import chain
 from nqs.local_energy import local_energies
 from nqs.models import Transformer
-from nqs.optimisation import StochasticReconfiguration, TorchOptimiser, bounded, cosine, geometric, residual, solve
-from nqs.protocols import Wavefunction
+from nqs.optimisation import (
+    MAX_LOG_CHANGE,
+    StochasticReconfiguration,
+    TorchOptimiser,
+    bounded,
+    cosine,
+    geometric,
+    residual,
+    solve,
+)
+from nqs.protocols import LogPsi, Wavefunction
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.serialise import from_plain, to_plain
@@ -321,6 +330,81 @@ def test_no_momentum_means_no_memory() -> None:
     vector_to_parameters(start, model.parameters())
     StochasticReconfiguration().build(model).step(*exhaustive(REAL, model), 0.0)
     assert torch.equal(flat(model), after)
+
+
+# ---- logarithmic target ----------------------------------------------------------------------------
+
+
+class OneParticle(Wavefunction):
+    """psi(x) = exp(a_x + i b_x) / norm for one particle: every amplitude is free."""
+
+    has_phase = True
+    bytes_per_configuration = 1000
+
+    def __init__(self, h: BoseHubbard, a: list[float], b: list[float]) -> None:
+        super().__init__()
+        self.hilbert = h.hilbert
+        self.a, self.b = (torch.nn.Parameter(torch.tensor(x, dtype=torch.float64)) for x in (a, b))
+
+    def log_psi(self, n: torch.Tensor) -> LogPsi:
+        x = n.double()  # one-hot
+        return LogPsi(x @ self.a - (2 * self.a).logsumexp(0) / 2, x @ self.b)
+
+
+@every_hamiltonian
+@every_phase
+@every_diagonal
+def test_both_targets_agree_to_first_order_in_the_rate(h: BoseHubbard, phase: str, implicit: bool) -> None:
+    def direction(rate: float, logarithmic: bool) -> torch.Tensor:
+        model = transformer(h, phase=phase)
+        before = flat(model)
+        configuration = StochasticReconfiguration(
+            learning_rate=rate, final_learning_rate=rate, diagonal_shift=1e-2, max_step=1e9, implicit=implicit,
+            logarithmic=logarithmic,
+        )  # fmt: skip
+        configuration.build(model).step(*exhaustive(h, model), 0.0)
+        return (flat(model) - before) / rate
+
+    differences = [(direction(rate, True) - direction(rate, False)).norm().item() for rate in (1e-3, 1e-4)]
+    assert 1e-6 < differences[0] < 0.1 * direction(1e-3, False).norm()
+    assert differences[0] / differences[1] == pytest.approx(10, rel=0.1)
+
+
+@pytest.mark.parametrize(("logarithmic", "energy"), [(True, -2.0), (False, -1.0)])
+def test_a_wrong_sign_turns_with_the_logarithmic_target_alone(logarithmic: bool, energy: float) -> None:
+    """One particle on a ring of three sites, one amplitude negative: a linear step can only make it vanish."""
+    h = BoseHubbard(chain(3), 1, U=0.0)
+    model = OneParticle(h, [0.0, 0.1, -0.1], [0.0, math.pi, 0.0])
+    configuration = StochasticReconfiguration(
+        learning_rate=0.3, final_learning_rate=0.3, logarithmic=logarithmic, diagonal_shift=1e-6
+    )
+    energies = optimise(h, model, configuration, steps=80)
+    assert energies[-1] == pytest.approx(energy, abs=1e-3)
+
+
+@pytest.mark.parametrize("tiny", [-4.0, -8.0])
+def test_amplitudes_change_by_a_bounded_factor(tiny: float) -> None:
+    """An amplitude that is far too small would grow by a factor of its inverse; here by e at most."""
+    h = BoseHubbard(chain(2), 1, U=0.0)
+    model = OneParticle(h, [0.0, tiny], [0.0, 0.0])
+    configuration = StochasticReconfiguration(
+        learning_rate=0.1, final_learning_rate=0.1, diagonal_shift=1e-30, max_step=1e9
+    )
+    configuration.build(model).step(*exhaustive(h, model), 0.0)
+    assert (model.a[1] - model.a[0]).item() - tiny == pytest.approx(MAX_LOG_CHANGE, rel=1e-2)
+
+
+def test_what_is_left_open_is_completed_by_the_noise_of_expectation_values() -> None:
+    given = StochasticReconfiguration(learning_rate=0.4)
+    exact_sums, sampled = given.completed(exact=True), given.completed(exact=False)
+    assert (exact_sums.final_learning_rate, exact_sums.final_diagonal_shift) == (0.4, 1e-7)
+    assert (sampled.final_learning_rate, sampled.final_diagonal_shift) == (0.02, 1e-5)
+    assert dataclasses.replace(sampled, final_learning_rate=None, final_diagonal_shift=None) == given
+    chosen = StochasticReconfiguration(final_learning_rate=0.1, final_diagonal_shift=1e-4)
+    assert chosen.completed(exact=True) == chosen.completed(exact=False) == chosen
+    for sampler, completed in ((ExhaustiveSampler(), exact_sums), (TreeSampler(n_samples=5), sampled)):
+        assert VMC(REAL, transformer(REAL), sampler, given).optimiser == completed
+    assert given.build(transformer(REAL)).config == sampled
 
 
 # ---- trust region and schedules --------------------------------------------------------------------

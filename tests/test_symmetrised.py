@@ -106,6 +106,18 @@ def test_probability_is_the_average_over_the_group(name: str) -> None:
 
 
 @every_case
+def test_state_vanishes_outside_the_sector(name: str) -> None:
+    model = lively(name)
+    hilbert = model.hilbert
+    n = torch.cartesian_prod(*[torch.arange(hilbert.local_dim, dtype=torch.uint8)] * hilbert.n_sites)
+    outside = n[~hilbert.contains(n)]
+    with torch.no_grad():
+        log_modulus = model(outside).log_modulus
+    assert len(outside)
+    assert (log_modulus == -math.inf).all()
+
+
+@every_case
 def test_state_obeys_the_symmetry(name: str) -> None:
     model = lively(name)
     n, group, psi = model.hilbert.configurations(), model.symmetry, amplitudes(model)
