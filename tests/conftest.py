@@ -3,6 +3,7 @@
 import functools
 import importlib.machinery
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import UnionType
@@ -97,6 +98,13 @@ def unchecked() -> Iterator[None]:
 # Shared machines are slow at times: no test fails for its duration.
 settings.register_profile("nqs", parent=settings(), deadline=None)
 settings.load_profile("nqs")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeding_interrupts() -> None:
+    """A shell starts background commands with SIGINT ignored, and their children would ignore it too."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
