@@ -491,7 +491,8 @@ RUNS = {
 
 
 def short_run(h: NetKetOperator, seed: int = 1) -> VMC:
-    model = Transformer(h.hilbert, width=8, heads=2, layers=1, seed=seed)
+    phase = "zero" if h.is_stoquastic else "learned"  # as the scripts choose it
+    model = Transformer(h.hilbert, width=8, heads=2, layers=1, phase=phase, seed=seed)
     return VMC(h, model, ExhaustiveSampler(), evaluation=ExhaustiveSampler())
 
 
@@ -522,10 +523,10 @@ def test_archive_resumes_without_netket(tmp_path: Path, monkeypatch: pytest.Monk
     reference = short_run(h).run(6, archive=tmp_path / "whole.h5", progress=False)
     record = Archive.record
 
-    def interrupted(self: Archive, quantities: Any, step: int, *rest: Any) -> None:
+    def interrupted(self: Archive, quantities: Any, step: int, *rest: Any, **more: Any) -> None:
         if step == 4:
             raise KeyboardInterrupt
-        record(self, quantities, step, *rest)
+        record(self, quantities, step, *rest, **more)
 
     monkeypatch.setattr(Archive, "record", interrupted)
     with pytest.raises(KeyboardInterrupt):
