@@ -2,7 +2,7 @@
 
 from nqs.models.hartree_fock import HartreeFock, free_fermions, hartree_fock
 from nqs.models.reference import MarshallSign, SlaterDeterminant, WithReference, phase_agreement
-from nqs.models.sectors import ProjectedDeterminant, lowest_sector, sector_of
+from nqs.models.sectors import ProjectedDeterminant, lowest_sector, sector_of, weight_in_sector
 from nqs.models.symmetrised import Symmetrised
 from nqs.models.transformer import Transformer, TransformerConfig
 
@@ -20,4 +20,5 @@ __all__ = [
     "lowest_sector",
     "phase_agreement",
     "sector_of",
+    "weight_in_sector",
 ]

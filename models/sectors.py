@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Num, UInt8
 from torch import Tensor
@@ -26,6 +27,7 @@ from nqs.models.reference import ReferencePhase, SlaterDeterminant
 from nqs.protocols import Hamiltonian
 from nqs.symmetry import TURN, Symmetry
 
+ROWS = 2**14  # configurations treated at once
 PROBES = 64  # random configurations on which the phases of a reference are compared
 MAX_DIMENSION = 4_000_000  # of a sector in which projected energies are summed exactly
 VANISHING = 1e-10  # amplitude, share of a state or of a variance that is nothing but rounding
@@ -81,6 +83,21 @@ def sector_of(reference: ReferencePhase, symmetry: Symmetry, hilbert: HilbertSpa
     angles = torch.where(constant, angles, 0.0)
     kept = symmetry.subgroup(constant.tolist())
     return kept.with_angles(angles[constant].tolist())
+
+
+def weight_in_sector(symmetry: Symmetry, hilbert: HilbertSpace, state: np.ndarray) -> float:
+    """|P_chi psi|^2 of a normalised state vector in lexicographic order: 1 where the state lies in the sector."""
+    psi = torch.from_numpy(np.ascontiguousarray(state)).to(torch.complex128)
+    weight = 0.0
+    for start in range(0, hilbert.dimension, ROWS):
+        n = hilbert.configurations(start, min(start + ROWS, hilbert.dimension))
+        projected = torch.zeros(len(n), dtype=torch.complex128)
+        for g in range(symmetry.order):
+            element = torch.full((len(n),), g)
+            phases = symmetry.phases(n, element, hilbert)
+            projected += torch.polar(torch.ones_like(phases), -phases) * psi[hilbert.rank(symmetry.image(n, element))]
+        weight += projected.abs().square().sum().item() / symmetry.order**2
+    return weight
 
 
 def projected_energies(

@@ -19,7 +19,7 @@ from nqs.exact import ExactGroundState
 from nqs.exits import ExitCode, clear_errors
 from nqs.hilbert import HilbertSpace
 from nqs.interruption import TimeLimit
-from nqs.models import WithReference, hartree_fock, phase_agreement
+from nqs.models import Symmetrised, WithReference, hartree_fock, phase_agreement, weight_in_sector
 from nqs.optimisation import StochasticReconfiguration
 from nqs.progress import TensorBoard
 from nqs.protocols import Hamiltonian, WavefunctionConfig
@@ -35,6 +35,7 @@ OF_THIS_CALL = {"of this call": True}  # metadata of options that a repeated run
 ENDINGS = (".h5", ".hdf5")
 
 OPEN_SHELL = 1e-9  # gap of a mean field
+DEGENERATE = 1e-8  # gap below which the exact ground state is one of many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,10 @@ def solve(
     if options.symmetry == "auto" and options.distinct is None:
         model, why = recipes.symmetrised(model, hamiltonian, device)
         print(why)
+        if isinstance(model, Symmetrised) and ground_state is not None and ground_state.gap > DEGENERATE:
+            share = weight_in_sector(model.symmetry, hamiltonian.hilbert, ground_state.state)
+            if share < 0.5:
+                print("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
     wavefunction = model.build(hamiltonian.hilbert, device)
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
     vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from nqs import Archive, exact
+from nqs import Archive, RunConfig, exact, recipes
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.samplers import ExhaustiveSampler
+from nqs.script import Options
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bose_hubbard.py"
 TOY = ("--shape", "3", "--n-particles", "3", "--steps", "5", "--model.width", "4")
@@ -320,3 +321,17 @@ def test_help_names_every_field(script: Script) -> None:
     missing = [flag for flag in expected if f"{flag} " not in outcome.out and f"{flag}," not in outcome.out]
     assert missing == []
     assert "python scripts/bose_hubbard.py --U 16 --n-particles 5" in outcome.out
+
+
+def test_a_sector_without_the_exact_ground_state_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], unchecked: None
+) -> None:
+    """The lowest determinant alone leads to a wrong sector here (test_sectors.py)."""
+    from nqs.scripts import fermi_hubbard
+
+    warning = "but the exact ground state is not in this sector: the run will end above it (--symmetry none)"
+    for determinants, said in ((0, True), (recipes.PROJECTED, False)):
+        monkeypatch.setattr(recipes, "PROJECTED", determinants)
+        options = Options(run=RunConfig(steps=1), device="cpu", archive=tmp_path / f"{determinants}.h5")
+        fermi_hubbard.main(fermi_hubbard.Config(n_up=2, n_down=2, U=8.0, options=options))
+        assert (warning in capsys.readouterr().out.splitlines()) == said

@@ -10,7 +10,16 @@ import torch
 from nqs.hamiltonians import TV, FermiHubbard, Heisenberg
 from nqs.hilbert import spins
 from nqs.lattice import chain, square
-from nqs.models import MarshallSign, ProjectedDeterminant, SlaterDeterminant, hartree_fock, lowest_sector, sector_of
+from nqs.models import (
+    MarshallSign,
+    ProjectedDeterminant,
+    SlaterDeterminant,
+    hartree_fock,
+    lowest_sector,
+    sector_of,
+    sectors,
+    weight_in_sector,
+)
 from nqs.models.sectors import projected_energies
 from nqs.protocols import Hamiltonian
 from nqs.symmetry import Symmetry, spin_flip, symmetries_of, translations
@@ -120,6 +129,22 @@ def test_lowest_sector_holds_a_ground_state(h: Any, order: int) -> None:
     psi = projector(h, projected.symmetry) @ vector(h, projected.determinant)
     assert np.vdot(psi, dense(h) @ psi).real / np.vdot(psi, psi).real == pytest.approx(energy, abs=1e-8)
     assert ground - 1e-9 <= energy
+
+
+@pytest.mark.parametrize("h", [FermiHubbard(chain(6), 2, 2, U=8.0), TV(chain(5), 2, V=1.0)], ids=str)
+def test_weight_in_a_sector(h: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a ground state all of it in one sector; of any state that of a dense projection, in all sectors together 1."""
+    monkeypatch.setattr(sectors, "ROWS", 7)
+    group = symmetries_of(h, fermions=True)
+    ground = np.linalg.eigh(dense(h))[1][:, 0]
+    weights = [weight_in_sector(s, h.hilbert, ground) for s in group.real_characters()]
+    if h.lattice.n_sites == 6:  # not degenerate
+        np.testing.assert_allclose(sorted(weights)[-2:], [0.0, 1.0], atol=1e-12)
+    state = np.random.default_rng(0).standard_normal((2, h.hilbert.dimension)).T @ [1, 1j]
+    state /= np.linalg.norm(state)
+    for sector in group.real_characters():
+        wanted = np.linalg.norm(projector(h, sector) @ state) ** 2
+        assert weight_in_sector(sector, h.hilbert, state) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_one_determinant_may_not_be_enough() -> None:
