@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.linalg import qr
-from scipy.optimize import minimize
 
 from nqs.hilbert import HilbertSpace
 from nqs.models.reference import SlaterDeterminant
@@ -168,6 +167,8 @@ def _minimised(
 
     E depends only on the space that the orbitals of a spin span, so that they are varied without constraint.
     """
+    from scipy.optimize import minimize  # here, because it takes long to import
+
     shapes, dtype = [q.shape for q in orbitals], one_body[0].dtype
     ends = np.cumsum([q.size for q in orbitals])[:-1]
 
