@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from nqs import Archive, resume
+from nqs.cli.verify import Verify
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
@@ -193,6 +194,7 @@ def test_kills_at_random_moments(
         if status:
             kills += 1
             if path.exists():  # not before the first flush
+                assert Verify(files=(path,))() == 0  # nqs verify
                 archive = Archive.open(path)
                 if archive.step:
                     assert_complete(archive)
