@@ -93,18 +93,6 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
             counts=counts,
         )
 
-    def exhaustive(self, device: torch.device) -> Samples:
-        n, sizes = self.symmetry.orbits(self.hilbert, device)
-        log_modulus, phase = log_psi_in_chunks(self, n)
-        weights = sizes * (2 * log_modulus).exp()
-        return Samples(
-            configurations=n,
-            weights=weights / weights.sum(),
-            log_modulus=log_modulus,
-            phase=phase,
-            inclusion=torch.ones_like(weights),
-        )
-
     def unfolded(self, samples: Samples, generator: torch.Generator) -> Samples:
         n, device = samples.configurations, samples.configurations.device
         G, rows = self.symmetry.order, torch.arange(samples.n_distinct, device=device)

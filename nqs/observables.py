@@ -117,13 +117,6 @@ def _amplitudes(hilbert: HilbertSpace, state: np.ndarray | Tensor) -> Complex128
 # ---- means and errors ------------------------------------------------------------------------------
 
 
-def _error_weights(samples: Samples) -> Float64[Tensor, " U"]:
-    """c with (standard error)^2 = sum c |x - <x>|^2; see nqs.statistics.estimate_energy."""
-    if samples.inclusion is None:
-        return samples.weights / max(samples.n_samples - 1, 1)
-    return samples.weights.square() * (1 - samples.inclusion)
-
-
 def _real_means(samples: Samples, x: Num[Tensor, "U ..."]) -> Expectation:
     """Mean of values that are all there."""
     return _means(samples, lambda rows: x[rows], 16 * max(1, x[0].numel()))
@@ -133,7 +126,7 @@ def _means(
     samples: Samples, local_values: Callable[[Int64[Tensor, " b"]], Tensor], bytes_per_sample: int
 ) -> Expectation:
     """Mean and error of local values that are made in pieces: `local_values(rows)` has the shape (rows, ...)."""
-    weights, c = samples.weights, _error_weights(samples)
+    weights, c = samples.weights, samples.error_weights
     origin: Tensor | None = None  # a first guess of the mean: no cancellation between large sums
     for rows in torch.arange(len(weights), device=weights.device).split(
         rows_that_fit(bytes_per_sample, weights.device)
@@ -237,7 +230,7 @@ def correlations(
     """
     q = _on_sites(samples, hilbert, quantity)
     p = q if other is None else _on_sites(samples, hilbert, other)
-    w, c = samples.weights, _error_weights(samples)
+    w, c = samples.weights, samples.error_weights
     if connected:  # to first order, the error is that of <(q - <q>) (p - <p>)> with the means held fixed
         q, p = q - w @ q, p - w @ p
     # Sums over samples of q_i p_j and of its square are matrix products.
@@ -505,7 +498,7 @@ def condensate_fraction(samples: Samples, wavefunction: Wavefunction) -> Expecta
     values, orbitals = torch.linalg.eigh(matrix)
     v, number = orbitals[:, -1], matrix.trace().real
     fraction = values[-1] / number
-    if not _error_weights(samples).any():
+    if not samples.error_weights.any():
         return Expectation(fraction, torch.zeros_like(fraction))
     kinds = _species(hilbert)
 

@@ -171,8 +171,8 @@ class NaturalGradient:
         self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
         self.update = torch.zeros_like(parameters_to_vector(self.parameters), dtype=torch.float64)
         self.before = self.update.clone()  # parameters before the last step
-        # Energy before the last step, what it may at most have become, and the factor on the shift after refused steps.
-        self.energy, self.limit, self.caution = math.inf, math.inf, 1.0
+        # What the energy may at most have become by the last step, and the factor on the shift after refused steps.
+        self.limit, self.caution = math.inf, 1.0
 
     @torch.no_grad()
     def step(
@@ -190,7 +190,7 @@ class NaturalGradient:
         energy = samples.weights @ local_energies.real
         deviation = local_energies - energy
         variance = samples.weights @ deviation.abs().square()
-        if energy > self.limit + NOISE * standard_error(samples, deviation):
+        if energy > self.limit + NOISE * (samples.error_weights @ deviation.abs().square()).sqrt():
             self.caution *= CAUTION
             self.update.zero_()
             vector_to_parameters(self.before.to(self.parameters[0].dtype), self.parameters)
@@ -214,20 +214,20 @@ class NaturalGradient:
         rate, norm = bounded(rate, direction, samples.weights, config.max_step)
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
-        self.before, self.energy = flat.double(), energy.item()
+        self.before = flat.double()
         scale = (diagonal - energy).abs().max()
         self.limit = (energy + SLACK * (2 * variance.sqrt() * norm + scale * norm**2)).item()
         return StepInfo(learning_rate=rate, update_norm=norm, gradient_norm=gradient_norm)
 
     def state_dict(self) -> dict[str, Tensor]:
-        guard = torch.tensor([self.energy, self.limit, self.caution], dtype=torch.float64)
+        guard = torch.tensor([self.limit, self.caution], dtype=torch.float64)
         return {"update": self.update, "before": self.before, "guard": guard}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.update = state["update"].to(self.update.device)
         if "guard" in state:  # archives of version 1 have none
             self.before = state["before"].to(self.before.device)
-            self.energy, self.limit, self.caution = state["guard"].tolist()
+            self.limit, self.caution = state["guard"].tolist()
 
 
 # Those of torch.optim that need no closure and take dense gradients of parameters of any shape.
@@ -324,14 +324,6 @@ def bounded(
         if norm <= max_step or rate < SMALLEST:
             return rate, norm
         rate *= max(0.5, max_step / norm)
-
-
-def standard_error(samples: Samples, deviation: Complex128[Tensor, " U"]) -> Float64[Tensor, ""]:
-    """Of the mean local energy, as in nqs.statistics."""
-    square = deviation.abs().square()
-    if samples.inclusion is not None:
-        return (samples.weights.square() * (1 - samples.inclusion) @ square).sqrt()
-    return (samples.weights @ square / max(samples.n_samples - 1, 1)).sqrt()
 
 
 def residual(weights: Tensor, deviation: Complex128[Tensor, " U"], rows: int) -> Float64[Tensor, " R"]:

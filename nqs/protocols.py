@@ -173,10 +173,6 @@ class SymmetricWavefunction(Wavefunction, ABC):
         """Independent samples of `base` as samples of this state."""
 
     @abstractmethod
-    def exhaustive(self, device: torch.device) -> Samples:
-        """Every representative with the exact probability of its orbit."""
-
-    @abstractmethod
     def unfolded(self, samples: Samples, generator: torch.Generator) -> Samples:
         """The same samples as configurations of the whole sector: every sample moved by a random element."""
 

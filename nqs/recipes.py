@@ -72,9 +72,8 @@ def transformer(phase: Literal["learned", "zero"] = "learned", device: str | Non
     Gradients may be rounded to float32, amplitudes not: the noise of their local energies would be fitted with large
     moves of the parameters where the diagonal shift is small.
     """
-    if torch.device(device or default_device()).type == "cuda":
-        return TransformerConfig(width=32, heads=4, phase=phase, dtype="mixed")
-    return TransformerConfig(width=16, heads=2, phase=phase, dtype="mixed")
+    width = 32 if torch.device(device or default_device()).type == "cuda" else 16
+    return TransformerConfig(width=width, heads=width // 8, phase=phase, dtype="mixed")
 
 
 def affords_sum(hilbert: HilbertSpace, device: torch.device | str, order: int = 1) -> bool:

@@ -40,6 +40,16 @@ class Samples:
         return len(self.configurations)
 
     @property
+    def error_weights(self) -> Float64[Tensor, " U"]:
+        """c with (standard error)^2 = sum c |x - <x>|^2 for the mean of any x over the samples.
+
+        Draws without replacement: only what could have been missed fluctuates (arXiv:2002.06043, appendix).
+        """
+        if self.inclusion is None:
+            return self.weights / max(self.n_samples - 1, 1)
+        return self.weights.square() * (1 - self.inclusion)
+
+    @property
     def effective_sample_size(self) -> float:
         """Kish's effective number of distinct configurations, 1 / sum w^2."""
         return 1.0 / self.weights.square().sum().item()

@@ -20,11 +20,7 @@ def estimate_energy(
     energy = (weights @ local_energies.real).item()
     variance = (weights @ (local_energies - energy).abs().square()).item()
     deviation = (local_energies.real - energy).square()
-    if samples.inclusion is None:
-        error = (weights @ deviation / max(samples.n_samples - 1, 1)).item() ** 0.5
-    else:
-        # Draws without replacement: only what could have been missed fluctuates (arXiv:2002.06043, appendix).
-        error = (weights.square() @ ((1 - samples.inclusion) * deviation)).item() ** 0.5
+    error = (samples.error_weights @ deviation).item() ** 0.5
     return EnergyEstimate(
         energy=energy,
         error=error,

@@ -34,10 +34,12 @@ class ExhaustiveSampler:
                 f"max_dimension={self.max_dimension:,}: use TreeSampler, or raise the limit if memory allows."
             )
         if isinstance(wavefunction, SymmetricWavefunction):
-            return wavefunction.exhaustive(generator.device)
-        n = hilbert.configurations(device=generator.device)
+            n, members = wavefunction.symmetry.orbits(hilbert, generator.device)
+        else:
+            n = hilbert.configurations(device=generator.device)
+            members = torch.ones(len(n), dtype=torch.int64, device=n.device)
         log_modulus, phase = log_psi_in_chunks(wavefunction, n)
-        weights = (2 * log_modulus).exp()
+        weights = members * (2 * log_modulus).exp()
         return Samples(
             configurations=n,
             weights=weights / weights.sum(),
