@@ -37,7 +37,7 @@ the present samples do not see is kept,
 # Shapes: U distinct samples, P parameters, R rows of X.
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from jaxtyping import Complex128, Float64
@@ -48,7 +48,7 @@ from nqs.chunks import rows_that_fit
 from nqs.jacobian import ACTIVATION_COPIES
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
-from nqs.tangent import Tangent, tangent
+from nqs.tangent import Precision, Tangent, tangent
 
 MAX_LOG_CHANGE = 1.0  # of an amplitude in one step of the logarithmic target
 # A step is refused where the energy rose above SLACK times what a step of its length can do, and NOISE standard errors;
@@ -129,6 +129,10 @@ class StochasticReconfiguration:
         momentum: mu of SPRING; 0 for plain stochastic reconfiguration.
         max_step: trust region: the step is shortened to this length of the change of the normalised state.
         space: "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
+        precision: of the products X X^T and X^T X, which take most of the time of large steps. float32 needs a shift of
+            about 1e-5 or more; "tf32" is float32 with factors rounded to 10 bits on GPUs that have it, for about 1e-4.
+        memory: GiB of the rows of X, and of what they are made from; where they do not fit they are streamed. None:
+            2 on a CPU, 40 % of what is free on a GPU. The matrix and its factor come on top.
     """
 
     learning_rate: float = 0.3
@@ -140,14 +144,19 @@ class StochasticReconfiguration:
     momentum: float = 0.0
     max_step: float = 0.1
     space: Literal["auto", "samples", "parameters"] = "auto"
+    precision: Precision = "float64"
+    memory: float | None = None
 
     def __post_init__(self) -> None:
-        finals = [name for name in ("final_learning_rate", "final_diagonal_shift") if getattr(self, name) is not None]
-        _check_positive(self, "learning_rate", "diagonal_shift", "max_step", *finals)
+        optional = ("final_learning_rate", "final_diagonal_shift", "memory")
+        given = [name for name in optional if getattr(self, name) is not None]
+        _check_positive(self, "learning_rate", "diagonal_shift", "max_step", *given)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: it must be at least 0 and below 1.")
         if self.space not in ("auto", "samples", "parameters"):
             raise ValueError(f"space={self.space!r}: choose 'auto', 'samples' or 'parameters'.")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
 
     def completed(self, *, exact: bool) -> "StochasticReconfiguration":
         """With numbers for what was None; `exact` where expectation values have no sampling noise."""
@@ -199,7 +208,8 @@ class NaturalGradient:
         damping = torch.ones_like(diagonal)
         if config.implicit:
             damping += rate * (diagonal - energy).clamp(min=0)
-        X = tangent(self.wavefunction, samples, (samples.weights * damping).sqrt())
+        memory = None if config.memory is None else int(config.memory * 2**30)
+        X = tangent(self.wavefunction, samples, (samples.weights * damping).sqrt(), memory, config.precision)
         stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
         e = residual(samples.weights, deviation, X.shape[0]) / stiffness
         gradient_norm = 2 * X.transposed(e).norm().item()

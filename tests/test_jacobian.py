@@ -243,6 +243,17 @@ def test_mixed_precision_rounds_the_gradients_alone(rowwise: bool) -> None:
         torch.testing.assert_close(rounded.double(), reference, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("rowwise", [True, False])
+def test_mixed_precision_rounds_frozen_parameters_too(rowwise: bool) -> None:
+    exact, mixed = transformer(bosons(4, 3)), transformer(bosons(4, 3), dtype="mixed")
+    for model in (exact, mixed):
+        model.token.requires_grad_(False)
+        model.rowwise_layers = rowwise
+    n = exact.hilbert.configurations()
+    for rounded, reference in zip(jacobian(mixed, n), jacobian(exact, n), strict=True):
+        torch.testing.assert_close(rounded.double(), reference, rtol=1e-4, atol=1e-5)
+
+
 def test_lack_of_memory_halves_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     model = transformer(bosons(4, 3))
     n = model.hilbert.configurations()

@@ -30,7 +30,7 @@ from nqs.protocols import LogPsi, Wavefunction
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.serialise import from_plain, to_plain
-from nqs.tangent import Dense, Streamed, centred, tangent
+from nqs.tangent import Dense, centred
 from nqs.vmc import known_types
 
 REAL = BoseHubbard(chain(3), 3, U=2.0, potential=(0.0, 0.4, -0.3))  # 10 configurations: U < P
@@ -157,40 +157,6 @@ def test_rows_are_centred_and_weighted() -> None:
     # The metric: real part of <O* O> - <O*> <O>.
     metric = np.einsum("u,uk,ul->kl", w, O.conj(), O) - np.outer(w @ O.conj(), w @ O)
     np.testing.assert_allclose((X.T @ X).numpy(), metric.real, atol=1e-13)
-
-
-# ---- rows in memory or streamed --------------------------------------------------------------------
-
-
-@every_phase
-@pytest.mark.parametrize("size", [1, 3, 100])
-def test_streamed_rows_are_those_in_memory(phase: str, size: int) -> None:
-    model = transformer(REAL, phase=phase)
-    samples, _, _ = exhaustive(REAL, model)
-    generator = torch.Generator().manual_seed(3)
-    factor = torch.rand(samples.n_distinct, generator=generator, dtype=torch.float64)
-    dense = tangent(model, samples, factor)
-    streamed = Streamed(model, samples, factor, size)
-    assert isinstance(dense, Dense)
-    assert streamed.shape == dense.shape
-    for found, wanted in ((streamed.gram(), dense.gram()), (streamed.metric(), dense.metric())):
-        torch.testing.assert_close(found.tril(), wanted.tril())
-    R, P = dense.shape
-    v, y = (torch.randn(k, generator=generator, dtype=torch.float64) for k in (P, R))
-    torch.testing.assert_close(streamed.times(v), dense.times(v))
-    torch.testing.assert_close(streamed.transposed(y), dense.transposed(y))
-
-
-@every_phase
-def test_memory_decides_whether_rows_are_streamed(phase: str) -> None:
-    model = transformer(REAL, phase=phase)
-    samples, _, _ = exhaustive(REAL, model)
-    factor = torch.ones(samples.n_distinct, dtype=torch.float64)
-    R, P = tangent(model, samples, factor, 2**30).shape
-    assert isinstance(tangent(model, samples, factor, 8 * R * P), Dense)
-    streamed = tangent(model, samples, factor, 8 * R * P - 1)
-    assert isinstance(streamed, Streamed)
-    assert len(streamed.rows) > 1
 
 
 # ---- linear algebra --------------------------------------------------------------------------------

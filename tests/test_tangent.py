@@ -1,0 +1,196 @@
+"""The weighted, centred Jacobian streamed through memory against the whole matrix, in every precision."""
+
+from typing import Any
+
+import pytest
+import torch
+from test_jacobian import Layers
+
+from nqs.hamiltonians import BoseHubbard
+from nqs.hilbert import bosons
+from nqs.jacobian import combined, directional, jacobian
+from nqs.lattice import chain
+from nqs.local_energy import local_energies
+from nqs.models import Symmetrised, Transformer, TransformerConfig
+from nqs.optimisation import StochasticReconfiguration
+from nqs.protocols import Wavefunction
+from nqs.samplers import ExhaustiveSampler
+from nqs.samples import Samples
+from nqs.symmetry import symmetries_of
+from nqs.tangent import Dense, Streamed, add_gram, tangent
+
+H = BoseHubbard(chain(4), 3, U=2.0)
+every_phase = pytest.mark.parametrize("phase", ["learned", "zero"])
+
+
+def models(phase: str) -> dict[str, Wavefunction]:
+    config = TransformerConfig(width=4, layers=2, heads=2, phase=phase, seed=3)
+    frozen = config.build(H.hilbert)
+    frozen.blocks[0].requires_grad_(False)
+    func = config.build(H.hilbert)
+    func.rowwise_layers = False  # differentiated with torch.func
+    return {
+        "transformer": config.build(H.hilbert),
+        "symmetric": Symmetrised(base=config, symmetry=symmetries_of(H)).build(H.hilbert),
+        "partly frozen": frozen,
+        "torch.func": func,
+    }
+
+
+def some_samples(model: Wavefunction) -> Samples:
+    """All configurations with weights of their own, as no state needs to have them."""
+    n = model.hilbert.configurations()
+    generator = torch.Generator().manual_seed(5)
+    weights = torch.rand(len(n), generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        log_modulus, phase = model.log_psi(n)
+    return Samples(configurations=n, weights=weights / weights.sum(), log_modulus=log_modulus, phase=phase)
+
+
+def check(model: Wavefunction, memory: int) -> None:
+    samples = some_samples(model)
+    generator = torch.Generator().manual_seed(3)
+    factor = torch.rand(samples.n_distinct, generator=generator, dtype=torch.float64)
+    factor[2], samples.weights[2] = 0.0, 0.0
+    dense = tangent(model, samples, factor)
+    streamed = Streamed(model, samples, factor, memory)
+    assert isinstance(dense, Dense)
+    assert streamed.shape == dense.shape
+    for found, wanted in ((streamed.gram(), dense.gram()), (streamed.metric(), dense.metric())):
+        torch.testing.assert_close(found.tril(), wanted.tril())
+    R, P = dense.shape
+    v, y = (torch.randn(k, generator=generator, dtype=torch.float64) for k in (P, R))
+    torch.testing.assert_close(streamed.times(v), dense.times(v))
+    torch.testing.assert_close(streamed.transposed(y), dense.transposed(y))
+
+
+@every_phase
+@pytest.mark.parametrize("memory", [1, 10_000, 2**30])
+@pytest.mark.parametrize("name", ["transformer", "symmetric", "partly frozen"])
+def test_streamed_rows_are_those_in_memory(name: str, phase: str, memory: int) -> None:
+    check(models(phase)[name], memory)
+
+
+@every_phase
+def test_streamed_rows_of_other_modules(phase: str) -> None:
+    check(models(phase)["torch.func"], 100_000)
+
+
+@pytest.mark.parametrize("memory", [1, 10_000])
+def test_layers_that_are_shared_tied_unused_or_frozen(memory: int) -> None:
+    check(Layers(bosons(3, 3)), memory)
+
+
+@every_phase
+def test_products_with_vectors_are_those_of_the_jacobian(phase: str) -> None:
+    model = models(phase)["transformer"]
+    n = model.hilbert.configurations()
+    gradients = torch.stack([O for O in jacobian(model, n) if O is not None])  # (parts, U, P)
+    generator = torch.Generator().manual_seed(3)
+    v = torch.randn(gradients.shape[2], generator=generator, dtype=torch.float64)
+    c = torch.randn(gradients.shape[:2], generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(directional(model, n, v), gradients @ v)
+    torch.testing.assert_close(combined(model, n, c), torch.einsum("qu,quk->k", c, gradients))
+    assert all(p.grad is None for p in model.parameters())
+
+
+@every_phase
+def test_memory_decides_whether_rows_are_streamed(phase: str) -> None:
+    model = models(phase)["transformer"]
+    samples = some_samples(model)
+    factor = torch.ones(samples.n_distinct, dtype=torch.float64)
+    R, P = tangent(model, samples, factor).shape
+    assert isinstance(tangent(model, samples, factor, 24 * R * P), Dense)  # gradients, centred, and in float64
+    streamed = tangent(model, samples, factor, 24 * R * P - 1)
+    assert isinstance(streamed, Streamed)
+    assert len(list(streamed.row_blocks())) > 1
+
+
+@every_phase
+def test_each_gradient_is_made_once_and_memory_is_bounded(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models(phase)["transformer"]
+    samples = some_samples(model)
+    U, evaluated, forward = samples.n_distinct, [], model.forward
+
+    def counted(n: torch.Tensor) -> Any:
+        evaluated.append(len(n))
+        return forward(n)
+
+    embedding = 8 * streamed_rows(model) * model.token.weight.numel()  # the largest block that is not cut
+    for memory in (20_000, 80_000, 10**9):
+        streamed = Streamed(model, samples, torch.ones(U, dtype=torch.float64), memory)
+        groups = streamed.groups()
+        for group in groups:
+            kept = sum(x.nbytes for call in streamed._scaled_calls(group) for x in (call.x, *call.gradients))
+            assert kept <= memory // 2 or len(group) == 1
+        widths = [block.shape[1] for block in streamed.column_blocks()]
+        assert sum(widths) == streamed.shape[1]
+        assert 8 * streamed.shape[0] * max(widths) <= max(memory // 4, embedding)
+        monkeypatch.setattr(model, "forward", counted)
+        evaluated.clear()
+        streamed.gram()
+        monkeypatch.undo()
+        assert sum(evaluated) == len(groups) * U + 1  # one configuration to find the sizes
+        assert (len(groups) > 1) == (memory < 10**9)
+
+
+def streamed_rows(model: Wavefunction) -> int:
+    return model.hilbert.dimension * (2 if model.has_phase else 1)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "mixed"])
+@pytest.mark.parametrize("precision", ["float64", "float32", "tf32"])
+def test_streamed_steps_are_those_in_memory_in_every_precision(dtype: str, precision: str) -> None:
+    def step(precision: str, memory: float | None) -> torch.Tensor:
+        model = Transformer(H.hilbert, width=8, heads=2, layers=1, seed=2, dtype=dtype)
+        before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().double()
+        samples = ExhaustiveSampler().sample(model, torch.Generator())
+        local = local_energies(H, model, samples)
+        optimiser = StochasticReconfiguration(
+            diagonal_shift=1e-3, momentum=0.5, precision=precision, memory=memory, space="samples"
+        ).build(model)
+        optimiser.step(samples, local.values, local.diagonal, 0.0)
+        return torch.nn.utils.parameters_to_vector(model.parameters()).detach().double() - before
+
+    exact, whole, streamed = step("float64", None), step(precision, None), step(precision, 1e-4)
+    tolerance = 1e-9 if dtype == precision == "float64" else 1e-2
+    for other in (whole, streamed):
+        assert (other - exact).norm() <= tolerance * exact.norm()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40])
+@pytest.mark.parametrize("precision", ["float64", "float32", "tf32"])
+def test_gram_adds_up_in_float64(rows: int, precision: str) -> None:
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    A = torch.randn(rows, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    gram = torch.ones((rows, rows), dtype=torch.float64)
+    before = torch.get_float32_matmul_precision()
+    add_gram(gram, A, precision)
+    assert torch.get_float32_matmul_precision() == before
+    wanted = 1 + A.double() @ A.double().T
+    tolerance = 1e-13 if precision == "float64" else 1e-5
+    torch.testing.assert_close(gram.tril(), wanted.tril(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-5), ("float32", 1e-5), ("tf32", 2e-3)])
+def test_precision_of_the_kernel_on_a_gpu(precision: str, tolerance: float) -> None:
+    h = BoseHubbard(chain(6), 6, U=4.0)
+    found = []
+    for device, dtype in (("cpu", "float64"), ("cuda", "float32")):
+        model = Transformer(h.hilbert, width=32, layers=2, heads=4, device=device, dtype=dtype)
+        samples = ExhaustiveSampler().sample(model, torch.Generator(device))
+        streamed = Streamed(model, samples, samples.weights.sqrt(), 2**24, precision if device == "cuda" else "float64")
+        found.append(streamed.gram().tril().cpu())
+    exact, rounded = found
+    size = exact.diagonal().sqrt()
+    assert ((rounded - exact).abs() / (size[:, None] * size)).max() < tolerance
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_unknown_precision_or_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"precision='bfloat16'.*'tf32'"):
+        StochasticReconfiguration(precision="bfloat16")
+    with pytest.raises(ValueError, match="memory=0: it must be a positive number"):
+        StochasticReconfiguration(memory=0)
