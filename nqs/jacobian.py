@@ -35,19 +35,27 @@ def jacobian(wavefunction: Wavefunction, n: UInt8[Tensor, "U L"]) -> Jacobian:
     Parameters are flattened in the order of `wavefunction.parameters()`. The phase part is None where the
     wavefunction has no phase to learn.
     """
+    ones = torch.ones(len(n), dtype=torch.float64, device=n.device)
+    parts = scaled_jacobian(wavefunction, n, ones).unbind()
+    return parts[0], parts[1] if wavefunction.has_phase else None
+
+
+def scaled_jacobian(
+    wavefunction: Wavefunction, n: UInt8[Tensor, "U L"], factor: Float64[Tensor, " U"]
+) -> Float[Tensor, "parts U P"]:
+    """factor(n) O_k(n), of the log modulus and of the phase if there is one to learn."""
     gradients = by_layers if has_known_layers(wavefunction) else by_vmap
     parameters = rounded_parameters(wavefunction)
     n_parameters = sum(p.numel() for p in parameters.values())
     like = next(iter(parameters.values()))
-    shape = (len(n), n_parameters)
-    parts = [torch.empty(shape, dtype=like.dtype, device=n.device) for _ in range(n_parts(wavefunction))]
+    parts = torch.empty((n_parts(wavefunction), len(n), n_parameters), dtype=like.dtype, device=n.device)
 
     def fill(index: Tensor) -> None:
-        first, last = int(index[0]), int(index[-1]) + 1
-        gradients(wavefunction, parameters, n[first:last], [part[first:last] for part in parts])
+        rows = slice(int(index[0]), int(index[-1]) + 1)
+        gradients(wavefunction, parameters, n[rows], factor[rows], list(parts[:, rows]))
 
     in_pieces(fill, torch.arange(len(n)), rows_with_gradients(wavefunction, n.device))
-    return parts[0], parts[1] if wavefunction.has_phase else None
+    return parts
 
 
 Parameters = dict[str, Tensor]  # the trainable ones by name, in the precision of the gradients
@@ -71,8 +79,14 @@ def rows_with_gradients(wavefunction: Wavefunction, device: torch.device) -> int
     return rows_that_fit(ACTIVATION_COPIES * wavefunction.bytes_per_configuration, device)
 
 
-def by_vmap(wavefunction: Wavefunction, parameters: Parameters, n: UInt8[Tensor, "U L"], out: list[Tensor]) -> None:
-    """Fills the gradients of the log modulus, and of the phase if wanted; for any module."""
+def by_vmap(
+    wavefunction: Wavefunction,
+    parameters: Parameters,
+    n: UInt8[Tensor, "U L"],
+    factor: Float64[Tensor, " U"],
+    out: list[Tensor],
+) -> None:
+    """Fills the gradients of the log modulus, and of the phase if wanted, times the factor; for any module."""
 
     frozen = rounded_parameters(wavefunction, trainable=False)
 
@@ -84,6 +98,7 @@ def by_vmap(wavefunction: Wavefunction, parameters: Parameters, n: UInt8[Tensor,
         with sdpa_kernel(SDPBackend.MATH):
             gradients = vmap(grad(value), in_dims=(None, 0, None))(parameters, n, part)
         torch.cat([gradients[name].flatten(1) for name in parameters], dim=1, out=target)
+        target *= factor.to(target.dtype)[:, None]
 
 
 # --- products with vectors ------------------------------------------------------------------------------------------
@@ -127,7 +142,8 @@ def directional(
 
     def products(part: Tensor) -> Float64[Tensor, "parts r"]:
         result = v.new_zeros((n_parts(wavefunction), len(part)))
-        for layer, x, gradients in layer_calls(wavefunction, parameters, part, layers):
+        ones = v.new_ones(len(part))
+        for layer, x, gradients in layer_calls(wavefunction, parameters, part, ones, layers):
             changes = {
                 name: directions[p] if p.requires_grad else torch.zeros_like(p, dtype=gradients[0].dtype)
                 for name, p in layer.named_parameters(recurse=False)
@@ -148,7 +164,7 @@ class Call(NamedTuple):
 
     layer: nn.Module
     x: Num[Tensor, "U T *in"]  # its input, by configuration
-    gradients: tuple[Float[Tensor, "U T out"], ...]  # of each part, with respect to its output
+    gradients: tuple[Float[Tensor, "U T out"], ...]  # of each part times a factor, with respect to its output
 
 
 def outer_products(layer: nn.Module, x: Float[Tensor, "U T in"], g: Float[Tensor, "U T out"]) -> Tensor:
@@ -218,12 +234,17 @@ def _recorded(layers: list[nn.Module]) -> Iterator[list[tuple[nn.Module, Tensor,
 
 
 def layer_calls(
-    wavefunction: Wavefunction, parameters: Parameters, n: UInt8[Tensor, "U L"], layers: list[nn.Module]
+    wavefunction: Wavefunction,
+    parameters: Parameters,
+    n: UInt8[Tensor, "U L"],
+    factor: Float64[Tensor, " U"],
+    layers: list[nn.Module],
 ) -> list[Call]:
     """The calls of some layers in the forward pass of n, in their order; the backward pass ends at the first of them.
 
     Args:
         parameters: from `rounded_parameters`.
+        factor: of the gradients of each configuration.
     """
     wanted = {p for layer in layers for p in layer.parameters(recurse=False) if p.requires_grad}
     trainable = [p for p in wavefunction.parameters() if p.requires_grad]
@@ -234,7 +255,7 @@ def layer_calls(
         }
         frozen = rounded_parameters(wavefunction, trainable=False)
         values = functional_call(wavefunction, {**frozen, **variables}, (n,))
-        totals = [values[part].sum() for part in range(n_parts(wavefunction))]
+        totals = [factor @ values[part] for part in range(n_parts(wavefunction))]
     outputs = [output for _, _, output in recorded]
     gradients = []
     for part, total in enumerate(totals):
@@ -267,9 +288,15 @@ def uses(layers: list[nn.Module]) -> dict[nn.Parameter, list[tuple[int, str]]]:
     return found
 
 
-def by_layers(wavefunction: Wavefunction, parameters: Parameters, n: UInt8[Tensor, "U L"], out: list[Tensor]) -> None:
-    """Fills the gradients of the log modulus, and of the phase if wanted; for wavefunctions with rowwise layers."""
-    calls = layer_calls(wavefunction, parameters, n, trainable_layers(wavefunction))
+def by_layers(
+    wavefunction: Wavefunction,
+    parameters: Parameters,
+    n: UInt8[Tensor, "U L"],
+    factor: Float64[Tensor, " U"],
+    out: list[Tensor],
+) -> None:
+    """The same as `by_vmap`, for wavefunctions with rowwise layers."""
+    calls = layer_calls(wavefunction, parameters, n, factor, trainable_layers(wavefunction))
     users = uses([call.layer for call in calls])
     start = 0
     with torch.no_grad():

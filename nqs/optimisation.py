@@ -343,23 +343,31 @@ def residual(weights: Tensor, deviation: Complex128[Tensor, " U"], rows: int) ->
 
 
 def solve(X: Tangent, e: Float64[Tensor, " R"], shift: float, space: str) -> Float64[Tensor, " P"]:
-    """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space.
+    """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space."""
+    in_samples = in_sample_space(X, space)
+    matrix = X.gram() if in_samples else X.metric()
+    right = e if in_samples else X.transposed(e)
+    solution = solve_shifted(matrix, right, shift, matrix.trace() / min(X.shape))
+    return X.transposed(solution) if in_samples else solution
+
+
+def in_sample_space(X: Tangent, space: str) -> bool:
+    return X.shape[0] <= X.shape[1] if space == "auto" else space == "samples"
+
+
+def solve_shifted(
+    matrix: Float64[Tensor, "n n"], right: Float64[Tensor, " n"], shift: float, mean: Float64[Tensor, ""]
+) -> Float64[Tensor, " n"]:
+    """(A + shift mean)^-1 b from the lower triangle of A, which is used up.
 
     Where rounding makes the matrix indefinite the shift is raised, and at last the pseudo-inverse taken, which is slow.
     """
-    in_samples = X.shape[0] <= X.shape[1] if space == "auto" else space == "samples"
-    matrix = X.gram() if in_samples else X.metric()
-    mean = matrix.trace() / min(X.shape)
-    right = e if in_samples else X.transposed(e)
     added = 0.0
     for s in (shift, 10 * shift, 100 * shift, 1000 * shift):
         matrix.diagonal().add_((s - added) * mean)
         added = s
         factor, failed = torch.linalg.cholesky_ex(matrix)
         if not failed:
-            solution = torch.cholesky_solve(right[:, None], factor)[:, 0]
-            break
-    else:
-        lower = matrix.tril(-1)
-        solution = torch.linalg.pinv(lower + lower.T + torch.diag(matrix.diagonal()), hermitian=True) @ right
-    return X.transposed(solution) if in_samples else solution
+            return torch.cholesky_solve(right[:, None], factor)[:, 0]
+    lower = matrix.tril(-1)
+    return torch.linalg.pinv(lower + lower.T + torch.diag(matrix.diagonal()), hermitian=True) @ right

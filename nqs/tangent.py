@@ -32,11 +32,11 @@ from nqs.jacobian import (
     combined,
     directional,
     has_known_layers,
-    jacobian,
     layer_calls,
     n_parts,
     rounded_parameters,
     rows_with_gradients,
+    scaled_jacobian,
     trainable_layers,
     uses,
 )
@@ -178,11 +178,12 @@ class Streamed:
         U, P = len(self.factor), self.shape[1]
         size = max(1, self.memory // (4 * 8 * self.parts * P))
         for index in torch.arange(U, device=self.factor.device).split(size):
-            gradients = [O for O in jacobian(self.wavefunction, self.configurations[index]) if O is not None]
+            factor = self.factor[index]
+            gradients = scaled_jacobian(self.wavefunction, self.configurations[index], factor)
+            for part, mean in zip(gradients, self.means, strict=True):
+                part.addr_(factor.to(part.dtype), mean.to(part.dtype), alpha=-1)
             rows = torch.cat([index + part * U for part in range(self.parts)])
-            a = self.factor[index, None]
-            block = torch.cat([(O.double() - m) * a for O, m in zip(gradients, self.means, strict=True)])
-            yield rows, block.to(_dtype(self.precision))
+            yield rows, gradients.flatten(0, 1).to(_dtype(self.precision))
 
     # ---- columns ----
 
@@ -211,12 +212,13 @@ class Streamed:
         wavefunction = self.wavefunction
         sizes: dict[nn.Module, int] = {}  # bytes for one configuration
         one = self.configurations[:1]
-        for call in layer_calls(wavefunction, rounded_parameters(wavefunction), one, trainable_layers(wavefunction)):
+        parameters, layers = rounded_parameters(wavefunction), trainable_layers(wavefunction)
+        for call in layer_calls(wavefunction, parameters, one, self.factor[:1], layers):
             sizes[call.layer] = sizes.get(call.layer, 0) + sum(x.nbytes for x in (call.x, *call.gradients))
         families: list[list[nn.Module]] = []
         for layer in sizes:
-            parameters = set(layer.parameters(recurse=False))
-            related = [f for f in families if any(p in parameters for m in f for p in m.parameters(recurse=False))]
+            own = set(layer.parameters(recurse=False))
+            related = [f for f in families if any(p in own for m in f for p in m.parameters(recurse=False))]
             families = [f for f in families if f not in related]
             families.append([*(m for f in related for m in f), layer])
         groups: list[list[nn.Module]] = []
@@ -233,8 +235,6 @@ class Streamed:
     def _columns_of(self, layers: list[nn.Module], width: int) -> Iterator[Float[Tensor, "R p"]]:
         """Columns of the parameters of some layers, of a weight matrix about `width` at a time."""
         calls = self._scaled_calls(layers)
-        factor = self.factor.to(calls[0].gradients[0].dtype)
-        share = torch.where(factor > 0, self.weights.to(factor.dtype) / factor, 0.0)
         for parameter, users in uses([call.layer for call in calls]).items():
             outputs = parameter.shape[0]
             sliced = parameter.ndim == 2 and all(isinstance(calls[i].layer, nn.Linear) for i, _ in users)
@@ -247,9 +247,7 @@ class Streamed:
                         GRADIENTS[type(layer)][name](layer, x, gradients[part][..., rows])
                         for (layer, x, gradients), name in ((calls[i], name) for i, name in users)
                     ]
-                    block = reduce(torch.add, of_users).flatten(1)
-                    # Centred: a O - a <O>, with <O> = sum w O = sum (w / a) (a O).
-                    parts.append(block.addr_(factor, share @ block, alpha=-1))
+                    parts.append(centre(reduce(torch.add, of_users).flatten(1), self.weights, self.factor))
                 yield parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _scaled_calls(self, layers: list[nn.Module]) -> list[Call]:
@@ -258,9 +256,7 @@ class Streamed:
 
         def scaled(index: Tensor) -> list[Call]:
             part = slice(int(index[0]), int(index[-1]) + 1)
-            calls = layer_calls(self.wavefunction, parameters, self.configurations[part], layers)
-            a = self.factor[part, None, None]
-            return [Call(layer, x, tuple(a.to(g.dtype) * g for g in gradients)) for layer, x, gradients in calls]
+            return layer_calls(self.wavefunction, parameters, self.configurations[part], self.factor[part], layers)
 
         U, device = len(self.factor), self.factor.device
         pieces = in_pieces(scaled, torch.arange(U), rows_with_gradients(self.wavefunction, device))
@@ -289,23 +285,23 @@ def tangent(
         device = factor.device
         memory = int(GPU_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else CPU_BYTES
     P = sum(p.numel() for p in wavefunction.parameters() if p.requires_grad)
-    gradient = next(iter(rounded_parameters(wavefunction).values())).element_size()
-    # While X is made: gradients, centred gradients, and these in the precision of the products.
-    bytes_per_number = 2 * gradient + _dtype(precision).itemsize
-    if bytes_per_number * n_parts(wavefunction) * samples.n_distinct * P <= memory:
-        return Dense(centred(*jacobian(wavefunction, samples.configurations), samples.weights, factor), precision)
-    return Streamed(wavefunction, samples, factor, memory, precision)
+    gradient = next(iter(rounded_parameters(wavefunction).values())).dtype
+    # Of a number while X is made: the gradient, and the same rounded for the products.
+    size = gradient.itemsize + (_dtype(precision).itemsize if _dtype(precision) != gradient else 0)
+    if size * n_parts(wavefunction) * samples.n_distinct * P > memory:
+        return Streamed(wavefunction, samples, factor, memory, precision)
+    rows = scaled_jacobian(wavefunction, samples.configurations, factor)
+    for part in rows:
+        centre(part, samples.weights, factor)
+    return Dense(rows.flatten(0, 1), precision)
 
 
-def centred(
-    log_modulus: Tensor, phase: Tensor | None, weights: Float64[Tensor, " U"], factor: Float64[Tensor, " U"]
-) -> Float[Tensor, "R P"]:
-    """X from the gradients of log modulus and phase."""
-
-    def rows(O: Tensor) -> Tensor:
-        return (O - weights.to(O.dtype) @ O).mul_(factor.to(O.dtype)[:, None])
-
-    return rows(log_modulus) if phase is None else torch.cat([rows(log_modulus), rows(phase)])
+def centre(
+    scaled: Float[Tensor, "U p"], weights: Float64[Tensor, " U"], factor: Float64[Tensor, " U"]
+) -> Float[Tensor, "U p"]:
+    """a O - a <O> from a O, in place, where <O> = sum w O = sum (w / a) (a O)."""
+    share = torch.where(factor > 0, weights / factor, 0.0).to(scaled.dtype)
+    return scaled.addr_(factor.to(scaled.dtype), share @ scaled, alpha=-1)
 
 
 # ---- products ------------------------------------------------------------------------------------------------------

@@ -4,11 +4,13 @@
     python scripts/benchmark.py --L 16 32 64 128 --distinct 500              exponent of the cost against L
     python scripts/benchmark.py --problem bose-hubbard --against naive       our own plain version
     python scripts/benchmark.py --against netket                             NetKet with two layers of LSTM
-    python scripts/benchmark.py --profile                                    where the time of a step goes
+    python scripts/benchmark.py --breakdown                                  natural gradient next to plain gradient
+    python scripts/benchmark.py --profile                                    which operations take the time of a step
 
 Times are CPU seconds on a CPU (all threads added up) and wall seconds on a GPU, the best of a few repetitions after
-one that is not counted. Matrix products are counted while they run and set against the rate of a large product in the
-same precision; bytes are those of the inputs and outputs of every operation, set against the rate of a large copy.
+one that is not counted. Matrix products are counted while they run, and the time they would take at the rate of a large
+product in the same precision (float64, float32, TF32) is set against the time measured; bytes are those of the inputs
+and outputs of every operation, set against the rate of a large copy.
 
 Naive means: every sample drawn by itself, each site from a network evaluation of the whole prefix; every connected
 configuration of every distinct sample evaluated from scratch; gradients with torch.func. It runs on as
@@ -20,9 +22,10 @@ import json
 import os
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 # First, because it makes idle threads sleep, which PyTorch heeds only if it was not loaded before.
@@ -33,18 +36,25 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.jacobian import by_vmap, jacobian
 from nqs.lattice import chain
 from nqs.local_energy import local_energies
 from nqs.models import MarshallSign, TransformerConfig, WithReference
-from nqs.optimisation import Optimiser, StochasticReconfiguration
+from nqs.optimisation import (
+    Optimiser,
+    StochasticReconfiguration,
+    TorchOptimiser,
+    in_sample_space,
+    solve_shifted,
+)
 from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.script import command_line
+from nqs.tangent import matrix_products, tangent
 
 TRAINING_SAMPLES = 4096  # at most so many in the steps before the measurement
 Part = Literal["sampler", "local energy", "gradient", "step"]
@@ -71,6 +81,7 @@ class Config:
     parts: tuple[Part, ...] = PARTS
     against: Literal["nothing", "naive", "netket"] = "nothing"
     naive_samples: int = 256
+    breakdown: bool = False  # parts of a natural-gradient step next to a plain gradient step
     profile: bool = False  # list the operations that take most of a step
     seed: int = 0
 
@@ -98,38 +109,46 @@ def wavefunction(config: Config, h: Hamiltonian) -> AutoregressiveWavefunction:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One part at one size: seconds, products in floating-point operations, bytes in and out of the operations."""
+    """One part at one size: seconds, operations in products by precision, bytes in and out of the operations."""
 
     seconds: float
-    operations: int
+    operations: dict[str, int]
     bytes: int
 
 
-class Traffic(TorchDispatchMode):
-    """Adds up the bytes of the inputs and outputs of every operation that is no view."""
+class Counted(TorchDispatchMode):
+    """Adds up operations in matrix products, and bytes of the inputs and outputs of everything that is no view."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.operations: Counter[str] = Counter()
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
-            self.bytes += sum({id(x): x.numel() * x.element_size() for x in tensors}.values())
+        if func.is_view:
+            return result
+        tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
+        self.bytes += sum({id(x): x.numel() * x.element_size() for x in tensors}.values())
+        operations = COUNTED.get(func.overloadpacket)
+        if operations is not None:
+            kind = str(tensors[0].dtype)[6:]
+            if kind == "float32" and tensors[0].is_cuda and torch.get_float32_matmul_precision() != "highest":
+                kind = "tf32"
+            self.operations[kind] += operations(*args, **(kwargs or {}), out_val=result)
         return result
 
 
 def attention_operations(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    """Of the two products in q k^T and the weights times v, shapes (B, H, T, E); FlopCounterMode lacks the CPU's."""
-    return 4 * int(np.prod(q)) * k[2]
+    """Of the two products in q k^T and the weights times v, shapes (B, H, T, E); torch's own table lacks the CPU's."""
+    return 4 * q.numel() * k.shape[2]
 
 
 def attention_backward_operations(g: Any, q: Any, k: Any, *_: Any, **__: Any) -> int:
-    return 10 * int(np.prod(q)) * k[2]
+    return 10 * q.numel() * k.shape[2]
 
 
-COUNTED = {
+COUNTED: dict[Any, Callable[..., int]] = flop_registry | {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_operations,
 }
@@ -156,9 +175,9 @@ def synchronise(device: torch.device) -> None:
 
 def measure(run: Callable[[], object], device: torch.device, repeats: int) -> Measurement:
     seconds = seconds_of(run, device, repeats)
-    with FlopCounterMode(display=False, custom_mapping=COUNTED) as operations, Traffic() as traffic:
+    with Counted() as counted:
         run()
-    return Measurement(seconds, operations.get_total_flops(), traffic.bytes)
+    return Measurement(seconds, dict(counted.operations), counted.bytes)
 
 
 def operations_of(run: Callable[[], object], device: torch.device) -> str:
@@ -177,16 +196,26 @@ def operations_of(run: Callable[[], object], device: torch.device) -> str:
     return "\n".join(f"{seconds:9.4f} s {100 * seconds / total:5.1f} %  {name}" for name, seconds in longest)
 
 
-def machine_limits(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Measured rates per second: operations of a large matrix product, bytes read and written by a large copy."""
+@cache
+def product_rate(device: torch.device, kind: str) -> float:
+    """Measured operations per second of a large matrix product in float64, float32 or tf32."""
     size = 8192 if device.type == "cuda" else 2048
-    a = torch.randn((size, size), dtype=dtype, device=device)
+    a = torch.randn((size, size), dtype=torch.float64 if kind == "float64" else torch.float32, device=device)
     b, c = torch.randn_like(a), torch.empty_like(a)
-    product = seconds_of(lambda: torch.mm(a, b, out=c), device, 3)
+    with matrix_products("tf32" if kind == "tf32" else "float32"):
+        return 2 * size**3 / seconds_of(lambda: torch.mm(a, b, out=c), device, 3)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Measured bytes per second, read and written, of a large copy."""
     large = torch.empty(2**30 if device.type == "cuda" else 2**27, dtype=torch.uint8, device=device).zero_()
     target = torch.empty_like(large)
-    copy = seconds_of(lambda: target.copy_(large), device, 3)
-    return {"matmul": 2 * size**3 / product, "bandwidth": 2 * large.numel() / copy}
+    return 2 * large.numel() / seconds_of(lambda: target.copy_(large), device, 3)
+
+
+def share_of_products(m: Measurement, device: torch.device) -> float:
+    """Time that the matrix products would take at the measured rates, in units of the time measured."""
+    return sum(number / product_rate(device, kind) for kind, number in m.operations.items()) / m.seconds
 
 
 def peak_memory(device: torch.device) -> int:
@@ -249,6 +278,8 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
             for parameter, value in zip(psi.parameters(), parameters, strict=True):
                 parameter.copy_(value)
         found[part] = measure(runs[part], device, config.repeats)
+    if config.breakdown:
+        print_breakdown(parts := breakdown(config, prepared), "s" if device.type == "cuda" else "CPU s")
     if config.profile:
         print(operations_of(prepared.step, device))
     with torch.no_grad():
@@ -261,7 +292,63 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
         "connected": local.n_connected,
         "evaluated": local.n_evaluated,
         "saved": local.share_saved,
+    } | ({"breakdown": parts} if config.breakdown else {})
+
+
+# --------------------------------------------------------------------------------------------------- breakdown
+
+
+def breakdown(config: Config, prepared: Prepared) -> dict[str, float]:
+    """Seconds of the parts of a step with natural gradient, and of the update with the plain gradient (Adam)."""
+    h, psi, sampler, device = prepared.hamiltonian, prepared.psi, prepared.sampler, prepared.device
+    samples = sampler.sample(psi, prepared.generator)
+    local = local_energies(h, psi, samples)
+    options = config.optimiser
+    memory = None if options.memory is None else int(options.memory * 2**30)
+
+    def seconds(run: Callable[[], object]) -> float:
+        return seconds_of(run, device, config.repeats)
+
+    def step(optimiser: Optimiser) -> object:
+        return optimiser.step(samples, local.values, local.diagonal, 0.5)
+
+    @torch.no_grad()
+    def of_natural_gradient() -> dict[str, float]:
+        rows = partial(tangent, psi, samples, samples.weights.sqrt(), memory, options.precision)
+        X = rows()
+        kernel = X.gram if in_sample_space(X, options.space) else X.metric
+        matrix = kernel()
+        right, mean = matrix[0].clone(), matrix.trace() / min(X.shape)
+        return {
+            "Jacobian": seconds(rows),
+            "kernel": seconds(kernel),
+            "solution": seconds(lambda: solve_shifted(matrix.clone(), right, 1e-3, mean)),
+        }
+
+    found = {
+        "sampler": seconds(lambda: sampler.sample(psi, prepared.generator)),
+        "local energy": seconds(lambda: local_energies(h, psi, samples)),
+        **of_natural_gradient(),
     }
+    whole = seconds(lambda: step(prepared.optimiser))
+    found["rest of the update"] = whole - found["Jacobian"] - found["kernel"] - found["solution"]
+    plain = TorchOptimiser().build(psi)
+    found["plain update"] = seconds(lambda: step(plain))
+    shared = found["sampler"] + found["local energy"]
+    found["update ratio"] = whole / found["plain update"]
+    found["step ratio"] = (shared + whole) / (shared + found["plain update"])
+    return found
+
+
+def print_breakdown(found: dict[str, float], unit: str) -> None:
+    parts = list(found)[:6]
+    total = sum(found[part] for part in parts)
+    print(f"\n{'natural-gradient step':24}{unit:>10}")
+    for part in parts:
+        print(f"  {part:22}{found[part]:10.4f}{100 * found[part] / total:7.1f}%")
+    print(f"plain gradient instead  {found['plain update']:10.4f}")
+    print(f"natural gradient costs {found['step ratio']:.2f} plain steps with sampler and local energy in both, "
+          f"{found['update ratio']:.2f} without")  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------- naive
@@ -313,6 +400,7 @@ def naive(config: Config, prepared: Prepared) -> dict[str, float]:
     n_parameters = sum(p.numel() for p in parameters.values())
     kind = next(iter(parameters.values()))
     out = [torch.empty((len(few), n_parameters), dtype=kind.dtype, device=device) for _ in range(1 + psi.has_phase)]
+    ones = torch.ones(len(few), dtype=torch.float64, device=device)
     psi.shares_prefixes = False
     unshared = seconds_of(lambda: local_energies(h, psi, samples), device, 1)
     psi.shares_prefixes = True
@@ -324,7 +412,7 @@ def naive(config: Config, prepared: Prepared) -> dict[str, float]:
         * (size / len(few)),
         "local energy": len(few) / seconds_of(lambda: naive_local_energies(h, psi, part), device, 1),
         "prefix sharing alone": samples.n_distinct / unshared,
-        "jacobian": len(few) / seconds_of(lambda: by_vmap(psi, parameters, part.configurations, out), device, 1),
+        "jacobian": len(few) / seconds_of(lambda: by_vmap(psi, parameters, part.configurations, ones, out), device, 1),
         "our jacobian": len(few) / seconds_of(lambda: jacobian(psi, part.configurations), device, 1),
     }
 
@@ -399,12 +487,12 @@ def main(config: Config) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = recipes.checked_device(config.device)
-    dtype = torch.float32 if config.model.dtype == "float32" else torch.float64
-    limits = machine_limits(device, dtype)
+    kinds = ["float64", "float32", "tf32"] if device.type == "cuda" else ["float64", "float32"]
+    limits = {kind: product_rate(device, kind) for kind in kinds} | {"bandwidth": copy_rate(device)}
     unit = "s" if device.type == "cuda" else "CPU s"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{name}: matrix products {limits['matmul'] / 1e9:,.0f} Gflop/{unit} ({str(dtype)[6:]}), "
-          f"copies {limits['bandwidth'] / 1e9:,.0f} GB/{unit}")  # fmt: skip
+    rates = ", ".join(f"{limits[kind] / 1e9:,.0f} in {kind}" for kind in kinds)
+    print(f"{name}: matrix products {rates} (Gflop/{unit}), copies {limits['bandwidth'] / 1e9:,.0f} GB/{unit}")
     report: dict[str, Any] = {"device": name, "precision": config.model.dtype, "limits": limits, "sizes": []}
     times: dict[str, list[float]] = {}
     for L in config.L:
@@ -417,11 +505,13 @@ def main(config: Config) -> None:
         size: dict[str, Any] = {"L": L, **state, "parts": {}}
         for part, m in found.items():
             times.setdefault(part, []).append(m.seconds)
-            product = m.operations / m.seconds / limits["matmul"]
+            product = share_of_products(m, device)
             traffic = m.bytes / m.seconds / limits["bandwidth"]
-            print(f"{part:14}{m.seconds:10.4f}{rate_text(state['distinct'] / m.seconds):>16}{m.operations / 1e9:10.2f}"
+            operations = sum(m.operations.values()) / 1e9
+            print(f"{part:14}{m.seconds:10.4f}{rate_text(state['distinct'] / m.seconds):>16}{operations:10.2f}"
                   f"{100 * product:10.1f}%{m.bytes / 1e9:8.2f}{100 * traffic:10.1f}%")  # fmt: skip
-            size["parts"][part] = {"seconds": m.seconds, "matmul_fraction": product, "copy_fraction": traffic}
+            size["parts"][part] = {"seconds": m.seconds, "operations": m.operations,
+                                   "matmul_fraction": product, "copy_fraction": traffic}  # fmt: skip
         size["peak_memory"] = peak_memory(device)
         print(f"peak memory {size['peak_memory'] / 2**30:.2f} GiB")
         if config.against == "naive":

@@ -42,10 +42,17 @@ def test_benchmark_against_the_naive_version(
 def test_benchmark_at_a_fixed_number_of_distinct_configurations(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = "--L 8 --distinct 33 --model.width 4 --repeats 1 --parts sampler step --device cpu --profile"
+    options = "--L 8 --distinct 33 --model.width 4 --repeats 1 --parts sampler step --device cpu --profile --breakdown"
     out = call("benchmark.py", *options.split(), capsys=capsys, monkeypatch=monkeypatch)
-    size = json.loads(out.splitlines()[-1])["sizes"][0]
+    report = json.loads(out.splitlines()[-1])
+    size = report["sizes"][0]
     assert size["distinct"] == 33
+    assert size["parts"]["step"]["operations"].keys() == {"float64"}
+    share = size["parts"]["step"]["operations"]["float64"] / report["limits"]["float64"]
+    assert size["parts"]["step"]["matmul_fraction"] == pytest.approx(share / size["parts"]["step"]["seconds"])
+    assert size["breakdown"]["kernel"] > 0
+    assert min(size["breakdown"]["update ratio"], size["breakdown"]["step ratio"]) > 0
+    assert "natural gradient costs" in out
     assert "%  aten::" in out
     assert set(size["parts"]) == {"sampler", "step"}
 

@@ -30,7 +30,7 @@ from nqs.protocols import LogPsi, Wavefunction
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.serialise import from_plain, to_plain
-from nqs.tangent import Dense, centred
+from nqs.tangent import Dense
 from nqs.vmc import known_types
 
 REAL = BoseHubbard(chain(3), 3, U=2.0, potential=(0.0, 0.4, -0.3))  # 10 configurations: U < P
@@ -78,7 +78,8 @@ def rows_and_residual(
     log_modulus: torch.Tensor, phase: torch.Tensor | None, weights: torch.Tensor, e_loc: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """X and e from gradients and local energies."""
-    X = centred(log_modulus, phase, weights, weights.sqrt())
+    gradients = [O for O in (log_modulus, phase) if O is not None]
+    X = torch.cat([weights.sqrt()[:, None] * (O - weights @ O) for O in gradients])
     return X, residual(weights, e_loc - weights @ e_loc.real, len(X))
 
 
