@@ -10,6 +10,9 @@ Averaged probabilities: Reh, Schmitt, Gaerttner, Phys. Rev. B 107, 195115 (2023)
 
 On forbidden orbits (nqs.symmetry) psi is zero, and the probability that the base puts there is missing from the norm;
 without them, so for bosons and spins in the even sector, the norm is exactly 1.
+
+An amplitude costs as many evaluations of the base as the group has elements. Where the orbits of the sector can be
+listed, nqs.models.on_orbits needs one.
 """
 
 # Shapes: B configurations, G group elements, L sites.
@@ -17,13 +20,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from nqs.chunks import log_psi_in_chunks
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import AutoregressiveWavefunction, LogPsi, SymmetricWavefunction, WavefunctionConfig
-from nqs.samples import Samples, distinct, split_counts
+from nqs.samples import Samples, distinct
 from nqs.symmetry import Symmetry
 
 
@@ -51,6 +54,7 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
         config.symmetry.check(base.hilbert)
         self.config = config
         self.symmetry = config.symmetry
+        self.images = config.symmetry.order
         self.base = base
         self.hilbert = base.hilbert
         self.has_phase = base.has_phase
@@ -73,10 +77,6 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
             log_modulus.masked_fill(forbidden, -math.inf), phase + self.base.reference_phase(representatives) + turn
         )
 
-    def fold(self, n: UInt8[Tensor, "B L"]) -> tuple[UInt8[Tensor, "B L"], Float64[Tensor, " B"]]:
-        element = self.symmetry.canonical(n)
-        return self.symmetry.image(n, element), -self.symmetry.phases(n, element, self.hilbert)
-
     def folded(self, samples: Samples) -> Samples:
         representatives, _ = self.fold(samples.configurations)
         first, classes = distinct(self.hilbert, representatives)
@@ -93,33 +93,6 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
             counts=counts,
         )
 
-    def unfolded(self, samples: Samples, generator: torch.Generator) -> Samples:
-        n, device = samples.configurations, samples.configurations.device
-        G, rows = self.symmetry.order, torch.arange(samples.n_distinct, device=device)
-        if samples.counts is None:  # all members of all orbits
-            row, element = rows.repeat_interleave(G), torch.arange(G, device=device).repeat(len(n))
-            shares = None
-        else:
-            shares = split_counts(samples.counts, torch.full((len(n), G), 1 / G, device=device).double(), generator)
-            row, element = shares.nonzero().T
-        moved = self.symmetry.image(n[row], element)
-        first, classes = distinct(self.hilbert, moved)
-        row, element = row[first], element[first]
-        if shares is None:
-            weights = (2 * samples.log_modulus[row]).exp()
-            counts, weights = None, weights / weights.sum()
-        else:
-            counts = torch.zeros_like(first).index_add_(0, classes, shares[shares > 0])
-            weights = counts.double() / counts.sum()
-        return Samples(
-            configurations=moved[first],
-            weights=weights,
-            log_modulus=samples.log_modulus[row],
-            phase=samples.phase[row] + self.symmetry.phases(n[row], element, self.hilbert),
-            counts=counts,
-            inclusion=None if samples.inclusion is None else torch.ones_like(weights),
-        )
-
     @property
     def bytes_per_configuration(self) -> int:
-        return self.symmetry.order * self.base.bytes_per_configuration
+        return self.images * self.base.bytes_per_configuration

@@ -32,6 +32,11 @@ Momentum follows SPRING (Goldshlager, Abrahamsen, Lin, arXiv:2401.10190): the pa
 the present samples do not see is kept,
 
     delta = mu delta' + X^T (X X^T + s)^-1 (e - mu X delta').
+
+Adaptive shift. Without sampling noise the shift has to guard only against steps that the linearisation does not
+describe. What a step did to log psi is compared with what it was to do, X delta: where they agree the next shift is
+halved, where they do not it grows, up to its schedule; as in the method of Levenberg and Marquardt (Nocedal and Wright,
+Numerical Optimization, section 10.3). Convergence then stays geometric down to rounding.
 """
 
 # Shapes: U distinct samples, P parameters, R rows of X.
@@ -44,7 +49,7 @@ from jaxtyping import Complex128, Float64
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from nqs.chunks import rows_that_fit
+from nqs.chunks import log_psi_in_chunks, rows_that_fit
 from nqs.jacobian import ACTIVATION_COPIES
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
@@ -54,6 +59,10 @@ MAX_LOG_CHANGE = 1.0  # of an amplitude in one step of the logarithmic target
 # A step is refused where the energy rose above SLACK times what a step of its length can do, and NOISE standard errors;
 # the next one is made with CAUTION times the shift, which falls back by RECOVERY a step.
 SLACK, NOISE, CAUTION, RECOVERY = 3.0, 6.0, 100.0, 1.2
+# A step that missed its linear prediction by less than STRAIGHT of its length lowers the next shift by RELAX; one that
+# missed it by more than BENT raises it by TIGHTEN.
+STRAIGHT, RELAX, BENT, TIGHTEN = 0.25, 2.0, 0.5, 3.0
+LOWEST_SHIFT = 1e-13
 SMALLEST, LARGEST_EXPONENT = 1e-150, 300.0
 
 
@@ -118,12 +127,14 @@ class StochasticReconfiguration:
     """Natural gradient with a bounded step.
 
     Attributes:
-        learning_rate: imaginary-time step eta at the start, in inverse units of the energy.
+        learning_rate: imaginary-time step eta at the start, in inverse units of the energy. None: 1 where expectation
+            values are exact (ExhaustiveSampler) and no phase is learned, else 0.3.
         final_learning_rate: eta at the end, reached along a cosine. None: that of the start where expectation values
-            are exact (ExhaustiveSampler), else 0.02.
+            are exact, else 0.02.
         diagonal_shift: s at the start, in units of the mean eigenvalue of the metric on the samples' span.
         final_diagonal_shift: s at the end, reached geometrically. None: 1e-7 where expectation values are exact, else
             1e-5.
+        adaptive: lower the shift below its schedule as long as steps are linear, where expectation values are exact.
         implicit: take the diagonal of H implicitly, which makes large steps stable.
         logarithmic: follow the logarithm of the propagated amplitudes, which lets wrong signs turn.
         momentum: mu of SPRING; 0 for plain stochastic reconfiguration.
@@ -135,10 +146,11 @@ class StochasticReconfiguration:
             2 on a CPU, 40 % of what is free on a GPU. The matrix and its factor come on top.
     """
 
-    learning_rate: float = 0.3
+    learning_rate: float | None = None
     final_learning_rate: float | None = None
     diagonal_shift: float = 1e-3
     final_diagonal_shift: float | None = None
+    adaptive: bool = True
     implicit: bool = True
     logarithmic: bool = True
     momentum: float = 0.0
@@ -148,9 +160,9 @@ class StochasticReconfiguration:
     memory: float | None = None
 
     def __post_init__(self) -> None:
-        optional = ("final_learning_rate", "final_diagonal_shift", "memory")
+        optional = ("learning_rate", "final_learning_rate", "final_diagonal_shift", "memory")
         given = [name for name in optional if getattr(self, name) is not None]
-        _check_positive(self, "learning_rate", "diagonal_shift", "max_step", *given)
+        _check_positive(self, "diagonal_shift", "max_step", *given)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: it must be at least 0 and below 1.")
         if self.space not in ("auto", "samples", "parameters"):
@@ -158,17 +170,24 @@ class StochasticReconfiguration:
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
 
-    def completed(self, *, exact: bool) -> "StochasticReconfiguration":
-        """With numbers for what was None; `exact` where expectation values have no sampling noise."""
-        rate, shift = (self.learning_rate, 1e-7) if exact else (0.02, 1e-5)
+    def completed(self, *, exact: bool, has_phase: bool) -> "StochasticReconfiguration":
+        """With numbers for what was None.
+
+        Args:
+            exact: expectation values have no sampling noise.
+            has_phase: a phase is learned.
+        """
+        rate = self.learning_rate or (1.0 if exact and not has_phase else 0.3)
+        final_rate, final_shift = (rate, 1e-7) if exact else (0.02, 1e-5)
         return replace(
             self,
-            final_learning_rate=self.final_learning_rate or rate,
-            final_diagonal_shift=self.final_diagonal_shift or shift,
+            learning_rate=rate,
+            final_learning_rate=self.final_learning_rate or final_rate,
+            final_diagonal_shift=self.final_diagonal_shift or final_shift,
         )
 
     def build(self, wavefunction: Wavefunction) -> "NaturalGradient":
-        return NaturalGradient(self.completed(exact=False), wavefunction)
+        return NaturalGradient(self.completed(exact=False, has_phase=wavefunction.has_phase), wavefunction)
 
 
 class NaturalGradient:
@@ -180,8 +199,9 @@ class NaturalGradient:
         self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
         self.update = torch.zeros_like(parameters_to_vector(self.parameters), dtype=torch.float64)
         self.before = self.update.clone()  # parameters before the last step
-        # What the energy may at most have become by the last step, and the factor on the shift after refused steps.
-        self.limit, self.caution = math.inf, 1.0
+        # What the energy may at most have become by the last step, the factor on the shift after refused steps, and the
+        # adaptive shift.
+        self.limit, self.caution, self.shift = math.inf, 1.0, math.inf
 
     @torch.no_grad()
     def step(
@@ -192,6 +212,7 @@ class NaturalGradient:
         progress: float,
     ) -> StepInfo:
         config = self.config
+        assert config.learning_rate is not None
         assert config.final_learning_rate is not None
         assert config.final_diagonal_shift is not None
         rate = cosine(config.learning_rate, config.final_learning_rate, progress)
@@ -204,7 +225,7 @@ class NaturalGradient:
             self.update.zero_()
             vector_to_parameters(self.before.to(self.parameters[0].dtype), self.parameters)
             return StepInfo(learning_rate=0.0, update_norm=0.0, gradient_norm=0.0)
-        shift, self.caution = shift * self.caution, max(1.0, self.caution / RECOVERY)
+        shift, self.caution = min(shift, self.shift) * self.caution, max(1.0, self.caution / RECOVERY)
         damping = torch.ones_like(diagonal)
         if config.implicit:
             damping += rate * (diagonal - energy).clamp(min=0)
@@ -225,19 +246,24 @@ class NaturalGradient:
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
         self.before = flat.double()
+        if config.adaptive and not samples.error_weights.any():
+            missed = nonlinearity(self.wavefunction, samples, rate * direction)
+            factor = 1 / RELAX if missed < STRAIGHT else TIGHTEN if missed > BENT else 1.0
+            self.shift = max(LOWEST_SHIFT, factor * shift)
         scale = (diagonal - energy).abs().max()
         self.limit = (energy + SLACK * (2 * variance.sqrt() * norm + scale * norm**2)).item()
         return StepInfo(learning_rate=rate, update_norm=norm, gradient_norm=gradient_norm)
 
     def state_dict(self) -> dict[str, Tensor]:
-        guard = torch.tensor([self.limit, self.caution], dtype=torch.float64)
+        guard = torch.tensor([self.limit, self.caution, self.shift], dtype=torch.float64)
         return {"update": self.update, "before": self.before, "guard": guard}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.update = state["update"].to(self.update.device)
         if "guard" in state:  # archives of version 1 have none
             self.before = state["before"].to(self.before.device)
-            self.limit, self.caution = state["guard"].tolist()
+            self.limit, self.caution, *shift = state["guard"].tolist()
+            self.shift = shift[0] if shift else math.inf
 
 
 # Those of torch.optim that need no closure and take dense gradients of parameters of any shape.
@@ -334,6 +360,23 @@ def bounded(
         if norm <= max_step or rate < SMALLEST:
             return rate, norm
         rate *= max(0.5, max_step / norm)
+
+
+def nonlinearity(wavefunction: Wavefunction, samples: Samples, change: Float64[Tensor, " rows"]) -> float:
+    """How far a step was from its linear prediction, relative to that: |log psi' - log psi + c| / |c|, mean free.
+
+    The norm is that of the tangent space, sum w |.|^2.
+
+    Args:
+        samples: with log psi before the step.
+        change: sqrt(w) c, real parts and below them imaginary ones.
+    """
+    after = log_psi_in_chunks(wavefunction, samples.configurations)
+    moved = torch.stack([after.log_modulus - samples.log_modulus, after.phase - samples.phase])
+    moved = torch.where(samples.weights > 0, moved, 0.0)
+    linear = change.view(-1, samples.n_distinct)
+    missed = (moved - (moved @ samples.weights)[:, None])[: len(linear)] * samples.weights.sqrt() + linear
+    return (missed.norm() / linear.norm().clamp(min=SMALLEST)).item()
 
 
 def residual(weights: Tensor, deviation: Complex128[Tensor, " U"], rows: int) -> Float64[Tensor, " R"]:

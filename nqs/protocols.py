@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
-from nqs.samples import Samples
+from nqs.samples import Samples, distinct, split_counts
 
 if TYPE_CHECKING:
     from nqs.symmetry import Symmetry  # which tests Hamiltonians
@@ -159,22 +159,49 @@ class SymmetricWavefunction(Wavefunction, ABC):
     Attributes:
         base: what is sampled.
         symmetry: the group and its character.
+        images: evaluations of the base for one amplitude.
     """
 
     base: AutoregressiveWavefunction
     symmetry: "Symmetry"
-
-    @abstractmethod
-    def fold(self, n: UInt8[Tensor, "B L"]) -> tuple[UInt8[Tensor, "B L"], Float64[Tensor, " B"]]:
-        """Representatives r of n, and angles a with psi(n) = psi(r) exp(i a)."""
+    images: int = 1
 
     @abstractmethod
     def folded(self, samples: Samples) -> Samples:
         """Independent samples of `base` as samples of this state."""
 
-    @abstractmethod
+    def fold(self, n: UInt8[Tensor, "B L"]) -> tuple[UInt8[Tensor, "B L"], Float64[Tensor, " B"]]:
+        """Representatives r of n, and angles a with psi(n) = psi(r) exp(i a)."""
+        element = self.symmetry.canonical(n)
+        return self.symmetry.image(n, element), -self.symmetry.phases(n, element, self.hilbert)
+
     def unfolded(self, samples: Samples, generator: torch.Generator) -> Samples:
         """The same samples as configurations of the whole sector: every sample moved by a random element."""
+        n, device = samples.configurations, samples.configurations.device
+        G, rows = self.symmetry.order, torch.arange(samples.n_distinct, device=device)
+        if samples.counts is None:  # all members of all orbits
+            row, element = rows.repeat_interleave(G), torch.arange(G, device=device).repeat(len(n))
+            shares = None
+        else:
+            shares = split_counts(samples.counts, torch.full((len(n), G), 1 / G, device=device).double(), generator)
+            row, element = shares.nonzero().T
+        moved = self.symmetry.image(n[row], element)
+        first, classes = distinct(self.hilbert, moved)
+        row, element = row[first], element[first]
+        if shares is None:
+            weights = (2 * samples.log_modulus[row]).exp()
+            counts, weights = None, weights / weights.sum()
+        else:
+            counts = torch.zeros_like(first).index_add_(0, classes, shares[shares > 0])
+            weights = counts.double() / counts.sum()
+        return Samples(
+            configurations=moved[first],
+            weights=weights,
+            log_modulus=samples.log_modulus[row],
+            phase=samples.phase[row] + self.symmetry.phases(n[row], element, self.hilbert),
+            counts=counts,
+            inclusion=None if samples.inclusion is None else torch.ones_like(weights),
+        )
 
 
 class WavefunctionConfig(Protocol):

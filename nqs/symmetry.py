@@ -214,24 +214,38 @@ class Symmetry:
         return total.abs() < 0.5  # a sum of characters over a group: 0 or its order
 
     def orbits(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> Orbits:
-        """All orbits of a sector, cached for each device.
+        """All orbits of a sector in lexicographic order of their representatives, cached for each device.
 
         Raises:
             ValueError: an element leaves the sector.
         """
         key = hilbert, torch.device(device)
         if key not in self._orbits:
-            self.check(hilbert)
-            rows = rows_that_fit(8 * self.order * (4 + hilbert.n_sites), key[1])
-            kept, sizes = [], []
-            for start in range(0, hilbert.dimension, rows):
-                n = hilbert.configurations(start, min(start + rows, hilbert.dimension), device=device)
-                n = n[self._is_smallest(n)]
-                n = n[~self.forbidden(n, hilbert)]
-                kept.append(n)
-                sizes.append(self.order // self._stabilisers(n).sum(1))
-            self._orbits[key] = Orbits(torch.cat(kept), torch.cat(sizes))
+            self._orbits[key] = self._listed_elsewhere(*key) or self._list_orbits(*key)
         return self._orbits[key]
+
+    def number_of_orbits(self, hilbert: HilbertSpace) -> int:
+        """Orbits of a sector that are not forbidden."""
+        found = next((orbits for (known, _), orbits in self._orbits.items() if known == hilbert), None)
+        return len((found or self.orbits(hilbert)).sizes)
+
+    def _listed_elsewhere(self, hilbert: HilbertSpace, device: torch.device) -> Orbits | None:
+        for (known, _), (representatives, sizes) in self._orbits.items():
+            if known == hilbert:
+                return Orbits(representatives.to(device), sizes.to(device))
+        return None
+
+    def _list_orbits(self, hilbert: HilbertSpace, device: torch.device) -> Orbits:
+        self.check(hilbert)
+        rows = rows_that_fit(8 * self.order * (4 + hilbert.n_sites), device)
+        kept, sizes = [], []
+        for start in range(0, hilbert.dimension, rows):
+            n = hilbert.configurations(start, min(start + rows, hilbert.dimension), device=device)
+            n = n[self._is_smallest(n)]
+            n = n[~self.forbidden(n, hilbert)]
+            kept.append(n)
+            sizes.append(self.order // self._stabilisers(n).sum(1))
+        return Orbits(torch.cat(kept), torch.cat(sizes))
 
     def check(self, hilbert: HilbertSpace) -> None:
         """Refuse a Hilbert space that this group does not map onto itself, with a ValueError."""

@@ -203,7 +203,7 @@ class VMC:
         exhaustive = isinstance(self.sampler, ExhaustiveSampler)
         self.optimiser = optimiser or StochasticReconfiguration()
         if isinstance(self.optimiser, StochasticReconfiguration):
-            self.optimiser = self.optimiser.completed(exact=exhaustive)
+            self.optimiser = self.optimiser.completed(exact=exhaustive, has_phase=wavefunction.has_phase)
         self.evaluation = evaluation or (self.sampler if exhaustive else recipes.evaluation_sampler(self.device))
         self.unit = unit
 

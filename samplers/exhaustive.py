@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from nqs.chunks import log_psi_in_chunks
+from nqs.hilbert import HilbertSpace
 from nqs.protocols import SymmetricWavefunction, Wavefunction
 from nqs.samples import Samples
 
@@ -14,7 +15,7 @@ class ExhaustiveSampler:
     """Enumerates the sector; for spaces small enough to evaluate at every step.
 
     Args:
-        max_dimension: refuse larger sectors.
+        max_dimension: network evaluations; refuse larger sectors.
     """
 
     max_dimension: int = 2**22
@@ -25,19 +26,18 @@ class ExhaustiveSampler:
         Of a symmetric wavefunction one representative of every orbit.
 
         Raises:
-            ValueError: the sector is larger than max_dimension.
+            ValueError: the sector needs more than max_dimension evaluations.
         """
-        hilbert = wavefunction.hilbert
-        if hilbert.dimension > self.max_dimension:
-            raise ValueError(
-                f"the exhaustive sampler was asked for a sector of dimension {hilbert.dimension:,}, but its limit is "
-                f"max_dimension={self.max_dimension:,}: use TreeSampler, or raise the limit if memory allows."
-            )
+        hilbert, device = wavefunction.hilbert, generator.device
         if isinstance(wavefunction, SymmetricWavefunction):
-            n, members = wavefunction.symmetry.orbits(hilbert, generator.device)
+            images = wavefunction.images
+            self._check(images * (hilbert.dimension // wavefunction.symmetry.order), hilbert)  # before any is listed
+            n, members = wavefunction.symmetry.orbits(hilbert, device)
+            self._check(images * len(n), hilbert)
         else:
-            n = hilbert.configurations(device=generator.device)
-            members = torch.ones(len(n), dtype=torch.int64, device=n.device)
+            self._check(hilbert.dimension, hilbert)
+            n = hilbert.configurations(device=device)
+            members = torch.ones(len(n), dtype=torch.int64, device=device)
         log_modulus, phase = log_psi_in_chunks(wavefunction, n)
         weights = members * (2 * log_modulus).exp()
         return Samples(
@@ -47,3 +47,11 @@ class ExhaustiveSampler:
             phase=phase,
             inclusion=torch.ones_like(weights),
         )
+
+    def _check(self, evaluations: int, hilbert: HilbertSpace) -> None:
+        if evaluations > self.max_dimension:
+            raise ValueError(
+                f"the exhaustive sampler was asked for a sector of dimension {hilbert.dimension:,}, which needs "
+                f"{evaluations:,} evaluations, but its limit is max_dimension={self.max_dimension:,}: use TreeSampler, "
+                "or raise the limit if memory allows."
+            )

@@ -363,12 +363,12 @@ def test_amplitudes_change_by_a_bounded_factor(tiny: float) -> None:
 
 def test_what_is_left_open_is_completed_by_the_noise_of_expectation_values() -> None:
     given = StochasticReconfiguration(learning_rate=0.4)
-    exact_sums, sampled = given.completed(exact=True), given.completed(exact=False)
+    exact_sums, sampled = given.completed(exact=True, has_phase=True), given.completed(exact=False, has_phase=True)
     assert (exact_sums.final_learning_rate, exact_sums.final_diagonal_shift) == (0.4, 1e-7)
     assert (sampled.final_learning_rate, sampled.final_diagonal_shift) == (0.02, 1e-5)
     assert dataclasses.replace(sampled, final_learning_rate=None, final_diagonal_shift=None) == given
     chosen = StochasticReconfiguration(final_learning_rate=0.1, final_diagonal_shift=1e-4)
-    assert chosen.completed(exact=True) == chosen.completed(exact=False) == chosen
+    assert chosen.completed(exact=True, has_phase=True) == chosen.completed(exact=False, has_phase=False) == chosen
     for sampler, completed in ((ExhaustiveSampler(), exact_sums), (TreeSampler(n_samples=5), sampled)):
         assert VMC(REAL, transformer(REAL), sampler, given).optimiser == completed
     assert given.build(transformer(REAL)).config == sampled
