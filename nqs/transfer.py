@@ -13,6 +13,7 @@ Phases are copied where both models measure them from the same kind of reference
 Symmetries and references belong to the new model and are not copied.
 """
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -84,6 +85,24 @@ def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Arch
     return f"parameters of {archive.path} after {archive.step:,} steps" + "".join(f", {text}" for text in done)
 
 
+def load(
+    archive: Archive, *, types: Mapping[str, type] | None = None, device: torch.device | str = "cpu"
+) -> Wavefunction:
+    """The wavefunction of an archive with the parameters after its last step: to measure, or to fit another model to.
+
+    Args:
+        types: classes of your own that the run was built from, by name.
+
+    Raises:
+        ArchiveError: no checkpoint, or no run of nqs in it.
+        ValueError: the run was built from classes that nqs does not know; pass them in `types`.
+    """
+    built = rebuild(archive.config, types)
+    wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
+    wavefunction.load_state_dict({name: torch.from_numpy(values) for name, values in archive.parameters().items()})
+    return wavefunction
+
+
 def origin(archive: Archive) -> dict[str, Any]:
     """Which parameters an archive holds, in plain data: the run, by a digest of its configuration, and its steps."""
     return {"run": digest(archive.config), "step": archive.step}
@@ -133,7 +152,8 @@ def _refuse_other_shape(archive: Archive, old: TransformerConfig, new: Transform
         flags = " ".join(f"--model.{name.replace('_', '-')} {getattr(old, name)}" for name in wrong)
         raise ValueError(
             f"{archive.path} holds a transformer with {found}, here is one with {here}: its parameters fit only where "
-            f"{', '.join(names)} are the same ({flags})."
+            f"{', '.join(names)} are the same ({flags}). A model of another shape can be fitted on the same sector: "
+            "nqs.pretraining.fit(model, nqs.transfer.load(archive))."
         )
 
 

@@ -13,10 +13,11 @@ from nqs.hamiltonians import BoseHubbard, Heisenberg
 from nqs.lattice import chain, from_edges, honeycomb, square
 from nqs.local_energy import local_energies
 from nqs.models import MarshallSign, Symmetrised, TransformerConfig, WithReference
+from nqs.pretraining import fit
 from nqs.protocols import Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry import translations
-from nqs.transfer import counterparts, innermost, origin, transfer
+from nqs.transfer import counterparts, innermost, load, origin, transfer
 
 CONFIG = TransformerConfig(width=8, layers=1, heads=2, phase="zero")
 
@@ -158,6 +159,16 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     spins = Heisenberg(chain(4), total_sz=0)
     with pytest.raises(ValueError, match=r"is about sites that are 0, 1, 2, 3, here they are -1/2, 1/2"):
         transfer(CONFIG.build(spins.hilbert), spins, archive)
+
+
+def test_a_model_of_another_shape_is_fitted_to_the_loaded_one(tmp_path: Path) -> None:
+    h = BoseHubbard(chain(3), 3, U=4.0)
+    archive = trained(tmp_path / "run.h5", h, steps=20)
+    target = load(archive)
+    assert archive.result is not None
+    assert energy(h, target) == pytest.approx(archive.result.energy, abs=1e-12)
+    model = replace(CONFIG, width=4, heads=1).build(h.hilbert)
+    assert fit(model, target, steps=40, progress=False).fidelity > 0.999
 
 
 def test_symmetries_and_references_wrap_the_same_model() -> None:
