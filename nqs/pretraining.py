@@ -49,6 +49,7 @@ from nqs.symmetry import Symmetry
 Objective = Literal["forward", "reverse", "infidelity"]
 OBJECTIVES = ("forward", "reverse", "infidelity")
 LARGEST_EXPONENT = 300.0
+VANISHING = 1e-10  # of a projected amplitude against its terms: nothing but rounding
 PHASE_WEIGHT = 2.0  # lambda: modulus and phase count as they do in the infidelity
 
 
@@ -63,7 +64,7 @@ class Target(Protocol):
         """Log modulus, -inf where the state vanishes, and phase."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StateVector:
     """A state by its amplitudes in lexicographic order, such as `ExactGroundState.state`.
 
@@ -122,7 +123,7 @@ class MeanField:
         return _log_psi(torch.cat([terms_of_projection(self.determinant, part).mean(1) for part in n.split(rows)]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProductState:
     """prod_s a_s(n_s), projected on the sector: a Gutzwiller state of bosons, a mean field of spins.
 
@@ -396,7 +397,9 @@ def target_log_psi(target: Target, n: UInt8[Tensor, "B L"], wavefunction: Wavefu
     if largest == -math.inf:
         return LogPsi(log_modulus.view(-1, G)[:, 0], phase.view(-1, G)[:, 0])
     terms = torch.polar((log_modulus - largest).exp(), phase - turn).view(-1, G)
-    return _log_psi(torch.where(terms.mean(1).abs() > 1e-10 * terms.abs().amax(1), terms.mean(1), 0))
+    mean = terms.mean(1)
+    projected = _log_psi(torch.where(mean.abs() > VANISHING * terms.abs().amax(1), mean, 0))
+    return LogPsi(projected.log_modulus + largest, projected.phase)
 
 
 def _evaluated(target: Target, n: UInt8[Tensor, "B L"]) -> LogPsi:
@@ -404,7 +407,9 @@ def _evaluated(target: Target, n: UInt8[Tensor, "B L"]) -> LogPsi:
 
 
 def _symmetry_of(state: object) -> Symmetry | None:
-    return state.symmetry if isinstance(state, SymmetricWavefunction) else None
+    if isinstance(state, MeanField):
+        state = state.determinant
+    return state.symmetry if isinstance(state, (SymmetricWavefunction, ProjectedDeterminant)) else None
 
 
 def _check(wavefunction: Wavefunction, target: Target, objective: str, steps: int, phase_weight: float) -> None:

@@ -36,7 +36,7 @@ from nqs.pretraining import (
 )
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
-from nqs.symmetry import translations
+from nqs.symmetry import symmetries_of, translations
 
 HUBBARD = FermiHubbard(square(2, 2, "open"), 2, 2, U=4.0)  # 36 configurations
 RING = Heisenberg(chain(4), total_sz=0)
@@ -233,8 +233,6 @@ def test_a_symmetric_wavefunction_is_fitted_to_the_projection() -> None:
 
 def test_the_projection_of_a_determinant_is_that_of_its_sector() -> None:
     """By the group average here and by ProjectedDeterminant, fermionic signs included."""
-    from nqs.symmetry import symmetries_of
-
     determinant = hartree_fock(CHAIN).determinant
     symmetry = symmetries_of(CHAIN, fermions=True)
     for sector in symmetry.real_characters():
@@ -251,6 +249,17 @@ def test_the_projection_of_a_determinant_is_that_of_its_sector() -> None:
             continue
         scale = a[b.abs().argmax()] / b[b.abs().argmax()]
         torch.testing.assert_close(a, b * scale, atol=1e-9, rtol=1e-9)
+
+
+def test_a_projected_determinant_is_not_projected_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    determinant, symmetry = hartree_fock(CHAIN).determinant, symmetries_of(CHAIN, fermions=True)
+    model = Symmetrised(base=TransformerConfig(width=4, layers=1, heads=1), symmetry=symmetry).build(CHAIN.hilbert)
+    projected = ProjectedDeterminant(determinant=determinant, symmetry=symmetry, hilbert=CHAIN.hilbert)
+    target, n = MeanField(CHAIN.hilbert, projected), CHAIN.hilbert.configurations()
+    once, _ = target_log_psi(target, n, model)
+    monkeypatch.setattr("nqs.pretraining._symmetry_of", lambda state: symmetry if state is model else None)
+    twice, _ = target_log_psi(target, n, model)
+    torch.testing.assert_close(once.exp(), twice.exp())
 
 
 def test_models_of_one_symmetry_are_fitted_from_samples_of_both() -> None:
