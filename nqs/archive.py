@@ -200,6 +200,11 @@ class Archive:
         return int(self._attributes.get("checkpoint", {}).get("step", 0))
 
     @property
+    def has_checkpoint(self) -> bool:
+        """A state to go on from: after a step, or before the first one if the run began with parameters of its own."""
+        return "checkpoint" in self._attributes
+
+    @property
     def steps(self) -> int:
         """Number of steps that the run is meant to have; `step` where the configuration does not say."""
         steps = self.config.get("run", {}).get("steps")
@@ -248,7 +253,7 @@ class Archive:
         Raises:
             ArchiveError: the run has not finished a step.
         """
-        if "checkpoint" not in self._attributes:
+        if not self.has_checkpoint:
             raise ArchiveError(f"{self.path} holds no checkpoint: the run ended before its first step. Start it anew.")
         return self._group("checkpoint/model")
 
@@ -294,17 +299,35 @@ class Archive:
         last_good: "Tensor | None" = None,
     ) -> None:
         """One finished step: its quantities and the state after it. Call `flush` to bring it to the disk."""
+        attributes, datasets = self._with_checkpoint(step, model, optimiser, generator, damping, last_good)
+        # Together, so that an interrupted record leaves no half of a step.
+        rows = [*self._rows, dict(quantities)]
+        self._rows, self._attributes, self._datasets, self._recorded = rows, attributes, datasets, True
+
+    def start(self, model: "Mapping[str, Tensor]", optimiser: "Mapping[str, Tensor]", generator: "Tensor") -> None:
+        """The state before the first step, for a run that begins with parameters of its own."""
+        self._attributes, self._datasets = self._with_checkpoint(0, model, optimiser, generator, 1.0, None)
+        self._recorded = True
+
+    def _with_checkpoint(
+        self,
+        step: int,
+        model: "Mapping[str, Tensor]",
+        optimiser: "Mapping[str, Tensor]",
+        generator: "Tensor",
+        damping: float,
+        last_good: "Tensor | None",
+    ) -> tuple[Attributes, Datasets]:
+        """All attributes and datasets with this checkpoint in the place of the last one."""
         tensors = {"checkpoint/generator": generator}
         tensors |= {f"checkpoint/model/{name}": tensor for name, tensor in model.items()}
         tensors |= {f"checkpoint/optimiser/{name}": tensor for name, tensor in optimiser.items()}
         if last_good is not None:
             tensors["checkpoint/last_good"] = last_good
         new = {path: tensor.detach().cpu().numpy().copy() for path, tensor in tensors.items()}
-        rows = [*self._rows, dict(quantities)]
         attributes = self._attributes | {"checkpoint": {"step": step, "damping": damping}}
         datasets = {path: old for path, old in self._datasets.items() if not path.startswith("checkpoint/")} | new
-        # Together, so that an interrupted record leaves no half of a step.
-        self._rows, self._attributes, self._datasets, self._recorded = rows, attributes, datasets, True
+        return attributes, datasets
 
     def roll_back(self, model: "Mapping[str, Tensor]") -> None:
         """Replace the parameters after the last step by those before it, which counts as a retry."""

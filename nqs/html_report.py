@@ -183,6 +183,8 @@ def _sampler(archive: Archive) -> Table:
         ("retries after states not finite", _number(retries, "{:.0f}")),
         ("optimisation", f"{seconds:,.0f} s, {seconds / archive.step:.2g} s a step"),
     ]
+    if "clipped" in history:
+        rows.append(("clipped for the updates, mean over the steps", f"{history['clipped'].mean():.2%}"))
     if "archive_seconds" in history:
         writing = float(np.nansum(history["archive_seconds"]))
         rows.append(("writing the archive", f"{writing:.2g} s, {writing / (writing + seconds):.2%} on top"))

@@ -14,19 +14,29 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from nqs import BEGIN, exact, recipes
-from nqs.archive import FlushPolicy
+from nqs.archive import Archive, FlushPolicy
 from nqs.exact import ExactGroundState
 from nqs.exits import ExitCode, clear_errors
 from nqs.hilbert import HilbertSpace
 from nqs.interruption import TimeLimit
-from nqs.models import Symmetrised, WithReference, hartree_fock, phase_agreement, weight_in_sector
+from nqs.models import (
+    ProjectedDeterminant,
+    SlaterDeterminant,
+    Symmetrised,
+    WithReference,
+    hartree_fock,
+    phase_agreement,
+    weight_in_sector,
+)
 from nqs.optimisation import StochasticReconfiguration
+from nqs.pretraining import MeanField, StateVector, Target, fit
 from nqs.progress import TensorBoard
 from nqs.protocols import Hamiltonian, WavefunctionConfig
 from nqs.report import plot_run
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.serialise import digest
 from nqs.toml import command_line_flags, option_names, options_table, read_toml
+from nqs.transfer import innermost, origin, transfer
 from nqs.vmc import VMC, Result, RunConfig
 
 Config = TypeVar("Config")
@@ -35,6 +45,7 @@ OF_THIS_CALL = {"of this call": True}  # metadata of options that a repeated run
 ENDINGS = (".h5", ".hdf5")
 
 OPEN_SHELL = 1e-9  # gap of a mean field
+FIT_STEPS, FIT_FIDELITY = 50, 0.999  # of --pretrain: no more than that; the energy takes over
 DEGENERATE = 1e-8  # gap below which the exact ground state is one of many
 
 
@@ -48,6 +59,10 @@ class Options:
     # work in the symmetry sector of the ground state, where that is known and pays off
     symmetry: Literal["auto", "none"] = "auto"
     optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
+    # archive of another run whose parameters the model starts from: other couplings, or another lattice
+    initial: Path | None = None
+    # fit the model to a state before the first step: the determinant that gives its signs, or the exact ground state
+    pretrain: Literal["none", "mean-field", "exact"] = "none"
     exact_limit: int = 200_000  # diagonalise exactly up to this dimension
     flush: FlushPolicy = field(default_factory=FlushPolicy)
     # HDF5 file, the figure beside it; None: results/, named after the options
@@ -72,6 +87,8 @@ def diagonalise(hamiltonian: Hamiltonian, options: Options) -> ExactGroundState 
     TimeLimit(options.minutes)
     if options.archive is not None:
         checked_archive(options.archive)
+    if options.initial is not None:
+        Archive.open(options.initial).parameters()
     print(hamiltonian, hamiltonian.hilbert, sep="\n")
     if hamiltonian.hilbert.dimension > options.exact_limit:
         print(f"no exact energy: the dimension is over --exact-limit {options.exact_limit:,}")
@@ -124,8 +141,20 @@ def solve(
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
     vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)
     run = replace(options.run, steps=options.run.steps or vmc.default_steps)
+    initial: dict[str, Any] = {}
+    if options.initial is not None:
+        source = Archive.open(options.initial)
+        print(transfer(wavefunction, hamiltonian, source))
+        initial |= origin(source)
+    if options.pretrain != "none":
+        initial |= {"fit": options.pretrain, "steps": FIT_STEPS, "fidelity": FIT_FIDELITY}
+    config = vmc.config(run, initial or None)
     print(plan(vmc, run))
-    archive = checked_archive(options.archive or Path("results") / f"{name}-{digest(vmc.config(run))}.h5")
+    archive = checked_archive(options.archive or Path("results") / f"{name}-{digest(config)}.h5")
+    if options.pretrain != "none" and not (archive.exists() and Archive.open(archive).has_checkpoint):
+        target = pretraining_target(options.pretrain, model, hamiltonian, ground_state)
+        found = fit(wavefunction, target, steps=FIT_STEPS, fidelity=FIT_FIDELITY)
+        print(f"fit to the {options.pretrain} state: {found}")
     archive.parent.mkdir(parents=True, exist_ok=True)
     result = vmc.run(
         **asdict(run),
@@ -135,9 +164,32 @@ def solve(
         flush=options.flush,
         watch=[] if options.tensorboard is None else [TensorBoard(options.tensorboard)],
         started_by=options.started_by,
+        initial=initial or None,
     )
     leave(result, archive, hamiltonian.hilbert, ground_state)
     return result
+
+
+def pretraining_target(
+    kind: str, model: WavefunctionConfig, hamiltonian: Hamiltonian, ground_state: ExactGroundState | None
+) -> Target:
+    """What --pretrain fits to.
+
+    Raises:
+        ValueError: there is no such state.
+    """
+    if kind == "exact":
+        if ground_state is None:
+            raise ValueError("--pretrain exact needs the exact ground state: raise --exact-limit, or leave it out.")
+        return StateVector(hamiltonian.hilbert, ground_state.state)
+    _, reference = innermost(model)
+    if not isinstance(reference, (SlaterDeterminant, ProjectedDeterminant)):
+        found = "no reference" if reference is None else f"the reference {type(reference).__name__}"
+        raise ValueError(
+            f"--pretrain mean-field fits to the determinant that gives the model its signs, but this one has {found}: "
+            "only fermions with signs have a determinant; choose exact or none."
+        )
+    return MeanField(hamiltonian.hilbert, reference)
 
 
 def plan(vmc: VMC, run: RunConfig) -> str:

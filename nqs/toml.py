@@ -36,12 +36,18 @@ def options_table(config: Any) -> dict[str, Any]:
         if field.metadata.get("of this call") or (value is None and field.default is None):
             continue
         if not is_dataclass(value):
-            table[field.name] = "None" if value is None else list(value) if isinstance(value, tuple) else value
+            table[field.name] = _plain(value)
         elif any(getattr(item, "name", None) == "" for item in metadata):  # tyro.conf.arg(name=""): without a prefix
             table |= options_table(value)
         else:
             table[field.name] = options_table(value)
     return table
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def option_names(config: Any) -> set[str]:

@@ -2,14 +2,15 @@
 
 With entropy annealing the optimiser minimises the free energy <H> + T <log |psi|^2>, T falling linearly to zero, which
 keeps the state from settling on few configurations early (Hibat-Allah et al., Nat. Mach. Intell. 3, 952 (2021),
-arXiv:2101.10154). Quoted energies never contain that term.
+arXiv:2101.10154). With clipping the optimiser sees local energies without their far outliers. Energies of the history
+and quoted ones never contain either.
 """
 
 import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from nqs.progress import Progress, Watcher
 from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.serialise import differences, from_plain, to_plain
-from nqs.statistics import estimate_energy, infinite_temperature_energy
+from nqs.statistics import clipped, estimate_energy, infinite_temperature_energy
 from nqs.symmetry import Symmetry, commuting
 
 MIN_DAMPING = 2.0**-5  # of the update after a state that was not finite: five halvings
@@ -50,12 +51,19 @@ class RunConfig:
         seed: of the samples.
         temperature: T of entropy annealing at the start, in the Hamiltonian's unit; 0 for none.
         annealing: share of the steps over which T falls to zero.
+        clip: local energies further from their median than so many median absolute deviations are moved there, for the
+            update alone; None for none. The column "clipped" of the history has the share of the weight. The natural
+            gradient bounds what an outlier does on its own; where it was tried, clipping made it slower (README).
+        first_samples: share of the sampler's n_distinct or n_samples that the first step has; it grows geometrically to
+            1 at the last step. Saves time where a step costs in proportion, at the price of noisier first steps.
     """
 
     steps: int | None = None
     seed: int = 0
     temperature: float = 0.0
     annealing: float = 0.5
+    clip: float | None = None
+    first_samples: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -64,6 +72,17 @@ class RunConfig:
             raise ValueError(f"temperature={self.temperature}: it must be 0 (no annealing) or positive.")
         if not 0 < self.annealing <= 1:
             raise ValueError(f"annealing={self.annealing}: give the share of the steps, above 0 and at most 1.")
+        if self.clip is not None and not (self.clip > 0 and math.isfinite(self.clip)):
+            raise ValueError(f"clip={self.clip}: it must be a positive number of deviations, or None for no clipping.")
+        if not 0 < self.first_samples <= 1:
+            raise ValueError(
+                f"first_samples={self.first_samples}: give the share of the samples, above 0 and at most 1."
+            )
+
+    def share_of_samples(self, step: int) -> float:
+        """Geometric from `first_samples` in step 0 to 1 in the last one."""
+        last = max(1, (self.steps or 1) - 1)
+        return self.first_samples ** max(0.0, 1 - step / last)
 
     def temperature_at(self, progress: float) -> float:
         """Linear from `temperature` to 0, for a progress from 0 to 1."""
@@ -207,8 +226,17 @@ class VMC:
         self.evaluation = evaluation or (self.sampler if exhaustive else recipes.evaluation_sampler(self.device))
         self.unit = unit
 
-    def config(self, run: RunConfig) -> dict[str, Any]:
-        """Everything that the outcome depends on, as plain data; what the archive stores and resume rebuilds."""
+    def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Everything that the outcome depends on, as plain data; what the archive stores and resume rebuilds.
+
+        Args:
+            initial: as in `run`.
+
+        Raises:
+            ValueError: the number of samples is to grow, but the sampler has none.
+        """
+        if run.first_samples < 1:
+            with_share(self.sampler, run.first_samples)
         return {
             "hamiltonian": to_plain(self.hamiltonian),
             "model": to_plain(self.wavefunction.config),
@@ -217,7 +245,7 @@ class VMC:
             "evaluation": to_plain(self.evaluation),
             "run": to_plain(run),
             "unit": self.unit,
-        }
+        } | ({} if initial is None else {"initial": to_plain(initial)})
 
     def run(
         self,
@@ -230,6 +258,7 @@ class VMC:
         flush: FlushPolicy | None = None,
         watch: Iterable[Watcher] = (),
         started_by: tuple[str, Mapping[str, Any]] = ("", {}),
+        initial: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Result:
         """Optimise, then evaluate the energy.
@@ -249,7 +278,9 @@ class VMC:
             flush: how often the archive is written.
             watch: objects that follow the run, such as `nqs.progress.TensorBoard`; they are closed at its end.
             started_by: name of the script and its options, to keep in the archive.
-            options: other fields of RunConfig: seed, temperature, annealing.
+            initial: what the parameters come from, if not from the model's seed, in plain data: a part of what the run
+                is. Its archive then keeps the parameters of the start, too.
+            options: other fields of RunConfig: seed, temperature, annealing, clip, first_samples.
 
         Raises:
             ArchiveError: the archive belongs to another run, is damaged, cannot be written, or another process does.
@@ -260,7 +291,7 @@ class VMC:
         run = RunConfig(steps=self.default_steps if steps is None else steps, **options)
         return self._run(
             run,
-            self.config(run),
+            self.config(run, initial),
             archive=archive,
             exact=exact,
             progress=progress,
@@ -302,7 +333,12 @@ class VMC:
                 optimiser=self.optimiser.build(self.wavefunction),
                 generator=torch.Generator(self.device).manual_seed(run.seed),
             )
-            start = self._restore(state, file, run) if file is not None and file.step else 0
+            if file is not None and "initial" in config and not file.has_checkpoint:
+                file.start(
+                    self.wavefunction.state_dict(), state.optimiser.state_dict(), state.generator.get_state()
+                )  # else a resumed run could not know them
+                file.flush()
+            start = self._restore(state, file, run) if file is not None and file.has_checkpoint else 0
             known = file.exact["energy"] if file is not None and file.exact is not None else None
             if file is not None and isinstance(exact, ExactGroundState) and exact.energy != known:
                 file.write_exact(exact)
@@ -409,14 +445,19 @@ class VMC:
         assert run.steps is not None
         progress = step / run.steps
         temperature = run.temperature_at(progress)
-        retries = 0
+        share = run.share_of_samples(step)
+        sampler = self.sampler if share == 1 else with_share(self.sampler, share)
+        retries, moved = 0, 0.0
         while True:
             good = parameters_to_vector(parameters).detach().clone()
-            samples = self.sampler.sample(self.wavefunction, state.generator)
+            samples = sampler.sample(self.wavefunction, state.generator)
             local = local_energies(self.hamiltonian, self.wavefunction, samples)
             estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
             if math.isfinite(estimate.energy) and math.isfinite(estimate.variance):
-                free = local.values + 2 * temperature * samples.log_modulus
+                values = local.values
+                if run.clip is not None:
+                    values, moved = clipped(values, samples.weights, run.clip)
+                free = values + 2 * temperature * samples.log_modulus
                 update = state.optimiser.step(samples, free, local.diagonal, progress)
                 new = parameters_to_vector(parameters).detach()
                 if state.damping < 1:
@@ -450,6 +491,8 @@ class VMC:
             "retries": retries,
             "seconds": time.perf_counter() - begin,
         }
+        if run.clip is not None:
+            row["clipped"] = moved
         state.last_good = good
         state.damping = min(1.0, RECOVERY * state.damping)
         return row, estimate
@@ -517,7 +560,10 @@ def resume(
         ArchiveError: no readable archive, or no run in it.
         ValueError: the run was built from classes that nqs does not know; pass them in `types`.
     """
-    config = Archive.open(archive).config
+    file = Archive.open(archive)
+    config = file.config
+    if "initial" in config and not file.has_checkpoint:
+        raise ArchiveError(f"{archive} was stopped before its initial parameters were kept: repeat the command.")
     built = rebuild(config, types)
     wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
     vmc = VMC(
@@ -554,6 +600,24 @@ def rebuild(config: Mapping[str, Any], types: Mapping[str, type] | None = None) 
     if missing:
         raise ArchiveError(f"the archive holds no run of nqs: its configuration lacks {', '.join(missing)}.")
     return {name: from_plain(config[name], known) for name in parts}
+
+
+def with_share(sampler: Sampler, share: float) -> Sampler:
+    """The sampler with that share of its distinct configurations, or of its samples.
+
+    Raises:
+        ValueError: it has no such number.
+    """
+    sizes = {name: getattr(sampler, name, None) for name in ("n_distinct", "n_samples")}
+    wanted = {name: max(1, round(share * size)) for name, size in sizes.items() if isinstance(size, int)}
+    if not wanted:
+        raise ValueError(
+            f"first_samples={share:g}, but {type(sampler).__name__} has no number of samples that could grow: leave "
+            "first_samples at 1, or give a sampler with n_distinct or n_samples, such as TreeSampler(n_distinct=1000) "
+            "(--distinct 1000)."
+        )
+    config: Any = sampler  # a dataclass: archives store samplers
+    return replace(config, **wanted)
 
 
 def _refuse_lower_symmetry(hamiltonian: Hamiltonian, symmetry: Symmetry) -> None:

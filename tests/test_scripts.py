@@ -16,6 +16,7 @@ import torch
 from nqs import Archive, RunConfig, exact, recipes
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
+from nqs.models import TransformerConfig
 from nqs.samplers import ExhaustiveSampler
 from nqs.script import Options
 
@@ -149,6 +150,64 @@ def test_other_options_use_another_archive(script: Script) -> None:
     assert len({outcome.paths[0] for outcome in outcomes}) == len(changes)
 
 
+def test_a_sweep_starts_from_the_run_before_and_continues_as_itself(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = script(*TOY, "--archive", "U4.h5")
+    assert first.code == 0
+    sweep = (*TOY, "--U", "5", "--initial", "U4.h5")
+    reference = script(*sweep, "--archive", "reference.h5")
+    assert reference.code == 0, reference.err
+    assert "parameters of U4.h5 after 5 steps" in reference.out.splitlines()
+    found, alone = Archive.open("reference.h5"), script(*TOY, "--U", "5", "--archive", "alone.h5")
+    assert alone.code == 0
+    assert found.history["energy"][0] < Archive.open("alone.h5").history["energy"][0]
+    assert found.options["initial"] == "U4.h5"
+    assert found.config["initial"]["step"] == 5
+    sample, calls = ExhaustiveSampler.sample, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return sample(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExhaustiveSampler, "sample", interrupted)
+        assert script(*sweep).code == 130
+    continued = script(*sweep)
+    archive = Archive.open(continued.paths[0])
+    assert archive.result == found.result
+    assert archive.history["step"].tolist() == [0, 1, 2, 3, 4]
+    assert len(list(Path("results").glob("*.h5"))) == 1
+
+
+def test_a_fit_comes_before_the_first_step_once(script: Script) -> None:
+    options = (*TOY, "--pretrain", "exact", "--model.width", "8")
+    first = script(*options)
+    assert first.code == 0, first.err
+    line = next(line for line in first.out.splitlines() if line.startswith("fit to the exact state: fidelity 0.99"))
+    assert "Kullback-Leibler divergence" in line
+    archive = Archive.open(first.paths[0])
+    assert abs(archive.history["energy"][0] / EXACT - 1) < 0.01
+    assert archive.config["initial"] == {"fit": "exact", "steps": 50, "fidelity": 0.999}
+    again = script(*options)
+    assert again.paths == first.paths
+    assert "fit to the exact state" not in again.out
+
+
+def test_fermions_are_fitted_to_their_determinant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], unchecked: None
+) -> None:
+    from nqs.scripts import fermi_hubbard
+
+    options = Options(run=RunConfig(steps=1), device="cpu", archive=tmp_path / "run.h5", pretrain="mean-field")
+    model = TransformerConfig(width=8, heads=2)
+    config = fermi_hubbard.Config(shape=(2, 2), boundary="open", n_up=2, n_down=2, model=model, options=options)
+    fermi_hubbard.main(config)
+    assert "fit to the mean-field state: fidelity 0.99" in capsys.readouterr().out
+
+
 def test_options_that_change_no_number_use_the_same_archive(script: Script) -> None:
     first, other = script(*TOY), script(*TOY, "--exact-limit", "0")
     assert first.paths == other.paths
@@ -206,6 +265,10 @@ def test_insulator_with_energy_zero_runs(script: Script) -> None:
             "archive run.png: its name must end with .h5 or .hdf5, because the figure is written",
         ),
         (("--archive", "run"), "archive run: its name must end with .h5 or .hdf5"),
+        (("--initial", "none.h5"), "none.h5: no such archive."),
+        (("--pretrain", "exact", "--exact-limit", "0"), "--pretrain exact needs the exact ground state: raise"),
+        (("--pretrain", "mean-field"), "to the determinant that gives the model its signs, but this one has no ref"),
+        (("--first-samples", "0.1"), "ExhaustiveSampler has no number of samples that could grow"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -237,6 +300,7 @@ def test_missing_gpu_gives_one_clear_line(script: Script) -> None:
         (("--boundary", "twisted"), ["--boundary", "periodic", "open", "antiperiodic"]),
         (("--steps", "0"), ["steps=0: at least one step"]),
         (("--annealing", "2"), ["annealing=2.0: give the share"]),
+        (("--clip", "-1"), ["clip=-1.0: it must be a positive number"]),
         (("--model.heads", "3"), ["is not divisible by heads=3"]),
         (("--optimiser.space", "momentum"), ["--optimiser.space", "samples", "parameters"]),
     ],

@@ -96,6 +96,9 @@ def text(archive: "Archive") -> str:
         lines.append(f"  time        {seconds:,.0f} s, {seconds / archive.step:.2g} s a step{_writing(history)}")
         if "retries" in history and history["retries"].sum():
             lines.append(f"  retries     {history['retries'].sum():.0f} after states that were not finite")
+        if "clipped" in history:
+            share = history["clipped"].mean()
+            lines.append(f"  clipped     {share:.2%} of the weight, on average over the steps, for the updates alone")
     lines.append(f"  size        {archive.size:,} bytes{_size_of_a_step(archive)}")
     for name, part in archive.config.items():
         if name not in ("hamiltonian", "unit"):  # the first line says it
