@@ -14,7 +14,7 @@ are compared after one Lanczos step: E_chi is replaced by the lowest energy in t
 # Shapes: B configurations, G group elements, L sites, S sectors.
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -105,42 +105,48 @@ def projected_energies(
 ) -> Float64[Tensor, "2 S"]:
     """Energies for each of `symmetry.real_characters()`; infinite where nothing of the determinant is in the sector.
 
+    Sums over the sector are sums over representatives of the orbits.
+
     Returns:
         E_chi, and below it the same after one Lanczos step.
     """
     hilbert, sectors = hamiltonian.hilbert, symmetry.real_characters()
     even = ProjectedDeterminant(determinant=determinant, symmetry=sectors[0], hilbert=hilbert)
-    signs = torch.tensor([[1 - 4 * a for a in s.angles] for s in sectors], device=device)  # (S, G), angles 0 and 1/2
+    signs = torch.tensor([[1 - 4 * a for a in s.angles] for s in sectors], device=device).double()  # (S, G)
+    n, sizes = replace(sectors[0], fermions=False).orbits(hilbert, device)  # also those that some sectors forbid
+    ranks, weights = hilbert.rank(n), sizes.double()[:, None]
     rows = rows_that_fit(32 * symmetry.order * (hilbert.n_sites + 2) ** 2, torch.device(device))
-    starts = range(0, hilbert.dimension, rows)
-    pieces = [hilbert.configurations(s, min(s + rows, hilbert.dimension), device=device) for s in starts]
     projections, whole = [], 0.0
-    for n in pieces:
-        terms = terms_of_projection(even, n)
+    for part, size in zip(n.split(rows), sizes.split(rows), strict=True):
+        terms = terms_of_projection(even, part)
         projections.append(terms @ signs.T.to(terms.dtype) / symmetry.order)
-        whole += terms[:, 0].abs().square().sum().item()  # the identity comes first: <D|D>
-    psi = torch.cat(projections)  # (dimension, S)
+        whole += (size.double() @ terms.abs().square().mean(1)).item()  # <D|D>
+    psi = torch.cat(projections)  # (orbits, S)
 
     def applied(x: Num[Tensor, "N S"]) -> Num[Tensor, "N S"]:
         y = []
-        for start, n in zip(starts, pieces, strict=True):
-            connected = hamiltonian.connected(n)
-            part = hamiltonian.diagonal(n)[:, None] * x[start : start + len(n)]
-            moved = connected.elements[:, None] * x[hilbert.rank(connected.configurations)]
-            y.append(part.to(moved.dtype).index_add_(0, connected.parents, moved))
+        for start, part in zip(range(0, len(n), rows), n.split(rows), strict=True):
+            connected = hamiltonian.connected(part)
+            element = even.symmetry.canonical(connected.configurations)  # g n' = r'
+            row = torch.searchsorted(ranks, hilbert.rank(even.symmetry.image(connected.configurations, element)))
+            # psi(n') = psi(r') c_g(n')^*
+            turn = torch.cos(even.symmetry.phases(connected.configurations, element, hilbert))
+            moved = (connected.elements * turn)[:, None] * signs.T[element] * x[row]
+            diagonal = hamiltonian.diagonal(part)[:, None] * x[start : start + len(part)]
+            y.append(diagonal.to(moved.dtype).index_add_(0, connected.parents, moved))
         return torch.cat(y)
 
-    norm = psi.abs().square().sum(0)
+    norm = (weights * psi.abs().square()).sum(0)
     empty = norm <= VANISHING * whole
     psi = psi / torch.where(empty, 1.0, norm.sqrt())
     H_psi = applied(psi)
-    energy = (psi.conj() * H_psi).real.sum(0)
+    energy = (weights * psi.conj() * H_psi).real.sum(0)
     # The next Lanczos vector u, H u, and the 2 x 2 matrix of H.
     u = H_psi - energy * psi
-    variance = u.abs().square().sum(0)
-    eigenstate = variance <= VANISHING * H_psi.abs().square().sum(0).max()
+    variance = (weights * u.abs().square()).sum(0)
+    eigenstate = variance <= VANISHING * (weights * H_psi.abs().square()).sum(0).max()
     u = u / torch.where(eigenstate, math.inf, variance.sqrt())
-    other = (u.conj() * applied(u)).real.sum(0)
+    other = (weights * u.conj() * applied(u)).real.sum(0)
     lower = (energy + other) / 2 - torch.hypot((energy - other) / 2, variance.sqrt())
     improved = torch.where(eigenstate, energy, lower)
     return torch.stack([energy, improved]).masked_fill(empty, math.inf)

@@ -97,12 +97,12 @@ class OrbitSpace(HilbertSpace):
     def _walk(self, n: UInt8[Tensor, "B L"]) -> tuple[Int64[Tensor, "B L"], Int64[Tensor, " B"]]:
         """Node before every site, and after the last."""
         advance = self.tables(n.device).advance.flatten()
-        nodes = torch.empty(n.shape, dtype=torch.int64, device=n.device)
         node = torch.full((len(n),), self.start, device=n.device)
-        for site, token in enumerate(n.long().T):
-            nodes[:, site] = node
+        nodes = []
+        for token in n.long().T:
+            nodes.append(node)
             node = advance[node * self.local_dim + token]
-        return nodes, node
+        return torch.stack(nodes, dim=1), node
 
     def _end(self, device: torch.device) -> int:
         return len(self._tree(device).below) - 2

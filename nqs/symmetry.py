@@ -196,6 +196,10 @@ class Symmetry:
 
     def canonical(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
         """The element that takes each configuration to the representative of its orbit."""
+        rows = rows_that_fit(32 * self.order, n.device)
+        return torch.cat([self._canonical(part) for part in n.split(rows)]) if len(n) > rows else self._canonical(n)
+
+    def _canonical(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
         words = self._keys(n)  # (B, G) each
         best = words[0] == words[0].amin(1, keepdim=True)
         for word in words[1:]:

@@ -223,7 +223,8 @@ class VMC:
         self.optimiser = optimiser or StochasticReconfiguration()
         if isinstance(self.optimiser, StochasticReconfiguration):
             self.optimiser = self.optimiser.completed(exact=exhaustive, has_phase=wavefunction.has_phase)
-        self.evaluation = evaluation or (self.sampler if exhaustive else recipes.evaluation_sampler(self.device))
+        by_default = self.sampler if exhaustive else recipes.evaluation_sampler(wavefunction, self.device)
+        self.evaluation = evaluation or by_default
         self.unit = unit
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -303,9 +304,8 @@ class VMC:
 
     @property
     def default_steps(self) -> int:
-        """As many steps as this kind of problem needs, or as its size affords."""
-        dimension = self.hamiltonian.hilbert.dimension if isinstance(self.sampler, ExhaustiveSampler) else None
-        return recipes.steps(self.device, dimension)
+        """As many steps as this kind of problem needs."""
+        return recipes.steps(self.device, exact=isinstance(self.sampler, ExhaustiveSampler))
 
     def _run(
         self,

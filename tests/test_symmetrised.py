@@ -19,10 +19,20 @@ from nqs.hilbert import HilbertSpace, bosons
 from nqs.jacobian import jacobian
 from nqs.lattice import chain
 from nqs.local_energy import LocalEnergies, local_energies
-from nqs.models import MarshallSign, Symmetrised, TransformerConfig, WithReference, hartree_fock, lowest_sector
+from nqs.models import (
+    MarshallSign,
+    OnOrbits,
+    Symmetrised,
+    TransformerConfig,
+    WithReference,
+    hartree_fock,
+    lowest_sector,
+)
+from nqs.models.on_orbits import OrbitWavefunction
 from nqs.models.symmetrised import SymmetrisedWavefunction
 from nqs.optimisation import StochasticReconfiguration
-from nqs.protocols import AutoregressiveWavefunction, Conditionals, Hamiltonian, Wavefunction
+from nqs.orbit_space import OrbitSpace
+from nqs.protocols import AutoregressiveWavefunction, Conditionals, Hamiltonian, SymmetricWavefunction, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.symmetry import Symmetry, space_group, spin_flip, symmetries_of, translations
@@ -46,7 +56,7 @@ def with_symmetry(h: Hamiltonian, symmetry: Symmetry) -> tuple[Hamiltonian, Symm
 
 BOSONS, SPINS, FERMIONS = BoseHubbard(RING, 4, U=2.0), Heisenberg(chain(6), 0.0), TV(chain(6), 2, V=1.0)
 MARSHALL = MarshallSign(sublattice=(0, 1) * 3)
-CASES: dict[str, tuple[Hamiltonian, Symmetrised]] = {
+CASES: dict[str, tuple[Hamiltonian, Symmetrised | OnOrbits]] = {
     "bosons": with_symmetry(BOSONS, space_group(RING, BOSONS.hilbert)),
     "bosons with momentum": with_symmetry(BOSONS, translations(RING, BOSONS.hilbert, momentum=(1,))),
     "spins, odd": with_symmetry(
@@ -61,12 +71,17 @@ CASES: dict[str, tuple[Hamiltonian, Symmetrised]] = {
     ),
     "electrons": electrons(),
 }
+AVERAGED = tuple(CASES)
+CASES |= {
+    f"{name}, on orbits": (h, OnOrbits(base=config.base, symmetry=config.symmetry))
+    for name, (h, config) in CASES.items()
+}
 FORBIDDING = ["bosons with momentum", "fermions around a ring", "electrons"]
 every_case = pytest.mark.parametrize("name", CASES)
 
 
 @functools.cache
-def lively(name: str) -> SymmetrisedWavefunction:
+def lively(name: str) -> SymmetricWavefunction:
     """Far from uniform, so that the members of an orbit have very different probabilities in the base."""
     h, config = CASES[name]
     model = config.build(h.hilbert)
@@ -90,7 +105,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 # ---- the state ---------------------------------------------------------------------------------------------------
 
 
-@every_case
+@pytest.mark.parametrize("name", AVERAGED)
 def test_probability_is_the_average_over_the_group(name: str) -> None:
     model = lively(name)
     hilbert, group = model.hilbert, model.symmetry
@@ -103,6 +118,32 @@ def test_probability_is_the_average_over_the_group(name: str) -> None:
     assert psi.abs().square().sum().item() == pytest.approx(1 - average[forbidden].sum().item(), abs=1e-12)
     assert p.max() / p.min() > 2
     assert bool(forbidden.any()) == (name in FORBIDDING)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in AVERAGED])
+def test_probability_is_spread_evenly_over_orbits(name: str) -> None:
+    model = lively(name)
+    hilbert, space = model.hilbert, model.base.hilbert
+    n, sizes = model.symmetry.orbits(hilbert)
+    p = amplitudes(model.base, n).abs().square()
+    assert p.sum().item() == pytest.approx(1, abs=1e-12)
+    torch.testing.assert_close(amplitudes(model, n).abs().square(), p / sizes, rtol=1e-11, atol=1e-15)
+    psi = amplitudes(model)
+    assert psi.abs().square().sum().item() == pytest.approx(1, abs=1e-12)
+    assert (psi[model.symmetry.forbidden(hilbert.configurations(), hilbert)] == 0).all()
+    # The space of representatives is itself a sector: ranked, listed and sampled.
+    assert space.dimension == len(n)
+    assert space.configurations().equal(n)
+    assert space.rank(n).equal(torch.arange(len(n)))
+    assert space.contains(hilbert.configurations()).sum() == len(n)
+    counts = torch.bincount(space.rank(space.random(20_000, seeded(3))), minlength=len(n))
+    assert chi_square(counts, sizes.double() / sizes.sum()) > P_VALUE
+
+
+def test_a_symmetry_that_forbids_everything_is_refused() -> None:
+    empty = BoseHubbard(RING, 0, U=1.0)  # one configuration, of momentum 0
+    with pytest.raises(ValueError, match="forbids every configuration of 4 sites"):
+        OnOrbits(base=BASE, symmetry=translations(RING, empty.hilbert, momentum=(1,))).build(empty.hilbert)
 
 
 @every_case
@@ -303,7 +344,7 @@ class Table(AutoregressiveWavefunction[Any]):
             of_state = (self.all[:, site, None] == torch.arange(d)).double()
             joint = (alike * p) @ of_state
             log_p[:, site] = (joint / joint.sum(1, keepdim=True)).nan_to_num(1 / d).log()
-        phase[:, -1] = self.psi.angle()[self.hilbert.rank(n)][:, None]
+        phase[:, -1] = self.psi.angle()[self.hilbert.rank(n).clamp(max=len(self.psi) - 1)][:, None]
         return Conditionals(log_p, phase)
 
     def start(self, batch: int) -> Any:
@@ -317,7 +358,13 @@ class Table(AutoregressiveWavefunction[Any]):
 def test_exact_states_of_a_sector_have_no_variance(name: str) -> None:
     h, config = CASES[name]
     psi = lowest_of_sector(h, config.symmetry)[1]
-    model = SymmetrisedWavefunction(config, Table(h.hilbert, psi))
+    model: SymmetricWavefunction
+    if isinstance(config, OnOrbits):
+        n, sizes = config.symmetry.orbits(h.hilbert)
+        of_orbits = psi[h.hilbert.rank(n).numpy()] * np.sqrt(sizes.numpy())
+        model = OrbitWavefunction(config, Table(OrbitSpace.of(h.hilbert, config.symmetry), of_orbits), h.hilbert)
+    else:
+        model = SymmetrisedWavefunction(config, Table(h.hilbert, psi))
     samples = ExhaustiveSampler().sample(model, seeded())
     possible = samples.weights > 1e-12
     local = local_energies(h, model, samples).values[possible]
@@ -346,23 +393,23 @@ def run(name: str, **options: Any) -> VMC:
     return VMC(h, config.build(h.hilbert), **options)
 
 
-@pytest.mark.parametrize("name", [*FORBIDDING, "spins, odd"])
+@pytest.mark.parametrize("name", [name + kind for name in (*FORBIDDING, "spins, odd") for kind in ("", ", on orbits")])
 def test_a_run_finds_the_lowest_level_of_its_sector(name: str) -> None:
     h, config = CASES[name]
     base = wider = TransformerConfig(width=8, layers=1, heads=2, seed=1)
     if isinstance(config.base, WithReference):
         base = WithReference(base=wider, reference=config.base.reference)
-    model = Symmetrised(base=base, symmetry=config.symmetry).build(h.hilbert)
+    model = type(config)(base=base, symmetry=config.symmetry).build(h.hilbert)
     result = VMC(h, model, ExhaustiveSampler()).run(60, progress=False)
     expected = lowest_of_sector(h, config.symmetry)[0]
     assert result.estimate.energy - expected == pytest.approx(0, abs=1e-5 * abs(expected))
     assert result.estimate.energy >= expected - 1e-9
-    if name in ("bosons with momentum", "fermions around a ring"):
+    if name.removesuffix(", on orbits") in ("bosons with momentum", "fermions around a ring"):
         assert expected > exact.ground_state(h).energy + 0.1  # an excited level of the whole space
 
 
 @pytest.mark.parametrize("sampler", [ExhaustiveSampler(), TreeSampler(n_samples=200)], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("name", ["bosons with momentum", "electrons"])
+@pytest.mark.parametrize("name", ["bosons with momentum", "electrons", "electrons, on orbits"])
 def test_interrupted_runs_end_bit_for_bit_like_uninterrupted_ones(
     name: str, sampler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
