@@ -24,7 +24,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -69,6 +69,7 @@ class Config:
     L: tuple[int, ...] = (20,)  # sites of the chain; several give the exponent of the cost
     samples: int = 1024  # independent samples
     distinct: int | None = None  # so many distinct configurations instead, drawn without replacement
+    recorded: bool = False  # sample with a CUDA graph; its operations are those of the sampler without it
     sector: bool = False  # Heisenberg at total Sz = 0; False: all of it, as NetKet samples it
     train: int = 0  # optimisation steps before the measurement
     model: TransformerConfig = field(
@@ -173,10 +174,13 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(run: Callable[[], object], device: torch.device, repeats: int) -> Measurement:
+def measure(
+    run: Callable[[], object], device: torch.device, repeats: int, counted_run: Callable[[], object] | None = None
+) -> Measurement:
+    """Seconds of `run`; operations of `counted_run` if that is given, for what cannot be counted while it runs."""
     seconds = seconds_of(run, device, repeats)
     with Counted() as counted:
-        run()
+        (counted_run or run)()
     return Measurement(seconds, dict(counted.operations), counted.bytes)
 
 
@@ -249,7 +253,7 @@ def prepare(config: Config, L: int) -> Prepared:
     device = recipes.checked_device(config.device)
     h = hamiltonian(config, L)
     psi = wavefunction(config, h)
-    sampler: Sampler = TreeSampler(n_samples=config.samples)
+    sampler: Sampler = TreeSampler(n_samples=config.samples, recorded=config.recorded)
     if config.distinct is not None:
         sampler = GumbelSampler(n_distinct=config.distinct)
     generator = torch.Generator(device).manual_seed(config.seed)
@@ -272,12 +276,17 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
         "gradient": lambda: optimiser.step(samples, local.values, local.diagonal, 0.5),
         "step": prepared.step,
     }
+    unrecorded = replace(sampler, recorded=False) if isinstance(sampler, TreeSampler) else sampler
+    plain: dict[str, Callable[[], object]] = {
+        "sampler": lambda: unrecorded.sample(psi, generator),
+        "step": lambda: prepared.step(sampler=unrecorded),
+    }
     found: dict[str, Measurement] = {}
     for part in config.parts:
         with torch.no_grad():  # every part at the same state
             for parameter, value in zip(psi.parameters(), parameters, strict=True):
                 parameter.copy_(value)
-        found[part] = measure(runs[part], device, config.repeats)
+        found[part] = measure(runs[part], device, config.repeats, plain.get(part))
     if config.breakdown:
         print_breakdown(parts := breakdown(config, prepared), "s" if device.type == "cuda" else "CPU s")
     if config.profile:
