@@ -317,7 +317,10 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
 
 
 def breakdown(config: Config, prepared: Prepared) -> dict[str, float]:
-    """Seconds of the parts of a step with natural gradient, and of the update with the plain gradient (Adam)."""
+    """Seconds of the parts of a step with natural gradient, and of the update with the plain gradient (Adam).
+
+    A Jacobian that does not fit into memory is streamed: then the time of its gradients is in the kernel and the rest.
+    """
     h, psi, sampler, device = prepared.hamiltonian, prepared.psi, prepared.sampler, prepared.device
     samples = sampler.sample(psi, prepared.generator)
     local = local_energies(h, psi, samples)
