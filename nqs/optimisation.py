@@ -140,9 +140,10 @@ class StochasticReconfiguration:
         momentum: mu of SPRING; 0 for plain stochastic reconfiguration.
         max_step: trust region: the step is shortened to this length of the change of the normalised state.
         space: "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
-        precision: of the products X X^T and X^T X, which take most of the time of large steps. float32 needs a shift of
-            about 1e-5 or more; "tf32" is float32 with factors rounded to 10 bits on GPUs that have it, for about 1e-4.
-        memory: GiB of the rows of X, and of what they are made from; where they do not fit they are streamed. None:
+        precision: of the products X X^T and X^T X, which take most of the time of large steps. "float32" is for shifts
+            of 1e-5 and more; "tf32" is float32 with factors rounded to 10 bits on GPUs that can, and rounds more:
+            `scripts/benchmark.py --rounding` shows what it does to a step.
+        memory: GiB of the rows of X and of what they are made from; where they do not fit they are streamed. None:
             2 on a CPU, 40 % of what is free on a GPU. The matrix and its factor come on top.
     """
 

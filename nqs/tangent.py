@@ -329,4 +329,4 @@ def add_gram(
     with matrix_products(precision):
         for block in torch.arange(len(A)).chunk(blocks):
             first, last = int(block[0]), int(block[-1]) + 1
-            gram[first:last, :last] += A[first:last] @ A[:last].T
+            gram[first:last, :last].add_(A[first:last] @ A[:last].T)

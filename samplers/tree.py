@@ -6,7 +6,7 @@ of N independent draws from |psi|^2. Barrett, Malyshev, Lvovsky, Nat. Mach. Inte
 """
 
 # Shapes: F prefixes on the frontier, L sites, d local states, U distinct configurations.
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.protocols import AutoregressiveWavefunction, DecodingState, SymmetricWavefunction, Wavefunction
+from nqs.samplers.graphs import Recorder
 from nqs.samples import Samples, split_counts
 
 MAX_SAMPLES = 10**12
@@ -45,6 +46,8 @@ class TreeSampler:
             from pilot runs with random numbers of their own, then a fresh run is made with it.
         max_frontier: prefixes decoded at once; a larger frontier is cut, and its parts are finished one after
             another, which bounds memory and leaves the distribution as it is.
+        recorded: on a GPU, draws of a few thousand distinct configurations are recorded as a CUDA graph (nqs.samplers.
+            graphs), which is faster for small networks; the random numbers are other ones.
 
     >>> from nqs.hilbert import bosons
     >>> from nqs.models import Transformer
@@ -57,6 +60,8 @@ class TreeSampler:
     n_samples: int | None = None
     n_distinct: int | None = None
     max_frontier: int = 2**17
+    recorded: bool = False
+    _recorder: Recorder = field(default_factory=Recorder, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.n_samples is None) == (self.n_distinct is None):
@@ -87,6 +92,10 @@ class TreeSampler:
 
     def _draw(self, wavefunction: AutoregressiveWavefunction, n_samples: int, generator: torch.Generator) -> Samples:
         device, n_sites = generator.device, wavefunction.hilbert.n_sites
+        if self.recorded and device.type == "cuda":
+            drawn = self._recorder.draw(wavefunction, n_samples, self.n_distinct, generator)
+            if drawn is not None:
+                return as_samples(wavefunction, *drawn[:4])
         one = torch.zeros(1, dtype=torch.float64, device=device)
         root = Frontier(
             tokens=torch.empty((1, 0), dtype=torch.uint8, device=device),
@@ -108,13 +117,7 @@ class TreeSampler:
             torch.cat([leaf[i] for leaf in leaves])  # type: ignore[misc]
             for i in range(4)
         )
-        return Samples(
-            configurations=tokens,
-            weights=counts.double() / n_samples,
-            log_modulus=log_p / 2,
-            phase=phase + wavefunction.reference_phase(tokens),
-            counts=counts,
-        )
+        return as_samples(wavefunction, tokens, counts, log_p, phase)
 
     def _samples_for_target(self, wavefunction: AutoregressiveWavefunction, generator: torch.Generator) -> int:
         """Number of samples N with E[distinct] = sum_n 1 - (1 - p(n))^N equal to n_distinct.
@@ -137,6 +140,22 @@ class TreeSampler:
             if n_samples <= PILOT_GROWTH * n_pilot:
                 return n_samples
             n_pilot = round(PILOT_GROWTH * n_pilot)
+
+
+def as_samples(
+    wavefunction: AutoregressiveWavefunction,
+    tokens: UInt8[Tensor, "U L"],
+    counts: Int64[Tensor, " U"],
+    log_p: Float64[Tensor, " U"],
+    phase: Float64[Tensor, " U"],
+) -> Samples:
+    return Samples(
+        configurations=tokens,
+        weights=counts.double() / counts.sum(),
+        log_modulus=log_p / 2,
+        phase=phase + wavefunction.reference_phase(tokens),
+        counts=counts,
+    )
 
 
 def grow(wavefunction: AutoregressiveWavefunction, frontier: Frontier, generator: torch.Generator) -> Frontier:

@@ -5,6 +5,7 @@
     python scripts/benchmark.py --problem bose-hubbard --against naive       our own plain version
     python scripts/benchmark.py --against netket                             NetKet with two layers of LSTM
     python scripts/benchmark.py --breakdown                                  natural gradient next to plain gradient
+    python scripts/benchmark.py --rounding                                   natural gradient in lower precisions
     python scripts/benchmark.py --profile                                    which operations take the time of a step
 
 Times are CPU seconds on a CPU (all threads added up) and wall seconds on a GPU, the best of a few repetitions after
@@ -24,9 +25,9 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 # First, because it makes idle threads sleep, which PyTorch heeds only if it was not loaded before.
 from nqs import recipes
@@ -48,14 +49,16 @@ from nqs.optimisation import (
     StochasticReconfiguration,
     TorchOptimiser,
     in_sample_space,
+    residual,
     solve_shifted,
 )
 from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.script import command_line
-from nqs.tangent import matrix_products, tangent
+from nqs.tangent import Precision, matrix_products, tangent
 
+SHIFTS = (1e-3, 1e-4, 1e-5, 1e-6)
 TRAINING_SAMPLES = 4096  # at most so many in the steps before the measurement
 Part = Literal["sampler", "local energy", "gradient", "step"]
 PARTS: tuple[Part, ...] = ("sampler", "local energy", "gradient", "step")
@@ -69,6 +72,7 @@ class Config:
     L: tuple[int, ...] = (20,)  # sites of the chain; several give the exponent of the cost
     samples: int = 1024  # independent samples
     distinct: int | None = None  # so many distinct configurations instead, drawn without replacement
+    recorded: bool = False  # sample with a CUDA graph; its operations are those of the sampler without it
     sector: bool = False  # Heisenberg at total Sz = 0; False: all of it, as NetKet samples it
     train: int = 0  # optimisation steps before the measurement
     model: TransformerConfig = field(
@@ -82,6 +86,7 @@ class Config:
     against: Literal["nothing", "naive", "netket"] = "nothing"
     naive_samples: int = 256
     breakdown: bool = False  # parts of a natural-gradient step next to a plain gradient step
+    rounding: bool = False  # how far updates in lower precisions are from that in float64
     profile: bool = False  # list the operations that take most of a step
     seed: int = 0
 
@@ -173,10 +178,13 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(run: Callable[[], object], device: torch.device, repeats: int) -> Measurement:
+def measure(
+    run: Callable[[], object], device: torch.device, repeats: int, counted_run: Callable[[], object] | None = None
+) -> Measurement:
+    """Seconds of `run`; operations of `counted_run` if that is given, for what cannot be counted while it runs."""
     seconds = seconds_of(run, device, repeats)
     with Counted() as counted:
-        run()
+        (counted_run or run)()
     return Measurement(seconds, dict(counted.operations), counted.bytes)
 
 
@@ -249,7 +257,7 @@ def prepare(config: Config, L: int) -> Prepared:
     device = recipes.checked_device(config.device)
     h = hamiltonian(config, L)
     psi = wavefunction(config, h)
-    sampler: Sampler = TreeSampler(n_samples=config.samples)
+    sampler: Sampler = TreeSampler(n_samples=config.samples, recorded=config.recorded)
     if config.distinct is not None:
         sampler = GumbelSampler(n_distinct=config.distinct)
     generator = torch.Generator(device).manual_seed(config.seed)
@@ -272,14 +280,23 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
         "gradient": lambda: optimiser.step(samples, local.values, local.diagonal, 0.5),
         "step": prepared.step,
     }
+    unrecorded = replace(sampler, recorded=False) if isinstance(sampler, TreeSampler) else sampler
+    plain: dict[str, Callable[[], object]] = {
+        "sampler": lambda: unrecorded.sample(psi, generator),
+        "step": lambda: prepared.step(sampler=unrecorded),
+    }
     found: dict[str, Measurement] = {}
     for part in config.parts:
         with torch.no_grad():  # every part at the same state
             for parameter, value in zip(psi.parameters(), parameters, strict=True):
                 parameter.copy_(value)
-        found[part] = measure(runs[part], device, config.repeats)
+        found[part] = measure(runs[part], device, config.repeats, plain.get(part))
+    extra: dict[str, Any] = {}
     if config.breakdown:
-        print_breakdown(parts := breakdown(config, prepared), "s" if device.type == "cuda" else "CPU s")
+        extra["breakdown"] = breakdown(config, prepared)
+        print_breakdown(extra["breakdown"], "s" if device.type == "cuda" else "CPU s")
+    if config.rounding:
+        extra["rounding"] = rounding(config, prepared)
     if config.profile:
         print(operations_of(prepared.step, device))
     with torch.no_grad():
@@ -292,14 +309,18 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
         "connected": local.n_connected,
         "evaluated": local.n_evaluated,
         "saved": local.share_saved,
-    } | ({"breakdown": parts} if config.breakdown else {})
+        **extra,
+    }
 
 
 # --------------------------------------------------------------------------------------------------- breakdown
 
 
 def breakdown(config: Config, prepared: Prepared) -> dict[str, float]:
-    """Seconds of the parts of a step with natural gradient, and of the update with the plain gradient (Adam)."""
+    """Seconds of the parts of a step with natural gradient, and of the update with the plain gradient (Adam).
+
+    A Jacobian that does not fit into memory is streamed: then the time of its gradients is in the kernel and the rest.
+    """
     h, psi, sampler, device = prepared.hamiltonian, prepared.psi, prepared.sampler, prepared.device
     samples = sampler.sample(psi, prepared.generator)
     local = local_energies(h, psi, samples)
@@ -349,6 +370,32 @@ def print_breakdown(found: dict[str, float], unit: str) -> None:
     print(f"plain gradient instead  {found['plain update']:10.4f}")
     print(f"natural gradient costs {found['step ratio']:.2f} plain steps with sampler and local energy in both, "
           f"{found['update ratio']:.2f} without")  # fmt: skip
+
+
+@torch.no_grad()
+def rounding(config: Config, prepared: Prepared) -> dict[str, list[float]]:
+    """Distance |X (delta - delta64)| / |X delta64| of updates in lower precisions from that in float64, by shift."""
+    samples = prepared.sampler.sample(prepared.psi, prepared.generator)
+    local = local_energies(prepared.hamiltonian, prepared.psi, samples).values
+    memory = None if config.optimiser.memory is None else int(config.optimiser.memory * 2**30)
+    updates: dict[str, list[torch.Tensor]] = {}
+    for precision in get_args(Precision):
+        X = tangent(prepared.psi, samples, samples.weights.sqrt(), memory, precision)
+        e = residual(samples.weights, local - samples.weights @ local.real, X.shape[0])
+        kernel = X.gram()
+        mean = kernel.trace() / min(X.shape)
+        updates[precision] = [X.transposed(solve_shifted(kernel.clone(), e, shift, mean)) for shift in SHIFTS]
+    exact = tangent(prepared.psi, samples, samples.weights.sqrt(), memory)
+    wanted = [exact.times(delta) for delta in updates["float64"]]
+    found = {}
+    print(f"\n{'rounding of the update':24}" + "".join(f"{f'shift {shift:.0e}':>14}" for shift in SHIFTS))
+    for precision in list(updates)[1:]:
+        found[precision] = [
+            ((exact.times(delta) - change).norm() / change.norm()).item()
+            for delta, change in zip(updates[precision], wanted, strict=True)
+        ]
+        print(f"  {precision:22}" + "".join(f"{distance:14.1e}" for distance in found[precision]))
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- naive

@@ -42,7 +42,8 @@ def test_benchmark_against_the_naive_version(
 def test_benchmark_at_a_fixed_number_of_distinct_configurations(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = "--L 8 --distinct 33 --model.width 4 --repeats 1 --parts sampler step --device cpu --profile --breakdown"
+    options = "--L 8 --distinct 33 --model.width 4 --repeats 1 --parts sampler step --device cpu --profile"
+    options += " --breakdown --rounding"
     out = call("benchmark.py", *options.split(), capsys=capsys, monkeypatch=monkeypatch)
     report = json.loads(out.splitlines()[-1])
     size = report["sizes"][0]
@@ -53,6 +54,8 @@ def test_benchmark_at_a_fixed_number_of_distinct_configurations(
     assert size["breakdown"]["kernel"] > 0
     assert min(size["breakdown"]["update ratio"], size["breakdown"]["step ratio"]) > 0
     assert "natural gradient costs" in out
+    assert size["rounding"].keys() == {"float32", "tf32"}
+    assert 0 < max(size["rounding"]["float32"]) < 0.5
     assert "%  aten::" in out
     assert set(size["parts"]) == {"sampler", "step"}
 

@@ -1,0 +1,174 @@
+"""Draws with static shapes: on a CPU those of the tree, seed for seed; on a GPU the same recorded and not."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nqs.hamiltonians import BoseHubbard
+from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
+from nqs.lattice import chain
+from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
+from nqs.samplers import TreeSampler
+from nqs.samplers.graphs import RecordedDraw, capacity_for, compacted, padded_draw
+
+SECTORS = {
+    "bosons": bosons(4, 3),
+    "grand-canonical": bosons(3, n_max=2),
+    "spinful fermions": spinful_fermions(3, 2, 1),
+    "spins": spins(6, 0),
+    "one configuration": bosons(3, 0),
+    "one site": bosons(1, n_max=3),
+}
+every_sector = pytest.mark.parametrize("hilbert", SECTORS.values(), ids=SECTORS)
+
+
+def transformer(hilbert: HilbertSpace, **options: int | str) -> Transformer:
+    return Transformer(hilbert, **({"width": 8, "layers": 2, "heads": 2, "seed": 3} | options))
+
+
+@every_sector
+@pytest.mark.parametrize("n_samples", [1, 7, 10**12])
+def test_padded_draws_are_those_of_the_tree(hilbert: HilbertSpace, n_samples: int) -> None:
+    model = transformer(hilbert)
+    with torch.no_grad():
+        samples = TreeSampler(n_samples=n_samples).sample(model, torch.Generator().manual_seed(1))
+        capacity = samples.n_distinct + 3
+        generator = torch.Generator().manual_seed(1)
+        leaves = padded_draw(model, torch.tensor([n_samples]), capacity, generator)
+    U = int(leaves.number)
+    assert samples.n_distinct == U
+    assert torch.equal(leaves.tokens[:U], samples.configurations)
+    assert samples.counts is not None
+    assert torch.equal(leaves.counts[:U], samples.counts)
+    assert not leaves.counts[U:].any()
+    torch.testing.assert_close(leaves.log_p[:U] / 2, samples.log_modulus, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(leaves.phase[:U], samples.phase, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_missing_samples_are_noticed() -> None:
+    model = transformer(SECTORS["spins"])
+    for capacity in (1, 5, 19, 20):
+        leaves = padded_draw(model, torch.tensor([10**9]), capacity, torch.Generator().manual_seed(1))
+        assert (int(leaves.number) > capacity) == (capacity < 20)  # the sector has 20 configurations
+
+
+class Waiting(TorchDispatchMode):
+    """Counts the operations for which the host would wait for a GPU, or that read its own memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masks = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if name in ("_local_scalar_dense", "nonzero", "is_nonzero", "lift_fresh", "unique", "equal") or masks:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+@every_sector
+def test_the_host_never_waits(hilbert: HilbertSpace) -> None:
+    model = transformer(hilbert)
+    n_samples, generator = torch.tensor([100]), torch.Generator().manual_seed(1)
+    padded_draw(model, n_samples, 12, generator)  # makes tables
+    with Waiting() as waiting:
+        leaves = padded_draw(model, n_samples, 12, generator)
+    assert not waiting.found
+    with Waiting() as waiting:
+        int(leaves.number)
+    assert waiting.found
+
+
+def test_compaction() -> None:
+    chosen = torch.tensor([False, True, True, False, True])
+    assert compacted(chosen, 4).tolist() == [1, 2, 4, 0]
+    assert compacted(chosen, 2).tolist() == [1, 2]
+    assert compacted(~chosen & chosen, 2).tolist() == [0, 0]
+
+
+def test_capacity_is_rounded_up_and_bounded() -> None:
+    model = transformer(spins(40, 0))
+    assert [capacity_for(model, n, None) for n in (1, 2, 3, 5, 6, 7, 4096, 4097)] == [1, 2, 3, 6, 6, 8, 4096, 6144]
+    assert capacity_for(model, 10**12, 4000) == 6144  # with a margin
+    assert capacity_for(model, 10**12, None) is None
+    assert capacity_for(transformer(bosons(4, 3)), 10**12, None) == 24  # of 20 configurations
+    assert capacity_for(transformer(spins(40, 0), width=512), 2**15, None) is None  # too much memory
+
+
+# ------------------------------------------------------------------------------------------------------------- GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64", "mixed"])
+@every_sector
+def test_recorded_draws_are_the_same_bit_for_bit(hilbert: HilbertSpace, dtype: str) -> None:
+    model = transformer(hilbert, dtype=dtype, device="cuda")
+    recorded = RecordedDraw(model, 32, torch.device("cuda"))
+    one, other = (torch.Generator("cuda").manual_seed(5) for _ in range(2))
+    for n_samples in (10**3, 10**9, 1):
+        with torch.no_grad():
+            wanted = padded_draw(model, torch.tensor([n_samples], device="cuda"), 32, one)
+            for part, reference in zip(recorded(model, n_samples, other), wanted, strict=True):
+                assert torch.equal(part, reference)
+            for parameter in model.parameters():  # moved, and at another address
+                parameter.data = parameter * 1.1
+        assert torch.equal(torch.rand(3, generator=one, device="cuda"), torch.rand(3, generator=other, device="cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("phase", ["learned", "zero"])
+def test_recorded_samples_have_their_amplitudes_and_number(phase: str) -> None:
+    sign = MarshallSign(sublattice=(0, 1) * 10)
+    config = WithReference(base=TransformerConfig(width=16, heads=2, phase=phase), reference=sign)
+    model = config.build(spins(20, 0), "cuda")
+    sampler = TreeSampler(n_samples=3000, recorded=True)
+    generator = torch.Generator("cuda").manual_seed(1)
+    for _ in range(3):
+        samples = sampler.sample(model, generator)
+        assert samples.n_samples == 3000
+        assert bool(model.hilbert.contains(samples.configurations).all())
+        assert len(torch.unique(model.hilbert.rank(samples.configurations))) == samples.n_distinct
+        for found, wanted in zip(
+            (samples.log_modulus, samples.phase), model.log_psi(samples.configurations), strict=True
+        ):
+            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.gpu
+def test_recorded_samples_follow_the_distribution() -> None:
+    model = transformer(bosons(4, 3), device="cuda")
+    samples = TreeSampler(n_samples=10**6, recorded=True).sample(model, torch.Generator("cuda").manual_seed(2))
+    p = (2 * model.log_psi(model.hilbert.configurations(device="cuda")).log_modulus).exp()
+    counts = torch.zeros_like(p)
+    assert samples.counts is not None
+    counts[model.hilbert.rank(samples.configurations)] = samples.counts.double()
+    assert (counts - 10**6 * p).abs().max() < 5 * 10**3 / 2  # 5 standard errors at the worst p, 1/2
+
+
+@pytest.mark.gpu
+def test_a_wanted_number_of_distinct_samples_and_too_many_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = transformer(spins(20, 0), device="cuda")
+    sampler = TreeSampler(n_distinct=1000, recorded=True)
+    assert 800 < sampler.sample(model, torch.Generator("cuda").manual_seed(2)).n_distinct < 1200
+    monkeypatch.setattr("nqs.samplers.graphs.MARGIN", 0.5)
+    recorded, plain = (
+        TreeSampler(n_distinct=1000, recorded=recorded).sample(model, torch.Generator("cuda").manual_seed(2))
+        for recorded in (True, False)
+    )
+    assert 800 < recorded.n_distinct < 1200  # drawn again without a recording
+    assert plain.n_distinct != 0
+
+
+def test_nothing_is_recorded_on_a_cpu() -> None:
+    h = BoseHubbard(chain(4), 3, U=1.0)
+    model = transformer(h.hilbert)
+    one, other = (
+        TreeSampler(n_samples=50, recorded=recorded).sample(model, torch.Generator().manual_seed(2))
+        for recorded in (True, False)
+    )
+    assert torch.equal(one.configurations, other.configurations)
