@@ -26,6 +26,7 @@ from nqs.protocols import Hamiltonian, WavefunctionConfig
 from nqs.report import plot_run
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.serialise import digest
+from nqs.threads import use_threads
 from nqs.toml import command_line_flags, option_names, options_table, read_toml
 from nqs.vmc import VMC, Result, RunConfig
 
@@ -44,6 +45,8 @@ class Options:
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     device: str = field(default_factory=recipes.default_device)
+    # of the CPU; None: one for small steps, else as PyTorch chooses (one a core)
+    threads: int | None = field(default=None, metadata=OF_THIS_CALL)
     distinct: int | None = None  # distinct configurations a step; None: chosen from the dimension
     # work in the symmetry sector of the ground state, where that is known and pays off
     symmetry: Literal["auto", "none"] = "auto"
@@ -124,7 +127,8 @@ def solve(
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
     vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)
     run = replace(options.run, steps=options.run.steps or vmc.default_steps)
-    print(plan(vmc, run))
+    threads = use_threads(options.threads, vmc.sampler, wavefunction)
+    print(plan(vmc, run, threads))
     archive = checked_archive(options.archive or Path("results") / f"{name}-{digest(vmc.config(run))}.h5")
     archive.parent.mkdir(parents=True, exist_ok=True)
     result = vmc.run(
@@ -140,7 +144,7 @@ def solve(
     return result
 
 
-def plan(vmc: VMC, run: RunConfig) -> str:
+def plan(vmc: VMC, run: RunConfig, threads: int) -> str:
     """One line: what a run is going to do."""
     sampler, parameters = vmc.sampler, sum(p.numel() for p in vmc.wavefunction.parameters())
     if isinstance(sampler, ExhaustiveSampler):
@@ -149,7 +153,8 @@ def plan(vmc: VMC, run: RunConfig) -> str:
         samples = f"about {sampler.n_distinct:,} distinct configurations in each"
     else:
         samples = str(sampler)
-    return f"{run.steps:,} steps, {samples}, {parameters:,} parameters, on {vmc.device}"
+    threads_text = f", {threads} thread{'s' * (threads > 1)}" if vmc.device.type == "cpu" else ""
+    return f"{run.steps:,} steps, {samples}, {parameters:,} parameters, on {vmc.device}{threads_text}"
 
 
 def leave(result: Result, archive: Path, hilbert: HilbertSpace, ground_state: ExactGroundState | None = None) -> None:
