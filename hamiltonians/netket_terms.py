@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from scipy import sparse
 from torch import Tensor
 
 from nqs.hilbert import MAX_LOCAL_STATES, Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
@@ -284,6 +283,8 @@ def _from_matrices(matrices: Iterable[tuple[Iterable[int], Any]], basis: Basis) 
 
     Rows beyond the digits of the sector are left out here, because cutoffs can be much larger.
     """
+    from scipy import sparse  # here, because it takes long to import
+
     terms: Terms = {}
     for sites, matrix in matrices:
         modes = np.array(list(sites), dtype=int)
@@ -318,6 +319,8 @@ def _ising(operator: Any, basis: Basis) -> Terms:
 def _bose_hubbard(operator: Any, basis: Basis) -> Terms:
     """-J sum (b+_i b_j + h.c.) + V sum n_i n_j + sum [U/2 n (n - 1) - mu n], not from to_local_operator:
     that builds matrices of the full cutoff, and NetKet 3.23 leaves V out there if J = 0."""
+    from scipy import sparse
+
     U, V, J, mu = (getattr(operator, name).item() for name in ("U", "V", "J", "mu"))
     size = len(basis.values)
     b = sparse.diags_array(np.sqrt(np.arange(1, size)), offsets=1, shape=(size, size))

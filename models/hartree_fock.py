@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import qr
 
 from nqs.hilbert import HilbertSpace
 from nqs.models.reference import SlaterDeterminant
@@ -138,6 +137,8 @@ def free_fermions(hamiltonian: Hamiltonian) -> SlaterDeterminant:
 def _determinant(orbitals: list[np.ndarray]) -> SlaterDeterminant:
     """Positive on its most likely configuration (found greedily), as where it vanishes by symmetry and the reference
     has to choose some sign."""
+    from scipy.linalg import qr  # here, because it takes long to import
+
     fixed = []
     for q in orbitals:
         likely = np.sort(qr(q.conj().T, mode="r", pivoting=True)[1][: q.shape[1]])

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
 from nqs.models.attention import CausalSelfAttention, KeysValues, copy_rows, grown
+from nqs.models.first_attention import MAX_LOCAL_STATES, FirstAttention, FirstAttentionAt
+from nqs.models.inference import gelu, log_softmax_, rows_at_once, tokens_at_once
 from nqs.models.normalisation import LayerNorm
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
 
-SHARED_STEP = 2  # prefix lengths are rounded down to a multiple: fewer and larger batches for a few sites more
+SHARED_STEP = 2  # on a GPU prefix lengths are rounded down to a multiple: fewer and larger batches for a few sites more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,8 @@ class Prefixes(NamedTuple):
     site: int  # the last one decoded, -1 before the first
     remainder: Int64[Tensor, " B"]  # charge still missing, see HilbertSpace
     rows: Int64[Tensor, " B"]  # of the storage, a permutation of 0 .. B - 1
-    storage: tuple[Float[Tensor, "2 C H L E"], ...]  # of keys and values, one a block, with C >= B rows
+    storage: tuple[Float[Tensor, "parts C heads L E"], ...]  # of keys and values, one a block, with C >= B rows
+    first: FirstAttention | None  # tables; the storage of the first block then holds local states only
 
     def select(self, indices: Int64[Tensor, " B2"]) -> Self:
         storage = tuple(block[:, self.rows[indices]] for block in self.storage)
@@ -114,18 +117,26 @@ class Block(nn.Module):
 
     def with_keys_values(self, x: Float[Tensor, "B L D"]) -> tuple[Float[Tensor, "B L D"], KeysValues]:
         y, keys_values = self.attention.with_keys_values(self.norm1(x))
-        x = x + y
-        return x + self.mlp(self.norm2(x)), keys_values
+        return self.add_(x, y), keys_values
 
     def after_prefix(
         self, x: Float[Tensor, "B T D"], anchors: Float[Tensor, "2 A H L E"], rows: Int64[Tensor, " B"]
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.attention.after_prefix(self.norm1(x), anchors, rows)
-        return x + self.mlp(self.norm2(x))
+        return self.add_(x, self.attention.after_prefix(self.norm1(x), anchors, rows))
 
     def step(self, x: Float[Tensor, "B D"], storage: Float[Tensor, "2 C H L E"], site: int) -> Float[Tensor, "B D"]:
-        x = x + self.attention.step(self.norm1(x), storage, site)
-        return x + self.mlp(self.norm2(x))
+        return self.add_(x, self.attention.step(self.norm1(x), storage, site))
+
+    def add_(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """The block's output, in place of its input x, from what its heads found; without gradients."""
+        return self.add_mlp_(self.attention.add_output_(x, y))
+
+    def add_mlp_(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """x + mlp(norm(x)), in place and without gradients."""
+        inwards, outwards = cast(nn.Linear, self.mlp[0]), cast(nn.Linear, self.mlp[2])
+        hidden = gelu(inwards(self.norm2(x)))
+        x.view(-1, x.shape[-1]).addmm_(hidden.flatten(0, -2), outwards.weight.mT)
+        return x.add_(outwards.bias)
 
 
 class Transformer(AutoregressiveWavefunction[Prefixes]):
@@ -202,31 +213,61 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         previous = torch.cat([first, n[:, :-1].long()], dim=1)  # (B, L)
         return self.token(previous) + self.site(torch.arange(self.hilbert.n_sites, device=n.device).expand(n.shape))
 
-    def _log_uniform(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, "B L d"]:
-        sites = torch.arange(self.hilbert.n_sites, device=n.device)
-        return self.hilbert.tables(n.device).log_uniform[sites, self.hilbert.remainders(n)]
+    def _log_uniform(self, n: UInt8[Tensor, "B L"], begin: int = 0) -> Float64[Tensor, "B T d"]:
+        """From the site `begin` on."""
+        sites = torch.arange(begin, self.hilbert.n_sites, device=n.device)
+        return self.hilbert.tables(n.device).log_uniform[sites, self.hilbert.remainders(n)[:, begin:]]
 
+    @torch.no_grad()
     def start(self, batch: int) -> Prefixes:
         rows = torch.arange(batch, device=self.site.weight.device)
         remainder = torch.full_like(rows, self.hilbert.start)
-        storage = tuple(block.attention.storage(batch, self.hilbert.n_sites) for block in self.blocks)
-        return Prefixes(-1, remainder, rows, storage)
+        first = self._first_attention() if self.hilbert.local_dim <= MAX_LOCAL_STATES else None
+        storage = [] if first is None else [first.storage(batch)]
+        storage += [block.attention.storage(batch, self.hilbert.n_sites) for block in self._without_tables(first)]
+        return Prefixes(-1, remainder, rows, tuple(storage), first)
 
+    def _first_attention(self) -> FirstAttention | None:
+        """Tables of the first block on a CPU; on a GPU computing is cheaper than looking up."""
+        if self.site.weight.is_cuda:
+            return None
+        embedded = self.token.weight[:-1] + self.site.weight[:, None]  # (L, d, D)
+        embedded[0] = self.token.weight[-1] + self.site.weight[0]
+        return FirstAttention.of(embedded, self.blocks[0].norm1, self.blocks[0].attention)
+
+    @torch.no_grad()
     def step(self, tokens: UInt8[Tensor, " B"] | None, state: Prefixes) -> tuple[Conditionals, Prefixes]:
         tables = self.hilbert.tables(state.remainder.device)
         remainder, site = state.remainder, state.site + 1
         if tokens is None:
-            previous = torch.full_like(remainder, self.hilbert.local_dim)
+            previous = torch.zeros_like(remainder)
         else:
             previous = tokens.long()
             remainder = tables.advance[remainder, previous]
         # The blocks work in the order of the storage.
-        x = self.token(torch.empty_like(previous).index_copy_(0, state.rows, previous)) + self.site.weight[site]
-        for block, storage in zip(self.blocks, state.storage, strict=True):
-            x = block.step(x, storage, site)
-        conditionals = self._conditionals(x[state.rows], tables.log_uniform[site, remainder])
+        stored = torch.empty_like(previous).index_copy_(0, state.rows, previous)
+        size = rows_at_once(stored.device)
+        first = None if state.first is None else state.first.at(site)
+        parts = [self._outputs(stored[i : i + size], state, site, first, i) for i in range(0, len(stored), size)]
+        outputs = torch.cat(parts).index_select(0, state.rows)
+        conditionals = self._from_outputs(outputs, tables.log_uniform[site, remainder])
         return conditionals, state._replace(site=site, remainder=remainder)
 
+    def _outputs(
+        self, previous: Int64[Tensor, " B"], state: Prefixes, site: int, first: FirstAttentionAt | None, begin: int
+    ) -> Float[Tensor, "B out"]:
+        """Of the head, for rows of the storage from `begin` on and the local states chosen last."""
+        storage = [block[:, begin : begin + len(previous)] for block in state.storage]
+        if first is not None:
+            x = self.blocks[0].add_mlp_(first.step(previous, storage[0]))
+        else:
+            token = self.token(previous) if site else self.token.weight[-1].expand(len(previous), -1)
+            x = self.blocks[0].step(token + self.site.weight[site], storage[0], site)
+        for block, stored in zip(list(self.blocks)[1:], storage[1:], strict=True):
+            x = block.step(x, stored, site)
+        return self.head(self.norm(x))
+
+    @torch.no_grad()
     def log_psi_near(
         self,
         n: UInt8[Tensor, "B L"],
@@ -239,41 +280,79 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         A site sees only the sites before it: the conditionals of the first site that differs are those of the anchor,
         too. Configurations with nearly equal shared prefixes are evaluated together, from the shortest of them on.
         """
-        L, sites = self.hilbert.n_sites, torch.arange(self.hilbert.n_sites, device=n.device)
-        x, caches = self._embed(anchors), []
-        for block in self.blocks:
-            x, keys_values = block.with_keys_values(x)
-            caches.append(keys_values.contiguous())
-        of_anchors = self._conditionals(x, self._log_uniform(anchors))
+        L, first = self.hilbert.n_sites, self._first_attention()
+        of_anchors, before, caches = self._anchors(anchors, first)
         order = shared.argsort(stable=True)
-        starts = (shared[order] // SHARED_STEP * SHARED_STEP).tolist()  # the one host synchronisation
+        step = SHARED_STEP if n.is_cuda else 1
+        starts = (shared[order] // step * step).tolist()  # the one host synchronisation
         log_p, phase = (torch.empty(len(n), dtype=torch.float64, device=n.device) for _ in range(2))
         for start, size in Counter(starts).items():
             group, order = order[:size], order[size:]
-            n_group, row = n[group].long(), rows[group]
-            chosen = n_group[:, : start + 1]  # conditionals of the anchor, (G, start + 1)
-            parts = [
-                part[row[:, None], sites[: start + 1], chosen].sum(1)  # an anchor's own row for every configuration
-                for part in of_anchors
-            ]
-            if start + 1 < L:
-                x = self.token(n_group[:, start:-1]) + self.site.weight[start + 1 :]  # (G, T, D)
-                for block, cache in zip(self.blocks, caches, strict=True):
-                    x = block.after_prefix(x, cache, row)
-                log_uniform = self._log_uniform(n[group])[:, start + 1 :]
-                after = self._conditionals(x, log_uniform)
-                rest = n_group[:, start + 1 :, None]
-                parts = [part + more.gather(-1, rest).sum((1, 2)) for part, more in zip(parts, after, strict=True)]
-            log_p[group], phase[group] = parts
+            T = L - 1 - start
+            for part in group.split(max(1, tokens_at_once(n.device) // max(1, T))):
+                row, n_part = rows[part], n[part]
+                here = n_part[:, start].long()
+                found = [b[row, start] + c[row, start, here] for b, c in zip(before, of_anchors, strict=True)]
+                if T:
+                    x = self._after_prefix(n_part, T, first, caches, row)
+                    after = self._conditionals(x, self._log_uniform(n_part, start + 1))
+                    rest = n_part[:, start + 1 :, None].long()
+                    found = [f + more.gather(-1, rest).sum((1, 2)) for f, more in zip(found, after, strict=True)]
+                log_p[part], phase[part] = found
         return LogPsi(log_p / 2, phase + self.reference_phase(n))
 
+    def _anchors(
+        self, n: UInt8[Tensor, "A L"], first: FirstAttention | None
+    ) -> tuple[Conditionals, list[Float64[Tensor, "A L"]], list[Float[Tensor, "2 A H L E"]]]:
+        """Their conditionals, log p and phase of what is before each site, and keys and values of the later blocks."""
+        L, blocks = self.hilbert.n_sites, self._without_tables(first)
+        caches = [block.attention.storage(len(n), L) for block in blocks]
+        parts, size = [], max(1, tokens_at_once(n.device) // L)
+        for begin in range(0, len(n), size):
+            part = n[begin : begin + size]
+            x = self._embed(part) if first is None else self._from_tables(part, L, first)
+            for block, cache in zip(blocks, caches, strict=True):
+                x, cache[:, begin : begin + size] = block.with_keys_values(x)
+            parts.append(self._conditionals(x, self._log_uniform(part)))
+        conditionals = Conditionals(*(torch.cat(of_parts) for of_parts in zip(*parts, strict=True)))
+        chosen = [of_site.gather(-1, n.long()[..., None])[..., 0] for of_site in conditionals]
+        return conditionals, [nn.functional.pad(c.cumsum(1)[:, :-1], (1, 0)) for c in chosen], caches
+
+    def _after_prefix(
+        self,
+        n: UInt8[Tensor, "B L"],
+        T: int,
+        first: FirstAttention | None,
+        caches: list[Float[Tensor, "2 A H L E"]],
+        rows: Int64[Tensor, " B"],
+    ) -> Float[Tensor, "B T D"]:
+        """The last T sites of the configurations, the rest of which is that of an anchor each."""
+        if first is None:
+            x = self.token(n[:, -1 - T : -1].long()) + self.site.weight[-T:]
+        else:
+            x = self._from_tables(n, T, first)
+        for block, cache in zip(self._without_tables(first), caches, strict=True):
+            x = block.after_prefix(x, cache, rows)
+        return x
+
+    def _from_tables(self, n: UInt8[Tensor, "B L"], T: int, first: FirstAttention) -> Float[Tensor, "B T D"]:
+        """The last T sites after the first block."""
+        return self.blocks[0].add_mlp_(first.after_prefix(first.rows(n), T))
+
+    def _without_tables(self, first: FirstAttention | None) -> list[Block]:
+        return list(self.blocks)[0 if first is None else 1 :]
+
     def _conditionals(self, x: Float[Tensor, "*B D"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
-        outputs = self.head(self.norm(x)).double()  # (*B, d or 2 d)
+        return self._from_outputs(self.head(self.norm(x)), log_uniform)
+
+    def _from_outputs(self, outputs: Float[Tensor, "*B out"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
+        outputs = outputs.double()  # (*B, d or 2 d)
         if self.has_phase:
             logits, phase = outputs.chunk(2, dim=-1)
         else:
             logits, phase = outputs, torch.zeros_like(outputs)
-        return Conditionals((logits + log_uniform).log_softmax(-1), phase)
+        logits = logits + log_uniform
+        return Conditionals(logits.log_softmax(-1) if torch.is_grad_enabled() else log_softmax_(logits), phase)
 
     @property
     def bytes_per_configuration(self) -> int:

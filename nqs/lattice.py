@@ -26,8 +26,6 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import shortest_path
 from torch import Tensor
 
 BOUNDARIES = ("open", "periodic", "antiperiodic")
@@ -275,9 +273,13 @@ class Lattice:
 
     @cached_property
     def _graph_distances(self) -> FloatArray:
+        from scipy.sparse import coo_array  # here, because it takes long to import
+        from scipy.sparse.csgraph import shortest_path
+
         i, j = np.array(self.edges, dtype=np.int64).reshape(-1, 2).T
         graph = coo_array((np.ones(len(i)), (i, j)), shape=(self.n_sites, self.n_sites)).tocsr()
-        return shortest_path(graph, directed=False, unweighted=True)
+        distances: FloatArray = shortest_path(graph, directed=False, unweighted=True)
+        return distances
 
     @cached_property
     def _shells(self) -> _Shells:

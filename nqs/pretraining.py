@@ -233,7 +233,7 @@ def fit(
     exact = isinstance(sampler, ExhaustiveSampler)
     optimiser = optimiser or default_optimiser(objective, exact=exact)
     if isinstance(optimiser, StochasticReconfiguration):
-        optimiser = optimiser.completed(exact=exact)
+        optimiser = optimiser.completed(exact=exact, has_phase=wavefunction.has_phase)
         if objective == "reverse" and optimiser.logarithmic:
             raise ValueError(
                 "logarithmic=True is for local energies; those of the reverse divergence are logarithms already: give "
@@ -282,7 +282,7 @@ def default_optimiser(objective: Objective, *, exact: bool) -> StochasticReconfi
         implicit=False,  # these objectives have no stiff diagonal
         logarithmic=objective != "reverse",
         max_step=0.3,
-    ).completed(exact=exact)
+    )
 
 
 class Comparison(NamedTuple):

@@ -88,7 +88,8 @@ def split_counts(
     """
     d = p.shape[1]
     levels = max(d - 1, 0).bit_length()
-    p = torch.nn.functional.pad(p, (0, 2**levels - d))
+    if d < 2**levels:
+        p = torch.nn.functional.pad(p, (0, 2**levels - d))
     remaining = counts.double()[:, None]  # (F, 1), then (F, 2), (F, 4), ...; exact below 2^53
     for level in range(levels):
         halves = p.view(len(p), 2 ** (level + 1), -1).sum(-1).view(len(p), -1, 2)  # (F, 2^level, 2)

@@ -35,6 +35,7 @@ from nqs.protocols import Hamiltonian, WavefunctionConfig
 from nqs.report import plot_run
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.serialise import digest
+from nqs.threads import use_threads
 from nqs.toml import command_line_flags, option_names, options_table, read_toml
 from nqs.transfer import innermost, origin, transfer
 from nqs.vmc import VMC, Result, RunConfig
@@ -55,6 +56,8 @@ class Options:
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     device: str = field(default_factory=recipes.default_device)
+    # of the CPU; None: one for small steps, else as PyTorch chooses (one a core)
+    threads: int | None = field(default=None, metadata=OF_THIS_CALL)
     distinct: int | None = None  # distinct configurations a step; None: chosen from the dimension
     # work in the symmetry sector of the ground state, where that is known and pays off
     symmetry: Literal["auto", "none"] = "auto"
@@ -149,7 +152,8 @@ def solve(
     if options.pretrain != "none":
         initial |= {"fit": options.pretrain, "steps": FIT_STEPS, "fidelity": FIT_FIDELITY}
     config = vmc.config(run, initial or None)
-    print(plan(vmc, run))
+    threads = use_threads(options.threads, vmc.sampler, wavefunction)
+    print(plan(vmc, run, threads))
     archive = checked_archive(options.archive or Path("results") / f"{name}-{digest(config)}.h5")
     if options.pretrain != "none" and not (archive.exists() and Archive.open(archive).has_checkpoint):
         target = pretraining_target(options.pretrain, model, hamiltonian, ground_state)
@@ -192,7 +196,7 @@ def pretraining_target(
     return MeanField(hamiltonian.hilbert, reference)
 
 
-def plan(vmc: VMC, run: RunConfig) -> str:
+def plan(vmc: VMC, run: RunConfig, threads: int) -> str:
     """One line: what a run is going to do."""
     sampler, parameters = vmc.sampler, sum(p.numel() for p in vmc.wavefunction.parameters())
     if isinstance(sampler, ExhaustiveSampler):
@@ -201,7 +205,8 @@ def plan(vmc: VMC, run: RunConfig) -> str:
         samples = f"about {sampler.n_distinct:,} distinct configurations in each"
     else:
         samples = str(sampler)
-    return f"{run.steps:,} steps, {samples}, {parameters:,} parameters, on {vmc.device}"
+    threads_text = f", {threads} thread{'s' * (threads > 1)}" if vmc.device.type == "cpu" else ""
+    return f"{run.steps:,} steps, {samples}, {parameters:,} parameters, on {vmc.device}{threads_text}"
 
 
 def leave(result: Result, archive: Path, hilbert: HilbertSpace, ground_state: ExactGroundState | None = None) -> None:

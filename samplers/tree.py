@@ -162,12 +162,19 @@ def grow(wavefunction: AutoregressiveWavefunction, frontier: Frontier, generator
     """The children of all prefixes that receive samples, in lexicographic order."""
     length = frontier.tokens.shape[1]
     conditionals, state = wavefunction.step(frontier.tokens[:, -1] if length else None, frontier.state)
-    child_counts = split_counts(frontier.counts, conditionals.log_p.exp(), generator)
-    rows, tokens = child_counts.nonzero().T
+    d = conditionals.log_p.shape[1]
+    child_counts = split_counts(frontier.counts, conditionals.log_p.exp(), generator).flatten()
+    children = child_counts.nonzero()[:, 0]
+    rows = children.div(d, rounding_mode="floor")
+    tokens = (children - d * rows).to(torch.uint8)
+
+    def of_child(values: Float64[Tensor, "F d"]) -> Float64[Tensor, " C"]:
+        return values.flatten().index_select(0, children)
+
     return Frontier(
-        tokens=torch.cat([frontier.tokens[rows], tokens[:, None].to(torch.uint8)], dim=1),
-        counts=child_counts[rows, tokens],
-        log_p=frontier.log_p[rows] + conditionals.log_p[rows, tokens],
-        phase=frontier.phase[rows] + conditionals.phase[rows, tokens],
+        tokens=torch.cat([frontier.tokens.index_select(0, rows), tokens[:, None]], dim=1),
+        counts=child_counts.index_select(0, children),
+        log_p=frontier.log_p.index_select(0, rows) + of_child(conditionals.log_p),
+        phase=frontier.phase.index_select(0, rows) + of_child(conditionals.phase),
         state=state if length + 1 == wavefunction.hilbert.n_sites else state.branch(rows),
     )

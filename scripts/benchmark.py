@@ -9,14 +9,15 @@
     python scripts/benchmark.py --profile                                    which operations take the time of a step
 
 Times are CPU seconds on a CPU (all threads added up) and wall seconds on a GPU, the best of a few repetitions after
-one that is not counted. Matrix products are counted while they run, and the time they would take at the rate of a large
-product in the same precision (float64, float32, TF32) is set against the time measured; bytes are those of the inputs
-and outputs of every operation, set against the rate of a large copy.
+one that is not counted; with --repeats 0, for sizes at which that takes minutes, those of a single run, and nothing is
+counted. Matrix products are counted while they run, and the time they would take at the rate of a large product in the
+same precision (float64, float32, TF32) is set against the time measured; bytes are those of the inputs and outputs of
+every operation, set against the rate of a large copy.
 
 Naive means: every sample drawn by itself, each site from a network evaluation of the whole prefix; every connected
 configuration of every distinct sample evaluated from scratch; gradients with torch.func. It runs on as
-many samples as --naive-samples says, and ratios compare rates. "Prefix sharing alone" compares local energies of all
-samples that differ in nothing else.
+many of the samples as --naive-samples says, chosen at random, and ratios compare rates. "Prefix sharing alone" compares
+local energies of all samples that differ in nothing else.
 """
 
 import json
@@ -42,7 +43,7 @@ from torch.utils.flop_counter import flop_registry
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.jacobian import by_vmap, jacobian
 from nqs.lattice import chain
-from nqs.local_energy import local_energies
+from nqs.local_energy import LocalEnergies, local_energies
 from nqs.models import MarshallSign, TransformerConfig, WithReference
 from nqs.optimisation import (
     Optimiser,
@@ -59,6 +60,8 @@ from nqs.script import command_line
 from nqs.tangent import Precision, matrix_products, tangent
 
 SHIFTS = (1e-3, 1e-4, 1e-5, 1e-6)
+CPU_FRONTIER = 2**14  # prefixes decoded at once on a CPU: keys and values of more leave its cache, and fill its memory
+NETKET_CHAINS = 512  # Markov chains side by side: more vectorise better, and each is shorter
 TRAINING_SAMPLES = 4096  # at most so many in the steps before the measurement
 Part = Literal["sampler", "local energy", "gradient", "step"]
 PARTS: tuple[Part, ...] = ("sampler", "local energy", "gradient", "step")
@@ -81,7 +84,7 @@ class Config:
     optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
     device: str = field(default_factory=recipes.default_device)
     threads: int | None = None  # of the CPU; None: as PyTorch chooses
-    repeats: int = 3
+    repeats: int = 3  # 0: everything once, for sizes at which that takes minutes
     parts: tuple[Part, ...] = PARTS
     against: Literal["nothing", "naive", "netket"] = "nothing"
     naive_samples: int = 256
@@ -160,7 +163,7 @@ COUNTED: dict[Any, Callable[..., int]] = flop_registry | {
 
 
 def seconds_of(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Best of some repetitions, after one that warms up."""
+    """Best of some repetitions, after one that warms up; of a single run for 0."""
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     best = float("inf")
     for repetition in range(repeats + 1):
@@ -168,7 +171,7 @@ def seconds_of(run: Callable[[], object], device: torch.device, repeats: int) ->
         begin = clock()
         run()
         synchronise(device)
-        if repetition:
+        if repetition or not repeats:
             best = min(best, clock() - begin)
     return best
 
@@ -183,6 +186,8 @@ def measure(
 ) -> Measurement:
     """Seconds of `run`; operations of `counted_run` if that is given, for what cannot be counted while it runs."""
     seconds = seconds_of(run, device, repeats)
+    if not repeats:
+        return Measurement(seconds, {}, 0)
     with Counted() as counted:
         (counted_run or run)()
     return Measurement(seconds, dict(counted.operations), counted.bytes)
@@ -257,7 +262,8 @@ def prepare(config: Config, L: int) -> Prepared:
     device = recipes.checked_device(config.device)
     h = hamiltonian(config, L)
     psi = wavefunction(config, h)
-    sampler: Sampler = TreeSampler(n_samples=config.samples, recorded=config.recorded)
+    frontier = CPU_FRONTIER if device.type == "cpu" else TreeSampler(n_samples=1).max_frontier
+    sampler: Sampler = TreeSampler(n_samples=config.samples, max_frontier=frontier, recorded=config.recorded)
     if config.distinct is not None:
         sampler = GumbelSampler(n_distinct=config.distinct)
     generator = torch.Generator(device).manual_seed(config.seed)
@@ -267,13 +273,19 @@ def prepare(config: Config, L: int) -> Prepared:
     return prepared
 
 
-def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], dict[str, Any]]:
-    """Each part, and numbers about the state it was measured on."""
+def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], dict[str, Any], Samples, LocalEnergies]:
+    """Each part, and the state it was measured on: numbers about it, samples, their local energies."""
     h, psi, sampler, generator = prepared.hamiltonian, prepared.psi, prepared.sampler, prepared.generator
     optimiser, device = prepared.optimiser, prepared.device
     parameters = [p.detach().clone() for p in psi.parameters()]
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    times = [clock()]
     samples = sampler.sample(psi, generator)
+    synchronise(device)
+    times.append(clock())
     local = local_energies(h, psi, samples)
+    synchronise(device)
+    times.append(clock())
     runs: dict[str, Callable[[], object]] = {
         "sampler": lambda: sampler.sample(psi, generator),
         "local energy": lambda: local_energies(h, psi, samples),
@@ -286,7 +298,13 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
         "step": lambda: prepared.step(sampler=unrecorded),
     }
     found: dict[str, Measurement] = {}
-    for part in config.parts:
+    if not config.repeats:  # these two runs are the measurement
+        found = {
+            "sampler": Measurement(times[1] - times[0], {}, 0),
+            "local energy": Measurement(times[2] - times[1], {}, 0),
+        }
+        found = {part: m for part, m in found.items() if part in config.parts}
+    for part in [part for part in config.parts if part not in found]:
         with torch.no_grad():  # every part at the same state
             for parameter, value in zip(psi.parameters(), parameters, strict=True):
                 parameter.copy_(value)
@@ -302,15 +320,20 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
     with torch.no_grad():
         for parameter, value in zip(psi.parameters(), parameters, strict=True):
             parameter.copy_(value)
-    return found, {
-        "parameters": sum(p.numel() for p in psi.parameters()),
-        "samples": samples.n_samples,
-        "distinct": samples.n_distinct,
-        "connected": local.n_connected,
-        "evaluated": local.n_evaluated,
-        "saved": local.share_saved,
-        **extra,
-    }
+    return (
+        found,
+        {
+            "parameters": sum(p.numel() for p in psi.parameters()),
+            "samples": samples.n_samples,
+            "distinct": samples.n_distinct,
+            "connected": local.n_connected,
+            "evaluated": local.n_evaluated,
+            "saved": local.share_saved,
+            **extra,
+        },
+        samples,
+        local,
+    )
 
 
 # --------------------------------------------------------------------------------------------------- breakdown
@@ -429,11 +452,11 @@ def naive_local_energies(h: Hamiltonian, psi: AutoregressiveWavefunction, sample
     return values
 
 
-def naive(config: Config, prepared: Prepared) -> dict[str, float]:
+def naive(config: Config, prepared: Prepared, samples: Samples, local: LocalEnergies) -> dict[str, float]:
     """Rates per second of the plain version on the same state: distinct samples, local energies, gradients."""
     h, psi, generator, device = prepared.hamiltonian, prepared.psi, prepared.generator, prepared.device
     size = config.naive_samples
-    samples = TreeSampler(n_samples=config.samples).sample(psi, generator)
+    print(f"naive: timed on {min(size, samples.n_distinct):,} of {samples.n_distinct:,} distinct samples, at random")
     few = torch.randperm(samples.n_distinct, generator=torch.Generator().manual_seed(0))[:size].to(device)
     part = Samples(
         configurations=samples.configurations[few],
@@ -441,39 +464,52 @@ def naive(config: Config, prepared: Prepared) -> dict[str, float]:
         log_modulus=samples.log_modulus[few],
         phase=samples.phase[few],
     )
-    difference = (naive_local_energies(h, psi, part) - local_energies(h, psi, samples).values[few]).abs().max()
+    difference = (naive_local_energies(h, psi, part) - local.values[few]).abs().max()
     print(f"largest difference of a local energy from the naive one: {difference.item():.1e}")
     parameters = {name: p.detach() for name, p in psi.named_parameters()}
     n_parameters = sum(p.numel() for p in parameters.values())
     kind = next(iter(parameters.values()))
     out = [torch.empty((len(few), n_parameters), dtype=kind.dtype, device=device) for _ in range(1 + psi.has_phase)]
     ones = torch.ones(len(few), dtype=torch.float64, device=device)
-    psi.shares_prefixes = False
-    unshared = seconds_of(lambda: local_energies(h, psi, samples), device, 1)
-    psi.shares_prefixes = True
     # A sample of the plain version is as distinct as one of ours: each counts as n_distinct / n_samples.
-    return {
+    rates = {
         "sampler": len(few)
         / seconds_of(lambda: naive_samples(psi, size, generator), device, 1)
-        * (samples.n_distinct / config.samples)
+        * (samples.n_distinct / samples.n_samples)
         * (size / len(few)),
         "local energy": len(few) / seconds_of(lambda: naive_local_energies(h, psi, part), device, 1),
-        "prefix sharing alone": samples.n_distinct / unshared,
         "jacobian": len(few) / seconds_of(lambda: by_vmap(psi, parameters, part.configurations, ones, out), device, 1),
         "our jacobian": len(few) / seconds_of(lambda: jacobian(psi, part.configurations), device, 1),
     }
+    if config.repeats:
+        psi.shares_prefixes = False
+        seconds = seconds_of(lambda: local_energies(h, psi, samples), device, 1)
+        psi.shares_prefixes = True
+        rates["prefix sharing alone"] = samples.n_distinct / seconds
+    return rates
 
 
 # ------------------------------------------------------------------------------------------------------- NetKet
 
 
-def netket(config: Config, L: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """CPU seconds of NetKet's parts, compilation excluded, on the same Hamiltonian and number of samples."""
+def rbm_alpha(n_parameters: float, visible: int) -> int:
+    """Hidden units of a restricted Boltzmann machine of about so many parameters, in units of the visible ones."""
+    return max(1, round((n_parameters - visible) / (visible * (visible + 1))))
+
+
+def netket(config: Config, L: int, n_parameters: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """CPU seconds of NetKet's parts, compilation excluded, on the same Hamiltonian and number of samples.
+
+    Where a number of particles is conserved, its autoregressive models cannot be used: a restricted Boltzmann machine
+    of about as many real parameters is sampled by a Markov chain in the sector.
+    """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
     import netket as nk
 
     graph = nk.graph.Chain(L, pbc=True)
+    chains = min(NETKET_CHAINS, config.samples)
+    options: dict[str, Any] = {}
     if config.problem == "heisenberg":
         hilbert: Any = nk.hilbert.Spin(0.5, L)
         operator = nk.operator.Heisenberg(hilbert, graph, J=0.25, sign_rule=True).to_jax_operator()
@@ -484,19 +520,21 @@ def netket(config: Config, L: int) -> tuple[dict[str, float], dict[str, Any]]:
     elif config.problem == "bose-hubbard":
         hilbert = nk.hilbert.Fock(n_max=L, N=L, n_particles=L)
         operator = nk.operator.BoseHubbard(hilbert, graph, U=4.0, J=1.0).to_jax_operator()
-        models = {"RBM": nk.models.RBM(alpha=3)}
-        sampler = nk.sampler.MetropolisExchange(hilbert, graph=graph, n_chains=min(512, config.samples))
+        models = {"RBM": nk.models.RBM(alpha=rbm_alpha(n_parameters, L))}
+        # Not MetropolisExchange, which only permutes the occupation numbers.
+        sampler = nk.sampler.MetropolisHamiltonian(hilbert, hamiltonian=operator, n_chains=chains)
     else:
         hilbert = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2, n_fermions_per_spin=(L // 2, L // 2))
         operator = nk.operator.FermiHubbardJax(hilbert, t=1.0, U=4.0, graph=graph)
-        models = {"RBM": nk.models.RBM(alpha=2, param_dtype=complex)}
-        sampler = nk.sampler.MetropolisFermionHop(hilbert, graph=graph, n_chains=min(512, config.samples))
+        models = {"RBM": nk.models.RBM(alpha=rbm_alpha(n_parameters, 2 * L))}
+        options = {"mode": "real"}  # as NetKet advises: no phase is learned, as in our model here
+        sampler = nk.sampler.MetropolisFermionHop(hilbert, graph=graph, n_chains=chains)
     best: dict[str, float] = {}
     counts: dict[str, Any] = {}
     for name, model in models.items():
         state = nk.vqs.MCState(sampler, model, n_samples=config.samples, seed=config.seed)
         driver = nk.driver.VMC_SR(
-            operator, nk.optimizer.Sgd(0.02), diag_shift=1e-3, variational_state=state, on_the_fly=False
+            operator, nk.optimizer.Sgd(0.02), diag_shift=1e-3, variational_state=state, on_the_fly=False, **options
         )
 
         def sample(state: Any = state) -> None:
@@ -544,7 +582,7 @@ def main(config: Config) -> None:
     times: dict[str, list[float]] = {}
     for L in config.L:
         prepared = prepare(config, L)
-        found, state = ours(config, prepared)
+        found, state, samples, local = ours(config, prepared)
         print(f"\n{config.problem} L={L}: {state['parameters']:,} parameters, {state['samples']:,} samples, "
               f"{state['distinct']:,} distinct, {state['connected']:,} connected, {state['evaluated']:,} evaluated "
               f"({100 * state['saved']:.0f} % saved)")  # fmt: skip
@@ -562,7 +600,7 @@ def main(config: Config) -> None:
         size["peak_memory"] = peak_memory(device)
         print(f"peak memory {size['peak_memory'] / 2**30:.2f} GiB")
         if config.against == "naive":
-            size["naive"] = against_naive(config, prepared, found, state)
+            size["naive"] = against_naive(config, prepared, found, state, samples, local)
         elif config.against == "netket":
             size["netket"] = against_netket(config, L, found, state)
         report["sizes"].append(size)
@@ -577,16 +615,21 @@ def main(config: Config) -> None:
 
 
 def against_naive(
-    config: Config, prepared: Prepared, found: dict[str, Measurement], state: dict[str, Any]
+    config: Config,
+    prepared: Prepared,
+    found: dict[str, Measurement],
+    state: dict[str, Any],
+    samples: Samples,
+    local: LocalEnergies,
 ) -> dict[str, float]:
-    rates = naive(config, prepared)
+    rates = naive(config, prepared, samples, local)
     ratios: dict[str, float] = {
         part: state["distinct"] / found[part].seconds / rates[part]
         for part in ("sampler", "local energy")
         if part in found
     }
-    if "local energy" in found:
-        alone = "prefix sharing alone"
+    alone = "prefix sharing alone"
+    if "local energy" in found and alone in rates:
         ratios[alone] = state["distinct"] / found["local energy"].seconds / rates[alone]
     ratios["jacobian"] = rates["our jacobian"] / rates["jacobian"]
     for part, ratio in ratios.items():
@@ -597,7 +640,7 @@ def against_naive(
 def against_netket(config: Config, L: int, found: dict[str, Measurement], state: dict[str, Any]) -> dict[str, float]:
     if config.device != "cpu":
         raise ValueError("NetKet is measured on the CPU: add --device cpu.")
-    seconds, theirs = netket(config, L)
+    seconds, theirs = netket(config, L, state["parameters"])
     print(
         f"NetKet: {theirs['parameters']:,} parameters, {theirs['samples']:,} samples, {theirs['distinct']:,} distinct"
     )

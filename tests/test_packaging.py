@@ -143,3 +143,13 @@ print(json.dumps({"beyond_torch": end - middle, "heavy": heavy}))
     assert all(one["heavy"] == [] for one in tries), tries
     # The one test that asserts a time: a slow import slows every script and every test.
     assert min(one["beyond_torch"] for one in tries) < 0.5, tries
+
+
+def test_what_a_step_needs_imports_no_scipy(tmp_path: Path) -> None:
+    program = """
+import sys
+import nqs.hamiltonians, nqs.lattice, nqs.local_energy, nqs.models, nqs.optimisation, nqs.samplers
+nqs.hamiltonians.Heisenberg(nqs.lattice.chain(4)).connected
+print("scipy" in sys.modules)
+"""
+    assert run_python("-c", program, cwd=tmp_path).strip() == "False"

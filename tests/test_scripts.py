@@ -87,7 +87,7 @@ def test_script_prints_the_physics_and_its_files_and_repeats_without_new_steps(t
     assert lines[1] == "3 sites x 4 local states, particles = 3, dimension 10"
     assert lines[2].startswith(f"exact E = {EXACT:.10f}, gap ")
     assert lines[3] == "6 symmetries, all even (positive ground state)"
-    assert re.fullmatch(r"5 steps, every configuration in each, [\d,]+ parameters, on cpu", lines[4])
+    assert re.fullmatch(r"5 steps, every configuration in each, [\d,]+ parameters, on cpu, 1 thread", lines[4])
     assert lines[5].startswith("E = -")
     assert lines[6].startswith("E / site = -")
     assert lines[7].startswith("variance ")

@@ -17,6 +17,7 @@ class Resume:
 
     file: File
     device: str | None = None  # None: a GPU where there is one, else the CPU
+    threads: int | None = None  # of the CPU; None: one for small steps, else as PyTorch chooses (one a core)
     minutes: float | None = None  # stop early enough to evaluate the energy within that time
     flush: FlushPolicy = field(default_factory=FlushPolicy)
     tensorboard: Path | None = None  # folder for TensorBoard
@@ -26,12 +27,15 @@ class Resume:
         from nqs.archive import Archive
         from nqs.progress import TensorBoard
         from nqs.script import checked_archive, leave, minutes_left
+        from nqs.threads import use_threads
         from nqs.vmc import rebuild, resume
 
         with clear_errors():
             checked_archive(self.file)
             archive = Archive.open(self.file)
             print(archive.attributes["hamiltonian"])
+            built = rebuild(archive.config)
+            use_threads(self.threads, built["sampler"], built["model"].build(built["hamiltonian"].hilbert))
             result = resume(
                 self.file,
                 device=recipes.checked_device(self.device or recipes.default_device()),
@@ -39,5 +43,5 @@ class Resume:
                 flush=self.flush,
                 watch=[] if self.tensorboard is None else [TensorBoard(self.tensorboard)],
             )
-            leave(result, self.file, rebuild(archive.config)["hamiltonian"].hilbert)
+            leave(result, self.file, built["hamiltonian"].hilbert)
             return ExitCode.TIME_LIMIT if result.steps_left else ExitCode.FINISHED

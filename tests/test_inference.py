@@ -1,0 +1,123 @@
+"""What is computed without gradients: faster ways, the same numbers, and the same samples from the same seed."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
+from nqs.lattice import chain
+from nqs.local_energy import local_energies
+from nqs.models import Transformer, inference, transformer
+from nqs.models.attention import causal_attention
+from nqs.models.inference import gelu, log_softmax_, softmax_
+from nqs.protocols import Hamiltonian
+from nqs.samplers import GumbelSampler, TreeSampler
+from nqs.samples import Samples
+
+every_dtype = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+
+
+@every_dtype
+def test_softmax_is_that_of_torch(dtype: torch.dtype) -> None:
+    x = 30 * torch.randn((7, 3, 9), dtype=dtype, generator=torch.Generator().manual_seed(0))
+    x[0, 0, 2:5] = -torch.inf
+    x[1] -= 1e4
+    expected, logarithm = x.softmax(-1), x.log_softmax(-1)
+    torch.testing.assert_close(softmax_(x.clone()), expected)
+    torch.testing.assert_close(log_softmax_(x), logarithm)
+
+
+@every_dtype
+def test_gelu_is_that_of_torch(dtype: torch.dtype) -> None:
+    x = torch.cat([torch.linspace(-12, 12, 1001, dtype=dtype), torch.tensor([-1e9, -50, 0, 50, 1e9], dtype=dtype)])
+    before = x.clone()
+    torch.testing.assert_close(gelu(x), torch.nn.functional.gelu(x, approximate="tanh"))
+    assert torch.equal(x, before)
+
+
+@every_dtype
+@pytest.mark.parametrize("T", [1, 3, 5])
+def test_attention_of_the_last_sites_is_that_of_torch(T: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn((6, 5, 4), dtype=dtype, generator=generator) for _ in range(3))
+    expected = scaled_dot_product_attention(q, k, v, is_causal=True)[:, -T:]
+    torch.testing.assert_close(causal_attention(q[:, -T:].clone(), k, v), expected)
+
+
+SYSTEMS: dict[str, Hamiltonian] = {
+    "spins": Heisenberg(chain(10)),
+    "spins in a sector": Heisenberg(chain(12), 0.0),
+    "electrons": FermiHubbard(chain(5), 2, 3, U=4.0),
+    "bosons": BoseHubbard(chain(5), 4, U=2.0, n_max=3),
+    "bosons on a site of many states": BoseHubbard(chain(6), 6, U=2.0),
+}
+every_system = pytest.mark.parametrize("h", SYSTEMS.values(), ids=SYSTEMS)
+every_size = pytest.mark.parametrize(
+    "size", [{"layers": 1, "heads": 1}, {"layers": 2, "heads": 2}], ids=["one layer", "two"]
+)
+
+
+def lively(h: Hamiltonian, size: dict[str, int]) -> Transformer:
+    model = Transformer(h.hilbert, width=8, seed=5, **size)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.5 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return model
+
+
+def assert_same(one: Samples, other: Samples) -> None:
+    assert torch.equal(one.configurations, other.configurations)
+    for name in ("weights", "log_modulus", "phase"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-11, atol=1e-11)
+
+
+@every_system
+@every_size
+def test_tables_of_the_first_block_change_nothing(
+    h: Hamiltonian, size: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = lively(h, size)
+    sampler = TreeSampler(n_samples=400)
+    samples = sampler.sample(model, torch.Generator().manual_seed(0))
+    energies = local_energies(h, model, samples).values
+    assert (model.start(1).first is not None) == (h.hilbert.local_dim <= 4)
+    monkeypatch.setattr(model, "_first_attention", lambda: None)
+    assert_same(sampler.sample(model, torch.Generator().manual_seed(0)), samples)
+    torch.testing.assert_close(local_energies(h, model, samples).values, energies, rtol=1e-11, atol=1e-11)
+
+
+def test_tables_serve_drawing_without_replacement(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lively(SYSTEMS["electrons"], {"layers": 2, "heads": 2})
+    sampler = GumbelSampler(n_distinct=40)
+    samples = sampler.sample(model, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(transformer, "MAX_LOCAL_STATES", 0)
+    assert model.start(1).first is None
+    assert_same(sampler.sample(model, torch.Generator().manual_seed(0)), samples)
+
+
+@every_system
+def test_work_in_parts_changes_nothing(h: Hamiltonian, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lively(h, {"layers": 2, "heads": 2})
+    sampler = TreeSampler(n_samples=300)
+    samples = sampler.sample(model, torch.Generator().manual_seed(0))
+    energies = local_energies(h, model, samples).values
+    monkeypatch.setattr(inference, "ROWS", 7)
+    monkeypatch.setattr(inference, "TOKENS", 11)
+    assert_same(sampler.sample(model, torch.Generator().manual_seed(0)), samples)
+    torch.testing.assert_close(local_energies(h, model, samples).values, energies, rtol=1e-11, atol=1e-11)
+
+
+def test_prefix_lengths_rounded_as_on_a_gpu_change_nothing() -> None:
+    """Sites that are computed again although an anchor has them."""
+    h = SYSTEMS["spins"]
+    model = lively(h, {"layers": 2, "heads": 2})
+    n = h.hilbert.random(60, torch.Generator().manual_seed(2))
+    anchors = h.hilbert.random(20, torch.Generator().manual_seed(3))
+    rows = torch.arange(60) % 20
+    differs = torch.cat([n != anchors[rows], torch.ones((60, 1), dtype=torch.bool)], dim=1)
+    shared = differs.to(torch.uint8).argmax(1).clamp(max=9)
+    exact = model.log_psi(n)
+    for length in (shared, shared // 2 * 2, shared // 3 * 3):
+        for one, other in zip(model.log_psi_near(n, anchors, rows, length), exact, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)

@@ -1,0 +1,52 @@
+"""Threads: one for small steps, as many as asked for, and the number that scripts report."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from nqs.hilbert import spins
+from nqs.models import Transformer
+from nqs.protocols import Sampler
+from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
+from nqs.threads import MANY, jacobian_entries, use_threads
+
+SMALL, LARGE = (Transformer(spins(L, 0), width=8, heads=2) for L in (6, 20))
+P_SMALL, P_LARGE = (sum(p.numel() for p in model.parameters()) for model in (SMALL, LARGE))
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "model", "entries"),
+    [
+        (ExhaustiveSampler(), SMALL, 20 * P_SMALL),
+        (TreeSampler(n_samples=7), SMALL, 7 * P_SMALL),
+        (TreeSampler(n_samples=10**6), SMALL, 20 * P_SMALL),
+        (TreeSampler(n_distinct=600), LARGE, 600 * P_LARGE),
+        (GumbelSampler(n_distinct=300), LARGE, 300 * P_LARGE),
+    ],
+)
+def test_one_thread_for_small_steps(sampler: Sampler, model: Transformer, entries: int) -> None:
+    assert jacobian_entries(sampler, model) == entries
+    assert use_threads(None, sampler, model) == torch.get_num_threads() == (1 if entries < MANY else 2)
+
+
+def test_a_sampler_of_ones_own_keeps_what_torch_has() -> None:
+    class Mine:
+        def sample(self, wavefunction: object, generator: object) -> None: ...
+
+    assert use_threads(None, Mine(), SMALL) == 2
+
+
+def test_a_number_is_obeyed_and_checked() -> None:
+    assert use_threads(3, ExhaustiveSampler(), SMALL) == torch.get_num_threads() == 3
+    with pytest.raises(ValueError, match="threads=0: at least one"):
+        use_threads(0, ExhaustiveSampler(), SMALL)
+    assert torch.get_num_threads() == 3
