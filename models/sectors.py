@@ -30,6 +30,7 @@ from nqs.symmetry import TURN, Symmetry
 ROWS = 2**14  # configurations treated at once
 PROBES = 64  # random configurations on which the phases of a reference are compared
 MAX_DIMENSION = 4_000_000  # of a sector in which projected energies are summed exactly
+MAX_UNPROJECTED = 100_000  # dimension up to which representations of higher dimension are looked for
 VANISHING = 1e-10  # amplitude, share of a state or of a variance that is nothing but rounding
 TIE = 1e-9  # relative difference of energies that count as equal
 
@@ -181,7 +182,9 @@ def lowest_sector(
             f"{hilbert.dimension:,}: name the characters yourself (Symmetry.with_angles)."
         )
     identity = symmetry.subgroup([True] + [False] * (symmetry.order - 1))
-    bound = min(projected_energies(hamiltonian, identity, d, device=device)[1, 0].item() for d in determinants)
+    bound = math.inf  # of the determinants themselves, where that is cheap: without symmetry there are many orbits
+    if hilbert.dimension <= MAX_UNPROJECTED:
+        bound = min(projected_energies(hamiltonian, identity, d, device=device)[1, 0].item() for d in determinants)
     groups = [symmetry]
     while True:
         sectors = [sector for group in groups for sector in group.real_characters()]
@@ -189,7 +192,7 @@ def lowest_sector(
             [torch.cat([projected_energies(hamiltonian, g, d, device=device) for g in groups], 1) for d in determinants]
         ).unbind(1)  # (determinants, sectors) each
         lowest = improved.min().item()
-        if lowest <= bound + TIE * abs(bound):
+        if lowest < math.inf and lowest <= bound + TIE * abs(bound):
             # Of equal sectors the first, whatever rounding says: there the trivial characters are.
             chosen = int((improved.amin(0) <= lowest + TIE * abs(lowest)).long().argmax())
             best = int(energies[:, chosen].argmin())

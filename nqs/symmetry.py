@@ -20,7 +20,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -225,31 +225,16 @@ class Symmetry:
         """
         key = hilbert, torch.device(device)
         if key not in self._orbits:
-            self._orbits[key] = self._listed_elsewhere(*key) or self._list_orbits(*key)
+            self.check(hilbert)
+            n, sizes = _all_orbits(self.permutations, self.maps, *key)
+            allowed = ~self.forbidden(n, hilbert)
+            self._orbits[key] = Orbits(n[allowed], sizes[allowed])
         return self._orbits[key]
 
     def number_of_orbits(self, hilbert: HilbertSpace) -> int:
         """Orbits of a sector that are not forbidden."""
         found = next((orbits for (known, _), orbits in self._orbits.items() if known == hilbert), None)
         return len((found or self.orbits(hilbert)).sizes)
-
-    def _listed_elsewhere(self, hilbert: HilbertSpace, device: torch.device) -> Orbits | None:
-        for (known, _), (representatives, sizes) in self._orbits.items():
-            if known == hilbert:
-                return Orbits(representatives.to(device), sizes.to(device))
-        return None
-
-    def _list_orbits(self, hilbert: HilbertSpace, device: torch.device) -> Orbits:
-        self.check(hilbert)
-        rows = rows_that_fit(8 * self.order * (4 + hilbert.n_sites), device)
-        kept, sizes = [], []
-        for start in range(0, hilbert.dimension, rows):
-            n = hilbert.configurations(start, min(start + rows, hilbert.dimension), device=device)
-            n = n[self._is_smallest(n)]
-            n = n[~self.forbidden(n, hilbert)]
-            kept.append(n)
-            sizes.append(self.order // self._stabilisers(n).sum(1))
-        return Orbits(torch.cat(kept), torch.cat(sizes))
 
     def check(self, hilbert: HilbertSpace) -> None:
         """Refuse a Hilbert space that this group does not map onto itself, with a ValueError."""
@@ -278,23 +263,10 @@ class Symmetry:
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
         return np.array(self.permutations), np.array(self.maps)
 
-    @cached_property
+    @property
     def _products(self) -> np.ndarray:
         """(G, G): number of the element g h, first h and then g."""
-        perms, maps = self._arrays
-        index = {(p.tobytes(), m.tobytes()): g for g, (p, m) in enumerate(zip(perms, maps, strict=True))}
-        if len(index) < len(perms):
-            raise ValueError(f"the symmetry lists {len(perms)} elements, but only {len(index)} are different.")
-        if (perms[0] != np.arange(perms.shape[1])).any() or (maps[0] != np.arange(maps.shape[1])).any():
-            raise ValueError("the first element of a symmetry must be the identity.")
-        rows = []
-        for p, m in zip(perms, maps, strict=True):
-            composed = zip(perms[:, p], m[maps], strict=True)
-            row = [index.get((q.tobytes(), o.tobytes())) for q, o in composed]
-            if None in row:
-                raise ValueError("the elements form no group: the product of two of them is none of them.")
-            rows.append(row)
-        return np.array(rows)
+        return _products_of(self.permutations, self.maps)
 
     @cached_property
     def _table_cache(self) -> dict[torch.device, "_Tables"]:
@@ -364,6 +336,44 @@ class Symmetry:
         elements = [element for element, keep in zip(self._elements, kept, strict=True) if keep]
         perms, maps, angles = zip(*elements, strict=True)
         return Symmetry(permutations=perms, maps=maps, angles=angles, fermions=self.fermions)
+
+
+@lru_cache(maxsize=16)
+def _products_of(permutations: tuple[tuple[int, ...], ...], maps: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    """Product table of a group, the same for all of its characters."""
+    perms, relabelled = np.array(permutations), np.array(maps)
+    index = {(p.tobytes(), m.tobytes()): g for g, (p, m) in enumerate(zip(perms, relabelled, strict=True))}
+    if len(index) < len(perms):
+        raise ValueError(f"the symmetry lists {len(perms)} elements, but only {len(index)} are different.")
+    if (perms[0] != np.arange(perms.shape[1])).any() or (relabelled[0] != np.arange(relabelled.shape[1])).any():
+        raise ValueError("the first element of a symmetry must be the identity.")
+    rows = []
+    for p, m in zip(perms, relabelled, strict=True):
+        composed = zip(perms[:, p], m[relabelled], strict=True)
+        row = [index.get((q.tobytes(), o.tobytes())) for q, o in composed]
+        if None in row:
+            raise ValueError("the elements form no group: the product of two of them is none of them.")
+        rows.append(row)
+    return np.array(rows)
+
+
+@lru_cache(maxsize=8)
+def _all_orbits(
+    permutations: tuple[tuple[int, ...], ...],
+    maps: tuple[tuple[int, ...], ...],
+    hilbert: HilbertSpace,
+    device: torch.device,
+) -> Orbits:
+    """All orbits of a sector, whatever the character."""
+    symmetry = Symmetry(permutations=permutations, maps=maps, angles=(0.0,) * len(maps))
+    rows = rows_that_fit(8 * symmetry.order * (4 + hilbert.n_sites), device)
+    kept, sizes = [], []
+    for start in range(0, hilbert.dimension, rows):
+        n = hilbert.configurations(start, min(start + rows, hilbert.dimension), device=device)
+        n = n[symmetry._is_smallest(n)]
+        kept.append(n)
+        sizes.append(symmetry.order // symmetry._stabilisers(n).sum(1))
+    return Orbits(torch.cat(kept), torch.cat(sizes))
 
 
 class _Tables(NamedTuple):

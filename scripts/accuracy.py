@@ -67,7 +67,6 @@ PROBLEMS = {
     "heisenberg-6x6": Problem(command="heisenberg --shape 6 6", energy=-24.439396, target=1e-4, seeds=1),
 }
 TOY = ("bh4", "tv6")  # for tests
-EXACT_LIMIT = 20_000  # dimension up to which each run diagonalises, for the fidelity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +124,6 @@ def run(name: str, seed: int, config: Config) -> Outcome | None:
             config.device or recipes.default_device(),
             "--archive",
             str(path),
-            "--exact-limit",
-            "20000",
         ]
         begin = time.monotonic()
         with path.with_suffix(".txt").open("w") as log:
