@@ -136,7 +136,8 @@ class StochasticReconfiguration:
             1e-5.
         adaptive: lower the shift below its schedule as long as steps are linear, where expectation values are exact.
         implicit: take the diagonal of H implicitly, which makes large steps stable.
-        logarithmic: follow the logarithm of the propagated amplitudes, which lets wrong signs turn.
+        logarithmic: follow the logarithm of the propagated amplitudes, which lets wrong signs turn. None: where there
+            are at least as many parameters as rows of X; fewer cannot follow large changes of single amplitudes.
         momentum: mu of SPRING; 0 for plain stochastic reconfiguration.
         max_step: trust region: the step is shortened to this length of the change of the normalised state.
         space: "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
@@ -153,7 +154,7 @@ class StochasticReconfiguration:
     final_diagonal_shift: float | None = None
     adaptive: bool = True
     implicit: bool = True
-    logarithmic: bool = True
+    logarithmic: bool | None = None
     momentum: float = 0.0
     max_step: float = 0.1
     space: Literal["auto", "samples", "parameters"] = "auto"
@@ -235,7 +236,7 @@ class NaturalGradient:
         stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
         e = residual(samples.weights, deviation, X.shape[0]) / stiffness
         gradient_norm = 2 * X.transposed(e).norm().item()
-        if config.logarithmic:
+        if X.shape[0] <= X.shape[1] if config.logarithmic is None else config.logarithmic:
             change = torch.log(1 - rate * deviation / damping)
             change.real.clamp_(-MAX_LOG_CHANGE, MAX_LOG_CHANGE)
             e = residual(samples.weights, -damping / rate * change, X.shape[0]) / stiffness

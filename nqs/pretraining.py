@@ -234,6 +234,8 @@ def fit(
     optimiser = optimiser or default_optimiser(objective, exact=exact)
     if isinstance(optimiser, StochasticReconfiguration):
         optimiser = optimiser.completed(exact=exact, has_phase=wavefunction.has_phase)
+        if objective == "reverse":
+            optimiser = replace(optimiser, logarithmic=bool(optimiser.logarithmic))
         if objective == "reverse" and optimiser.logarithmic:
             raise ValueError(
                 "logarithmic=True is for local energies; those of the reverse divergence are logarithms already: give "

@@ -23,7 +23,8 @@ from nqs.symmetry import symmetries_of
 EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}  # configurations, or orbits of a symmetry, in a sum over the sector
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 STEPS = {"cpu": 200, "cuda": 400}
-EXACT_STEPS = {"cpu": 100, "cuda": 200}  # of runs that sum over the whole sector: they converge geometrically
+EXACT_STEPS = {"cpu": 100, "cuda": 200}  # of runs that sum over the whole sector: they converge geometrically,
+SLOW_ROWS, SLOW_STEPS = 10_000, 500  # but more slowly where parameters are fewer than rows
 LISTED = {"cpu": 3 * 10**8, "cuda": 10**10}  # images of configurations that are compared to list all orbits
 PROJECTED = 10**8  # determinants evaluated to compare mean-field solutions
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**18}
@@ -52,9 +53,16 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
-def steps(device: torch.device | str, *, exact: bool) -> int:
-    """Optimisation steps of a run; `exact` where every step sums over the whole sector."""
-    return (EXACT_STEPS if exact else STEPS)[torch.device(device).type]
+def steps(device: torch.device | str, rows: int | None = None) -> int:
+    """Optimisation steps of a run.
+
+    Args:
+        rows: configurations, or orbits, of a sum over the whole sector in every step; None for sampling.
+    """
+    kind = torch.device(device).type
+    if rows is None:
+        return STEPS[kind]
+    return SLOW_STEPS if rows > SLOW_ROWS else EXACT_STEPS[kind]
 
 
 def transformer(phase: Literal["learned", "zero"] = "learned") -> TransformerConfig:
@@ -66,7 +74,7 @@ def transformer(phase: Literal["learned", "zero"] = "learned") -> TransformerCon
     return TransformerConfig(width=32, heads=4, phase=phase, dtype="mixed")
 
 
-def _evaluations(wavefunction: Wavefunction) -> int:
+def evaluations(wavefunction: Wavefunction) -> int:
     """Network evaluations for a sum over the whole sector."""
     symmetric = isinstance(wavefunction, SymmetricWavefunction)
     return (wavefunction.base if symmetric else wavefunction).hilbert.dimension  # type: ignore[union-attr, return-value]
@@ -75,7 +83,7 @@ def _evaluations(wavefunction: Wavefunction) -> int:
 def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> Sampler:
     """Every configuration where the sector is small enough, else a tree with as many distinct ones as pay off."""
     kind = torch.device(device).type
-    if _evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
+    if evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
         return ExhaustiveSampler()
     images = wavefunction.images if isinstance(wavefunction, SymmetricWavefunction) else 1
     return TreeSampler(n_distinct=max(1, DISTINCT[kind] // images))
@@ -84,7 +92,7 @@ def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> 
 def evaluation_sampler(wavefunction: Wavefunction, device: torch.device | str) -> Sampler:
     """For the quoted energy: the whole sector where that can be summed once, else many more samples than a step has."""
     limit = EVALUATION_DISTINCT[torch.device(device).type]
-    return ExhaustiveSampler() if _evaluations(wavefunction) <= limit else TreeSampler(n_distinct=limit)
+    return ExhaustiveSampler() if evaluations(wavefunction) <= limit else TreeSampler(n_distinct=limit)
 
 
 def symmetrised(

@@ -305,7 +305,8 @@ class VMC:
     @property
     def default_steps(self) -> int:
         """As many steps as this kind of problem needs."""
-        return recipes.steps(self.device, exact=isinstance(self.sampler, ExhaustiveSampler))
+        exhaustive = isinstance(self.sampler, ExhaustiveSampler)
+        return recipes.steps(self.device, recipes.evaluations(self.wavefunction) if exhaustive else None)
 
     def _run(
         self,
