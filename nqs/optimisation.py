@@ -61,7 +61,7 @@ MAX_LOG_CHANGE = 1.0  # of an amplitude in one step of the logarithmic target
 SLACK, NOISE, CAUTION, RECOVERY = 3.0, 6.0, 100.0, 1.2
 # A step that missed its linear prediction by less than STRAIGHT of its length lowers the next shift by RELAX; one that
 # missed it by more than BENT raises it by TIGHTEN.
-STRAIGHT, RELAX, BENT, TIGHTEN = 0.25, 2.0, 0.5, 3.0
+STRAIGHT, RELAX, BENT, TIGHTEN = 0.1, 2.0, 0.3, 3.0
 LOWEST_SHIFT = 1e-13
 SMALLEST, LARGEST_EXPONENT = 1e-150, 300.0
 
@@ -134,7 +134,8 @@ class StochasticReconfiguration:
         diagonal_shift: s at the start, in units of the mean eigenvalue of the metric on the samples' span.
         final_diagonal_shift: s at the end, reached geometrically. None: 1e-7 where expectation values are exact, else
             1e-5.
-        adaptive: lower the shift below its schedule as long as steps are linear, where expectation values are exact.
+        adaptive: lower the shift below its schedule as long as steps are linear, where expectation values are exact
+            (and the diagonal implicit: explicit steps need the shift for stability).
         implicit: take the diagonal of H implicitly, which makes large steps stable.
         logarithmic: follow the logarithm of the propagated amplitudes, which lets wrong signs turn. None: where there
             are at least as many parameters as rows of X; fewer cannot follow large changes of single amplitudes.
@@ -203,7 +204,8 @@ class NaturalGradient:
         self.before = self.update.clone()  # parameters before the last step
         # What the energy may at most have become by the last step, the factor on the shift after refused steps, and the
         # adaptive shift.
-        self.limit, self.caution, self.shift = math.inf, 1.0, math.inf
+        self.limit, self.caution = math.inf, 1.0
+        self.shift = max(config.diagonal_shift, config.final_diagonal_shift or 0.0)
 
     @torch.no_grad()
     def step(
@@ -248,7 +250,7 @@ class NaturalGradient:
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
         self.before = flat.double()
-        if config.adaptive and not samples.error_weights.any():
+        if config.adaptive and config.implicit and not samples.error_weights.any():
             missed = nonlinearity(self.wavefunction, samples, rate * direction)
             factor = 1 / RELAX if missed < STRAIGHT else TIGHTEN if missed > BENT else 1.0
             self.shift = max(LOWEST_SHIFT, factor * shift)
@@ -265,7 +267,7 @@ class NaturalGradient:
         if "guard" in state:  # archives of version 1 have none
             self.before = state["before"].to(self.before.device)
             self.limit, self.caution, *shift = state["guard"].tolist()
-            self.shift = shift[0] if shift else math.inf
+            self.shift = shift[0] if shift else self.shift
 
 
 # Those of torch.optim that need no closure and take dense gradients of parameters of any shape.

@@ -26,7 +26,7 @@ Forward and reverse divergences as objectives: Minka, Divergence measures and me
 # Shapes: B configurations, U distinct samples, L sites, d local states, G group elements.
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -234,13 +234,13 @@ def fit(
     optimiser = optimiser or default_optimiser(objective, exact=exact)
     if isinstance(optimiser, StochasticReconfiguration):
         optimiser = optimiser.completed(exact=exact, has_phase=wavefunction.has_phase)
-        if objective == "reverse":
-            optimiser = replace(optimiser, logarithmic=bool(optimiser.logarithmic))
         if objective == "reverse" and optimiser.logarithmic:
             raise ValueError(
                 "logarithmic=True is for local energies; those of the reverse divergence are logarithms already: give "
                 "StochasticReconfiguration(logarithmic=False, ...)."
             )
+        if objective == "reverse":
+            optimiser = replace(optimiser, logarithmic=False)
     generator = generator or torch.Generator(device).manual_seed(0)
     runtime = optimiser.build(wavefunction)
     begin = time.perf_counter()

@@ -53,6 +53,7 @@ PROBLEMS = {
     "tv6": Problem(command="tv --shape 6", energy=-3.236067977499789, target=1e-6),
     "bh8-U1": Problem(command="bose_hubbard --U 1", energy=-13.11931637037791, target=1e-7),
     "bh8-U4": Problem(command="bose_hubbard --U 4", energy=-7.45979062605314, target=1e-7),
+    "bh8-U10": Problem(command="bose_hubbard --U 10", energy=-3.1735360440113975, target=1e-7),
     "bh8-U16": Problem(command="bose_hubbard --U 16", energy=-1.992372798760071, target=1e-7),
     "bh10-U4": Problem(command="bose_hubbard --shape 10 --n-particles 10", energy=-9.251592973178992, target=1e-6),
     "tfim20": Problem(command="ising --shape 20", energy=-25.49098968636475, target=1e-6),
@@ -60,6 +61,7 @@ PROBLEMS = {
     "j1j2-4x4": Problem(command="heisenberg --shape 4 4 --J 1 0.5", energy=-8.457923351394845, target=1e-5),
     "hubbard10-U4": Problem(command=f"{HUBBARD} --shape 10 --U 4", energy=-5.380618820414507, target=1e-5),
     "hubbard10-U8": Problem(command=f"{HUBBARD} --shape 10 --U 8", energy=-3.074388982905958, target=1e-5),
+    "hubbard-2x4-U4": Problem(command="fermi_hubbard --shape 2 4 --U 4", energy=-5.954236681057308, target=1e-5),
     "hubbard-2x4": Problem(command="fermi_hubbard --shape 2 4 --U 8", energy=-3.467173437213945, target=1e-5),
     "hubbard-4x4": Problem(
         command="fermi_hubbard --shape 4 4 --n-up 4 --n-down 4 --U 8", energy=-16.460626753681762, target=1e-3, seeds=1

@@ -61,7 +61,7 @@ def test_runs_are_made_printed_and_not_repeated(
         assert row["relative_error"] > 0
         assert row["fidelity"] == float(archive.observables()["fidelity"])
         assert row["steps"] == 4
-        assert archive.config["model"]["type"] == "Symmetrised"  # the default recipe
+        assert archive.config["model"]["type"] == "OnOrbits"  # the default recipe
 
     monkeypatch.setattr(study.subprocess, "run", lambda *_, **__: pytest.fail("a finished run was repeated"))
     assert study.main(config) == 0

@@ -253,7 +253,7 @@ def test_show_says_what_it_is_how_far_it_is_and_what_it_found(runs: Command) -> 
         r"  time        [\d,]+ s, \S+ s a step, and \d+\.\d\d% on top for writing the archive", lines[6]
     )
     assert re.fullmatch(r"  size        [\d,]+ bytes, of which \d+ for each step", lines[7])
-    assert lines[8].startswith("  model       Symmetrised(base=TransformerConfig(width=4, ")
+    assert lines[8].startswith("  model       OnOrbits(base=TransformerConfig(width=4, ")
     assert runs("show a.h5 b.h5").out.count("\n\n") == 1
 
 

@@ -262,9 +262,11 @@ def test_momentum_is_that_of_spring(h: BoseHubbard, implicit: bool, logarithmic:
     model = transformer(h)
     mu, shift = 0.9, 1e-2
     configuration = StochasticReconfiguration(
+        learning_rate=0.3,
         momentum=mu,
         diagonal_shift=shift,
         final_diagonal_shift=shift,
+        adaptive=False,
         implicit=implicit,
         logarithmic=logarithmic,
         space=space,
@@ -289,13 +291,14 @@ def test_momentum_is_that_of_spring(h: BoseHubbard, implicit: bool, logarithmic:
 
 def test_no_momentum_means_no_memory() -> None:
     model = transformer(REAL)
-    used = StochasticReconfiguration().build(model)
+    configuration = StochasticReconfiguration(adaptive=False)
+    used = configuration.build(model)
     used.step(*exhaustive(REAL, model), 0.0)
     start = flat(model)
     used.step(*exhaustive(REAL, model), 0.0)
     after = flat(model)
     vector_to_parameters(start, model.parameters())
-    StochasticReconfiguration().build(model).step(*exhaustive(REAL, model), 0.0)
+    configuration.build(model).step(*exhaustive(REAL, model), 0.0)
     assert torch.equal(flat(model), after)
 
 
@@ -367,7 +370,11 @@ def test_what_is_left_open_is_completed_by_the_noise_of_expectation_values() -> 
     assert (exact_sums.final_learning_rate, exact_sums.final_diagonal_shift) == (0.4, 1e-7)
     assert (sampled.final_learning_rate, sampled.final_diagonal_shift) == (0.02, 1e-5)
     assert dataclasses.replace(sampled, final_learning_rate=None, final_diagonal_shift=None) == given
-    chosen = StochasticReconfiguration(final_learning_rate=0.1, final_diagonal_shift=1e-4)
+    open_rate = StochasticReconfiguration()
+    assert open_rate.completed(exact=True, has_phase=False).learning_rate == 1.0
+    for exact_values, has_phase in ((True, True), (False, True), (False, False)):
+        assert open_rate.completed(exact=exact_values, has_phase=has_phase).learning_rate == 0.3
+    chosen = StochasticReconfiguration(learning_rate=0.2, final_learning_rate=0.1, final_diagonal_shift=1e-4)
     assert chosen.completed(exact=True, has_phase=True) == chosen.completed(exact=False, has_phase=False) == chosen
     for sampler, completed in ((ExhaustiveSampler(), exact_sums), (TreeSampler(n_samples=5), sampled)):
         assert VMC(REAL, transformer(REAL), sampler, given).optimiser == completed

@@ -328,7 +328,7 @@ def test_what_cannot_be_fitted_is_said() -> None:
     with pytest.raises(ValueError, match="the reverse divergence is infinite: use objective='forward'"):
         fit(model, vanishing, "reverse", progress=False)
     with pytest.raises(ValueError, match="logarithmic=True is for local energies"):
-        fit(model, model, "reverse", optimiser=StochasticReconfiguration(), progress=False)
+        fit(model, model, "reverse", optimiser=StochasticReconfiguration(logarithmic=True), progress=False)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -202,7 +202,7 @@ class Flat(Wavefunction):
         (
             lambda: ExhaustiveSampler(max_dimension=34).sample(peaked(SPACES["bosons"]), seeded(0)),
             ValueError,
-            r"dimension 35, but its limit is max_dimension=34: use TreeSampler, or raise the limit",
+            r"35 evaluations, but its limit is max_dimension=34: use TreeSampler, or raise the limit",
         ),
         (
             lambda: ExhaustiveSampler().sample(Flat(bosons(100, 100)), seeded(0)),

@@ -29,6 +29,7 @@ from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagom
 from nqs.models import (
     HartreeFock,
     MarshallSign,
+    OnOrbits,
     ProjectedDeterminant,
     SlaterDeterminant,
     Symmetrised,
@@ -73,6 +74,7 @@ CONFIGURATIONS = [
     Symmetrised(
         base=TransformerConfig(width=8), symmetry=space_group(RING, spins(4, 0)) @ spin_flip(spins(4, 0), odd=True)
     ),
+    OnOrbits(base=TransformerConfig(width=8), symmetry=space_group(RING, spins(4, 0))),
     TransformerConfig(),
     TransformerConfig(width=24, layers=3, heads=3, mlp_ratio=4, phase="zero", dtype="float32", seed=7),
     ExhaustiveSampler(),
