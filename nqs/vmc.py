@@ -503,7 +503,7 @@ class VMC:
         if self.evaluation == self.sampler:
             return row["seconds"]
         limits = [getattr(self.evaluation, name, None) for name in ("n_distinct", "n_samples")]
-        wanted = min([self.hamiltonian.hilbert.dimension, *(limit for limit in limits if limit is not None)])
+        wanted = min([recipes.evaluations(self.wavefunction), *(limit for limit in limits if limit is not None)])
         return row["seconds"] * max(1.0, wanted / row["distinct"])
 
     def _evaluate(
