@@ -24,7 +24,7 @@ EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}  # configurations, or orbits of
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 STEPS = {"cpu": 200, "cuda": 400}
 EXACT_STEPS = {"cpu": 100, "cuda": 200}  # of runs that sum over the whole sector: they converge geometrically,
-SLOW_ROWS, SLOW_STEPS = 10_000, 500  # but more slowly where parameters are fewer than rows
+SLOW_STEPS = 500  # but more slowly where there are fewer parameters than amplitudes and phases to find
 LISTED = {"cpu": 3 * 10**8, "cuda": 10**10}  # images of configurations that are compared to list all orbits
 PROJECTED = 10**8  # determinants evaluated to compare mean-field solutions
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**18}
@@ -53,16 +53,13 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
-def steps(device: torch.device | str, rows: int | None = None) -> int:
-    """Optimisation steps of a run.
-
-    Args:
-        rows: configurations, or orbits, of a sum over the whole sector in every step; None for sampling.
-    """
+def steps(wavefunction: Wavefunction, device: torch.device | str, *, exact: bool) -> int:
+    """Optimisation steps of a run; `exact` where every step sums over the whole sector."""
     kind = torch.device(device).type
-    if rows is None:
+    if not exact:
         return STEPS[kind]
-    return SLOW_STEPS if rows > SLOW_ROWS else EXACT_STEPS[kind]
+    wanted = (2 if wavefunction.has_phase else 1) * evaluations(wavefunction)
+    return EXACT_STEPS[kind] if sum(p.numel() for p in wavefunction.parameters()) >= wanted else SLOW_STEPS
 
 
 def transformer(phase: Literal["learned", "zero"] = "learned") -> TransformerConfig:

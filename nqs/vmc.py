@@ -305,8 +305,7 @@ class VMC:
     @property
     def default_steps(self) -> int:
         """As many steps as this kind of problem needs."""
-        exhaustive = isinstance(self.sampler, ExhaustiveSampler)
-        return recipes.steps(self.device, recipes.evaluations(self.wavefunction) if exhaustive else None)
+        return recipes.steps(self.wavefunction, self.device, exact=isinstance(self.sampler, ExhaustiveSampler))
 
     def _run(
         self,

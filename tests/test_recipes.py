@@ -54,9 +54,17 @@ def test_samples_of_a_symmetric_state_cost_as_much_as_others() -> None:
 
 
 @devices
-def test_exact_runs_converge_in_fewer_steps(device: str | torch.device) -> None:
-    assert recipes.steps(device, 1) < recipes.steps(device)
-    assert recipes.steps(device, 1) < recipes.steps(device, 30_000)
+def test_exact_runs_take_fewer_steps_where_parameters_suffice(device: str | torch.device) -> None:
+    kind = torch.device(device).type
+    few, many = tiny(bosons(2, 2)), tiny(bosons(8, 8))  # 3 and 6,435 configurations
+    assert recipes.steps(few, device, exact=False) == recipes.STEPS[kind]
+    assert recipes.steps(few, device, exact=True) == recipes.EXACT_STEPS[kind] < recipes.STEPS[kind]
+    assert recipes.steps(many, device, exact=True) == recipes.SLOW_STEPS
+    parameters = sum(p.numel() for p in few.parameters())
+    few.hilbert = bosons(parameters, 1)  # as many parameters as configurations, but not as amplitudes and phases
+    assert recipes.steps(few, device, exact=True) == recipes.SLOW_STEPS
+    few.has_phase = False
+    assert recipes.steps(few, device, exact=True) == recipes.EXACT_STEPS[kind]
 
 
 @devices
@@ -91,12 +99,12 @@ def test_vmc_takes_the_recipes() -> None:
     h = BoseHubbard(chain(3), 3, U=4.0)
     vmc = VMC(h, tiny(h.hilbert))
     assert vmc.sampler == vmc.evaluation == ExhaustiveSampler()  # its energy has no error bar to make smaller
-    assert vmc.default_steps == recipes.steps("cpu", h.hilbert.dimension)
+    assert vmc.default_steps == recipes.steps(vmc.wavefunction, "cpu", exact=True)
     large = BoseHubbard(chain(8), 8, U=4.0)
     vmc = VMC(large, tiny(large.hilbert))
     assert vmc.sampler == recipes.training_sampler(vmc.wavefunction, "cpu")
     assert vmc.evaluation == recipes.evaluation_sampler(vmc.wavefunction, "cpu")
-    assert vmc.default_steps == recipes.steps("cpu")
+    assert vmc.default_steps == recipes.steps(vmc.wavefunction, "cpu", exact=False)
 
 
 # ------------------------------------------------------------------------------------------------ symmetries
