@@ -30,7 +30,6 @@ class OnOrbits:
     symmetry: Symmetry
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "OrbitWavefunction":
-        self.symmetry.check(hilbert)
         base = self.base.build(OrbitSpace.of(hilbert, self.symmetry, device), device)
         if not isinstance(base, AutoregressiveWavefunction):
             raise TypeError(f"a symmetry needs an autoregressive model; {type(base).__name__} is none.")
@@ -60,8 +59,8 @@ class OrbitWavefunction(SymmetricWavefunction):
 
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         representatives, turn = self.fold(n)
-        log_modulus, phase = self.base.log_psi(representatives)
-        return LogPsi(log_modulus - self._log_members(representatives) / 2, phase + turn)
+        log_modulus, phase = self(representatives)
+        return LogPsi(log_modulus, phase + self.base.reference_phase(representatives) + turn)
 
     def log_psi_near(
         self,
