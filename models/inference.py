@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nqs.chunks import rows_that_fit
+
 GELU_SCALE = 2 * math.sqrt(2 / math.pi)
 # Evaluated together on a CPU: more leave its cache, fewer cost calls.
 ROWS = 2**10  # prefixes that grow by a site
@@ -16,8 +18,10 @@ def rows_at_once(device: torch.device) -> int:
     return ROWS if device.type == "cpu" else 2**62
 
 
-def tokens_at_once(device: torch.device) -> int:
-    return TOKENS if device.type == "cpu" else 2**62
+def tokens_at_once(device: torch.device, bytes_per_token: float) -> int:
+    if device.type == "cpu":
+        return TOKENS
+    return rows_that_fit(max(1, int(bytes_per_token)), device)
 
 
 def softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-FUSED_WIDTH = 128  # from here on torch's float32 kernel has work for its threads
+FUSED_WIDTH = 64  # from here on torch's float32 kernel has work for its threads
 
 
 def fused_is_fast(x: Tensor) -> bool:

@@ -285,11 +285,12 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         order = shared.argsort(stable=True)
         step = SHARED_STEP if n.is_cuda else 1
         starts = (shared[order] // step * step).tolist()  # the one host synchronisation
+        tokens = tokens_at_once(n.device, self.bytes_per_configuration / L)
         log_p, phase = (torch.empty(len(n), dtype=torch.float64, device=n.device) for _ in range(2))
         for start, size in Counter(starts).items():
             group, order = order[:size], order[size:]
             T = L - 1 - start
-            for part in group.split(max(1, tokens_at_once(n.device) // max(1, T))):
+            for part in group.split(max(1, tokens // max(1, T))):
                 row, n_part = rows[part], n[part]
                 here = n_part[:, start].long()
                 found = [b[row, start] + c[row, start, here] for b, c in zip(before, of_anchors, strict=True)]
@@ -307,7 +308,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         """Their conditionals, log p and phase of what is before each site, and keys and values of the later blocks."""
         L, blocks = self.hilbert.n_sites, self._without_tables(first)
         caches = [block.attention.storage(len(n), L) for block in blocks]
-        parts, size = [], max(1, tokens_at_once(n.device) // L)
+        parts, size = [], max(1, tokens_at_once(n.device, self.bytes_per_configuration / L) // L)
         for begin in range(0, len(n), size):
             part = n[begin : begin + size]
             x = self._embed(part) if first is None else self._from_tables(part, L, first)

@@ -53,7 +53,7 @@ from nqs.chunks import log_psi_in_chunks, rows_that_fit
 from nqs.jacobian import ACTIVATION_COPIES
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
-from nqs.tangent import Precision, Tangent, tangent
+from nqs.tangent import Dense, Precision, Tangent, tangent
 
 MAX_LOG_CHANGE = 1.0  # of an amplitude in one step of the logarithmic target
 # A step is refused where the energy rose above SLACK times what a step of its length can do, and NOISE standard errors;
@@ -237,14 +237,16 @@ class NaturalGradient:
         X = tangent(self.wavefunction, samples, (samples.weights * damping).sqrt(), memory, config.precision)
         stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
         e = residual(samples.weights, deviation, X.shape[0]) / stiffness
-        gradient_norm = 2 * X.transposed(e).norm().item()
+        in_samples = in_sample_space(X, config.space)
+        matrix = X.gram() if in_samples else X.metric()
+        gradient_norm = 2 * transposed_norm(X, e, matrix if in_samples else None)
         if X.shape[0] <= X.shape[1] if config.logarithmic is None else config.logarithmic:
             change = torch.log(1 - rate * deviation / damping)
             change.real.clamp_(-MAX_LOG_CHANGE, MAX_LOG_CHANGE)
             e = residual(samples.weights, -damping / rate * change, X.shape[0]) / stiffness
         previous = config.momentum * self.update
         unseen = e - X.times(previous) if config.momentum else e
-        self.update = previous + solve(X, unseen, shift, config.space)
+        self.update = previous + solve(X, unseen, shift, config.space, matrix)
         direction = X.times(self.update) / stiffness  # sqrt(w) times the change of log psi
         rate, norm = bounded(rate, direction, samples.weights, config.max_step)
         flat = parameters_to_vector(self.parameters)
@@ -394,10 +396,25 @@ def residual(weights: Tensor, deviation: Complex128[Tensor, " U"], rows: int) ->
     return scaled.real if rows == len(weights) else torch.cat([scaled.real, scaled.imag])
 
 
-def solve(X: Tangent, e: Float64[Tensor, " R"], shift: float, space: str) -> Float64[Tensor, " P"]:
-    """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space."""
+def transposed_norm(X: Tangent, y: Float64[Tensor, " R"], gram: Float64[Tensor, "R R"] | None) -> float:
+    """|X^T y|. Where rows are streamed it follows from the lower triangle of X X^T, if known, without a pass."""
+    if gram is None or isinstance(X, Dense):
+        return X.transposed(y).norm().item()
+    square = 2 * y @ (gram.tril() @ y) - gram.diagonal() @ y.square()
+    return square.clamp(min=0).sqrt().item()
+
+
+def solve(
+    X: Tangent, e: Float64[Tensor, " R"], shift: float, space: str, matrix: Float64[Tensor, "n n"] | None = None
+) -> Float64[Tensor, " P"]:
+    """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space.
+
+    Args:
+        matrix: lower triangle of X X^T or X^T X in that space, which is used up; None if it is still to be made.
+    """
     in_samples = in_sample_space(X, space)
-    matrix = X.gram() if in_samples else X.metric()
+    if matrix is None:
+        matrix = X.gram() if in_samples else X.metric()
     right = e if in_samples else X.transposed(e)
     solution = solve_shifted(matrix, right, shift, matrix.trace() / min(X.shape))
     return X.transposed(solution) if in_samples else solution

@@ -81,9 +81,8 @@ def log_psi_sharing_prefixes(
     order, rows, shared = neighbours(wavefunction.hilbert, n, anchors)
     shared = shared.clamp(max=L - 1)  # an anchor itself
     # What is left to compute: the sites after the first that differs, and the anchors that are used.
-    used = torch.zeros(len(anchors), dtype=torch.bool, device=n.device).index_fill_(0, rows, True)
-    cost = SITE_COST * (L - 1 - shared).sum() + L * used.sum()
-    if cost >= L * len(n):
+    used = int(torch.zeros(len(anchors), dtype=torch.bool, device=n.device).index_fill_(0, rows, True).sum())
+    if SITE_COST * int((L - 1 - shared).sum()) + L * used >= L * len(n):
         return log_psi_in_chunks(wavefunction, n)
     log_modulus, phase = (torch.empty(len(n), dtype=torch.float64, device=n.device) for _ in range(2))
 
@@ -91,6 +90,8 @@ def log_psi_sharing_prefixes(
         needed, row = torch.unique(rows[part], return_inverse=True)
         log_modulus[part], phase[part] = wavefunction.log_psi_near(n[part], anchors[needed], row, shared[part])
 
-    # Neighbours in lexicographic order use the same anchors.
-    in_pieces(evaluate, order, rows_that_fit(wavefunction.bytes_per_configuration, n.device, CPU_BYTES))
+    size = rows_that_fit(wavefunction.bytes_per_configuration, n.device, CPU_BYTES)
+    if n.is_cuda:
+        size = size * len(n) // used  # so many anchors: few large pieces fill the device
+    in_pieces(evaluate, order, size)  # neighbours in lexicographic order use the same anchors
     return LogPsi(log_modulus, phase)

@@ -96,7 +96,9 @@ class Wavefunction(nn.Module, ABC):
     ) -> LogPsi:
         """`log_psi(n)`, where the first shared[b] < L sites of n[b] are those of anchors[rows[b]].
 
-        Models that evaluate sites in their order need to compute only what follows the shared prefix.
+        Models that evaluate sites in their order need to compute only what follows the shared prefix. On a GPU so many
+        anchors are given as `log_psi` could evaluate at once, and any number of configurations: what does not fit into
+        memory is the model's to split.
         """
         return self.log_psi(n)
 

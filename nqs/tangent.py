@@ -46,6 +46,7 @@ from nqs.samples import Samples
 CPU_BYTES, GPU_SHARE = 2**31, 0.4  # of X and what it is made from; on a GPU of its free memory
 # Columns in one product: sums of float32 are not longer than this before they are added up in float64.
 COLUMNS = 2**14
+MADE_COLUMNS = 2**15  # at once: of the outer products of few outputs most time would go into reading the inputs
 
 Precision = Literal["float64", "float32", "tf32"]
 
@@ -132,7 +133,8 @@ class Streamed:
         gram = torch.zeros((R, R), dtype=torch.float64, device=self.factor.device)
         if self.by_layers:
             for block in self.column_blocks():
-                add_gram(gram, block, self.precision)
+                for columns in block.split(COLUMNS, dim=1):
+                    add_gram(gram, columns, self.precision)
             return gram
         for i, (rows, block) in enumerate(self.row_blocks()):
             for others, other in islice(self.row_blocks(), i):
@@ -187,13 +189,24 @@ class Streamed:
 
     # ---- columns ----
 
+    @cached_property
+    def bytes_per_column(self) -> int:
+        """With its rounded copy, if there is one."""
+        return self.shape[0] * _bytes_of_number(self.wavefunction, self.precision)
+
+    @property
+    def width(self) -> int:
+        """Columns made at once: they take at most a quarter of the memory."""
+        return max(1, min(MADE_COLUMNS, self.memory // (4 * self.bytes_per_column)))
+
+    @property
+    def memory_for_calls(self) -> int:
+        """What blocks of columns and their intermediate copies leave, but at least half."""
+        return max(self.memory // 2, self.memory - 4 * self.width * self.bytes_per_column)
+
     def column_blocks(self) -> Iterator[Float[Tensor, "R p"]]:
         """All columns of X that are not zero, in blocks, layers in no particular order."""
-        dtype = _dtype(self.precision)
-        R = self.shape[0]
-        like = next(iter(rounded_parameters(self.wavefunction).values()))
-        width = self.memory // (4 * R * (like.element_size() + dtype.itemsize))  # a quarter, with a rounded copy
-        width = max(1, min(COLUMNS, width))
+        dtype, width = _dtype(self.precision), self.width
         narrow: list[Tensor] = []
         for layers in self.groups():
             for block in self._columns_of(layers, width):
@@ -205,7 +218,7 @@ class Streamed:
             yield torch.cat(narrow, dim=1)
 
     def groups(self) -> list[list[nn.Module]]:
-        """Layers whose inputs and output gradients fit into half of the memory together, last layers first.
+        """Layers whose inputs and output gradients fit into memory together, last layers first.
 
         Layers that share a parameter stay together.
         """
@@ -227,7 +240,7 @@ class Streamed:
             size = len(self.factor) * sum(sizes[layer] for layer in family)
             if size > free:
                 groups.append([])
-                free = self.memory // 2
+                free = self.memory_for_calls
             groups[-1] += family
             free -= size
         return groups
@@ -285,9 +298,7 @@ def tangent(
         device = factor.device
         memory = int(GPU_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else CPU_BYTES
     P = sum(p.numel() for p in wavefunction.parameters() if p.requires_grad)
-    gradient = next(iter(rounded_parameters(wavefunction).values())).dtype
-    # Of a number while X is made: the gradient, and the same rounded for the products.
-    size = gradient.itemsize + (_dtype(precision).itemsize if _dtype(precision) != gradient else 0)
+    size = _bytes_of_number(wavefunction, precision)
     if size * n_parts(wavefunction) * samples.n_distinct * P > memory:
         return Streamed(wavefunction, samples, factor, memory, precision)
     rows = scaled_jacobian(wavefunction, samples.configurations, factor)
@@ -309,6 +320,12 @@ def centre(
 
 def _dtype(precision: Precision) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
+
+
+def _bytes_of_number(wavefunction: Wavefunction, precision: Precision) -> int:
+    """While X is made: of the gradient, and of the same rounded for the products."""
+    gradient = next(iter(rounded_parameters(wavefunction).values())).dtype
+    return gradient.itemsize + (_dtype(precision).itemsize if _dtype(precision) != gradient else 0)
 
 
 @contextmanager

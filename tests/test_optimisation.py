@@ -136,7 +136,16 @@ def test_gradient_against_finite_differences(h: BoseHubbard, phase: str, tempera
 
 @every_hamiltonian
 @every_phase
-@pytest.mark.parametrize("configuration", [StochasticReconfiguration(), TorchOptimiser(name="SGD")], ids=str)
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        StochasticReconfiguration(),
+        StochasticReconfiguration(space="samples", memory=1e-5),  # streamed
+        StochasticReconfiguration(space="parameters", memory=1e-5),
+        TorchOptimiser(name="SGD"),
+    ],
+    ids=str,
+)
 def test_reported_gradient_norm(h: BoseHubbard, phase: str, configuration: Any) -> None:
     model = transformer(h, phase=phase)
     X, e = rows_of(h, model)

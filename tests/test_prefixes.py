@@ -112,6 +112,23 @@ def test_pieces_of_any_size_give_the_same_amplitudes(budget: int, monkeypatch: p
     assert max(sizes) == max(1, budget // model.bytes_per_configuration)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("anchors_at_once", [1, 7, 10**6])
+def test_on_a_gpu_pieces_are_sized_by_their_anchors(anchors_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    h = HAMILTONIANS["spins"]
+    model = TransformerConfig(width=8, layers=2, heads=2, seed=5).build(h.hilbert, "cuda")
+    n, anchors = (x.cuda() for x in family(h))
+    expected = model.log_psi(n)
+    sizes = []
+    original = model.log_psi_near
+    monkeypatch.setattr(model, "log_psi_near", lambda n, *rest: sizes.append(len(n)) or original(n, *rest))
+    monkeypatch.setattr(chunks, "GPU_BYTES", anchors_at_once * model.bytes_per_configuration)
+    for one, other in zip(log_psi_sharing_prefixes(model, n, anchors), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+    assert sum(sizes) == len(n)
+    assert max(sizes) == min(len(n), anchors_at_once * len(n) // 20)
+
+
 def test_where_nothing_is_shared_configurations_are_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A single anchor that differs on the first sites saves nothing."""
     space = spins(8, None)

@@ -122,10 +122,11 @@ def test_each_gradient_is_made_once_and_memory_is_bounded(phase: str, monkeypatc
         groups = streamed.groups()
         for group in groups:
             kept = sum(x.nbytes for call in streamed._scaled_calls(group) for x in (call.x, *call.gradients))
-            assert kept <= memory // 2 or len(group) == 1
+            assert kept <= streamed.memory_for_calls or len(group) == 1
         widths = [block.shape[1] for block in streamed.column_blocks()]
         assert sum(widths) == streamed.shape[1]
-        assert 8 * streamed.shape[0] * max(widths) <= max(memory // 4, embedding)
+        assert memory // 2 <= streamed.memory_for_calls <= memory
+        assert 8 * streamed.shape[0] * max(widths) <= max(3 * memory // 8, embedding)  # with narrow ones beside it
         monkeypatch.setattr(model, "forward", counted)
         evaluated.clear()
         streamed.gram()
