@@ -21,8 +21,11 @@ with `distances`, (L, L), of the lattice. Electrons also have the charges `parti
 from typing import Any
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from nqs.exact import ExactGroundState
+from nqs.hilbert import HilbertSpace
 from nqs.lattice import Lattice
 from nqs.observables import (
     DOWN,
@@ -37,13 +40,14 @@ from nqs.observables import (
     exact_samples,
     fidelity,
     local_state_probabilities,
-    momentum_distribution,
+    one_body,
     one_body_density_matrix,
     renyi2_entropy,
     spin_correlations,
     structure_factor,
 )
 from nqs.protocols import Hamiltonian, SymmetricWavefunction, Wavefunction
+from nqs.samplers import TreeSampler
 from nqs.samples import Samples
 
 # Configurations n' that all samples together may lead to: seconds on the device.
@@ -57,6 +61,7 @@ def measure(
     hamiltonian: Hamiltonian,
     *,
     few: Samples | None = None,
+    permutations: Int64[Tensor, "K L"] | None = None,
     exact: ExactGroundState | None = None,
 ) -> dict[str, Expectation]:
     """Everything of the list above that the space, the lattice and the samples allow.
@@ -65,8 +70,9 @@ def measure(
         samples: of the wavefunction.
         wavefunction: amplitudes of configurations that were not sampled.
         hamiltonian: its `lattice`, if it has one, gives the momenta.
-        few: fewer samples, see `affordable`, for the observables that change the configuration (from the one-body
-            density matrix to the entropy), since each leads to up to L^2 others; None for the same.
+        few: fewer samples, see `samples_for`, for the observables that change the configuration (from the one-body
+            density matrix to the spin correlations), since each leads to up to L^2 others; None for the same.
+        permutations: of sites that the state is symmetric under, if `few` has one member of each of its orbits only.
         exact: exact ground state, for the fidelity.
     """
     hilbert = wavefunction.hilbert
@@ -83,7 +89,14 @@ def measure(
         found["double_occupancy"] = double_occupancy(samples, hilbert)
     if exact is not None and not exact.gap < DEGENERATE:
         found["fidelity"] = fidelity(samples, hilbert, exact.state)
-    return found | _off_diagonal(few or samples, wavefunction, None if _twisted(hamiltonian) else torus)
+    found |= _off_diagonal(few or samples, wavefunction, None if _twisted(hamiltonian) else torus, permutations)
+    exhaustive = samples.inclusion is not None and bool((samples.inclusion == 1).all())
+    replicas = samples if exhaustive or permutations is not None else few or samples
+    independent = replicas.inclusion is None and replicas.n_samples >= 4
+    modes = not any(name.startswith("electrons") for name in names)  # of which the entropy is known
+    if hilbert.n_sites > 1 and (exhaustive or independent) and modes:
+        found["renyi2_entropy"] = renyi2_entropy(replicas, wavefunction, range(hilbert.n_sites // 2))
+    return found
 
 
 def affordable(wavefunction: Wavefunction, device: torch.device | str) -> int:
@@ -92,18 +105,44 @@ def affordable(wavefunction: Wavefunction, device: torch.device | str) -> int:
     return max(1, MOVES[torch.device(device).type] // (images * wavefunction.hilbert.n_sites**2))
 
 
+def samples_for(
+    samples: Samples, wavefunction: Wavefunction, generator: torch.Generator
+) -> tuple[Samples, Samples, Int64[Tensor, "K L"] | None]:
+    """The first three of what `measure` needs from samples of the energy: all, few, and permutations of sites.
+
+    Of a symmetric state one member of each orbit of the permutations is enough for `few`. Fermions in a sector without
+    their signs are the exception: there a+_i a_j changes its sign under permutations.
+    """
+    limit = affordable(wavefunction, generator.device)
+    if not isinstance(wavefunction, SymmetricWavefunction):
+        few = samples if samples.n_distinct <= limit else TreeSampler(n_distinct=limit).sample(wavefunction, generator)
+        return samples, few, None
+    every, symmetry = wavefunction.unfolded(samples, generator), wavefunction.symmetry
+    if _has_particles(wavefunction.hilbert) and not _has_bosons(wavefunction.hilbert) and not symmetry.fermions:
+        if every.n_distinct <= limit:
+            return every, every, None
+        few = TreeSampler(n_samples=limit).sample(wavefunction, generator)  # of as many orbits as there are
+        return every, wavefunction.unfolded(few, generator), None
+    elements = symmetry.one_for_each_map()
+    limit = max(1, limit // len(elements))
+    few = samples if samples.n_distinct <= limit else TreeSampler(n_distinct=limit).sample(wavefunction, generator)
+    return every, wavefunction.unfolded(few, generator, elements), symmetry.site_permutations()
+
+
 def stored(
     samples: Samples,
     wavefunction: Wavefunction,
     hamiltonian: Hamiltonian,
     *,
     few: Samples | None = None,
+    permutations: Int64[Tensor, "K L"] | None = None,
     exact: ExactGroundState | None = None,
 ) -> dict[str, torch.Tensor]:
     """All of `measure`, with the names and the company that it has in archives; arguments as there."""
     hilbert = wavefunction.hilbert
     arrays = {"local_state_probabilities": local_state_probabilities(samples, hilbert)}
-    for name, (value, error) in measure(samples, wavefunction, hamiltonian, few=few, exact=exact).items():
+    found = measure(samples, wavefunction, hamiltonian, few=few, permutations=permutations, exact=exact)
+    for name, (value, error) in found.items():
         arrays |= {name: value, f"{name}_error": error}
     if exact is not None and exact.gap >= DEGENERATE and hilbert.dimension * hilbert.n_sites**2 <= MOVES["cpu"]:
         every, state = exact_samples(hilbert, exact.state), StateVector(hilbert, exact.state)
@@ -118,27 +157,34 @@ def stored(
     return arrays
 
 
-def _off_diagonal(samples: Samples, wavefunction: Wavefunction, torus: Lattice | None) -> dict[str, Expectation]:
+def _off_diagonal(
+    samples: Samples, wavefunction: Wavefunction, torus: Lattice | None, permutations: Int64[Tensor, "K L"] | None
+) -> dict[str, Expectation]:
     hilbert = wavefunction.hilbert
-    names = {charge.name for charge in hilbert.charges}
-    bosons = "particles" in names and hilbert.local_states[0] == "0"
     found: dict[str, Expectation] = {}
-    if bosons or hilbert.local_states == ("empty", "occupied") or {UP, DOWN} <= names:
-        found["one_body_density_matrix"] = one_body_density_matrix(samples, wavefunction)
-        if torus is not None:
-            found["momentum_distribution"] = momentum_distribution(samples, wavefunction, torus)
-    number = found["one_body_density_matrix"].value.trace().real.item() if found else 0.0
-    if bosons and number > 0:
-        found["condensate_fraction"] = condensate_fraction(samples, wavefunction)
+    if _has_particles(hilbert):
+        if torus is None:
+            found["one_body_density_matrix"] = one_body_density_matrix(samples, wavefunction, permutations=permutations)
+        else:
+            matrix, momenta = one_body(samples, wavefunction, torus, permutations=permutations)
+            found |= {"one_body_density_matrix": matrix, "momentum_distribution": momenta}
+        matrix = found["one_body_density_matrix"]
+        if _has_bosons(hilbert) and matrix.value.trace().real.item() > 0:
+            found["condensate_fraction"] = condensate_fraction(
+                samples, wavefunction, matrix=matrix.value, permutations=permutations
+            )
     if any(charge.name == "2 Sz" and charge.values == (-1, 1) for charge in hilbert.charges):
-        found["spin_correlations"] = spin_correlations(samples, wavefunction)
-    exhaustive = samples.inclusion is not None and bool((samples.inclusion == 1).all())
-    independent = samples.inclusion is None and samples.n_samples >= 4
-    modes = not any(name.startswith("electrons") for name in names)  # of which the entropy is known
-    if hilbert.n_sites > 1 and (exhaustive or independent) and modes:
-        half = range(hilbert.n_sites // 2)
-        found["renyi2_entropy"] = renyi2_entropy(samples, wavefunction, half)
+        found["spin_correlations"] = spin_correlations(samples, wavefunction, permutations=permutations)
     return found
+
+
+def _has_bosons(hilbert: HilbertSpace) -> bool:
+    return any(charge.name == "particles" for charge in hilbert.charges) and hilbert.local_states[0] == "0"
+
+
+def _has_particles(hilbert: HilbertSpace) -> bool:
+    names = {charge.name for charge in hilbert.charges}
+    return _has_bosons(hilbert) or hilbert.local_states == ("empty", "occupied") or {UP, DOWN} <= names
 
 
 def _torus(hamiltonian: Any) -> Lattice | None:

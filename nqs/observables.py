@@ -33,10 +33,11 @@ from nqs.hamiltonians.jordan_wigner import electrons_between
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import Lattice
 from nqs.local_energy import amplitudes_with_cache
-from nqs.protocols import LogPsi, Wavefunction
-from nqs.samples import Samples
+from nqs.protocols import LogPsi, SymmetricWavefunction, Wavefunction
+from nqs.samples import Lookup, Samples, distinct
 
 NORM_TOLERANCE = 1e-6  # of state vectors
+MOVES_CPU_BYTES = 2**28  # configurations of moved particles handled at once on a CPU: more of them share more
 PAIRS = 2**16  # pairs of samples behind a Renyi entropy
 
 UP, DOWN = "up electrons", "down electrons"  # names of the charges
@@ -123,13 +124,16 @@ def _real_means(samples: Samples, x: Num[Tensor, "U ..."]) -> Expectation:
 
 
 def _means(
-    samples: Samples, local_values: Callable[[Int64[Tensor, " b"]], Tensor], bytes_per_sample: int
+    samples: Samples,
+    local_values: Callable[[Int64[Tensor, " b"]], Tensor],
+    bytes_per_sample: int,
+    cpu_bytes: int | None = None,
 ) -> Expectation:
     """Mean and error of local values that are made in pieces: `local_values(rows)` has the shape (rows, ...)."""
     weights, c = samples.weights, samples.error_weights
     origin: Tensor | None = None  # a first guess of the mean: no cancellation between large sums
     for rows in torch.arange(len(weights), device=weights.device).split(
-        rows_that_fit(bytes_per_sample, weights.device)
+        rows_that_fit(bytes_per_sample, weights.device, cpu_bytes)
     ):
         x = local_values(rows)
         shape, x = x.shape[1:], x.flatten(1) if x.ndim > 1 else x[:, None]
@@ -387,21 +391,64 @@ def _species(hilbert: HilbertSpace, spin: str | None = None) -> list[_Species]:
     return species
 
 
-def _ratios(
-    wavefunction: Wavefunction, samples: Samples, n: UInt8[Tensor, "M L"], parents: Int64[Tensor, " M"]
-) -> Complex128[Tensor, " M"]:
-    """psi(n) / psi(parent), the parents being rows of the samples."""
-    amplitudes, _ = amplitudes_with_cache(wavefunction, n, samples)
-    return torch.polar(
-        (amplitudes.log_modulus - samples.log_modulus[parents]).exp(), amplitudes.phase - samples.phase[parents]
-    )
+class _Known:
+    """Ratios of amplitudes to those of samples, which are looked up among themselves; by orbits where there are some.
+
+    Args:
+        wavefunction: amplitudes of configurations that were not sampled.
+        samples: of the wavefunction.
+    """
+
+    def __init__(self, wavefunction: Wavefunction, samples: Samples) -> None:
+        self.wavefunction, self.parents = wavefunction, samples
+        if isinstance(wavefunction, SymmetricWavefunction):
+            n, turn = wavefunction.fold(samples.configurations)
+            first, _ = distinct(wavefunction.hilbert, n)
+            samples = Samples(
+                configurations=n[first],
+                weights=samples.weights[first],
+                log_modulus=samples.log_modulus[first],
+                phase=(samples.phase - turn)[first],
+            )
+        self.samples = samples
+        self.lookup = Lookup(wavefunction.hilbert, samples.configurations)
+
+    def ratios(self, n: UInt8[Tensor, "M L"], parents: Int64[Tensor, " M"]) -> Complex128[Tensor, " M"]:
+        """psi(n) / psi(parent), the parents being rows of the samples."""
+        turn = torch.zeros((), dtype=torch.float64, device=n.device)
+        if isinstance(self.wavefunction, SymmetricWavefunction):
+            n, turn = self.wavefunction.fold(n)
+        log_modulus, phase = amplitudes_with_cache(self.wavefunction, n, self.samples, self.lookup)[0]
+        return torch.polar(
+            (log_modulus - self.parents.log_modulus[parents]).exp(), phase + turn - self.parents.phase[parents]
+        )
 
 
-def _local_one_body(
-    samples: Samples, wavefunction: Wavefunction, kinds: Sequence[_Species], rows: Int64[Tensor, " b"]
-) -> Complex128[Tensor, "b L L"]:
+class _PairAverage:
+    """Mean of a matrix of all pairs of sites over permutations of the sites, a group.
+
+    Args:
+        permutations: of the group; None for the identity alone.
+    """
+
+    def __init__(self, permutations: Int64[Tensor, "K L"] | None, device: torch.device) -> None:
+        self.classes: Tensor | None = None
+        if permutations is not None:
+            L = permutations.shape[1]
+            image = permutations[:, :, None] * L + permutations[:, None, :]  # of every pair
+            classes, numbers = torch.unique(image.amin(0).flatten(), return_inverse=True, return_counts=True)[1:]
+            self.classes, self.numbers = classes.to(device), numbers.to(device)
+
+    def __call__(self, x: Num[Tensor, "b L L"]) -> Num[Tensor, "b L L"]:
+        if self.classes is None:
+            return x
+        sums = x.new_zeros((len(x), len(self.numbers))).index_add_(1, self.classes, x.flatten(1))
+        return (sums / self.numbers)[:, self.classes].view_as(x)
+
+
+def _local_one_body(known: _Known, kinds: Sequence[_Species], rows: Int64[Tensor, " b"]) -> Complex128[Tensor, "b L L"]:
     """Local values of (a+_i a_j + (a+_j a_i)^dagger) / 2, summed over the kinds of particles."""
-    n = samples.configurations[rows]
+    n = known.parents.configurations[rows]
     L = n.shape[1]
     x = torch.zeros((len(n), L, L), dtype=torch.complex128, device=n.device)
     elsewhere = ~torch.eye(L, dtype=torch.bool, device=n.device)
@@ -418,7 +465,7 @@ def _local_one_body(
         if kind.is_fermion:
             element = element * (1 - 2 * (electrons_between(occupation > 0, row, i, j) % 2))
         local = torch.zeros_like(x)
-        local[row, i, j] = element * _ratios(wavefunction, samples, n_prime, rows[row])
+        local[row, i, j] = element * known.ratios(n_prime, rows[row])
         x += (local + local.mH) / 2
     return x
 
@@ -429,7 +476,13 @@ def _moves_bytes(n_sites: int) -> int:
 
 
 @torch.no_grad()
-def one_body_density_matrix(samples: Samples, wavefunction: Wavefunction, *, spin: str | None = None) -> Expectation:
+def one_body_density_matrix(
+    samples: Samples,
+    wavefunction: Wavefunction,
+    *,
+    spin: str | None = None,
+    permutations: Int64[Tensor, "K L"] | None = None,
+) -> Expectation:
     """rho_ij = <a+_i a_j>, (L, L), Hermitian, complex128; its trace is the number of particles.
 
     On spaces with a cutoff a+ does not lead beyond it.
@@ -438,19 +491,22 @@ def one_body_density_matrix(samples: Samples, wavefunction: Wavefunction, *, spi
         samples: of the wavefunction, or of an exact state together with its `StateVector`.
         wavefunction: amplitudes of configurations that were not sampled.
         spin: "up" or "down" electrons; None for the sum of both, and for particles without spin.
+        permutations: a group under which rho is symmetric: local values are averaged over it, so that one member of
+            each of its orbits may stand for all.
 
     Raises:
         ValueError: neither bosons nor fermions, or a spin where there is none.
     """
-    kinds = _species(wavefunction.hilbert, spin)
+    kinds, known = _species(wavefunction.hilbert, spin), _Known(wavefunction, samples)
+    average = _PairAverage(permutations, samples.weights.device)
     return _means(
         samples,
-        lambda rows: _local_one_body(samples, wavefunction, kinds, rows),
+        lambda rows: average(_local_one_body(known, kinds, rows)),
         _moves_bytes(wavefunction.hilbert.n_sites),
+        MOVES_CPU_BYTES,
     )
 
 
-@torch.no_grad()
 def momentum_distribution(
     samples: Samples,
     wavefunction: Wavefunction,
@@ -458,35 +514,65 @@ def momentum_distribution(
     wave_vectors: Tensor | np.ndarray | None = None,
     *,
     spin: str | None = None,
+    permutations: Int64[Tensor, "K L"] | None = None,
 ) -> Expectation:
     """n(k) = 1/L sum_ij exp(i k (r_i - r_j)) <a+_i a_j>, (K,).
 
     On a lattice with one site in a cell, the allowed momenta sum up to the number of particles.
 
     Args:
-        samples, wavefunction, spin: as in `one_body_density_matrix`.
+        samples, wavefunction, spin, permutations: as in `one_body_density_matrix`.
         lattice: coordinates of the sites.
         wave_vectors: (K, D); by default the allowed momenta, shifted by half a step in antiperiodic directions.
 
     Raises:
         ValueError: as `one_body_density_matrix`; a lattice of another size; open boundaries and no wave vectors.
     """
-    kinds = _species(wavefunction.hilbert, spin)
-    waves = _plane_waves(lattice, wavefunction.hilbert, wave_vectors, antiperiodic=True).to(samples.weights.device)
-
-    def local(rows: Tensor) -> Tensor:
-        x = _local_one_body(samples, wavefunction, kinds, rows)
-        return torch.einsum("bki,ki->bk", torch.einsum("bij,kj->bki", x, waves.conj()), waves).real
-
-    return _means(samples, local, _moves_bytes(lattice.n_sites) + 48 * waves.numel())
+    return one_body(samples, wavefunction, lattice, wave_vectors, spin=spin, permutations=permutations)[1]
 
 
 @torch.no_grad()
-def condensate_fraction(samples: Samples, wavefunction: Wavefunction) -> Expectation:
+def one_body(
+    samples: Samples,
+    wavefunction: Wavefunction,
+    lattice: Lattice,
+    wave_vectors: Tensor | np.ndarray | None = None,
+    *,
+    spin: str | None = None,
+    permutations: Int64[Tensor, "K L"] | None = None,
+) -> tuple[Expectation, Expectation]:
+    """`one_body_density_matrix` and `momentum_distribution` from the same amplitudes; arguments as there."""
+    kinds = _species(wavefunction.hilbert, spin)
+    waves = _plane_waves(lattice, wavefunction.hilbert, wave_vectors, antiperiodic=True).to(samples.weights.device)
+    known, average = _Known(wavefunction, samples), _PairAverage(permutations, samples.weights.device)
+
+    def local(rows: Tensor) -> Tensor:
+        x = average(_local_one_body(known, kinds, rows))
+        occupations = torch.einsum("bki,ki->bk", torch.einsum("bij,kj->bki", x, waves.conj()), waves).real
+        return torch.cat([x.flatten(1), occupations.to(x.dtype)], dim=1)
+
+    L = lattice.n_sites
+    value, error = _means(samples, local, _moves_bytes(L) + 64 * waves.numel(), MOVES_CPU_BYTES)
+    matrix = Expectation(value[: L * L].view(L, L), error[: L * L].view(L, L))
+    return matrix, Expectation(value[L * L :].real, error[L * L :])
+
+
+@torch.no_grad()
+def condensate_fraction(
+    samples: Samples,
+    wavefunction: Wavefunction,
+    *,
+    matrix: Complex128[Tensor, "L L"] | None = None,
+    permutations: Int64[Tensor, "K L"] | None = None,
+) -> Expectation:
     """Largest eigenvalue of the one-body density matrix over the number of bosons (Penrose and Onsager), a scalar.
 
     The error is that of the occupation of the orbital found; noise in the matrix also lifts its largest eigenvalue,
     by an amount of second order in the error.
+
+    Args:
+        samples, wavefunction, permutations: as in `one_body_density_matrix`.
+        matrix: what that returned for them, if it is known.
 
     Raises:
         ValueError: the particles are no bosons.
@@ -494,30 +580,37 @@ def condensate_fraction(samples: Samples, wavefunction: Wavefunction) -> Expecta
     hilbert = wavefunction.hilbert
     if not _is_bosons(hilbert):
         raise ValueError(f"a condensate fraction needs bosons; the space is {hilbert}.")
-    matrix = one_body_density_matrix(samples, wavefunction).value
+    if matrix is None:
+        matrix = one_body_density_matrix(samples, wavefunction, permutations=permutations).value
     values, orbitals = torch.linalg.eigh(matrix)
     v, number = orbitals[:, -1], matrix.trace().real
     fraction = values[-1] / number
     if not samples.error_weights.any():
         return Expectation(fraction, torch.zeros_like(fraction))
-    kinds = _species(hilbert)
+    kinds, known = _species(hilbert), _Known(wavefunction, samples)
+    average = _PairAverage(permutations, samples.weights.device)
 
     def local(rows: Tensor) -> Tensor:  # first-order change of the fraction, mean 0
-        x = _local_one_body(samples, wavefunction, kinds, rows)
+        x = average(_local_one_body(known, kinds, rows))
         occupation = torch.einsum("i,bij,j->b", v.conj(), x, v).real
         return (occupation - fraction * x.diagonal(dim1=1, dim2=2).sum(1).real) / number
 
-    return Expectation(fraction, _means(samples, local, _moves_bytes(hilbert.n_sites)).error)
+    return Expectation(fraction, _means(samples, local, _moves_bytes(hilbert.n_sites), MOVES_CPU_BYTES).error)
 
 
 # ---- spins -----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def spin_correlations(samples: Samples, wavefunction: Wavefunction) -> Expectation:
+def spin_correlations(
+    samples: Samples, wavefunction: Wavefunction, *, permutations: Int64[Tensor, "K L"] | None = None
+) -> Expectation:
     """<S_i . S_j> of spins 1/2, S = sigma / 2, (L, L), 3/4 on the diagonal.
 
     S_i . S_j = S^z_i S^z_j + (S+_i S-_j + S-_i S+_j) / 2 exchanges the spins i and j where they differ.
+
+    Args:
+        samples, wavefunction, permutations: as in `one_body_density_matrix`.
 
     Raises:
         ValueError: no space of spins 1/2.
@@ -525,6 +618,8 @@ def spin_correlations(samples: Samples, wavefunction: Wavefunction) -> Expectati
     hilbert = wavefunction.hilbert
     if not any(c.name == "2 Sz" and c.values == (-1, 1) for c in hilbert.charges):
         raise ValueError(f"spin correlations need spins of length 1/2; the space is {hilbert}.")
+
+    known, average = _Known(wavefunction, samples), _PairAverage(permutations, samples.weights.device)
 
     def local(rows: Tensor) -> Tensor:
         n = samples.configurations[rows]
@@ -535,13 +630,13 @@ def spin_correlations(samples: Samples, wavefunction: Wavefunction) -> Expectati
         n_prime = n[row]
         n_prime[k, i] ^= 1
         n_prime[k, j] ^= 1
-        flip = _ratios(wavefunction, samples, n_prime, rows[row]).real / 2
+        flip = known.ratios(n_prime, rows[row]).real / 2
         x[row, i, j] += flip
         x[row, j, i] += flip
         x.diagonal(dim1=1, dim2=2).fill_(0.75)
-        return x
+        return average(x)
 
-    return _means(samples, local, _moves_bytes(hilbert.n_sites))
+    return _means(samples, local, _moves_bytes(hilbert.n_sites), MOVES_CPU_BYTES)
 
 
 # ---- whole states ----------------------------------------------------------------------------------
@@ -610,7 +705,8 @@ def renyi2_entropy(
     sign = torch.ones(len(kept), dtype=torch.float64, device=n.device)
     for configurations in (n, m, n_swapped, m_swapped):
         sign = sign * _front_signs(hilbert, configurations, inside)
-    ratio = sign * _ratios(wavefunction, samples, n_swapped, a) * _ratios(wavefunction, samples, m_swapped, b)
+    known = _Known(wavefunction, samples)
+    ratio = sign * known.ratios(n_swapped, a) * known.ratios(m_swapped, b)
     values = torch.zeros(n_pairs, dtype=torch.float64, device=n.device)
     values[kept] = ratio.real
     purity = values.mean()
@@ -630,15 +726,33 @@ def _subsystem(hilbert: HilbertSpace, sites: Sequence[int]) -> Bool[Tensor, " L"
 
 
 def _exact_renyi2(samples: Samples, hilbert: HilbertSpace, inside: Bool[Tensor, " L"]) -> Expectation:
-    """-ln Tr (M M+)^2 with the amplitudes as a matrix, psi(n_A, n_B) = M_AB."""
+    """-ln Tr (M M+)^2 with the amplitudes as a matrix, psi(n_A, n_B) = M_AB; a block for all conserved charges of A."""
     n = samples.configurations
-    row, column = (torch.unique(n[:, part], dim=0, return_inverse=True)[1] for part in (inside, ~inside))
-    matrix = torch.zeros((int(row.max()) + 1, int(column.max()) + 1), dtype=torch.complex128, device=n.device)
-    matrix[row, column] = torch.polar(samples.weights.sqrt(), samples.phase) * _front_signs(hilbert, n, inside)
-    if matrix.shape[0] > matrix.shape[1]:
-        matrix = matrix.T  # the same for both parts
-    entropy = -(matrix @ matrix.mH).abs().square().sum().log()
+    amplitudes = torch.polar(samples.weights.sqrt(), samples.phase) * _front_signs(hilbert, n, inside)
+    row, column = (distinct(hilbert, torch.where(part, n, 0))[1] for part in (inside, ~inside))
+    block = torch.unique(_charges_inside(hilbert, n, inside), dim=0, return_inverse=True)[1]
+    purity = amplitudes.new_zeros((), dtype=torch.float64)
+    for members in block.argsort(stable=True).split(block.bincount().tolist()):
+        i, j = (torch.unique(x[members], return_inverse=True)[1] for x in (row, column))
+        matrix = amplitudes.new_zeros((int(i.max()) + 1, int(j.max()) + 1))
+        matrix[i, j] = amplitudes[members]
+        if matrix.shape[0] > matrix.shape[1]:
+            matrix = matrix.T  # the same for both parts
+        purity += (matrix @ matrix.mH).abs().square().sum()
+    entropy = -purity.log()
     return Expectation(entropy, torch.zeros_like(entropy))
+
+
+def _charges_inside(
+    hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool[Tensor, " L"]
+) -> Int64[Tensor, "B charges"]:
+    """Conserved charges of the part A of configurations."""
+    found = [torch.zeros(len(n), dtype=torch.int64, device=n.device)]
+    for charge in hilbert.charges:
+        if charge.target is not None:
+            values = torch.tensor(charge.values, device=n.device)[n[:, inside].long()].sum(1)
+            found.append(values if charge.modulus is None else values % charge.modulus)
+    return torch.stack(found, dim=1)
 
 
 def _front_signs(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool[Tensor, " L"]) -> Float64[Tensor, " B"]:

@@ -177,25 +177,35 @@ class SymmetricWavefunction(Wavefunction, ABC):
         element = self.symmetry.canonical(n)
         return self.symmetry.image(n, element), -self.symmetry.phases(n, element, self.hilbert)
 
-    def unfolded(self, samples: Samples, generator: torch.Generator) -> Samples:
-        """The same samples as configurations of the whole sector: every sample moved by a random element."""
+    def unfolded(
+        self, samples: Samples, generator: torch.Generator, elements: Int64[Tensor, " E"] | None = None
+    ) -> Samples:
+        """The same samples as configurations of the whole sector: every sample moved by a random element.
+
+        Args:
+            elements: of the group, those to choose from; None for all. A sum over all orbits becomes one over the
+                images under each of them.
+        """
         n, device = samples.configurations, samples.configurations.device
-        G, rows = self.symmetry.order, torch.arange(samples.n_distinct, device=device)
-        if samples.counts is None:  # all members of all orbits
-            row, element = rows.repeat_interleave(G), torch.arange(G, device=device).repeat(len(n))
+        elements = torch.arange(self.symmetry.order) if elements is None else elements
+        E, elements = len(elements), elements.to(device)
+        if samples.counts is None:
+            row = torch.arange(samples.n_distinct, device=device).repeat_interleave(E)
+            number = torch.arange(E, device=device).repeat(len(n))
             shares = None
         else:
-            shares = split_counts(samples.counts, torch.full((len(n), G), 1 / G, device=device).double(), generator)
-            row, element = shares.nonzero().T
+            shares = split_counts(samples.counts, torch.full((len(n), E), 1 / E, device=device).double(), generator)
+            row, number = shares.nonzero().T
+        element = elements[number]
         moved = self.symmetry.image(n[row], element)
         first, classes = distinct(self.hilbert, moved)
-        row, element = row[first], element[first]
         if shares is None:
-            weights = (2 * samples.log_modulus[row]).exp()
-            counts, weights = None, weights / weights.sum()
+            share = samples.weights[row] / E
+            counts, weights = None, share.new_zeros(len(first)).index_add_(0, classes, share)
         else:
-            counts = torch.zeros_like(first).index_add_(0, classes, shares[shares > 0])
+            counts = torch.zeros_like(first).index_add_(0, classes, shares[row, number])
             weights = counts.double() / counts.sum()
+        row, element = row[first], element[first]
         return Samples(
             configurations=moved[first],
             weights=weights,

@@ -194,6 +194,18 @@ class Symmetry:
             parts.append((inverted[g] & x[:, :, None] & x[:, None, :]).sum((1, 2)) % 2)
         return angle + math.pi * torch.cat(parts).double() if parts else angle
 
+    def one_for_each_map(self) -> Int64[Tensor, " M"]:
+        """Elements that lead to every member of an orbit together with `site_permutations`."""
+        first: dict[tuple[int, ...], int] = {}
+        for element, relabelling in enumerate(self.maps):
+            first.setdefault(relabelling, element)
+        return torch.tensor(list(first.values()))
+
+    def site_permutations(self) -> Int64[Tensor, "K L"]:
+        """Permutations of the elements that leave local states as they are, a subgroup."""
+        perms, maps = self._arrays
+        return torch.from_numpy(perms[(maps == np.arange(maps.shape[1])).all(1)])
+
     def canonical(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
         """The element that takes each configuration to the representative of its orbit."""
         rows = rows_that_fit(32 * self.order, n.device)

@@ -29,7 +29,7 @@ from nqs.notebook import html_table
 from nqs.optimisation import Optimiser, OptimiserConfig, StochasticReconfiguration
 from nqs.progress import Progress, Watcher
 from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction
-from nqs.samplers import ExhaustiveSampler, TreeSampler
+from nqs.samplers import ExhaustiveSampler
 from nqs.serialise import differences, from_plain, to_plain
 from nqs.statistics import clipped, estimate_energy, infinite_temperature_energy
 from nqs.symmetry import Symmetry, commuting
@@ -522,14 +522,10 @@ class VMC:
             raise NonFiniteError(_what_to_try("final evaluation", estimate, file))
         if file is not None:
             file.write_samples(samples)
-            few, affordable = samples, measurements.affordable(self.wavefunction, self.device)
-            if isinstance(self.wavefunction, SymmetricWavefunction):
-                few = samples = self.wavefunction.unfolded(samples, generator)
-            if samples.n_distinct > affordable:
-                few = TreeSampler(n_distinct=affordable).sample(self.wavefunction, generator)
-                if isinstance(self.wavefunction, SymmetricWavefunction):
-                    few = self.wavefunction.unfolded(few, generator)
-            found = measurements.stored(samples, self.wavefunction, self.hamiltonian, few=few, exact=exact)
+            samples, few, sites = measurements.samples_for(samples, self.wavefunction, generator)
+            found = measurements.stored(
+                samples, self.wavefunction, self.hamiltonian, few=few, permutations=sites, exact=exact
+            )
             for name, values in found.items():
                 file.write_observable(name, values.cpu().numpy())
             file.write_result(estimate)

@@ -10,9 +10,10 @@ import torch
 from nqs import VMC, Archive, exact, measurements
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
-from nqs.models import Transformer
+from nqs.models import OnOrbits, Transformer, TransformerConfig
 from nqs.observables import StateVector, exact_samples
-from nqs.samplers import GumbelSampler, TreeSampler
+from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
+from nqs.symmetry import symmetries_of, translations
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -88,6 +89,59 @@ def test_few_samples_serve_what_is_dear() -> None:
     assert torch.equal(found["density_particles"].value, together["density_particles"].value)
     assert torch.equal(found["one_body_density_matrix"].value, alone["one_body_density_matrix"].value)
     assert measurements.affordable(model, "cpu") < measurements.affordable(model, "cuda")
+
+
+SYMMETRIC: dict[str, tuple[Any, bool]] = {  # whether one member of each orbit of the permutations is enough
+    "bosons": (BoseHubbard(chain(5), 4, U=4.0), True),
+    "flux": (BoseHubbard(chain(4), 3, U=4.0, phases=(0.2,) * 4), True),
+    "spins": (Heisenberg(chain(6), 0), True),
+    "electrons": (FermiHubbard(square(2, 3), 2, 2, U=4.0), True),
+    "fermions without signs": (TV(chain(6), 3, V=1.0), False),
+}
+
+
+@pytest.mark.parametrize("case", SYMMETRIC)
+def test_one_member_of_each_orbit_serves_for_all(case: str) -> None:
+    h, enough = SYMMETRIC[case]
+    symmetry = symmetries_of(h, fermions=case == "electrons")
+    config = TransformerConfig(width=8, heads=2, layers=1, seed=3)
+    model = OnOrbits(base=config, symmetry=symmetry).build(h.hilbert)
+    generator = torch.Generator().manual_seed(0)
+    samples = ExhaustiveSampler().sample(model, generator)
+    every, few, permutations = measurements.samples_for(samples, model, generator)
+    assert every.n_distinct > samples.n_distinct
+    assert (permutations is not None) == (few.n_distinct < every.n_distinct) == enough
+    plain = measurements.measure(every, model, h)
+    found = measurements.measure(every, model, h, few=few, permutations=permutations)
+    assert set(found) == set(plain)
+    for name, (value, error) in plain.items():
+        torch.testing.assert_close(found[name].value, value, rtol=1e-10, atol=1e-12)
+        assert not error.any()
+        assert not found[name].error.any()
+    samples = TreeSampler(n_samples=3000).sample(model, generator)
+    every, few, permutations = measurements.samples_for(samples, model, generator)
+    assert few.counts is not None
+    assert few.counts.sum() == 3000
+    found = measurements.measure(every, model, h, few=few, permutations=permutations)
+    for name, (value, _) in plain.items():
+        assert ((found[name].value - value).abs() <= 5 * found[name].error + 1e-9).all(), name
+
+
+def test_large_samples_are_replaced_by_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    h = FermiHubbard(square(2, 3), 2, 2, U=4.0)
+    config = TransformerConfig(width=8, heads=2, layers=1, seed=3)
+    generator = torch.Generator().manual_seed(0)
+    symmetric, unsigned = (
+        OnOrbits(base=config, symmetry=symmetry).build(h.hilbert)
+        for symmetry in (symmetries_of(h, fermions=True), translations(h.lattice, h.hilbert))
+    )
+    monkeypatch.setattr(measurements, "affordable", lambda *_: 20)
+    for model in (config.build(h.hilbert), symmetric, unsigned):
+        samples = ExhaustiveSampler().sample(model, generator)
+        every, few, _ = measurements.samples_for(samples, model, generator)
+        assert every.n_distinct > 200
+        assert 5 < few.n_distinct < 40  # about as many as wanted
+        assert few.counts is not None
 
 
 def test_what_is_not_defined_is_left_out() -> None:
