@@ -30,6 +30,7 @@ from nqs.symmetry import TURN, Symmetry
 ROWS = 2**14  # configurations treated at once
 PROBES = 64  # random configurations on which the phases of a reference are compared
 MAX_DIMENSION = 4_000_000  # of a sector in which projected energies are summed exactly
+TERMS = 2**18  # matrix elements applied at once
 MAX_UNPROJECTED = 100_000  # dimension up to which representations of higher dimension are looked for
 VANISHING = 1e-10  # amplitude, share of a state or of a variance that is nothing but rounding
 TIE = 1e-9  # relative difference of energies that count as equal
@@ -101,53 +102,71 @@ def weight_in_sector(symmetry: Symmetry, hilbert: HilbertSpace, state: np.ndarra
     return weight
 
 
-def projected_energies(
-    hamiltonian: Hamiltonian, symmetry: Symmetry, determinant: SlaterDeterminant, *, device: torch.device | str = "cpu"
-) -> Float64[Tensor, "2 S"]:
-    """Energies for each of `symmetry.real_characters()`; infinite where nothing of the determinant is in the sector.
+class OrbitHamiltonian:
+    """A Hamiltonian between the orbits of a group, in every sector of real characters at once.
+
+    Attributes:
+        representatives: of all orbits, also of those that some sectors forbid.
+        sizes: members of each.
+        signs: real characters of every sector.
+    """
+
+    def __init__(self, hamiltonian: Hamiltonian, symmetry: Symmetry, device: torch.device | str = "cpu") -> None:
+        hilbert, self.sectors = hamiltonian.hilbert, symmetry.real_characters()
+        even = self.sectors[0]
+        self.hilbert = hilbert
+        self.signs = torch.tensor([[1 - 4 * a for a in s.angles] for s in self.sectors], device=device).double()
+        self.representatives, self.sizes = replace(even, fermions=False).orbits(hilbert, device)
+        n, ranks = self.representatives, hilbert.rank(self.representatives)
+        self.diagonal = hamiltonian.diagonal(n)
+        self.rows = rows_that_fit(32 * symmetry.order * (hilbert.n_sites + 2) ** 2, torch.device(device))
+        # <r|H|n'> psi(n') with psi(n') = psi(r') c_g(n')^*, g n' = r'.
+        parents, others, elements, values = [], [], [], []
+        for start, part in zip(range(0, len(n), self.rows), n.split(self.rows), strict=True):
+            connected = hamiltonian.connected(part)
+            g = even.canonical(connected.configurations)
+            parents.append(start + connected.parents)
+            others.append(torch.searchsorted(ranks, hilbert.rank(even.image(connected.configurations, g))))
+            elements.append(g)
+            values.append(connected.elements * torch.cos(even.phases(connected.configurations, g, hilbert)))
+        self._parents, self._others, self._elements, self._values = map(torch.cat, (parents, others, elements, values))
+
+    def __call__(self, x: Num[Tensor, "N S"]) -> Num[Tensor, "N S"]:
+        """H x on the representatives."""
+        y = self.diagonal[:, None] * x.to(torch.promote_types(x.dtype, self._values.dtype))
+        terms = zip(*(t.split(TERMS) for t in (self._parents, self._others, self._elements, self._values)), strict=True)
+        for parent, other, element, value in terms:
+            y.index_add_(0, parent, (value[:, None] * self.signs.T[element] * x[other]).to(y.dtype))
+        return y
+
+
+def projected_energies(matrix: OrbitHamiltonian, determinant: SlaterDeterminant) -> Float64[Tensor, "2 S"]:
+    """Energies in each of the sectors of a matrix; infinite where nothing of the determinant is in the sector.
 
     Sums over the sector are sums over representatives of the orbits.
 
     Returns:
         E_chi, and below it the same after one Lanczos step.
     """
-    hilbert, sectors = hamiltonian.hilbert, symmetry.real_characters()
-    even = ProjectedDeterminant(determinant=determinant, symmetry=sectors[0], hilbert=hilbert)
-    signs = torch.tensor([[1 - 4 * a for a in s.angles] for s in sectors], device=device).double()  # (S, G)
-    n, sizes = replace(sectors[0], fermions=False).orbits(hilbert, device)  # also those that some sectors forbid
-    ranks, weights = hilbert.rank(n), sizes.double()[:, None]
-    rows = rows_that_fit(32 * symmetry.order * (hilbert.n_sites + 2) ** 2, torch.device(device))
+    even = ProjectedDeterminant(determinant=determinant, symmetry=matrix.sectors[0], hilbert=matrix.hilbert)
+    weights = matrix.sizes.double()[:, None]
     projections, whole = [], 0.0
-    for part, size in zip(n.split(rows), sizes.split(rows), strict=True):
+    for part, size in zip(matrix.representatives.split(matrix.rows), matrix.sizes.split(matrix.rows), strict=True):
         terms = terms_of_projection(even, part)
-        projections.append(terms @ signs.T.to(terms.dtype) / symmetry.order)
+        projections.append(terms @ matrix.signs.T.to(terms.dtype) / even.symmetry.order)
         whole += (size.double() @ terms.abs().square().mean(1)).item()  # <D|D>
     psi = torch.cat(projections)  # (orbits, S)
-
-    def applied(x: Num[Tensor, "N S"]) -> Num[Tensor, "N S"]:
-        y = []
-        for start, part in zip(range(0, len(n), rows), n.split(rows), strict=True):
-            connected = hamiltonian.connected(part)
-            element = even.symmetry.canonical(connected.configurations)  # g n' = r'
-            row = torch.searchsorted(ranks, hilbert.rank(even.symmetry.image(connected.configurations, element)))
-            # psi(n') = psi(r') c_g(n')^*
-            turn = torch.cos(even.symmetry.phases(connected.configurations, element, hilbert))
-            moved = (connected.elements * turn)[:, None] * signs.T[element] * x[row]
-            diagonal = hamiltonian.diagonal(part)[:, None] * x[start : start + len(part)]
-            y.append(diagonal.to(moved.dtype).index_add_(0, connected.parents, moved))
-        return torch.cat(y)
-
     norm = (weights * psi.abs().square()).sum(0)
     empty = norm <= VANISHING * whole
     psi = psi / torch.where(empty, 1.0, norm.sqrt())
-    H_psi = applied(psi)
+    H_psi = matrix(psi)
     energy = (weights * psi.conj() * H_psi).real.sum(0)
     # The next Lanczos vector u, H u, and the 2 x 2 matrix of H.
     u = H_psi - energy * psi
     variance = (weights * u.abs().square()).sum(0)
     eigenstate = variance <= VANISHING * (weights * H_psi.abs().square()).sum(0).max()
     u = u / torch.where(eigenstate, math.inf, variance.sqrt())
-    other = (weights * u.conj() * applied(u)).real.sum(0)
+    other = (weights * u.conj() * matrix(u)).real.sum(0)
     lower = (energy + other) / 2 - torch.hypot((energy - other) / 2, variance.sqrt())
     improved = torch.where(eigenstate, energy, lower)
     return torch.stack([energy, improved]).masked_fill(empty, math.inf)
@@ -184,13 +203,16 @@ def lowest_sector(
     identity = symmetry.subgroup([True] + [False] * (symmetry.order - 1))
     bound = math.inf  # of the determinants themselves, where that is cheap: without symmetry there are many orbits
     if hilbert.dimension <= MAX_UNPROJECTED:
-        bound = min(projected_energies(hamiltonian, identity, d, device=device)[1, 0].item() for d in determinants)
+        matrix = OrbitHamiltonian(hamiltonian, identity, device)
+        bound = min(projected_energies(matrix, d)[1, 0].item() for d in determinants)
     groups = [symmetry]
     while True:
         sectors = [sector for group in groups for sector in group.real_characters()]
-        energies, improved = torch.stack(
-            [torch.cat([projected_energies(hamiltonian, g, d, device=device) for g in groups], 1) for d in determinants]
-        ).unbind(1)  # (determinants, sectors) each
+        found = []  # (determinants, 2, sectors) of each group
+        for group in groups:
+            matrix = OrbitHamiltonian(hamiltonian, group, device)
+            found.append(torch.stack([projected_energies(matrix, determinant) for determinant in determinants]))
+        energies, improved = torch.cat(found, dim=2).unbind(1)
         lowest = improved.min().item()
         if lowest < math.inf and lowest <= bound + TIE * abs(bound):
             # Of equal sectors the first, whatever rounding says: there the trivial characters are.

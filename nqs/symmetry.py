@@ -37,6 +37,7 @@ from nqs.samples import distinct
 EXACT_INTEGERS = 2**53  # float64 holds every integer below
 TURN = 2 * math.pi
 PROBES = 32  # random configurations on which a symmetry is tested
+SIGN_BITS = 62  # orbitals in an integer
 
 
 class Orbits(NamedTuple):
@@ -185,13 +186,9 @@ class Symmetry:
         angle = TURN * tables.angles[element]
         if not self.fermions:
             return angle
-        inverted, species = self._inversions(hilbert)
-        inverted = inverted.to(n.device)
-        occupied = torch.cat([torch.tensor(values, device=n.device)[n.long()] for values in species], dim=1).bool()
-        parts = []
-        rows = rows_that_fit(4 * inverted.shape[1] ** 2, n.device)
-        for x, g in zip(occupied.split(rows), element.split(rows), strict=True):  # (b, O), (b,)
-            parts.append((inverted[g] & x[:, :, None] & x[:, None, :]).sum((1, 2)) % 2)
+        signs = self._signs(hilbert, n.device)
+        rows = rows_that_fit(64 * self.n_sites * len(signs.occupation), n.device)
+        parts = [signs.odd(x, g) for x, g in zip(n.split(rows), element.split(rows), strict=True)]
         return angle + math.pi * torch.cat(parts).double() if parts else angle
 
     def one_for_each_map(self) -> Int64[Tensor, " M"]:
@@ -323,6 +320,20 @@ class Symmetry:
     def _is_smallest(self, n: UInt8[Tensor, "B L"]) -> Bool[Tensor, " B"]:
         return self._stabilisers(n).gather(1, self.canonical(n)[:, None])[:, 0]
 
+    @cached_property
+    def _sign_cache(self) -> dict[tuple[HilbertSpace, torch.device], "_Signs"]:
+        return {}
+
+    def _signs(self, hilbert: HilbertSpace, device: torch.device) -> "_Signs":
+        key = hilbert, device
+        if key not in self._sign_cache:
+            inverted, species = self._inversions(hilbert)
+            words = []
+            for part in inverted.to(device).long().split(SIGN_BITS, dim=2):
+                words.append((part << torch.arange(part.shape[2], device=device)).sum(2).T.contiguous())
+            self._sign_cache[key] = _Signs(tuple(words), tuple(torch.tensor(v, device=device) for v in species))
+        return self._sign_cache[key]
+
     def _inversions(self, hilbert: HilbertSpace) -> tuple[Bool[Tensor, "G O O"], list[tuple[int, ...]]]:
         """Pairs of orbitals o < o' whose order an element inverts, and the species by local state."""
         species = [charge.values for charge in hilbert.charges if set(charge.values) == {0, 1}]
@@ -393,6 +404,30 @@ class _Tables(NamedTuple):
     maps: UInt8[Tensor, "G d"]
     angles: Float64[Tensor, " G"]
     words: tuple[Float64[Tensor, "Ld G"], ...]
+
+
+class _Signs(NamedTuple):
+    """Of reordering fermions.
+
+    Attributes:
+        inverted: for every orbital and element the later orbitals that change places with it, as bits, in words.
+        occupation: of every species, by local state.
+    """
+
+    inverted: tuple[Int64[Tensor, "O G"], ...]
+    occupation: tuple[Int64[Tensor, " d"], ...]
+
+    def odd(self, n: UInt8[Tensor, "B L"], element: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
+        """1 where an odd number of occupied pairs change places."""
+        occupied = torch.cat([table[n.long()] for table in self.occupation], dim=1)  # (B, O)
+        odd = torch.zeros_like(element)
+        for words, part in zip(self.inverted, occupied.split(SIGN_BITS, dim=1), strict=True):
+            word = (part << torch.arange(part.shape[1], device=n.device)).sum(1)
+            for inverted, here in zip(words, occupied.T, strict=True):
+                odd ^= inverted[element] & word & -here
+        for shift in (32, 16, 8, 4, 2, 1):
+            odd ^= odd >> shift
+        return odd & 1
 
 
 # ---- symmetries of a Hamiltonian ---------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from nqs.models import (
     sectors,
     weight_in_sector,
 )
-from nqs.models.sectors import projected_energies
+from nqs.models.sectors import OrbitHamiltonian, projected_energies
 from nqs.protocols import Hamiltonian
 from nqs.symmetry import Symmetry, spin_flip, symmetries_of, translations
 
@@ -73,8 +73,9 @@ def levels(h: Hamiltonian, sector: Symmetry) -> np.ndarray:
 @every_case
 def test_projected_energies_against_dense_projectors(h: Any) -> None:
     group, H = symmetries_of(h, fermions=True), dense(h)
+    matrix = OrbitHamiltonian(h, group)
     for determinant in hartree_fock(h).solutions:
-        found = projected_energies(h, group, determinant).numpy()
+        found = projected_energies(matrix, determinant).numpy()
         D = vector(h, determinant)
         total = 0.0
         for k, sector in enumerate(group.real_characters()):
@@ -97,7 +98,8 @@ def test_projected_energies_against_dense_projectors(h: Any) -> None:
 def test_an_eigenstate_is_improved_by_nothing() -> None:
     """Free fermions: the next Lanczos vector is rounding."""
     h = TV(chain(5), 3, V=0.0)
-    energies = projected_energies(h, translations(chain(5), h.hilbert, fermions=True), hartree_fock(h).determinant)
+    matrix = OrbitHamiltonian(h, translations(chain(5), h.hilbert, fermions=True))
+    energies = projected_energies(matrix, hartree_fock(h).determinant)
     np.testing.assert_allclose(energies, np.linalg.eigvalsh(dense(h))[0], atol=1e-10)
 
 

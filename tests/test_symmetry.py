@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 
+from nqs import chunks
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, harmonic_trap, staggered_potential
 from nqs.hilbert import HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.lattice import chain, honeycomb, hypercubic, square, triangular
@@ -302,6 +303,25 @@ def test_orbits_come_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # ---- signs and sectors -------------------------------------------------------------------------------------------
+
+
+def test_signs_of_more_orbitals_than_an_integer_has_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the parity of the permutation that sorts the moved orbitals; pieces of any size."""
+    hilbert = spinful_fermions(35, 12, 9)
+    group = space_group(chain(35), hilbert, fermions=True) @ spin_flip(spinful_fermions(35), fermions=True)
+    n = hilbert.random(30, torch.Generator().manual_seed(0))
+    element = torch.randint(group.order, (30,), generator=torch.Generator().manual_seed(1))
+    expected = []
+    for row, g in zip(n.tolist(), element.tolist(), strict=True):
+        to = {site: target for target, site in enumerate(group.permutations[g])}
+        exchanged = group.maps[g][1] == 2
+        occupied = [(spin, s) for spin in (0, 1) for s, state in enumerate(row) if state >> spin & 1]
+        moved = [(spin ^ exchanged, to[s]) for spin, s in occupied]
+        expected.append(sum(a > b for a, b in itertools.combinations(moved, 2)) % 2 * math.pi)
+    assert 5 < sum(x > 0 for x in expected) < 25
+    for budget in (1, 2**25):
+        monkeypatch.setattr(chunks, "CPU_BYTES", budget)
+        assert group.phases(n, element, hilbert).tolist() == expected
 
 
 @every_case
