@@ -730,7 +730,7 @@ def _exact_renyi2(samples: Samples, hilbert: HilbertSpace, inside: Bool[Tensor, 
     n = samples.configurations
     amplitudes = torch.polar(samples.weights.sqrt(), samples.phase) * _front_signs(hilbert, n, inside)
     row, column = (distinct(hilbert, torch.where(part, n, 0))[1] for part in (inside, ~inside))
-    block = torch.unique(_charges_inside(hilbert, n, inside), dim=0, return_inverse=True)[1]
+    block = torch.unique(_charges_inside(hilbert, n, inside), return_inverse=True)[1]
     purity = amplitudes.new_zeros((), dtype=torch.float64)
     for members in block.argsort(stable=True).split(block.bincount().tolist()):
         i, j = (torch.unique(x[members], return_inverse=True)[1] for x in (row, column))
@@ -743,16 +743,16 @@ def _exact_renyi2(samples: Samples, hilbert: HilbertSpace, inside: Bool[Tensor, 
     return Expectation(entropy, torch.zeros_like(entropy))
 
 
-def _charges_inside(
-    hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool[Tensor, " L"]
-) -> Int64[Tensor, "B charges"]:
-    """Conserved charges of the part A of configurations."""
-    found = [torch.zeros(len(n), dtype=torch.int64, device=n.device)]
+def _charges_inside(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool[Tensor, " L"]) -> Int64[Tensor, " B"]:
+    """A number for all conserved charges of the part A of configurations together."""
+    number = torch.zeros(len(n), dtype=torch.int64, device=n.device)
     for charge in hilbert.charges:
         if charge.target is not None:
             values = torch.tensor(charge.values, device=n.device)[n[:, inside].long()].sum(1)
-            found.append(values if charge.modulus is None else values % charge.modulus)
-    return torch.stack(found, dim=1)
+            values = values if charge.modulus is None else values % charge.modulus
+            values = values - values.min()
+            number = number * (values.max() + 1) + values
+    return number
 
 
 def _front_signs(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool[Tensor, " L"]) -> Float64[Tensor, " B"]:
