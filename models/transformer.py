@@ -24,6 +24,7 @@ from nqs.models.normalisation import LayerNorm
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
 
 SHARED_STEP = 2  # on a GPU prefix lengths are rounded down to a multiple: fewer and larger batches for a few sites more
+WIDTH = 32  # where none is given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class TransformerConfig:
     """Size and start of the network.
 
     Attributes:
-        width: embedding width D.
+        width: embedding width D. None: 32; the scripts take less where a step would be long (nqs.recipes).
         layers: number of blocks.
         heads: attention heads; must divide width.
         mlp_ratio: hidden width of the feed-forward part, in units of width.
@@ -41,7 +42,7 @@ class TransformerConfig:
         seed: of the initial parameters.
     """
 
-    width: int = 32
+    width: int | None = WIDTH
     layers: int = 2
     heads: int = 4
     mlp_ratio: int = 2
@@ -51,10 +52,11 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1.")
-        if self.width % self.heads:
-            raise ValueError(f"width={self.width} is not divisible by heads={self.heads}; choose a multiple.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: it must be at least 1.")
+        if (self.width or WIDTH) % self.heads:
+            raise ValueError(f"width={self.width or WIDTH} is not divisible by heads={self.heads}; choose a multiple.")
         if self.phase not in ("learned", "zero"):
             raise ValueError(f"phase={self.phase!r}: choose 'learned' or 'zero'.")
         if self.dtype not in ("float64", "float32", "mixed"):
@@ -105,7 +107,8 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        D, hidden = config.width, config.mlp_ratio * config.width
+        D = config.width or WIDTH
+        hidden = config.mlp_ratio * D
         self.norm1 = LayerNorm(D)
         self.attention = CausalSelfAttention(D, config.heads)
         self.norm2 = LayerNorm(D)
@@ -169,9 +172,11 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
     ) -> None:
         super().__init__()
         self.hilbert = hilbert
-        self.config = config = replace(config or TransformerConfig(), **options)
+        config = replace(config or TransformerConfig(), **options)
+        self.config = config = replace(config, width=config.width or WIDTH)
+        self.width = config.width or WIDTH
         self.has_phase = config.phase == "learned"
-        L, d, D = hilbert.n_sites, hilbert.local_dim, config.width
+        L, d, D = hilbert.n_sites, hilbert.local_dim, self.width
         # torch draws initial values of its own, which _initialise replaces; global random numbers stay as they were.
         # (On the meta device nothing would be drawn, but that loads a second's worth of Python modules.)
         with torch.random.fork_rng(devices=[]):
@@ -360,4 +365,4 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         # Per site at the widest point: residual, normed input, and q, k, v with attention or the hidden layer twice.
         widest = 2 + max(4, 2 * self.config.mlp_ratio)
         itemsize = self.site.weight.element_size()
-        return self.hilbert.n_sites * (widest * self.config.width * itemsize + 6 * 8 * self.hilbert.local_dim)
+        return self.hilbert.n_sites * (widest * self.width * itemsize + 6 * 8 * self.hilbert.local_dim)

@@ -9,9 +9,10 @@ sampler has found already; only the rest goes through the network, from the firs
 
 # Shapes: U samples, K connected configurations, L sites.
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Complex128, Float64, UInt8
+from jaxtyping import Complex128, Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.chunks import in_pieces, rows_that_fit
@@ -22,6 +23,18 @@ from nqs.samples import Lookup, Samples, distinct
 CPU_BYTES = 2**30  # connected configurations handled at once on a CPU: more of them share more
 
 
+class Elements(NamedTuple):
+    """Off-diagonal matrix elements of H between samples, in the basis of their normalised amplitudes.
+
+    Of the amplitudes sqrt(w) exp(i arg psi), w the weights of an exhaustive sum; the phases are taken into the basis,
+    so that the state is sqrt(w). E_loc = <n|H|n> + sum_columns values sqrt(w_column / w_row). Hermitian.
+    """
+
+    rows: Int64[Tensor, " K"]
+    columns: Int64[Tensor, " K"]
+    values: Complex128[Tensor, " K"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LocalEnergies:
     """Local energies of a batch of samples, and what they cost.
@@ -29,6 +42,7 @@ class LocalEnergies:
     Attributes:
         values: E_loc of every distinct sample, in the Hamiltonian's unit.
         diagonal: <n|H|n> of every distinct sample, a part of it.
+        elements: of H between the samples, where they were asked for.
         n_connected: connected configurations, K.
         n_evaluated: network evaluations made for them.
     """
@@ -37,6 +51,7 @@ class LocalEnergies:
     diagonal: Float64[Tensor, " U"]
     n_connected: int
     n_evaluated: int
+    elements: Elements | None = None
 
     @property
     def share_saved(self) -> float:
@@ -45,13 +60,22 @@ class LocalEnergies:
 
 
 @torch.no_grad()
-def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
-    """E_loc of every sample, the known amplitudes taken from the samples themselves."""
+def local_energies(
+    hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples, *, elements: bool = False
+) -> LocalEnergies:
+    """E_loc of every sample, the known amplitudes taken from the samples themselves.
+
+    Args:
+        elements: keep the matrix elements of H between the samples, which are all configurations or orbits.
+    """
     n = samples.configurations
     L = n.shape[1]
     diagonal = hamiltonian.diagonal(n)
     values = diagonal.to(torch.complex128)
     known = Lookup(wavefunction.hilbert, n)
+    kept: list[Elements] = []
+    # Members of the orbit of each sample, up to a common factor.
+    log_members = torch.where(samples.weights > 0, samples.weights.log() - 2 * samples.log_modulus, 0.0)
 
     def evaluate(part: Tensor) -> tuple[int, int]:
         connected = hamiltonian.connected(n[part])
@@ -60,6 +84,13 @@ def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples
             configurations, turn = wavefunction.fold(configurations)
         amplitudes, evaluated = amplitudes_with_cache(wavefunction, configurations, samples, known)
         parents = part[connected.parents]
+        if elements:
+            columns = known.rows(configurations)
+            inside = columns >= 0
+            rows, columns = parents[inside], columns[inside]
+            share = ((log_members[rows] - log_members[columns]) / 2).exp()
+            angle = samples.phase[columns] - samples.phase[rows] + (turn[inside] if turn.ndim else turn)
+            kept.append(Elements(rows, columns, connected.elements[inside] * torch.polar(share, angle)))
         log_ratio = amplitudes.log_modulus - samples.log_modulus[parents]
         ratio = torch.polar(log_ratio.exp(), amplitudes.phase + turn - samples.phase[parents])
         values.index_add_(0, parents, connected.elements * ratio)
@@ -73,6 +104,7 @@ def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples
         diagonal=diagonal,
         n_connected=sum(connected for connected, _ in counts),
         n_evaluated=sum(evaluated for _, evaluated in counts),
+        elements=Elements(*map(torch.cat, zip(*kept, strict=True))) if elements else None,
     )
 
 

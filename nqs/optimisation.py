@@ -33,10 +33,17 @@ the present samples do not see is kept,
 
     delta = mu delta' + X^T (X X^T + s)^-1 (e - mu X delta').
 
+Exact propagation. Where the samples are the whole sector, H between them is known and need not be replaced by its
+diagonal: the target is the change of log psi by exp(-eta (H - E)) itself (nqs.imaginary_time), the rows keep the weights
+1 + eta D of the implicit diagonal. A step then goes as far as imaginary time does, and a rate of 1 is not too large for
+spectra of any width. A sum over the sector with H between its terms is what exact diagonalisation has, too: such steps
+say how well the network can represent the state, and how far a run could get without sampling noise.
+
 Adaptive shift. Without sampling noise the shift has to guard only against steps that the linearisation does not
-describe. What a step did to log psi is compared with what it was to do, X delta: where they agree the next shift is
-halved, where they do not it grows, up to its schedule; as in the method of Levenberg and Marquardt (Nocedal and Wright,
-Numerical Optimization, section 10.3). Convergence then stays geometric down to rounding.
+describe. The gain of a step is by how much it brought log psi nearer to its target, in units of what the linearisation
+promised: where most came true the next shift is lower, where little did it is higher, up to its schedule, as in the
+method of Levenberg and Marquardt (Nocedal and Wright, Numerical Optimization, section 10.3). Convergence then stays
+geometric down to rounding.
 """
 
 # Shapes: U distinct samples, P parameters, R rows of X.
@@ -50,7 +57,9 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nqs.chunks import log_psi_in_chunks, rows_that_fit
-from nqs.jacobian import ACTIVATION_COPIES
+from nqs.imaginary_time import evolved
+from nqs.jacobian import ACTIVATION_COPIES, n_parts
+from nqs.local_energy import Elements
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
 from nqs.tangent import Dense, Precision, Tangent, tangent
@@ -59,9 +68,11 @@ MAX_LOG_CHANGE = 1.0  # of an amplitude in one step of the logarithmic target
 # A step is refused where the energy rose above SLACK times what a step of its length can do, and NOISE standard errors;
 # the next one is made with CAUTION times the shift, which falls back by RECOVERY a step.
 SLACK, NOISE, CAUTION, RECOVERY = 3.0, 6.0, 100.0, 1.2
-# A step that missed its linear prediction by less than STRAIGHT of its length lowers the next shift by RELAX; one that
-# missed it by more than BENT raises it by TIGHTEN.
-STRAIGHT, RELAX, BENT, TIGHTEN = 0.1, 2.0, 0.3, 3.0
+EXACT_CAUTION, EXACT_RECOVERY = 10.0, 2.0  # of exact sums, where a refused step costs little
+STRICT = 0.8  # share of the steps after which the energy of exact sums may not rise
+# A step with a gain above GOOD lowers the next shift by RELAX; one below POOR raises it by TIGHTEN.
+GOOD, RELAX, POOR, TIGHTEN = 0.5, 4.0, 0.25, 3.0
+ROUNDING = 1e-12  # share of an energy below which a rise means nothing
 LOWEST_SHIFT = 1e-13
 SMALLEST, LARGEST_EXPONENT = 1e-150, 300.0
 
@@ -91,8 +102,17 @@ class Optimiser(Protocol):
         local_energies: Complex128[Tensor, " U"],
         diagonal: Float64[Tensor, " U"],
         progress: float,
+        elements: Elements | None = None,
     ) -> StepInfo:
-        """One update from local energies and diagonal elements H_nn of the samples; progress runs from 0 to 1."""
+        """One update from local energies and diagonal elements H_nn of the samples; progress runs from 0 to 1.
+
+        Args:
+            elements: of H between samples that are the whole sector, for an optimiser that `propagates`.
+        """
+
+    @property
+    def propagates(self) -> bool:
+        """Whether the optimiser makes use of matrix elements between the samples."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -127,8 +147,8 @@ class StochasticReconfiguration:
     """Natural gradient with a bounded step.
 
     Attributes:
-        learning_rate: imaginary-time step eta at the start, in inverse units of the energy. None: 1 where expectation
-            values are exact (ExhaustiveSampler) and no phase is learned, else 0.3.
+        learning_rate: imaginary-time step eta at the start, in inverse units of the energy. None: 1 where steps follow
+            exp(-eta (H - E)) itself (`propagated`), else 0.3.
         final_learning_rate: eta at the end, reached along a cosine. None: that of the start where expectation values
             are exact, else 0.02.
         diagonal_shift: s at the start, in units of the mean eigenvalue of the metric on the samples' span.
@@ -137,10 +157,13 @@ class StochasticReconfiguration:
         adaptive: lower the shift below its schedule as long as steps are linear, where expectation values are exact
             (and the diagonal implicit: explicit steps need the shift for stability).
         implicit: take the diagonal of H implicitly, which makes large steps stable.
+        propagated: where expectation values are exact (and `implicit`), follow exp(-eta (H - E)) instead of a step with
+            the diagonal; from matrix elements that exact local energies contain anyway.
         logarithmic: follow the logarithm of the propagated amplitudes, which lets wrong signs turn. None: where there
             are at least as many parameters as rows of X; fewer cannot follow large changes of single amplitudes.
         momentum: mu of SPRING; 0 for plain stochastic reconfiguration.
-        max_step: trust region: the step is shortened to this length of the change of the normalised state.
+        max_step: trust region: the step is shortened to this length of the change of the normalised state. None: 0.15
+            where expectation values are exact, else 0.1.
         space: "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
         precision: of the products X X^T and X^T X, which take most of the time of large steps. "float32" is for shifts
             of 1e-5 and more; "tf32" is float32 with factors rounded to 10 bits on GPUs that can, and rounds more:
@@ -155,17 +178,18 @@ class StochasticReconfiguration:
     final_diagonal_shift: float | None = None
     adaptive: bool = True
     implicit: bool = True
+    propagated: bool = True
     logarithmic: bool | None = None
     momentum: float = 0.0
-    max_step: float = 0.1
+    max_step: float | None = None
     space: Literal["auto", "samples", "parameters"] = "auto"
     precision: Precision = "float64"
     memory: float | None = None
 
     def __post_init__(self) -> None:
-        optional = ("learning_rate", "final_learning_rate", "final_diagonal_shift", "memory")
+        optional = ("learning_rate", "final_learning_rate", "final_diagonal_shift", "max_step", "memory")
         given = [name for name in optional if getattr(self, name) is not None]
-        _check_positive(self, "diagonal_shift", "max_step", *given)
+        _check_positive(self, "diagonal_shift", *given)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: it must be at least 0 and below 1.")
         if self.space not in ("auto", "samples", "parameters"):
@@ -173,24 +197,24 @@ class StochasticReconfiguration:
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
 
-    def completed(self, *, exact: bool, has_phase: bool) -> "StochasticReconfiguration":
+    def completed(self, *, exact: bool) -> "StochasticReconfiguration":
         """With numbers for what was None.
 
         Args:
             exact: expectation values have no sampling noise.
-            has_phase: a phase is learned.
         """
-        rate = self.learning_rate or (1.0 if exact and not has_phase else 0.3)
+        rate = self.learning_rate or (1.0 if exact and self.implicit and self.propagated else 0.3)
         final_rate, final_shift = (rate, 1e-7) if exact else (0.02, 1e-5)
         return replace(
             self,
             learning_rate=rate,
             final_learning_rate=self.final_learning_rate or final_rate,
             final_diagonal_shift=self.final_diagonal_shift or final_shift,
+            max_step=self.max_step or (0.15 if exact else 0.1),
         )
 
     def build(self, wavefunction: Wavefunction) -> "NaturalGradient":
-        return NaturalGradient(self.completed(exact=False, has_phase=wavefunction.has_phase), wavefunction)
+        return NaturalGradient(self.completed(exact=False), wavefunction)
 
 
 class NaturalGradient:
@@ -214,51 +238,79 @@ class NaturalGradient:
         local_energies: Complex128[Tensor, " U"],
         diagonal: Float64[Tensor, " U"],
         progress: float,
+        elements: Elements | None = None,
     ) -> StepInfo:
         config = self.config
-        assert config.learning_rate is not None
-        assert config.final_learning_rate is not None
-        assert config.final_diagonal_shift is not None
-        rate = cosine(config.learning_rate, config.final_learning_rate, progress)
-        shift = geometric(config.diagonal_shift, config.final_diagonal_shift, progress)
+        assert config.max_step is not None
+        exact = not samples.error_weights.any()
+        rate, shift = self._schedules(progress)
         energy = samples.weights @ local_energies.real
         deviation = local_energies - energy
         variance = samples.weights @ deviation.abs().square()
-        if energy > self.limit + NOISE * (samples.error_weights @ deviation.abs().square()).sqrt():
-            self.caution *= CAUTION
+        uncertain = NOISE * (samples.error_weights @ deviation.abs().square()).sqrt() + ROUNDING * energy.abs()
+        if energy > self.limit + uncertain:
+            self.caution *= EXACT_CAUTION if exact else CAUTION
             self.update.zero_()
             vector_to_parameters(self.before.to(self.parameters[0].dtype), self.parameters)
             return StepInfo(learning_rate=0.0, update_norm=0.0, gradient_norm=0.0)
-        shift, self.caution = min(shift, self.shift) * self.caution, max(1.0, self.caution / RECOVERY)
+        # A network that cannot follow every amplitude needs whatever shift keeps its steps true.
+        free = elements is not None and len(self.update) < len(diagonal) * n_parts(self.wavefunction)
+        shift, self.caution = (
+            (self.shift if free else min(shift, self.shift)) * self.caution,
+            max(1.0, self.caution / (EXACT_RECOVERY if exact else RECOVERY)),
+        )
         damping = torch.ones_like(diagonal)
         if config.implicit:
             damping += rate * (diagonal - energy).clamp(min=0)
         memory = None if config.memory is None else int(config.memory * 2**30)
         X = tangent(self.wavefunction, samples, (samples.weights * damping).sqrt(), memory, config.precision)
         stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
-        e = residual(samples.weights, deviation, X.shape[0]) / stiffness
         in_samples = in_sample_space(X, config.space)
         matrix = X.gram() if in_samples else X.metric()
-        gradient_norm = 2 * transposed_norm(X, e, matrix if in_samples else None)
-        if X.shape[0] <= X.shape[1] if config.logarithmic is None else config.logarithmic:
-            change = torch.log(1 - rate * deviation / damping)
-            change.real.clamp_(-MAX_LOG_CHANGE, MAX_LOG_CHANGE)
-            e = residual(samples.weights, -damping / rate * change, X.shape[0]) / stiffness
+        gradient = residual(samples.weights, deviation, X.shape[0]) / stiffness
+        gradient_norm = 2 * transposed_norm(X, gradient, matrix if in_samples else None)
+        if elements is not None and self.propagates:
+            root = samples.weights.sqrt()
+            rate, moved = evolved(root, diagonal, elements, rate, config.max_step)
+            change = log_of_one_plus(moved / root.clamp(min=SMALLEST))
+            change -= (samples.weights * change).sum()
+        elif X.shape[0] <= X.shape[1] if config.logarithmic is None else config.logarithmic:
+            change = log_of_one_plus(-rate * deviation / damping)
+        else:
+            change = -rate * deviation / damping
+        wanted = residual(samples.weights, damping * change, X.shape[0]) / stiffness
         previous = config.momentum * self.update
-        unseen = e - X.times(previous) if config.momentum else e
+        unseen = -wanted / rate - X.times(previous) if config.momentum else -wanted / rate
         self.update = previous + solve(X, unseen, shift, config.space, matrix)
-        direction = X.times(self.update) / stiffness  # sqrt(w) times the change of log psi
-        rate, norm = bounded(rate, direction, samples.weights, config.max_step)
+        linear = X.times(self.update)
+        rate, norm = bounded(rate, linear / stiffness, samples.weights, config.max_step)
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
         self.before = flat.double()
-        if config.adaptive and config.implicit and not samples.error_weights.any():
-            missed = nonlinearity(self.wavefunction, samples, rate * direction)
-            factor = 1 / RELAX if missed < STRAIGHT else TIGHTEN if missed > BENT else 1.0
+        if config.adaptive and config.implicit and exact:
+            found = gain(self.wavefunction, samples, wanted, -rate * linear, stiffness)
+            factor = 1 / RELAX if found > GOOD else TIGHTEN if found < POOR else 1.0
             self.shift = max(LOWEST_SHIFT, factor * shift)
+        # Exact sums that near their end may only go down: then the last state is the best one.
+        slack = 0.0 if exact and progress >= STRICT else SLACK
         scale = (diagonal - energy).abs().max()
-        self.limit = (energy + SLACK * (2 * variance.sqrt() * norm + scale * norm**2)).item()
+        self.limit = (energy + slack * (2 * variance.sqrt() * norm + scale * norm**2)).item()
         return StepInfo(learning_rate=rate, update_norm=norm, gradient_norm=gradient_norm)
+
+    @property
+    def propagates(self) -> bool:
+        """Whether steps use the matrix elements of H between the samples, where these are the whole sector."""
+        return self.config.implicit and self.config.propagated
+
+    def _schedules(self, progress: float) -> tuple[float, float]:
+        """Learning rate and diagonal shift."""
+        config = self.config
+        assert config.learning_rate is not None
+        assert config.final_learning_rate is not None
+        assert config.final_diagonal_shift is not None
+        rate = cosine(config.learning_rate, config.final_learning_rate, progress)
+        shift = geometric(config.diagonal_shift, config.final_diagonal_shift, progress)
+        return rate, shift
 
     def state_dict(self) -> dict[str, Tensor]:
         guard = torch.tensor([self.limit, self.caution, self.shift], dtype=torch.float64)
@@ -314,12 +366,15 @@ class FirstOrder:
         self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
         self.optimiser = getattr(torch.optim, config.name)(self.parameters, lr=config.learning_rate)
 
+    propagates = False
+
     def step(
         self,
         samples: Samples,
         local_energies: Complex128[Tensor, " U"],
         diagonal: Float64[Tensor, " U"],
         progress: float,
+        elements: Elements | None = None,
     ) -> StepInfo:
         rate = cosine(self.config.learning_rate, self.config.final_learning_rate, progress)
         for group in self.optimiser.param_groups:
@@ -373,21 +428,33 @@ def bounded(
         rate *= max(0.5, max_step / norm)
 
 
-def nonlinearity(wavefunction: Wavefunction, samples: Samples, change: Float64[Tensor, " rows"]) -> float:
-    """How far a step was from its linear prediction, relative to that: |log psi' - log psi + c| / |c|, mean free.
+def log_of_one_plus(x: Complex128[Tensor, " U"]) -> Complex128[Tensor, " U"]:
+    """log(1 + x), its real part at most MAX_LOG_CHANGE in modulus; exact for small x."""
+    modulus = torch.log1p((x.abs().square() + 2 * x.real).clamp(min=-1)) / 2
+    return torch.complex(modulus.clamp(-MAX_LOG_CHANGE, MAX_LOG_CHANGE), torch.atan2(x.imag, 1 + x.real))
 
-    The norm is that of the tangent space, sum w |.|^2.
+
+def gain(
+    wavefunction: Wavefunction,
+    samples: Samples,
+    wanted: Float64[Tensor, " R"],
+    linear: Float64[Tensor, " R"],
+    stiffness: Float64[Tensor, " R"],
+) -> float:
+    """By how much a step brought log psi nearer to its target, (|t|^2 - |t - a|^2) / (|t|^2 - |t - l|^2).
+
+    t is the wanted change, a the one that was made, l its linear prediction; 1 where the step was linear. In the norm
+    sum w (1 + eta D) |.|^2, mean free. nan where nothing was predicted.
 
     Args:
         samples: with log psi before the step.
-        change: sqrt(w) c, real parts and below them imaginary ones.
     """
     after = log_psi_in_chunks(wavefunction, samples.configurations)
-    moved = torch.stack([after.log_modulus - samples.log_modulus, after.phase - samples.phase])
+    moved = torch.complex(after.log_modulus - samples.log_modulus, after.phase - samples.phase)
     moved = torch.where(samples.weights > 0, moved, 0.0)
-    linear = change.view(-1, samples.n_distinct)
-    missed = (moved - (moved @ samples.weights)[:, None])[: len(linear)] * samples.weights.sqrt() + linear
-    return (missed.norm() / linear.norm().clamp(min=SMALLEST)).item()
+    made = residual(samples.weights, moved - (samples.weights * moved).sum(), len(wanted)) * stiffness
+    promised = linear @ (2 * wanted - linear)
+    return (made @ (2 * wanted - made) / promised).item() if promised > 0 else math.nan
 
 
 def residual(weights: Tensor, deviation: Complex128[Tensor, " U"], rows: int) -> Float64[Tensor, " R"]:

@@ -233,7 +233,7 @@ def fit(
     exact = isinstance(sampler, ExhaustiveSampler)
     optimiser = optimiser or default_optimiser(objective, exact=exact)
     if isinstance(optimiser, StochasticReconfiguration):
-        optimiser = optimiser.completed(exact=exact, has_phase=wavefunction.has_phase)
+        optimiser = optimiser.completed(exact=exact)
         if objective == "reverse" and optimiser.logarithmic:
             raise ValueError(
                 "logarithmic=True is for local energies; those of the reverse divergence are logarithms already: give "

@@ -1,8 +1,8 @@
 """Default choices from the size of the problem and the device. Measured with scripts/bose_hubbard.py (see README)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import is_dataclass, replace
+from typing import Literal, TypeVar
 
 import torch
 
@@ -18,16 +18,25 @@ from nqs.models import (
 from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry import symmetries_of
+from nqs.warm_up import WarmUp
 
 # What a step of a small transformer affords in about a second: two CPU cores, one GPU.
 EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}  # configurations, or orbits of a symmetry, in a sum over the sector
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 STEPS = {"cpu": 200, "cuda": 400}
-EXACT_STEPS = {"cpu": 100, "cuda": 200}  # of runs that sum over the whole sector: they converge geometrically,
-SLOW_STEPS = 500  # but more slowly where there are fewer parameters than amplitudes and phases to find
+EXACT_STEPS = {"cpu": 80, "cuda": 150}  # of runs that sum over the whole sector: they converge geometrically,
+SLOW_STEPS = 400  # but more slowly where there are fewer parameters than amplitudes and phases to find
+# Sums of so many terms and more come after a warm-up from a share of them, and are fewer: each takes long.
+LONG_SUM = {"cpu": 600, "cuda": 4_000}
+WARM_UP_DISTINCT, LEAST_DISTINCT = 1 / 12, 200
+WARM_UP_SHARE = {"cpu": 0.65, "cuda": 0.35}
+WIDTH, WIDE, WIDE_ROWS = 32, 48, 16_000  # of the network, and where exact sums have more rows than so many
+LONG_SUM_STEPS = {"cpu": 76, "cuda": 150}  # twice as many where a phase is learned
 LISTED = {"cpu": 3 * 10**8, "cuda": 10**10}  # images of configurations that are compared to list all orbits
 PROJECTED = 10**8  # determinants evaluated to compare mean-field solutions
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**18}
+
+Model = TypeVar("Model", bound=WavefunctionConfig)
 
 
 def default_device() -> str:
@@ -54,12 +63,26 @@ def checked_device(name: str) -> torch.device:
 
 
 def steps(wavefunction: Wavefunction, device: torch.device | str, *, exact: bool) -> int:
-    """Optimisation steps of a run; `exact` where every step sums over the whole sector."""
+    """Optimisation steps of a run, warm-up included; `exact` where steps sum over the whole sector."""
     kind = torch.device(device).type
     if not exact:
         return STEPS[kind]
-    wanted = (2 if wavefunction.has_phase else 1) * evaluations(wavefunction)
-    return EXACT_STEPS[kind] if sum(p.numel() for p in wavefunction.parameters()) >= wanted else SLOW_STEPS
+    terms = evaluations(wavefunction)
+    if wavefunction.has_phase and sum(p.numel() for p in wavefunction.parameters()) < 2 * terms:
+        return SLOW_STEPS
+    if terms < LONG_SUM[kind]:
+        return EXACT_STEPS[kind]
+    return LONG_SUM_STEPS[kind] * (2 if wavefunction.has_phase else 1)
+
+
+def warm_up(wavefunction: Wavefunction, device: torch.device | str) -> WarmUp | None:
+    """First steps from samples, where sums over the whole sector take long."""
+    kind, terms = torch.device(device).type, evaluations(wavefunction)
+    if not LONG_SUM[kind] <= terms <= EXHAUSTIVE_ROWS[kind]:
+        return None
+    images = wavefunction.images if isinstance(wavefunction, SymmetricWavefunction) else 1
+    share = max(LEAST_DISTINCT, round(WARM_UP_DISTINCT * terms))
+    return WarmUp(share=WARM_UP_SHARE[kind], sampler=TreeSampler(n_distinct=max(1, share // images)))
 
 
 def transformer(phase: Literal["learned", "zero"] = "learned") -> TransformerConfig:
@@ -68,7 +91,24 @@ def transformer(phase: Literal["learned", "zero"] = "learned") -> TransformerCon
     Gradients may be rounded to float32, amplitudes not: the noise of their local energies would be fitted with large
     moves of the parameters where the diagonal shift is small.
     """
-    return TransformerConfig(width=32, heads=4, phase=phase, dtype="mixed")
+    return TransformerConfig(width=None, heads=4, phase=phase, dtype="mixed")
+
+
+def sized(model: Model, terms: int, device: torch.device | str) -> Model:
+    """The model with a width where that was left open: wide enough to follow every amplitude and phase of exact sums.
+
+    Args:
+        terms: configurations, or orbits.
+    """
+    if not is_dataclass(model) or isinstance(model, type):
+        return model  # somebody's own
+    if hasattr(model, "base"):
+        return replace(model, base=sized(model.base, terms, device))  # type: ignore[type-var]
+    if not isinstance(model, TransformerConfig) or model.width is not None:
+        return model
+    rows = (2 if model.phase == "learned" else 1) * terms
+    exact = terms <= EXHAUSTIVE_ROWS[torch.device(device).type]
+    return replace(model, width=WIDE if exact and rows > WIDE_ROWS else WIDTH)
 
 
 def evaluations(wavefunction: Wavefunction) -> int:

@@ -29,6 +29,7 @@ from nqs.models import (
     weight_in_sector,
 )
 from nqs.optimisation import StochasticReconfiguration
+from nqs.orbit_space import OrbitSpace
 from nqs.pretraining import MeanField, StateVector, Target, fit
 from nqs.progress import TensorBoard
 from nqs.protocols import Hamiltonian, WavefunctionConfig
@@ -140,6 +141,8 @@ def solve(
             share = weight_in_sector(model.symmetry, hamiltonian.hilbert, ground_state.state)
             if share < 0.5:
                 print("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
+    space = OrbitSpace.of(hamiltonian.hilbert, model.symmetry, device) if isinstance(model, OnOrbits) else None
+    model = recipes.sized(model, (space or hamiltonian.hilbert).dimension, device)
     wavefunction = model.build(hamiltonian.hilbert, device)
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
     vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)

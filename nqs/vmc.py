@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from nqs.samplers import ExhaustiveSampler
 from nqs.serialise import differences, from_plain, to_plain
 from nqs.statistics import clipped, estimate_energy, infinite_temperature_energy
 from nqs.symmetry import Symmetry, commuting
+from nqs.warm_up import WarmUp
 
 MIN_DAMPING = 2.0**-5  # of the update after a state that was not finite: five halvings
 RECOVERY = 1.1  # growth of the damping factor with every good step
@@ -182,6 +183,18 @@ class _State:
     last_good: Tensor | None = None
 
 
+class _Stage(NamedTuple):
+    """Steps first, first + 1, ..., last - 1 of a run."""
+
+    sampler: Sampler
+    optimiser: OptimiserConfig
+    first: int
+    last: int
+
+    def progress(self, step: int) -> float:
+        return (step - self.first) / (self.last - self.first)
+
+
 class VMC:
     """Minimises the energy of a wavefunction by sampling it.
 
@@ -192,6 +205,7 @@ class VMC:
         optimiser: configuration of the optimiser; stochastic reconfiguration by default.
         evaluation: sampler of the quoted energy; by default far more samples than a step has, or all configurations
             where the steps have them too.
+        warm_up: first steps of another kind; chosen with the sampler by default, none where a sampler is given.
         unit: name of the energy unit, for print.
 
     Raises:
@@ -206,6 +220,7 @@ class VMC:
         optimiser: OptimiserConfig | None = None,
         evaluation: Sampler | None = None,
         *,
+        warm_up: WarmUp | None = None,
         unit: str = "J",
     ) -> None:
         if isinstance(wavefunction, SymmetricWavefunction):
@@ -222,9 +237,10 @@ class VMC:
         exhaustive = isinstance(self.sampler, ExhaustiveSampler)
         self.optimiser = optimiser or StochasticReconfiguration()
         if isinstance(self.optimiser, StochasticReconfiguration):
-            self.optimiser = self.optimiser.completed(exact=exhaustive, has_phase=wavefunction.has_phase)
+            self.optimiser = self.optimiser.completed(exact=exhaustive)
         by_default = self.sampler if exhaustive else recipes.evaluation_sampler(wavefunction, self.device)
         self.evaluation = evaluation or by_default
+        self.warm_up = warm_up or (recipes.warm_up(wavefunction, self.device) if sampler is None else None)
         self.unit = unit
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -246,7 +262,11 @@ class VMC:
             "evaluation": to_plain(self.evaluation),
             "run": to_plain(run),
             "unit": self.unit,
-        } | ({} if initial is None else {"initial": to_plain(initial)})
+        } | {
+            name: to_plain(given)
+            for name, given in (("warm_up", self.warm_up), ("initial", initial))
+            if given is not None
+        }
 
     def run(
         self,
@@ -329,8 +349,9 @@ class VMC:
             file = None
             if archive is not None:
                 file = stack.enter_context(self._archive(Path(archive), config, started_by))
+            done = file.step if file is not None and file.has_checkpoint else 0
             state = _State(
-                optimiser=self.optimiser.build(self.wavefunction),
+                optimiser=self._stage(max(0, done - 1), run).optimiser.build(self.wavefunction),
                 generator=torch.Generator(self.device).manual_seed(run.seed),
             )
             if file is not None and "initial" in config and not file.has_checkpoint:
@@ -443,22 +464,26 @@ class VMC:
         parameters = list(self.wavefunction.parameters())
         before = parameters_to_vector(parameters).detach().clone()
         assert run.steps is not None
-        progress = step / run.steps
-        temperature = run.temperature_at(progress)
+        stage = self._stage(step, run)
+        if step == stage.first > 0:
+            state.optimiser = stage.optimiser.build(self.wavefunction)
+        temperature = run.temperature_at(step / run.steps)
         share = run.share_of_samples(step)
-        sampler = self.sampler if share == 1 else with_share(self.sampler, share)
+        sampler = stage.sampler if share == 1 else with_share(stage.sampler, share)
+        plain = temperature == 0 and run.clip is None  # the optimiser is to follow H itself
         retries, moved = 0, 0.0
         while True:
             good = parameters_to_vector(parameters).detach().clone()
             samples = sampler.sample(self.wavefunction, state.generator)
-            local = local_energies(self.hamiltonian, self.wavefunction, samples)
+            elements = isinstance(sampler, ExhaustiveSampler) and state.optimiser.propagates and plain
+            local = local_energies(self.hamiltonian, self.wavefunction, samples, elements=elements)
             estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
             if math.isfinite(estimate.energy) and math.isfinite(estimate.variance):
                 values = local.values
                 if run.clip is not None:
                     values, moved = clipped(values, samples.weights, run.clip)
                 free = values + 2 * temperature * samples.log_modulus
-                update = state.optimiser.step(samples, free, local.diagonal, progress)
+                update = state.optimiser.step(samples, free, local.diagonal, stage.progress(step), local.elements)
                 new = parameters_to_vector(parameters).detach()
                 if state.damping < 1:
                     new = good + state.damping * (new - good)
@@ -472,7 +497,7 @@ class VMC:
                 vector_to_parameters(before, parameters)
                 raise NonFiniteError(_what_to_try(f"step {step}", estimate, file, retries))
             vector_to_parameters(good, parameters)
-            state.optimiser = self.optimiser.build(self.wavefunction)  # without the momentum that led there
+            state.optimiser = stage.optimiser.build(self.wavefunction)  # without the momentum that led there
             retries += 1
         row = {
             "step": step,
@@ -497,9 +522,17 @@ class VMC:
         state.damping = min(1.0, RECOVERY * state.damping)
         return row, estimate
 
+    def _stage(self, step: int, run: RunConfig) -> _Stage:
+        """What a step is made with."""
+        assert run.steps is not None
+        warm = 0 if self.warm_up is None else self.warm_up.steps(run.steps)
+        if self.warm_up is not None and step < warm:
+            return _Stage(self.warm_up.sampler, self.warm_up.optimiser, 0, warm)
+        return _Stage(self.sampler, self.optimiser, warm, run.steps)
+
     def _evaluation_seconds(self, row: dict[str, float]) -> float:
         """Upper estimate of the time for the final evaluation, from a step: configurations cost less than there."""
-        if self.evaluation == self.sampler:
+        if self.evaluation == self.sampler and self.warm_up is None:
             return row["seconds"]
         limits = [getattr(self.evaluation, name, None) for name in ("n_distinct", "n_samples")]
         wanted = min([recipes.evaluations(self.wavefunction), *(limit for limit in limits if limit is not None)])
@@ -568,6 +601,7 @@ def resume(
         built["sampler"],
         built["optimiser"],
         built["evaluation"],
+        warm_up=built.get("warm_up"),
         unit=config["unit"],
     )
     # The configuration of the archive itself: one of an older version lacks options that came later.
@@ -590,11 +624,12 @@ def rebuild(config: Mapping[str, Any], types: Mapping[str, type] | None = None) 
         ArchiveError: a part is missing, or its values do not fit.
         ValueError: a class that nqs does not know.
     """
-    known = known_types() | {"RunConfig": RunConfig} | dict(types or {})
-    parts = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run")
+    known = known_types() | {"RunConfig": RunConfig, "WarmUp": WarmUp} | dict(types or {})
+    parts: tuple[str, ...] = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run")
     missing = [name for name in (*parts, "unit") if name not in config]
     if missing:
         raise ArchiveError(f"the archive holds no run of nqs: its configuration lacks {', '.join(missing)}.")
+    parts += tuple(name for name in ("warm_up",) if name in config)
     return {name: from_plain(config[name], known) for name in parts}
 
 
