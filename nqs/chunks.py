@@ -20,8 +20,14 @@ def rows_that_fit(bytes_per_row: int, device: torch.device, cpu_bytes: int | Non
     """How many rows of the given size to process at once on the device."""
     on_cpu = CPU_BYTES if cpu_bytes is None else cpu_bytes
     if device.type == "cuda":
-        return max(1, int(min(GPU_BYTES, GPU_SHARE * torch.cuda.mem_get_info(device)[0]) / bytes_per_row))
+        return max(1, int(min(GPU_BYTES, GPU_SHARE * free_memory(device)) / bytes_per_row))
     return max(1, on_cpu // bytes_per_row)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes on a GPU that nothing uses, with those that torch holds for later tensors."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def in_pieces(evaluate: Callable[[Tensor], Piece], rows: Tensor, size: int) -> list[Piece]:
