@@ -18,7 +18,8 @@ from nqs.protocols import LogPsi, Wavefunction
 
 SITE_COST = 1.2  # of a site after a shared prefix, in units of a site of a whole configuration: gathering keys, masks
 MIN_ROWS = 64  # fewer configurations are evaluated faster at once
-CPU_BYTES = 2**28  # of a piece on a CPU; it is evaluated in groups of equal prefix length, each far smaller
+# Of a piece: it is evaluated in groups of equal prefix length, each far smaller. On a GPU that is also why it is large.
+CPU_BYTES, GPU_BYTES = 2**28, 2**33
 
 
 class Neighbours(NamedTuple):
@@ -90,7 +91,7 @@ def log_psi_sharing_prefixes(
         needed, row = torch.unique(rows[part], return_inverse=True)
         log_modulus[part], phase[part] = wavefunction.log_psi_near(n[part], anchors[needed], row, shared[part])
 
-    size = rows_that_fit(wavefunction.bytes_per_configuration, n.device, CPU_BYTES)
+    size = rows_that_fit(wavefunction.bytes_per_configuration, n.device, CPU_BYTES, GPU_BYTES)
     if n.is_cuda:
         size = size * len(n) // used  # so many anchors: few large pieces fill the device
     in_pieces(evaluate, order, size)  # neighbours in lexicographic order use the same anchors

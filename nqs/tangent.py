@@ -6,9 +6,8 @@ A natural-gradient step needs no more of X than X X^T or X^T X, X v and X^T y. W
 
 - X X^T grows by blocks of columns: the inputs and output gradients of some layers are kept for all configurations (of
   layers with few parameters their gradients), each column is made from them once, and a forward and backward pass is
-  needed for every group of layers that fits. For
-  modules with other than the known layers it is made from pairs of blocks of rows, of K blocks each made (K + 1) / 2
-  times.
+  needed for every group of layers that fits. For modules with other than the known layers it is made from pairs of
+  blocks of rows, of K blocks each made (K + 1) / 2 times.
 - X^T X grows by blocks of rows, each made once.
 - X^T y is one backward pass; X v follows from the inputs and output gradients of all layers, without X.
 

@@ -122,7 +122,7 @@ def test_on_a_gpu_pieces_are_sized_by_their_anchors(anchors_at_once: int, monkey
     sizes = []
     original = model.log_psi_near
     monkeypatch.setattr(model, "log_psi_near", lambda n, *rest: sizes.append(len(n)) or original(n, *rest))
-    monkeypatch.setattr(chunks, "GPU_BYTES", anchors_at_once * model.bytes_per_configuration)
+    monkeypatch.setattr(prefixes, "GPU_BYTES", anchors_at_once * model.bytes_per_configuration)
     for one, other in zip(log_psi_sharing_prefixes(model, n, anchors), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
     assert sum(sizes) == len(n)
