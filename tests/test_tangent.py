@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nqs import tangent as tangents
+from nqs.chunks import free_memory
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import bosons
 from nqs.jacobian import combined, directional, jacobian
@@ -257,6 +258,35 @@ def test_precision_of_the_kernel_on_a_gpu(precision: str, tolerance: float) -> N
     size = exact.diagonal().sqrt()
     assert ((rounded - exact).abs() / (size[:, None] * size)).max() < tolerance
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.gpu
+@every_phase
+@pytest.mark.parametrize("precision", ["float64", "tf32"])
+def test_no_more_memory_of_a_gpu_is_held_than_allowed(precision: str, phase: str) -> None:
+    model = TransformerConfig(width=64, layers=4, heads=4, phase=phase, dtype="mixed").build(bosons(8, 4), "cuda")
+    samples = ExhaustiveSampler().sample(model, torch.Generator("cuda"))
+    memory, blocks = 2**26, 4 if precision == "tf32" else 8
+    streamed = Streamed(model, samples, samples.weights.sqrt(), memory, precision)
+    R = streamed.shape[0]
+    for _ in range(2):  # at first with the work space of torch's libraries
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        streamed.gram()
+    matrix = 8 * R**2 + 8 * R * (R // blocks + 1)
+    assert torch.cuda.max_memory_allocated() - before - matrix <= memory
+    assert len(streamed.groups()) > 1
+
+
+@pytest.mark.gpu
+def test_memory_that_torch_holds_without_use_counts_as_free() -> None:
+    device = torch.device("cuda")
+    torch.cuda.empty_cache()
+    before = free_memory(device)
+    x = torch.empty(2**30, dtype=torch.uint8, device=device)
+    assert free_memory(device) <= before - 2**29
+    del x
+    assert free_memory(device) >= before - 2**29
 
 
 @pytest.mark.usefixtures("unchecked")
