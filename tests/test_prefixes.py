@@ -1,4 +1,4 @@
-"""Shared prefixes: the closest anchor by brute force, and the same amplitudes and energies with and without sharing."""
+"""Shared prefixes: their length by brute force, and the same amplitudes and energies with and without sharing."""
 
 import pytest
 import torch
@@ -10,9 +10,10 @@ from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain, square
 from nqs.local_energy import local_energies
 from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
-from nqs.prefixes import lexicographic_order, log_psi_sharing_prefixes, neighbours
+from nqs.prefixes import common_prefix, log_psi_sharing_prefixes
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samplers import TreeSampler
+from nqs.samples import distinct
 
 SPACES = {
     "bosons": bosons(6, 4),
@@ -31,21 +32,19 @@ def draw(space: HilbertSpace, rows: int, seed: int) -> torch.Tensor:
 
 
 @every_space
-def test_lexicographic_order_is_that_of_lists(space: HilbertSpace) -> None:
-    n = draw(space, 60, 0)
-    assert n[lexicographic_order(space, n)].tolist() == sorted(n.tolist())
+def test_distinct_configurations_are_in_lexicographic_order(space: HilbertSpace) -> None:
+    n = draw(space, 60, 0)[torch.arange(120) % 60]
+    rows, classes = distinct(space, n)
+    assert n[rows].tolist() == sorted({tuple(row): list(row) for row in n.tolist()}.values())
+    assert torch.equal(n[rows[classes]], n)
 
 
 @every_space
-@pytest.mark.parametrize("n_anchors", [1, 2, 25])
-def test_neighbours_have_the_longest_common_prefix(space: HilbertSpace, n_anchors: int) -> None:
-    n, anchors = draw(space, 50, 1), draw(space, n_anchors, 2)
-    n[0] = anchors[0]
-    order, rows, shared = neighbours(space, n, anchors)
-    assert n[order].tolist() == sorted(n.tolist())
-    for b, row in enumerate(n.tolist()):
-        lengths = [longest_common_prefix(row, anchor) for anchor in anchors.tolist()]
-        assert shared[b] == lengths[rows[b]] == max(lengths)
+def test_common_prefixes_are_those_of_lists(space: HilbertSpace) -> None:
+    n, m = draw(space, 50, 1), draw(space, 50, 2)
+    n[0] = m[0]
+    expected = [longest_common_prefix(a, b) for a, b in zip(n.tolist(), m.tolist(), strict=True)]
+    assert common_prefix(n, m).tolist() == expected
 
 
 HAMILTONIANS: dict[str, Hamiltonian] = {
@@ -56,10 +55,9 @@ HAMILTONIANS: dict[str, Hamiltonian] = {
 }
 
 
-def family(h: Hamiltonian) -> tuple[torch.Tensor, torch.Tensor]:
-    """Some configurations, and those connected to them."""
-    anchors = draw(h.hilbert, 20, 1)
-    return torch.unique(h.connected(anchors).configurations, dim=0), anchors
+def family(h: Hamiltonian) -> torch.Tensor:
+    """What is connected to some configurations, in lexicographic order."""
+    return torch.unique(h.connected(draw(h.hilbert, 20, 1)).configurations, dim=0)
 
 
 def lively(h: Hamiltonian, dtype: str = "float64") -> Wavefunction:
@@ -77,22 +75,22 @@ def lively(h: Hamiltonian, dtype: str = "float64") -> Wavefunction:
 def test_local_energies_are_the_same_with_and_without_sharing(h: Hamiltonian, monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively(h)
     samples = TreeSampler(n_samples=150).sample(model, torch.Generator().manual_seed(0))
-    near = []
-    original = model.log_psi_near
-    monkeypatch.setattr(model, "log_psi_near", lambda n, *rest: near.append(len(n)) or original(n, *rest))
+    sizes = []
+    original = model.log_psi_in_order
+    monkeypatch.setattr(model, "log_psi_in_order", lambda n, shared: sizes.append(len(n)) or original(n, shared))
     shared = local_energies(h, model, samples)
-    assert sum(near) == shared.n_evaluated > 150
+    assert sum(sizes) == shared.n_evaluated > 150
     model.shares_prefixes = False
     plain = local_energies(h, model, samples)
-    assert sum(near) == shared.n_evaluated == plain.n_evaluated
+    assert sum(sizes) == shared.n_evaluated == plain.n_evaluated
     torch.testing.assert_close(shared.values, plain.values, rtol=1e-11, atol=1e-11)
 
 
 def test_single_precision_agrees_to_its_rounding() -> None:
     h = HAMILTONIANS["bosons"]
     model = lively(h, "float32")
-    n, anchors = family(h)
-    for one, other in zip(log_psi_sharing_prefixes(model, n, anchors), model.log_psi(n), strict=True):
+    n = family(h)
+    for one, other in zip(log_psi_sharing_prefixes(model, n), model.log_psi(n), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
@@ -100,26 +98,27 @@ def test_single_precision_agrees_to_its_rounding() -> None:
 def test_pieces_of_any_size_give_the_same_amplitudes(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     h = HAMILTONIANS["bosons"]
     model = lively(h)
-    n, anchors = family(h)
+    n = family(h)
     expected = model.log_psi(n)
     sizes = []
-    original = model.log_psi_near
-    monkeypatch.setattr(model, "log_psi_near", lambda n, *rest: sizes.append(len(n)) or original(n, *rest))
+    original = model.log_psi_in_order
+    monkeypatch.setattr(model, "log_psi_in_order", lambda n, shared: sizes.append(len(n)) or original(n, shared))
     monkeypatch.setattr(prefixes, "CPU_BYTES", budget)
-    for one, other in zip(log_psi_sharing_prefixes(model, n, anchors), expected, strict=True):
+    for one, other in zip(log_psi_sharing_prefixes(model, n), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
     assert sum(sizes) == len(n)
-    assert max(sizes) == max(1, budget // model.bytes_per_configuration)
+    new = 1 - common_prefix(n[1:], n[:-1]).sum().item() / n.numel()  # share of the sites
+    assert max(sizes) == max(1, budget // int(new * model.bytes_per_configuration))
 
 
-def test_where_nothing_is_shared_configurations_are_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A single anchor that differs on the first sites saves nothing."""
+def test_where_little_is_shared_configurations_are_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an order in which neighbours differ on the first site."""
     space = spins(8, None)
     model = Transformer(space, width=8, heads=2)
-    n = space.configurations()[128:]
-    monkeypatch.setattr(model, "log_psi_near", None)
+    n = space.configurations().view(2, 128, 8).transpose(0, 1).flatten(0, 1)
+    monkeypatch.setattr(model, "log_psi_in_order", None)
     expected = model.log_psi(n)
-    for one, other in zip(log_psi_sharing_prefixes(model, n, space.configurations()[:1]), expected, strict=True):
+    for one, other in zip(log_psi_sharing_prefixes(model, n), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
