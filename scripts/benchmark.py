@@ -61,7 +61,7 @@ from nqs.script import command_line
 from nqs.tangent import Precision, matrix_products, tangent
 
 SHIFTS = (1e-3, 1e-4, 1e-5, 1e-6)
-CPU_FRONTIER = 2**14  # prefixes decoded at once on a CPU: keys and values of more leave its cache, and fill its memory
+CPU_FRONTIER = 2**12  # prefixes decoded at once on a CPU: keys and values of more leave its cache, and fill its memory
 NETKET_CHAINS = 512  # Markov chains side by side: more vectorise better, and each is shorter
 Part = Literal["sampler", "local energy", "gradient", "step"]
 PARTS: tuple[Part, ...] = ("sampler", "local energy", "gradient", "step")
