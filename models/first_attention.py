@@ -5,11 +5,11 @@ of a table of L d rows: they are looked up, not computed again for every configu
 not stored either, because which rows a prefix holds is enough.
 """
 
-# Shapes: B configurations, S sites so far, T last sites, L all sites, d local states, D width, H heads, E = D / H.
+# Shapes: B configurations, S sites so far, T last of them, L all sites, d local states, D width, H heads, E = D / H.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nqs.models.attention import CausalSelfAttention, causal_attention
@@ -23,7 +23,9 @@ class FirstAttention(NamedTuple):
     """Rows of the tables, by site and local state before it; at the first site all local states mean none."""
 
     stream: Float[Tensor, "L d D"]  # embeddings, and the bias of the output
-    projected: Float[Tensor, "3 H L d E"]  # queries, keys, values
+    queries: Float[Tensor, "L*d D"]
+    keys_values: Float[Tensor, "L*d 2*D"]
+    projected: Float[Tensor, "3 H L d E"]  # queries, keys, values once more, by head
     weight: Float[Tensor, "H E D"]  # of the output
     outputs: Float[Tensor, "H L d D"]  # of each value alone
     absent: Float[Tensor, "d d"]  # 0 where two local states agree, -inf where they differ
@@ -32,30 +34,34 @@ class FirstAttention(NamedTuple):
     def of(cls, embedded: Float[Tensor, "L d D"], norm: LayerNorm, attention: CausalSelfAttention) -> "FirstAttention":
         L, d, D = embedded.shape
         H, E = attention.heads, D // attention.heads
-        projected = attention.qkv(norm(embedded)).view(L, d, 3, H, E).permute(2, 3, 0, 1, 4).contiguous()
+        qkv = attention.qkv(norm(embedded)).flatten(0, 1)  # (L d, 3 D)
+        projected = qkv.view(L, d, 3, H, E).permute(2, 3, 0, 1, 4).contiguous()
         weight = attention.out.weight.mT.contiguous().view(H, E, D)
         return cls(
             stream=embedded + attention.out.bias,
+            queries=qkv[:, :D].contiguous(),
+            keys_values=qkv[:, D:].contiguous(),
             projected=projected,
             weight=weight,
             outputs=(projected[2].flatten(1, 2) @ weight).view(H, L, d, D),
             absent=embedded.new_full((d, d), -torch.inf).fill_diagonal_(0),
         )
 
-    def rows(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
-        """Of the tables, for every site of whole configurations."""
-        L, d, _ = self.stream.shape
-        first = torch.zeros_like(n[:, :1])
-        return torch.cat([first, n[:, :-1]], dim=1).long() + d * torch.arange(L, device=n.device)
+    def rows(self, previous: Int64[Tensor, "B S"]) -> Int64[Tensor, "B S"]:
+        """Of the tables, for sites and the local states before them."""
+        d = self.stream.shape[1]
+        rows = previous + d * torch.arange(previous.shape[1], device=previous.device)
+        rows[:, 0] = 0
+        return rows
 
-    def after_prefix(self, rows: Int64[Tensor, "B L"], T: int) -> Float[Tensor, "B T D"]:
-        """The last T sites with their attention to themselves and to those before them."""
-        B, L = rows.shape
-        H, E, D = self.weight.shape
-        last = rows[:, L - T :].flatten()
-        q = self.projected[0].flatten(1, 2).index_select(1, last).view(H * B, T, E)
-        k, v = self.projected[1:].flatten(2, 3).index_select(2, rows.flatten()).view(2, H * B, L, E)
-        y = causal_attention(q, k, v).view(H, B, T, E).permute(1, 2, 0, 3).reshape(B * T, D)
+    def after_prefix(self, rows: Int64[Tensor, "B S"], T: int) -> Float[Tensor, "B T D"]:
+        """The last T of S sites with their attention to themselves and to those before them."""
+        B, S = rows.shape
+        D = self.stream.shape[2]
+        last = rows[:, S - T :].flatten()
+        q = self.queries.index_select(0, last).view(B, T, D)
+        keys_values = self.keys_values.index_select(0, rows.flatten()).view(B, S, 2 * D)
+        y = causal_attention(q, keys_values, len(self.weight)).view(B * T, D)
         return self.stream.flatten(0, 1).index_select(0, last).addmm_(y, self.weight.flatten(0, 1)).view(B, T, D)
 
     def storage(self, rows: int) -> Float[Tensor, "1 C 1 L d"]:

@@ -12,6 +12,7 @@ GELU_SCALE = 2 * math.sqrt(2 / math.pi)
 # Evaluated together on a CPU: more leave its cache, fewer cost calls.
 ROWS = 2**10  # prefixes that grow by a site
 TOKENS = 2**12  # sites of configurations
+GPU_BYTES = 2**33  # of the sites of a large network on a GPU: smaller pieces fill it less
 
 
 def rows_at_once(device: torch.device) -> int:
@@ -21,7 +22,7 @@ def rows_at_once(device: torch.device) -> int:
 def tokens_at_once(device: torch.device, bytes_per_token: float) -> int:
     if device.type == "cpu":
         return TOKENS
-    return rows_that_fit(max(1, int(bytes_per_token)), device)
+    return rows_that_fit(max(1, int(bytes_per_token)), device, gpu_bytes=GPU_BYTES)
 
 
 def softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:

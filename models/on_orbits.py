@@ -62,15 +62,8 @@ class OrbitWavefunction(SymmetricWavefunction):
         log_modulus, phase = self(representatives)
         return LogPsi(log_modulus, phase + self.base.reference_phase(representatives) + turn)
 
-    def log_psi_near(
-        self,
-        n: UInt8[Tensor, "B L"],
-        anchors: UInt8[Tensor, "A L"],
-        rows: Int64[Tensor, " B"],
-        shared: Int64[Tensor, " B"],
-    ) -> LogPsi:
-        """Of representatives near representatives."""
-        log_modulus, phase = self.base.log_psi_near(n, anchors, rows, shared)
+    def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
+        log_modulus, phase = self.base.log_psi_in_order(n, shared)
         return LogPsi(log_modulus - self._log_members(n) / 2, phase)
 
     def folded(self, samples: Samples) -> Samples:
@@ -86,3 +79,7 @@ class OrbitWavefunction(SymmetricWavefunction):
     @property
     def bytes_per_configuration(self) -> int:
         return self.base.bytes_per_configuration
+
+    @property
+    def bytes_per_shared_site(self) -> int:
+        return self.base.bytes_per_shared_site

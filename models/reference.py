@@ -157,19 +157,17 @@ class ReferencedWavefunction(AutoregressiveWavefunction[DecodingState]):
     def reference_phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         return self.base.reference_phase(n) + self.config.reference.phase(n)
 
-    def log_psi_near(
-        self,
-        n: UInt8[Tensor, "B L"],
-        anchors: UInt8[Tensor, "A L"],
-        rows: Int64[Tensor, " B"],
-        shared: Int64[Tensor, " B"],
-    ) -> LogPsi:
-        log_modulus, phase = self.base.log_psi_near(n, anchors, rows, shared)
+    def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
+        log_modulus, phase = self.base.log_psi_in_order(n, shared)
         return LogPsi(log_modulus, phase + self.config.reference.phase(n))
 
     @property
     def bytes_per_configuration(self) -> int:
         return self.base.bytes_per_configuration
+
+    @property
+    def bytes_per_shared_site(self) -> int:
+        return self.base.bytes_per_shared_site
 
 
 def phase_agreement(reference: ReferencePhase, hilbert: HilbertSpace, state: np.ndarray) -> float:

@@ -7,8 +7,8 @@ superposition of the whole sector. Decoder-only, pre-norm blocks as in GPT-2 (Ra
 amplitudes as in Sharir et al., arXiv:1902.04057.
 """
 
-# Shapes: B configurations, L sites, D width, d local states, A anchors, G configurations with a common prefix length.
-from collections import Counter
+# Shapes: B configurations, L sites, D width, d local states, S sites before an end, T last of them, N nodes of a tree
+# of prefixes, W = 2 D.
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self, cast
 
@@ -17,12 +17,14 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
-from nqs.models.attention import CausalSelfAttention, KeysValues, copy_rows, grown
+from nqs.models.attention import CausalSelfAttention, copy_rows, grown
 from nqs.models.first_attention import MAX_LOCAL_STATES, FirstAttention, FirstAttentionAt
 from nqs.models.inference import gelu, log_softmax_, rows_at_once, tokens_at_once
 from nqs.models.normalisation import LayerNorm
+from nqs.models.prefix_tree import Branches, PrefixTree
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
 
+READ_SITES = 8  # of a prefix take about as much memory and time as an evaluated one
 SHARED_STEP = 2  # on a GPU prefix lengths are rounded down to a multiple: fewer and larger batches for a few sites more
 WIDTH = 32  # where none is given
 
@@ -118,14 +120,10 @@ class Block(nn.Module):
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
-    def with_keys_values(self, x: Float[Tensor, "B L D"]) -> tuple[Float[Tensor, "B L D"], KeysValues]:
-        y, keys_values = self.attention.with_keys_values(self.norm1(x))
-        return self.add_(x, y), keys_values
-
     def after_prefix(
-        self, x: Float[Tensor, "B T D"], anchors: Float[Tensor, "2 A H L E"], rows: Int64[Tensor, " B"]
+        self, x: Float[Tensor, "B T D"], storage: Float[Tensor, "N W"], part: Branches
     ) -> Float[Tensor, "B T D"]:
-        return self.add_(x, self.attention.after_prefix(self.norm1(x), anchors, rows))
+        return self.add_(x, self.attention.after_prefix(self.norm1(x), storage, part))
 
     def step(self, x: Float[Tensor, "B D"], storage: Float[Tensor, "2 C H L E"], site: int) -> Float[Tensor, "B D"]:
         return self.add_(x, self.attention.step(self.norm1(x), storage, site))
@@ -214,14 +212,17 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
 
     def _embed(self, n: UInt8[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """What a site is and what the site before it holds."""
-        first = torch.full_like(n[:, :1], self.hilbert.local_dim, dtype=torch.int64)
-        previous = torch.cat([first, n[:, :-1].long()], dim=1)  # (B, L)
-        return self.token(previous) + self.site(torch.arange(self.hilbert.n_sites, device=n.device).expand(n.shape))
+        sites = torch.arange(self.hilbert.n_sites, device=n.device).expand(n.shape)
+        return self.token(self._previous(n)) + self.site(sites)
 
-    def _log_uniform(self, n: UInt8[Tensor, "B L"], begin: int = 0) -> Float64[Tensor, "B T d"]:
-        """From the site `begin` on."""
-        sites = torch.arange(begin, self.hilbert.n_sites, device=n.device)
-        return self.hilbert.tables(n.device).log_uniform[sites, self.hilbert.remainders(n)[:, begin:]]
+    def _previous(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
+        """Local state of the site before, d before the first site."""
+        first = torch.full_like(n[:, :1], self.hilbert.local_dim, dtype=torch.int64)
+        return torch.cat([first, n[:, :-1].long()], dim=1)
+
+    def _log_uniform(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, "B L d"]:
+        sites = torch.arange(self.hilbert.n_sites, device=n.device)
+        return self.hilbert.tables(n.device).log_uniform[sites, self.hilbert.remainders(n)]
 
     @torch.no_grad()
     def start(self, batch: int) -> Prefixes:
@@ -249,6 +250,9 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         else:
             previous = tokens.long()
             remainder = tables.advance[remainder, previous]
+        if site == self._sites_with_a_choice:
+            log_p = tables.log_uniform[site, remainder]
+            return Conditionals(log_p, torch.zeros_like(log_p)), state._replace(site=site, remainder=remainder)
         # The blocks work in the order of the storage.
         stored = torch.empty_like(previous).index_copy_(0, state.rows, previous)
         size = rows_at_once(stored.device)
@@ -273,77 +277,65 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         return self.head(self.norm(x))
 
     @torch.no_grad()
-    def log_psi_near(
-        self,
-        n: UInt8[Tensor, "B L"],
-        anchors: UInt8[Tensor, "A L"],
-        rows: Int64[Tensor, " B"],
-        shared: Int64[Tensor, " B"],
-    ) -> LogPsi:
-        """Keys and values of the anchors serve all configurations that start alike.
+    def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
+        """Every prefix that consecutive configurations have in common is evaluated once, for the first of them.
 
-        A site sees only the sites before it: the conditionals of the first site that differs are those of the anchor,
-        too. Configurations with nearly equal shared prefixes are evaluated together, from the shortest of them on.
+        A site sees only the sites before it: its keys, values and conditionals serve all that continue the prefix, and
+        are kept where there are several of them. Configurations with equally long shared prefixes are evaluated
+        together, in the order of these lengths.
         """
-        L, first = self.hilbert.n_sites, self._first_attention()
-        of_anchors, before, caches = self._anchors(anchors, first)
-        order = shared.argsort(stable=True)
+        end, d = self._sites_with_a_choice, self.hilbert.local_dim
+        # Of a site, with the scores of attention where it is no fused kernel, and of the sites before it that are read.
+        bytes_per_site = self.bytes_per_configuration // self.hilbert.n_sites
+        bytes_per_site += 2 * self.config.heads * end * self.site.weight.element_size()
+        tokens = tokens_at_once(n.device, bytes_per_site)
         step = SHARED_STEP if n.is_cuda else 1
-        starts = (shared[order] // step * step).tolist()  # the one host synchronisation
-        tokens = tokens_at_once(n.device, self.bytes_per_configuration / L)
-        log_p, phase = (torch.empty(len(n), dtype=torch.float64, device=n.device) for _ in range(2))
-        for start, size in Counter(starts).items():
-            group, order = order[:size], order[size:]
-            T = L - 1 - start
-            for part in group.split(max(1, tokens // max(1, T))):
-                row, n_part = rows[part], n[part]
-                here = n_part[:, start].long()
-                found = [b[row, start] + c[row, start, here] for b, c in zip(before, of_anchors, strict=True)]
-                if T:
-                    x = self._after_prefix(n_part, T, first, caches, row)
-                    after = self._conditionals(x, self._log_uniform(n_part, start + 1))
-                    rest = n_part[:, start + 1 :, None].long()
-                    found = [f + more.gather(-1, rest).sum((1, 2)) for f, more in zip(found, after, strict=True)]
-                log_p[part], phase[part] = found
+        tree = PrefixTree(shared, end, step, lambda T: tokens // (1 + T + end // READ_SITES))
+        first, previous = self._first_attention(), self._previous(n)[:, :end]
+        log_uniform, remainders = self.hilbert.tables(n.device).log_uniform, self.hilbert.remainders(n)
+        uniform_rows = remainders + log_uniform.shape[1] * torch.arange(self.hilbert.n_sites, device=n.device)
+        log_uniform = log_uniform.flatten(0, 1)
+        storage = [block.attention.nodes(max(1, tree.n_nodes)) for block in self._without_tables(first)]
+        of_nodes = torch.empty((2, max(1, tree.n_nodes), d), dtype=torch.float64, device=n.device)
+        found = torch.empty((2, len(n)), dtype=torch.float64, device=n.device)  # log p and phase
+        for part in tree:
+            rows, begin = part.rows, part.begin
+            chosen = n[rows, :end].long()
+            read = part.read[:, :begin] * d + chosen[:, :begin]
+            of_part = [of_node.take(read).sum(1) for of_node in of_nodes]
+            if begin < end:
+                x = self._after_prefix(previous[rows], first, storage, part).flatten(0, 1)
+                uniform = log_uniform.index_select(0, uniform_rows[rows, begin:end].flatten())
+                for of_row, of_node, evaluated in zip(of_part, of_nodes, self._conditionals(x, uniform), strict=True):
+                    part.keep_(of_node, evaluated)
+                    of_row += evaluated.view(len(rows), -1, d).gather(2, chosen[:, begin:, None]).sum((1, 2))
+            found[:, rows] = torch.stack(of_part)
+        log_p, phase = found
+        if end < self.hilbert.n_sites:  # log 1 in the sector
+            log_p += log_uniform[uniform_rows[:, end], n[:, end].long()]
         return LogPsi(log_p / 2, phase + self.reference_phase(n))
-
-    def _anchors(
-        self, n: UInt8[Tensor, "A L"], first: FirstAttention | None
-    ) -> tuple[Conditionals, list[Float64[Tensor, "A L"]], list[Float[Tensor, "2 A H L E"]]]:
-        """Their conditionals, log p and phase of what is before each site, and keys and values of the later blocks."""
-        L, blocks = self.hilbert.n_sites, self._without_tables(first)
-        caches = [block.attention.storage(len(n), L) for block in blocks]
-        parts, size = [], max(1, tokens_at_once(n.device, self.bytes_per_configuration / L) // L)
-        for begin in range(0, len(n), size):
-            part = n[begin : begin + size]
-            x = self._embed(part) if first is None else self._from_tables(part, L, first)
-            for block, cache in zip(blocks, caches, strict=True):
-                x, cache[:, begin : begin + size] = block.with_keys_values(x)
-            parts.append(self._conditionals(x, self._log_uniform(part)))
-        conditionals = Conditionals(*(torch.cat(of_parts) for of_parts in zip(*parts, strict=True)))
-        chosen = [of_site.gather(-1, n.long()[..., None])[..., 0] for of_site in conditionals]
-        return conditionals, [nn.functional.pad(c.cumsum(1)[:, :-1], (1, 0)) for c in chosen], caches
 
     def _after_prefix(
         self,
-        n: UInt8[Tensor, "B L"],
-        T: int,
+        previous: Int64[Tensor, "B S"],
         first: FirstAttention | None,
-        caches: list[Float[Tensor, "2 A H L E"]],
-        rows: Int64[Tensor, " B"],
+        storage: list[Float[Tensor, "N W"]],
+        part: Branches,
     ) -> Float[Tensor, "B T D"]:
-        """The last T sites of the configurations, the rest of which is that of an anchor each."""
+        """The last T of S sites, of which some become nodes."""
+        S = previous.shape[1]
         if first is None:
-            x = self.token(n[:, -1 - T : -1].long()) + self.site.weight[-T:]
+            x = self.token(previous[:, part.begin :]) + self.site.weight[part.begin : S]
         else:
-            x = self._from_tables(n, T, first)
-        for block, cache in zip(self._without_tables(first), caches, strict=True):
-            x = block.after_prefix(x, cache, rows)
+            x = self.blocks[0].add_mlp_(first.after_prefix(first.rows(previous), S - part.begin))
+        for block, stored in zip(self._without_tables(first), storage, strict=True):
+            x = block.after_prefix(x, stored, part)
         return x
 
-    def _from_tables(self, n: UInt8[Tensor, "B L"], T: int, first: FirstAttention) -> Float[Tensor, "B T D"]:
-        """The last T sites after the first block."""
-        return self.blocks[0].add_mlp_(first.after_prefix(first.rows(n), T))
+    @property
+    def _sites_with_a_choice(self) -> int:
+        """All that contribute to log psi: a last site that the others determine does not, unless it has a phase."""
+        return max(1, self.hilbert.n_sites - (self.hilbert.last_is_determined and not self.has_phase))
 
     def _without_tables(self, first: FirstAttention | None) -> list[Block]:
         return list(self.blocks)[0 if first is None else 1 :]
@@ -366,3 +358,8 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         widest = 2 + max(4, 2 * self.config.mlp_ratio)
         itemsize = self.site.weight.element_size()
         return self.hilbert.n_sites * (widest * self.width * itemsize + 6 * 8 * self.hilbert.local_dim)
+
+    @property
+    def bytes_per_shared_site(self) -> int:
+        of_block = 2 * self.width * self.site.weight.element_size()
+        return self.config.layers * of_block + 2 * 8 * self.hilbert.local_dim

@@ -99,6 +99,11 @@ class HilbertSpace:
         """Exact number of configurations in the sector."""
         return int(self._counts[0, self.start]) if self.start >= 0 else 0
 
+    @cached_property
+    def last_is_determined(self) -> bool:
+        """The local states of the other sites leave one choice at the last: its log probability is 0."""
+        return not self.tables("cpu").log_uniform[-1].amax(1).any()
+
     # --- remainders -------------------------------------------------------------------------------------------
 
     @cached_property

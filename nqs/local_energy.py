@@ -3,8 +3,8 @@
     E_loc(n) = <n|H|psi> / psi(n) = <n|H|n> + sum_n' <n|H|n'> psi(n') / psi(n).
 
 Connected configurations are made distinct across the batch and looked up among the samples, whose amplitudes the
-sampler has found already; only the rest goes through the network, from the first site on that no sample shares
-(nqs.prefixes). On a converged, well-sampled state that saves most evaluations.
+sampler has found already; only the rest goes through the network, and of these every prefix that several share
+once (nqs.prefixes). On a converged, well-sampled state that saves most evaluations.
 """
 
 # Shapes: U samples, K connected configurations, L sites.
@@ -117,7 +117,7 @@ def amplitudes_with_cache(
     if not len(unknown):
         return LogPsi(samples.log_modulus[rows], samples.phase[rows]), 0
     first, classes = distinct(wavefunction.hilbert, n[unknown])
-    evaluated = log_psi_sharing_prefixes(wavefunction, n[unknown[first]], samples.configurations)
+    evaluated = log_psi_sharing_prefixes(wavefunction, n[unknown[first]])
     rows[unknown] = samples.n_distinct + classes
     return LogPsi(
         torch.cat([samples.log_modulus, evaluated.log_modulus])[rows], torch.cat([samples.phase, evaluated.phase])[rows]

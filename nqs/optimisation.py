@@ -34,10 +34,10 @@ the present samples do not see is kept,
     delta = mu delta' + X^T (X X^T + s)^-1 (e - mu X delta').
 
 Exact propagation. Where the samples are the whole sector, H between them is known and need not be replaced by its
-diagonal: the target is the change of log psi by exp(-eta (H - E)) itself (nqs.imaginary_time), the rows keep the weights
-1 + eta D of the implicit diagonal. A step then goes as far as imaginary time does, and a rate of 1 is not too large for
-spectra of any width. A sum over the sector with H between its terms is what exact diagonalisation has, too: such steps
-say how well the network can represent the state, and how far a run could get without sampling noise.
+diagonal: the target is the change of log psi by exp(-eta (H - E)) itself (nqs.imaginary_time), the rows keep the
+weights 1 + eta D of the implicit diagonal. A step then goes as far as imaginary time does, and a rate of 1 is not too
+large for spectra of any width. A sum over the sector with H between its terms is what exact diagonalisation has, too:
+such steps say how well the network can represent the state, and how far a run could get without sampling noise.
 
 Adaptive shift. Without sampling noise the shift has to guard only against steps that the linearisation does not
 describe. The gain of a step is by how much it brought log psi nearer to its target, in units of what the linearisation

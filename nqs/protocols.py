@@ -69,7 +69,7 @@ class Wavefunction(nn.Module, ABC):
         hilbert: the sector.
         config: what it was built from.
         has_phase: False where the phase is the same number for every configuration.
-        shares_prefixes: True where `log_psi_near` is cheaper than `log_psi`.
+        shares_prefixes: True where `log_psi_in_order` is cheaper than `log_psi`.
         rowwise_layers: True where the rows of the input of every layer (nn.Linear, nn.LayerNorm, nn.Embedding) belong
             to the configurations in their order, equally many to each: per-configuration gradients are then found layer
             by layer, which is faster.
@@ -87,18 +87,11 @@ class Wavefunction(nn.Module, ABC):
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """Log modulus and phase; log modulus -inf outside the sector."""
 
-    def log_psi_near(
-        self,
-        n: UInt8[Tensor, "B L"],
-        anchors: UInt8[Tensor, "A L"],
-        rows: Int64[Tensor, " B"],
-        shared: Int64[Tensor, " B"],
-    ) -> LogPsi:
-        """`log_psi(n)`, where the first shared[b] < L sites of n[b] are those of anchors[rows[b]].
+    def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
+        """`log_psi(n)`, where the first shared[b] sites of n[b] are those of n[b - 1]; shared[0] says nothing.
 
-        Models that evaluate sites in their order need to compute only what follows the shared prefix. On a GPU so many
-        anchors are given as `log_psi` could evaluate at once, and any number of configurations: what does not fit into
-        memory is the model's to split.
+        Models that evaluate sites in their order need to compute only what follows the shared prefix. What they keep
+        for that fits into memory (`bytes_per_shared_site`); the rest of the work is theirs to split.
         """
         return self.log_psi(n)
 
@@ -110,6 +103,11 @@ class Wavefunction(nn.Module, ABC):
     @abstractmethod
     def bytes_per_configuration(self) -> int:
         """Memory that one configuration needs during `log_psi` without gradients, to size chunks."""
+
+    @property
+    def bytes_per_shared_site(self) -> int:
+        """Memory that `log_psi_in_order` keeps for each site of a prefix that several configurations share."""
+        return 0
 
 
 State = TypeVar("State", bound=DecodingState)

@@ -1,8 +1,8 @@
 """Default choices from the size of the problem and the device. Measured with scripts/bose_hubbard.py (see README)."""
 
 from collections.abc import Sequence
-from dataclasses import is_dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -35,8 +35,6 @@ LONG_SUM_STEPS = {"cpu": 76, "cuda": 150}  # twice as many where a phase is lear
 LISTED = {"cpu": 3 * 10**8, "cuda": 10**10}  # images of configurations that are compared to list all orbits
 PROJECTED = 10**8  # determinants evaluated to compare mean-field solutions
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**18}
-
-Model = TypeVar("Model", bound=WavefunctionConfig)
 
 
 def default_device() -> str:
@@ -94,16 +92,14 @@ def transformer(phase: Literal["learned", "zero"] = "learned") -> TransformerCon
     return TransformerConfig(width=None, heads=4, phase=phase, dtype="mixed")
 
 
-def sized(model: Model, terms: int, device: torch.device | str) -> Model:
+def sized(model: WavefunctionConfig, terms: int, device: torch.device | str) -> WavefunctionConfig:
     """The model with a width where that was left open: wide enough to follow every amplitude and phase of exact sums.
 
     Args:
         terms: configurations, or orbits.
     """
-    if not is_dataclass(model) or isinstance(model, type):
-        return model  # somebody's own
-    if hasattr(model, "base"):
-        return replace(model, base=sized(model.base, terms, device))  # type: ignore[type-var]
+    if isinstance(model, (OnOrbits, WithReference)):
+        return replace(model, base=sized(model.base, terms, device))
     if not isinstance(model, TransformerConfig) or model.width is not None:
         return model
     rows = (2 if model.phase == "learned" else 1) * terms

@@ -64,6 +64,7 @@ class Samples:
 def distinct(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"]) -> tuple[Int64[Tensor, " U"], Int64[Tensor, " B"]]:
     """Row of one representative of every distinct configuration, and for every row the number of its class.
 
+    Classes are numbered in lexicographic order of the configurations.
     Exact for any number of sites: keys of several words are made distinct word by word.
     """
     words = hilbert.keys(n).T

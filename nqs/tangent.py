@@ -4,10 +4,10 @@
 
 A natural-gradient step needs no more of X than X X^T or X^T X, X v and X^T y. Where X does not fit into memory:
 
-- X X^T grows by blocks of columns: the inputs and output gradients of some layers are kept for all configurations, each
-  column is made from them once, and a forward and backward pass is needed for every group of layers that fits. For
-  modules with other than the known layers it is made from pairs of blocks of rows, of K blocks each made (K + 1) / 2
-  times.
+- X X^T grows by blocks of columns: the inputs and output gradients of some layers are kept for all configurations (of
+  layers with few parameters their gradients), each column is made from them once, and a forward and backward pass is
+  needed for every group of layers that fits. For modules with other than the known layers it is made from pairs of
+  blocks of rows, of K blocks each made (K + 1) / 2 times.
 - X^T X grows by blocks of rows, each made once.
 - X^T y is one backward pass; X v follows from the inputs and output gradients of all layers, without X.
 
@@ -19,13 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, reduce
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Num
 from torch import Tensor, nn
 
-from nqs.chunks import in_pieces
+from nqs.chunks import free_memory, in_pieces
 from nqs.jacobian import (
     GRADIENTS,
     Call,
@@ -43,10 +43,15 @@ from nqs.jacobian import (
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
 
-CPU_BYTES, GPU_SHARE = 2**31, 0.4  # of X and what it is made from; on a GPU of its free memory
+CPU_BYTES, GPU_SHARE = 2**31, 0.6  # of X and what it is made from; on a GPU of what the matrix leaves free
+MATRIX_COPIES = 3  # the matrix, its lower triangle and its factor
 # Columns in one product: sums of float32 are not longer than this before they are added up in float64.
 COLUMNS = 2**14
 MADE_COLUMNS = 2**15  # at once: of the outer products of few outputs most time would go into reading the inputs
+# Of rows in X X^T: more leave less to multiply, but tensor cores are slower on blocks of a thousand rows.
+BLOCKS, TENSOR_CORE_BLOCKS = 8, 4
+COLUMN_COPIES = 3  # blocks of columns that exist at once, at most: one that is made, narrow ones beside it, their union
+PASS_COPIES = 2  # memory of a forward and backward pass in units of the inputs and output gradients of all its layers
 
 Precision = Literal["float64", "float32", "tf32"]
 
@@ -89,8 +94,7 @@ class Dense:
 
     def _squared(self, A: Float[Tensor, "n m"]) -> Float64[Tensor, "n n"]:
         gram = torch.zeros((len(A), len(A)), dtype=torch.float64, device=A.device)
-        for columns in A.split(COLUMNS, dim=1):
-            add_gram(gram, columns, self.precision)
+        add_columns(gram, A, self.precision)
         return gram
 
     def times(self, v: Tensor) -> Tensor:
@@ -100,12 +104,50 @@ class Dense:
         return (self.X.T @ y.to(self.X.dtype)).double()
 
 
+class Kept(NamedTuple):
+    """What columns of X are made from: of a call of a layer the input and output gradients or, where that is less,
+    the gradients of its parameters."""
+
+    layer: nn.Module
+    names: tuple[str, ...]  # of parameters whose gradients are kept; none: the input and output gradients are
+    tensors: tuple[Num[Tensor, "U ..."], ...]  # for each name those of each part; or x, and those of each part
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def gradient(self, name: str, part: int, outputs: slice) -> Float[Tensor, "U ..."]:
+        """Of some outputs of a parameter, for each configuration."""
+        if self.names:
+            parts = len(self.tensors) // len(self.names)
+            return self.tensors[self.names.index(name) * parts + part][:, outputs]
+        x, *gradients = self.tensors
+        return GRADIENTS[type(self.layer)][name](self.layer, x, gradients[part][..., outputs])
+
+    def like(self, rows: int) -> "Kept":
+        """Tensors of the same kind for so many configurations, not filled."""
+        return self._replace(tensors=tuple(tensor.new_empty((rows, *tensor.shape[1:])) for tensor in self.tensors))
+
+
+def kept(call: Call) -> Kept:
+    """The smaller of both."""
+    layer = call.layer
+    trainable = {name: p for name, p in layer.named_parameters(recurse=False) if p.requires_grad}
+    factors = (call.x, *call.gradients)
+    numbers = len(call.x) * len(call.gradients) * sum(p.numel() for p in trainable.values())
+    if numbers * call.gradients[0].itemsize >= sum(tensor.nbytes for tensor in factors):
+        return Kept(layer, (), factors)
+    made = (GRADIENTS[type(layer)][name](layer, call.x, g) for name in trainable for g in call.gradients)
+    return Kept(layer, tuple(trainable), tuple(made))
+
+
 class Streamed:
     """X in blocks that are made when they are needed.
 
     Args:
         factor: a(n), positive where the weight is.
-        memory: bytes of blocks and of what they are made from; more where a single layer needs more.
+        memory: bytes of blocks and of what they are made from, the passes through the network included; more where a
+            single layer needs more.
         precision: of the products X X^T and X^T X.
     """
 
@@ -133,8 +175,8 @@ class Streamed:
         gram = torch.zeros((R, R), dtype=torch.float64, device=self.factor.device)
         if self.by_layers:
             for block in self.column_blocks():
-                for columns in block.split(COLUMNS, dim=1):
-                    add_gram(gram, columns, self.precision)
+                add_columns(gram, block, self.precision)
+                del block  # before the next one is made
             return gram
         for i, (rows, block) in enumerate(self.row_blocks()):
             for others, other in islice(self.row_blocks(), i):
@@ -194,40 +236,59 @@ class Streamed:
         """With its rounded copy, if there is one."""
         return self.shape[0] * _bytes_of_number(self.wavefunction, self.precision)
 
-    @property
+    @cached_property
     def width(self) -> int:
-        """Columns made at once: they take at most a quarter of the memory."""
-        return max(1, min(MADE_COLUMNS, self.memory // (4 * self.bytes_per_column)))
+        """Columns made at once: they and their copies take at most half of the memory."""
+        return max(1, min(MADE_COLUMNS, self.memory // (2 * COLUMN_COPIES * self.bytes_per_column)))
 
-    @property
+    @cached_property
+    def calls_of_one(self) -> list[Call]:
+        """Of a single configuration: those of all layers, in their order."""
+        parameters, layers = rounded_parameters(self.wavefunction), trainable_layers(self.wavefunction)
+        return layer_calls(self.wavefunction, parameters, self.configurations[:1], self.factor[:1], layers)
+
+    @cached_property
+    def bytes_of_pass(self) -> int:
+        """Of a forward and backward pass, for one configuration."""
+        return PASS_COPIES * sum(tensor.nbytes for call in self.calls_of_one for tensor in (call.x, *call.gradients))
+
+    @cached_property
+    def rows_of_pass(self) -> int:
+        """Configurations in one pass: at most a quarter of the memory."""
+        fit = rows_with_gradients(self.wavefunction, self.factor.device)
+        return max(1, min(fit, len(self.factor), self.memory // (4 * self.bytes_of_pass)))
+
+    @cached_property
     def memory_for_calls(self) -> int:
-        """What blocks of columns and their intermediate copies leave, but at least half."""
-        return max(self.memory // 2, self.memory - 4 * self.width * self.bytes_per_column)
+        """What a pass, while they are collected, and later blocks of columns leave: at least half."""
+        columns = COLUMN_COPIES * self.width * self.bytes_per_column
+        return self.memory - min(self.memory // 2, max(columns, self.rows_of_pass * self.bytes_of_pass))
 
     def column_blocks(self) -> Iterator[Float[Tensor, "R p"]]:
         """All columns of X that are not zero, in blocks, layers in no particular order."""
         dtype, width = _dtype(self.precision), self.width
-        narrow: list[Tensor] = []
         for layers in self.groups():
+            narrow: list[Tensor] = []
             for block in self._columns_of(layers, width):
-                narrow.append(block.to(dtype))
+                if block.shape[1] > width // 2:
+                    yield block.to(dtype)
+                else:
+                    narrow.append(block.to(dtype))
+                del block
                 if sum(part.shape[1] for part in narrow) > width // 2:
-                    yield narrow[0] if len(narrow) == 1 else torch.cat(narrow, dim=1)
-                    narrow = []
-        if narrow:
-            yield torch.cat(narrow, dim=1)
+                    yield torch.cat(narrow, dim=1)
+                    narrow.clear()
+            if narrow:
+                yield torch.cat(narrow, dim=1)
 
     def groups(self) -> list[list[nn.Module]]:
-        """Layers whose inputs and output gradients fit into memory together, last layers first.
+        """Layers of which what is kept fits into memory together, last layers first.
 
         Layers that share a parameter stay together.
         """
-        wavefunction = self.wavefunction
         sizes: dict[nn.Module, int] = {}  # bytes for one configuration
-        one = self.configurations[:1]
-        parameters, layers = rounded_parameters(wavefunction), trainable_layers(wavefunction)
-        for call in layer_calls(wavefunction, parameters, one, self.factor[:1], layers):
-            sizes[call.layer] = sizes.get(call.layer, 0) + sum(x.nbytes for x in (call.x, *call.gradients))
+        for call in self.calls_of_one:
+            sizes[call.layer] = sizes.get(call.layer, 0) + kept(call).nbytes
         families: list[list[nn.Module]] = []
         for layer in sizes:
             own = set(layer.parameters(recurse=False))
@@ -247,37 +308,40 @@ class Streamed:
 
     def _columns_of(self, layers: list[nn.Module], width: int) -> Iterator[Float[Tensor, "R p"]]:
         """Columns of the parameters of some layers, of a weight matrix about `width` at a time."""
-        calls = self._scaled_calls(layers)
+        calls = self._collected(layers)
         for parameter, users in uses([call.layer for call in calls]).items():
             outputs = parameter.shape[0]
             sliced = parameter.ndim == 2 and all(isinstance(calls[i].layer, nn.Linear) for i, _ in users)
             step = max(1, width * outputs // parameter.numel()) if sliced else outputs
+            of_users = [(calls[i], name) for i, name in users]
             for first in range(0, outputs, step):
-                rows = slice(first, first + step) if sliced else slice(None)
-                parts = []
-                for part in range(self.parts):
-                    of_users = [
-                        GRADIENTS[type(layer)][name](layer, x, gradients[part][..., rows])
-                        for (layer, x, gradients), name in ((calls[i], name) for i, name in users)
-                    ]
-                    parts.append(centre(reduce(torch.add, of_users).flatten(1), self.weights, self.factor))
-                yield parts[0] if len(parts) == 1 else torch.cat(parts)
+                yield self._centred(of_users, slice(first, first + step) if sliced else slice(None))
 
-    def _scaled_calls(self, layers: list[nn.Module]) -> list[Call]:
-        """The calls of some layers for all configurations, gradients times a(n)."""
+    def _centred(self, of_users: list[tuple[Kept, str]], outputs: slice) -> Float[Tensor, "R p"]:
+        """Columns of one parameter, from the calls that use it; they are made once, so that kept ones are used up."""
+        parts = []
+        for part in range(self.parts):
+            gradients = (call.gradient(name, part, outputs) for call, name in of_users)
+            parts.append(centre(reduce(torch.add, gradients).flatten(1), self.weights, self.factor))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _collected(self, layers: list[nn.Module]) -> list[Kept]:
+        """Of the calls of some layers for all configurations, gradients times a(n).
+
+        What is kept is allocated once and filled piece by piece: joining pieces would take it twice, and leave the
+        memory of a GPU in fragments.
+        """
         parameters = rounded_parameters(self.wavefunction)
+        whole = [kept(call).like(len(self.factor)) for call in self.calls_of_one if call.layer in layers]
 
-        def scaled(index: Tensor) -> list[Call]:
-            part = slice(int(index[0]), int(index[-1]) + 1)
-            return layer_calls(self.wavefunction, parameters, self.configurations[part], self.factor[part], layers)
+        def fill(index: Tensor) -> None:
+            rows = slice(int(index[0]), int(index[-1]) + 1)
+            calls = layer_calls(self.wavefunction, parameters, self.configurations[rows], self.factor[rows], layers)
+            for target, call in zip(whole, calls, strict=True):
+                for tensor, piece in zip(target.tensors, kept(call).tensors, strict=True):
+                    tensor[rows] = piece
 
-        U, device = len(self.factor), self.factor.device
-        pieces = in_pieces(scaled, torch.arange(U), rows_with_gradients(self.wavefunction, device))
-        whole: list[Call] = []
-        while pieces[0]:  # one call after another, so that never two copies of all exist
-            calls = [piece.pop(0) for piece in pieces]
-            gradients = zip(*(call.gradients for call in calls), strict=True)
-            whole.append(Call(calls[0].layer, torch.cat([c.x for c in calls]), tuple(map(torch.cat, gradients))))
+        in_pieces(fill, torch.arange(len(self.factor)), self.rows_of_pass)
         return whole
 
 
@@ -291,15 +355,16 @@ def tangent(
     """X with rows scaled by `factor`: as a matrix if that takes no more than so many bytes, else streamed in as many.
 
     Args:
-        memory: bytes; None: 2 GiB on a CPU, on a GPU a share of what is free.
+        memory: bytes; None: 2 GiB on a CPU, on a GPU a share of what X X^T or X^T X leaves free.
         precision: of the products X X^T and X^T X.
     """
+    P = sum(p.numel() for p in wavefunction.parameters() if p.requires_grad)
+    R = n_parts(wavefunction) * samples.n_distinct
     if memory is None:
         device = factor.device
-        memory = int(GPU_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else CPU_BYTES
-    P = sum(p.numel() for p in wavefunction.parameters() if p.requires_grad)
-    size = _bytes_of_number(wavefunction, precision)
-    if size * n_parts(wavefunction) * samples.n_distinct * P > memory:
+        matrices = MATRIX_COPIES * 8 * min(R, P) ** 2
+        memory = int(GPU_SHARE * max(0, free_memory(device) - matrices)) if device.type == "cuda" else CPU_BYTES
+    if _bytes_of_number(wavefunction, precision) * R * P > memory:
         return Streamed(wavefunction, samples, factor, memory, precision)
     rows = scaled_jacobian(wavefunction, samples.configurations, factor)
     for part in rows:
@@ -339,10 +404,15 @@ def matrix_products(precision: Precision) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def add_gram(
-    gram: Float64[Tensor, "n n"], A: Float[Tensor, "n m"], precision: Precision = "float64", blocks: int = 8
-) -> None:
-    """Adds the lower triangle of A A^T block by block: half the work of the full product. The rest is not filled."""
+def add_columns(gram: Float64[Tensor, "n n"], A: Float[Tensor, "n m"], precision: Precision = "float64") -> None:
+    """Adds the lower triangle of A A^T, a few columns of A after the other. The rest of the matrix is not defined."""
+    for columns in A.split(COLUMNS, dim=1):
+        add_gram(gram, columns, precision)
+
+
+def add_gram(gram: Float64[Tensor, "n n"], A: Float[Tensor, "n m"], precision: Precision = "float64") -> None:
+    """The same in one product for each block of rows: little more than half the work of the full one."""
+    blocks = TENSOR_CORE_BLOCKS if precision == "tf32" and A.is_cuda else BLOCKS
     with matrix_products(precision):
         for block in torch.arange(len(A)).chunk(blocks):
             first, last = int(block[0]), int(block[-1]) + 1

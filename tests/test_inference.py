@@ -10,6 +10,7 @@ from nqs.local_energy import local_energies
 from nqs.models import Transformer, inference, transformer
 from nqs.models.attention import causal_attention
 from nqs.models.inference import gelu, log_softmax_, softmax_
+from nqs.prefixes import common_prefix
 from nqs.protocols import Hamiltonian
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples
@@ -41,7 +42,14 @@ def test_attention_of_the_last_sites_is_that_of_torch(T: int, dtype: torch.dtype
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn((6, 5, 4), dtype=dtype, generator=generator) for _ in range(3))
     expected = scaled_dot_product_attention(q, k, v, is_causal=True)[:, -T:]
-    torch.testing.assert_close(causal_attention(q[:, -T:].clone(), k, v), expected)
+    heads = 2
+
+    def by_head(x: torch.Tensor) -> torch.Tensor:
+        """(3 configurations x 2 heads, sites, E) as (3, sites, 2 E)."""
+        return x.view(3, heads, -1, 4).transpose(1, 2).flatten(2)
+
+    keys_values = torch.cat([by_head(k), by_head(v)], dim=2)
+    torch.testing.assert_close(causal_attention(by_head(q[:, -T:]), keys_values, heads), by_head(expected))
 
 
 SYSTEMS: dict[str, Hamiltonian] = {
@@ -108,16 +116,27 @@ def test_work_in_parts_changes_nothing(h: Hamiltonian, monkeypatch: pytest.Monke
     torch.testing.assert_close(local_energies(h, model, samples).values, energies, rtol=1e-11, atol=1e-11)
 
 
-def test_prefix_lengths_rounded_as_on_a_gpu_change_nothing() -> None:
-    """Sites that are computed again although an anchor has them."""
-    h = SYSTEMS["spins"]
+@pytest.mark.parametrize("system", ["spins", "spins in a sector"])
+def test_prefix_lengths_rounded_as_on_a_gpu_change_nothing(system: str) -> None:
+    """Sites that are computed again although they are there."""
+    h = SYSTEMS[system]
     model = lively(h, {"layers": 2, "heads": 2})
-    n = h.hilbert.random(60, torch.Generator().manual_seed(2))
-    anchors = h.hilbert.random(20, torch.Generator().manual_seed(3))
-    rows = torch.arange(60) % 20
-    differs = torch.cat([n != anchors[rows], torch.ones((60, 1), dtype=torch.bool)], dim=1)
-    shared = differs.to(torch.uint8).argmax(1).clamp(max=9)
+    n = h.hilbert.configurations()[::7][:90]
+    shared = torch.nn.functional.pad(common_prefix(n[1:], n[:-1]), (1, 0))
     exact = model.log_psi(n)
     for length in (shared, shared // 2 * 2, shared // 3 * 3):
-        for one, other in zip(model.log_psi_near(n, anchors, rows, length), exact, strict=True):
+        for one, other in zip(model.log_psi_in_order(n, length), exact, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+def test_a_determined_last_site_is_not_evaluated() -> None:
+    """Unless it has a phase."""
+    h = SYSTEMS["spins in a sector"]
+    assert h.hilbert.last_is_determined
+    assert not SYSTEMS["spins"].hilbert.last_is_determined
+    for phase, evaluated in (("zero", 11), ("learned", 12)):
+        model = Transformer(h.hilbert, width=8, heads=2, phase=phase)
+        sites = []
+        model.norm.register_forward_hook(lambda module, inputs, output, sites=sites: sites.append(len(output)))
+        TreeSampler(n_samples=10).sample(model, torch.Generator().manual_seed(0))
+        assert len(sites) == evaluated

@@ -1,4 +1,4 @@
-"""Shared prefixes: the closest anchor by brute force, and the same amplitudes and energies with and without sharing."""
+"""Shared prefixes: their length and their tree by brute force, and the same amplitudes and energies without sharing."""
 
 import pytest
 import torch
@@ -9,10 +9,12 @@ from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain, square
 from nqs.local_energy import local_energies
-from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
-from nqs.prefixes import lexicographic_order, log_psi_sharing_prefixes, neighbours
+from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference, inference
+from nqs.models.prefix_tree import PrefixTree
+from nqs.prefixes import common_prefix, log_psi_sharing_prefixes
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samplers import TreeSampler
+from nqs.samples import distinct
 
 SPACES = {
     "bosons": bosons(6, 4),
@@ -31,21 +33,52 @@ def draw(space: HilbertSpace, rows: int, seed: int) -> torch.Tensor:
 
 
 @every_space
-def test_lexicographic_order_is_that_of_lists(space: HilbertSpace) -> None:
-    n = draw(space, 60, 0)
-    assert n[lexicographic_order(space, n)].tolist() == sorted(n.tolist())
+def test_distinct_configurations_are_in_lexicographic_order(space: HilbertSpace) -> None:
+    n = draw(space, 60, 0)[torch.arange(120) % 60]
+    rows, classes = distinct(space, n)
+    assert n[rows].tolist() == sorted({tuple(row): list(row) for row in n.tolist()}.values())
+    assert torch.equal(n[rows[classes]], n)
 
 
 @every_space
-@pytest.mark.parametrize("n_anchors", [1, 2, 25])
-def test_neighbours_have_the_longest_common_prefix(space: HilbertSpace, n_anchors: int) -> None:
-    n, anchors = draw(space, 50, 1), draw(space, n_anchors, 2)
-    n[0] = anchors[0]
-    order, rows, shared = neighbours(space, n, anchors)
-    assert n[order].tolist() == sorted(n.tolist())
-    for b, row in enumerate(n.tolist()):
-        lengths = [longest_common_prefix(row, anchor) for anchor in anchors.tolist()]
-        assert shared[b] == lengths[rows[b]] == max(lengths)
+def test_common_prefixes_are_those_of_lists(space: HilbertSpace) -> None:
+    n, m = draw(space, 50, 1), draw(space, 50, 2)
+    n[0] = m[0]
+    expected = [longest_common_prefix(a, b) for a, b in zip(n.tolist(), m.tolist(), strict=True)]
+    assert common_prefix(n, m).tolist() == expected
+
+
+def shared_prefixes(n: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(common_prefix(n[1:], n[:-1]), (1, 0))
+
+
+@every_space
+@pytest.mark.parametrize(("step", "tokens"), [(1, 10**9), (1, 40), (3, 40), (2, 1)])
+def test_every_prefix_is_evaluated_once_and_kept_where_it_is_read(space: HilbertSpace, step: int, tokens: int) -> None:
+    n = torch.unique(draw(space, 80, 3), dim=0)
+    S = space.n_sites
+    tree = PrefixTree(shared_prefixes(n), S, step, lambda T: tokens // (1 + T))
+    seen_by = [[tuple(row[:site]) for site in range(S)] for row in n.tolist()]
+    kept: list[tuple[int, ...]] = []  # of each node
+    evaluated, read, rows = [], set(), []
+    for part in tree:
+        rows += part.rows.tolist()
+        assert len(part.rows) <= max(1, tokens // (1 + S - part.begin))
+        for row, nodes in zip(part.rows.tolist(), part.read.tolist(), strict=True):
+            assert [kept[node] for node in nodes[: part.begin]] == seen_by[row][: part.begin]
+            assert set(nodes[part.begin :]) <= {0}
+            read.update(nodes[: part.begin])
+        here = [prefix for row in part.rows.tolist() for prefix in seen_by[row][part.begin :]]
+        assert part.nodes == slice(len(kept), len(kept) + len(part.kept))
+        kept += [here[place] for place in part.kept.tolist()]
+        evaluated += here
+    assert sorted(rows) == list(range(len(n)))
+    assert read == set(range(len(kept)))
+    assert len(kept) == tree.n_nodes
+    distinct_prefixes = {prefix for row in seen_by for prefix in row}
+    assert set(evaluated) == distinct_prefixes
+    if step == 1:
+        assert len(evaluated) == len(distinct_prefixes)
 
 
 HAMILTONIANS: dict[str, Hamiltonian] = {
@@ -56,10 +89,9 @@ HAMILTONIANS: dict[str, Hamiltonian] = {
 }
 
 
-def family(h: Hamiltonian) -> tuple[torch.Tensor, torch.Tensor]:
-    """Some configurations, and those connected to them."""
-    anchors = draw(h.hilbert, 20, 1)
-    return torch.unique(h.connected(anchors).configurations, dim=0), anchors
+def family(h: Hamiltonian) -> torch.Tensor:
+    """What is connected to some configurations, in lexicographic order."""
+    return torch.unique(h.connected(draw(h.hilbert, 20, 1)).configurations, dim=0)
 
 
 def lively(h: Hamiltonian, dtype: str = "float64") -> Wavefunction:
@@ -77,66 +109,95 @@ def lively(h: Hamiltonian, dtype: str = "float64") -> Wavefunction:
 def test_local_energies_are_the_same_with_and_without_sharing(h: Hamiltonian, monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively(h)
     samples = TreeSampler(n_samples=150).sample(model, torch.Generator().manual_seed(0))
-    near = []
-    original = model.log_psi_near
-    monkeypatch.setattr(model, "log_psi_near", lambda n, *rest: near.append(len(n)) or original(n, *rest))
+    sizes = []
+    original = model.log_psi_in_order
+    monkeypatch.setattr(model, "log_psi_in_order", lambda n, shared: sizes.append(len(n)) or original(n, shared))
     shared = local_energies(h, model, samples)
-    assert sum(near) == shared.n_evaluated > 150
+    assert sum(sizes) == shared.n_evaluated > 150
     model.shares_prefixes = False
     plain = local_energies(h, model, samples)
-    assert sum(near) == shared.n_evaluated == plain.n_evaluated
+    assert sum(sizes) == shared.n_evaluated == plain.n_evaluated
     torch.testing.assert_close(shared.values, plain.values, rtol=1e-11, atol=1e-11)
 
 
 def test_single_precision_agrees_to_its_rounding() -> None:
     h = HAMILTONIANS["bosons"]
     model = lively(h, "float32")
-    n, anchors = family(h)
-    for one, other in zip(log_psi_sharing_prefixes(model, n, anchors), model.log_psi(n), strict=True):
+    n = family(h)
+    for one, other in zip(log_psi_sharing_prefixes(model, n), model.log_psi(n), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("budget", [1, 40_000])
-def test_pieces_of_any_size_give_the_same_amplitudes(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    h = HAMILTONIANS["bosons"]
-    model = lively(h)
-    n, anchors = family(h)
+def check_pieces(model: Wavefunction, n: torch.Tensor, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = model.log_psi(n)
     sizes = []
-    original = model.log_psi_near
-    monkeypatch.setattr(model, "log_psi_near", lambda n, *rest: sizes.append(len(n)) or original(n, *rest))
-    monkeypatch.setattr(prefixes, "CPU_BYTES", budget)
-    for one, other in zip(log_psi_sharing_prefixes(model, n, anchors), expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    original = model.log_psi_in_order
+    monkeypatch.setattr(model, "log_psi_in_order", lambda n, shared: sizes.append(len(n)) or original(n, shared))
+    for one, other in zip(log_psi_sharing_prefixes(model, n), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
     assert sum(sizes) == len(n)
-    assert max(sizes) == max(1, budget // model.bytes_per_configuration)
+    assert max(sizes) == min(len(n), size)
+
+
+def bytes_of_piece(model: Wavefunction, n: torch.Tensor) -> int:
+    """Of one configuration in it: a share of the prefixes that are kept, and indices."""
+    kept = shared_prefixes(n).diff().clamp(min=0).sum().item() / len(n)
+    return int(kept * model.bytes_per_shared_site) + prefixes.INDEX_BYTES * n.shape[1]
+
+
+@pytest.mark.parametrize("size", [1, 7, 50, 10**6])
+def test_pieces_of_any_size_give_the_same_amplitudes(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, n = lively(HAMILTONIANS["bosons"]), family(HAMILTONIANS["bosons"])
+    monkeypatch.setattr(prefixes, "CPU_BYTES", size * bytes_of_piece(model, n))
+    check_pieces(model, n, size, monkeypatch)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("anchors_at_once", [1, 7, 10**6])
-def test_on_a_gpu_pieces_are_sized_by_their_anchors(anchors_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    h = HAMILTONIANS["spins"]
-    model = TransformerConfig(width=8, layers=2, heads=2, seed=5).build(h.hilbert, "cuda")
-    n, anchors = (x.cuda() for x in family(h))
+@pytest.mark.parametrize("size", [1, 50, 10**6])
+def test_on_a_gpu_pieces_are_sized_by_what_they_keep(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, n = lively(HAMILTONIANS["spins"]).cuda(), family(HAMILTONIANS["spins"]).cuda()
+    monkeypatch.setattr(prefixes, "GPU_BYTES", size * bytes_of_piece(model, n))
+    check_pieces(model, n, size, monkeypatch)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_piece_takes_the_memory_that_it_is_sized_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    h = Heisenberg(chain(64), 0.0)
+    model = TransformerConfig(width=64, layers=4, heads=4, dtype="float32").build(h.hilbert, "cuda")
+    n = torch.unique(h.connected(draw(h.hilbert, 1000, 1)).configurations, dim=0).cuda()
+    shared = shared_prefixes(n)
+    monkeypatch.setattr(inference, "GPU_BYTES", 2**24)
+    model.log_psi_in_order(n[:100], shared[:100])  # work space of the libraries
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    model.log_psi_in_order(n, shared)
+    taken = torch.cuda.max_memory_allocated() - before
+    assert 0.5 * len(n) * bytes_of_piece(model, n) < taken < 1.1 * len(n) * bytes_of_piece(model, n) + 2**26
+
+
+def test_out_of_memory_within_a_piece_halves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, n = lively(HAMILTONIANS["bosons"]), family(HAMILTONIANS["bosons"])
     expected = model.log_psi(n)
-    sizes = []
-    original = model.log_psi_near
-    monkeypatch.setattr(model, "log_psi_near", lambda n, *rest: sizes.append(len(n)) or original(n, *rest))
-    monkeypatch.setattr(chunks, "GPU_BYTES", anchors_at_once * model.bytes_per_configuration)
-    for one, other in zip(log_psi_sharing_prefixes(model, n, anchors), expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
-    assert sum(sizes) == len(n)
-    assert max(sizes) == min(len(n), anchors_at_once * len(n) // 20)
+    original = model.log_psi_in_order
+
+    def limited(n: torch.Tensor, shared: torch.Tensor) -> object:
+        if len(n) > 30:
+            raise torch.OutOfMemoryError("too large")
+        return original(n, shared)
+
+    monkeypatch.setattr(model, "log_psi_in_order", limited)
+    for one, other in zip(log_psi_sharing_prefixes(model, n), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_where_nothing_is_shared_configurations_are_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A single anchor that differs on the first sites saves nothing."""
+def test_where_little_is_shared_configurations_are_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an order in which neighbours differ on the first site."""
     space = spins(8, None)
     model = Transformer(space, width=8, heads=2)
-    n = space.configurations()[128:]
-    monkeypatch.setattr(model, "log_psi_near", None)
+    n = space.configurations().view(2, 128, 8).transpose(0, 1).flatten(0, 1)
+    monkeypatch.setattr(model, "log_psi_in_order", None)
     expected = model.log_psi(n)
-    for one, other in zip(log_psi_sharing_prefixes(model, n, space.configurations()[:1]), expected, strict=True):
+    for one, other in zip(log_psi_sharing_prefixes(model, n), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
