@@ -30,6 +30,10 @@ SLOW_STEPS = 400  # but more slowly where there are fewer parameters than amplit
 LONG_SUM = {"cpu": 600, "cuda": 4_000}
 WARM_UP_DISTINCT, LEAST_DISTINCT = 1 / 12, 200
 WARM_UP_SHARE = {"cpu": 0.65, "cuda": 0.35}
+# For estimates of time: operations in a second, and seconds of a step besides them, of small networks.
+RATE, OVERHEAD = {"cpu": 5e10, "cuda": 2e13}, {"cpu": 0.15, "cuda": 0.2}
+SHARE_OF_TIME, LEAST_STEPS = 0.8, 20  # of --minutes for steps, and as many at least
+NARROW, PARAMETERS = 16, 17.5  # width of the network where time is short, parameters in units of the width squared
 WIDTH, WIDE, WIDE_ROWS = 32, 48, 16_000  # of the network, and where exact sums have more rows than so many
 LONG_SUM_STEPS = {"cpu": 76, "cuda": 150}  # twice as many where a phase is learned
 LISTED = {"cpu": 3 * 10**8, "cuda": 10**10}  # images of configurations that are compared to list all orbits
@@ -73,6 +77,37 @@ def steps(wavefunction: Wavefunction, device: torch.device | str, *, exact: bool
     return LONG_SUM_STEPS[kind] * (2 if wavefunction.has_phase else 1)
 
 
+def seconds(terms: int, rows: int, parameters: int, n_sites: int, device: torch.device | str) -> float:
+    """Estimate for one step: the matrix of the natural gradient and its factor, and the rows they are made from.
+
+    Args:
+        terms: distinct configurations, or orbits.
+        rows: of the Jacobian, twice as many where a phase is learned.
+    """
+    kind, small = torch.device(device).type, min(rows, parameters)
+    operations = rows * parameters * small + small**3 / 3 + 6 * terms * n_sites * parameters
+    return OVERHEAD[kind] + operations / RATE[kind]
+
+
+def steps_within(
+    minutes: float | None, wavefunction: Wavefunction, sampler: Sampler, device: torch.device | str
+) -> tuple[int, int]:
+    """Steps that fit into the time, and those that would be made without a limit.
+
+    The time is estimated and not measured: the same command chooses the same, so that its repetition goes on.
+    """
+    exact = isinstance(sampler, ExhaustiveSampler)
+    wanted = steps(wavefunction, device, exact=exact)
+    if minutes is None:
+        return wanted, wanted
+    terms = evaluations(wavefunction) if exact else getattr(sampler, "n_distinct", None) or DISTINCT["cpu"]
+    rows = (2 if wavefunction.has_phase else 1) * terms
+    parameters = sum(p.numel() for p in wavefunction.parameters())
+    each = seconds(terms, rows, parameters, wavefunction.hilbert.n_sites, device)
+    fitting = int(SHARE_OF_TIME * 60 * minutes / each)
+    return max(min(wanted, LEAST_STEPS), min(wanted, fitting)), wanted
+
+
 def warm_up(wavefunction: Wavefunction, device: torch.device | str) -> WarmUp | None:
     """First steps from samples, where sums over the whole sector take long."""
     kind, terms = torch.device(device).type, evaluations(wavefunction)
@@ -92,19 +127,25 @@ def transformer(phase: Literal["learned", "zero"] = "learned") -> TransformerCon
     return TransformerConfig(width=None, heads=4, phase=phase, dtype="mixed")
 
 
-def sized(model: WavefunctionConfig, terms: int, device: torch.device | str) -> WavefunctionConfig:
+def sized(
+    model: WavefunctionConfig, terms: int, n_sites: int, device: torch.device | str, minutes: float | None = None
+) -> WavefunctionConfig:
     """The model with a width where that was left open: wide enough to follow every amplitude and phase of exact sums.
 
     Args:
-        terms: configurations, or orbits.
+        terms: configurations, or orbits, of the sector.
+        minutes: time for the run; the network is narrow where half of the usual steps would not fit into it.
     """
     if isinstance(model, (OnOrbits, WithReference)):
-        return replace(model, base=sized(model.base, terms, device))
+        return replace(model, base=sized(model.base, terms, n_sites, device, minutes))
     if not isinstance(model, TransformerConfig) or model.width is not None:
         return model
-    rows = (2 if model.phase == "learned" else 1) * terms
-    exact = terms <= EXHAUSTIVE_ROWS[torch.device(device).type]
-    return replace(model, width=WIDE if exact and rows > WIDE_ROWS else WIDTH)
+    kind, parts = torch.device(device).type, 2 if model.phase == "learned" else 1
+    exact = terms <= EXHAUSTIVE_ROWS[kind]
+    width = WIDE if exact and parts * terms > WIDE_ROWS else WIDTH
+    number, most = (terms, EXACT_STEPS[kind]) if exact else (DISTINCT[kind], STEPS[kind])
+    needed = most * seconds(number, parts * number, int(PARAMETERS * width**2), n_sites, device)
+    return replace(model, width=NARROW if minutes is not None and needed > 120 * minutes else width)
 
 
 def evaluations(wavefunction: Wavefunction) -> int:

@@ -71,7 +71,8 @@ class Options:
     flush: FlushPolicy = field(default_factory=FlushPolicy)
     # HDF5 file, the figure beside it; None: results/, named after the options
     archive: Path | None = field(default=None, metadata=OF_THIS_CALL)
-    # stop early enough to evaluate the energy within that time; repeat the command to go on
+    # time for all: a shorter run or a narrower network is chosen if the usual one would take longer, by an estimate; it
+    # stops early enough to evaluate the energy within that time; repeat the command to go on
     minutes: float | None = field(default=None, metadata=OF_THIS_CALL)
     # folder for TensorBoard
     tensorboard: Path | None = field(default=None, metadata=OF_THIS_CALL)
@@ -142,11 +143,15 @@ def solve(
             if share < 0.5:
                 print("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
     space = OrbitSpace.of(hamiltonian.hilbert, model.symmetry, device) if isinstance(model, OnOrbits) else None
-    model = recipes.sized(model, (space or hamiltonian.hilbert).dimension, device)
+    terms, L = (space or hamiltonian.hilbert).dimension, hamiltonian.hilbert.n_sites
+    model = recipes.sized(model, terms, L, device, options.minutes)
     wavefunction = model.build(hamiltonian.hilbert, device)
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
     vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)
-    run = replace(options.run, steps=options.run.steps or vmc.default_steps)
+    steps, wanted = recipes.steps_within(options.minutes, wavefunction, vmc.sampler, device)
+    if options.run.steps is None and steps < wanted:
+        print(f"{steps} steps instead of {wanted}, as far as can be told what fits into --minutes {options.minutes:g}")
+    run = replace(options.run, steps=options.run.steps or steps)
     initial: dict[str, Any] = {}
     if options.initial is not None:
         source = Archive.open(options.initial)

@@ -162,10 +162,10 @@ def test_interrupted_run_goes_on_on_another_device(
     hamiltonian, archive = HAMILTONIANS["ring"], f"{tmp_path}/run.h5"
     calls = itertools.count()
 
-    def interrupted(*arguments: object) -> LocalEnergies:
+    def interrupted(*arguments: object, **options: bool) -> LocalEnergies:
         if next(calls) == 20:
             raise KeyboardInterrupt
-        return local_energies(*arguments)
+        return local_energies(*arguments, **options)
 
     model = Transformer(hamiltonian.hilbert, width=16, phase="zero", device=first)
     vmc = VMC(hamiltonian, model, TreeSampler(n_distinct=300))

@@ -375,16 +375,19 @@ def test_amplitudes_change_by_a_bounded_factor(tiny: float) -> None:
 
 def test_what_is_left_open_is_completed_by_the_noise_of_expectation_values() -> None:
     given = StochasticReconfiguration(learning_rate=0.4)
-    exact_sums, sampled = given.completed(exact=True, has_phase=True), given.completed(exact=False, has_phase=True)
+    exact_sums, sampled = given.completed(exact=True), given.completed(exact=False)
     assert (exact_sums.final_learning_rate, exact_sums.final_diagonal_shift) == (0.4, 1e-7)
     assert (sampled.final_learning_rate, sampled.final_diagonal_shift) == (0.02, 1e-5)
-    assert dataclasses.replace(sampled, final_learning_rate=None, final_diagonal_shift=None) == given
+    assert dataclasses.replace(sampled, final_learning_rate=None, final_diagonal_shift=None, max_step=None) == given
     open_rate = StochasticReconfiguration()
-    assert open_rate.completed(exact=True, has_phase=False).learning_rate == 1.0
-    for exact_values, has_phase in ((True, True), (False, True), (False, False)):
-        assert open_rate.completed(exact=exact_values, has_phase=has_phase).learning_rate == 0.3
-    chosen = StochasticReconfiguration(learning_rate=0.2, final_learning_rate=0.1, final_diagonal_shift=1e-4)
-    assert chosen.completed(exact=True, has_phase=True) == chosen.completed(exact=False, has_phase=False) == chosen
+    assert (open_rate.completed(exact=True).learning_rate, open_rate.completed(exact=True).max_step) == (1.0, 0.15)
+    assert (open_rate.completed(exact=False).learning_rate, open_rate.completed(exact=False).max_step) == (0.3, 0.1)
+    for diagonal in ({"propagated": False}, {"implicit": False}):
+        assert StochasticReconfiguration(**diagonal).completed(exact=True).learning_rate == 0.3
+    chosen = StochasticReconfiguration(
+        learning_rate=0.2, final_learning_rate=0.1, final_diagonal_shift=1e-4, max_step=0.2
+    )
+    assert chosen.completed(exact=True) == chosen.completed(exact=False) == chosen
     for sampler, completed in ((ExhaustiveSampler(), exact_sums), (TreeSampler(n_samples=5), sampled)):
         assert VMC(REAL, transformer(REAL), sampler, given).optimiser == completed
     assert given.build(transformer(REAL)).config == sampled

@@ -418,10 +418,10 @@ def test_interrupted_runs_end_bit_for_bit_like_uninterrupted_ones(
     run(name, sampler=sampler, evaluation=evaluation).run(4, archive=first, progress=False)
     calls = iter(range(100))
 
-    def interrupted(*arguments: Any) -> LocalEnergies:
+    def interrupted(*arguments: Any, **options: Any) -> LocalEnergies:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return local_energies(*arguments)
+        return local_energies(*arguments, **options)
 
     monkeypatch.setattr("nqs.vmc.local_energies", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -737,7 +737,7 @@ def test_archive_of_another_run_is_refused_with_the_differences(tmp_path: Path) 
         "hamiltonian.U: 4.0 / 8.0",
         "sampler.type: TreeSampler / GumbelSampler",
         "sampler.n_distinct: None / 5",
-        f"optimiser.max_step: {StochasticReconfiguration().max_step} / 0.05",
+        "optimiser.max_step: 0.1 / 0.05",
         "model.seed: 0 / 3",
         "run.steps: 2 / 4",
         "run.seed: 0 / 7",
