@@ -9,7 +9,6 @@ H in them, it is V exp(-tau (T - E)) e_1 to an accuracy that grows faster than a
 import numpy as np
 import torch
 from jaxtyping import Complex128, Float64
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from nqs.local_energy import Elements
@@ -38,7 +37,7 @@ def evolved(
         The time, and d orthogonal to the state with exp(-tau H) |psi> = c (|psi> + |d>).
     """
     vectors, alpha, beta = lanczos_vectors(root, diagonal, elements)
-    energies, states = eigh_tridiagonal(alpha, beta)
+    energies, states = np.linalg.eigh(np.diag(alpha) + np.diag(beta, 1) + np.diag(beta, -1))
     while True:
         # exp - 1, lest small changes drown in the rounding of 1.
         found = states @ (np.expm1(-time * (energies - alpha[0])) * states[0])

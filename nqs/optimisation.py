@@ -69,7 +69,7 @@ MAX_LOG_CHANGE = 1.0  # of an amplitude in one step of the logarithmic target
 # the next one is made with CAUTION times the shift, which falls back by RECOVERY a step.
 SLACK, NOISE, CAUTION, RECOVERY = 3.0, 6.0, 100.0, 1.2
 EXACT_CAUTION, EXACT_RECOVERY = 10.0, 2.0  # of exact sums, where a refused step costs little
-STRICT = 0.8  # share of the steps after which the energy of exact sums may not rise
+STRICT = 0.8  # share of the steps after which exact sums go on from their lowest energy and may not rise above it
 # A step with a gain above GOOD lowers the next shift by RELAX; one below POOR raises it by TIGHTEN.
 GOOD, RELAX, POOR, TIGHTEN = 0.5, 4.0, 0.25, 3.0
 ROUNDING = 1e-12  # share of an energy below which a rise means nothing
@@ -226,6 +226,7 @@ class NaturalGradient:
         self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
         self.update = torch.zeros_like(parameters_to_vector(self.parameters), dtype=torch.float64)
         self.before = self.update.clone()  # parameters before the last step
+        self.lowest, self.best = math.inf, self.update.clone()  # energy of an exact sum, and its parameters
         # What the energy may at most have become by the last step, the factor on the shift after refused steps, and the
         # adaptive shift.
         self.limit, self.caution = math.inf, 1.0
@@ -248,10 +249,14 @@ class NaturalGradient:
         deviation = local_energies - energy
         variance = samples.weights @ deviation.abs().square()
         uncertain = NOISE * (samples.error_weights @ deviation.abs().square()).sqrt() + ROUNDING * energy.abs()
-        if energy > self.limit + uncertain:
+        if exact and energy < self.lowest:
+            self.lowest, self.best = energy.item(), parameters_to_vector(self.parameters).double()
+        strict = exact and progress >= STRICT
+        if energy > (self.lowest if strict else self.limit) + uncertain:
             self.caution *= EXACT_CAUTION if exact else CAUTION
             self.update.zero_()
-            vector_to_parameters(self.before.to(self.parameters[0].dtype), self.parameters)
+            kept = self.best if strict else self.before
+            vector_to_parameters(kept.to(self.parameters[0].dtype), self.parameters)
             return StepInfo(learning_rate=0.0, update_norm=0.0, gradient_norm=0.0)
         # A network that cannot follow every amplitude needs whatever shift keeps its steps true.
         free = elements is not None and len(self.update) < len(diagonal) * n_parts(self.wavefunction)
@@ -291,10 +296,8 @@ class NaturalGradient:
             found = gain(self.wavefunction, samples, wanted, -rate * linear, stiffness)
             factor = 1 / RELAX if found > GOOD else TIGHTEN if found < POOR else 1.0
             self.shift = max(LOWEST_SHIFT, factor * shift)
-        # Exact sums that near their end may only go down: then the last state is the best one.
-        slack = 0.0 if exact and progress >= STRICT else SLACK
         scale = (diagonal - energy).abs().max()
-        self.limit = (energy + slack * (2 * variance.sqrt() * norm + scale * norm**2)).item()
+        self.limit = (energy + SLACK * (2 * variance.sqrt() * norm + scale * norm**2)).item()
         return StepInfo(learning_rate=rate, update_norm=norm, gradient_norm=gradient_norm)
 
     @property
@@ -313,15 +316,16 @@ class NaturalGradient:
         return rate, shift
 
     def state_dict(self) -> dict[str, Tensor]:
-        guard = torch.tensor([self.limit, self.caution, self.shift], dtype=torch.float64)
-        return {"update": self.update, "before": self.before, "guard": guard}
+        guard = torch.tensor([self.limit, self.caution, self.shift, self.lowest], dtype=torch.float64)
+        return {"update": self.update, "before": self.before, "best": self.best, "guard": guard}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.update = state["update"].to(self.update.device)
         if "guard" in state:  # archives of version 1 have none
             self.before = state["before"].to(self.before.device)
-            self.limit, self.caution, *shift = state["guard"].tolist()
-            self.shift = shift[0] if shift else self.shift
+            guard = state["guard"].tolist()  # older ones end after two or three numbers
+            self.limit, self.caution, self.shift, self.lowest = guard + [self.shift, self.lowest][len(guard) - 2 :]
+            self.best = state.get("best", self.best).to(self.best.device)
 
 
 # Those of torch.optim that need no closure and take dense gradients of parameters of any shape.
