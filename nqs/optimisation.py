@@ -166,10 +166,10 @@ class StochasticReconfiguration:
             where expectation values are exact, else 0.1.
         space: "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
         precision: of the products X X^T and X^T X, which take most of the time of large steps. "float32" is for shifts
-            of 1e-5 and more; "tf32" is float32 with factors rounded to 10 bits on GPUs that can, and rounds more:
-            `scripts/benchmark.py --rounding` shows what it does to a step.
+            of 1e-5 and more; "tf32" is float32 with factors rounded to 10 bits on GPUs that can, for shifts of 1e-3 and
+            more (docs/profile.md): `scripts/benchmark.py --rounding` shows what it does to a step.
         memory: GiB of the rows of X and of what they are made from; where they do not fit they are streamed. None:
-            2 on a CPU, 40 % of what is free on a GPU. The matrix and its factor come on top.
+            2 on a CPU, 60 % of what the matrix leaves free on a GPU. The matrix and its factor come on top.
     """
 
     learning_rate: float | None = None
