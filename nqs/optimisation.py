@@ -249,9 +249,10 @@ class NaturalGradient:
         deviation = local_energies - energy
         variance = samples.weights @ deviation.abs().square()
         uncertain = NOISE * (samples.error_weights @ deviation.abs().square()).sqrt() + ROUNDING * energy.abs()
-        if exact and energy < self.lowest:
+        # What is minimised may change from step to step (annealing), but not where matrix elements are given.
+        if elements is not None and energy < self.lowest:
             self.lowest, self.best = energy.item(), parameters_to_vector(self.parameters).double()
-        strict = exact and progress >= STRICT
+        strict = elements is not None and progress >= STRICT
         if energy > (self.lowest if strict else self.limit) + uncertain:
             self.caution *= EXACT_CAUTION if exact else CAUTION
             self.update.zero_()

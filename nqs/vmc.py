@@ -26,7 +26,7 @@ from nqs.exact import ExactGroundState
 from nqs.interruption import Interruption, TimeLimit
 from nqs.local_energy import local_energies
 from nqs.notebook import html_table
-from nqs.optimisation import Optimiser, OptimiserConfig, StochasticReconfiguration
+from nqs.optimisation import NaturalGradient, Optimiser, OptimiserConfig, StochasticReconfiguration
 from nqs.progress import Progress, Watcher
 from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction
 from nqs.samplers import ExhaustiveSampler
@@ -484,6 +484,8 @@ class VMC:
                     values, moved = clipped(values, samples.weights, run.clip)
                 free = values + 2 * temperature * samples.log_modulus
                 update = state.optimiser.step(samples, free, local.diagonal, stage.progress(step), local.elements)
+                if temperature > 0 and isinstance(state.optimiser, NaturalGradient):
+                    state.optimiser.limit = math.inf  # the free energy may rise: T falls from step to step
                 new = parameters_to_vector(parameters).detach()
                 if state.damping < 1:
                     new = good + state.damping * (new - good)

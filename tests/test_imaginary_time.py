@@ -212,3 +212,12 @@ def test_near_their_end_exact_sums_may_only_go_down() -> None:
     for refusing in (copy, optimiser):
         assert refusing.step(samples, higher, local.diagonal, 0.85, local.elements).learning_rate == 0.0
         assert torch.equal(parameters_to_vector(psi.parameters()), lowest)
+
+
+def test_annealed_exact_sums_end_free_of_the_free_energies_before() -> None:
+    """A free energy is lower than any energy: no state is kept for it."""
+    psi = OnOrbits(base=SMALL, symmetry=symmetries_of(RING)).build(RING.hilbert)
+    vmc = VMC(RING, psi, ExhaustiveSampler())
+    result = vmc.run(80, exact=exact.ground_state(RING), progress=False, temperature=3.0, annealing=0.25)
+    assert result.relative_error < 1e-8
+    assert (result.history["learning_rate"][-8:] > 0).any()
