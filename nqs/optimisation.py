@@ -48,6 +48,7 @@ geometric down to rounding.
 
 # Shapes: U distinct samples, P parameters, R rows of X.
 import math
+import sys
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
@@ -74,6 +75,7 @@ STRICT = 0.8  # share of the steps after which exact sums go on from their lowes
 GOOD, RELAX, POOR, TIGHTEN = 0.5, 4.0, 0.25, 3.0
 ROUNDING = 1e-12  # share of an energy below which a rise means nothing
 LOWEST_SHIFT = 1e-13
+UNLIMITED = sys.float_info.max  # an energy above all; finite, as all numbers in archives
 SMALLEST, LARGEST_EXPONENT = 1e-150, 300.0
 
 
@@ -226,10 +228,10 @@ class NaturalGradient:
         self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
         self.update = torch.zeros_like(parameters_to_vector(self.parameters), dtype=torch.float64)
         self.before = self.update.clone()  # parameters before the last step
-        self.lowest, self.best = math.inf, self.update.clone()  # energy of an exact sum, and its parameters
+        self.lowest, self.best = UNLIMITED, self.update.clone()  # energy of an exact sum, and its parameters
         # What the energy may at most have become by the last step, the factor on the shift after refused steps, and the
         # adaptive shift.
-        self.limit, self.caution = math.inf, 1.0
+        self.limit, self.caution = UNLIMITED, 1.0
         self.shift = max(config.diagonal_shift, config.final_diagonal_shift or 0.0)
 
     @torch.no_grad()

@@ -485,7 +485,7 @@ class VMC:
                 free = values + 2 * temperature * samples.log_modulus
                 update = state.optimiser.step(samples, free, local.diagonal, stage.progress(step), local.elements)
                 if temperature > 0 and isinstance(state.optimiser, NaturalGradient):
-                    state.optimiser.limit = math.inf  # the free energy may rise: T falls from step to step
+                    state.optimiser.limit = optimisation.UNLIMITED  # free energies rise as T falls
                 new = parameters_to_vector(parameters).detach()
                 if state.damping < 1:
                     new = good + state.damping * (new - good)
