@@ -56,7 +56,7 @@ def lanczos_vectors(
     values = values if values.imag.any() else values.real
     vectors = torch.zeros((min(KRYLOV, len(root)), len(root)), dtype=values.dtype, device=root.device)
     vectors[0] = root
-    scale = diagonal.abs().max().item() + values.abs().max().item() if len(values) else diagonal.abs().max().item()
+    scale = torch.cat([diagonal.abs(), values.abs()]).max().item()
     alpha: list[float] = []
     beta: list[float] = []
     for m in range(1, len(vectors) + 1):

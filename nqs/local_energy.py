@@ -73,52 +73,74 @@ def local_energies(
     diagonal = hamiltonian.diagonal(n)
     values = diagonal.to(torch.complex128)
     known = Lookup(wavefunction.hilbert, n)
-    kept: list[Elements] = []
-    # Members of the orbit of each sample, up to a common factor.
-    log_members = torch.where(samples.weights > 0, samples.weights.log() - 2 * samples.log_modulus, 0.0)
 
-    def evaluate(part: Tensor) -> tuple[int, int]:
+    def evaluate(part: Tensor) -> tuple[int, int, Elements | None]:
         connected = hamiltonian.connected(n[part])
         configurations, turn = connected.configurations, torch.zeros((), dtype=torch.float64, device=n.device)
         if isinstance(wavefunction, SymmetricWavefunction):
             configurations, turn = wavefunction.fold(configurations)
-        amplitudes, evaluated = amplitudes_with_cache(wavefunction, configurations, samples, known)
+        columns = known.rows(configurations)
+        amplitudes, evaluated = amplitudes_at(wavefunction, configurations, samples, columns)
         parents = part[connected.parents]
-        if elements:
-            columns = known.rows(configurations)
-            inside = columns >= 0
-            rows, columns = parents[inside], columns[inside]
-            share = ((log_members[rows] - log_members[columns]) / 2).exp()
-            angle = samples.phase[columns] - samples.phase[rows] + (turn[inside] if turn.ndim else turn)
-            kept.append(Elements(rows, columns, connected.elements[inside] * torch.polar(share, angle)))
+        found = elements_between(samples, parents, columns, connected.elements, turn) if elements else None
         log_ratio = amplitudes.log_modulus - samples.log_modulus[parents]
         ratio = torch.polar(log_ratio.exp(), amplitudes.phase + turn - samples.phase[parents])
         values.index_add_(0, parents, connected.elements * ratio)
-        return len(parents), evaluated
+        return len(parents), evaluated, found
 
     bytes_per_sample = 4 * L * (2 * L + 256)  # some 4 L connected configurations with keys and sorting buffers
     rows = rows_that_fit(bytes_per_sample, n.device, CPU_BYTES)
-    counts = in_pieces(evaluate, torch.arange(len(n), device=n.device), rows)
+    pieces = in_pieces(evaluate, torch.arange(len(n), device=n.device), rows)
+    kept = [found for _, _, found in pieces if found is not None]
     return LocalEnergies(
         values=values,
         diagonal=diagonal,
-        n_connected=sum(connected for connected, _ in counts),
-        n_evaluated=sum(evaluated for _, evaluated in counts),
+        n_connected=sum(connected for connected, _, _ in pieces),
+        n_evaluated=sum(evaluated for _, evaluated, _ in pieces),
         elements=Elements(*map(torch.cat, zip(*kept, strict=True))) if elements else None,
     )
+
+
+def elements_between(
+    samples: Samples,
+    rows: Int64[Tensor, " K"],
+    columns: Int64[Tensor, " K"],
+    elements: Complex128[Tensor, " K"] | Float64[Tensor, " K"],
+    turn: Float64[Tensor, "*K"],
+) -> Elements:
+    """Those of the given matrix elements whose column is a sample, in the basis of the normalised amplitudes.
+
+    Args:
+        columns: -1 for what is no sample.
+        elements: <n|H|n'> of row and connected configuration.
+        turn: angle from psi of the representative of n' to that of n'.
+    """
+    inside = columns >= 0
+    # Members of the orbit of each sample, up to a common factor.
+    log_members = torch.where(samples.weights > 0, samples.weights.log() - 2 * samples.log_modulus, 0.0)
+    log_share = (log_members[rows] - log_members[columns]) / 2
+    angle = samples.phase[columns] - samples.phase[rows] + turn
+    return Elements(rows[inside], columns[inside], (elements * torch.polar(log_share.exp(), angle))[inside])
 
 
 def amplitudes_with_cache(
     wavefunction: Wavefunction, n: UInt8[Tensor, "K L"], samples: Samples, known: Lookup | None = None
 ) -> tuple[LogPsi, int]:
     """log psi of the configurations n, and how many of them had to be evaluated; `known` looks up the samples."""
-    rows = (known or Lookup(wavefunction.hilbert, samples.configurations)).rows(n)
+    lookup = known or Lookup(wavefunction.hilbert, samples.configurations)
+    return amplitudes_at(wavefunction, n, samples, lookup.rows(n))
+
+
+def amplitudes_at(
+    wavefunction: Wavefunction, n: UInt8[Tensor, "K L"], samples: Samples, rows: Int64[Tensor, " K"]
+) -> tuple[LogPsi, int]:
+    """The same, where the row of each configuration among the samples is known already; -1 for those not there."""
     unknown = (rows < 0).nonzero()[:, 0]
     if not len(unknown):
         return LogPsi(samples.log_modulus[rows], samples.phase[rows]), 0
     first, classes = distinct(wavefunction.hilbert, n[unknown])
     evaluated = log_psi_sharing_prefixes(wavefunction, n[unknown[first]])
-    rows[unknown] = samples.n_distinct + classes
+    rows = rows.index_copy(0, unknown, samples.n_distinct + classes)
     return LogPsi(
         torch.cat([samples.log_modulus, evaluated.log_modulus])[rows], torch.cat([samples.phase, evaluated.phase])[rows]
     ), len(first)

@@ -199,13 +199,18 @@ class StochasticReconfiguration:
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
 
+    @property
+    def propagates(self) -> bool:
+        """Whether steps use the matrix elements of H between the samples, where these are the whole sector."""
+        return self.implicit and self.propagated
+
     def completed(self, *, exact: bool) -> "StochasticReconfiguration":
         """With numbers for what was None.
 
         Args:
             exact: expectation values have no sampling noise.
         """
-        rate = self.learning_rate or (1.0 if exact and self.implicit and self.propagated else 0.3)
+        rate = self.learning_rate or (1.0 if exact and self.propagates else 0.3)
         final_rate, final_shift = (rate, 1e-7) if exact else (0.02, 1e-5)
         return replace(
             self,
@@ -277,7 +282,7 @@ class NaturalGradient:
         matrix = X.gram() if in_samples else X.metric()
         gradient = residual(samples.weights, deviation, X.shape[0]) / stiffness
         gradient_norm = 2 * transposed_norm(X, gradient, matrix if in_samples else None)
-        if elements is not None and self.propagates:
+        if elements is not None:
             root = samples.weights.sqrt()
             rate, moved = evolved(root, diagonal, elements, rate, config.max_step)
             change = log_of_one_plus(moved / root.clamp(min=SMALLEST))
@@ -305,8 +310,7 @@ class NaturalGradient:
 
     @property
     def propagates(self) -> bool:
-        """Whether steps use the matrix elements of H between the samples, where these are the whole sector."""
-        return self.config.implicit and self.config.propagated
+        return self.config.propagates
 
     def _schedules(self, progress: float) -> tuple[float, float]:
         """Learning rate and diagonal shift."""

@@ -29,7 +29,6 @@ from nqs.models import (
     weight_in_sector,
 )
 from nqs.optimisation import StochasticReconfiguration
-from nqs.orbit_space import OrbitSpace
 from nqs.pretraining import MeanField, StateVector, Target, fit
 from nqs.progress import TensorBoard
 from nqs.protocols import Hamiltonian, WavefunctionConfig
@@ -142,9 +141,10 @@ def solve(
             share = weight_in_sector(model.symmetry, hamiltonian.hilbert, ground_state.state)
             if share < 0.5:
                 print("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
-    space = OrbitSpace.of(hamiltonian.hilbert, model.symmetry, device) if isinstance(model, OnOrbits) else None
-    terms, L = (space or hamiltonian.hilbert).dimension, hamiltonian.hilbert.n_sites
-    model = recipes.sized(model, terms, L, device, options.minutes)
+    hilbert = hamiltonian.hilbert
+    orbits = model.symmetry.orbits(hilbert, device).sizes if isinstance(model, OnOrbits) else None
+    terms = hilbert.dimension if orbits is None else len(orbits)
+    model = recipes.sized(model, terms, hilbert.n_sites, device, options.minutes)
     wavefunction = model.build(hamiltonian.hilbert, device)
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
     vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)
