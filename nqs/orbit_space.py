@@ -23,10 +23,12 @@ class PrefixTree(NamedTuple):
     Attributes:
         tables: transitions; node 0 is the empty prefix, node M - 1 every whole representative, M the sink.
         below: representatives that share the prefix of a node and continue with a smaller local state.
+        last_is_determined: the local states of the other sites leave one choice at the last.
     """
 
     tables: SectorTables
     below: Int64[Tensor, "M1 d"]
+    last_is_determined: bool
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,11 @@ class OrbitSpace(HilbertSpace):
     @property
     def n_remainders(self) -> int:
         """M."""
-        return len(self._tree(torch.device("cpu")).below) - 1
+        return len(self._any_tree.below) - 1
+
+    @cached_property
+    def last_is_determined(self) -> bool:
+        return self._any_tree.last_is_determined
 
     def orbits(self, device: torch.device | str) -> Orbits:
         return self.symmetry.orbits(self.sector, device)
@@ -107,6 +113,11 @@ class OrbitSpace(HilbertSpace):
     def _end(self, device: torch.device) -> int:
         return len(self._tree(device).below) - 2
 
+    @property
+    def _any_tree(self) -> PrefixTree:
+        """On a device where it is known; trees of many orbits take minutes on a CPU."""
+        return next(iter(self._trees.values()), None) or self._tree(torch.device("cpu"))
+
     def _tree(self, device: torch.device) -> PrefixTree:
         if device not in self._trees:
             self._trees[device] = prefix_tree(*self.orbits(device), self.local_dim)
@@ -119,28 +130,28 @@ def prefix_tree(n: UInt8[Tensor, "N L"], weights: Int64[Tensor, " N"], local_dim
     Args:
         weights: of each configuration in the distribution that `log_uniform` walks through.
     """
-    L, device = n.shape[1], n.device
-    nodes = torch.zeros(n.shape, dtype=torch.int64, device=device)
-    # A row starts a new prefix of length s where one of the sites before s differs from the row before.
-    differs = torch.ones_like(n, dtype=torch.bool)
-    differs[1:] = (n[1:] != n[:-1]).cummax(1).values
-    number = 1
-    for s in range(1, L):
-        nodes[:, s] = number - 1 + differs[:, s - 1].cumsum(0)
-        number = int(nodes[-1, s]) + 1
-    end, sink, d = number, number + 1, local_dim
-    advance = torch.full((sink + 1, d), sink, device=device)
-    carried = torch.zeros((sink + 1) * d, dtype=torch.float64, device=device)
-    leaves = torch.zeros_like(carried, dtype=torch.int64)
-    following = torch.cat([nodes[:, 1:], torch.full_like(nodes[:, :1], end)], dim=1)
+    (N, L), device, d = n.shape, n.device, local_dim
+    # A row starts a new prefix where one of the sites up to its end differs from the row before.
+    differs = torch.zeros(N, dtype=torch.bool, device=device)
+    differs[0] = True
+    prefix, begin = torch.zeros(N, dtype=torch.int64, device=device), 0  # numbered from 0 among those of its length
+    levels = []
     for s in range(L):
-        child = nodes[:, s] * d + n[:, s].long()
-        advance.view(-1)[child] = following[:, s]
-        carried.index_add_(0, child, weights.double())
-        leaves.index_add_(0, child, torch.ones_like(child))
-    log_carried = carried.view(-1, d).log()
-    reached = log_carried.logsumexp(1, keepdim=True)
-    log_uniform = torch.where(reached > -torch.inf, log_carried - reached, 0.0)
-    leaves = leaves.view(-1, d)
-    tables = SectorTables(advance, log_uniform.expand(L, -1, -1))
-    return PrefixTree(tables, leaves.cumsum(1) - leaves)
+        number = int(prefix[-1]) + 1
+        child = prefix * d + n[:, s]
+        differs[1:] |= n[1:, s] != n[:-1, s]
+        prefix = differs.cumsum(0) - 1 if s + 1 < L else torch.zeros_like(prefix)
+        begin += number
+        advance = torch.full((number * d,), -1, device=device).index_copy_(0, child, begin + prefix)
+        carried = torch.zeros(number * d, dtype=torch.float64, device=device).index_add_(0, child, weights.double())
+        leaves = torch.zeros_like(advance).index_add_(0, child, torch.ones_like(child)).view(-1, d)
+        carried = carried.view(-1, d)
+        log_uniform = (carried / carried.sum(1, keepdim=True)).log()
+        levels.append((advance.view(-1, d), log_uniform, leaves.cumsum(1) - leaves))
+    determined = len(carried) == N  # nothing branches at the last site
+    # All representatives end in one node, which leads to the sink as everything does that is no prefix of one.
+    last = torch.full((2, d), -1, device=device)
+    levels.append((last, torch.zeros_like(last, dtype=torch.float64), torch.zeros_like(last)))
+    advance, log_uniform, below = map(torch.cat, zip(*levels, strict=True))
+    advance[advance < 0] = begin + 1
+    return PrefixTree(SectorTables(advance, log_uniform.expand(L, -1, -1)), below, determined)

@@ -31,10 +31,10 @@ from torch import Tensor
 from nqs.chunks import rows_that_fit
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import Lattice
+from nqs.orbit_listing import EXACT_INTEGERS, smallest_of_orbits
 from nqs.protocols import Hamiltonian
 from nqs.samples import distinct
 
-EXACT_INTEGERS = 2**53  # float64 holds every integer below
 TURN = 2 * math.pi
 PROBES = 32  # random configurations on which a symmetry is tested
 SIGN_BITS = 62  # orbitals in an integer
@@ -317,9 +317,6 @@ class Symmetry:
         words = self._keys(n)
         return torch.stack([word == word[:, :1] for word in words]).all(0)
 
-    def _is_smallest(self, n: UInt8[Tensor, "B L"]) -> Bool[Tensor, " B"]:
-        return self._stabilisers(n).gather(1, self.canonical(n)[:, None])[:, 0]
-
     @cached_property
     def _sign_cache(self) -> dict[tuple[HilbertSpace, torch.device], "_Signs"]:
         return {}
@@ -388,15 +385,7 @@ def _all_orbits(
     device: torch.device,
 ) -> Orbits:
     """All orbits of a sector, whatever the character."""
-    symmetry = Symmetry(permutations=permutations, maps=maps, angles=(0.0,) * len(maps))
-    rows = rows_that_fit(8 * symmetry.order * (4 + hilbert.n_sites), device)
-    kept, sizes = [], []
-    for start in range(0, hilbert.dimension, rows):
-        n = hilbert.configurations(start, min(start + rows, hilbert.dimension), device=device)
-        n = n[symmetry._is_smallest(n)]
-        kept.append(n)
-        sizes.append(symmetry.order // symmetry._stabilisers(n).sum(1))
-    return Orbits(torch.cat(kept), torch.cat(sizes))
+    return Orbits(*smallest_of_orbits(np.array(permutations), np.array(maps), hilbert, device))
 
 
 class _Tables(NamedTuple):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from nqs import chunks
+from nqs import chunks, orbit_listing
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, harmonic_trap, staggered_potential
 from nqs.hilbert import HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.lattice import chain, honeycomb, hypercubic, square, triangular
@@ -303,6 +303,27 @@ def test_orbits_come_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # ---- signs and sectors -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("digits", [2.0**53, 2.0**5], ids=["long words", "short words"])
+def test_orbits_are_complete_without_a_look_at_all_configurations(
+    digits: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Different representatives, each the smallest of its orbit, whose members are the whole sector."""
+    monkeypatch.setattr(orbit_listing, "EXACT_INTEGERS", digits)
+    hardcore = BoseHubbard(chain(70), 3, U=0.0, n_max=1).hilbert  # of more sites than a word has bits
+    ladder, ring, rungs = spins(16, 0), bosons(7, 7), spinful_fermions(6, 3, 3)
+    for hilbert, group in (
+        (hardcore, space_group(chain(70), hardcore)),
+        (ladder, space_group(square(4), ladder) @ spin_flip(ladder)),
+        (ring, space_group(chain(7), ring)),
+        (rungs, space_group(square(2, 3), rungs) @ spin_flip(rungs)),
+    ):
+        perms, maps = np.array(group.permutations), np.array(group.maps)
+        n, sizes = orbit_listing.smallest_of_orbits(perms, maps, hilbert, torch.device("cpu"))
+        assert (hilbert.rank(n).diff() > 0).all()
+        assert torch.equal(group.image(n, group.canonical(n)), n)
+        assert sizes.sum() == hilbert.dimension
 
 
 def test_signs_of_more_orbitals_than_an_integer_has_bits(monkeypatch: pytest.MonkeyPatch) -> None:
