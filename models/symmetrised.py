@@ -11,8 +11,8 @@ Averaged probabilities: Reh, Schmitt, Gaerttner, Phys. Rev. B 107, 195115 (2023)
 On forbidden orbits (nqs.symmetry) psi is zero, and the probability that the base puts there is missing from the norm;
 without them, so for bosons and spins in the even sector, the norm is exactly 1.
 
-An amplitude costs as many evaluations of the base as the group has elements. Where the orbits of the sector can be
-listed, nqs.models.on_orbits needs one.
+An amplitude costs as many evaluations of the base as the group has elements, less what the images of all
+configurations share as prefixes. Where the orbits of the sector can be listed, nqs.models.on_orbits needs one.
 """
 
 # Shapes: B configurations, G group elements, L sites.
@@ -20,14 +20,17 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from nqs.chunks import log_psi_in_chunks
 from nqs.hilbert import HilbertSpace
+from nqs.prefixes import log_psi_sharing_prefixes
 from nqs.protocols import AutoregressiveWavefunction, LogPsi, SymmetricWavefunction, WavefunctionConfig
 from nqs.samples import Samples, distinct
 from nqs.symmetry import Symmetry
+
+IMAGE_BYTES = 128  # keys, the buffers of their sorting, and amplitudes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +69,30 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
         images = self.symmetry.images(n)  # (B, G, L)
         log_modulus, phase = self.base(images.flatten(0, 1))
         G = self.symmetry.order
-        modulus = (2 * log_modulus.view(len(n), G)).logsumexp(1) / 2 - math.log(G) / 2
+        modulus = self._averaged(log_modulus.view(len(n), G))
         return LogPsi(modulus, phase.view(len(n), G).gather(1, self.symmetry.canonical(n)[:, None])[:, 0])
 
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
-        log_modulus, phase = self(n)
         representatives, turn = self.fold(n)
+        if torch.is_grad_enabled():
+            log_modulus, phase = self(n)
+            phase = phase + self.base.reference_phase(representatives)
+        else:
+            log_modulus, phase = self._without_gradients(n)
         forbidden = self.symmetry.forbidden(representatives, self.hilbert)
-        return LogPsi(
-            log_modulus.masked_fill(forbidden, -math.inf), phase + self.base.reference_phase(representatives) + turn
-        )
+        return LogPsi(log_modulus.masked_fill(forbidden, -math.inf), phase + turn)
+
+    def _without_gradients(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
+        """Log modulus, and the base's phase at the representative; the images of all configurations share prefixes."""
+        images = self.symmetry.images(n).flatten(0, 1)
+        first, classes = distinct(self.hilbert, images)
+        log_modulus, phase = log_psi_sharing_prefixes(self.base, images[first])
+        of_images = classes.view(len(n), self.images)
+        representative = of_images.gather(1, self.symmetry.canonical(n)[:, None])[:, 0]
+        return LogPsi(self._averaged(log_modulus[of_images]), phase[representative])
+
+    def _averaged(self, log_modulus: Float64[Tensor, "B G"]) -> Float64[Tensor, " B"]:
+        return (2 * log_modulus).logsumexp(1) / 2 - math.log(self.images) / 2
 
     def folded(self, samples: Samples) -> Samples:
         representatives, _ = self.fold(samples.configurations)
@@ -96,3 +113,8 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
     @property
     def bytes_per_configuration(self) -> int:
         return self.images * self.base.bytes_per_configuration
+
+    @property
+    def bytes_per_amplitude(self) -> int:
+        # What the base needs is bounded by the pieces in which it evaluates the images.
+        return self.images * (self.hilbert.n_sites + IMAGE_BYTES)

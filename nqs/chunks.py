@@ -60,5 +60,5 @@ def log_psi_in_chunks(wavefunction: Wavefunction, n: UInt8[Tensor, "B L"]) -> Lo
     """`wavefunction.log_psi(n)` without gradients, in pieces sized to memory."""
     if not len(n):
         return wavefunction.log_psi(n)
-    parts = in_pieces(wavefunction.log_psi, n, rows_that_fit(wavefunction.bytes_per_configuration, n.device))
+    parts = in_pieces(wavefunction.log_psi, n, rows_that_fit(wavefunction.bytes_per_amplitude, n.device))
     return LogPsi(torch.cat([p.log_modulus for p in parts]), torch.cat([p.phase for p in parts]))

@@ -102,7 +102,12 @@ class Wavefunction(nn.Module, ABC):
     @property
     @abstractmethod
     def bytes_per_configuration(self) -> int:
-        """Memory that one configuration needs during `log_psi` without gradients, to size chunks."""
+        """Memory that one configuration needs during `forward` without gradients, to size chunks."""
+
+    @property
+    def bytes_per_amplitude(self) -> int:
+        """The same for `log_psi` without gradients, where that takes another way."""
+        return self.bytes_per_configuration
 
     @property
     def bytes_per_shared_site(self) -> int:

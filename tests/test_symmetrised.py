@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 import nqs.jacobian
-from nqs import VMC, Archive, exact, resume
+from nqs import VMC, Archive, exact, prefixes, resume
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, staggered_potential
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.jacobian import jacobian
@@ -103,6 +103,26 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 # ---- the state ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+def test_images_that_share_prefixes_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefixes, "MIN_ROWS", 1)
+    h, model = CASES[name][0], lively(name)
+    n = h.hilbert.configurations()
+    with_gradients = model.log_psi(n)
+    evaluated = []
+    shared = type(model.base).log_psi_in_order
+    monkeypatch.setattr(
+        type(model.base), "log_psi_in_order", lambda *args: evaluated.append(len(args[1])) or shared(*args)
+    )
+    with torch.no_grad():
+        without = model.log_psi(n)
+    assert sum(evaluated) == h.hilbert.dimension  # each configuration once, though it is an image of several
+    possible = without.log_modulus > -torch.inf
+    assert torch.equal(possible, with_gradients.log_modulus > -torch.inf)
+    for a, b in zip(without, with_gradients, strict=True):
+        torch.testing.assert_close(a[possible], b[possible].detach(), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", AVERAGED)
