@@ -2,8 +2,6 @@
 
 # Shapes: B configurations, T last of S sites, L all sites, N nodes of a tree of prefixes, C rows of storage, D width,
 # W = 2 D, H heads, E = D / H.
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -13,6 +11,7 @@ from nqs.models.inference import softmax_
 from nqs.models.prefix_tree import Branches
 
 MAX_ROWS = 2**15  # CUDA grids have at most 2^16 - 1 blocks along the batch
+JOINT_WIDTH, JOINT_SITES = 64, 4  # on a GPU all heads at once, for networks as narrow as that or so few sites
 
 
 def grown(storage: Float[Tensor, "parts B heads L E"], rows: int) -> Float[Tensor, "parts C heads L E"]:
@@ -46,7 +45,7 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         q, k, v = self._project(x)
-        return self.out(_fused(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        return self.out(_fused(q, k, v).transpose(1, 2).flatten(2))
 
     def add_output_(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """x + out(y), in place and without gradients."""
@@ -77,7 +76,10 @@ class CausalSelfAttention(nn.Module):
         qkv = self._project(x[:, None])
         storage[:, : len(x), :, site] = qkv[1:, :, :, 0]
         keys, values = storage[:, : len(x), :, : site + 1]
-        return _fused(qkv[0], keys, values).flatten(1)  # (B, H, 1, E) before
+        if not x.is_cuda:
+            return scaled_dot_product_attention(qkv[0], keys, values).flatten(1)  # (B, H, 1, E) before
+        scores = qkv[0] * keys.shape[-1] ** -0.5 @ keys.mT
+        return (scores.softmax(-1) @ values).flatten(1)
 
     def storage(self, rows: int, sites: int) -> Float[Tensor, "2 C H L E"]:
         """Room for keys and values."""
@@ -99,26 +101,30 @@ def causal_attention(
 ) -> Float[Tensor, "B T D"]:
     """softmax(q k^T / sqrt(E)) v of the last T of S sites in every head; without gradients.
 
-    On a CPU batched products are several times faster than torch's fused kernel on problems this small, and all heads
-    of a configuration at once, with queries that are zero in the others, faster than head by head.
+    Batched products, which are several times faster than torch's fused kernels on heads as narrow as these. All heads
+    of a configuration at once, with queries that are zero in the others, are faster than head by head where that leaves
+    the products small.
     """
     B, T, D = q.shape
     S, E = keys_values.shape[1], D // heads
-    if q.is_cuda:
-        q, k, v = (t.view(B, -1, heads, E).transpose(1, 2) for t in (q, *keys_values.chunk(2, dim=2)))
-        return _fused(q, k, v, attn_mask=causal_bias(T, S, q)).transpose(1, 2).flatten(2)
-    own_head = torch.eye(heads, dtype=q.dtype).mul_(E**-0.5)[:, :, None]
+    bias = causal_bias(T, S, q)[:, S - T + 1 :] if T > 1 else None
+    if q.is_cuda and D > JOINT_WIDTH and T > JOINT_SITES:
+        queries, k, v = (t.view(B, -1, heads, E).transpose(1, 2) for t in (q * E**-0.5, *keys_values.chunk(2, dim=2)))
+        scores = queries @ k.mT  # (B, H, T, S)
+        scores[..., S - T + 1 :] += bias
+        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+    own_head = torch.eye(heads, dtype=q.dtype, device=q.device).mul_(E**-0.5)[:, :, None]
     queries = (q.view(B, T, 1, heads, E) * own_head).view(B, T * heads, D)
     scores = torch.bmm(queries, keys_values[..., :D].mT)
-    if T > 1:
-        scores.view(B, T, heads, S)[..., S - T + 1 :] += causal_bias(T, S, q)[:, None, S - T + 1 :]
+    if bias is not None:
+        scores.view(B, T, heads, S)[..., S - T + 1 :] += bias[:, None]
     y = torch.bmm(softmax_(scores), keys_values[..., D:]).view(B, T, heads, heads, E)
     return y.diagonal(dim1=2, dim2=3).transpose(2, 3).reshape(B, T, D)
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Float[Tensor, "B H T E"]:
+def _fused(q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T E"]:
     """torch's attention kernels, which take a limited number of rows on a GPU."""
     if not q.is_cuda or len(q) <= MAX_ROWS:
-        return scaled_dot_product_attention(q, k, v, **options)
+        return scaled_dot_product_attention(q, k, v, is_causal=True)
     pieces = zip(q.split(MAX_ROWS), k.split(MAX_ROWS), v.split(MAX_ROWS), strict=True)
-    return torch.cat([scaled_dot_product_attention(*piece, **options) for piece in pieces])
+    return torch.cat([scaled_dot_product_attention(*piece, is_causal=True) for piece in pieces])
