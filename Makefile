@@ -33,7 +33,7 @@ run: $(INSTALLED)  ## find the ground state of a Bose-Hubbard chain (RUN_ARGS="-
 	$(BIN)/python scripts/bose_hubbard.py $(RUN_ARGS)
 
 test: lint types  ## everything a change must pass: lint, types, tests
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(PYTEST_ARGS)
 
 lint: $(INSTALLED)  ## ruff, rules and format, changing nothing
 	$(BIN)/ruff check .

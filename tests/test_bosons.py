@@ -34,7 +34,7 @@ from matrices import assert_same, dense, netket_matrix
         (honeycomb(2, 2), lambda: nk.graph.Honeycomb([2, 2])),
         (kagome(2, 1, "open"), lambda: nk.graph.Kagome([2, 1], pbc=False)),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Lattice) else "",
 )
 def test_bose_hubbard_equals_netket_on_its_own_graphs(lattice: Lattice, graph: Callable[[], Any]) -> None:
     """Sites, bonds and signs at once, nothing of ours in between: the user's map between the packages."""
