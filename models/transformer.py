@@ -40,7 +40,8 @@ class TransformerConfig:
         mlp_ratio: hidden width of the feed-forward part, in units of width.
         phase: "learned" for a phase head, "zero" for a positive wavefunction.
         dtype: precision of the network; conditionals and amplitudes are always formed in float64. "mixed" is float64
-            for samples and energies and float32 for the natural gradient, which needs fewer digits.
+            for samples and energies and float32 for the natural gradient, which needs fewer digits. None: "mixed"; the
+            scripts take "float32" where noise is larger (nqs.recipes).
         seed: of the initial parameters.
     """
 
@@ -49,7 +50,7 @@ class TransformerConfig:
     heads: int = 4
     mlp_ratio: int = 2
     phase: Literal["learned", "zero"] = "learned"
-    dtype: Literal["float64", "float32", "mixed"] = "float64"
+    dtype: Literal["float64", "float32", "mixed"] | None = "float64"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,7 +62,7 @@ class TransformerConfig:
             raise ValueError(f"width={self.width or WIDTH} is not divisible by heads={self.heads}; choose a multiple.")
         if self.phase not in ("learned", "zero"):
             raise ValueError(f"phase={self.phase!r}: choose 'learned' or 'zero'.")
-        if self.dtype not in ("float64", "float32", "mixed"):
+        if self.dtype not in ("float64", "float32", "mixed", None):
             raise ValueError(f"dtype={self.dtype!r}: choose 'float64', 'float32' or 'mixed'.")
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Transformer":
@@ -171,7 +172,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         super().__init__()
         self.hilbert = hilbert
         config = replace(config or TransformerConfig(), **options)
-        self.config = config = replace(config, width=config.width or WIDTH)
+        self.config = config = replace(config, width=config.width or WIDTH, dtype=config.dtype or "mixed")
         self.width = config.width or WIDTH
         self.has_phase = config.phase == "learned"
         L, d, D = hilbert.n_sites, hilbert.local_dim, self.width

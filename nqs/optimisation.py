@@ -150,12 +150,13 @@ class StochasticReconfiguration:
 
     Attributes:
         learning_rate: imaginary-time step eta at the start, in inverse units of the energy. None: 1 where steps follow
-            exp(-eta (H - E)) itself (`propagated`), else 0.3.
+            exp(-eta (H - E)) itself (`propagated`), else 0.3; times the root of the number of images, which carry the
+            noise of as many samples, where amplitudes are averages over a symmetry.
         final_learning_rate: eta at the end, reached along a cosine. None: that of the start where expectation values
-            are exact, else 0.02.
+            are exact, else 0.02, or a twentieth of it for averages.
         diagonal_shift: s at the start, in units of the mean eigenvalue of the metric on the samples' span.
         final_diagonal_shift: s at the end, reached geometrically. None: 1e-7 where expectation values are exact, else
-            1e-5.
+            1e-5, or 1e-4 for averages.
         adaptive: lower the shift below its schedule as long as steps are linear, where expectation values are exact
             (and the diagonal implicit: explicit steps need the shift for stability).
         implicit: take the diagonal of H implicitly, which makes large steps stable.
@@ -165,7 +166,7 @@ class StochasticReconfiguration:
             are at least as many parameters as rows of X; fewer cannot follow large changes of single amplitudes.
         momentum: mu of SPRING; 0 for plain stochastic reconfiguration.
         max_step: trust region: the step is shortened to this length of the change of the normalised state. None: 0.15
-            where expectation values are exact, else 0.1.
+            where expectation values are exact, else 0.1, or 0.2 for averages.
         space: "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
         precision: of the products X X^T and X^T X, which take most of the time of large steps. "float32" is for shifts
             of 1e-5 and more; "tf32" is float32 with factors rounded to 10 bits on GPUs that can, for shifts of 1e-3 and
@@ -204,20 +205,25 @@ class StochasticReconfiguration:
         """Whether steps use the matrix elements of H between the samples, where these are the whole sector."""
         return self.implicit and self.propagated
 
-    def completed(self, *, exact: bool) -> "StochasticReconfiguration":
+    def completed(self, *, exact: bool, images: int = 1) -> "StochasticReconfiguration":
         """With numbers for what was None.
 
         Args:
             exact: expectation values have no sampling noise.
+            images: over which amplitudes are averaged; they carry the noise of as many samples.
         """
-        rate = self.learning_rate or (1.0 if exact and self.propagates else 0.3)
-        final_rate, final_shift = (rate, 1e-7) if exact else (0.02, 1e-5)
+        if exact:
+            rate = self.learning_rate or (1.0 if self.propagates else 0.3)
+            final_rate, final_shift, max_step = rate, 1e-7, 0.15
+        else:
+            rate = self.learning_rate or 0.3 * math.sqrt(images)
+            final_rate, final_shift, max_step = (0.02, 1e-5, 0.1) if images == 1 else (rate / 20, 1e-4, 0.2)
         return replace(
             self,
             learning_rate=rate,
             final_learning_rate=self.final_learning_rate or final_rate,
             final_diagonal_shift=self.final_diagonal_shift or final_shift,
-            max_step=self.max_step or (0.15 if exact else 0.1),
+            max_step=self.max_step or max_step,
         )
 
     def build(self, wavefunction: Wavefunction) -> "NaturalGradient":

@@ -23,6 +23,7 @@ from nqs.models import (
     OnOrbits,
     ProjectedDeterminant,
     SlaterDeterminant,
+    Symmetrised,
     WithReference,
     hartree_fock,
     phase_agreement,
@@ -137,7 +138,7 @@ def solve(
     if options.symmetry == "auto" and options.distinct is None:
         model, why = recipes.symmetrised(model, hamiltonian, device)
         print(why)
-        if isinstance(model, OnOrbits) and ground_state is not None and ground_state.gap > DEGENERATE:
+        if isinstance(model, (OnOrbits, Symmetrised)) and ground_state is not None and ground_state.gap > DEGENERATE:
             share = weight_in_sector(model.symmetry, hamiltonian.hilbert, ground_state.state)
             if share < 0.5:
                 print("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")

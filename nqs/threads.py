@@ -2,7 +2,7 @@
 
 import torch
 
-from nqs.protocols import Sampler, Wavefunction
+from nqs.protocols import Sampler, SymmetricWavefunction, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 
 # Entries of the Jacobian of a step from which on all threads pay off. Measured with 4,882 parameters on two cores that
@@ -10,6 +10,10 @@ from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 # took 0.26 to 0.34 s and 0.09 to 0.35 s, 512 0.83 s and 0.33 s (medians of wall times; CPU times grew by a third,
 # by 4 % and by nothing).
 MANY = 2**18
+# Averages over a symmetry spend their time on the images of connected configurations, in pieces that are small for
+# networks of fewer parameters than these: 120 steps of the Ising ring of 20 sites took 130 s with two threads on an
+# idle machine, and 130 to 134 s with one while another such run had the other core.
+FEW = 10_000
 
 
 def use_threads(threads: int | None, sampler: Sampler, wavefunction: Wavefunction) -> int:
@@ -24,7 +28,9 @@ def use_threads(threads: int | None, sampler: Sampler, wavefunction: Wavefunctio
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}: at least one is needed; leave it out to have it chosen by size.")
-    if threads is None and jacobian_entries(sampler, wavefunction) < MANY:
+    averaged = isinstance(wavefunction, SymmetricWavefunction) and wavefunction.images > 1
+    small = jacobian_entries(sampler, wavefunction) < MANY or (averaged and parameters_of(wavefunction) < FEW)
+    if threads is None and small:
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)
@@ -40,4 +46,8 @@ def jacobian_entries(sampler: Sampler, wavefunction: Wavefunction) -> int:
         rows = min(rows, sampler.n_distinct)
     elif not isinstance(sampler, ExhaustiveSampler):
         return MANY  # unknown
-    return rows * sum(p.numel() for p in wavefunction.parameters())
+    return rows * parameters_of(wavefunction)
+
+
+def parameters_of(wavefunction: Wavefunction) -> int:
+    return sum(p.numel() for p in wavefunction.parameters())

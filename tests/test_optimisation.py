@@ -382,6 +382,11 @@ def test_what_is_left_open_is_completed_by_the_noise_of_expectation_values() -> 
     open_rate = StochasticReconfiguration()
     assert (open_rate.completed(exact=True).learning_rate, open_rate.completed(exact=True).max_step) == (1.0, 0.15)
     assert (open_rate.completed(exact=False).learning_rate, open_rate.completed(exact=False).max_step) == (0.3, 0.1)
+    averaged = open_rate.completed(exact=False, images=36)
+    assert averaged.learning_rate == pytest.approx(6 * 0.3)
+    assert (averaged.final_learning_rate, averaged.final_diagonal_shift) == (averaged.learning_rate / 20, 1e-4)
+    assert averaged.max_step == 0.2
+    assert open_rate.completed(exact=True, images=36) == open_rate.completed(exact=True)
     for diagonal in ({"propagated": False}, {"implicit": False}):
         assert StochasticReconfiguration(**diagonal).completed(exact=True).learning_rate == 0.3
     chosen = StochasticReconfiguration(

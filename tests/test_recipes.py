@@ -1,6 +1,7 @@
 """Default choices: what is chosen depends on the size of the sector and on the device."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,10 +48,74 @@ def test_of_symmetric_states_the_orbits_count() -> None:
     assert recipes.training_sampler(model, "cpu") == ExhaustiveSampler()
 
 
-def test_samples_of_a_symmetric_state_cost_as_much_as_others() -> None:
-    h = BoseHubbard(chain(10), 10, U=4.0)
-    model = Symmetrised(base=TransformerConfig(width=2, layers=1, heads=1), symmetry=translations(chain(10), h.hilbert))
-    assert recipes.training_sampler(model.build(h.hilbert), "cpu") == TreeSampler(n_distinct=150)
+@devices
+def test_averages_have_fewer_samples_and_steps_the_more_images_they_have(device: str | torch.device) -> None:
+    kind = torch.device(device).type
+    h = BoseHubbard(chain(14), 14, U=4.0)
+    group = translations(chain(14), h.hilbert)
+    model = Symmetrised(base=TransformerConfig(width=2, layers=1, heads=1), symmetry=group).build(h.hilbert)
+    n_distinct = min(recipes.DISTINCT[kind], recipes.ALL_IMAGES[kind] // 14)
+    assert recipes.training_sampler(model, device) == TreeSampler(n_distinct=n_distinct)
+    assert recipes.steps(model, device, exact=False) == recipes.AVERAGED_STEPS[kind] < recipes.STEPS[kind]
+    evaluation = recipes.evaluation_sampler(model, device)
+    if kind == "cpu":
+        assert isinstance(evaluation, TreeSampler)
+        assert n_distinct < evaluation.n_distinct <= recipes.EVALUATION_DISTINCT[kind]
+    else:  # 20 million configurations are 1.4 million orbits, evaluated as a tree of prefixes
+        assert evaluation == TreeSampler(n_distinct=recipes.EVALUATION_DISTINCT[kind])
+    times = {
+        images: recipes.steps_within(1.0, model, TreeSampler(n_distinct=n_distinct * images), device)[0]
+        for images in (1, 100)
+    }
+    assert times[100] < times[1] <= recipes.AVERAGED_STEPS[kind]
+
+
+def test_averages_over_sectors_that_can_be_summed_are_evaluated_exactly() -> None:
+    h = Ising(chain(18), h=1.0)  # of 3,914 orbits, few enough
+    model, why = recipes.symmetrised(TransformerConfig(width=2, layers=1, heads=1, phase="zero"), h, "cpu")
+    assert isinstance(model, OnOrbits)
+    h = Ising(chain(20), h=1.0)
+    model, why = recipes.symmetrised(TransformerConfig(width=2, layers=1, heads=1, phase="zero"), h, "cpu")
+    assert isinstance(model, Symmetrised)
+    assert why == "average over 40 symmetries (positive ground state)"
+    vmc = VMC(h, model.build(h.hilbert))
+    assert isinstance(vmc.sampler, TreeSampler)
+    assert vmc.evaluation == ExhaustiveSampler()
+    # Its time is not that of so many samples: 2^20 / 40 orbits, each a small part of a sample with all it connects to.
+    seconds = vmc._evaluation_seconds({"seconds": 1.0, "distinct": 100.0})
+    assert seconds == pytest.approx(2**20 / 40 / 100 / recipes.SHARED_PREFIXES)
+
+
+@pytest.mark.parametrize(
+    ("hamiltonian", "order"),
+    [
+        (Ising(chain(20), h=1.0), 40),  # translations and the flip, without reflections
+        (Heisenberg(square(6), 0.0), 72),
+        (Ising(chain(40), h=1.0), 40),  # without the flip, too
+        (BoseHubbard(chain(20), 20, U=4.0), 40),  # of translations and reflections
+    ],
+    ids=str,
+)
+def test_symmetries_that_averages_use(hamiltonian: Hamiltonian, order: int) -> None:
+    chosen = recipes._averaged_over(symmetries_of(hamiltonian), hamiltonian)
+    assert chosen.order == order
+    moves = {tuple(p) for p in hamiltonian.lattice.translations().tolist()}
+    assert moves <= set(chosen.permutations)
+
+
+@devices
+def test_networks_that_are_averaged_are_narrow_on_a_cpu_and_rounded(device: str | torch.device) -> None:
+    h = Heisenberg(square(6), 0.0)
+    group = translations(square(6), h.hilbert)
+    reference = MarshallSign(sublattice=tuple(square(6).sublattices().tolist()))
+    model = Symmetrised(base=WithReference(base=recipes.transformer("zero"), reference=reference), symmetry=group)
+    sized = recipes.sized(model, h.hilbert.dimension, 36, device)
+    width = recipes.NARROW if torch.device(device).type == "cpu" else recipes.WIDTH
+    assert (sized.base.base.width, sized.base.base.dtype) == (width, "float32")
+    alone = recipes.sized(recipes.transformer("zero"), h.hilbert.dimension, 36, device)
+    assert (alone.width, alone.dtype) == (recipes.WIDTH, "mixed")
+    given = replace(recipes.transformer("zero"), width=24, dtype="float64")
+    assert recipes.sized(replace(model, base=given), h.hilbert.dimension, 36, device).base == given
 
 
 @devices
@@ -83,7 +148,10 @@ def test_a_gpu_gets_more_work_than_a_cpu() -> None:
         recipes.DISTINCT,
         recipes.STEPS,
         recipes.EXACT_STEPS,
+        recipes.FEW_ORBITS,
         recipes.LISTED,
+        recipes.ALL_IMAGES,
+        recipes.AVERAGED_STEPS,
         recipes.EVALUATION_DISTINCT,
     ):
         assert set(numbers) == {"cpu", "cuda"}
@@ -111,6 +179,7 @@ def test_vmc_takes_the_recipes() -> None:
 
 RING, LADDER = chain(6), square(2, 3)
 SIGNED = FermiHubbard(LADDER, 2, 2, U=8.0)
+LARGE = FermiHubbard(chain(14), 7, 7, U=8.0)
 BASE = TransformerConfig(width=4, layers=1, heads=1)
 
 
@@ -134,8 +203,8 @@ def marshall(sites: int) -> WavefunctionConfig:
         (SIGNED, determinant(SIGNED), 24, r"24 symmetries, .* \(projected Hartree-Fock E = -\d"),
         (Heisenberg(chain(5), 0.5), BASE, 1, "no symmetry used: the sector of the ground state is not known"),
         (BoseHubbard(chain(3), 3, U=1.0, potential=(0.1, 0.2, 0.5)), BASE, 1, "no symmetry used: there is none"),
-        (BoseHubbard(chain(20), 20, U=4.0), BASE, 1, "no symmetry used: the dimension is over 300,000,000"),
-        (Ising(chain(25), h=1.0), BASE, 1, "no symmetry used: 33,554,432 x 100 images are over 300,000,000"),
+        (BoseHubbard(chain(20), 20, U=4.0), BASE, 1, "no symmetry used: 68,923,264,410 / 40 orbits are over 20,000"),
+        (LARGE, determinant(LARGE), 1, "no symmetry used: projected energies need dimensions up to 4,000,000"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str | int) else "",
 )

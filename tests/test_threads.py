@@ -5,11 +5,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from nqs.hamiltonians import Ising
 from nqs.hilbert import spins
-from nqs.models import Transformer
+from nqs.lattice import chain
+from nqs.models import Symmetrised, Transformer, TransformerConfig
 from nqs.protocols import Sampler
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
-from nqs.threads import MANY, jacobian_entries, use_threads
+from nqs.symmetry import translations
+from nqs.threads import FEW, MANY, jacobian_entries, use_threads
 
 SMALL, LARGE = (Transformer(spins(L, 0), width=8, heads=2) for L in (6, 20))
 P_SMALL, P_LARGE = (sum(p.numel() for p in model.parameters()) for model in (SMALL, LARGE))
@@ -36,6 +39,17 @@ def restored() -> Iterator[None]:
 def test_one_thread_for_small_steps(sampler: Sampler, model: Transformer, entries: int) -> None:
     assert jacobian_entries(sampler, model) == entries
     assert use_threads(None, sampler, model) == torch.get_num_threads() == (1 if entries < MANY else 2)
+
+
+def test_one_thread_for_averages_of_small_networks() -> None:
+    h = Ising(chain(20), h=1.0)
+    group = translations(chain(20), h.hilbert)
+    for width, threads in ((32, 2), (16, 1)):
+        base = TransformerConfig(width=width, phase="zero")
+        assert (sum(p.numel() for p in base.build(h.hilbert).parameters()) < FEW) == (threads == 1)
+        model = Symmetrised(base=base, symmetry=group).build(h.hilbert)
+        assert jacobian_entries(TreeSampler(n_distinct=150), model) > MANY
+        assert use_threads(None, TreeSampler(n_distinct=150), model) == threads
 
 
 def test_a_sampler_of_ones_own_keeps_what_torch_has() -> None:
