@@ -105,21 +105,26 @@ def causal_attention(
     of a configuration at once, with queries that are zero in the others, are faster than head by head where that leaves
     the products small.
     """
+    if q.is_cuda and q.shape[2] > JOINT_WIDTH and q.shape[1] > JOINT_SITES:
+        return head_by_head(q, keys_values, heads)
     B, T, D = q.shape
     S, E = keys_values.shape[1], D // heads
-    bias = causal_bias(T, S, q)[:, S - T + 1 :] if T > 1 else None
-    if q.is_cuda and D > JOINT_WIDTH and T > JOINT_SITES:
-        queries, k, v = (t.view(B, -1, heads, E).transpose(1, 2) for t in (q * E**-0.5, *keys_values.chunk(2, dim=2)))
-        scores = queries @ k.mT  # (B, H, T, S)
-        scores[..., S - T + 1 :] += bias
-        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
     own_head = torch.eye(heads, dtype=q.dtype, device=q.device).mul_(E**-0.5)[:, :, None]
     queries = (q.view(B, T, 1, heads, E) * own_head).view(B, T * heads, D)
     scores = torch.bmm(queries, keys_values[..., :D].mT)
-    if bias is not None:
-        scores.view(B, T, heads, S)[..., S - T + 1 :] += bias[:, None]
+    if T > 1:
+        scores.view(B, T, heads, S)[..., S - T + 1 :] += causal_bias(T, S, q)[:, None, S - T + 1 :]
     y = torch.bmm(softmax_(scores), keys_values[..., D:]).view(B, T, heads, heads, E)
     return y.diagonal(dim1=2, dim2=3).transpose(2, 3).reshape(B, T, D)
+
+
+def head_by_head(q: Float[Tensor, "B T D"], keys_values: Float[Tensor, "B S W"], heads: int) -> Float[Tensor, "B T D"]:
+    B, T, D = q.shape
+    S, E = keys_values.shape[1], D // heads
+    queries, k, v = (t.view(B, -1, heads, E).transpose(1, 2) for t in (q * E**-0.5, *keys_values.chunk(2, dim=2)))
+    scores = queries @ k.mT  # (B, H, T, S)
+    scores[..., S - T + 1 :] += causal_bias(T, S, q)[:, S - T + 1 :]
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T E"]:

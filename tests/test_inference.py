@@ -8,7 +8,7 @@ from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain
 from nqs.local_energy import local_energies
 from nqs.models import Transformer, inference, transformer
-from nqs.models.attention import causal_attention
+from nqs.models.attention import causal_attention, head_by_head
 from nqs.models.inference import gelu, log_softmax_, softmax_
 from nqs.prefixes import common_prefix
 from nqs.protocols import Hamiltonian
@@ -49,7 +49,8 @@ def test_attention_of_the_last_sites_is_that_of_torch(T: int, dtype: torch.dtype
         return x.view(3, heads, -1, 4).transpose(1, 2).flatten(2)
 
     keys_values = torch.cat([by_head(k), by_head(v)], dim=2)
-    torch.testing.assert_close(causal_attention(by_head(q[:, -T:]), keys_values, heads), by_head(expected))
+    for attention in (causal_attention, head_by_head):
+        torch.testing.assert_close(attention(by_head(q[:, -T:]), keys_values, heads), by_head(expected))
 
 
 SYSTEMS: dict[str, Hamiltonian] = {
