@@ -88,7 +88,7 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
         first, classes = distinct(self.hilbert, images)
         log_modulus, phase = log_psi_sharing_prefixes(self.base, images[first])
         of_images = classes.view(len(n), self.images)
-        representative = of_images.gather(1, self.symmetry.canonical(n)[:, None])[:, 0]
+        representative = of_images.amin(1)  # classes are in lexicographic order
         return LogPsi(self._averaged(log_modulus[of_images]), phase[representative])
 
     def _averaged(self, log_modulus: Float64[Tensor, "B G"]) -> Float64[Tensor, " B"]:

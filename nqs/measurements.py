@@ -101,8 +101,7 @@ def measure(
 
 def affordable(wavefunction: Wavefunction, device: torch.device | str) -> int:
     """Distinct samples for which all observables can be measured in seconds."""
-    images = wavefunction.images if isinstance(wavefunction, SymmetricWavefunction) else 1
-    return max(1, MOVES[torch.device(device).type] // (images * wavefunction.hilbert.n_sites**2))
+    return max(1, MOVES[torch.device(device).type] // (wavefunction.images * wavefunction.hilbert.n_sites**2))
 
 
 def samples_for(

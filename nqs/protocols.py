@@ -74,6 +74,7 @@ class Wavefunction(nn.Module, ABC):
             to the configurations in their order, equally many to each: per-configuration gradients are then found layer
             by layer, which is faster.
         gradient_dtype: precision of per-configuration gradients; None for that of the parameters.
+        images: network evaluations for one amplitude; more than one for averages over a symmetry.
     """
 
     hilbert: HilbertSpace
@@ -82,6 +83,7 @@ class Wavefunction(nn.Module, ABC):
     shares_prefixes: bool = False
     rowwise_layers: bool = False
     gradient_dtype: torch.dtype | None = None
+    images: int = 1
 
     @abstractmethod
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
@@ -164,12 +166,10 @@ class SymmetricWavefunction(Wavefunction, ABC):
     Attributes:
         base: what is sampled.
         symmetry: the group and its character.
-        images: evaluations of the base for one amplitude.
     """
 
     base: AutoregressiveWavefunction
     symmetry: "Symmetry"
-    images: int = 1
 
     @abstractmethod
     def folded(self, samples: Samples) -> Samples:

@@ -36,7 +36,7 @@ WARM_UP_SHARE = {"cpu": 0.65, "cuda": 0.35}
 # For estimates of time: operations in a second, and seconds of a step besides them, of small networks.
 RATE, OVERHEAD = {"cpu": 5e10, "cuda": 4e13}, {"cpu": 0.15, "cuda": 0.2}
 SHARE_OF_TIME, LEAST_STEPS = 0.8, 20  # of --minutes for steps, and as many at least
-NARROW, PARAMETERS = 16, 17.5  # width of the network where time is short, parameters in units of the width squared
+NARROW, PARAMETERS = 16, 17.5  # width where time is short or images are many, parameters in units of it squared
 WIDTH, WIDE, WIDE_ROWS = 32, 48, 16_000  # of the network, and where exact sums have more rows than so many
 LONG_SUM_STEPS = {"cpu": 76, "cuda": 150}  # twice as many where a phase is learned
 FEW_ORBITS = {"cpu": 6_000, "cuda": 32_000}  # of which the samples of a step are a large part
@@ -77,7 +77,7 @@ def steps(wavefunction: Wavefunction, device: torch.device | str, *, exact: bool
     """Optimisation steps of a run, warm-up included; `exact` where steps sum over the whole sector."""
     kind = torch.device(device).type
     if not exact:
-        return (STEPS if images(wavefunction) == 1 else AVERAGED_STEPS)[kind]
+        return (STEPS if wavefunction.images == 1 else AVERAGED_STEPS)[kind]
     terms = evaluations(wavefunction)
     if wavefunction.has_phase and sum(p.numel() for p in wavefunction.parameters()) < 2 * terms:
         return SLOW_STEPS
@@ -112,8 +112,8 @@ def steps_within(
     terms = evaluations(wavefunction) if exact else getattr(sampler, "n_distinct", None) or DISTINCT["cpu"]
     rows = (2 if wavefunction.has_phase else 1) * terms
     parameters = sum(p.numel() for p in wavefunction.parameters())
-    if images(wavefunction) > 1 and not exact:
-        terms *= AVERAGED_COST[torch.device(device).type] * images(wavefunction)
+    if wavefunction.images > 1 and not exact:
+        terms *= AVERAGED_COST[torch.device(device).type] * wavefunction.images
     each = seconds(terms, rows, parameters, wavefunction.hilbert.n_sites, device)
     fitting = int(SHARE_OF_TIME * 60 * minutes / each)
     return max(min(wanted, LEAST_STEPS), min(wanted, fitting)), wanted
@@ -129,7 +129,7 @@ def warm_up(wavefunction: Wavefunction, device: torch.device | str) -> WarmUp | 
     if wavefunction.has_phase or not LONG_SUM[kind] <= terms <= EXHAUSTIVE_ROWS[kind]:
         return None
     share = max(LEAST_DISTINCT, round(WARM_UP_DISTINCT * terms))
-    return WarmUp(share=WARM_UP_SHARE[kind], sampler=TreeSampler(n_distinct=max(1, share // images(wavefunction))))
+    return WarmUp(share=WARM_UP_SHARE[kind], sampler=TreeSampler(n_distinct=max(1, share // wavefunction.images)))
 
 
 def transformer(phase: Literal["learned", "zero"] = "learned") -> TransformerConfig:
@@ -179,11 +179,6 @@ def sized(
     return replace(model, width=NARROW if minutes is not None and needed > 120 * minutes else width)
 
 
-def images(wavefunction: Wavefunction) -> int:
-    """Network evaluations for an amplitude."""
-    return wavefunction.images if isinstance(wavefunction, SymmetricWavefunction) else 1
-
-
 def evaluations(wavefunction: Wavefunction) -> int:
     """Network evaluations for a sum over the whole sector."""
     symmetric = isinstance(wavefunction, SymmetricWavefunction)
@@ -195,12 +190,12 @@ def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> 
     kind = torch.device(device).type
     if evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
         return ExhaustiveSampler()
-    return TreeSampler(n_distinct=max(1, min(DISTINCT[kind], ALL_IMAGES[kind] // images(wavefunction))))
+    return TreeSampler(n_distinct=max(1, min(DISTINCT[kind], ALL_IMAGES[kind] // wavefunction.images)))
 
 
 def evaluation_sampler(wavefunction: Wavefunction, device: torch.device | str) -> Sampler:
     """For the quoted energy: the whole sector where that can be summed once, else many more samples than a step has."""
-    limit, each = EVALUATION_DISTINCT[torch.device(device).type], images(wavefunction)
+    limit, each = EVALUATION_DISTINCT[torch.device(device).type], wavefunction.images
     if evaluations(wavefunction) <= (limit if each == 1 else ExhaustiveSampler().max_dimension):
         return ExhaustiveSampler()
     return TreeSampler(n_distinct=limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each))
@@ -214,8 +209,8 @@ def symmetrised(
     On the orbits of the sector where these are few, else as an average over images, which follows smoothly where the
     smallest member of an orbit jumps: sampled from its 13,648 orbits, the Ising ring of 20 sites ended at 2e-4 on a
     CPU, and averaged over translations and the spin flip at 2e-6 to 5e-6; twelve bosons on a ring were at 3e-2 after
-    136 s and ended at 9e-4 after 81 s. The 4,752 orbits of ten bosons on a ring,
-    sampled, reach 2e-5 in 76 s, and their average 2e-4 in 42 s.
+    136 s and ended at 9e-4 after 81 s. Where orbits are few it is the other way round: the 4,752 of ten bosons on a
+    ring, sampled, reach 2e-5 in 76 s, and their average 2e-4 in 42 s.
 
     The sector is known where the ground state is positive, where a reference phase obeys the symmetry, or from the
     projected energies of a mean-field determinant (nqs.models.sectors).
@@ -238,8 +233,8 @@ def symmetrised(
     if group.order == 1:
         return model, "no symmetry used: there is none"
     at_least = hilbert.dimension // group.order
-    few = at_least <= FEW_ORBITS[kind] and group.number_of_orbits(hilbert) <= FEW_ORBITS[kind]
-    if not few and not _learns_phase(model):
+    known = not isinstance(reference, SlaterDeterminant) and not _learns_phase(model)  # signs and sector, as they are
+    if known and (at_least > FEW_ORBITS[kind] or group.number_of_orbits(hilbert, device) > FEW_ORBITS[kind]):
         group = _averaged_over(group, hamiltonian)
         return Symmetrised(base=model, symmetry=group), f"average over {group.order} symmetries ({why})"
     if at_least > LISTED[kind]:

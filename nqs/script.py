@@ -143,8 +143,7 @@ def solve(
             if share < 0.5:
                 print("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
     hilbert = hamiltonian.hilbert
-    orbits = model.symmetry.orbits(hilbert, device).sizes if isinstance(model, OnOrbits) else None
-    terms = hilbert.dimension if orbits is None else len(orbits)
+    terms = model.symmetry.number_of_orbits(hilbert, device) if isinstance(model, OnOrbits) else hilbert.dimension
     model = recipes.sized(model, terms, hilbert.n_sites, device, options.minutes)
     wavefunction = model.build(hamiltonian.hilbert, device)
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None

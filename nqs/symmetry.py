@@ -240,10 +240,10 @@ class Symmetry:
             self._orbits[key] = Orbits(n[allowed], sizes[allowed])
         return self._orbits[key]
 
-    def number_of_orbits(self, hilbert: HilbertSpace) -> int:
-        """Orbits of a sector that are not forbidden."""
+    def number_of_orbits(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> int:
+        """Orbits of a sector that are not forbidden; `device` is where they are listed if they are not yet."""
         found = next((orbits for (known, _), orbits in self._orbits.items() if known == hilbert), None)
-        return len((found or self.orbits(hilbert)).sizes)
+        return len((found or self.orbits(hilbert, device)).sizes)
 
     def check(self, hilbert: HilbertSpace) -> None:
         """Refuse a Hilbert space that this group does not map onto itself, with a ValueError."""

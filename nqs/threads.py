@@ -2,7 +2,7 @@
 
 import torch
 
-from nqs.protocols import Sampler, SymmetricWavefunction, Wavefunction
+from nqs.protocols import Sampler, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 
 # Entries of the Jacobian of a step from which on all threads pay off. Measured with 4,882 parameters on two cores that
@@ -28,8 +28,9 @@ def use_threads(threads: int | None, sampler: Sampler, wavefunction: Wavefunctio
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}: at least one is needed; leave it out to have it chosen by size.")
-    averaged = isinstance(wavefunction, SymmetricWavefunction) and wavefunction.images > 1
-    small = jacobian_entries(sampler, wavefunction) < MANY or (averaged and parameters_of(wavefunction) < FEW)
+    small = jacobian_entries(sampler, wavefunction) < MANY or (
+        wavefunction.images > 1 and parameters_of(wavefunction) < FEW
+    )
     if threads is None and small:
         threads = 1
     if threads is not None:

@@ -237,7 +237,7 @@ class VMC:
         exhaustive = isinstance(self.sampler, ExhaustiveSampler)
         self.optimiser = optimiser or StochasticReconfiguration()
         if isinstance(self.optimiser, StochasticReconfiguration):
-            self.optimiser = self.optimiser.completed(exact=exhaustive, images=recipes.images(wavefunction))
+            self.optimiser = self.optimiser.completed(exact=exhaustive, images=wavefunction.images)
         by_default = self.sampler if exhaustive else recipes.evaluation_sampler(wavefunction, self.device)
         self.evaluation = evaluation or by_default
         self.warm_up = warm_up or (recipes.warm_up(wavefunction, self.device) if sampler is None else None)
@@ -537,7 +537,7 @@ class VMC:
         if self.evaluation == self.sampler and self.warm_up is None:
             return row["seconds"]
         limits = [getattr(self.evaluation, name, None) for name in ("n_distinct", "n_samples")]
-        images = recipes.images(self.wavefunction)
+        images = self.wavefunction.images
         orbits = recipes.evaluations(self.wavefunction) / images
         if images > 1 and isinstance(self.evaluation, ExhaustiveSampler):
             orbits /= recipes.SHARED_PREFIXES

@@ -103,6 +103,14 @@ def test_symmetries_that_averages_use(hamiltonian: Hamiltonian, order: int) -> N
     assert moves <= set(chosen.permutations)
 
 
+def test_determinants_are_projected_and_not_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipes.FEW_ORBITS, "cpu", 1)
+    fixed = WithReference(base=replace(BASE, phase="zero"), reference=hartree_fock(SIGNED).determinant)
+    chosen, why = recipes.symmetrised(fixed, SIGNED, "cpu")
+    assert isinstance(chosen, OnOrbits)
+    assert "projected Hartree-Fock" in why
+
+
 @devices
 def test_networks_that_are_averaged_are_narrow_on_a_cpu_and_rounded(device: str | torch.device) -> None:
     h = Heisenberg(square(6), 0.0)

@@ -302,9 +302,6 @@ def test_orbits_come_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> N
     assert group.orbits(h.hilbert) is whole
 
 
-# ---- signs and sectors -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("digits", [2.0**53, 2.0**5], ids=["long words", "short words"])
 def test_orbits_are_complete_without_a_look_at_all_configurations(
     digits: float, monkeypatch: pytest.MonkeyPatch
@@ -324,6 +321,9 @@ def test_orbits_are_complete_without_a_look_at_all_configurations(
         assert (hilbert.rank(n).diff() > 0).all()
         assert torch.equal(group.image(n, group.canonical(n)), n)
         assert sizes.sum() == hilbert.dimension
+
+
+# ---- signs and sectors -------------------------------------------------------------------------------------------
 
 
 def test_signs_of_more_orbitals_than_an_integer_has_bits(monkeypatch: pytest.MonkeyPatch) -> None:
