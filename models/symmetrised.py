@@ -13,11 +13,17 @@ without them, so for bosons and spins in the even sector, the norm is exactly 1.
 
 An amplitude costs as many evaluations of the base as the group has elements, less what the images of all
 configurations share as prefixes. Where the orbits of the sector can be listed, nqs.models.on_orbits needs one.
+
+Optimisation steps may average over a subgroup (`trained`), with more samples for the same cost, and the whole group is
+left to the evaluation. Where psi is positive and no off-diagonal element of H is, also after the signs of a reference,
+the whole average has no higher energy: <psi|H|psi> is a sum of p(n) H_nn, linear in p, and of H_nm sqrt(p(n) p(m)) with
+H_nm <= 0, convex in p since the geometric mean is concave, and all terms of an average over a group have one energy.
 """
 
 # Shapes: B configurations, G group elements, L sites.
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jaxtyping import Float64, UInt8
@@ -35,10 +41,38 @@ IMAGE_BYTES = 128  # keys, the buffers of their sorting, and amplitudes
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetrised:
-    """A model in a symmetry sector: `Symmetrised(base=TransformerConfig(), symmetry=space_group(lattice, hilbert))`."""
+    """A model in a symmetry sector: `Symmetrised(base=TransformerConfig(), symmetry=space_group(lattice, hilbert))`.
+
+    Attributes:
+        base: what is averaged.
+        symmetry: the group, and its character.
+        trained: numbers of the elements, the identity (0) first, over which optimisation steps average: a subgroup.
+            None for all.
+
+    Raises:
+        ValueError: those elements are no subgroup.
+    """
 
     base: WavefunctionConfig
     symmetry: Symmetry
+    trained: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.trained is None:
+            return
+        wrong = [g for g in self.trained if not 0 <= g < self.symmetry.order]
+        if wrong or not self.trained:
+            raise ValueError(
+                f"trained={self.trained}: give numbers of elements, 0 .. {self.symmetry.order - 1}, or None for all."
+            )
+        self.steps_over()
+
+    def steps_over(self) -> Symmetry:
+        """The group over which optimisation steps average."""
+        if self.trained is None:
+            return self.symmetry
+        chosen = set(self.trained)
+        return self.symmetry.subgroup([g in chosen for g in range(self.symmetry.order)])
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "SymmetrisedWavefunction":
         base = self.base.build(hilbert, device)
@@ -48,7 +82,10 @@ class Symmetrised:
 
 
 class SymmetrisedWavefunction(SymmetricWavefunction):
-    """Group average of an autoregressive wavefunction."""
+    """Group average of an autoregressive wavefunction.
+
+    Over `config.trained` in training mode (`torch.nn.Module.train`), over the whole group in evaluation mode (`eval`).
+    """
 
     config: Symmetrised
 
@@ -56,13 +93,17 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
         super().__init__()
         config.symmetry.check(base.hilbert)
         self.config = config
-        self.symmetry = config.symmetry
-        self.images = config.symmetry.order
         self.base = base
         self.hilbert = base.hilbert
         self.has_phase = base.has_phase
         self.rowwise_layers = base.rowwise_layers
         self.gradient_dtype = base.gradient_dtype
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        self.symmetry = self.config.steps_over() if mode else self.config.symmetry
+        self.images = self.symmetry.order
+        return super().train(mode)
 
     def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """Log modulus, and the base's learned phase at the representative."""

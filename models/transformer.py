@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
 from nqs.models.attention import CausalSelfAttention, copy_rows, grown
+from nqs.models.factored_attention import FactoredAttention
 from nqs.models.first_attention import MAX_LOCAL_STATES, FirstAttention, FirstAttentionAt
+from nqs.models.first_factored import FirstFactored, FirstFactoredAt
 from nqs.models.inference import gelu, log_softmax_, rows_at_once, tokens_at_once
 from nqs.models.normalisation import LayerNorm
 from nqs.models.prefix_tree import Branches, PrefixTree
@@ -26,7 +28,10 @@ from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
 
 READ_SITES = 8  # of a prefix take about as much memory and time as an evaluated one
 SHARED_STEP = 2  # on a GPU prefix lengths are rounded down to a multiple: fewer and larger batches for a few sites more
-WIDTH = 32  # where none is given
+WIDTH, HEADS = 32, 4  # where none are given
+
+FirstTables = FirstAttention | FirstFactored
+FirstTablesAt = FirstAttentionAt | FirstFactoredAt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,11 @@ class TransformerConfig:
     Attributes:
         width: embedding width D. None: 32; the scripts take less where a step would be long (nqs.recipes).
         layers: number of blocks.
-        heads: attention heads; must divide width.
+        heads: attention heads; must divide width. None: 4, or one a channel in factored attention.
+        attention: "dot-product" (queries and keys) or "factored" (weights that depend on positions alone, see
+            nqs.models.factored_attention). None: "dot-product"; the scripts take "factored" for averages over images.
+        displacements: class of every pair of sites, L x L, for factored attention: pairs of one class share weights, as
+            those of one displacement do in `Lattice.displacements`. None: every pair has its own.
         mlp_ratio: hidden width of the feed-forward part, in units of width.
         phase: "learned" for a phase head, "zero" for a positive wavefunction.
         dtype: precision of the network; conditionals and amplitudes are always formed in float64. "mixed" is float64
@@ -47,7 +56,9 @@ class TransformerConfig:
 
     width: int | None = WIDTH
     layers: int = 2
-    heads: int = 4
+    heads: int | None = None
+    attention: Literal["dot-product", "factored"] | None = "dot-product"
+    displacements: tuple[tuple[int, ...], ...] | None = None
     mlp_ratio: int = 2
     phase: Literal["learned", "zero"] = "learned"
     dtype: Literal["float64", "float32", "mixed"] | None = "float64"
@@ -58,12 +69,26 @@ class TransformerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: it must be at least 1.")
-        if (self.width or WIDTH) % self.heads:
-            raise ValueError(f"width={self.width or WIDTH} is not divisible by heads={self.heads}; choose a multiple.")
+        if self.attention not in ("dot-product", "factored", None):
+            raise ValueError(f"attention={self.attention!r}: choose 'dot-product' or 'factored'.")
+        if self.attention == "dot-product" and self.displacements is not None:
+            raise ValueError("displacements are for attention='factored'; queries and keys have no use for them.")
+        width, heads = self.width or WIDTH, self._heads
+        if width % heads and (self.heads or self.attention):
+            raise ValueError(f"{width=} is not divisible by {heads=}; choose a multiple.")
         if self.phase not in ("learned", "zero"):
             raise ValueError(f"phase={self.phase!r}: choose 'learned' or 'zero'.")
         if self.dtype not in ("float64", "float32", "mixed", None):
             raise ValueError(f"dtype={self.dtype!r}: choose 'float64', 'float32' or 'mixed'.")
+
+    @property
+    def _heads(self) -> int:
+        return self.heads or ((self.width or WIDTH) if self.attention == "factored" else HEADS)
+
+    def completed(self) -> "TransformerConfig":
+        """With values for what was None, apart from displacements."""
+        attention, dtype = self.attention or "dot-product", self.dtype or "mixed"
+        return replace(self, width=self.width or WIDTH, heads=self._heads, attention=attention, dtype=dtype)
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Transformer":
         """The network on a sector."""
@@ -80,8 +105,9 @@ class Prefixes(NamedTuple):
     site: int  # the last one decoded, -1 before the first
     remainder: Int64[Tensor, " B"]  # charge still missing, see HilbertSpace
     rows: Int64[Tensor, " B"]  # of the storage, a permutation of 0 .. B - 1
-    storage: tuple[Float[Tensor, "parts C heads L E"], ...]  # of keys and values, one a block, with C >= B rows
-    first: FirstAttention | None  # tables; the storage of the first block then holds local states only
+    # Of keys and values, one a block, with C >= B rows.
+    storage: tuple[Float[Tensor, "parts C heads L E"], ...]
+    first: FirstTables | None  # tables; the storage of the first block then holds local states only
 
     def select(self, indices: Int64[Tensor, " B2"]) -> Self:
         storage = tuple(block[:, self.rows[indices]] for block in self.storage)
@@ -108,12 +134,16 @@ class Prefixes(NamedTuple):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, n_sites: int) -> None:
         super().__init__()
-        D = config.width or WIDTH
+        D, heads = config.width or WIDTH, config.heads or HEADS
         hidden = config.mlp_ratio * D
         self.norm1 = LayerNorm(D)
-        self.attention = CausalSelfAttention(D, config.heads)
+        self.attention: CausalSelfAttention | FactoredAttention
+        if config.attention == "factored":
+            self.attention = FactoredAttention(D, heads, n_sites, config.displacements)
+        else:
+            self.attention = CausalSelfAttention(D, heads)
         self.norm2 = LayerNorm(D)
         self.mlp = nn.Sequential(nn.Linear(D, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, D))
 
@@ -122,11 +152,11 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
     def after_prefix(
-        self, x: Float[Tensor, "B T D"], storage: Float[Tensor, "N W"], part: Branches
+        self, x: Float[Tensor, "B T D"], storage: Float[Tensor, "_ _"], part: Branches
     ) -> Float[Tensor, "B T D"]:
         return self.add_(x, self.attention.after_prefix(self.norm1(x), storage, part))
 
-    def step(self, x: Float[Tensor, "B D"], storage: Float[Tensor, "2 C H L E"], site: int) -> Float[Tensor, "B D"]:
+    def step(self, x: Float[Tensor, "B D"], storage: Float[Tensor, "_ C _ L _"], site: int) -> Float[Tensor, "B D"]:
         return self.add_(x, self.attention.step(self.norm1(x), storage, site))
 
     def add_(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
@@ -171,17 +201,22 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
     ) -> None:
         super().__init__()
         self.hilbert = hilbert
-        config = replace(config or TransformerConfig(), **options)
-        self.config = config = replace(config, width=config.width or WIDTH, dtype=config.dtype or "mixed")
+        self.config = config = replace(config or TransformerConfig(), **options).completed()
         self.width = config.width or WIDTH
         self.has_phase = config.phase == "learned"
         L, d, D = hilbert.n_sites, hilbert.local_dim, self.width
+        pairs = config.displacements
+        if pairs is not None and (len(pairs) != L or {len(row) for row in pairs} != {L}):
+            raise ValueError(
+                f"displacements are classes of {len(pairs)} x {len(pairs[0]) if pairs else 0} pairs, but the sector "
+                f"has {L} sites: take lattice.displacements() of the same lattice."
+            )
         # torch draws initial values of its own, which _initialise replaces; global random numbers stay as they were.
         # (On the meta device nothing would be drawn, but that loads a second's worth of Python modules.)
         with torch.random.fork_rng(devices=[]):
             self.token = nn.Embedding(d + 1, D)  # local state of the site before; d before the first site
             self.site = nn.Embedding(L, D)
-            self.blocks = cast(list[Block], nn.ModuleList(Block(config) for _ in range(config.layers)))
+            self.blocks = cast(list[Block], nn.ModuleList(Block(config, L) for _ in range(config.layers)))
             self.norm = LayerNorm(D)
             self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
         self._initialise(torch.Generator().manual_seed(config.seed))
@@ -199,6 +234,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
             if parameter.ndim == 2:
                 scale = 0.1 if name.startswith("head") else 0.5 if name in ("token.weight", "site.weight") else 1.0
                 inputs = 1 if name in ("token.weight", "site.weight") else parameter.shape[1]
+                inputs = self.hilbert.n_sites if name.endswith("mixing.weight") else inputs
                 parameter.normal_(0.0, scale / inputs**0.5, generator=generator)
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -229,18 +265,22 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
     def start(self, batch: int) -> Prefixes:
         rows = torch.arange(batch, device=self.site.weight.device)
         remainder = torch.full_like(rows, self.hilbert.start)
-        first = self._first_attention() if self.hilbert.local_dim <= MAX_LOCAL_STATES else None
+        first = self._first_tables() if self.hilbert.local_dim <= MAX_LOCAL_STATES else None
         storage = [] if first is None else [first.storage(batch)]
         storage += [block.attention.storage(batch, self.hilbert.n_sites) for block in self._without_tables(first)]
         return Prefixes(-1, remainder, rows, tuple(storage), first)
 
-    def _first_attention(self) -> FirstAttention | None:
-        """Tables of the first block on a CPU; on a GPU computing is cheaper than looking up."""
-        if self.site.weight.is_cuda:
+    def _first_tables(self) -> FirstTables | None:
+        """Of the first block on a CPU; on a GPU computing is cheaper than looking up."""
+        attention, norm = self.blocks[0].attention, self.blocks[0].norm1
+        many = isinstance(attention, FactoredAttention) and self.hilbert.local_dim > MAX_LOCAL_STATES
+        if self.site.weight.is_cuda or many:
             return None
         embedded = self.token.weight[:-1] + self.site.weight[:, None]  # (L, d, D)
         embedded[0] = self.token.weight[-1] + self.site.weight[0]
-        return FirstAttention.of(embedded, self.blocks[0].norm1, self.blocks[0].attention)
+        if isinstance(attention, FactoredAttention):
+            return FirstFactored.of(embedded, norm, attention)
+        return FirstAttention.of(embedded, norm, attention)
 
     @torch.no_grad()
     def step(self, tokens: UInt8[Tensor, " B"] | None, state: Prefixes) -> tuple[Conditionals, Prefixes]:
@@ -264,7 +304,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         return conditionals, state._replace(site=site, remainder=remainder)
 
     def _outputs(
-        self, previous: Int64[Tensor, " B"], state: Prefixes, site: int, first: FirstAttentionAt | None, begin: int
+        self, previous: Int64[Tensor, " B"], state: Prefixes, site: int, first: FirstTablesAt | None, begin: int
     ) -> Float[Tensor, "B out"]:
         """Of the head, for rows of the storage from `begin` on and the local states chosen last."""
         storage = [block[:, begin : begin + len(previous)] for block in state.storage]
@@ -288,11 +328,11 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         end, d = self._sites_with_a_choice, self.hilbert.local_dim
         # Of a site, with the scores of attention where it is no fused kernel, and of the sites before it that are read.
         bytes_per_site = self.bytes_per_configuration // self.hilbert.n_sites
-        bytes_per_site += 2 * self.config.heads * end * self.site.weight.element_size()
+        bytes_per_site += 2 * (self.config.heads or HEADS) * end * self.site.weight.element_size()
         tokens = tokens_at_once(n.device, bytes_per_site)
         step = SHARED_STEP if n.is_cuda else 1
         tree = PrefixTree(shared, end, step, lambda T: tokens // (1 + T + end // READ_SITES))
-        first, previous = self._first_attention(), self._previous(n)[:, :end]
+        first, previous = self._first_tables(), self._previous(n)[:, :end]
         log_uniform, remainders = self.hilbert.tables(n.device).log_uniform, self.hilbert.remainders(n)
         uniform_rows = remainders + log_uniform.shape[1] * torch.arange(self.hilbert.n_sites, device=n.device)
         log_uniform = log_uniform.flatten(0, 1)
@@ -319,8 +359,8 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
     def _after_prefix(
         self,
         previous: Int64[Tensor, "B S"],
-        first: FirstAttention | None,
-        storage: list[Float[Tensor, "N W"]],
+        first: FirstTables | None,
+        storage: list[Float[Tensor, "_ _"]],
         part: Branches,
     ) -> Float[Tensor, "B T D"]:
         """The last T of S sites, of which some become nodes."""
@@ -338,7 +378,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         """All that contribute to log psi: a last site that the others determine does not, unless it has a phase."""
         return max(1, self.hilbert.n_sites - (self.hilbert.last_is_determined and not self.has_phase))
 
-    def _without_tables(self, first: FirstAttention | None) -> list[Block]:
+    def _without_tables(self, first: FirstTables | None) -> list[Block]:
         return list(self.blocks)[0 if first is None else 1 :]
 
     def _conditionals(self, x: Float[Tensor, "*B D"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
@@ -362,5 +402,6 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
 
     @property
     def bytes_per_shared_site(self) -> int:
-        of_block = 2 * self.width * self.site.weight.element_size()
+        tensors = 1 if self.config.attention == "factored" else 2  # values, and keys
+        of_block = tensors * self.width * self.site.weight.element_size()
         return self.config.layers * of_block + 2 * 8 * self.hilbert.local_dim

@@ -21,6 +21,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nqs.chunks import in_pieces, rows_that_fit
+from nqs.models.factored_attention import Mixing, gradients_of_mixing
 from nqs.models.normalisation import LayerNorm, normalised
 from nqs.protocols import Wavefunction
 
@@ -193,6 +194,7 @@ GRADIENTS: dict[type[nn.Module], dict[str, Callable[[nn.Module, Tensor, Tensor],
     nn.LayerNorm: {"weight": scales, "bias": sums},
     LayerNorm: {"weight": scales, "bias": sums},
     nn.Embedding: {"weight": sums_by_token},
+    Mixing: {"weight": gradients_of_mixing},
 }
 
 

@@ -158,15 +158,25 @@ class Lattice:
         """Distance of each pair, nearest image; for lattices made from edges, edges apart (inf: no path)."""
         if self.edges is not None:
             return torch.tensor(self._graph_distances)
+        return torch.from_numpy(self._shells.lengths[self._shells.table[self.displacements().numpy()]])
+
+    def displacements(self) -> Int64[Tensor, "L L"]:
+        """Number of the displacement from site i to site j: equal where i' and j' are i and j moved by whole cells.
+
+        Across boundaries that are not open displacements are those of the nearest image. Of lattices made from edges
+        every pair has its own.
+        """
+        if self.edges is not None:
+            return torch.arange(self.n_sites**2).view(self.n_sites, self.n_sites)
         cell, site = np.divmod(np.arange(self.n_sites), len(self.basis))
-        index = site[:, None] * len(self.basis) + site  # (L, L) into the flat table of shells
+        index = site[:, None] * len(self.basis) + site
         for size, word, column in zip(self.shape, self.boundary, self._cells[cell].T, strict=True):
             difference = column - column[:, None]  # from i to j
             if word == "open":
                 index = index * (2 * size - 1) + difference + size - 1
             else:
                 index = index * size + difference % size
-        return torch.from_numpy(self._shells.lengths[self._shells.table[index]])
+        return torch.from_numpy(index)
 
     def sublattices(self) -> Int64[Tensor, " L"]:
         """0 or 1 for each site so that every first-neighbour bond joins a 0 and a 1.
@@ -199,14 +209,17 @@ class Lattice:
 
     # ---- symmetries ------------------------------------------------------------------------------------
 
-    def translations(self) -> Int64[Tensor, "G L"]:
+    def translations(self, stride: int = 1) -> Int64[Tensor, "G L"]:
         """Translations along the periodic directions, identity first, shifts in row-major order.
+
+        With a stride those by its multiples in every direction, as far as these are fewer.
 
         Antiperiodic directions are left out: a particle moved across their boundary changes sign, so that a
         permutation of sites alone is not a symmetry there.
         """
         self._require_geometry("translations")
         shifts = self._shifts("periodic")  # (G, D)
+        shifts = shifts[(shifts % np.gcd(stride, self.shape) == 0).all(1)]
         cells = self._site(self._cells + shifts[:, None])  # (G, cells), the first site of each image cell
         return torch.from_numpy((cells[:, :, None] + np.arange(len(self.basis))).reshape(len(shifts), -1))
 

@@ -144,7 +144,8 @@ def solve(
                 print("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
     hilbert = hamiltonian.hilbert
     terms = model.symmetry.number_of_orbits(hilbert, device) if isinstance(model, OnOrbits) else hilbert.dimension
-    model = recipes.sized(model, terms, hilbert.n_sites, device, options.minutes)
+    lattice = getattr(hamiltonian, "lattice", None)
+    model = recipes.sized(model, terms, hilbert.n_sites, device, options.minutes, lattice=lattice)
     wavefunction = model.build(hamiltonian.hilbert, device)
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
     vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)

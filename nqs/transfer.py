@@ -18,17 +18,19 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from nqs.archive import Archive
 from nqs.hilbert import HilbertSpace
 from nqs.models import Transformer, TransformerConfig
+from nqs.models.factored_attention import Mixing
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.serialise import digest
 from nqs.vmc import rebuild
 
-FREE = ("seed", "dtype", "phase")  # of a TransformerConfig: two models may differ in them and still fit
+# Of a TransformerConfig: two models may differ in them and still fit.
+FREE = ("seed", "dtype", "phase", "displacements")
 
 
 def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Archive) -> str:
@@ -55,6 +57,7 @@ def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Arch
             f"{archive.path} holds a {type(config).__name__}, here is a {type(new).__name__}: only a transformer can "
             "start with the parameters of another one. Load others with load_state_dict."
         )
+    config, new = config.completed(), new.completed()
     _refuse_other_shape(archive, config, new)
     old_hilbert = built["hamiltonian"].hilbert
     local_states = _common_local_states(archive, old_hilbert, hamiltonian.hilbert)
@@ -68,7 +71,13 @@ def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Arch
     d_old, d_new = old_hilbert.local_dim, hamiltonian.hilbert.local_dim
     known = torch.arange(d_new).clamp(max=local_states - 1)  # the local state whose parameters serve each one
     state["token.weight"] = parameters["token.weight"][torch.cat([known, torch.tensor([d_old])])]
-    state["site.weight"] = parameters["site.weight"][counterparts(built["hamiltonian"], hamiltonian)]
+    sites = counterparts(built["hamiltonian"], hamiltonian)
+    state["site.weight"] = parameters["site.weight"][sites]
+    for name, mixing in model.named_modules():
+        if isinstance(mixing, Mixing):
+            before = Mixing(mixing.heads, old_hilbert.n_sites, config.displacements)
+            before.weight.data = parameters[f"{name}.weight"]
+            state[f"{name}.weight"] = remixed(before, mixing, sites)
     phases = config.phase == new.phase == "learned" and type(old_reference) is type(reference)
     for name in ("head.weight", "head.bias"):
         state[name][:d_new] = parameters[name][known].to(state[name])
@@ -100,7 +109,7 @@ def load(
     built = rebuild(archive.config, types)
     wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
     wavefunction.load_state_dict({name: torch.from_numpy(values) for name, values in archive.parameters().items()})
-    return wavefunction
+    return wavefunction.eval()
 
 
 def origin(archive: Archive) -> dict[str, Any]:
@@ -132,6 +141,19 @@ def _from_both_ends(M: int, L: int) -> Int64[Tensor, " L"]:
     middle = max((M + 1) // 2 - 1, 0) + (place - front + 1) % 2 if M > 1 else torch.zeros_like(place)
     back = place >= L - (min(M, L) - front)
     return torch.where(place < front, place, torch.where(back, place + M - L, middle))
+
+
+def remixed(old: Mixing, new: Mixing, sites: Int64[Tensor, " L"]) -> Float64[Tensor, "H K"]:
+    """Weights of factored attention for the classes of other pairs of sites: the mean of those of their counterparts.
+
+    Args:
+        sites: the old site that stands for each new one.
+    """
+    of_pairs = old.matrices().detach()[:, sites][:, :, sites].flatten(1)  # (H, L L)
+    classes = new.classes.cpu().flatten()
+    K = new.weight.shape[1]
+    total = of_pairs.new_zeros((len(of_pairs), K + 1)).index_add_(1, classes, of_pairs)
+    return total[:, :K] / classes.bincount()[:K]
 
 
 def innermost(config: Any) -> tuple[Any, Any]:

@@ -223,6 +223,7 @@ class VMC:
         warm_up: WarmUp | None = None,
         unit: str = "J",
     ) -> None:
+        wavefunction.eval()
         if isinstance(wavefunction, SymmetricWavefunction):
             _refuse_lower_symmetry(hamiltonian, wavefunction.symmetry)
         if wavefunction.hilbert != hamiltonian.hilbert:
@@ -233,13 +234,14 @@ class VMC:
         self.hamiltonian = hamiltonian
         self.wavefunction = wavefunction
         self.device = next(wavefunction.parameters()).device
+        by_default, self.evaluated_images = recipes.evaluation_sampler(wavefunction, self.device), wavefunction.images
+        wavefunction.train()  # steps may average over fewer images
         self.sampler = sampler or recipes.training_sampler(wavefunction, self.device)
         exhaustive = isinstance(self.sampler, ExhaustiveSampler)
         self.optimiser = optimiser or StochasticReconfiguration()
         if isinstance(self.optimiser, StochasticReconfiguration):
             self.optimiser = self.optimiser.completed(exact=exhaustive, images=wavefunction.images)
-        by_default = self.sampler if exhaustive else recipes.evaluation_sampler(wavefunction, self.device)
-        self.evaluation = evaluation or by_default
+        self.evaluation = evaluation or (self.sampler if exhaustive else by_default)
         self.warm_up = warm_up or (recipes.warm_up(wavefunction, self.device) if sampler is None else None)
         self.unit = unit
 
@@ -367,6 +369,7 @@ class VMC:
             exact_energy = exact.energy if isinstance(exact, ExactGroundState) else known if exact is None else exact
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
 
+            self.wavefunction.train()
             rows: list[dict[str, float]] = []
             writing, done = 0.0, start
             bar = stack.enter_context(Progress(run.steps, start, show=progress))
@@ -534,14 +537,14 @@ class VMC:
 
     def _evaluation_seconds(self, row: dict[str, float]) -> float:
         """Upper estimate of the time for the final evaluation, from a step: configurations cost less than there."""
-        if self.evaluation == self.sampler and self.warm_up is None:
+        images, of_steps = self.evaluated_images, self.wavefunction.images
+        if self.evaluation == self.sampler and self.warm_up is None and images == of_steps:
             return row["seconds"]
         limits = [getattr(self.evaluation, name, None) for name in ("n_distinct", "n_samples")]
-        images = self.wavefunction.images
         orbits = recipes.evaluations(self.wavefunction) / images
+        wanted = min([orbits, *(limit for limit in limits if limit is not None)]) * images / of_steps
         if images > 1 and isinstance(self.evaluation, ExhaustiveSampler):
-            orbits /= recipes.SHARED_PREFIXES
-        wanted = min([orbits, *(limit for limit in limits if limit is not None)])
+            wanted /= recipes.SHARED_PREFIXES
         return row["seconds"] * max(1.0, wanted / row["distinct"])
 
     def _evaluate(
@@ -554,6 +557,7 @@ class VMC:
         """The quoted energy, from fresh samples; stored with them and the observables of `nqs.measurements`."""
         if file is not None:
             file.flush()  # all steps, before something that takes long
+        self.wavefunction.eval()
         samples = self.evaluation.sample(self.wavefunction, generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
         estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)

@@ -61,7 +61,6 @@ from nqs.script import command_line
 from nqs.tangent import Precision, matrix_products, tangent
 
 SHIFTS = (1e-3, 1e-4, 1e-5, 1e-6)
-CPU_FRONTIER = 2**12  # prefixes decoded at once on a CPU: keys and values of more leave its cache, and fill its memory
 NETKET_CHAINS = 512  # Markov chains side by side: more vectorise better, and each is shorter
 Part = Literal["sampler", "local energy", "gradient", "step"]
 PARTS: tuple[Part, ...] = ("sampler", "local energy", "gradient", "step")
@@ -107,10 +106,11 @@ def hamiltonian(config: Config, L: int) -> Hamiltonian:
 
 
 def wavefunction(config: Config, h: Hamiltonian) -> AutoregressiveWavefunction:
+    model = recipes.on_lattice(config.model, chain(h.hilbert.n_sites))
     if config.problem != "heisenberg":
-        return config.model.build(h.hilbert, config.device)
+        return model.build(h.hilbert, config.device)
     sign = MarshallSign(sublattice=tuple(site % 2 for site in range(h.hilbert.n_sites)))
-    return WithReference(base=config.model, reference=sign).build(h.hilbert, config.device)
+    return WithReference(base=model, reference=sign).build(h.hilbert, config.device)
 
 
 # -------------------------------------------------------------------------------------------------- measurement
@@ -263,8 +263,7 @@ def prepare(config: Config, L: int) -> Prepared:
     device = recipes.checked_device(config.device)
     h = hamiltonian(config, L)
     psi = wavefunction(config, h)
-    frontier = CPU_FRONTIER if device.type == "cpu" else TreeSampler(n_samples=1).max_frontier
-    sampler: Sampler = TreeSampler(n_samples=config.samples, max_frontier=frontier, recorded=config.recorded)
+    sampler: Sampler = TreeSampler(n_samples=config.samples, recorded=config.recorded)
     if config.distinct is not None:
         sampler = GumbelSampler(n_distinct=config.distinct)
     generator = torch.Generator(device).manual_seed(config.seed)

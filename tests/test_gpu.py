@@ -94,9 +94,10 @@ SYMMETRIC = {
 
 
 @pytest.mark.parametrize("h", SYMMETRIC.values(), ids=SYMMETRIC)
-def test_symmetric_states_agree_with_the_cpu(h: BoseHubbard | FermiHubbard | TV) -> None:
+@pytest.mark.parametrize("attention", ["dot-product", "factored"])
+def test_symmetric_states_agree_with_the_cpu(h: BoseHubbard | FermiHubbard | TV, attention: str) -> None:
     """The same sector, amplitudes, sums, local energies and update; samples that pass chi-square."""
-    base: WavefunctionConfig = TransformerConfig(width=8, heads=2, layers=1)
+    base: WavefunctionConfig = TransformerConfig(width=8, heads=2, layers=1, attention=attention)
     symmetry = symmetries_of(h)
     if not isinstance(h, BoseHubbard):
         solutions, group = hartree_fock(h).solutions, symmetries_of(h, fermions=True)

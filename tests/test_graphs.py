@@ -105,9 +105,10 @@ def test_capacity_is_rounded_up_and_bounded() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "float64", "mixed"])
+@pytest.mark.parametrize("attention", ["dot-product", "factored"])
 @every_sector
-def test_recorded_draws_are_the_same_bit_for_bit(hilbert: HilbertSpace, dtype: str) -> None:
-    model = transformer(hilbert, dtype=dtype, device="cuda")
+def test_recorded_draws_are_the_same_bit_for_bit(hilbert: HilbertSpace, dtype: str, attention: str) -> None:
+    model = transformer(hilbert, dtype=dtype, attention=attention, device="cuda")
     recorded = RecordedDraw(model, 32, torch.device("cuda"))
     one, other = (torch.Generator("cuda").manual_seed(5) for _ in range(2))
     for n_samples in (10**3, 10**9, 1):

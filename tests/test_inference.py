@@ -66,8 +66,8 @@ every_size = pytest.mark.parametrize(
 )
 
 
-def lively(h: Hamiltonian, size: dict[str, int]) -> Transformer:
-    model = Transformer(h.hilbert, width=8, seed=5, **size)
+def lively(h: Hamiltonian, size: dict[str, int], attention: str = "dot-product") -> Transformer:
+    model = Transformer(h.hilbert, width=8, seed=5, attention=attention, **size)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -83,15 +83,16 @@ def assert_same(one: Samples, other: Samples) -> None:
 
 @every_system
 @every_size
+@pytest.mark.parametrize("attention", ["dot-product", "factored"])
 def test_tables_of_the_first_block_change_nothing(
-    h: Hamiltonian, size: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    h: Hamiltonian, size: dict[str, int], attention: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = lively(h, size)
+    model = lively(h, size, attention)
     sampler = TreeSampler(n_samples=400)
     samples = sampler.sample(model, torch.Generator().manual_seed(0))
     energies = local_energies(h, model, samples).values
     assert (model.start(1).first is not None) == (h.hilbert.local_dim <= 4)
-    monkeypatch.setattr(model, "_first_attention", lambda: None)
+    monkeypatch.setattr(model, "_first_tables", lambda: None)
     assert_same(sampler.sample(model, torch.Generator().manual_seed(0)), samples)
     torch.testing.assert_close(local_energies(h, model, samples).values, energies, rtol=1e-11, atol=1e-11)
 

@@ -152,8 +152,9 @@ def test_the_wavefunction_is_left_alone() -> None:
 
 @every_sector
 @pytest.mark.parametrize("phase", ["learned", "zero"])
-def test_layer_by_layer_and_torch_func_agree(hilbert: HilbertSpace, phase: str) -> None:
-    model = transformer(hilbert, phase=phase)
+@pytest.mark.parametrize("attention", ["dot-product", "factored"])
+def test_layer_by_layer_and_torch_func_agree(hilbert: HilbertSpace, phase: str, attention: str) -> None:
+    model = transformer(hilbert, phase=phase, attention=attention)
     assert model.rowwise_layers
     assert all_layers_known(model)
     with torch.no_grad():  # as the optimisers call it

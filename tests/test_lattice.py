@@ -145,6 +145,26 @@ def test_shells_match_brute_force_over_images(recipe):
             assert np.abs(winding).sum() == np.abs(paths).sum(1).min()
 
 
+@settings(max_examples=60, deadline=None)
+@given(recipes())
+def test_displacements_are_differences_of_positions(recipe):
+    """Up to windings, and with the places in the unit cell that they join."""
+    lattice = recipe()
+    numbers, x = lattice.displacements(), lattice.coordinates.numpy()
+    closed = np.array([word != "open" for word in lattice.boundary])
+    laps = (x[None] - x[:, None]) @ np.linalg.inv(box(lattice))  # (L, L, D)
+    laps[..., closed] -= np.floor(laps[..., closed] + 1e-9)
+    place = np.arange(lattice.n_sites) % len(lattice.basis)
+    keys = np.concatenate([np.stack(np.meshgrid(place, place), axis=-1), laps], axis=-1).round(6) + 0.0
+    _, expected = np.unique(keys.reshape(lattice.n_sites**2, -1), axis=0, return_inverse=True)
+    pairs = set(zip(numbers.flatten().tolist(), expected.ravel().tolist(), strict=True))
+    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+
+
+def test_displacements_of_edges_are_the_pairs():
+    assert from_edges([(0, 1), (1, 2)]).displacements().tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
 @pytest.mark.parametrize("boundary", ["periodic", ("periodic", "open")])
 @pytest.mark.parametrize("make", [triangular, honeycomb, kagome])
 def test_distances_of_elongated_oblique_boxes(make, boundary):

@@ -3,11 +3,11 @@
 A new model is one more line in MODELS.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from torch import Tensor
 from nqs import chunks
 from nqs.chunks import log_psi_in_chunks
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
+from nqs.lattice import chain
 from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
 from nqs.prefixes import common_prefix
 from nqs.protocols import AutoregressiveWavefunction
@@ -31,6 +32,12 @@ def with_marshall_sign(space: HilbertSpace, **options: Any) -> AutoregressiveWav
     return WithReference(base=TransformerConfig(width=8, heads=2, layers=1, **options), reference=sign).build(space)
 
 
+def by_displacement(space: HilbertSpace, **options: Any) -> AutoregressiveWavefunction:
+    classes = tuple(map(tuple, chain(space.n_sites).displacements().tolist()))
+    config = TransformerConfig(width=6, heads=2, layers=2, attention="factored", displacements=classes, **options)
+    return config.build(space)
+
+
 MODELS: dict[str, Build] = {
     "transformer": functools.partial(Transformer, width=8, heads=2, layers=2),
     "transformer, one layer and head": functools.partial(Transformer, width=5, heads=1, layers=1, mlp_ratio=1),
@@ -40,6 +47,8 @@ MODELS: dict[str, Build] = {
     "transformer, float32, zero phase": functools.partial(
         Transformer, width=8, heads=4, layers=1, phase="zero", dtype="float32"
     ),
+    "transformer, factored attention": functools.partial(Transformer, width=8, layers=2, attention="factored"),
+    "transformer, attention by displacement": by_displacement,
     "transformer with a reference phase": with_marshall_sign,
     "recurrent": lambda space, **options: recurrent().RecurrentConfig(**options).build(space),
 }
@@ -351,7 +360,7 @@ def test_no_model_takes_global_random_numbers(build: Build) -> None:
 def test_configuration_builds_the_same_model(build: Build) -> None:
     space = SPACES["bosons"]
     model = build(space, seed=3)
-    values = {field.name: getattr(model.config, field.name) for field in dataclasses.fields(model.config)}
+    values = {field.name: getattr(model.config, field.name) for field in fields(model.config)}
     config = type(model.config)(**values)
     assert config == model.config
     assert hash(config) == hash(model.config)
@@ -396,6 +405,34 @@ def test_marshall_sign_is_a_fixed_phase_of_every_configuration() -> None:
 # ------------------------------------------------------------------------------------------------ transformer
 
 
+def test_factored_attention_is_a_sum_over_displacements() -> None:
+    """Against the formula, on a ring of four sites; pairs of one displacement share a weight, later sites have none."""
+    ring = chain(4, periodic=True)
+    assert ring.displacements().tolist() == [[0, 1, 2, 3], [3, 0, 1, 2], [2, 3, 0, 1], [1, 2, 3, 0]]
+    classes = tuple(map(tuple, ring.displacements().tolist()))
+    config = TransformerConfig(width=4, heads=2, attention="factored", displacements=classes)
+    attention = config.build(SPACES["bosons"]).blocks[0].attention
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn((2, 4, 4), generator=generator, dtype=torch.float64)
+    A, values = attention.mixing.weight, attention.values(x)
+    assert A.shape == (2, 4)
+    expected = torch.zeros_like(x)
+    for i, j, channel in itertools.product(range(4), range(4), range(4)):
+        if j <= i:
+            expected[:, i, channel] += A[channel // 2, (j - i) % 4] * values[:, j, channel]
+    torch.testing.assert_close(attention(x), attention.out(expected))
+    # Without classes every pair of sites has its own weight.
+    alone = replace(config, displacements=None).build(SPACES["bosons"])
+    assert alone.blocks[0].attention.mixing.weight.shape == (2, 10)
+
+
+def test_displacements_of_another_lattice_are_refused() -> None:
+    classes = tuple(map(tuple, chain(3).displacements().tolist()))
+    config = TransformerConfig(attention="factored", displacements=classes)
+    with pytest.raises(ValueError, match=r"3 x 3 pairs, but the sector has 4 sites"):
+        config.build(SPACES["bosons"])
+
+
 def test_options_override_the_configuration() -> None:
     model = Transformer(SPACES["bosons"], TransformerConfig(width=6, heads=3), layers=1, dtype="float32", seed=4)
     assert model.config == TransformerConfig(width=6, heads=3, layers=1, dtype="float32", seed=4)
@@ -434,6 +471,8 @@ def test_as_many_local_states_as_a_byte_holds() -> None:
         ({"phase": "real"}, ValueError, r"phase='real': choose 'learned' or 'zero'"),
         ({"dtype": "bfloat16"}, ValueError, r"dtype='bfloat16': choose 'float64', 'float32' or 'mixed'"),
         ({"depth": 3}, TypeError, r"'depth'"),
+        ({"attention": "linear"}, ValueError, r"attention='linear': choose 'dot-product' or 'factored'"),
+        ({"displacements": ((0,),)}, ValueError, r"displacements are for attention='factored'"),
     ],
     ids=str,
 )

@@ -94,8 +94,8 @@ def family(h: Hamiltonian) -> torch.Tensor:
     return torch.unique(h.connected(draw(h.hilbert, 20, 1)).configurations, dim=0)
 
 
-def lively(h: Hamiltonian, dtype: str = "float64") -> Wavefunction:
-    config = TransformerConfig(width=8, layers=2, heads=2, dtype=dtype, seed=5)
+def lively(h: Hamiltonian, dtype: str = "float64", attention: str = "dot-product") -> Wavefunction:
+    config = TransformerConfig(width=8, layers=2, heads=2, dtype=dtype, attention=attention, seed=5)
     sign = MarshallSign(sublattice=tuple(site % 2 for site in range(h.hilbert.n_sites)))
     model = WithReference(base=config, reference=sign).build(h.hilbert)
     generator = torch.Generator().manual_seed(1)
@@ -106,8 +106,11 @@ def lively(h: Hamiltonian, dtype: str = "float64") -> Wavefunction:
 
 
 @pytest.mark.parametrize("h", HAMILTONIANS.values(), ids=HAMILTONIANS)
-def test_local_energies_are_the_same_with_and_without_sharing(h: Hamiltonian, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = lively(h)
+@pytest.mark.parametrize("attention", ["dot-product", "factored"])
+def test_local_energies_are_the_same_with_and_without_sharing(
+    h: Hamiltonian, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = lively(h, attention=attention)
     samples = TreeSampler(n_samples=150).sample(model, torch.Generator().manual_seed(0))
     sizes = []
     original = model.log_psi_in_order
@@ -146,8 +149,11 @@ def bytes_of_piece(model: Wavefunction, n: torch.Tensor) -> int:
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 10**6])
-def test_pieces_of_any_size_give_the_same_amplitudes(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, n = lively(HAMILTONIANS["bosons"]), family(HAMILTONIANS["bosons"])
+@pytest.mark.parametrize("attention", ["dot-product", "factored"])
+def test_pieces_of_any_size_give_the_same_amplitudes(
+    size: int, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, n = lively(HAMILTONIANS["bosons"], attention=attention), family(HAMILTONIANS["bosons"])
     monkeypatch.setattr(prefixes, "CPU_BYTES", size * bytes_of_piece(model, n))
     check_pieces(model, n, size, monkeypatch)
 

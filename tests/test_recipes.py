@@ -9,7 +9,7 @@ import torch
 from nqs import VMC, exact, recipes
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, staggered_potential
 from nqs.hilbert import HilbertSpace, bosons
-from nqs.lattice import chain, square
+from nqs.lattice import chain, from_edges, square
 from nqs.models import (
     MarshallSign,
     OnOrbits,
@@ -54,9 +54,9 @@ def test_averages_have_fewer_samples_and_steps_the_more_images_they_have(device:
     h = BoseHubbard(chain(14), 14, U=4.0)
     group = translations(chain(14), h.hilbert)
     model = Symmetrised(base=TransformerConfig(width=2, layers=1, heads=1), symmetry=group).build(h.hilbert)
-    n_distinct = min(recipes.DISTINCT[kind], recipes.ALL_IMAGES[kind] // 14)
+    n_distinct = recipes.ALL_IMAGES[kind] // 14
     assert recipes.training_sampler(model, device) == TreeSampler(n_distinct=n_distinct)
-    assert recipes.steps(model, device, exact=False) == recipes.AVERAGED_STEPS[kind] < recipes.STEPS[kind]
+    assert recipes.steps(model, device, exact=False) == recipes.AVERAGED_STEPS[kind] <= recipes.STEPS[kind]
     evaluation = recipes.evaluation_sampler(model, device)
     if kind == "cpu":
         assert isinstance(evaluation, TreeSampler)
@@ -77,30 +77,44 @@ def test_averages_over_sectors_that_can_be_summed_are_evaluated_exactly() -> Non
     h = Ising(chain(20), h=1.0)
     model, why = recipes.symmetrised(TransformerConfig(width=2, layers=1, heads=1, phase="zero"), h, "cpu")
     assert isinstance(model, Symmetrised)
-    assert why == "average over 40 symmetries (positive ground state)"
+    assert why == "average over 80 symmetries (positive ground state), 20 of them in steps"
     vmc = VMC(h, model.build(h.hilbert))
     assert isinstance(vmc.sampler, TreeSampler)
     assert vmc.evaluation == ExhaustiveSampler()
-    # Its time is not that of so many samples: 2^20 / 40 orbits, each a small part of a sample with all it connects to.
+    # Its time is not that of so many samples: 2^20 / 80 orbits, each of 80 images instead of 20, but a small part of a
+    # sample with all it connects to.
     seconds = vmc._evaluation_seconds({"seconds": 1.0, "distinct": 100.0})
-    assert seconds == pytest.approx(2**20 / 40 / 100 / recipes.SHARED_PREFIXES)
+    assert seconds == pytest.approx(2**20 / 20 / 100 / recipes.SHARED_PREFIXES)
 
 
 @pytest.mark.parametrize(
-    ("hamiltonian", "order"),
+    ("hamiltonian", "most", "order"),
     [
-        (Ising(chain(20), h=1.0), 40),  # translations and the flip, without reflections
-        (Heisenberg(square(6), 0.0), 72),
-        (Ising(chain(40), h=1.0), 40),  # without the flip, too
-        (BoseHubbard(chain(20), 20, U=4.0), 40),  # of translations and reflections
+        (Ising(chain(20), h=1.0), 80, None),  # all
+        (Ising(chain(20), h=1.0), 72, 40),  # translations and the flip, without reflections
+        (Ising(chain(20), h=1.0), 20, 20),  # by two sites
+        (Ising(chain(20), h=1.0), 5, 4),  # by half of the ring; the flip is never left out
+        (Heisenberg(square(6), 0.0), 72, 72),
+        (Heisenberg(square(6), 0.0), 12, 8),  # by three sites in both directions
+        (BoseHubbard(chain(13), 13, U=4.0), 12, 13),  # 13 is prime
+        (Heisenberg(square(3, boundary="open"), None), 3, 2),  # nothing to move by
+        (Heisenberg(square(3, 4), 0.0), 12, 12),  # every second column, since 3 is odd
     ],
     ids=str,
 )
-def test_symmetries_that_averages_use(hamiltonian: Hamiltonian, order: int) -> None:
-    chosen = recipes._averaged_over(symmetries_of(hamiltonian), hamiltonian)
-    assert chosen.order == order
+def test_symmetries_over_which_steps_average(hamiltonian: Hamiltonian, most: int, order: int | None) -> None:
+    group = symmetries_of(hamiltonian)
+    chosen = recipes._trained(group, hamiltonian, most)
+    assert (None if chosen is None else len(chosen)) == order
+    averaged = Symmetrised(base=BASE, symmetry=group, trained=chosen).steps_over()
     moves = {tuple(p) for p in hamiltonian.lattice.translations().tolist()}
-    assert moves <= set(chosen.permutations)
+    assert order is None or set(averaged.permutations) <= moves
+    assert set(averaged.maps) == set(group.maps)
+
+
+def test_without_a_lattice_steps_average_over_all() -> None:
+    h = Ising(from_edges([(0, 1), (1, 2), (0, 2)]), h=1.0)
+    assert recipes._trained(symmetries_of(h), h, 2) is None
 
 
 def test_determinants_are_projected_and_not_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,13 +131,16 @@ def test_networks_that_are_averaged_are_narrow_on_a_cpu_and_rounded(device: str 
     group = translations(square(6), h.hilbert)
     reference = MarshallSign(sublattice=tuple(square(6).sublattices().tolist()))
     model = Symmetrised(base=WithReference(base=recipes.transformer("zero"), reference=reference), symmetry=group)
-    sized = recipes.sized(model, h.hilbert.dimension, 36, device)
+    sized = recipes.sized(model, h.hilbert.dimension, 36, device, lattice=h.lattice).base.base
     width = recipes.NARROW if torch.device(device).type == "cpu" else recipes.WIDTH
-    assert (sized.base.base.width, sized.base.base.dtype) == (width, "float32")
-    alone = recipes.sized(recipes.transformer("zero"), h.hilbert.dimension, 36, device)
-    assert (alone.width, alone.dtype) == (recipes.WIDTH, "mixed")
-    given = replace(recipes.transformer("zero"), width=24, dtype="float64")
-    assert recipes.sized(replace(model, base=given), h.hilbert.dimension, 36, device).base == given
+    assert (sized.width, sized.dtype, sized.attention) == (width, "float32", "factored")
+    assert torch.equal(torch.tensor(sized.displacements), h.lattice.displacements())
+    alone = recipes.sized(recipes.transformer("zero"), h.hilbert.dimension, 36, device, lattice=h.lattice)
+    assert (alone.width, alone.dtype, alone.attention) == (recipes.WIDTH, "mixed", "dot-product")
+    nowhere = recipes.sized(model, h.hilbert.dimension, 36, device).base.base
+    assert (nowhere.attention, nowhere.displacements) == ("factored", None)
+    given = replace(recipes.transformer("zero"), width=24, dtype="float64", attention="dot-product")
+    assert recipes.sized(replace(model, base=given), h.hilbert.dimension, 36, device, lattice=h.lattice).base == given
 
 
 @devices

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from nqs.protocols import AutoregressiveWavefunction, Conditionals, Hamiltonian,
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.symmetry import Symmetry, space_group, spin_flip, symmetries_of, translations
+from nqs.transfer import load
+from nqs.vmc import RunConfig
 
 from matrices import dense
 
@@ -485,6 +488,68 @@ def test_a_symmetry_that_the_hamiltonian_has_not_is_refused() -> None:
     ):
         VMC(h, model)
     VMC(h, Symmetrised(base=BASE, symmetry=symmetries_of(h)).build(h.hilbert))
+
+
+# ---- fewer images in optimisation steps ----------------------------------------------------------------------------
+
+
+def by_two_sites() -> Symmetrised:
+    """Bosons on a ring of four sites: translations by two sites in steps, all and reflections in the evaluation."""
+    _, config = CASES["bosons"]
+    moves = {tuple(p) for p in RING.translations(2).tolist()}
+    return replace(config, trained=tuple(g for g, p in enumerate(config.symmetry.permutations) if p in moves))
+
+
+def test_steps_average_over_a_subgroup_and_the_evaluation_over_all() -> None:
+    h, config = CASES["bosons"]
+    model = by_two_sites().build(h.hilbert)
+    assert model.training
+    assert (model.images, model.eval().images, model.train().images) == (2, 8, 2)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    H = dense(h)
+    energies = []
+    for symmetry, mode in ((model.config.steps_over(), True), (config.symmetry, False)):
+        wanted = Symmetrised(base=BASE, symmetry=symmetry).build(h.hilbert)
+        wanted.load_state_dict(model.state_dict())
+        psi = amplitudes(model.train(mode))
+        torch.testing.assert_close(psi.abs(), amplitudes(wanted).abs())
+        energies.append((psi.abs() @ torch.as_tensor(H).real @ psi.abs()).item())
+    assert energies[1] < energies[0] - 1e-3  # it is convex in the probabilities of a positive state
+
+
+def test_a_run_quotes_the_energy_of_the_whole_average(tmp_path: Path) -> None:
+    h, _ = CASES["bosons"]
+    config = replace(by_two_sites(), base=replace(BASE, phase="zero"))
+    vmc = VMC(h, config.build(h.hilbert), TreeSampler(n_samples=200), evaluation=ExhaustiveSampler())
+    result = vmc.run(steps=3, archive=tmp_path / "run.h5", progress=False)
+    found = load(Archive.open(tmp_path / "run.h5"))
+    assert isinstance(found, SymmetrisedWavefunction)
+    assert found.images == 8
+    psi = amplitudes(found)
+    assert result.estimate.energy == pytest.approx((psi.conj() @ torch.as_tensor(dense(h)).to(psi) @ psi).real.item())
+    resumed = resume(tmp_path / "run.h5", progress=False)
+    assert resumed.estimate.energy == result.estimate.energy
+    # Further steps of the same wavefunction average over the subgroup again.
+    assert vmc.wavefunction.images == 8
+    vmc.run(steps=1, progress=False)
+    assert vmc.config(RunConfig(steps=1))["model"]["trained"] == [0, 5]
+
+
+@pytest.mark.parametrize(
+    ("trained", "text"),
+    [
+        ((0, 9), r"numbers of elements, 0 .. 7"),
+        ((), r"numbers of elements"),
+        ((1, 2), r"identity"),
+        ((0, 3), r"form no group"),
+    ],
+)
+def test_steps_average_over_groups_alone(trained: tuple[int, ...], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        replace(CASES["bosons"][1], trained=trained)
 
 
 def test_errors_say_what_to_do() -> None:

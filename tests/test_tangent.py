@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,12 +34,15 @@ def models(phase: str) -> dict[str, Wavefunction]:
     config = TransformerConfig(width=4, layers=2, heads=2, phase=phase, seed=3)
     frozen = config.build(H.hilbert)
     frozen.blocks[0].requires_grad_(False)
+    classes = tuple(map(tuple, H.lattice.displacements().tolist()))
+    factored = replace(config, attention="factored", displacements=classes)
     func = config.build(H.hilbert)
     func.rowwise_layers = False  # differentiated with torch.func
     return {
         "transformer": config.build(H.hilbert),
         "symmetric": Symmetrised(base=config, symmetry=symmetries_of(H)).build(H.hilbert),
         "partly frozen": frozen,
+        "factored": Symmetrised(base=factored, symmetry=symmetries_of(H)).build(H.hilbert),
         "torch.func": func,
     }
 
@@ -72,7 +76,7 @@ def check(model: Wavefunction, memory: int) -> None:
 
 @every_phase
 @pytest.mark.parametrize("memory", [100_000, 2**30])
-@pytest.mark.parametrize("name", ["transformer", "symmetric", "partly frozen"])
+@pytest.mark.parametrize("name", ["transformer", "symmetric", "partly frozen", "factored"])
 def test_streamed_rows_are_those_in_memory(name: str, phase: str, memory: int) -> None:
     check(models(phase)[name], memory)
 

@@ -65,6 +65,29 @@ def test_a_larger_lattice_starts_lower_than_at_random(tmp_path: Path, symmetric:
     assert energy(large, model) - exact < 0.3 * (random - exact)
 
 
+def factored(hamiltonian: Any) -> TransformerConfig:
+    classes = tuple(map(tuple, hamiltonian.lattice.displacements().tolist()))
+    return replace(CONFIG, heads=None, attention="factored", displacements=classes)
+
+
+def test_factored_attention_is_carried_over_to_other_lattices_and_couplings(tmp_path: Path) -> None:
+    small, large = (BoseHubbard(chain(L, periodic=True), L, U=4.0) for L in (4, 6))
+    archive = trained(tmp_path / "small.h5", small, factored(small))
+    model = factored(large).build(large.hilbert)
+    random = energy(large, model)
+    transfer(model, large, archive)
+    old = torch.from_numpy(archive.parameters()["blocks.0.attention.mixing.weight"])
+    new = model.blocks[0].attention.mixing.weight.detach()
+    assert (old.shape, new.shape) == ((8, 4), (8, 6))
+    torch.testing.assert_close(new[:, 0], old[:, 0])  # of a site with itself
+    assert energy(large, model) < random
+    same = replace(factored(small), seed=9).build(small.hilbert)
+    transfer(same, small, archive)
+    assert energy(small, same) == pytest.approx(archive.result.energy, abs=1e-12)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"attention=factored, here is one with heads=4, attention=dot-product"):
+        transfer(replace(CONFIG, heads=4).build(small.hilbert), small, archive)
+
+
 def test_more_bosons_on_a_larger_lattice(tmp_path: Path) -> None:
     small, large = BoseHubbard(chain(3), 3, U=4.0), BoseHubbard(chain(5), 5, U=4.0)
     archive = trained(tmp_path / "small.h5", small)

@@ -92,7 +92,7 @@ def test_whoever_gives_a_sampler_gets_no_warm_up() -> None:
 def test_networks_are_wide_where_sums_have_many_rows() -> None:
     open_width = recipes.transformer()
     assert open_width.width is None
-    assert recipes.sized(open_width, 100, 8, "cpu") == TransformerConfig(width=recipes.WIDTH, heads=4, dtype="mixed")
+    assert recipes.sized(open_width, 100, 8, "cpu") == TransformerConfig(width=recipes.WIDTH, dtype="mixed")
     wide = recipes.sized(open_width, recipes.WIDE_ROWS, 16, "cuda")
     assert isinstance(wide, TransformerConfig)
     assert wide.width == recipes.WIDE
