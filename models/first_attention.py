@@ -19,6 +19,13 @@ from nqs.models.normalisation import LayerNorm
 MAX_LOCAL_STATES = 4  # in `step`: with more of them, most of what a prefix is compared with is not there
 
 
+def rows_of_tables(previous: Int64[Tensor, "B S"], local_dim: int) -> Int64[Tensor, "B S"]:
+    """For sites and the local states before them; at the first site none."""
+    rows = previous + local_dim * torch.arange(previous.shape[1], device=previous.device)
+    rows[:, 0] = 0
+    return rows
+
+
 class FirstAttention(NamedTuple):
     """Rows of the tables, by site and local state before it; at the first site all local states mean none."""
 
@@ -46,13 +53,6 @@ class FirstAttention(NamedTuple):
             outputs=(projected[2].flatten(1, 2) @ weight).view(H, L, d, D),
             absent=embedded.new_full((d, d), -torch.inf).fill_diagonal_(0),
         )
-
-    def rows(self, previous: Int64[Tensor, "B S"]) -> Int64[Tensor, "B S"]:
-        """Of the tables, for sites and the local states before them."""
-        d = self.stream.shape[1]
-        rows = previous + d * torch.arange(previous.shape[1], device=previous.device)
-        rows[:, 0] = 0
-        return rows
 
     def after_prefix(self, rows: Int64[Tensor, "B S"], T: int) -> Float[Tensor, "B T D"]:
         """The last T of S sites with their attention to themselves and to those before them."""

@@ -36,13 +36,6 @@ class FirstFactored(NamedTuple):
             present=torch.eye(d, dtype=embedded.dtype, device=embedded.device),
         )
 
-    def rows(self, previous: Int64[Tensor, "B S"]) -> Int64[Tensor, "B S"]:
-        """Of the tables, for sites and the local states before them."""
-        d = self.stream.shape[1]
-        rows = previous + d * torch.arange(previous.shape[1], device=previous.device)
-        rows[:, 0] = 0
-        return rows
-
     def after_prefix(self, rows: Int64[Tensor, "B S"], T: int) -> Float[Tensor, "B T D"]:
         """The last T of S sites with what their heads find."""
         B, S = rows.shape

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nqs.hilbert import HilbertSpace
 from nqs.models.attention import CausalSelfAttention, copy_rows, grown
 from nqs.models.factored_attention import FactoredAttention
-from nqs.models.first_attention import MAX_LOCAL_STATES, FirstAttention, FirstAttentionAt
+from nqs.models.first_attention import MAX_LOCAL_STATES, FirstAttention, FirstAttentionAt, rows_of_tables
 from nqs.models.first_factored import FirstFactored, FirstFactoredAt
 from nqs.models.inference import gelu, log_softmax_, rows_at_once, tokens_at_once
 from nqs.models.normalisation import LayerNorm
@@ -368,7 +368,9 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         if first is None:
             x = self.token(previous[:, part.begin :]) + self.site.weight[part.begin : S]
         else:
-            x = self.blocks[0].add_mlp_(first.after_prefix(first.rows(previous), S - part.begin))
+            x = self.blocks[0].add_mlp_(
+                first.after_prefix(rows_of_tables(previous, self.hilbert.local_dim), S - part.begin)
+            )
         for block, stored in zip(self._without_tables(first), storage, strict=True):
             x = block.after_prefix(x, stored, part)
         return x

@@ -45,6 +45,7 @@ from matrices import dense
 BASE = TransformerConfig(width=4, layers=1, heads=1, mlp_ratio=1, seed=3)
 RING = chain(4)
 P_VALUE = 1e-4
+SUBGROUP = "bosons, steps over a subgroup"
 
 
 def electrons() -> tuple[Hamiltonian, Symmetrised]:
@@ -412,7 +413,7 @@ def lowest_of_sector(h: Hamiltonian, group: Symmetry) -> tuple[float, np.ndarray
 
 
 def run(name: str, **options: Any) -> VMC:
-    h, config = CASES[name]
+    h, config = (CASES["bosons"][0], by_two_sites()) if name == SUBGROUP else CASES[name]
     return VMC(h, config.build(h.hilbert), **options)
 
 
@@ -432,7 +433,7 @@ def test_a_run_finds_the_lowest_level_of_its_sector(name: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", [ExhaustiveSampler(), TreeSampler(n_samples=200)], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("name", ["bosons with momentum", "electrons", "electrons, on orbits"])
+@pytest.mark.parametrize("name", ["bosons with momentum", "electrons", "electrons, on orbits", SUBGROUP])
 def test_interrupted_runs_end_bit_for_bit_like_uninterrupted_ones(
     name: str, sampler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
