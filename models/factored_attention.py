@@ -40,9 +40,9 @@ class Mixing(nn.Module):
         by_pair = torch.full_like(pairs, len(present)).masked_scatter_(earlier, number)
         self.register_buffer("classes", by_pair, persistent=False)
 
-    def matrices(self) -> Float[Tensor, "H L L"]:
-        """A of all pairs, 0 for sites that come later."""
-        return nn.functional.pad(self.weight, (0, 1))[:, self.classes]
+    def matrices(self, begin: int = 0, end: int | None = None) -> Float[Tensor, "H T S"]:
+        """A of the T sites from `begin` and the S before `end` (None: all), 0 for sites that come later."""
+        return nn.functional.pad(self.weight, (0, 1))[:, self.classes[begin:end, :end]]
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """Of sites in their order, those of a configuration after those of the one before."""
@@ -89,10 +89,8 @@ class FactoredAttention(nn.Module):
             values = storage.index_select(1, part.read.flatten())
             values.view(D, B, -1)[:, :, part.begin :] = own.view(D, B, T)
         storage[:, part.nodes] = own.index_select(1, part.kept)
-        S = part.begin + T
-        A = self.mixing.matrices()[:, part.begin : S, :S].mT.contiguous()  # (H, S, T)
-        H = len(A)
-        found = torch.bmm(values.view(H, -1, S), A)  # (H, E B, T)
+        A = self.mixing.matrices(part.begin, part.begin + T)  # (H, T, S)
+        found = torch.bmm(values.view(len(A), -1, A.shape[2]), A.mT)  # (H, E B, T)
         return found.view(D, B, T).permute(1, 2, 0)
 
     def step(self, x: Float[Tensor, "B D"], storage: Float[Tensor, "1 C D L 1"], site: int) -> Float[Tensor, "B D"]:
@@ -100,8 +98,8 @@ class FactoredAttention(nn.Module):
         B, D = x.shape
         held = storage[0, :B, :, : site + 1, 0]  # (B, D, S)
         held[:, :, site] = self.values(x)
-        weights = self.mixing.weight[:, self.mixing.classes[site, : site + 1]]  # (H, S)
-        of_channels = weights.repeat_interleave(D // len(weights), 0)[:, :, None]
+        A = self.mixing.matrices(site, site + 1)  # (H, 1, S)
+        of_channels = A.repeat_interleave(D // len(A), 0).mT
         return torch.bmm(held.transpose(0, 1), of_channels)[:, :, 0].T
 
     def storage(self, rows: int, sites: int) -> Float[Tensor, "1 C D L 1"]:

@@ -64,11 +64,6 @@ class FirstAttention(NamedTuple):
         y = causal_attention(q, keys_values, len(self.weight)).view(B * T, D)
         return self.stream.flatten(0, 1).index_select(0, last).addmm_(y, self.weight.flatten(0, 1)).view(B, T, D)
 
-    def storage(self, rows: int) -> Float[Tensor, "1 C 1 L d"]:
-        """Room for what prefixes hold: 0 for the local state before a site, -inf for the others."""
-        L, d, _ = self.stream.shape
-        return self.stream.new_empty((1, rows, 1, L, d))
-
     def at(self, site: int) -> "FirstAttentionAt":
         """What a step needs at a site."""
         queries, keys = self.projected[0, :, site], self.projected[1, :, : site + 1]  # (H, d, E), (H, S, d, E)
@@ -93,7 +88,8 @@ class FirstAttentionAt(NamedTuple):
         """The site with its attention to itself and to those before it.
 
         Args:
-            previous: local state before the site, which is written to the storage; 0 at the first site.
+            previous: local state before the site, 0 at the first one. It is written to the storage, which holds 0 for
+                the local state before a site and -inf for the others.
         """
         d, _, columns = self.scores.shape
         held = storage[0].flatten(2)[:, :, :columns]  # (B, 1, S d)

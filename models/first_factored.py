@@ -45,11 +45,6 @@ class FirstFactored(NamedTuple):
         stream = self.stream.flatten(0, 1).index_select(0, rows[:, S - T :].flatten())
         return stream.view(B, T * D).addmm_(held, table).view(B, T, D)
 
-    def storage(self, rows: int) -> Float[Tensor, "1 C 1 L d"]:
-        """Room for what prefixes hold: 1 for the local state before a site, 0 for the others."""
-        L, d, _ = self.stream.shape
-        return self.stream.new_empty((1, rows, 1, L, d))
-
     def at(self, site: int) -> "FirstFactoredAt":
         """What a step needs at a site."""
         d = self.stream.shape[1]
@@ -67,7 +62,8 @@ class FirstFactoredAt(NamedTuple):
         """The site with what its heads find.
 
         Args:
-            previous: local state before the site, which is written to the storage; 0 at the first site.
+            previous: local state before the site, 0 at the first one. It is written to the storage, which holds 1 for
+                the local state before a site and 0 for the others.
         """
         d, columns = len(self.present), len(self.outputs)
         held = storage[0, :, 0].flatten(1)[:, :columns]  # (B, S d)

@@ -23,6 +23,7 @@ H_nm <= 0, convex in p since the geometric mean is concave, and all terms of an 
 # Shapes: B configurations, G group elements, L sites.
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -65,8 +66,9 @@ class Symmetrised:
             raise ValueError(
                 f"trained={self.trained}: give numbers of elements, 0 .. {self.symmetry.order - 1}, or None for all."
             )
-        self.steps_over()
+        _ = self.steps_over  # raises
 
+    @cached_property
     def steps_over(self) -> Symmetry:
         """The group over which optimisation steps average."""
         if self.trained is None:
@@ -101,7 +103,7 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
         self.train()
 
     def train(self, mode: bool = True) -> Self:
-        self.symmetry = self.config.steps_over() if mode else self.config.symmetry
+        self.symmetry = self.config.steps_over if mode else self.config.symmetry
         self.images = self.symmetry.order
         return super().train(mode)
 

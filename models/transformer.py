@@ -73,7 +73,7 @@ class TransformerConfig:
             raise ValueError(f"attention={self.attention!r}: choose 'dot-product' or 'factored'.")
         if self.attention == "dot-product" and self.displacements is not None:
             raise ValueError("displacements are for attention='factored'; queries and keys have no use for them.")
-        width, heads = self.width or WIDTH, self._heads
+        width, heads = self.width or WIDTH, self.n_heads
         if width % heads and (self.heads or self.attention):
             raise ValueError(f"{width=} is not divisible by {heads=}; choose a multiple.")
         if self.phase not in ("learned", "zero"):
@@ -82,13 +82,14 @@ class TransformerConfig:
             raise ValueError(f"dtype={self.dtype!r}: choose 'float64', 'float32' or 'mixed'.")
 
     @property
-    def _heads(self) -> int:
+    def n_heads(self) -> int:
+        """Attention heads, also where none are given."""
         return self.heads or ((self.width or WIDTH) if self.attention == "factored" else HEADS)
 
     def completed(self) -> "TransformerConfig":
         """With values for what was None, apart from displacements."""
         attention, dtype = self.attention or "dot-product", self.dtype or "mixed"
-        return replace(self, width=self.width or WIDTH, heads=self._heads, attention=attention, dtype=dtype)
+        return replace(self, width=self.width or WIDTH, heads=self.n_heads, attention=attention, dtype=dtype)
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Transformer":
         """The network on a sector."""
@@ -136,7 +137,7 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig, n_sites: int) -> None:
         super().__init__()
-        D, heads = config.width or WIDTH, config.heads or HEADS
+        D, heads = config.width or WIDTH, config.n_heads
         hidden = config.mlp_ratio * D
         self.norm1 = LayerNorm(D)
         self.attention: CausalSelfAttention | FactoredAttention
@@ -266,8 +267,9 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         rows = torch.arange(batch, device=self.site.weight.device)
         remainder = torch.full_like(rows, self.hilbert.start)
         first = self._first_tables() if self.hilbert.local_dim <= MAX_LOCAL_STATES else None
-        storage = [] if first is None else [first.storage(batch)]
-        storage += [block.attention.storage(batch, self.hilbert.n_sites) for block in self._without_tables(first)]
+        L, d = self.hilbert.n_sites, self.hilbert.local_dim
+        storage = [] if first is None else [self.site.weight.new_empty((1, batch, 1, L, d))]
+        storage += [block.attention.storage(batch, L) for block in self._without_tables(first)]
         return Prefixes(-1, remainder, rows, tuple(storage), first)
 
     def _first_tables(self) -> FirstTables | None:
@@ -328,7 +330,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         end, d = self._sites_with_a_choice, self.hilbert.local_dim
         # Of a site, with the scores of attention where it is no fused kernel, and of the sites before it that are read.
         bytes_per_site = self.bytes_per_configuration // self.hilbert.n_sites
-        bytes_per_site += 2 * (self.config.heads or HEADS) * end * self.site.weight.element_size()
+        bytes_per_site += 2 * self.config.n_heads * end * self.site.weight.element_size()
         tokens = tokens_at_once(n.device, bytes_per_site)
         step = SHARED_STEP if n.is_cuda else 1
         tree = PrefixTree(shared, end, step, lambda T: tokens // (1 + T + end // READ_SITES))

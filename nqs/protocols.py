@@ -102,6 +102,10 @@ class Wavefunction(nn.Module, ABC):
         return self.log_psi(n)
 
     @property
+    def n_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    @property
     @abstractmethod
     def bytes_per_configuration(self) -> int:
         """Memory that one configuration needs during `forward` without gradients, to size chunks."""

@@ -79,7 +79,7 @@ def steps(wavefunction: Wavefunction, device: torch.device | str, *, exact: bool
     if not exact:
         return (STEPS if wavefunction.images == 1 else AVERAGED_STEPS)[kind]
     terms = evaluations(wavefunction)
-    if wavefunction.has_phase and sum(p.numel() for p in wavefunction.parameters()) < 2 * terms:
+    if wavefunction.has_phase and wavefunction.n_parameters < 2 * terms:
         return SLOW_STEPS
     if terms < LONG_SUM[kind]:
         return EXACT_STEPS[kind]
@@ -111,7 +111,7 @@ def steps_within(
         return wanted, wanted
     terms = evaluations(wavefunction) if exact else getattr(sampler, "n_distinct", None) or DISTINCT["cpu"]
     rows = (2 if wavefunction.has_phase else 1) * terms
-    parameters = sum(p.numel() for p in wavefunction.parameters())
+    parameters = wavefunction.n_parameters
     if wavefunction.images > 1 and not exact:
         terms *= AVERAGED_COST[torch.device(device).type] * wavefunction.images
     each = seconds(terms, rows, parameters, wavefunction.hilbert.n_sites, device)

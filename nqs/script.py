@@ -207,7 +207,7 @@ def pretraining_target(
 
 def plan(vmc: VMC, run: RunConfig, threads: int) -> str:
     """One line: what a run is going to do."""
-    sampler, parameters = vmc.sampler, sum(p.numel() for p in vmc.wavefunction.parameters())
+    sampler, parameters = vmc.sampler, vmc.wavefunction.n_parameters
     if isinstance(sampler, ExhaustiveSampler):
         samples = "every configuration in each"
     elif isinstance(sampler, TreeSampler) and sampler.n_distinct is not None:

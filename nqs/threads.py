@@ -29,7 +29,7 @@ def use_threads(threads: int | None, sampler: Sampler, wavefunction: Wavefunctio
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}: at least one is needed; leave it out to have it chosen by size.")
     small = jacobian_entries(sampler, wavefunction) < MANY or (
-        wavefunction.images > 1 and parameters_of(wavefunction) < FEW
+        wavefunction.images > 1 and wavefunction.n_parameters < FEW
     )
     if threads is None and small:
         threads = 1
@@ -47,8 +47,4 @@ def jacobian_entries(sampler: Sampler, wavefunction: Wavefunction) -> int:
         rows = min(rows, sampler.n_distinct)
     elif not isinstance(sampler, ExhaustiveSampler):
         return MANY  # unknown
-    return rows * parameters_of(wavefunction)
-
-
-def parameters_of(wavefunction: Wavefunction) -> int:
-    return sum(p.numel() for p in wavefunction.parameters())
+    return rows * wavefunction.n_parameters

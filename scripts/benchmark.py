@@ -323,7 +323,7 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
     return (
         found,
         {
-            "parameters": sum(p.numel() for p in psi.parameters()),
+            "parameters": psi.n_parameters,
             "samples": samples.n_samples,
             "distinct": samples.n_distinct,
             "connected": local.n_connected,

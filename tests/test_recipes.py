@@ -49,7 +49,7 @@ def test_of_symmetric_states_the_orbits_count() -> None:
 
 
 @devices
-def test_averages_have_fewer_samples_and_steps_the_more_images_they_have(device: str | torch.device) -> None:
+def test_averages_have_fewer_samples_the_more_images_they_have(device: str | torch.device) -> None:
     kind = torch.device(device).type
     h = BoseHubbard(chain(14), 14, U=4.0)
     group = translations(chain(14), h.hilbert)
@@ -106,7 +106,7 @@ def test_symmetries_over_which_steps_average(hamiltonian: Hamiltonian, most: int
     group = symmetries_of(hamiltonian)
     chosen = recipes._trained(group, hamiltonian, most)
     assert (None if chosen is None else len(chosen)) == order
-    averaged = Symmetrised(base=BASE, symmetry=group, trained=chosen).steps_over()
+    averaged = Symmetrised(base=BASE, symmetry=group, trained=chosen).steps_over
     moves = {tuple(p) for p in hamiltonian.lattice.translations().tolist()}
     assert order is None or set(averaged.permutations) <= moves
     assert set(averaged.maps) == set(group.maps)

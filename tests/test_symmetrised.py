@@ -512,7 +512,7 @@ def test_steps_average_over_a_subgroup_and_the_evaluation_over_all() -> None:
             parameter += 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     H = dense(h)
     energies = []
-    for symmetry, mode in ((model.config.steps_over(), True), (config.symmetry, False)):
+    for symmetry, mode in ((model.config.steps_over, True), (config.symmetry, False)):
         wanted = Symmetrised(base=BASE, symmetry=symmetry).build(h.hilbert)
         wanted.load_state_dict(model.state_dict())
         psi = amplitudes(model.train(mode))
