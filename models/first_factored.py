@@ -1,8 +1,8 @@
 """Factored attention of the first block, from tables.
 
 The first block reads embeddings, of a site and of the local state before it, and its heads find sums over the sites
-before with fixed weights. Their output is then linear in which local states these hold: one product of a matrix of
-zeros and ones, which is all that a growing prefix stores, with a table.
+before with fixed weights. What it adds to them, and they themselves, are then linear in which local states these hold:
+one product of a matrix of zeros and ones, which is all that a growing prefix stores, with a table.
 """
 
 # Shapes: B configurations, S sites so far, T last of them, L all sites, d local states, D width, H heads, E = D / H.
@@ -19,8 +19,7 @@ from nqs.models.normalisation import LayerNorm
 class FirstFactored(NamedTuple):
     """Of all sites; at the first site all local states before it mean none."""
 
-    stream: Float[Tensor, "L d D"]  # embeddings, and the bias of the output
-    outputs: Float[Tensor, "L L*d D"]  # of a site: for each one up to it and the local state before that
+    outputs: Float[Tensor, "L L*d D"]  # at a site, from each one up to it and the local state before that
     present: Float[Tensor, "d d"]  # 1 where two local states agree, else 0
 
     @classmethod
@@ -30,31 +29,27 @@ class FirstFactored(NamedTuple):
         values = attention.values(norm(embedded)).view(L * d, len(A), -1).transpose(0, 1)  # (H, L d, E)
         weight = attention.out.weight.mT.reshape(len(A), -1, D)  # (H, E, D)
         of_values = (values @ weight).view(len(A), L, d * D)  # of each head and value alone
-        return cls(
-            stream=embedded + attention.out.bias,
-            outputs=torch.einsum("hij,hjx->ijx", A, of_values).reshape(L, L * d, D),
-            present=torch.eye(d, dtype=embedded.dtype, device=embedded.device),
-        )
+        outputs = torch.einsum("hij,hjx->ijx", A, of_values).reshape(L, L, d, D)
+        outputs.diagonal().add_((embedded + attention.out.bias).permute(1, 2, 0))  # the site itself
+        present = torch.eye(d, dtype=embedded.dtype, device=embedded.device)
+        return cls(outputs=outputs.reshape(L, L * d, D), present=present)
 
     def after_prefix(self, rows: Int64[Tensor, "B S"], T: int) -> Float[Tensor, "B T D"]:
         """The last T of S sites with what their heads find."""
         B, S = rows.shape
-        _, d, D = self.stream.shape
-        held = self.stream.new_zeros((B, S * d)).scatter_(1, rows, 1.0)
+        d, D = len(self.present), self.outputs.shape[2]
+        held = self.outputs.new_zeros((B, S * d)).scatter_(1, rows, 1.0)
         table = self.outputs[S - T : S, : S * d].transpose(0, 1).reshape(S * d, T * D)
-        stream = self.stream.flatten(0, 1).index_select(0, rows[:, S - T :].flatten())
-        return stream.view(B, T * D).addmm_(held, table).view(B, T, D)
+        return (held @ table).view(B, T, D)
 
     def at(self, site: int) -> "FirstFactoredAt":
         """What a step needs at a site."""
-        d = self.stream.shape[1]
-        return FirstFactoredAt(self.stream[site], self.outputs[site, : (site + 1) * d], self.present)
+        return FirstFactoredAt(self.outputs[site, : (site + 1) * len(self.present)], self.present)
 
 
 class FirstFactoredAt(NamedTuple):
     """The tables as one site sees them, itself and S - 1 before it."""
 
-    stream: Float[Tensor, "d D"]
     outputs: Float[Tensor, "S*d D"]
     present: Float[Tensor, "d d"]
 
@@ -68,4 +63,4 @@ class FirstFactoredAt(NamedTuple):
         d, columns = len(self.present), len(self.outputs)
         held = storage[0, :, 0].flatten(1)[:, :columns]  # (B, S d)
         held[:, columns - d :] = self.present.index_select(0, previous)
-        return self.stream.index_select(0, previous).addmm_(held, self.outputs)
+        return held @ self.outputs

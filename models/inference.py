@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nqs.chunks import rows_that_fit
@@ -12,6 +12,7 @@ GELU_SCALE = 2 * math.sqrt(2 / math.pi)
 # Evaluated together on a CPU: more leave its cache, fewer cost calls.
 ROWS = 2**10  # prefixes that grow by a site
 TOKENS = 2**12  # sites of configurations
+SHORT_ROW = 8  # numbers
 GPU_BYTES = 2**33  # of the sites of a large network on a GPU: smaller pieces fill it less
 
 
@@ -23,6 +24,16 @@ def tokens_at_once(device: torch.device, bytes_per_token: float) -> int:
     if device.type == "cpu":
         return TOKENS
     return rows_that_fit(max(1, int(bytes_per_token)), device, gpu_bytes=GPU_BYTES)
+
+
+def take_rows(
+    table: Float[Tensor, "R d"], rows: Int64[Tensor, " M"], out: Float[Tensor, "M d"] | None = None
+) -> Float[Tensor, "M d"]:
+    """`table[rows]`; short ones on a GPU number by number, where torch spends a whole block of threads on every row."""
+    if not table.is_cuda or table.shape[1] > SHORT_ROW:
+        return torch.index_select(table, 0, rows, out=out)
+    taken = table[rows[:, None], torch.arange(table.shape[1], device=table.device)]
+    return taken if out is None else out.copy_(taken)
 
 
 def softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:

@@ -14,13 +14,15 @@ def fused_is_fast(x: Tensor) -> bool:
 def normalised(x: Float[Tensor, "... D"], eps: float) -> Float[Tensor, "... D"]:
     """Mean 0 and variance 1 over the last dimension.
 
-    On a GPU a sum of plain operations: torch's fused kernel spends a whole block of threads on every row, and took more
-    than half of the time of a network of width 32 in float64.
+    On a GPU by matrix products: torch's kernels spend a whole block of threads on every row, or on every mean. Of 2
+    million rows of 32 numbers its fused kernel took 3.1 ms on an H100, means 1.8 and products 1.1 (in float64 13, 2.5
+    and 1.7).
     """
     if fused_is_fast(x):
         return nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
-    centred = x - x.mean(-1, keepdim=True)
-    return centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    D = x.shape[-1]
+    centred = x @ x.new_full((D, D), -1 / D).fill_diagonal_(1 - 1 / D)
+    return centred * torch.rsqrt(centred.square() @ x.new_full((D, 1), 1 / D) + eps)
 
 
 class LayerNorm(nn.LayerNorm):

@@ -9,13 +9,15 @@ sites from its first evaluated one up to that of the next configuration. One tha
 share more with the next one.
 """
 
-# Shapes: K configurations, B of them evaluated together, S evaluated sites of all, T last of them, N nodes.
+# Shapes: K configurations, B of them evaluated together, S evaluated sites of all, T last of them, N nodes, W numbers.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
+
+from nqs.models.inference import take_rows
 
 
 class Branches(NamedTuple):
@@ -27,9 +29,9 @@ class Branches(NamedTuple):
     kept: Int64[Tensor, " n"]  # which of their B T evaluated sites become nodes
     nodes: slice  # these
 
-    def keep_(self, of_nodes: Tensor, evaluated: Tensor) -> None:
-        """Writes rows of the evaluated sites, B T of them, to those of the nodes."""
-        torch.index_select(evaluated, 0, self.kept, out=of_nodes[self.nodes])
+    def keep_(self, of_nodes: Float[Tensor, "_ W"], evaluated: Float[Tensor, "_ W"]) -> None:
+        """Writes rows of the evaluated sites to those of the nodes."""
+        take_rows(evaluated, self.kept, out=of_nodes[self.nodes])
 
 
 class PrefixTree:

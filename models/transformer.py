@@ -21,7 +21,7 @@ from nqs.models.attention import CausalSelfAttention, copy_rows, grown
 from nqs.models.factored_attention import FactoredAttention
 from nqs.models.first_attention import MAX_LOCAL_STATES, FirstAttention, FirstAttentionAt, rows_of_tables
 from nqs.models.first_factored import FirstFactored, FirstFactoredAt
-from nqs.models.inference import gelu, log_softmax_, rows_at_once, tokens_at_once
+from nqs.models.inference import gelu, log_softmax_, rows_at_once, take_rows, tokens_at_once
 from nqs.models.normalisation import LayerNorm
 from nqs.models.prefix_tree import Branches, PrefixTree
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
@@ -273,10 +273,10 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         return Prefixes(-1, remainder, rows, tuple(storage), first)
 
     def _first_tables(self) -> FirstTables | None:
-        """Of the first block on a CPU; on a GPU computing is cheaper than looking up."""
+        """Of the first block; with queries and keys on a GPU computing is cheaper than looking up."""
         attention, norm = self.blocks[0].attention, self.blocks[0].norm1
-        many = isinstance(attention, FactoredAttention) and self.hilbert.local_dim > MAX_LOCAL_STATES
-        if self.site.weight.is_cuda or many:
+        factored = isinstance(attention, FactoredAttention)
+        if self.hilbert.local_dim > MAX_LOCAL_STATES if factored else self.site.weight.is_cuda:
             return None
         embedded = self.token.weight[:-1] + self.site.weight[:, None]  # (L, d, D)
         embedded[0] = self.token.weight[-1] + self.site.weight[0]
@@ -328,9 +328,10 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         together, in the order of these lengths.
         """
         end, d = self._sites_with_a_choice, self.hilbert.local_dim
-        # Of a site, with the scores of attention where it is no fused kernel, and of the sites before it that are read.
+        # Of a site, with the scores of queries and keys, and of the sites before it that are read.
         bytes_per_site = self.bytes_per_configuration // self.hilbert.n_sites
-        bytes_per_site += 2 * self.config.n_heads * end * self.site.weight.element_size()
+        if self.config.attention == "dot-product":
+            bytes_per_site += 2 * self.config.n_heads * end * self.site.weight.element_size()
         tokens = tokens_at_once(n.device, bytes_per_site)
         step = SHARED_STEP if n.is_cuda else 1
         tree = PrefixTree(shared, end, step, lambda T: tokens // (1 + T + end // READ_SITES))
@@ -339,8 +340,9 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         uniform_rows = remainders + log_uniform.shape[1] * torch.arange(self.hilbert.n_sites, device=n.device)
         log_uniform = log_uniform.flatten(0, 1)
         storage = [block.attention.nodes(max(1, tree.n_nodes)) for block in self._without_tables(first)]
-        of_nodes = torch.empty((2, max(1, tree.n_nodes), d), dtype=torch.float64, device=n.device)
-        found = torch.empty((2, len(n)), dtype=torch.float64, device=n.device)  # log p and phase
+        parts = 2 if self.has_phase else 1  # log p and phase
+        of_nodes = torch.empty((parts, max(1, tree.n_nodes), d), dtype=torch.float64, device=n.device)
+        found = torch.zeros((2, len(n)), dtype=torch.float64, device=n.device)
         for part in tree:
             rows, begin = part.rows, part.begin
             chosen = n[rows, :end].long()
@@ -348,11 +350,12 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
             of_part = [of_node.take(read).sum(1) for of_node in of_nodes]
             if begin < end:
                 x = self._after_prefix(previous[rows], first, storage, part).flatten(0, 1)
-                uniform = log_uniform.index_select(0, uniform_rows[rows, begin:end].flatten())
-                for of_row, of_node, evaluated in zip(of_part, of_nodes, self._conditionals(x, uniform), strict=True):
+                uniform = take_rows(log_uniform, uniform_rows[rows, begin:end].flatten())
+                conditionals = self._conditionals(x, uniform)[:parts]
+                for of_row, of_node, evaluated in zip(of_part, of_nodes, conditionals, strict=True):
                     part.keep_(of_node, evaluated)
                     of_row += evaluated.view(len(rows), -1, d).gather(2, chosen[:, begin:, None]).sum((1, 2))
-            found[:, rows] = torch.stack(of_part)
+            found[:parts, rows] = torch.stack(of_part)
         log_p, phase = found
         if end < self.hilbert.n_sites:  # log 1 in the sector
             log_p += log_uniform[uniform_rows[:, end], n[:, end].long()]

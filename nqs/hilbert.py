@@ -190,7 +190,9 @@ class HilbertSpace:
         overshoots = torch.zeros(n.shape, dtype=torch.bool, device=n.device)
         for (values, target, modulus), size in zip(self._conserved, self._sizes, strict=True):
             carried = torch.from_numpy(values).to(n.device)[n.long()]
-            left = target - (carried.cumsum(1) - carried)
+            # Scans on a GPU are fast along many numbers.
+            sums = carried.T.contiguous().cumsum(0).T.contiguous() if n.is_cuda else carried.cumsum(1)
+            left = target - (sums - carried)
             if modulus is None:
                 overshoots = overshoots | (left < 0)
             else:

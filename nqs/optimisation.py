@@ -164,7 +164,8 @@ class StochasticReconfiguration:
             the diagonal; from matrix elements that exact local energies contain anyway.
         logarithmic: follow the logarithm of the propagated amplitudes, which lets wrong signs turn. None: where there
             are at least as many parameters as rows of X; fewer cannot follow large changes of single amplitudes.
-        momentum: mu of SPRING; 0 for plain stochastic reconfiguration.
+        momentum: mu of SPRING, which keeps what the samples of a step do not determine; 0 for plain stochastic
+            reconfiguration. None: 0.9 for sampled averages, else 0.
         max_step: trust region: the step is shortened to this length of the change of the normalised state. None: 0.15
             where expectation values are exact, else 0.1, or 0.2 for averages.
         space: "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
@@ -183,7 +184,7 @@ class StochasticReconfiguration:
     implicit: bool = True
     propagated: bool = True
     logarithmic: bool | None = None
-    momentum: float = 0.0
+    momentum: float | None = None
     max_step: float | None = None
     space: Literal["auto", "samples", "parameters"] = "auto"
     precision: Precision = "float64"
@@ -193,7 +194,7 @@ class StochasticReconfiguration:
         optional = ("learning_rate", "final_learning_rate", "final_diagonal_shift", "max_step", "memory")
         given = [name for name in optional if getattr(self, name) is not None]
         _check_positive(self, "diagonal_shift", *given)
-        if not 0 <= self.momentum < 1:
+        if not 0 <= (self.momentum or 0) < 1:
             raise ValueError(f"momentum={self.momentum}: it must be at least 0 and below 1.")
         if self.space not in ("auto", "samples", "parameters"):
             raise ValueError(f"space={self.space!r}: choose 'auto', 'samples' or 'parameters'.")
@@ -214,16 +215,18 @@ class StochasticReconfiguration:
         """
         if exact:
             rate = self.learning_rate or (1.0 if self.propagates else 0.3)
-            final_rate, final_shift, max_step = rate, 1e-7, 0.15
+            final_rate, final_shift, max_step, momentum = rate, 1e-7, 0.15, 0.0
         else:
             rate = self.learning_rate or 0.3 * math.sqrt(images)
-            final_rate, final_shift, max_step = (0.02, 1e-5, 0.1) if images == 1 else (rate / 20, 1e-4, 0.2)
+            of_samples, of_averages = (0.02, 1e-5, 0.1, 0.0), (rate / 20, 1e-4, 0.2, 0.9)
+            final_rate, final_shift, max_step, momentum = of_samples if images == 1 else of_averages
         return replace(
             self,
             learning_rate=rate,
             final_learning_rate=self.final_learning_rate or final_rate,
             final_diagonal_shift=self.final_diagonal_shift or final_shift,
             max_step=self.max_step or max_step,
+            momentum=momentum if self.momentum is None else self.momentum,
         )
 
     def build(self, wavefunction: Wavefunction) -> "NaturalGradient":
@@ -256,6 +259,7 @@ class NaturalGradient:
     ) -> StepInfo:
         config = self.config
         assert config.max_step is not None
+        assert config.momentum is not None
         exact = not samples.error_weights.any()
         rate, shift = self._schedules(progress)
         energy = samples.weights @ local_energies.real

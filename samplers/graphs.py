@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
+from nqs.chunks import rows_that_fit
 from nqs.protocols import AutoregressiveWavefunction
 from nqs.samples import split_counts
 
@@ -142,12 +143,14 @@ class Recorder:
         n_distinct: int | None,
         generator: torch.Generator,
     ) -> Leaves | None:
-        """Leaves without empty places; None where the draw is too large, or has more leaves than were expected."""
+        """Leaves without empty places; None where it is too large, memory is short, or more are found than expected."""
         capacity = capacity_for(wavefunction, n_samples, n_distinct)
         if capacity is None:
             return None
         recorded = self._draws.get(wavefunction)
         if recorded is None or not capacity <= recorded.capacity <= 2 * capacity:
+            if capacity > rows_that_fit(wavefunction.bytes_per_configuration, generator.device, gpu_bytes=MAX_BYTES):
+                return None
             self._draws[wavefunction] = recorded = RecordedDraw(wavefunction, capacity, generator.device)
         before = generator.get_state()
         leaves = recorded(wavefunction, n_samples, generator)

@@ -46,8 +46,8 @@ class TreeSampler:
             from pilot runs with random numbers of their own, then a fresh run is made with it.
         max_frontier: prefixes decoded at once; a larger frontier is cut, and its parts are finished one after
             another, which bounds memory and leaves the distribution as it is.
-        recorded: on a GPU, draws of a few thousand distinct configurations are recorded as a CUDA graph (nqs.samplers.
-            graphs), which is faster for small networks; the random numbers are other ones.
+        recorded: on a GPU, draws of some thousand distinct configurations are recorded as a CUDA graph (nqs.samplers.
+            graphs), which is faster for small networks; the random numbers are other ones. Larger draws are not.
 
     >>> from nqs.hilbert import bosons
     >>> from nqs.models import Transformer
@@ -60,7 +60,7 @@ class TreeSampler:
     n_samples: int | None = None
     n_distinct: int | None = None
     max_frontier: int = 2**17
-    recorded: bool = False
+    recorded: bool = True
     _recorder: Recorder = field(default_factory=Recorder, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

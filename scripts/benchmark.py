@@ -74,7 +74,7 @@ class Config:
     L: tuple[int, ...] = (20,)  # sites of the chain; several give the exponent of the cost
     samples: int = 1024  # independent samples
     distinct: int | None = None  # so many distinct configurations instead, drawn without replacement
-    recorded: bool = False  # sample with a CUDA graph; its operations are those of the sampler without it
+    recorded: bool = True  # sample with a CUDA graph on a GPU; its operations are those of the sampler without it
     sector: bool = False  # Heisenberg at total Sz = 0; False: all of it, as NetKet samples it
     train: int = 0  # optimisation steps before the measurement
     training_samples: int = 4096  # at most so many in each of them
