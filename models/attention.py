@@ -11,6 +11,7 @@ from nqs.models.inference import softmax_
 from nqs.models.prefix_tree import Branches
 
 MAX_ROWS = 2**15  # CUDA grids have at most 2^16 - 1 blocks along the batch
+CPU_SITES = 32  # evaluated at once on a CPU
 JOINT_WIDTH, JOINT_SITES = 64, 4  # on a GPU all heads at once, for networks as narrow as that or so few sites
 
 
@@ -107,12 +108,15 @@ def causal_attention(
 
     Batched products, which are several times faster than torch's fused kernels on heads as narrow as these. All heads
     of a configuration at once, with queries that are zero in the others, are faster than head by head where that leaves
-    the products small.
+    the products small. On a CPU many sites are halved, because the first half has no use for the keys of the second.
     """
     if q.is_cuda and q.shape[2] > JOINT_WIDTH and q.shape[1] > JOINT_SITES:
         return head_by_head(q, keys_values, heads)
     B, T, D = q.shape
     S, E = keys_values.shape[1], D // heads
+    if T > CPU_SITES and not q.is_cuda:
+        halves = (slice(0, T // 2), S - T + T // 2), (slice(T // 2, T), S)
+        return torch.cat([causal_attention(q[:, part], keys_values[:, :end], heads) for part, end in halves], 1)
     own_head = torch.eye(heads, dtype=q.dtype, device=q.device).mul_(E**-0.5)[:, :, None]
     queries = (q.view(B, T, 1, heads, E) * own_head).view(B, T * heads, D)
     scores = torch.bmm(queries, keys_values[..., :D].mT)

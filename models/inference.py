@@ -12,7 +12,8 @@ GELU_SCALE = 2 * math.sqrt(2 / math.pi)
 # Evaluated together on a CPU: more leave its cache, fewer cost calls.
 ROWS = 2**10  # prefixes that grow by a site
 TOKENS = 2**12  # sites of configurations
-SHORT_ROW = 8  # numbers
+SHORT_ROW, LONG_ROW = 8, 64  # numbers
+LEAST_EXPONENT = -700.0  # exp of -inf takes four times as long as this, which is nothing next to 1 as well
 GPU_BYTES = 2**33  # of the sites of a large network on a GPU: smaller pieces fill it less
 
 
@@ -38,11 +39,11 @@ def take_rows(
 
 def softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
     """Softmax over the last dimension; x may be used up. Every row holds a finite number."""
-    if x.dtype != torch.float64 or x.is_cuda:
+    if x.dtype != torch.float64 or x.is_cuda or x.shape[-1] >= LONG_ROW:
         return x.softmax(-1)
-    # torch's kernel for float64 takes twice as long on rows as short as these.
+    # torch's kernel for float64 takes twice as long on shorter rows.
     x -= x.amax(-1, keepdim=True)
-    x.exp_()
+    x.clamp_(min=LEAST_EXPONENT).exp_()
     x /= x.sum(-1, keepdim=True)
     return x
 
@@ -52,7 +53,7 @@ def log_softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
     if x.dtype != torch.float64 or x.is_cuda:
         return x.log_softmax(-1)
     x -= x.amax(-1, keepdim=True)
-    x -= x.exp().sum(-1, keepdim=True).log_()
+    x -= x.clamp(min=LEAST_EXPONENT).exp_().sum(-1, keepdim=True).log_()
     return x
 
 

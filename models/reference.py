@@ -8,7 +8,7 @@ is what makes fermions and frustrated spins tractable.
 # Shapes: B configurations, L sites.
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -183,3 +183,12 @@ def phase_agreement(reference: ReferencePhase, hilbert: HilbertSpace, state: np.
     factor = torch.polar(torch.ones(len(psi), dtype=torch.float64), reference.phase(hilbert.configurations()))
     overlap = (psi.abs() * psi.conj() * factor).sum().abs() / psi.abs().square().sum()
     return (1 + overlap.item()) / 2
+
+
+def innermost(config: Any) -> tuple[Any, Any]:
+    """The model under symmetries and references, and its reference."""
+    reference = None
+    while hasattr(config, "base"):
+        reference = getattr(config, "reference", reference)
+        config = config.base
+    return config, reference

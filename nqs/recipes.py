@@ -17,6 +17,7 @@ from nqs.models import (
     lowest_sector,
     sector_of,
 )
+from nqs.models.reference import innermost
 from nqs.models.sectors import MAX_DIMENSION
 from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
@@ -239,7 +240,7 @@ def symmetrised(
         The model, symmetrised or as it was, and one line that says why.
     """
     hilbert, kind = hamiltonian.hilbert, torch.device(device).type
-    reference = model.reference if isinstance(model, WithReference) else None
+    base, reference = innermost(model)
     if isinstance(reference, SlaterDeterminant):
         if hilbert.dimension > MAX_DIMENSION:
             return model, f"no symmetry used: projected energies need dimensions up to {MAX_DIMENSION:,}"
@@ -253,7 +254,8 @@ def symmetrised(
     if group.order == 1:
         return model, "no symmetry used: there is none"
     at_least = hilbert.dimension // group.order
-    known = not isinstance(reference, SlaterDeterminant) and not _learns_phase(model)  # signs and sector, as they are
+    positive = isinstance(base, TransformerConfig) and base.phase == "zero"  # but for the signs of the reference
+    known = positive and not isinstance(reference, SlaterDeterminant)
     if known and (at_least > FEW_ORBITS[kind] or group.number_of_orbits(hilbert, device) > FEW_ORBITS[kind]):
         trained = _trained(group, hamiltonian, IMAGES[kind])
         steps_too = "" if trained is None else f", {len(trained)} of them in steps"
@@ -271,11 +273,6 @@ def symmetrised(
     odd = sum(angle != 0 for angle in group.angles)
     sector = f"{odd} of them odd" if odd else "all even"
     return OnOrbits(base=model, symmetry=group), f"{group.order} symmetries, {sector} ({why})"
-
-
-def _learns_phase(model: WavefunctionConfig) -> bool:
-    base = model.base if isinstance(model, WithReference) else model
-    return not (isinstance(base, TransformerConfig) and base.phase == "zero")
 
 
 def _trained(group: Symmetry, hamiltonian: Hamiltonian, most: int) -> tuple[int, ...] | None:

@@ -29,6 +29,7 @@ from nqs.models import (
     phase_agreement,
     weight_in_sector,
 )
+from nqs.models.reference import innermost
 from nqs.optimisation import StochasticReconfiguration
 from nqs.pretraining import MeanField, StateVector, Target, fit
 from nqs.progress import TensorBoard
@@ -38,7 +39,7 @@ from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.serialise import digest
 from nqs.threads import use_threads
 from nqs.toml import command_line_flags, option_names, options_table, read_toml
-from nqs.transfer import innermost, origin, transfer
+from nqs.transfer import origin, transfer
 from nqs.vmc import VMC, Result, RunConfig
 
 Config = TypeVar("Config")

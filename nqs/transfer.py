@@ -25,6 +25,7 @@ from nqs.archive import Archive
 from nqs.hilbert import HilbertSpace
 from nqs.models import Transformer, TransformerConfig
 from nqs.models.factored_attention import Mixing
+from nqs.models.reference import innermost
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.serialise import digest
 from nqs.vmc import rebuild
@@ -154,15 +155,6 @@ def remixed(old: Mixing, new: Mixing, sites: Int64[Tensor, " L"]) -> Float64[Ten
     K = new.weight.shape[1]
     total = of_pairs.new_zeros((len(of_pairs), K + 1)).index_add_(1, classes, of_pairs)
     return total[:, :K] / classes.bincount()[:K]
-
-
-def innermost(config: Any) -> tuple[Any, Any]:
-    """The model under symmetries and references, and its reference."""
-    reference = None
-    while hasattr(config, "base"):
-        reference = getattr(config, "reference", reference)
-        config = config.base
-    return config, reference
 
 
 def _refuse_other_shape(archive: Archive, old: TransformerConfig, new: TransformerConfig) -> None:

@@ -13,11 +13,12 @@ from nqs.hamiltonians import BoseHubbard, Heisenberg
 from nqs.lattice import chain, from_edges, honeycomb, square
 from nqs.local_energy import local_energies
 from nqs.models import MarshallSign, Symmetrised, TransformerConfig, WithReference
+from nqs.models.reference import innermost
 from nqs.pretraining import fit
 from nqs.protocols import Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry import translations
-from nqs.transfer import counterparts, innermost, load, origin, transfer
+from nqs.transfer import counterparts, load, origin, transfer
 
 CONFIG = TransformerConfig(width=8, layers=1, heads=2, phase="zero")
 
