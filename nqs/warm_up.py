@@ -24,7 +24,7 @@ class WarmUp:
     sampler: TreeSampler
     optimiser: StochasticReconfiguration = field(
         default_factory=lambda: StochasticReconfiguration(
-            learning_rate=0.3, final_learning_rate=0.1, final_diagonal_shift=1e-3, max_step=0.1
+            learning_rate=0.3, final_learning_rate=0.1, final_diagonal_shift=1e-3, max_step=0.1, momentum=0.0
         )
     )
 
