@@ -30,12 +30,6 @@ def copy_rows(
     storage[:, target, :, :sites] = storage[:, source, :, :sites]
 
 
-def add_output_(out: nn.Linear, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-    """x + out(y), in place and without gradients."""
-    x.view(-1, x.shape[-1]).addmm_(y.reshape(-1, y.shape[-1]), out.weight.mT)
-    return x.add_(out.bias)
-
-
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a site sees itself and the sites before it. Vaswani et al., arXiv:1706.03762."""
 
@@ -53,9 +47,6 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         q, k, v = self._project(x)
         return self.out(_fused(q, k, v).transpose(1, 2).flatten(2))
-
-    def add_output_(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        return add_output_(self.out, x, y)
 
     def after_prefix(
         self, x: Float[Tensor, "B T D"], storage: Float[Tensor, "N W"], part: Branches

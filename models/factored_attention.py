@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nqs.models.attention import add_output_
 from nqs.models.prefix_tree import Branches
 
 
@@ -75,9 +74,6 @@ class FactoredAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         return self.out(self.mixing(self.values(x)))
-
-    def add_output_(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        return add_output_(self.out, x, y)
 
     def after_prefix(
         self, x: Float[Tensor, "B T D"], storage: Float[Tensor, "D N"], part: Branches

@@ -27,6 +27,12 @@ def tokens_at_once(device: torch.device, bytes_per_token: float) -> int:
     return rows_that_fit(max(1, int(bytes_per_token)), device, gpu_bytes=GPU_BYTES)
 
 
+def add_output_(layer: nn.Linear, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B E"]) -> Float[Tensor, "*B D"]:
+    """x + layer(y), in place."""
+    x.view(-1, x.shape[-1]).addmm_(y.reshape(-1, y.shape[-1]), layer.weight.mT)
+    return x.add_(layer.bias)
+
+
 def take_rows(
     table: Float[Tensor, "R d"], rows: Int64[Tensor, " M"], out: Float[Tensor, "M d"] | None = None
 ) -> Float[Tensor, "M d"]:

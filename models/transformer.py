@@ -21,7 +21,7 @@ from nqs.models.attention import CausalSelfAttention, copy_rows, grown
 from nqs.models.factored_attention import FactoredAttention
 from nqs.models.first_attention import MAX_LOCAL_STATES, FirstAttention, FirstAttentionAt, rows_of_tables
 from nqs.models.first_factored import FirstFactored, FirstFactoredAt
-from nqs.models.inference import gelu, log_softmax_, rows_at_once, take_rows, tokens_at_once
+from nqs.models.inference import add_output_, gelu, log_softmax_, rows_at_once, take_rows, tokens_at_once
 from nqs.models.normalisation import LayerNorm
 from nqs.models.prefix_tree import Branches, PrefixTree
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
@@ -162,14 +162,12 @@ class Block(nn.Module):
 
     def add_(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """The block's output, in place of its input x, from what its heads found; without gradients."""
-        return self.add_mlp_(self.attention.add_output_(x, y))
+        return self.add_mlp_(add_output_(self.attention.out, x, y))
 
     def add_mlp_(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """x + mlp(norm(x)), in place and without gradients."""
         inwards, outwards = cast(nn.Linear, self.mlp[0]), cast(nn.Linear, self.mlp[2])
-        hidden = gelu(inwards(self.norm2(x)))
-        x.view(-1, x.shape[-1]).addmm_(hidden.flatten(0, -2), outwards.weight.mT)
-        return x.add_(outwards.bias)
+        return add_output_(outwards, x, gelu(inwards(self.norm2(x))))
 
 
 class Transformer(AutoregressiveWavefunction[Prefixes]):
@@ -276,7 +274,8 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         """Of the first block; with queries and keys on a GPU computing is cheaper than looking up."""
         attention, norm = self.blocks[0].attention, self.blocks[0].norm1
         factored = isinstance(attention, FactoredAttention)
-        if self.hilbert.local_dim > MAX_LOCAL_STATES if factored else self.site.weight.is_cuda:
+        too_large, on_gpu = self.hilbert.local_dim > MAX_LOCAL_STATES, self.site.weight.is_cuda
+        if (factored and too_large) or (not factored and on_gpu):
             return None
         embedded = self.token.weight[:-1] + self.site.weight[:, None]  # (L, d, D)
         embedded[0] = self.token.weight[-1] + self.site.weight[0]
