@@ -48,8 +48,8 @@ def write_api_pages(folder: Path) -> None:
     folder.mkdir()
     index = ["# API\n\nOne page a module.\n"]
     for source, package in FOLDERS.items():
-        modules = sorted(path.stem for path in (ROOT / source).glob("*.py") if not path.stem.startswith("__"))
-        names = [f"{package}.{module}" for module in modules]
+        files = [path.relative_to(ROOT / source).with_suffix("") for path in (ROOT / source).rglob("*.py")]
+        names = sorted(".".join((package, *file.parts)) for file in files if not file.stem.startswith("__"))
         index.append(f"```{{toctree}}\n:caption: {SECTIONS[source]}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n")
         for name in names:
             page = f"# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"

@@ -4,8 +4,9 @@ from nqs.hamiltonians.bose_hubbard import BoseHubbard, harmonic_trap
 from nqs.hamiltonians.fermi_hubbard import FermiHubbard, staggered_potential
 from nqs.hamiltonians.heisenberg import Heisenberg
 from nqs.hamiltonians.ising import Ising
-from nqs.hamiltonians.netket_export import to_netket
-from nqs.hamiltonians.netket_operator import LocalTerms, NetKetOperator
+from nqs.hamiltonians.local_terms import LocalTerms
+from nqs.hamiltonians.netket.export import to_netket
+from nqs.hamiltonians.netket.operator import NetKetOperator
 from nqs.hamiltonians.tj import TJ
 from nqs.hamiltonians.tv import TV
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from nqs.hamiltonians.formula import signed_sum
 from nqs.hilbert import HilbertSpace, bosons
-from nqs.lattice import Lattice
+from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
 

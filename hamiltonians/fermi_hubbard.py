@@ -42,7 +42,7 @@ from nqs.hamiltonians.jordan_wigner import (
     never_positive,
 )
 from nqs.hilbert import HilbertSpace, spinful_fermions
-from nqs.lattice import Lattice
+from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
 UP, DOWN = 1, 2  # bits of the local state

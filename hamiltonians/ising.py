@@ -26,7 +26,7 @@ from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace, spins
-from nqs.lattice import Lattice
+from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
 

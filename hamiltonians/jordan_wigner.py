@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Num, UInt8
 from torch import Tensor
 
-from nqs.lattice import Lattice
+from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
 

@@ -40,7 +40,7 @@ from nqs.hamiltonians.jordan_wigner import (
     toggled,
 )
 from nqs.hilbert import Charge, HilbertSpace
-from nqs.lattice import Lattice
+from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
 UP, DOWN = 1, 2  # bits of the local state

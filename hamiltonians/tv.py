@@ -36,7 +36,7 @@ from nqs.hamiltonians.jordan_wigner import (
     never_positive,
 )
 from nqs.hilbert import HilbertSpace, fermions
-from nqs.lattice import Lattice
+from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
 

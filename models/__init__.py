@@ -1,10 +1,12 @@
 """Wavefunctions and their parts."""
 
-from nqs.models.hartree_fock import HartreeFock, free_fermions, hartree_fock
-from nqs.models.on_orbits import OnOrbits
-from nqs.models.reference import MarshallSign, SlaterDeterminant, WithReference, phase_agreement
-from nqs.models.sectors import ProjectedDeterminant, lowest_sector, sector_of, weight_in_sector
-from nqs.models.symmetrised import Symmetrised
+from nqs.models.references.determinant import SlaterDeterminant
+from nqs.models.references.hartree_fock import HartreeFock, free_fermions, hartree_fock
+from nqs.models.references.marshall import MarshallSign
+from nqs.models.references.phase import WithReference, phase_agreement
+from nqs.models.references.projection import ProjectedDeterminant, lowest_sector, sector_of, weight_in_sector
+from nqs.models.symmetric.average import Symmetrised
+from nqs.models.symmetric.on_orbits import OnOrbits
 from nqs.models.transformer import Transformer, TransformerConfig
 
 __all__ = [

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from nqs.models.inference import softmax_
-from nqs.models.prefix_tree import Branches
+from nqs.models.inference.kernels import softmax_
+from nqs.models.inference.prefix_tree import Branches
 
 MAX_ROWS = 2**15  # CUDA grids have at most 2^16 - 1 blocks along the batch
 CPU_SITES = 32  # evaluated at once on a CPU

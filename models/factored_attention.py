@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nqs.models.prefix_tree import Branches
+from nqs.models.inference.prefix_tree import Branches
 
 
 class Mixing(nn.Module):

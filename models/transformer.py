@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from nqs.hilbert import HilbertSpace
 from nqs.models.attention import CausalSelfAttention, copy_rows, grown
 from nqs.models.factored_attention import FactoredAttention
-from nqs.models.first_attention import MAX_LOCAL_STATES, FirstAttention, FirstAttentionAt, rows_of_tables
-from nqs.models.first_factored import FirstFactored, FirstFactoredAt
-from nqs.models.inference import add_output_, gelu, log_softmax_, rows_at_once, take_rows, tokens_at_once
+from nqs.models.inference.first_attention import MAX_LOCAL_STATES, FirstAttention, FirstAttentionAt, rows_of_tables
+from nqs.models.inference.first_factored import FirstFactored, FirstFactoredAt
+from nqs.models.inference.kernels import add_output_, gelu, log_softmax_, rows_at_once, take_rows, tokens_at_once
+from nqs.models.inference.prefix_tree import Branches, PrefixTree
 from nqs.models.normalisation import LayerNorm
-from nqs.models.prefix_tree import Branches, PrefixTree
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
 
 READ_SITES = 8  # of a prefix take about as much memory and time as an evaluated one

@@ -17,9 +17,13 @@ BEGIN = time.monotonic()  # of the process, more or less: a time limit includes 
 
 if TYPE_CHECKING:
     from nqs import exact, recipes
-    from nqs.archive import Archive, ArchiveError, FlushPolicy
-    from nqs.interruption import Interrupted
-    from nqs.vmc import VMC, NonFiniteError, Result, RunConfig, resume
+    from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
+    from nqs.runtime.interruption import Interrupted
+    from nqs.vmc.continuation import resume
+    from nqs.vmc.guard import NonFiniteError
+    from nqs.vmc.loop import VMC
+    from nqs.vmc.result import Result
+    from nqs.vmc.stages import RunConfig
 
 __all__ = [
     "VMC",

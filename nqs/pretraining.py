@@ -35,16 +35,18 @@ from jaxtyping import Complex128, Float64, Num, UInt8
 from torch import Tensor
 
 from nqs import recipes
-from nqs.chunks import log_psi_in_chunks, rows_that_fit
+from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import HilbertSpace
 from nqs.models import ProjectedDeterminant, SlaterDeterminant
-from nqs.models.sectors import terms_of_projection
-from nqs.optimisation import OptimiserConfig, StochasticReconfiguration
-from nqs.progress import Progress
+from nqs.models.references.projection import terms_of_projection
+from nqs.optimisation.contract import OptimiserConfig
+from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
 from nqs.protocols import LogPsi, Sampler, SymmetricWavefunction, Wavefunction
+from nqs.runtime.memory import rows_that_fit
+from nqs.runtime.progress import Progress
 from nqs.samplers import ExhaustiveSampler
 from nqs.samples import Samples, distinct, split_counts
-from nqs.symmetry import Symmetry
+from nqs.symmetry.group import Symmetry
 
 Objective = Literal["forward", "reverse", "infidelity"]
 OBJECTIVES = ("forward", "reverse", "infidelity")

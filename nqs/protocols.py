@@ -14,7 +14,7 @@ from nqs.hilbert import HilbertSpace
 from nqs.samples import Samples, distinct, split_counts
 
 if TYPE_CHECKING:
-    from nqs.symmetry import Symmetry  # which tests Hamiltonians
+    from nqs.symmetry.group import Symmetry
 
 
 class Connected(NamedTuple):

@@ -21,14 +21,14 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from nqs.archive import Archive
+from nqs.archive.archive import Archive
+from nqs.archive.serialise import digest
 from nqs.hilbert import HilbertSpace
 from nqs.models import Transformer, TransformerConfig
 from nqs.models.factored_attention import Mixing
-from nqs.models.reference import innermost
+from nqs.models.references.phase import innermost
 from nqs.protocols import Hamiltonian, Wavefunction
-from nqs.serialise import digest
-from nqs.vmc import rebuild
+from nqs.vmc.continuation import rebuild
 
 # Of a TransformerConfig: two models may differ in them and still fit.
 FREE = ("seed", "dtype", "phase", "displacements")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nqs.chunks import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import SymmetricWavefunction, Wavefunction
 from nqs.samples import Samples

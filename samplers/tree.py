@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.protocols import AutoregressiveWavefunction, DecodingState, SymmetricWavefunction, Wavefunction
-from nqs.samplers.graphs import Recorder
+from nqs.samplers.cuda_graph import Recorder
 from nqs.samples import Samples, split_counts
 
 MAX_SAMPLES = 10**12

@@ -40,25 +40,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from nqs.chunks import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.driver import command_line
+from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
-from nqs.jacobian import by_vmap, jacobian
 from nqs.lattice import chain
-from nqs.local_energy import LocalEnergies, local_energies
 from nqs.models import MarshallSign, TransformerConfig, WithReference
-from nqs.optimisation import (
-    Optimiser,
-    StochasticReconfiguration,
-    TorchOptimiser,
-    in_sample_space,
-    residual,
-    solve_shifted,
-)
+from nqs.optimisation import Optimiser, StochasticReconfiguration, TorchOptimiser
+from nqs.optimisation.jacobian import by_vmap, jacobian
+from nqs.optimisation.kernel import Precision, matrix_products, tangent
+from nqs.optimisation.solve import in_sample_space, solve_shifted
+from nqs.optimisation.stochastic_reconfiguration import residual
 from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples
-from nqs.script import command_line
-from nqs.tangent import Precision, matrix_products, tangent
 
 SHIFTS = (1e-3, 1e-4, 1e-5, 1e-6)
 NETKET_CHAINS = 512  # Markov chains side by side: more vectorise better, and each is shorter

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from nqs import Result, recipes
+from nqs.driver import CommonOptions, Options, command_line, diagonalise, solve, with_mean_field
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import FermiHubbard, staggered_potential
 from nqs.lattice import hypercubic
 from nqs.models import TransformerConfig
 from nqs.protocols import WavefunctionConfig
-from nqs.script import CommonOptions, Options, command_line, diagonalise, solve, with_mean_field
 
 
 @dataclass(frozen=True, kw_only=True)

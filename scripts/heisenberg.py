@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from nqs import Result, recipes
+from nqs.driver import CommonOptions, Options, command_line, diagonalise, solve
 from nqs.hamiltonians import Heisenberg
 from nqs.lattice import hypercubic
 from nqs.models import MarshallSign, TransformerConfig, WithReference
 from nqs.protocols import WavefunctionConfig
-from nqs.script import CommonOptions, Options, command_line, diagonalise, solve
 
 
 @dataclass(frozen=True, kw_only=True)

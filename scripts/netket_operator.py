@@ -20,10 +20,10 @@ from typing import Any, Literal
 import numpy as np
 
 from nqs import Result, recipes
+from nqs.driver import CommonOptions, Options, command_line, diagonalise, solve
 from nqs.hamiltonians import NetKetOperator
 from nqs.models import MarshallSign, TransformerConfig, WithReference
 from nqs.protocols import WavefunctionConfig
-from nqs.script import CommonOptions, Options, command_line, diagonalise, solve
 
 
 @dataclass(frozen=True, kw_only=True)

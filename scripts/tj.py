@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from nqs import Result, recipes
+from nqs.driver import CommonOptions, Options, command_line, diagonalise, solve
 from nqs.hamiltonians import TJ, staggered_potential
 from nqs.lattice import hypercubic
 from nqs.models import TransformerConfig
-from nqs.script import CommonOptions, Options, command_line, diagonalise, solve
 
 
 @dataclass(frozen=True, kw_only=True)

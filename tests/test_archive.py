@@ -23,17 +23,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
-import nqs.archive
+import nqs.archive.archive
+import nqs.archive.hdf5
 from nqs import VMC, Archive, ArchiveError, FlushPolicy, exact
 from nqs.archive import ArchiveLockedError
-from nqs.estimates import EnergyEstimate
+from nqs.archive.storage import seal
+from nqs.estimators.estimate import EnergyEstimate
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import Transformer
 from nqs.samplers import TreeSampler
 from nqs.samples import Samples
-from nqs.storage import seal
 
 STEPS = 3
 H = BoseHubbard(chain(3), 3, U=4.0)  # 10 configurations
@@ -69,7 +70,7 @@ def listing(folder: Path) -> set[str]:
 def test_header_can_be_read_with_h5py_alone(finished: Path) -> None:
     with h5py.File(finished) as file:
         header = dict(file.attrs)
-    documented = nqs.archive.__doc__.split("attributes:")[1].split("(JSON)")[0]
+    documented = nqs.archive.archive.__doc__.split("attributes:")[1].split("(JSON)")[0]
     assert set(header) == {name.strip() for name in documented.split(",")} | {"script", "options"}
     assert header["format"] == "nqs-run"
     assert header["version"] == 2
@@ -630,7 +631,7 @@ def test_version_1_is_read_and_upgraded_when_it_is_written(tmp_path: Path) -> No
 
 
 def test_version_1_that_crashes_hdf5_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nqs.archive, "PROBE", "import os; os.kill(os.getpid(), 11)")
+    monkeypatch.setattr(nqs.archive.hdf5, "PROBE", "import os; os.kill(os.getpid(), 11)")
     with pytest.raises(ArchiveError, match=r"the HDF5 library cannot read it \(it crashed\)"):
         Archive.open(VERSION_1)
 
@@ -639,7 +640,7 @@ def test_version_1_that_crashes_hdf5_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_history_grows_until_it_is_compressed_and_over_reopening(archive: Archive) -> None:
-    n = nqs.archive.COMPRESSED_FROM // 8 + 5
+    n = nqs.archive.hdf5.COMPRESSED_FROM // 8 + 5
     for step in range(n):
         record(archive, step)
     archive.flush()

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, safe_open
 
-from nqs import VMC, Archive, FlushPolicy, exact, script
+from nqs import VMC, Archive, FlushPolicy, exact
+from nqs import driver as script
 from nqs.cli import COMMANDS, main
-from nqs.cli.run import script_names
+from nqs.cli.commands.run import script_names
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
@@ -389,7 +390,7 @@ def test_plot_of_one_run_and_of_several(runs: Command) -> None:
 
 
 def test_live_figure_is_drawn_anew_until_the_run_has_ended(runs: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    import nqs.cli.plot
+    import nqs.cli.commands.plot
 
     drawn = []
     with Archive.open("a.h5", "a") as writer:
@@ -399,7 +400,7 @@ def test_live_figure_is_drawn_anew_until_the_run_has_ended(runs: Command, monkey
             if len(drawn) == 2:
                 writer.close()
 
-        monkeypatch.setattr(nqs.cli.plot.time, "sleep", sleep)
+        monkeypatch.setattr(nqs.cli.commands.plot.time, "sleep", sleep)
         assert runs("plot a.h5 -o live.png --follow 7").code == 0
     assert [seconds for seconds, _ in drawn] == [7.0, 7.0]
     assert drawn[0][1] < drawn[1][1] < Path("live.png").stat().st_mtime_ns

@@ -23,8 +23,9 @@ def doctests() -> dict[str, tuple[str, str]]:
     """Module and docstring of everything whose docstring has examples, by its name; nothing is imported for that."""
     found = {}
     for folder, package in FOLDERS.items():
-        for path in sorted((ROOT / folder).glob("*.py")):
-            module = f"{package}.{path.stem}".removesuffix(".__init__")
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            module = ".".join((package, *parts)).removesuffix(".__init__")
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
                     text = ast.get_docstring(node) or ""

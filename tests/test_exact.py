@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nqs import exact
+from nqs.exact import diagonalisation, lanczos, sector_matrix
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice import chain, from_edges, square, triangular
@@ -53,7 +54,7 @@ def test_ground_state_against_dense_eigenvalues(h: BoseHubbard) -> None:
     assert np.linalg.norm(found.state) == pytest.approx(1.0, abs=1e-12)
     assert residual(h, found) < 1e-9 * scale
     assert np.iscomplexobj(found.state) == (h.phases is not None)
-    assert found.method == ("dense" if len(matrix) <= exact.DENSE_DIMENSION else "Lanczos")
+    assert found.method == ("dense" if len(matrix) <= diagonalisation.DENSE_DIMENSION else "Lanczos")
     assert found.seconds >= 0
 
 
@@ -70,7 +71,7 @@ def test_sparse_matrix_holds_each_element_once(h: BoseHubbard) -> None:
 def test_sparse_matrix_does_not_depend_on_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     h = MODELS["Lanczos, flux"]
     whole = exact.sparse_matrix(h)
-    monkeypatch.setattr(exact, "ROWS", 37)
+    monkeypatch.setattr(sector_matrix, "ROWS", 37)
     assert (exact.sparse_matrix(h) != whole).nnz == 0
 
 
@@ -191,7 +192,7 @@ def test_lanczos_against_dense_diagonalisation(dtype: type, degenerate: bool) ->
     levels = np.sort(random.uniform(-5, 20, 300))
     levels[1] = levels[0] if degenerate else levels[0] + 0.1
     matrix = (basis * levels) @ basis.conj().T
-    energy, state = exact.lanczos(matrix.__matmul__, random.standard_normal(300), matrix.dtype, 1e-11)
+    energy, state = lanczos.lanczos(matrix.__matmul__, random.standard_normal(300), matrix.dtype, 1e-11)
     assert energy == pytest.approx(levels[0], abs=1e-12)
     assert np.linalg.norm(matrix @ state - energy * state) < 1e-9
     assert np.linalg.norm(state) == pytest.approx(1)
@@ -199,16 +200,16 @@ def test_lanczos_against_dense_diagonalisation(dtype: type, degenerate: bool) ->
 
 def test_lanczos_ends_in_an_invariant_subspace() -> None:
     matrix = np.diag(np.arange(10.0))
-    energy, state = exact.lanczos(matrix.__matmul__, np.eye(10)[3] + np.eye(10)[7], matrix.dtype, 1e-12)
+    energy, state = lanczos.lanczos(matrix.__matmul__, np.eye(10)[3] + np.eye(10)[7], matrix.dtype, 1e-12)
     assert energy == pytest.approx(3.0)
     np.testing.assert_allclose(np.abs(state), np.eye(10)[3], atol=1e-12)
 
 
 def test_lanczos_without_convergence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "MAX_LANCZOS", 10)
+    monkeypatch.setattr(lanczos, "MAX_LANCZOS", 10)
     matrix = np.diag(np.linspace(0, 1, 200))
     with pytest.raises(RuntimeError, match=r"did not converge in 10 products.*Hermitian"):
-        exact.lanczos(matrix.__matmul__, np.ones(200), matrix.dtype, 1e-12)
+        lanczos.lanczos(matrix.__matmul__, np.ones(200), matrix.dtype, 1e-12)
 
 
 def test_keys_of_several_words_are_ranked_another_way() -> None:

@@ -8,9 +8,9 @@ import torch
 from scipy.stats import chisquare
 
 from nqs import VMC, exact, resume
+from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard
 from nqs.lattice import chain, square
-from nqs.local_energy import LocalEnergies, local_energies
 from nqs.models import Symmetrised, Transformer, TransformerConfig, WithReference, hartree_fock, lowest_sector
 from nqs.optimisation import StochasticReconfiguration
 from nqs.protocols import WavefunctionConfig
@@ -171,7 +171,7 @@ def test_interrupted_run_goes_on_on_another_device(
 
     model = Transformer(hamiltonian.hilbert, width=16, phase="zero", device=first)
     vmc = VMC(hamiltonian, model, TreeSampler(n_distinct=300))
-    monkeypatch.setattr("nqs.vmc.local_energies", interrupted)
+    monkeypatch.setattr("nqs.vmc.loop.local_energies", interrupted)
     with pytest.raises(KeyboardInterrupt):
         vmc.run(60, archive=archive, progress=False)
     monkeypatch.undo()

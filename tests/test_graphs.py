@@ -11,7 +11,7 @@ from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain
 from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
 from nqs.samplers import TreeSampler
-from nqs.samplers.graphs import RecordedDraw, capacity_for, compacted, padded_draw
+from nqs.samplers.cuda_graph import RecordedDraw, capacity_for, compacted, padded_draw
 
 SECTORS = {
     "bosons": bosons(4, 3),
@@ -156,7 +156,7 @@ def test_a_wanted_number_of_distinct_samples_and_too_many_of_them(monkeypatch: p
     model = transformer(spins(20, 0), device="cuda")
     sampler = TreeSampler(n_distinct=1000, recorded=True)
     assert 800 < sampler.sample(model, torch.Generator("cuda").manual_seed(2)).n_distinct < 1200
-    monkeypatch.setattr("nqs.samplers.graphs.MARGIN", 0.5)
+    monkeypatch.setattr("nqs.samplers.cuda_graph.MARGIN", 0.5)
     recorded, plain = (
         TreeSampler(n_distinct=1000, recorded=recorded).sample(model, torch.Generator("cuda").manual_seed(2))
         for recorded in (True, False)

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nqs import exact
+from nqs.archive.serialise import from_plain, to_plain
+from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import TJ, TV, FermiHubbard, NetKetOperator, to_netket
-from nqs.local_energy import local_energies
 from nqs.observables import StateVector, exact_samples
-from nqs.serialise import from_plain, to_plain
-from nqs.vmc import known_types
+from nqs.vmc.continuation import known_types
 
 from families import (
     as_it_was_in_netket,

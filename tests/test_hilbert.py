@@ -532,9 +532,10 @@ def test_every_module_has_its_annotations_executed() -> None:
     """What tests/conftest.py installs; it would be easy to lose it without a sign."""
     packages = [importlib.import_module(name) for name in ("nqs", "nqs.hamiltonians", "nqs.models", "nqs.samplers")]
     modules = [
-        importlib.import_module(f"{package.__name__}.{file.stem}")
+        importlib.import_module(".".join((package.__name__, *file.relative_to(folder).with_suffix("").parts)))
         for package in packages
-        for file in Path(package.__file__).parent.glob("*.py")
+        for folder in (Path(package.__file__).parent,)
+        for file in folder.rglob("*.py")
         if not file.stem.startswith("_")
     ]
     assert len(modules) > 15

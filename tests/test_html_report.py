@@ -15,7 +15,7 @@ import torch
 
 from nqs import VMC, Archive, exact
 from nqs.cli import main
-from nqs.estimates import EnergyEstimate, with_error
+from nqs.estimators.estimate import EnergyEstimate, with_error
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import Transformer

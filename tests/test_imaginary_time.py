@@ -9,12 +9,13 @@ from scipy.linalg import expm
 from torch.nn.utils import parameters_to_vector
 
 from nqs import VMC, exact
+from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg, Ising
-from nqs.imaginary_time import evolved
 from nqs.lattice import chain, square
-from nqs.local_energy import LocalEnergies, local_energies
 from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig, WithReference
-from nqs.optimisation import StochasticReconfiguration, gain, log_of_one_plus
+from nqs.optimisation import StochasticReconfiguration
+from nqs.optimisation.imaginary_time import evolved
+from nqs.optimisation.stochastic_reconfiguration import gain, log_of_one_plus
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samplers import ExhaustiveSampler
 from nqs.samples import Samples
@@ -186,7 +187,7 @@ def test_only_plain_exact_sums_are_propagated(monkeypatch: pytest.MonkeyPatch) -
         asked.append(elements)
         return local_energies(*args, elements=elements)
 
-    monkeypatch.setattr("nqs.vmc.local_energies", spy)
+    monkeypatch.setattr("nqs.vmc.loop.local_energies", spy)
     for options, expected in (({}, True), ({"clip": 5.0}, False), ({"temperature": 1.0, "annealing": 1.0}, False)):
         asked.clear()
         VMC(RING, SMALL.build(RING.hilbert), ExhaustiveSampler()).run(2, progress=False, **options)

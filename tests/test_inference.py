@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from nqs.amplitudes.prefixes import common_prefix
+from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain
-from nqs.local_energy import local_energies
-from nqs.models import Transformer, inference, transformer
+from nqs.models import Transformer, transformer
 from nqs.models.attention import causal_attention, head_by_head
-from nqs.models.inference import gelu, log_softmax_, softmax_
-from nqs.prefixes import common_prefix
+from nqs.models.inference import kernels as inference
+from nqs.models.inference.kernels import gelu, log_softmax_, softmax_
 from nqs.protocols import Hamiltonian
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples

@@ -14,9 +14,9 @@ import pytest
 
 from nqs import VMC, Archive, ArchiveError, FlushPolicy, Interrupted, resume
 from nqs.hamiltonians import BoseHubbard
-from nqs.interruption import Interruption, TimeLimit
 from nqs.lattice import chain
 from nqs.models import Transformer
+from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.samplers import TreeSampler
 
 H = BoseHubbard(chain(3), 3, U=4.0)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-import nqs.chunks
+import nqs.runtime.memory
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
-from nqs.jacobian import all_layers_known, jacobian
 from nqs.lattice import chain
 from nqs.models import Transformer
+from nqs.optimisation.jacobian import all_layers_known, jacobian
 from nqs.protocols import LogPsi, Wavefunction
 
 SECTORS = {
@@ -103,7 +103,7 @@ def test_chunks_do_not_change_the_result(budget: int, monkeypatch: pytest.Monkey
     model = transformer(bosons(4, 3))
     n = model.hilbert.configurations()
     whole = jacobian(model, n)
-    monkeypatch.setattr(nqs.chunks, "CPU_BYTES", budget)
+    monkeypatch.setattr(nqs.runtime.memory, "CPU_BYTES", budget)
     for pieces, reference in zip(jacobian(model, n), whole, strict=True):
         torch.testing.assert_close(pieces, reference, rtol=1e-11, atol=1e-13)
 

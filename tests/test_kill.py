@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from nqs import Archive, resume
-from nqs.cli.verify import Verify
+from nqs.cli.commands.verify import Verify
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 

@@ -19,7 +19,6 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from nqs.lattice import (
-    BOUNDARIES,
     Lattice,
     chain,
     from_edges,
@@ -31,6 +30,7 @@ from nqs.lattice import (
     square,
     triangular,
 )
+from nqs.lattice.checks import BOUNDARIES
 
 PLANAR = [square, triangular, honeycomb, kagome]
 PERIODIC_AND_OPEN = {"periodic": True, "open": False}

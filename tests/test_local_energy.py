@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-import nqs.chunks
+import nqs.runtime.memory
 from nqs import exact
+from nqs.amplitudes.cache import amplitudes_with_cache
+from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain, kagome, square
-from nqs.local_energy import amplitudes_with_cache, local_energies
 from nqs.models import Transformer
 from nqs.protocols import LogPsi, Sampler, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
@@ -135,7 +136,7 @@ def test_chunks_change_the_cost_but_not_the_result(
     model = random_transformer(h)
     samples = draw(model, sampler)
     whole = local_energies(h, model, samples)
-    monkeypatch.setattr(nqs.chunks, "CPU_BYTES", budget)
+    monkeypatch.setattr(nqs.runtime.memory, "CPU_BYTES", budget)
     sizes = evaluations(model)
     pieces = local_energies(h, model, samples)
     torch.testing.assert_close(pieces.values, whole.values, rtol=1e-12, atol=1e-12)

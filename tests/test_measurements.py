@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from nqs import VMC, Archive, exact, measurements
+from nqs import VMC, Archive, exact
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
 from nqs.models import OnOrbits, Transformer, TransformerConfig
 from nqs.observables import StateVector, exact_samples
+from nqs.observables import measure as measurements
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.symmetry import symmetries_of, translations
 

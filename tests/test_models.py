@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from nqs import chunks
-from nqs.chunks import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.prefixes import common_prefix
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.lattice import chain
 from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
-from nqs.prefixes import common_prefix
 from nqs.protocols import AutoregressiveWavefunction
+from nqs.runtime import memory as chunks
 
 from readme import recurrent
 

@@ -22,19 +22,9 @@ from netket.operator import FermionOperator2nd, LocalOperator, PauliStrings, Pro
 from netket.utils.group import Permutation
 
 from nqs import VMC, Archive, exact
-from nqs.hamiltonians import (
-    TJ,
-    TV,
-    BoseHubbard,
-    FermiHubbard,
-    Heisenberg,
-    Ising,
-    LocalTerms,
-    NetKetOperator,
-    netket_operator,
-    netket_terms,
-    to_netket,
-)
+from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, LocalTerms, NetKetOperator, to_netket
+from nqs.hamiltonians.netket import operator as netket_operator
+from nqs.hamiltonians.netket import terms as netket_terms
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.lattice import chain, honeycomb, square, triangular
 from nqs.models import Transformer

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from nqs.hilbert import bosons
-from nqs.jacobian import jacobian
 from nqs.models import Transformer
 from nqs.models.normalisation import LayerNorm, normalised
+from nqs.optimisation.jacobian import jacobian
 
 
 @pytest.fixture

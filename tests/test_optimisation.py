@@ -11,27 +11,21 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nqs import VMC, exact
+from nqs.archive.serialise import from_plain, to_plain
+from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard
-from nqs.jacobian import jacobian
 from nqs.lattice import chain
-from nqs.local_energy import local_energies
 from nqs.models import Transformer
-from nqs.optimisation import (
-    MAX_LOG_CHANGE,
-    StochasticReconfiguration,
-    TorchOptimiser,
-    bounded,
-    cosine,
-    geometric,
-    residual,
-    solve,
-)
+from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
+from nqs.optimisation.jacobian import jacobian
+from nqs.optimisation.kernel import Dense
+from nqs.optimisation.schedules import cosine, geometric
+from nqs.optimisation.solve import solve
+from nqs.optimisation.stochastic_reconfiguration import MAX_LOG_CHANGE, bounded, residual
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.samples import Samples
-from nqs.serialise import from_plain, to_plain
-from nqs.tangent import Dense
-from nqs.vmc import known_types
+from nqs.vmc.continuation import known_types
 
 REAL = BoseHubbard(chain(3), 3, U=2.0, potential=(0.0, 0.4, -0.3))  # 10 configurations: U < P
 FLUX = BoseHubbard(chain(3), 3, U=2.0, phases=(0.5, -0.2, 0.9))
@@ -727,7 +721,7 @@ def test_first_order_optimisers_lower_the_energy(name: str) -> None:
 def test_pieces_do_not_change_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = []
     for budget in (2**28, 1):
-        monkeypatch.setattr("nqs.chunks.CPU_BYTES", budget)
+        monkeypatch.setattr("nqs.runtime.memory.CPU_BYTES", budget)
         model = transformer(FLUX)
         TorchOptimiser(name="SGD").build(model).step(*exhaustive(FLUX, model), 0.0)
         ends.append(flat(model))

@@ -70,7 +70,7 @@ def test_wheel_holds_every_module_under_its_import_name_and_nothing_else(wheel: 
         for file in (ROOT / folder).rglob("*.py")
     ]
     assert len(expected) == len(set(expected)), "two source files have the same import name"
-    assert package == {*expected, "nqs/py.typed", "nqs/html_report.html"}
+    assert package == {*expected, "nqs/py.typed", "nqs/report/page.html"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
@@ -148,7 +148,7 @@ print(json.dumps({"beyond_torch": end - middle, "heavy": heavy}))
 def test_what_a_step_needs_imports_no_scipy(tmp_path: Path) -> None:
     program = """
 import sys
-import nqs.hamiltonians, nqs.lattice, nqs.local_energy, nqs.models, nqs.optimisation, nqs.samplers
+import nqs.hamiltonians, nqs.lattice, nqs.estimators.local_energy, nqs.models, nqs.optimisation, nqs.samplers
 nqs.hamiltonians.Heisenberg(nqs.lattice.chain(4)).connected
 print("scipy" in sys.modules)
 """

@@ -3,16 +3,19 @@
 import pytest
 import torch
 
-from nqs import chunks, prefixes
-from nqs.chunks import in_pieces, log_psi_in_chunks
+from nqs.amplitudes import prefixes
+from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.prefixes import common_prefix, log_psi_sharing_prefixes
+from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain, square
-from nqs.local_energy import local_energies
-from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference, inference
-from nqs.models.prefix_tree import PrefixTree
-from nqs.prefixes import common_prefix, log_psi_sharing_prefixes
+from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
+from nqs.models.inference import kernels as inference
+from nqs.models.inference.prefix_tree import PrefixTree
 from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.runtime import memory as chunks
+from nqs.runtime.memory import in_pieces
 from nqs.samplers import TreeSampler
 from nqs.samples import distinct
 

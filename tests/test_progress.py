@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import nqs.progress
+import nqs.runtime.progress
 from nqs import VMC
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import Transformer
-from nqs.progress import Progress, TensorBoard
+from nqs.runtime.progress import Progress, TensorBoard
 from nqs.samplers import TreeSampler
 
 
@@ -47,7 +47,7 @@ def test_log_gets_the_first_and_the_last_step_as_lines(monkeypatch: pytest.Monke
 
 def test_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(0, 10**6, 5))  # seconds of a step
-    monkeypatch.setattr(nqs.progress.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(nqs.runtime.progress.time, "monotonic", lambda: float(next(now)))
     lines = shown(monkeypatch, io.StringIO(), 10).splitlines()
     assert [line.split(",")[0] for line in lines] == ["step 1/10", "step 4/10", "step 7/10", "step 10/10"]
     assert "5 s each, 00:30 left" in lines[1]

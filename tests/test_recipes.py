@@ -104,7 +104,7 @@ def test_averages_over_sectors_that_can_be_summed_are_evaluated_exactly() -> Non
 )
 def test_symmetries_over_which_steps_average(hamiltonian: Hamiltonian, most: int, order: int | None) -> None:
     group = symmetries_of(hamiltonian)
-    chosen = recipes._trained(group, hamiltonian, most)
+    chosen = recipes.choices._trained(group, hamiltonian, most)
     assert (None if chosen is None else len(chosen)) == order
     averaged = Symmetrised(base=BASE, symmetry=group, trained=chosen).steps_over
     moves = {tuple(p) for p in hamiltonian.lattice.translations().tolist()}
@@ -114,7 +114,7 @@ def test_symmetries_over_which_steps_average(hamiltonian: Hamiltonian, most: int
 
 def test_without_a_lattice_steps_average_over_all() -> None:
     h = Ising(from_edges([(0, 1), (1, 2), (0, 2)]), h=1.0)
-    assert recipes._trained(symmetries_of(h), h, 2) is None
+    assert recipes.choices._trained(symmetries_of(h), h, 2) is None
 
 
 def test_determinants_are_projected_and_not_averaged(monkeypatch: pytest.MonkeyPatch) -> None:

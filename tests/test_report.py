@@ -17,7 +17,7 @@ from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import chain, from_edges, square
 from nqs.models import Transformer
-from nqs.report import plot_run, plot_runs
+from nqs.report.figures import plot_run, plot_runs
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 
 H = BoseHubbard(chain(3), 3, U=4.0)
@@ -134,7 +134,7 @@ def test_missing_archive_is_refused(tmp_path: Path) -> None:
 def test_pyplot_and_the_backend_are_left_alone(with_exact: Path, tmp_path: Path) -> None:
     """Also when nqs is imported, matplotlib itself is not: it would cost every script half a second."""
     script = (
-        "import sys; from nqs.hilbert import bosons; from nqs.report import plot_run\n"
+        "import sys; from nqs.hilbert import bosons; from nqs.report.figures import plot_run\n"
         "assert not any(name.split('.')[0] == 'matplotlib' for name in sys.modules)\n"
         f"plot_run({str(with_exact)!r}, {str(tmp_path / 'figure.png')!r}, bosons(3, 3))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"

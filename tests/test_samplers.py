@@ -14,7 +14,7 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
-from nqs.chunks import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.models import MarshallSign, Transformer, WithReference
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi, Sampler, Wavefunction

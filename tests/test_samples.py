@@ -9,16 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nqs import statistics
+from nqs.estimators import energy as statistics
+from nqs.estimators.energy import estimate_energy, infinite_temperature_energy, v_score
+from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.lattice import chain
-from nqs.local_energy import local_energies
 from nqs.models import Transformer
 from nqs.protocols import Sampler
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samples import Lookup, Samples, distinct
-from nqs.statistics import estimate_energy, infinite_temperature_energy, v_score
 
 
 def samples_of(

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from nqs import Archive, RunConfig, exact, recipes
+from nqs.driver import Options
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import TransformerConfig
 from nqs.samplers import ExhaustiveSampler
-from nqs.script import Options
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bose_hubbard.py"
 TOY = ("--shape", "3", "--n-particles", "3", "--steps", "5", "--model.width", "4")
@@ -395,7 +395,7 @@ def test_a_sector_without_the_exact_ground_state_is_said(
 
     warning = "but the exact ground state is not in this sector: the run will end above it (--symmetry none)"
     for determinants, said in ((0, True), (recipes.PROJECTED, False)):
-        monkeypatch.setattr(recipes, "PROJECTED", determinants)
+        monkeypatch.setattr(recipes.choices, "PROJECTED", determinants)
         options = Options(run=RunConfig(steps=1), device="cpu", archive=tmp_path / f"{determinants}.h5")
         fermi_hubbard.main(fermi_hubbard.Config(n_up=2, n_down=2, U=8.0, options=options))
         assert (warning in capsys.readouterr().out.splitlines()) == said

@@ -17,10 +17,10 @@ from nqs.models import (
     hartree_fock,
     lowest_sector,
     sector_of,
-    sectors,
     weight_in_sector,
 )
-from nqs.models.sectors import OrbitHamiltonian, projected_energies
+from nqs.models.references import projection as sectors
+from nqs.models.references.projection import OrbitHamiltonian, projected_energies
 from nqs.protocols import Hamiltonian
 from nqs.symmetry import Symmetry, spin_flip, symmetries_of, translations
 
@@ -186,7 +186,7 @@ def test_phases_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     projected, _ = lowest_sector(h, symmetries_of(h, fermions=True), hartree_fock(h).solutions)
     n = h.hilbert.configurations()
     whole = projected.phase(n)
-    monkeypatch.setattr("nqs.chunks.CPU_BYTES", 1)
+    monkeypatch.setattr("nqs.runtime.memory.CPU_BYTES", 1)
     assert projected.phase(n).equal(whole)
     assert projected.phase(n[:0]).shape == (0,)
 

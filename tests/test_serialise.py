@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 
 from nqs import hamiltonians, models, samplers
+from nqs.archive.serialise import differences, digest, from_plain, to_plain
 from nqs.hamiltonians import (
     TJ,
     TV,
@@ -38,9 +39,9 @@ from nqs.models import (
 )
 from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
-from nqs.serialise import differences, digest, from_plain, to_plain
 from nqs.symmetry import Symmetry, space_group, spin_flip, translations
-from nqs.vmc import RunConfig, known_types
+from nqs.vmc import RunConfig
+from nqs.vmc.continuation import known_types
 
 TYPES = known_types() | {"RunConfig": RunConfig}
 RING = chain(4)

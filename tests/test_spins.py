@@ -21,12 +21,12 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from nqs import VMC, Archive, ArchiveError, RunConfig, exact, resume
+from nqs.driver import Options
 from nqs.hamiltonians import Heisenberg, Ising
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, kagome, square, triangular
 from nqs.models import Transformer, TransformerConfig
 from nqs.protocols import Hamiltonian
-from nqs.script import Options
 
 from families import heisenberg, ising
 from matrices import assert_same, dense, netket_matrix, netket_rows, rows

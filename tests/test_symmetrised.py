@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-import nqs.jacobian
-from nqs import VMC, Archive, exact, prefixes, resume
+import nqs.optimisation.jacobian
+from nqs import VMC, Archive, exact, resume
+from nqs.amplitudes import prefixes
+from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, staggered_potential
 from nqs.hilbert import HilbertSpace, bosons
-from nqs.jacobian import jacobian
 from nqs.lattice import chain
-from nqs.local_energy import LocalEnergies, local_energies
 from nqs.models import (
     MarshallSign,
     OnOrbits,
@@ -29,14 +29,15 @@ from nqs.models import (
     hartree_fock,
     lowest_sector,
 )
-from nqs.models.on_orbits import OrbitWavefunction
-from nqs.models.symmetrised import SymmetrisedWavefunction
+from nqs.models.symmetric.average import SymmetrisedWavefunction
+from nqs.models.symmetric.on_orbits import OrbitWavefunction
 from nqs.optimisation import StochasticReconfiguration
-from nqs.orbit_space import OrbitSpace
+from nqs.optimisation.jacobian import jacobian
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, Hamiltonian, SymmetricWavefunction, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.symmetry import Symmetry, space_group, spin_flip, symmetries_of, translations
+from nqs.symmetry.orbit_space import OrbitSpace
 from nqs.transfer import load
 from nqs.vmc import RunConfig
 
@@ -331,7 +332,7 @@ def test_gradients_are_finite_differences(name: str, monkeypatch: pytest.MonkeyP
     model.load_state_dict(lively(name).state_dict())
     n = model.symmetry.orbits(model.hilbert).representatives[:6]
     by_layers = jacobian(model, n)
-    monkeypatch.setattr(nqs.jacobian, "all_layers_known", lambda _: False)
+    monkeypatch.setattr(nqs.optimisation.jacobian, "all_layers_known", lambda _: False)
     by_vmap = jacobian(model, n)
     start = parameters_to_vector(model.parameters()).detach().clone()
     direction = torch.randn(len(start), generator=seeded(), dtype=torch.float64)
@@ -447,7 +448,7 @@ def test_interrupted_runs_end_bit_for_bit_like_uninterrupted_ones(
             raise KeyboardInterrupt
         return local_energies(*arguments, **options)
 
-    monkeypatch.setattr("nqs.vmc.local_energies", interrupted)
+    monkeypatch.setattr("nqs.vmc.loop.local_energies", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(name, sampler=sampler, evaluation=evaluation).run(4, archive=second, progress=False)
     monkeypatch.undo()
@@ -566,7 +567,7 @@ def test_one_step_does_not_depend_on_the_pieces(monkeypatch: pytest.MonkeyPatch)
     ends = []
     h, config = CASES["electrons"]
     for budget in (2**25, 1):
-        monkeypatch.setattr("nqs.chunks.CPU_BYTES", budget)
+        monkeypatch.setattr("nqs.runtime.memory.CPU_BYTES", budget)
         model = config.build(h.hilbert)
         samples: Samples = ExhaustiveSampler().sample(model, seeded())
         local = local_energies(h, model, samples)

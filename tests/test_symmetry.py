@@ -13,20 +13,13 @@ import pytest
 import torch
 from hypothesis import given
 
-from nqs import chunks, orbit_listing
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, harmonic_trap, staggered_potential
 from nqs.hilbert import HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.lattice import chain, honeycomb, hypercubic, square, triangular
 from nqs.protocols import Hamiltonian
-from nqs.symmetry import (
-    Symmetry,
-    commuting,
-    particle_hole,
-    space_group,
-    spin_flip,
-    symmetries_of,
-    translations,
-)
+from nqs.runtime import memory as chunks
+from nqs.symmetry import Symmetry, commuting, particle_hole, space_group, spin_flip, symmetries_of, translations
+from nqs.symmetry import orbits as orbit_listing
 
 from matrices import dense
 
@@ -295,7 +288,7 @@ def test_representatives_of_long_configurations(hilbert: HilbertSpace) -> None:
 def test_orbits_come_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     h, group = CASES["electrons, half filling"]
     whole = group.orbits(h.hilbert)
-    monkeypatch.setattr("nqs.chunks.CPU_BYTES", 1)
+    monkeypatch.setattr("nqs.runtime.memory.CPU_BYTES", 1)
     pieces = group.with_angles(group.angles).orbits(h.hilbert)  # an equal group with nothing cached
     for one, other in zip(whole, pieces, strict=True):
         assert one.equal(other)

@@ -11,20 +11,20 @@ from test_jacobian import Layers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nqs import tangent as tangents
-from nqs.chunks import free_memory
+from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import bosons
-from nqs.jacobian import combined, directional, jacobian
 from nqs.lattice import chain
-from nqs.local_energy import local_energies
 from nqs.models import Symmetrised, Transformer, TransformerConfig
 from nqs.optimisation import StochasticReconfiguration
+from nqs.optimisation import kernel as tangents
+from nqs.optimisation.jacobian import combined, directional, jacobian
+from nqs.optimisation.kernel import Dense, Streamed, add_gram, tangent
 from nqs.protocols import Wavefunction
+from nqs.runtime.memory import free_memory
 from nqs.samplers import ExhaustiveSampler
 from nqs.samples import Samples
 from nqs.symmetry import symmetries_of
-from nqs.tangent import Dense, Streamed, add_gram, tangent
 
 H = BoseHubbard(chain(4), 3, U=2.0)
 every_phase = pytest.mark.parametrize("phase", ["learned", "zero"])

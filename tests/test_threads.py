@@ -10,9 +10,9 @@ from nqs.hilbert import spins
 from nqs.lattice import chain
 from nqs.models import Symmetrised, Transformer, TransformerConfig
 from nqs.protocols import Sampler
+from nqs.runtime.threads import FEW, MANY, jacobian_entries, use_threads
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.symmetry import translations
-from nqs.threads import FEW, MANY, jacobian_entries, use_threads
 
 SMALL, LARGE = (Transformer(spins(L, 0), width=8, heads=2) for L in (6, 20))
 P_SMALL, P_LARGE = (sum(p.numel() for p in model.parameters()) for model in (SMALL, LARGE))

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from nqs import VMC, Archive, ArchiveError, RunConfig, resume
+from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, Heisenberg
 from nqs.lattice import chain, from_edges, honeycomb, square
-from nqs.local_energy import local_energies
 from nqs.models import MarshallSign, Symmetrised, TransformerConfig, WithReference
-from nqs.models.reference import innermost
+from nqs.models.references.phase import innermost
 from nqs.pretraining import fit
 from nqs.protocols import Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler

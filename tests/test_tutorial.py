@@ -13,9 +13,9 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from nqs.estimates import EnergyEstimate
+from nqs.estimators.estimate import EnergyEstimate
 from nqs.exact import ExactGroundState
-from nqs.notebook import html_table
+from nqs.runtime.notebook import html_table
 from nqs.vmc import Result
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"

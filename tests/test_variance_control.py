@@ -11,19 +11,19 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nqs import VMC, Archive, RunConfig, exact, resume
 from nqs.archive import FlushPolicy
-from nqs.cli.show import text
-from nqs.compare import compared
+from nqs.cli.commands.show import text
+from nqs.estimators.energy import clipped, weighted_median
+from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard
-from nqs.html_report import html_report
 from nqs.lattice import chain
-from nqs.local_energy import local_energies
 from nqs.models import Transformer
 from nqs.optimisation import NaturalGradient, StepInfo, TorchOptimiser
 from nqs.protocols import Sampler
+from nqs.report.compare import compared
+from nqs.report.page import html_report
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samples import Samples
-from nqs.statistics import clipped, weighted_median
-from nqs.vmc import with_share
+from nqs.vmc.stages import with_share
 
 H = BoseHubbard(chain(4), 4, U=4.0)  # 35 configurations
 STEPS = 5

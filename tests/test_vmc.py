@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from nqs import VMC, Archive, ArchiveError, FlushPolicy, NonFiniteError, Result, RunConfig, exact, resume
-from nqs.estimates import EnergyEstimate, with_error
+from nqs.estimators.estimate import EnergyEstimate, with_error
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import HilbertSpace, bosons

@@ -12,7 +12,7 @@ from nqs.lattice import chain
 from nqs.models import Transformer, TransformerConfig
 from nqs.optimisation import StochasticReconfiguration
 from nqs.samplers import ExhaustiveSampler, TreeSampler
-from nqs.warm_up import WarmUp
+from nqs.vmc.warm_up import WarmUp
 
 RING = BoseHubbard(chain(4), 4, U=4.0)
 SMALL = TransformerConfig(width=8, layers=1, heads=2)

@@ -1,7 +1,7 @@
 """The command `nqs`: run, resume, look at, compare, draw, check and export runs.
 
 One file a command, each a frozen dataclass whose fields are its options and which is called to run; a new one is one
-more line in COMMANDS. Exit codes: `nqs.exits.ExitCode`, and 2 for wrong options.
+more line in COMMANDS. Exit codes: `nqs.cli.errors.ExitCode`, and 2 for wrong options.
 
 Nothing heavy is imported before a command needs it: `nqs --help` and `nqs show` do without torch.
 """
@@ -13,15 +13,15 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from nqs.cli.compare import Compare
-from nqs.cli.completion import Completion
-from nqs.cli.export import Export
-from nqs.cli.plot import Plot
-from nqs.cli.report import Report
-from nqs.cli.resume import Resume
-from nqs.cli.run import choices, run
-from nqs.cli.show import Show
-from nqs.cli.verify import Verify
+from nqs.cli.commands.compare import Compare
+from nqs.cli.commands.completion import Completion
+from nqs.cli.commands.export import Export
+from nqs.cli.commands.plot import Plot
+from nqs.cli.commands.report import Report
+from nqs.cli.commands.resume import Resume
+from nqs.cli.commands.run import choices, run
+from nqs.cli.commands.show import Show
+from nqs.cli.commands.verify import Verify
 
 # In the order in which --help lists them, after `run`.
 COMMANDS: dict[str, Callable[..., Any]] = {

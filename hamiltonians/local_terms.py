@@ -1,0 +1,58 @@
+"""Sums of local terms."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nqs.hamiltonians.netket.terms import Digits
+
+Change = tuple[tuple[int, int, int], ...]  # (mode, digit before, digit after) of what changes
+
+
+# ---- the operator ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTerms:
+    """One local matrix and the places where it acts.
+
+    Attributes:
+        entries: (row digits, column digits, real part, imaginary part) of every element that is not zero.
+        modes: for each place the modes that the digits belong to.
+        coefficients: for each place a factor.
+        signs: for each place modes that contribute (-1)^x; () where no place has any.
+        flips: for each place modes of two states that change; () where no place has any.
+    """
+
+    entries: tuple[tuple[Digits, Digits, float, float], ...]
+    modes: tuple[tuple[int, ...], ...]
+    coefficients: tuple[float, ...]
+    signs: tuple[tuple[int, ...], ...] = ()
+    flips: tuple[tuple[int, ...], ...] = ()
+
+    def elements(self, *, diagonal: bool) -> list[tuple[Digits, Digits, complex]]:
+        """Row, column and value of the elements that keep the configuration, or of those that change it."""
+        return [
+            (row, column, complex(re, im))
+            for row, column, re, im in self.entries
+            if (row == column and not self.flips) == diagonal
+        ]
+
+    @property
+    def n_elements(self) -> int:
+        """Elements of the fullest row, at least 1, at all places."""
+        return len(self.modes) * max(Counter(row for row, *_ in self.entries).values())
+
+    @property
+    def largest(self) -> float:
+        """Modulus of the largest element with its coefficient."""
+        return max(map(abs, self.coefficients)) * max(abs(complex(re, im)) for *_, re, im in self.entries)
+
+    def changes(self) -> Iterator[Change]:
+        """What changes, once for each place and each way of changing it."""
+        ways = {
+            tuple((k, a, b) for k, (a, b) in enumerate(zip(row, column, strict=True)) if a != b)
+            for row, column, _ in self.elements(diagonal=False)
+        }
+        for modes in self.modes:
+            yield from (tuple((modes[k], a, b) for k, a, b in way) for way in ways)

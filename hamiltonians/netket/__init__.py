@@ -1,0 +1,1 @@
+"""Operators of NetKet: import and export."""

@@ -1,0 +1,176 @@
+"""Hamiltonians of nqs as operators of NetKet, the reverse of `NetKetOperator.from_netket`."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+
+from nqs.hamiltonians.bose_hubbard import BoseHubbard
+from nqs.hamiltonians.fermi_hubbard import FermiHubbard
+from nqs.hamiltonians.heisenberg import Heisenberg
+from nqs.hamiltonians.ising import Ising
+from nqs.hamiltonians.jordan_wigner import lattice_hops
+from nqs.hamiltonians.netket.terms import basis_of, from_digits, sector_constraint, sector_of, to_digits
+from nqs.hamiltonians.tv import TV
+from nqs.hilbert import HilbertSpace
+from nqs.protocols import Hamiltonian
+
+Product = tuple[list[tuple[int, int]], complex]  # of (orbital, 1 for c+, 0 for c), with its weight
+
+
+def to_netket(hamiltonian: Hamiltonian) -> Any:
+    """The same operator in NetKet, on the space of NetKet with the same sector.
+
+    BoseHubbard, Heisenberg and Ising become a LocalOperator, TV and FermiHubbard a FermionOperator2nd; each is built
+    from the couplings and bonds of the family, not from its matrix elements. Every other Hamiltonian, also one of your
+    own, becomes an operator of NetKet that asks the Hamiltonian for its elements (torch on the CPU, not jitted).
+
+    Local states as for `NetKetOperator`: spins are 2 S^z, occupation numbers themselves; electrons are on
+    orbital i of the down block or i of the up block. The matrix elements are those of the Hamiltonian. Sectors that
+    NetKet does not have, such as that of the t-J model, one spin with a free number or a parity, become a constraint.
+    """
+    import netket as nk
+
+    space = _space(hamiltonian.hilbert)
+    if isinstance(hamiltonian, TV | FermiHubbard):
+        terms, weights = zip(*_fermion_products(hamiltonian), strict=True)
+        return nk.operator.FermionOperator2nd(space, terms, weights)
+    if isinstance(hamiltonian, BoseHubbard | Heisenberg | Ising):
+        matrices = _local_matrices(hamiltonian)
+        if isinstance(space, nk.hilbert.Spin):  # its matrices count from spin up
+            matrices = [(sites, matrix[::-1, ::-1]) for sites, matrix in matrices]
+        return nk.operator.LocalOperator(space, [m for _, m in matrices], [sites for sites, _ in matrices])
+    return _elements_operator()(space, hamiltonian)
+
+
+def _space(hilbert: HilbertSpace) -> Any:
+    """The space of NetKet whose sector this is."""
+    import netket as nk
+
+    L, d = hilbert.n_sites, hilbert.local_dim
+    target = {charge.name: charge.target for charge in hilbert.charges}
+    orbitals = hilbert.local_states[0] == "empty" and d <= 4  # bits of a local state: occupied by up, by down
+    space: Any = None
+    if list(target) == ["2 Sz"]:
+        twice = target["2 Sz"]
+        space = nk.hilbert.Spin((d - 1) / 2, L, total_sz=None if twice is None else twice / 2)
+    elif list(target) == ["particles"] and not orbitals:
+        space = nk.hilbert.Fock(d - 1, L, n_particles=target["particles"])
+    elif list(target) == ["particles"]:
+        space = nk.hilbert.SpinOrbitalFermions(L, n_fermions=target["particles"])
+    elif list(target) == ["electrons"]:
+        space = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2, n_fermions=target["electrons"])
+    elif list(target) == ["up electrons", "down electrons"]:
+        up, down = target.values()
+        numbers = None if up is None or down is None else (down, up)
+        space = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2, n_fermions_per_spin=numbers)
+    elif not target and d == 2:
+        space = nk.hilbert.Qubit(L)
+    if space is None or sector_of(space) != hilbert:
+        constraint = sector_constraint()(hilbert)
+        if orbitals:
+            return nk.hilbert.SpinOrbitalFermions(L, s=None if d == 2 else 1 / 2, constraint=constraint)
+        return nk.hilbert.Fock(d - 1, L, constraint=constraint)
+    return space
+
+
+def _local_matrices(hamiltonian: BoseHubbard | Heisenberg | Ising) -> list[tuple[list[int], np.ndarray]]:
+    """Sites and bonds of a family with their matrices, local states in the order of nqs."""
+    lattice, d = hamiltonian.lattice, hamiltonian.hilbert.local_dim
+    matrices: list[tuple[list[int], np.ndarray]] = []
+    if isinstance(hamiltonian, BoseHubbard):
+        b, number = np.diag(np.sqrt(np.arange(1.0, d)), 1), np.diag(np.arange(float(d)))
+        phases = hamiltonian.phases or (0.0,) * len(lattice.bonds())
+        for bond, sign, theta in zip(lattice.bonds().tolist(), lattice.signs().tolist(), phases, strict=True):
+            hop = -hamiltonian.J * sign * (np.exp(1j * theta) if theta else 1.0) * np.kron(b, b.T)
+            matrices.append((bond, hop + hop.conj().T + hamiltonian.V * np.kron(number, number)))
+        for i, energy in enumerate(hamiltonian.potential or (0.0,) * lattice.n_sites):
+            interaction = hamiltonian.U / 2 * number @ (number - np.eye(d))
+            matrices.append(([i], interaction + (energy - hamiltonian.mu) * number))
+    elif isinstance(hamiltonian, Heisenberg):
+        sz = np.diag(np.arange(d) - hamiltonian.spin)
+        raising = np.diag(np.sqrt([(n + 1) * (d - 1 - n) for n in range(d - 1)]), -1)
+        exchange = np.kron(raising, raising.T) / 2
+        couplings = zip(np.atleast_1d(hamiltonian.J), np.atleast_1d(hamiltonian.Delta), strict=True)
+        for order, (J, Delta) in enumerate(couplings, start=1):
+            for bond, sign in zip(lattice.bonds(order).tolist(), lattice.signs(order).tolist(), strict=True):
+                matrices.append((bond, J * (sign * (exchange + exchange.T) + Delta * np.kron(sz, sz))))
+        matrices += [([i], -hamiltonian.h * sz) for i in range(lattice.n_sites)]
+    else:
+        x, z = np.array([[0.0, 1.0], [1.0, 0.0]]), np.diag([-1.0, 1.0])
+        for bond, sign in zip(lattice.bonds().tolist(), lattice.signs().tolist(), strict=True):
+            matrices.append((bond, -hamiltonian.J * sign * np.kron(z, z)))
+        matrices += [([i], -hamiltonian.h * x - hamiltonian.g * z) for i in range(lattice.n_sites)]
+    return matrices
+
+
+def _fermion_products(hamiltonian: FermiHubbard | TV) -> list[Product]:
+    """A family as weighted products of (orbital, 1 for c+, 0 for c), orbitals in the order of NetKet."""
+    lattice, L = hamiltonian.lattice, hamiltonian.lattice.n_sites
+    t: tuple[float, ...] = (hamiltonian.t,)
+    blocks = {0: 0.0}  # first orbital of each spin, and the Zeeman energy of an electron there
+    U = 0.0
+    if isinstance(hamiltonian, FermiHubbard):
+        t, U = (hamiltonian.t, hamiltonian.t2), hamiltonian.U
+        blocks = {0: hamiltonian.h / 2, L: -hamiltonian.h / 2}
+    products: list[Product] = []
+    for i, j, amplitude in zip(*(part.tolist() for part in lattice_hops(lattice, t, hamiltonian.twist)), strict=True):
+        products += [([(i + block, 1), (j + block, 0)], amplitude) for block in blocks]
+    for i, j in lattice.bonds().tolist():
+        products += [(_number(i + a) + _number(j + b), hamiltonian.V) for a in blocks for b in blocks]
+    for i, energy in enumerate(hamiltonian.potential or (0.0,) * L):
+        products += [(_number(i + block), energy - hamiltonian.mu + zeeman) for block, zeeman in blocks.items()]
+        if len(blocks) == 2:
+            products.append((_number(i) + _number(i + L), U))
+    return products
+
+
+def _number(orbital: int) -> list[tuple[int, int]]:
+    return [(orbital, 1), (orbital, 0)]
+
+
+@functools.cache
+def _elements_operator() -> type:
+    """A class of NetKet operators that ask a Hamiltonian of nqs for their elements."""
+    import netket as nk
+
+    class ElementsOperator(nk.operator.DiscreteOperator):
+        """A Hamiltonian of nqs with the interface of NetKet's discrete operators."""
+
+        def __init__(self, space: Any, hamiltonian: Hamiltonian) -> None:
+            super().__init__(space)
+            self.hamiltonian = hamiltonian
+            self._basis = basis_of(self)
+            self._dtype = hamiltonian.connected(hamiltonian.hilbert.configurations(0, 1)).elements.numpy().dtype
+
+        @property
+        def dtype(self) -> Any:
+            return self._dtype
+
+        @property
+        def is_hermitian(self) -> bool:
+            return True
+
+        def get_conn_flattened(self, x: Any, sections: np.ndarray, pad: bool = False) -> tuple[np.ndarray, np.ndarray]:
+            """<x|H|x'>: the diagonal first, then the others; with `pad` equally many for each x, elements 0 added."""
+            basis, x = self._basis, np.asarray(x)
+            n = from_digits(torch.from_numpy(np.searchsorted(basis.values, x).astype(np.uint8)), basis.modes)
+            n_prime, elements, parents = self.hamiltonian.connected(n)
+            counts = 1 + np.bincount(parents.numpy(), minlength=len(x))
+            order = np.argsort(parents.numpy(), kind="stable")
+            width = np.full_like(counts, counts.max(initial=1)) if pad else counts
+            ends = np.cumsum(width)
+            start = ends - width
+            within = np.arange(len(order)) - np.repeat(np.cumsum(counts - 1) - counts + 1, counts - 1)
+            where = np.repeat(start + 1, counts - 1) + within
+            connected, mels = np.repeat(x, width, axis=0), np.zeros(ends[-1] if len(x) else 0, dtype=self._dtype)
+            connected[where] = basis.values[to_digits(n_prime, basis.modes).numpy()[order]]
+            mels[start], mels[where] = self.hamiltonian.diagonal(n).numpy(), elements.numpy()[order]
+            sections[:] = ends
+            return connected, mels
+
+        def __repr__(self) -> str:
+            return f"{type(self).__name__}({self.hamiltonian})"
+
+    return ElementsOperator

@@ -1,0 +1,1 @@
+"""Cached decoding: tables, kernels, shared prefixes."""

@@ -1,0 +1,73 @@
+"""What a network computes without gradients, in fewer passes over memory than torch's kernels take on a CPU."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from nqs.runtime.memory import rows_that_fit
+
+GELU_SCALE = 2 * math.sqrt(2 / math.pi)
+# Evaluated together on a CPU: more leave its cache, fewer cost calls.
+ROWS = 2**10  # prefixes that grow by a site
+TOKENS = 2**12  # sites of configurations
+SHORT_ROW, LONG_ROW = 8, 64  # numbers
+LEAST_EXPONENT = -700.0  # exp of -inf takes four times as long as this, which is nothing next to 1 as well
+GPU_BYTES = 2**33  # of the sites of a large network on a GPU: smaller pieces fill it less
+
+
+def rows_at_once(device: torch.device) -> int:
+    return ROWS if device.type == "cpu" else 2**62
+
+
+def tokens_at_once(device: torch.device, bytes_per_token: float) -> int:
+    if device.type == "cpu":
+        return TOKENS
+    return rows_that_fit(max(1, int(bytes_per_token)), device, gpu_bytes=GPU_BYTES)
+
+
+def add_output_(layer: nn.Linear, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B E"]) -> Float[Tensor, "*B D"]:
+    """x + layer(y), in place."""
+    x.view(-1, x.shape[-1]).addmm_(y.reshape(-1, y.shape[-1]), layer.weight.mT)
+    return x.add_(layer.bias)
+
+
+def take_rows(
+    table: Float[Tensor, "R d"], rows: Int64[Tensor, " M"], out: Float[Tensor, "M d"] | None = None
+) -> Float[Tensor, "M d"]:
+    """`table[rows]`; short ones on a GPU number by number, where torch spends a whole block of threads on every row."""
+    if not table.is_cuda or table.shape[1] > SHORT_ROW:
+        return torch.index_select(table, 0, rows, out=out)
+    taken = table[rows[:, None], torch.arange(table.shape[1], device=table.device)]
+    return taken if out is None else out.copy_(taken)
+
+
+def softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
+    """Softmax over the last dimension; x may be used up. Every row holds a finite number."""
+    if x.dtype != torch.float64 or x.is_cuda or x.shape[-1] >= LONG_ROW:
+        return x.softmax(-1)
+    # torch's kernel for float64 takes twice as long on shorter rows.
+    x -= x.amax(-1, keepdim=True)
+    x.clamp_(min=LEAST_EXPONENT).exp_()
+    x /= x.sum(-1, keepdim=True)
+    return x
+
+
+def log_softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
+    """Its logarithm; x may be used up. Every row holds a finite number."""
+    if x.dtype != torch.float64 or x.is_cuda:
+        return x.log_softmax(-1)
+    x -= x.amax(-1, keepdim=True)
+    x -= x.clamp(min=LEAST_EXPONENT).exp_().sum(-1, keepdim=True).log_()
+    return x
+
+
+def gelu(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    """x / (1 + exp(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3), which is x (1 + tanh u) / 2."""
+    if x.is_cuda:
+        return nn.functional.gelu(x, approximate="tanh")
+    t = x * x
+    torch.addcmul(x, t, x, value=0.044715, out=t)
+    t.mul_(-GELU_SCALE).exp_().add_(1)
+    return torch.div(x, t, out=t)

@@ -1,0 +1,1 @@
+"""Reference phases: Marshall's rule, determinants, projections."""

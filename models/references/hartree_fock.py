@@ -1,0 +1,273 @@
+r"""Unrestricted Hartree-Fock on a lattice: the determinant of lowest energy, whose sign serves as a reference phase.
+
+    H = sum_ab h_ab c+_a c_b + 1/2 sum_ab W_ab n_a n_b,     a, b = sites and spins,
+    E(P) = Tr h P + 1/2 sum_ab W_ab (P_aa P_bb - |P_ab|^2),    F = dE/dP = h + diag(W diag P) - W * P  (elementwise),
+
+for determinants with fixed numbers of up and down electrons (or of spinless fermions): P = Q Q+ with orthonormal
+orbitals Q of each spin. U joins the two spins on a site and gives the Hartree term alone; neighbours that repel by V
+also have the exchange term of equal spins. Up and down densities may differ, which lets the determinant break the
+symmetries of the Hamiltonian, as in the antiferromagnet that a repulsive Hubbard model favours at half filling.
+
+E is minimised directly over all orbitals (L-BFGS with the gradient 2 (1 - P) F Q), from several starts, and the lowest
+is kept. Iterating "diagonalise F, fill the lowest levels" instead does not converge in open shells, where the lowest
+levels of F are no fixed set: with on-site interactions electrons of one spin do not feel each other, so that nothing
+opens a gap between degenerate levels. A minimum exists all the same; its `gap` is then 0.
+
+Szabo and Ostlund, Modern Quantum Chemistry, section 3.8; direct minimisation: Van Voorhis and Head-Gordon, Mol. Phys.
+100, 1713 (2002); Bach, Lieb, Loss and Solovej, Phys. Rev. Lett. 72, 2981 (1994) on shells.
+"""
+
+# Shapes: S spins (2, or 1 for spinless fermions), L sites, N particles of one spin.
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nqs.hilbert import HilbertSpace
+from nqs.models.references.determinant import SlaterDeterminant
+from nqs.protocols import Hamiltonian
+
+RANDOM_STARTS = (0, 1, 2, 3)  # seeds
+POLISHING = 2000  # steps at most
+ROUNDING = 1e-13  # of F P - P F
+SAME = 1e-8  # energies closer than this are of one solution, or of one and its mirror images
+
+
+@dataclass(frozen=True, kw_only=True)
+class HartreeFock:
+    """A mean-field solution.
+
+    Attributes:
+        determinant: its reference phase.
+        energy: mean-field energy, an upper bound of the ground-state energy in the sector.
+        densities: of up and of down electrons, (2, L), or of spinless fermions, (1, L).
+        gap: between the last occupied and the first empty level of the same spin, the smaller one of both spins. Where
+            it is 0 the shell is open, and other determinants have the same energy. (Where equal spins attract each
+            other, V < 0, the orbitals of lowest energy need not be the lowest levels; it is 0 then too.)
+        start: the start that led there.
+        energies: what each start converged to.
+        solutions: determinants of all different energies that were found, the lowest first.
+    """
+
+    determinant: SlaterDeterminant
+    energy: float
+    densities: np.ndarray
+    gap: float
+    start: str | int
+    energies: dict[str | int, float]
+    solutions: tuple[SlaterDeterminant, ...]
+
+
+def hartree_fock(
+    hamiltonian: Hamiltonian,
+    *,
+    starts: Sequence[str | int] | None = None,
+    symmetry_breaking: float = 1.0,
+    tolerance: float = 1e-6,
+    max_iterations: int = 5000,
+) -> HartreeFock:
+    """The determinant of lowest energy among those that several starts lead to.
+
+    Real orbitals where the Hamiltonian is real, complex ones where it is twisted.
+
+    Args:
+        hamiltonian: lattice fermions with density-density interactions and fixed numbers, such as `FermiHubbard`
+            (t, t2, U, V, potential, field, twist) and `TV`. Two-body terms of other kinds are left out.
+        starts: fields whose ground states are the first orbitals: "uniform" (none, the symmetries of the hopping stay),
+            "staggered" (opposite on the two sublattices and for the two spins), or the seed of a random field. None:
+            all of these, "staggered" where the lattice is bipartite.
+        symmetry_breaking: strength of these fields, in the Hamiltonian's unit.
+        tolerance: of the gradient, the largest element of (1 - P) F Q; the error of the energy is of its square.
+        max_iterations: of each start.
+
+    Raises:
+        ValueError: no lattice fermions with fixed numbers, a "staggered" start without two sublattices, or an unknown
+            start.
+        RuntimeError: no start converged.
+    """
+    hilbert = hamiltonian.hilbert
+    numbers = _numbers(hilbert)
+    one_body, interaction = _couplings(hamiltonian, len(numbers))
+    if starts is None:
+        starts = ("uniform", *(("staggered",) if _is_bipartite(hamiltonian) else ()), *RANDOM_STARTS)
+    found: dict[str | int, tuple[float, list[np.ndarray]]] = {}
+    rest = np.inf
+    for start in starts:
+        field = symmetry_breaking * _field(hamiltonian, start, len(numbers))
+        orbitals = [np.linalg.eigh(h + np.diag(v))[1][:, :N] for h, v, N in zip(one_body, field, numbers, strict=True)]
+        energy, orbitals, gradient = _minimised(one_body, interaction, orbitals, tolerance, max_iterations)
+        if gradient <= tolerance:
+            found[start] = energy, orbitals
+        rest = min(rest, gradient)
+    if not found:
+        raise RuntimeError(
+            f"Hartree-Fock did not converge in {max_iterations} iterations from any of the starts {list(starts)} (the "
+            f"smallest gradient left is {rest:.1e}): raise max_iterations or the tolerance, or give other starts."
+        )
+    different: list[str | int] = []  # starts, the lowest energy first
+    for name in sorted(found, key=lambda name: round(found[name][0] / SAME)):
+        if not different or found[name][0] > found[different[-1]][0] + SAME:
+            different.append(name)
+    polished = [_polished(one_body, interaction, found[name][1], tolerance) for name in different]
+    start, (energy, orbitals) = different[0], polished[0]
+    fock = _fock(one_body, interaction, [q @ q.conj().T for q in orbitals])
+    levels = [np.linalg.eigvalsh(f) for f in fock]
+    gaps = [e[N] - e[N - 1] for e, N in zip(levels, numbers, strict=True) if 0 < N < len(e)]
+    return HartreeFock(
+        determinant=_determinant(orbitals),
+        solutions=tuple(_determinant(q) for _, q in polished),
+        energy=energy,
+        densities=np.array([np.square(np.abs(q)).sum(1) for q in orbitals]),
+        gap=max(0.0, min(gaps, default=np.inf)),
+        start=start,
+        energies={name: energy for name, (energy, _) in found.items()},
+    )
+
+
+def free_fermions(hamiltonian: Hamiltonian) -> SlaterDeterminant:
+    """Determinant of the lowest one-particle levels, interactions left out; fermions with fixed numbers, as above."""
+    numbers = _numbers(hamiltonian.hilbert)
+    one_body, _ = _couplings(hamiltonian, len(numbers))
+    levels = [np.linalg.eigh(h)[1] for h in one_body]
+    return _determinant([q[:, :N] for q, N in zip(levels, numbers, strict=True)])
+
+
+def _determinant(orbitals: list[np.ndarray]) -> SlaterDeterminant:
+    """Positive on its most likely configuration (found greedily), as where it vanishes by symmetry and the reference
+    has to choose some sign."""
+    from scipy.linalg import qr  # here, because it takes long to import
+
+    fixed = []
+    for q in orbitals:
+        likely = np.sort(qr(q.conj().T, mode="r", pivoting=True)[1][: q.shape[1]])
+        sign = np.linalg.slogdet(q[likely])[0]
+        fixed.append(np.concatenate([q[:, :1] / sign, q[:, 1:]], axis=1))
+    return SlaterDeterminant.from_orbitals(*fixed)
+
+
+# ---- minimisation ----------------------------------------------------------------------------------
+
+
+def _fock(one_body: list[np.ndarray], interaction: np.ndarray, P: list[np.ndarray]) -> list[np.ndarray]:
+    """F of each spin, (L, L)."""
+    hartree = np.einsum("saub,ub->sa", interaction, np.array([p.diagonal().real for p in P]))
+    exchange = [interaction[s, :, s] * p for s, p in enumerate(P)]
+    return [h + np.diag(v) - x for h, v, x in zip(one_body, hartree, exchange, strict=True)]
+
+
+def _minimised(
+    one_body: list[np.ndarray],
+    interaction: np.ndarray,
+    orbitals: list[np.ndarray],
+    tolerance: float,
+    max_iterations: int,
+) -> tuple[float, list[np.ndarray], float]:
+    """Energy, orthonormal orbitals of each spin, (L, N), and what is left of the gradient at a local minimum of E.
+
+    E depends only on the space that the orbitals of a spin span, so that they are varied without constraint.
+    """
+    from scipy.optimize import minimize  # here, because it takes long to import
+
+    shapes, dtype = [q.shape for q in orbitals], one_body[0].dtype
+    ends = np.cumsum([q.size for q in orbitals])[:-1]
+
+    def unpacked(x: np.ndarray) -> list[np.ndarray]:
+        return [part.reshape(shape) for part, shape in zip(np.split(x.view(dtype), ends), shapes, strict=True)]
+
+    def energy_and_gradient(x: Any) -> Any:
+        Q, R = zip(*map(np.linalg.qr, unpacked(x)), strict=True)
+        P = [q @ q.conj().T for q in Q]
+        F = _fock(one_body, interaction, P)
+        # Tr h P + Tr F P counts the interaction twice.
+        energy = sum(((h + f) * p.T).sum().real for h, f, p in zip(one_body, F, P, strict=True)) / 2
+        residual = [f @ q - q @ (q.conj().T @ f @ q) for f, q in zip(F, Q, strict=True)]
+        gradient = [2 * np.linalg.solve(r, g.conj().T).conj().T for g, r in zip(residual, R, strict=True)]
+        return energy, np.concatenate([g.ravel() for g in gradient]).view(float)
+
+    x: Any = np.concatenate([q.astype(dtype).ravel() for q in orbitals]).view(float)
+    left = np.inf
+    options: Any = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 0.0, "gtol": tolerance}
+    for _ in range(2):  # a second run forgets a history that rounding has spoiled
+        x = minimize(energy_and_gradient, x, jac=True, method="L-BFGS-B", options=options).x
+        Q = [np.linalg.qr(q)[0] for q in unpacked(x)]
+        x = np.concatenate([q.ravel() for q in Q]).view(float)
+        energy, gradient = energy_and_gradient(x)
+        left = float(np.abs(gradient).max(initial=0.0)) / 2
+        if left <= tolerance:
+            break
+    return float(energy), Q, left
+
+
+def _polished(
+    one_body: list[np.ndarray], interaction: np.ndarray, orbitals: list[np.ndarray], tolerance: float
+) -> tuple[float, list[np.ndarray]]:
+    """The same minimum to rounding, where L-BFGS sees no change of the energy any more; determinants that vanish by
+    symmetry then do. Level shifts keep the occupied orbitals occupied: Saunders and Hillier, Int. J. Quantum Chem. 7,
+    699 (1973)."""
+    shift = float(np.abs(interaction).sum((2, 3)).max())
+    for _ in range(POLISHING):
+        P = [q @ q.conj().T for q in orbitals]
+        F = _fock(one_body, interaction, P)
+        left = max(np.abs(f @ p - p @ f).max() for f, p in zip(F, P, strict=True))
+        if left < ROUNDING:
+            break
+        orbitals = [np.linalg.eigh(f - shift * p)[1][:, : q.shape[1]] for f, p, q in zip(F, P, orbitals, strict=True)]
+    energy = sum(((h + f) * p.T).sum().real for h, f, p in zip(one_body, F, P, strict=True)) / 2
+    return float(energy), orbitals
+
+
+# ---- the problem -----------------------------------------------------------------------------------
+
+
+def _numbers(hilbert: HilbertSpace) -> list[int]:
+    """Up and down electrons, or spinless fermions."""
+    names = {("empty", "occupied"): ["particles"], ("empty", "up", "down", "both"): ["up electrons", "down electrons"]}
+    target = {charge.name: charge.target for charge in hilbert.charges}
+    numbers = [target.get(name) for name in names.get(hilbert.local_states, [])]
+    fixed = [number for number in numbers if number is not None]
+    if not fixed or len(fixed) < len(numbers):
+        raise ValueError(
+            f"a mean field needs fermions with fixed numbers (fermions or spinful_fermions); the space is {hilbert}."
+        )
+    return fixed
+
+
+def _couplings(hamiltonian: Hamiltonian, n_spins: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """h of each spin, (L, L), and W, (S, L, S, L), from the elements of one and the energies of two particles."""
+    L = hamiltonian.hilbert.n_sites
+    alone = torch.cat([torch.eye(L, dtype=torch.uint8) << spin for spin in range(n_spins)])  # (S L, L)
+    energies = hamiltonian.diagonal(alone)
+    hops = hamiltonian.connected(alone)
+    h = torch.diag(energies).to(hops.elements.dtype)
+    spin, site = hops.configurations.max(1).values.long() - 1, hops.configurations.argmax(1)
+    h[hops.parents, spin * L + site] = hops.elements
+    a, b = torch.triu_indices(n_spins * L, n_spins * L, offset=1)
+    W = torch.zeros(n_spins * L, n_spins * L, dtype=torch.float64)
+    W[a, b] = hamiltonian.diagonal(alone[a] + alone[b]) - energies[a] - energies[b]
+    W = W + W.T
+    matrices = h.reshape(n_spins, L, n_spins, L).numpy()
+    return [matrices[s, :, s] for s in range(n_spins)], W.view(n_spins, L, n_spins, L).numpy()
+
+
+def _field(hamiltonian: Any, start: str | int, n_spins: int) -> np.ndarray:
+    """Energies of each spin on each site, (S, L), of order 1."""
+    L = hamiltonian.hilbert.n_sites
+    if isinstance(start, int):
+        return np.random.default_rng(start).uniform(-1, 1, (n_spins, L))
+    if start == "uniform":
+        return np.zeros((n_spins, L))
+    if start == "staggered":
+        return np.outer([-1.0, 1.0][:n_spins], 1.0 - 2.0 * hamiltonian.lattice.sublattices().numpy())
+    raise ValueError(
+        f"start {start!r} is unknown: choose 'uniform', 'staggered', or an integer, the seed of a random one."
+    )
+
+
+def _is_bipartite(hamiltonian: Any) -> bool:
+    try:
+        hamiltonian.lattice.sublattices()
+    except (AttributeError, ValueError):
+        return False
+    return True

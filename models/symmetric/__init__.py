@@ -1,0 +1,1 @@
+"""Wavefunctions in a symmetry sector."""

@@ -1,0 +1,164 @@
+"""A wavefunction with an exact symmetry, still normalised and sampled exactly.
+
+    |psi(n)|^2 = 1/G sum_g p(g n),    arg psi(n) = phase(r) - arg c_g*(n),
+
+with p and phase of an autoregressive base, r = g* n the representative of the orbit of n, and c_g as in nqs.symmetry.
+The average of the probabilities is normalised because each term is; a sample of the base moved by a random element of
+the group is a sample of it. The phase at the representative is enough: the group fixes it on the whole orbit.
+
+Averaged probabilities: Reh, Schmitt, Gaerttner, Phys. Rev. B 107, 195115 (2023), arXiv:2206.00032 ("Gamma-p symmetry").
+
+On forbidden orbits (nqs.symmetry) psi is zero, and the probability that the base puts there is missing from the norm;
+without them, so for bosons and spins in the even sector, the norm is exactly 1.
+
+An amplitude costs as many evaluations of the base as the group has elements, less what the images of all
+configurations share as prefixes. Where the orbits of the sector can be listed, nqs.models.symmetric.on_orbits needs
+one.
+
+Optimisation steps may average over a subgroup (`trained`), with more samples for the same cost, and the whole group is
+left to the evaluation. Where psi is positive and no off-diagonal element of H is, also after the signs of a reference,
+the whole average has no higher energy: <psi|H|psi> is a sum of p(n) H_nn, linear in p, and of H_nm sqrt(p(n) p(m)) with
+H_nm <= 0, convex in p since the geometric mean is concave, and all terms of an average over a group have one energy.
+"""
+
+# Shapes: B configurations, G group elements, L sites.
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import torch
+from jaxtyping import Float64, UInt8
+from torch import Tensor
+
+from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.prefixes import log_psi_sharing_prefixes
+from nqs.hilbert import HilbertSpace
+from nqs.protocols import AutoregressiveWavefunction, LogPsi, SymmetricWavefunction, WavefunctionConfig
+from nqs.samples import Samples, distinct
+from nqs.symmetry.group import Symmetry
+
+IMAGE_BYTES = 128  # keys, the buffers of their sorting, and amplitudes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symmetrised:
+    """A model in a symmetry sector: `Symmetrised(base=TransformerConfig(), symmetry=space_group(lattice, hilbert))`.
+
+    Attributes:
+        base: what is averaged.
+        symmetry: the group, and its character.
+        trained: numbers of the elements, the identity (0) first, over which optimisation steps average: a subgroup.
+            None for all.
+
+    Raises:
+        ValueError: those elements are no subgroup.
+    """
+
+    base: WavefunctionConfig
+    symmetry: Symmetry
+    trained: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.trained is None:
+            return
+        wrong = [g for g in self.trained if not 0 <= g < self.symmetry.order]
+        if wrong or not self.trained:
+            raise ValueError(
+                f"trained={self.trained}: give numbers of elements, 0 .. {self.symmetry.order - 1}, or None for all."
+            )
+        _ = self.steps_over  # raises
+
+    @cached_property
+    def steps_over(self) -> Symmetry:
+        """The group over which optimisation steps average."""
+        if self.trained is None:
+            return self.symmetry
+        chosen = set(self.trained)
+        return self.symmetry.subgroup([g in chosen for g in range(self.symmetry.order)])
+
+    def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "SymmetrisedWavefunction":
+        base = self.base.build(hilbert, device)
+        if not isinstance(base, AutoregressiveWavefunction):
+            raise TypeError(f"a symmetry needs an autoregressive model; {type(base).__name__} is none.")
+        return SymmetrisedWavefunction(self, base)
+
+
+class SymmetrisedWavefunction(SymmetricWavefunction):
+    """Group average of an autoregressive wavefunction.
+
+    Over `config.trained` in training mode (`torch.nn.Module.train`), over the whole group in evaluation mode (`eval`).
+    """
+
+    config: Symmetrised
+
+    def __init__(self, config: Symmetrised, base: AutoregressiveWavefunction) -> None:
+        super().__init__()
+        config.symmetry.check(base.hilbert)
+        self.config = config
+        self.base = base
+        self.hilbert = base.hilbert
+        self.has_phase = base.has_phase
+        self.rowwise_layers = base.rowwise_layers
+        self.gradient_dtype = base.gradient_dtype
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        self.symmetry = self.config.steps_over if mode else self.config.symmetry
+        self.images = self.symmetry.order
+        return super().train(mode)
+
+    def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
+        """Log modulus, and the base's learned phase at the representative."""
+        images = self.symmetry.images(n)  # (B, G, L)
+        log_modulus, phase = self.base(images.flatten(0, 1))
+        G = self.symmetry.order
+        modulus = self._averaged(log_modulus.view(len(n), G))
+        return LogPsi(modulus, phase.view(len(n), G).gather(1, self.symmetry.canonical(n)[:, None])[:, 0])
+
+    def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
+        representatives, turn = self.fold(n)
+        if torch.is_grad_enabled():
+            log_modulus, phase = self(n)
+            phase = phase + self.base.reference_phase(representatives)
+        else:
+            log_modulus, phase = self._without_gradients(n)
+        forbidden = self.symmetry.forbidden(representatives, self.hilbert)
+        return LogPsi(log_modulus.masked_fill(forbidden, -math.inf), phase + turn)
+
+    def _without_gradients(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
+        """Log modulus, and the base's phase at the representative; the images of all configurations share prefixes."""
+        images = self.symmetry.images(n).flatten(0, 1)
+        first, classes = distinct(self.hilbert, images)
+        log_modulus, phase = log_psi_sharing_prefixes(self.base, images[first])
+        of_images = classes.view(len(n), self.images)
+        representative = of_images.amin(1)  # classes are in lexicographic order
+        return LogPsi(self._averaged(log_modulus[of_images]), phase[representative])
+
+    def _averaged(self, log_modulus: Float64[Tensor, "B G"]) -> Float64[Tensor, " B"]:
+        return (2 * log_modulus).logsumexp(1) / 2 - math.log(self.images) / 2
+
+    def folded(self, samples: Samples) -> Samples:
+        representatives, _ = self.fold(samples.configurations)
+        first, classes = distinct(self.hilbert, representatives)
+        representatives = representatives[first]
+        log_modulus, phase = log_psi_in_chunks(self, representatives)
+        possible = log_modulus > -math.inf
+        assert samples.counts is not None
+        counts = torch.zeros_like(first).index_add_(0, classes, samples.counts)[possible]
+        return Samples(
+            configurations=representatives[possible],
+            weights=counts.double() / counts.sum(),
+            log_modulus=log_modulus[possible],
+            phase=phase[possible],
+            counts=counts,
+        )
+
+    @property
+    def bytes_per_configuration(self) -> int:
+        return self.images * self.base.bytes_per_configuration
+
+    @property
+    def bytes_per_amplitude(self) -> int:
+        # What the base needs is bounded by the pieces in which it evaluates the images.
+        return self.images * (self.hilbert.n_sites + IMAGE_BYTES)

@@ -1,0 +1,1 @@
+"""Log amplitudes of many configurations: chunks, shared prefixes, cache."""

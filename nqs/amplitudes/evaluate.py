@@ -1,0 +1,17 @@
+"""Log amplitudes of many configurations, in chunks that fit into memory."""
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from nqs.protocols import LogPsi, Wavefunction
+from nqs.runtime.memory import in_pieces, rows_that_fit
+
+
+@torch.no_grad()
+def log_psi_in_chunks(wavefunction: Wavefunction, n: UInt8[Tensor, "B L"]) -> LogPsi:
+    """`wavefunction.log_psi(n)` without gradients, in pieces sized to memory."""
+    if not len(n):
+        return wavefunction.log_psi(n)
+    parts = in_pieces(wavefunction.log_psi, n, rows_that_fit(wavefunction.bytes_per_amplitude, n.device))
+    return LogPsi(torch.cat([p.log_modulus for p in parts]), torch.cat([p.phase for p in parts]))

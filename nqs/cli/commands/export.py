@@ -1,0 +1,75 @@
+"""nqs export: a run for other programs."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from nqs.cli.errors import clear_errors
+from nqs.cli.files import File
+
+if TYPE_CHECKING:
+    from nqs.archive.archive import Archive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write the history of a run as CSV or JSON, or its parameters as safetensors.
+
+    nqs export run.h5 -o history.csv parameters.safetensors
+    """
+
+    file: File
+    # the ending chooses the format: .csv, .json or .safetensors
+    output: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-o"], metavar="FILE...")]
+
+    def __call__(self) -> None:
+        from nqs.archive.archive import Archive
+
+        writers = {".csv": write_csv, ".json": write_json, ".safetensors": write_parameters}
+        with clear_errors():
+            archive = Archive.open(self.file)
+            if archive.step == 0:
+                raise ValueError(f"{self.file} holds no finished step: there is nothing to export.")
+            unknown = [str(path) for path in self.output if path.suffix not in writers]
+            if unknown or not self.output:
+                raise ValueError(
+                    f"output {' '.join(unknown) or 'is missing'}: a name must end with {', '.join(writers)}."
+                )
+            for path in self.output:
+                writers[path.suffix](archive, path)
+                print(path)
+
+
+def write_csv(archive: "Archive", path: Path) -> None:
+    """One line a step, every digit."""
+    history = {"step": archive.history["step"]} | archive.history
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(history)
+        writer.writerows(zip(*(values.tolist() for values in history.values()), strict=True))
+
+
+def write_json(archive: "Archive", path: Path) -> None:
+    """What `nqs show --json` prints, with the history under "history"; null for what is not finite."""
+    from nqs.cli.commands.show import summary
+
+    history = {
+        name: [value if math.isfinite(value) else None for value in values.tolist()]
+        for name, values in archive.history.items()
+    }
+    path.write_text(json.dumps(summary(archive) | {"history": history}, indent=1) + "\n")
+
+
+def write_parameters(archive: "Archive", path: Path) -> None:
+    """Parameters by name, with what they belong to as metadata."""
+    from safetensors.numpy import save_file
+
+    header = archive.attributes
+    metadata = {name: str(header[name]) for name in ("hamiltonian", "unit", "package_version")}
+    metadata |= {"config": json.dumps(archive.config), "step": str(archive.step)}
+    save_file(archive.parameters(), path, metadata=metadata)

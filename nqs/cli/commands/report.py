@@ -1,0 +1,44 @@
+"""nqs report: a web page about runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nqs.cli.errors import clear_errors
+from nqs.cli.files import Files, at_least_one
+
+ENDINGS = (".html", ".htm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write one self-contained web page: energies, comparison, convergence, observables, sampler, configuration.
+
+    nqs report run.h5 -o run.html
+    nqs report results/*.h5 -o report.html       several runs side by side
+    """
+
+    files: Files = ()
+    # web page
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.html")]
+    exact_limit: int = 200_000  # diagonalise exactly up to this dimension where no exact energy is known
+
+    def __call__(self) -> None:
+        from nqs.archive.archive import Archive
+        from nqs.archive.storage import replace_file
+        from nqs.report.compare import compared
+        from nqs.report.page import html_report
+
+        with clear_errors():
+            at_least_one(self.files, "report")
+            if self.output.suffix.lower() not in ENDINGS:
+                raise ValueError(f"output {self.output}: the name of a web page must end with {' or '.join(ENDINGS)}.")
+            if not self.output.parent.is_dir():
+                raise ValueError(f"output {self.output}: no folder {self.output.parent} is there; make it first.")
+            archives = [Archive.open(file) for file in dict.fromkeys(self.files)]
+            rows = compared(archives, self.exact_limit)
+            archives = [Archive.open(archive.path) for archive in archives]  # with exact energies found just now
+            replace_file(self.output, html_report(archives, rows).encode())
+            print(self.output)

@@ -1,0 +1,47 @@
+"""nqs resume: go on with a run from its archive alone."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nqs.archive.storage import FlushPolicy
+from nqs.cli.errors import ExitCode, clear_errors
+from nqs.cli.files import File
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Go on with a run where it stopped, here or on another device; a finished run shows its result.
+
+    On the CPU the result is bit for bit that of a run that was never interrupted.
+    """
+
+    file: File
+    device: str | None = None  # None: a GPU where there is one, else the CPU
+    threads: int | None = None  # of the CPU; None: one for small steps, else as PyTorch chooses (one a core)
+    minutes: float | None = None  # stop early enough to evaluate the energy within that time
+    flush: FlushPolicy = field(default_factory=FlushPolicy)
+    tensorboard: Path | None = None  # folder for TensorBoard
+
+    def __call__(self) -> int:
+        from nqs import recipes
+        from nqs.archive.archive import Archive
+        from nqs.driver import checked_archive, leave, minutes_left
+        from nqs.runtime.progress import TensorBoard
+        from nqs.runtime.threads import use_threads
+        from nqs.vmc.continuation import rebuild, resume
+
+        with clear_errors():
+            checked_archive(self.file)
+            archive = Archive.open(self.file)
+            print(archive.attributes["hamiltonian"])
+            built = rebuild(archive.config)
+            use_threads(self.threads, built["sampler"], built["model"].build(built["hamiltonian"].hilbert))
+            result = resume(
+                self.file,
+                device=recipes.checked_device(self.device or recipes.default_device()),
+                minutes=minutes_left(self.minutes),
+                flush=self.flush,
+                watch=[] if self.tensorboard is None else [TensorBoard(self.tensorboard)],
+            )
+            leave(result, self.file, built["hamiltonian"].hilbert)
+            return ExitCode.TIME_LIMIT if result.steps_left else ExitCode.FINISHED

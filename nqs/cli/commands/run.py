@@ -1,0 +1,49 @@
+"""nqs run NAME: the scripts of `nqs.scripts` under their names."""
+
+import ast
+import importlib
+from collections.abc import Sequence
+from dataclasses import make_dataclass
+from importlib.resources import files
+from typing import Annotated, Any, Union
+
+import tyro
+
+
+def script_names() -> dict[str, str]:
+    """Module of every script that can be run, by its name on the command line; none is imported."""
+    sources = [item for item in files("nqs.scripts").iterdir() if item.name.endswith(".py")]
+    return {
+        item.name.removesuffix(".py").replace("_", "-"): item.name.removesuffix(".py")
+        for item in sorted(sources, key=lambda item: item.name)
+        if "command_line(main, Config" in item.read_text()
+    }
+
+
+def choices(*, real: bool = False) -> Any:
+    """The names that may follow `nqs run`, as a union for tyro: for --help, and with their options for completion."""
+    alternatives: list[Any] = []
+    for name, module in script_names().items():
+        if real:
+            kind = importlib.import_module(f"nqs.scripts.{module}").Config
+        else:
+            kind = make_dataclass(module, [])
+        source = (files("nqs.scripts") / f"{module}.py").read_text()
+        first = (ast.get_docstring(ast.parse(source)) or name).splitlines()[0]
+        alternatives.append(Annotated[kind, tyro.conf.subcommand(name, description=first)])
+    chosen: Any = Union[tuple(alternatives)]  # noqa: UP007
+    return make_dataclass("Run", [("script", Annotated[chosen, tyro.conf.arg(name="")])])
+
+
+def run(arguments: Sequence[str]) -> bool:
+    """Run the script that the first argument names; False if it names none."""
+    module = script_names().get(arguments[0]) if arguments else None
+    if module is None:
+        return False
+    from nqs.driver import command_line
+
+    name = arguments[0]
+    script = importlib.import_module(f"nqs.scripts.{module}")
+    description = (script.__doc__ or "").replace(f"python scripts/{module}.py", f"nqs run {name}")
+    command_line(script.main, script.Config, description, args=arguments[1:], prog=f"nqs run {name}")
+    return True

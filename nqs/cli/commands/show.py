@@ -1,0 +1,148 @@
+"""nqs show: what an archive is, how far it is, and what it found."""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nqs.cli.errors import clear_errors
+from nqs.cli.files import Files, at_least_one
+
+if TYPE_CHECKING:
+    from nqs.archive.archive import Archive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Show what archives are, how far they are, and the energies with their error bars; also of runs going on."""
+
+    files: Files = ()
+    toml: bool = False  # print the options as TOML, for nqs run NAME --config
+    json: bool = False  # print everything but the arrays as JSON
+
+    def __call__(self) -> None:
+        from nqs.archive.archive import Archive
+
+        with clear_errors():
+            at_least_one(self.files, "show")
+            if self.toml and self.json:
+                raise ValueError("give --toml or --json, not both.")
+            for number, file in enumerate(self.files):
+                archive = Archive.open(file)
+                if self.toml:
+                    print(_toml(archive), end="")
+                elif self.json:
+                    print(json.dumps(summary(archive)))
+                else:
+                    print("\n" * bool(number) + text(archive))
+
+
+def summary(archive: "Archive") -> dict[str, Any]:
+    """Everything but the arrays, as plain data."""
+    result = archive.result
+    history = archive.history
+    return {
+        "file": str(archive.path),
+        **archive.attributes,
+        "step": archive.step,
+        "steps": archive.steps,
+        "finished": archive.finished,
+        "result": None if result is None else vars(result) | {"step": archive.result_step},
+        "last": {name: values[-1].item() for name, values in history.items() if len(values)},
+        "exact": archive.exact,
+        "size": archive.size,
+        "options": archive.options,
+        "config": archive.config,
+    }
+
+
+def text(archive: "Archive") -> str:
+    """Several lines for people."""
+    from nqs.archive.storage import writer_of
+    from nqs.estimators.estimate import relative_error, with_error
+
+    header, history, result, unit = archive.attributes, archive.history, archive.result, archive.attributes["unit"]
+    script = f"nqs run {header['script']}, " if header["script"] else ""
+    commit = f", commit {str(header['commit'])[:7]}" if header["commit"] else ""
+    writer = writer_of(archive.path)
+    if writer is not None:
+        state = f"going on ({writer})"
+    else:
+        state = "finished" if archive.finished else f"stopped; nqs resume {archive.path} goes on"
+    lines = [
+        f"{archive.path}: {header['hamiltonian']}",
+        f"  started     {header['created']} by {script}nqs {header['package_version']}{commit}",
+        f"  progress    {archive.step:,} of {archive.steps:,} steps, {state}",
+    ]
+    energy = error = None
+    if result is not None:
+        energy, error, variance, v_score = result.energy, result.error, result.variance, result.v_score
+        where = "final evaluation" if archive.finished else f"evaluated after {archive.result_step:,} steps"
+        behind = f"{result.n_samples:,} samples, {result.n_distinct:,} distinct"
+    elif archive.step:
+        energy, error, variance, v_score = (
+            history[name][-1].item() for name in ("energy", "error", "variance", "v_score")
+        )
+        where = "last step"
+        behind = f"{history['samples'][-1]:,.0f} samples, {history['distinct'][-1]:,.0f} distinct"
+    if energy is not None and error is not None:
+        lines.append(f"  energy      {with_error(energy, error)} {unit} ({where}: {behind})")
+        lines.append(f"              variance {variance:.2e}, V-score {v_score:.2e}")
+    if archive.exact is not None:
+        exact, origin = archive.exact["energy"], f"{archive.exact['method']}, dimension {archive.exact['dimension']:,}"
+        relative = "" if energy is None else f", relative error {relative_error(energy, exact):.1e}"
+        lines.append(f"  exact       {exact:.8f} {unit} ({origin}){relative}")
+    if archive.step:
+        seconds = history["seconds"].sum()
+        lines.append(f"  time        {seconds:,.0f} s, {seconds / archive.step:.2g} s a step{_writing(history)}")
+        if "retries" in history and history["retries"].sum():
+            lines.append(f"  retries     {history['retries'].sum():.0f} after states that were not finite")
+        if "clipped" in history:
+            share = history["clipped"].mean()
+            lines.append(f"  clipped     {share:.2%} of the weight, on average over the steps, for the updates alone")
+    lines.append(f"  size        {archive.size:,} bytes{_size_of_a_step(archive)}")
+    for name, part in archive.config.items():
+        if name not in ("hamiltonian", "unit"):  # the first line says it
+            lines.append(f"  {name:<12}{_short(part)}")
+    return "\n".join(lines)
+
+
+def _writing(history: dict[str, Any]) -> str:
+    """Share of the time that went into the archive."""
+    if "archive_seconds" not in history:
+        return ""
+    writing = history["archive_seconds"][history["archive_seconds"] == history["archive_seconds"]].sum()
+    return f", and {writing / (writing + history['seconds'].sum()):.2%} on top for writing the archive"
+
+
+def _size_of_a_step(archive: "Archive") -> str:
+    """What the history takes on disk, per step."""
+    import h5py
+
+    if not archive.step:
+        return ""
+    with h5py.File(archive.path) as file:
+        stored = sum(values.id.get_storage_size() for values in file["history"].values())
+    return f", of which {stored / archive.step:.0f} for each step"
+
+
+def _short(part: Any) -> str:
+    """One line of a configuration: BoseHubbard(n_particles=8, U=4.0)."""
+    if isinstance(part, dict):
+        values = [f"{name}={_short(value)}" for name, value in part.items() if name != "type" and value is not None]
+        return f"{part.get('type', '')}({', '.join(values)})"
+    if isinstance(part, list):
+        inner = [_short(item) for item in part[:6]]
+        return f"[{', '.join(inner)}{f', … {len(part)} in all' if len(part) > 6 else ''}]"
+    return str(part)
+
+
+def _toml(archive: "Archive") -> str:
+    from nqs.cli.toml import to_toml
+
+    script = str(archive.attributes["script"])
+    if not script:
+        raise ValueError(
+            f"{archive.path} was started from Python, not by nqs run: it has no options. "
+            "nqs show --json prints its configuration."
+        )
+    return to_toml(script, archive.options)

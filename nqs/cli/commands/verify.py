@@ -1,0 +1,32 @@
+"""nqs verify: whether archives are whole."""
+
+from dataclasses import dataclass
+
+from nqs.cli.errors import ExitCode, clear_errors
+from nqs.cli.files import Files, at_least_one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Check that every byte of archives is as it was written. Exit code 1 if one of them is not."""
+
+    files: Files = ()
+
+    def __call__(self) -> int:
+        from nqs.archive.archive import Archive, ArchiveError
+
+        with clear_errors():
+            at_least_one(self.files, "verify")
+            damaged = 0
+            for file in self.files:
+                try:
+                    archive = Archive.open(file)
+                except ArchiveError as error:
+                    damaged += 1
+                    print(f"DAMAGED  {error}")
+                    continue
+                if archive.read_version == 1:
+                    print(f"readable {file}: {archive.step} steps; format version 1 has no checksum")
+                else:
+                    print(f"ok       {file}: {archive.step} steps, {archive.size:,} bytes, SHA-256 as written")
+        return ExitCode.ERROR if damaged else ExitCode.FINISHED

@@ -1,0 +1,1 @@
+"""Local energies and energy estimates."""

@@ -1,0 +1,90 @@
+"""Observables that are diagonal in the configurations: densities and their correlations."""
+
+# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from nqs.hilbert import HilbertSpace
+from nqs.observables.expectation import Expectation, _real_means
+from nqs.observables.species import DOWN, UP, _require_electrons, site_values
+from nqs.samples import Samples
+
+# ---- diagonal observables --------------------------------------------------------------------------
+
+
+def local_state_probabilities(samples: Samples, hilbert: HilbertSpace) -> Float64[Tensor, "L d"]:
+    """Probability of every local state on every site."""
+    L, d = hilbert.n_sites, hilbert.local_dim
+    index = samples.configurations.long() + d * torch.arange(L, device=samples.weights.device)  # (U, L)
+    weights = samples.weights[:, None].expand(-1, L)
+    return torch.bincount(index.flatten(), weights.flatten(), minlength=L * d).view(L, d)
+
+
+def _on_sites(samples: Samples, hilbert: HilbertSpace, quantity: str | Tensor) -> Float64[Tensor, "U L"]:
+    values = site_values(hilbert, quantity) if isinstance(quantity, str) else quantity.double()
+    if values.shape != (hilbert.local_dim,):
+        raise ValueError(
+            f"the local quantity has shape {tuple(values.shape)}: give one value for each of the {hilbert.local_dim} "
+            f"local states {hilbert.local_states}."
+        )
+    return values.to(samples.weights.device)[samples.configurations.long()]
+
+
+def densities(samples: Samples, hilbert: HilbertSpace, quantity: str | Tensor) -> Expectation:
+    """<q_i> of every site, (L,).
+
+    Args:
+        samples: of the state.
+        hilbert: their space.
+        quantity: name of a local quantity, see `site_values`, or its value in every local state, (d,).
+
+    Raises:
+        ValueError: no such quantity.
+    """
+    return _real_means(samples, _on_sites(samples, hilbert, quantity))
+
+
+def correlations(
+    samples: Samples,
+    hilbert: HilbertSpace,
+    quantity: str | Tensor,
+    other: str | Tensor | None = None,
+    *,
+    connected: bool = False,
+) -> Expectation:
+    """<q_i p_j> of every pair of sites, (L, L), or <q_i p_j> - <q_i><p_j> if connected.
+
+    Args:
+        samples: of the state.
+        hilbert: their space.
+        quantity: q, as in `densities`.
+        other: p; by default q.
+        connected: subtract the product of the means.
+
+    Raises:
+        ValueError: no such quantity.
+    """
+    q = _on_sites(samples, hilbert, quantity)
+    p = q if other is None else _on_sites(samples, hilbert, other)
+    w, c = samples.weights, samples.error_weights
+    if connected:  # to first order, the error is that of <(q - <q>) (p - <p>)> with the means held fixed
+        q, p = q - w @ q, p - w @ p
+    # Sums over samples of q_i p_j and of its square are matrix products.
+    mean = (w[:, None] * q).T @ p
+    first = (c[:, None] * q).T @ p
+    second = (c[:, None] * q.square()).T @ p.square()
+    square = second - 2 * mean * first + c.sum() * mean.square()
+    # What rounding leaves of a variance that is zero, such as that of a conserved product, is dropped.
+    return Expectation(mean, torch.where(square > 1e-14 * second, square, 0.0).sqrt())
+
+
+def double_occupancy(samples: Samples, hilbert: HilbertSpace) -> Expectation:
+    """<n_up n_down> of every site, (L,).
+
+    Raises:
+        ValueError: no space of spinful fermions.
+    """
+    _require_electrons(hilbert, "double occupancy")
+    return densities(samples, hilbert, site_values(hilbert, UP) * site_values(hilbert, DOWN))

@@ -1,0 +1,141 @@
+"""Second Renyi entropy of a part of the sites."""
+
+# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float64, Int64, UInt8
+from torch import Tensor
+
+from nqs.hilbert import HilbertSpace
+from nqs.observables.expectation import Expectation
+from nqs.observables.moves import _Known
+from nqs.observables.species import _is_electrons, _is_spinless, _species
+from nqs.protocols import Wavefunction
+from nqs.samples import Samples, distinct
+
+PAIRS = 2**16  # pairs of samples behind a Renyi entropy
+
+
+@torch.no_grad()
+def renyi2_entropy(
+    samples: Samples, wavefunction: Wavefunction, sites: Sequence[int], *, n_pairs: int = PAIRS, seed: int = 0
+) -> Expectation:
+    """S_2 = -ln Tr rho_A^2 of the sites A, a scalar, by the swap of A between two replicas,
+
+        Tr rho_A^2 = < psi(m_A, n_B) psi(n_A, m_B) / (psi(n) psi(m)) >    over independent n, m from |psi|^2.
+
+    Swapped configurations outside the sector contribute 0. For fermions each amplitude gets the sign of moving the
+    orbitals of A to the front of the Jordan-Wigner order, so that this is the entropy of the fermionic modes. The noise
+    grows as exp(S_2). Exhaustive samples give the exact value from the reduced density matrix itself.
+    Hastings et al., Phys. Rev. Lett. 104, 157201 (2010).
+
+    Args:
+        samples: independent ones (TreeSampler), or exhaustive.
+        wavefunction: amplitudes of configurations that were not sampled.
+        sites: A, not empty and not all sites.
+        n_pairs: disjoint pairs of samples, at most half the number of samples.
+        seed: of the choice of pairs.
+
+    Raises:
+        ValueError: impossible sites, samples drawn without replacement, or fewer than 4 samples.
+    """
+    hilbert = wavefunction.hilbert
+    inside = _subsystem(hilbert, sites).to(samples.weights.device)
+    if samples.inclusion is not None:
+        if bool((samples.inclusion < 1).any()):
+            raise ValueError(
+                "the replica trick needs pairs of independent samples, but these were drawn without replacement: "
+                "use TreeSampler, or ExhaustiveSampler for the exact value."
+            )
+        return _exact_renyi2(samples, hilbert, inside)
+    n_pairs = min(n_pairs, samples.n_samples // 2)
+    if n_pairs < 2:
+        raise ValueError(
+            f"{samples.n_samples} samples in {n_pairs} pairs leave no error bar: give at least 4 samples and 2 pairs."
+        )
+    a, b = _independent_rows(samples, 2 * n_pairs, seed).view(2, n_pairs)
+    n, m = samples.configurations[a], samples.configurations[b]
+    n_swapped, m_swapped = torch.where(inside, m, n), torch.where(inside, n, m)
+    kept = (hilbert.contains(n_swapped) & hilbert.contains(m_swapped)).nonzero()[:, 0]
+    a, b, n, m, n_swapped, m_swapped = (x[kept] for x in (a, b, n, m, n_swapped, m_swapped))
+    sign = torch.ones(len(kept), dtype=torch.float64, device=n.device)
+    for configurations in (n, m, n_swapped, m_swapped):
+        sign = sign * _front_signs(hilbert, configurations, inside)
+    known = _Known(wavefunction, samples)
+    ratio = sign * known.ratios(n_swapped, a) * known.ratios(m_swapped, b)
+    values = torch.zeros(n_pairs, dtype=torch.float64, device=n.device)
+    values[kept] = ratio.real
+    purity = values.mean()
+    return Expectation(-purity.log(), values.std() / n_pairs**0.5 / purity.abs())
+
+
+def _subsystem(hilbert: HilbertSpace, sites: Sequence[int]) -> Bool[Tensor, " L"]:
+    L = hilbert.n_sites
+    chosen = {int(site) for site in sites}
+    if not 0 < len(chosen) < L or len(chosen) != len(sites) or min(chosen) < 0 or max(chosen) >= L:
+        raise ValueError(
+            f"sites={list(sites)}: give different sites between 0 and {L - 1}, at least one and not all of them."
+        )
+    inside = torch.zeros(L, dtype=torch.bool)
+    inside[sorted(chosen)] = True
+    return inside
+
+
+def _exact_renyi2(samples: Samples, hilbert: HilbertSpace, inside: Bool[Tensor, " L"]) -> Expectation:
+    """-ln Tr (M M+)^2 with the amplitudes as a matrix, psi(n_A, n_B) = M_AB; a block for all conserved charges of A."""
+    n = samples.configurations
+    amplitudes = torch.polar(samples.weights.sqrt(), samples.phase) * _front_signs(hilbert, n, inside)
+    row, column = (distinct(hilbert, torch.where(part, n, 0))[1] for part in (inside, ~inside))
+    block = torch.unique(_charges_inside(hilbert, n, inside), return_inverse=True)[1]
+    purity = amplitudes.new_zeros((), dtype=torch.float64)
+    for members in block.argsort(stable=True).split(block.bincount().tolist()):
+        i, j = (torch.unique(x[members], return_inverse=True)[1] for x in (row, column))
+        matrix = amplitudes.new_zeros((int(i.max()) + 1, int(j.max()) + 1))
+        matrix[i, j] = amplitudes[members]
+        if matrix.shape[0] > matrix.shape[1]:
+            matrix = matrix.T  # the same for both parts
+        purity += (matrix @ matrix.mH).abs().square().sum()
+    entropy = -purity.log()
+    return Expectation(entropy, torch.zeros_like(entropy))
+
+
+def _charges_inside(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool[Tensor, " L"]) -> Int64[Tensor, " B"]:
+    """A number for all conserved charges of the part A of configurations together."""
+    number = torch.zeros(len(n), dtype=torch.int64, device=n.device)
+    for charge in hilbert.charges:
+        if charge.target is not None:
+            values = torch.tensor(charge.values, device=n.device)[n[:, inside].long()].sum(1)
+            values = values if charge.modulus is None else values % charge.modulus
+            values = values - values.min()
+            number = number * (values.max() + 1) + values
+    return number
+
+
+def _front_signs(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool[Tensor, " L"]) -> Float64[Tensor, " B"]:
+    """Fermionic sign of moving the occupied orbitals of A in front of all others; 1 without fermions."""
+    if any(charge.name.startswith("electrons") for charge in hilbert.charges):
+        raise ValueError(f"the entropy of fermions needs fermions or spinful_fermions; the space is {hilbert}.")
+    if not (_is_electrons(hilbert) or _is_spinless(hilbert)):
+        return torch.ones(len(n), dtype=torch.float64, device=n.device)
+    kinds = _species(hilbert)
+    occupied = torch.cat([kind.occupation.to(n.device)[n.long()] for kind in kinds], dim=1)  # Jordan-Wigner order
+    in_a = inside.double().repeat(len(kinds))
+    b_before = (occupied * (1 - in_a)).cumsum(1)
+    return 1 - 2 * ((occupied * in_a * b_before).sum(1) % 2)
+
+
+def _independent_rows(samples: Samples, number: int, seed: int) -> Int64[Tensor, " M"]:
+    """Rows of `number` different ones among the independent samples, in random order."""
+    device, total = samples.weights.device, samples.n_samples
+    generator = torch.Generator(device).manual_seed(seed)
+    if total <= 16 * number:
+        chosen = torch.randperm(total, generator=generator, device=device)[:number]
+    else:
+        chosen = torch.empty(0, dtype=torch.int64, device=device)
+        while len(chosen) < number:  # distinct at once but for few draws
+            chosen = torch.randint(total, (2 * number,), generator=generator, device=device).unique()
+        chosen = chosen[torch.randperm(len(chosen), generator=generator, device=device)[:number]]
+    if samples.counts is None:
+        return chosen
+    return torch.searchsorted(samples.counts.cumsum(0), chosen, right=True)

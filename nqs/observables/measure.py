@@ -1,0 +1,186 @@
+"""What is measured at the end of a run: the observables that are natural for its particles, by name.
+
+Archives keep each under `observables/NAME` with its standard error under `NAME_error`, and where the exact state is
+known and small its value under `NAME_exact`:
+
+    local_state_probabilities         of every site, (L, d), without an error
+    density_CHARGE                    <q_i>, (L,), for every charge (particles, up electrons, 2 Sz, ..)
+    correlations_CHARGE               <q_i q_j> - <q_i><q_j>, (L, L)
+    structure_factor_CHARGE           of these connected correlations at `wave_vectors`, (K,); periodic lattices
+    one_body_density_matrix           <a+_i a_j>, (L, L), complex, with the signs of fermions; both spins together
+    momentum_distribution             <n_k> at `particle_wave_vectors`, (K,); periodic lattices, not twisted
+    condensate_fraction               of bosons
+    double_occupancy                  <n_up n_down>, (L,), of electrons
+    spin_correlations                 <S_i . S_j>, (L, L), of spins 1/2
+    renyi2_entropy                    of the first half of the sites
+    fidelity                          |<psi|exact>|^2
+
+with `distances`, (L, L), of the lattice. Electrons also have the charges `particles` and `Sz`. Blanks are underscores.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from nqs.exact.diagonalisation import ExactGroundState
+from nqs.hilbert import HilbertSpace
+from nqs.lattice.lattice import Lattice
+from nqs.observables.densities import correlations, densities, double_occupancy, local_state_probabilities
+from nqs.observables.entropy import renyi2_entropy
+from nqs.observables.expectation import Expectation
+from nqs.observables.momenta import allowed_momenta, structure_factor
+from nqs.observables.one_body import condensate_fraction, one_body, one_body_density_matrix
+from nqs.observables.species import DOWN, UP
+from nqs.observables.spins import spin_correlations
+from nqs.observables.state_vector import StateVector, exact_samples, fidelity
+from nqs.protocols import Hamiltonian, SymmetricWavefunction, Wavefunction
+from nqs.samplers import TreeSampler
+from nqs.samples import Samples
+
+# Configurations n' that all samples together may lead to: seconds on the device.
+MOVES = {"cpu": 2**20, "cuda": 2**26}
+DEGENERATE = 1e-8  # gap, in the Hamiltonian's unit, below which no exact state is *the* ground state
+
+
+def measure(
+    samples: Samples,
+    wavefunction: Wavefunction,
+    hamiltonian: Hamiltonian,
+    *,
+    few: Samples | None = None,
+    permutations: Int64[Tensor, "K L"] | None = None,
+    exact: ExactGroundState | None = None,
+) -> dict[str, Expectation]:
+    """Everything of the list above that the space, the lattice and the samples allow.
+
+    Args:
+        samples: of the wavefunction.
+        wavefunction: amplitudes of configurations that were not sampled.
+        hamiltonian: its `lattice`, if it has one, gives the momenta.
+        few: fewer samples, see `samples_for`, for the observables that change the configuration (from the one-body
+            density matrix to the spin correlations), since each leads to up to L^2 others; None for the same.
+        permutations: of sites that the state is symmetric under, if `few` has one member of each of its orbits only.
+        exact: exact ground state, for the fidelity.
+    """
+    hilbert = wavefunction.hilbert
+    torus = _torus(hamiltonian)
+    names = [charge.name for charge in hilbert.charges]
+    found: dict[str, Expectation] = {}
+    for quantity in [*names, *(("particles", "Sz") if {UP, DOWN} <= set(names) else ())]:
+        name = quantity.replace(" ", "_").replace("/", "_")
+        found[f"density_{name}"] = densities(samples, hilbert, quantity)
+        found[f"correlations_{name}"] = correlations(samples, hilbert, quantity, connected=True)
+        if torus is not None:
+            found[f"structure_factor_{name}"] = structure_factor(samples, hilbert, torus, quantity, connected=True)
+    if hilbert.local_states == ("empty", "up", "down", "both"):
+        found["double_occupancy"] = double_occupancy(samples, hilbert)
+    if exact is not None and not exact.gap < DEGENERATE:
+        found["fidelity"] = fidelity(samples, hilbert, exact.state)
+    found |= _off_diagonal(few or samples, wavefunction, None if _twisted(hamiltonian) else torus, permutations)
+    exhaustive = samples.inclusion is not None and bool((samples.inclusion == 1).all())
+    replicas = samples if exhaustive or permutations is not None else few or samples
+    independent = replicas.inclusion is None and replicas.n_samples >= 4
+    modes = not any(name.startswith("electrons") for name in names)  # of which the entropy is known
+    if hilbert.n_sites > 1 and (exhaustive or independent) and modes:
+        found["renyi2_entropy"] = renyi2_entropy(replicas, wavefunction, range(hilbert.n_sites // 2))
+    return found
+
+
+def affordable(wavefunction: Wavefunction, device: torch.device | str) -> int:
+    """Distinct samples for which all observables can be measured in seconds."""
+    return max(1, MOVES[torch.device(device).type] // (wavefunction.images * wavefunction.hilbert.n_sites**2))
+
+
+def samples_for(
+    samples: Samples, wavefunction: Wavefunction, generator: torch.Generator
+) -> tuple[Samples, Samples, Int64[Tensor, "K L"] | None]:
+    """The first three of what `measure` needs from samples of the energy: all, few, and permutations of sites.
+
+    Of a symmetric state one member of each orbit of the permutations is enough for `few`. Fermions in a sector without
+    their signs are the exception: there a+_i a_j changes its sign under permutations.
+    """
+    limit = affordable(wavefunction, generator.device)
+    if not isinstance(wavefunction, SymmetricWavefunction):
+        few = samples if samples.n_distinct <= limit else TreeSampler(n_distinct=limit).sample(wavefunction, generator)
+        return samples, few, None
+    every, symmetry = wavefunction.unfolded(samples, generator), wavefunction.symmetry
+    if _has_particles(wavefunction.hilbert) and not _has_bosons(wavefunction.hilbert) and not symmetry.fermions:
+        if every.n_distinct <= limit:
+            return every, every, None
+        few = TreeSampler(n_samples=limit).sample(wavefunction, generator)  # of as many orbits as there are
+        return every, wavefunction.unfolded(few, generator), None
+    elements = symmetry.one_for_each_map()
+    limit = max(1, limit // len(elements))
+    few = samples if samples.n_distinct <= limit else TreeSampler(n_distinct=limit).sample(wavefunction, generator)
+    return every, wavefunction.unfolded(few, generator, elements), symmetry.site_permutations()
+
+
+def stored(
+    samples: Samples,
+    wavefunction: Wavefunction,
+    hamiltonian: Hamiltonian,
+    *,
+    few: Samples | None = None,
+    permutations: Int64[Tensor, "K L"] | None = None,
+    exact: ExactGroundState | None = None,
+) -> dict[str, torch.Tensor]:
+    """All of `measure`, with the names and the company that it has in archives; arguments as there."""
+    hilbert = wavefunction.hilbert
+    arrays = {"local_state_probabilities": local_state_probabilities(samples, hilbert)}
+    found = measure(samples, wavefunction, hamiltonian, few=few, permutations=permutations, exact=exact)
+    for name, (value, error) in found.items():
+        arrays |= {name: value, f"{name}_error": error}
+    if exact is not None and exact.gap >= DEGENERATE and hilbert.dimension * hilbert.n_sites**2 <= MOVES["cpu"]:
+        every, state = exact_samples(hilbert, exact.state), StateVector(hilbert, exact.state)
+        arrays["local_state_probabilities_exact"] = local_state_probabilities(every, hilbert)
+        arrays |= {f"{name}_exact": value for name, (value, _) in measure(every, state, hamiltonian).items()}
+    lattice: Lattice | None = getattr(hamiltonian, "lattice", None)
+    if lattice is not None:
+        arrays["distances"] = lattice.distances()
+    if (torus := _torus(hamiltonian)) is not None:
+        arrays["wave_vectors"] = allowed_momenta(torus, antiperiodic=False)
+        arrays["particle_wave_vectors"] = allowed_momenta(torus)
+    return arrays
+
+
+def _off_diagonal(
+    samples: Samples, wavefunction: Wavefunction, torus: Lattice | None, permutations: Int64[Tensor, "K L"] | None
+) -> dict[str, Expectation]:
+    hilbert = wavefunction.hilbert
+    found: dict[str, Expectation] = {}
+    if _has_particles(hilbert):
+        if torus is None:
+            found["one_body_density_matrix"] = one_body_density_matrix(samples, wavefunction, permutations=permutations)
+        else:
+            matrix, momenta = one_body(samples, wavefunction, torus, permutations=permutations)
+            found |= {"one_body_density_matrix": matrix, "momentum_distribution": momenta}
+        matrix = found["one_body_density_matrix"]
+        if _has_bosons(hilbert) and matrix.value.trace().real.item() > 0:
+            found["condensate_fraction"] = condensate_fraction(
+                samples, wavefunction, matrix=matrix.value, permutations=permutations
+            )
+    if any(charge.name == "2 Sz" and charge.values == (-1, 1) for charge in hilbert.charges):
+        found["spin_correlations"] = spin_correlations(samples, wavefunction, permutations=permutations)
+    return found
+
+
+def _has_bosons(hilbert: HilbertSpace) -> bool:
+    return any(charge.name == "particles" for charge in hilbert.charges) and hilbert.local_states[0] == "0"
+
+
+def _has_particles(hilbert: HilbertSpace) -> bool:
+    names = {charge.name for charge in hilbert.charges}
+    return _has_bosons(hilbert) or hilbert.local_states == ("empty", "occupied") or {UP, DOWN} <= names
+
+
+def _torus(hamiltonian: Any) -> Lattice | None:
+    """The lattice, if it is periodic in all directions."""
+    lattice: Lattice | None = getattr(hamiltonian, "lattice", None)
+    return lattice if lattice is not None and lattice.shape and "open" not in lattice.boundary else None
+
+
+def _twisted(hamiltonian: Any) -> bool:
+    """Boundary phases shift the momenta of the particles."""
+    return getattr(hamiltonian, "twist", None) is not None or getattr(hamiltonian, "phases", None) is not None

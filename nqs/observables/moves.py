@@ -1,0 +1,73 @@
+"""Amplitudes of configurations that an off-diagonal observable leads to."""
+
+# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
+
+import torch
+from jaxtyping import Complex128, Int64, Num, UInt8
+from torch import Tensor
+
+from nqs.amplitudes.cache import amplitudes_with_cache
+from nqs.protocols import SymmetricWavefunction, Wavefunction
+from nqs.samples import Lookup, Samples, distinct
+
+MOVES_CPU_BYTES = 2**28  # configurations of moved particles handled at once on a CPU: more of them share more
+
+
+class _Known:
+    """Ratios of amplitudes to those of samples, which are looked up among themselves; by orbits where there are some.
+
+    Args:
+        wavefunction: amplitudes of configurations that were not sampled.
+        samples: of the wavefunction.
+    """
+
+    def __init__(self, wavefunction: Wavefunction, samples: Samples) -> None:
+        self.wavefunction, self.parents = wavefunction, samples
+        if isinstance(wavefunction, SymmetricWavefunction):
+            n, turn = wavefunction.fold(samples.configurations)
+            first, _ = distinct(wavefunction.hilbert, n)
+            samples = Samples(
+                configurations=n[first],
+                weights=samples.weights[first],
+                log_modulus=samples.log_modulus[first],
+                phase=(samples.phase - turn)[first],
+            )
+        self.samples = samples
+        self.lookup = Lookup(wavefunction.hilbert, samples.configurations)
+
+    def ratios(self, n: UInt8[Tensor, "M L"], parents: Int64[Tensor, " M"]) -> Complex128[Tensor, " M"]:
+        """psi(n) / psi(parent), the parents being rows of the samples."""
+        turn = torch.zeros((), dtype=torch.float64, device=n.device)
+        if isinstance(self.wavefunction, SymmetricWavefunction):
+            n, turn = self.wavefunction.fold(n)
+        log_modulus, phase = amplitudes_with_cache(self.wavefunction, n, self.samples, self.lookup)[0]
+        return torch.polar(
+            (log_modulus - self.parents.log_modulus[parents]).exp(), phase + turn - self.parents.phase[parents]
+        )
+
+
+class _PairAverage:
+    """Mean of a matrix of all pairs of sites over permutations of the sites, a group.
+
+    Args:
+        permutations: of the group; None for the identity alone.
+    """
+
+    def __init__(self, permutations: Int64[Tensor, "K L"] | None, device: torch.device) -> None:
+        self.classes: Tensor | None = None
+        if permutations is not None:
+            L = permutations.shape[1]
+            image = permutations[:, :, None] * L + permutations[:, None, :]  # of every pair
+            classes, numbers = torch.unique(image.amin(0).flatten(), return_inverse=True, return_counts=True)[1:]
+            self.classes, self.numbers = classes.to(device), numbers.to(device)
+
+    def __call__(self, x: Num[Tensor, "b L L"]) -> Num[Tensor, "b L L"]:
+        if self.classes is None:
+            return x
+        sums = x.new_zeros((len(x), len(self.numbers))).index_add_(1, self.classes, x.flatten(1))
+        return (sums / self.numbers)[:, self.classes].view_as(x)
+
+
+def _moves_bytes(n_sites: int) -> int:
+    """Memory per sample for one configuration for every pair of sites."""
+    return n_sites**2 * (24 * n_sites + 256)

@@ -1,0 +1,183 @@
+r"""Expectation values from samples, each with its standard error; exact ones from exhaustive samples.
+
+Every observable has one implementation, over weighted distinct configurations with their amplitudes. `exact_samples`
+turns a state vector into such samples, with error bars of zero, and `StateVector` into a wavefunction:
+
+    samples, psi = exact_samples(hilbert, ground.state), StateVector(hilbert, ground.state)
+    one_body_density_matrix(samples, psi).value
+
+Diagonal observables are averages over the samples. All others average the local value, as the energy does,
+
+    O_loc(n) = sum_n' <n|O|n'> psi(n') / psi(n),
+
+where each n' is looked up among the samples and otherwise evaluated. Error bars are those of `estimate_energy`: with
+N independent samples the variance over N - 1; without replacement only what could have been missed fluctuates;
+zero for an exhaustive sum. For nonlinear functions (connected correlations, fidelity, entropy, condensate fraction)
+they are propagated to first order. The error of a complex value is sqrt(Var Re + Var Im).
+
+Fermions: Jordan-Wigner order as in nqs.hamiltonians.jordan_wigner, all up orbitals first, in the order of the sites.
+"""
+
+# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Complex128, Int64
+from torch import Tensor
+
+from nqs.hamiltonians.jordan_wigner import electrons_between
+from nqs.lattice.lattice import Lattice
+from nqs.observables.expectation import Expectation, _means
+from nqs.observables.momenta import _plane_waves
+from nqs.observables.moves import MOVES_CPU_BYTES, _Known, _moves_bytes, _PairAverage
+from nqs.observables.species import _is_bosons, _Species, _species
+from nqs.protocols import Wavefunction
+from nqs.samples import Samples
+
+
+def _local_one_body(known: _Known, kinds: Sequence[_Species], rows: Int64[Tensor, " b"]) -> Complex128[Tensor, "b L L"]:
+    """Local values of (a+_i a_j + (a+_j a_i)^dagger) / 2, summed over the kinds of particles."""
+    n = known.parents.configurations[rows]
+    L = n.shape[1]
+    x = torch.zeros((len(n), L, L), dtype=torch.complex128, device=n.device)
+    elsewhere = ~torch.eye(L, dtype=torch.bool, device=n.device)
+    for kind in kinds:
+        occupation, lowered, raised = (table.to(n.device)[n.long()] for table in kind[:3])  # (b, L) each
+        x += torch.diag_embed(occupation)
+        # <n|a+_i a_j|n'> with n' = n - e_i + e_j.
+        row, i, j = ((lowered >= 0)[:, :, None] & (raised >= 0)[:, None, :] & elsewhere).nonzero().T
+        k = torch.arange(len(row), device=n.device)
+        n_prime = n[row]
+        n_prime[k, i] = lowered[row, i].to(torch.uint8)
+        n_prime[k, j] = raised[row, j].to(torch.uint8)
+        element = (occupation[row, i] * (occupation[row, j] + 1)).sqrt()
+        if kind.is_fermion:
+            element = element * (1 - 2 * (electrons_between(occupation > 0, row, i, j) % 2))
+        local = torch.zeros_like(x)
+        local[row, i, j] = element * known.ratios(n_prime, rows[row])
+        x += (local + local.mH) / 2
+    return x
+
+
+@torch.no_grad()
+def one_body_density_matrix(
+    samples: Samples,
+    wavefunction: Wavefunction,
+    *,
+    spin: str | None = None,
+    permutations: Int64[Tensor, "K L"] | None = None,
+) -> Expectation:
+    """rho_ij = <a+_i a_j>, (L, L), Hermitian, complex128; its trace is the number of particles.
+
+    On spaces with a cutoff a+ does not lead beyond it.
+
+    Args:
+        samples: of the wavefunction, or of an exact state together with its `StateVector`.
+        wavefunction: amplitudes of configurations that were not sampled.
+        spin: "up" or "down" electrons; None for the sum of both, and for particles without spin.
+        permutations: a group under which rho is symmetric: local values are averaged over it, so that one member of
+            each of its orbits may stand for all.
+
+    Raises:
+        ValueError: neither bosons nor fermions, or a spin where there is none.
+    """
+    kinds, known = _species(wavefunction.hilbert, spin), _Known(wavefunction, samples)
+    average = _PairAverage(permutations, samples.weights.device)
+    return _means(
+        samples,
+        lambda rows: average(_local_one_body(known, kinds, rows)),
+        _moves_bytes(wavefunction.hilbert.n_sites),
+        MOVES_CPU_BYTES,
+    )
+
+
+def momentum_distribution(
+    samples: Samples,
+    wavefunction: Wavefunction,
+    lattice: Lattice,
+    wave_vectors: Tensor | np.ndarray | None = None,
+    *,
+    spin: str | None = None,
+    permutations: Int64[Tensor, "K L"] | None = None,
+) -> Expectation:
+    """n(k) = 1/L sum_ij exp(i k (r_i - r_j)) <a+_i a_j>, (K,).
+
+    On a lattice with one site in a cell, the allowed momenta sum up to the number of particles.
+
+    Args:
+        samples, wavefunction, spin, permutations: as in `one_body_density_matrix`.
+        lattice: coordinates of the sites.
+        wave_vectors: (K, D); by default the allowed momenta, shifted by half a step in antiperiodic directions.
+
+    Raises:
+        ValueError: as `one_body_density_matrix`; a lattice of another size; open boundaries and no wave vectors.
+    """
+    return one_body(samples, wavefunction, lattice, wave_vectors, spin=spin, permutations=permutations)[1]
+
+
+@torch.no_grad()
+def one_body(
+    samples: Samples,
+    wavefunction: Wavefunction,
+    lattice: Lattice,
+    wave_vectors: Tensor | np.ndarray | None = None,
+    *,
+    spin: str | None = None,
+    permutations: Int64[Tensor, "K L"] | None = None,
+) -> tuple[Expectation, Expectation]:
+    """`one_body_density_matrix` and `momentum_distribution` from the same amplitudes; arguments as there."""
+    kinds = _species(wavefunction.hilbert, spin)
+    waves = _plane_waves(lattice, wavefunction.hilbert, wave_vectors, antiperiodic=True).to(samples.weights.device)
+    known, average = _Known(wavefunction, samples), _PairAverage(permutations, samples.weights.device)
+
+    def local(rows: Tensor) -> Tensor:
+        x = average(_local_one_body(known, kinds, rows))
+        occupations = torch.einsum("bki,ki->bk", torch.einsum("bij,kj->bki", x, waves.conj()), waves).real
+        return torch.cat([x.flatten(1), occupations.to(x.dtype)], dim=1)
+
+    L = lattice.n_sites
+    value, error = _means(samples, local, _moves_bytes(L) + 64 * waves.numel(), MOVES_CPU_BYTES)
+    matrix = Expectation(value[: L * L].view(L, L), error[: L * L].view(L, L))
+    return matrix, Expectation(value[L * L :].real, error[L * L :])
+
+
+@torch.no_grad()
+def condensate_fraction(
+    samples: Samples,
+    wavefunction: Wavefunction,
+    *,
+    matrix: Complex128[Tensor, "L L"] | None = None,
+    permutations: Int64[Tensor, "K L"] | None = None,
+) -> Expectation:
+    """Largest eigenvalue of the one-body density matrix over the number of bosons (Penrose and Onsager), a scalar.
+
+    The error is that of the occupation of the orbital found; noise in the matrix also lifts its largest eigenvalue,
+    by an amount of second order in the error.
+
+    Args:
+        samples, wavefunction, permutations: as in `one_body_density_matrix`.
+        matrix: what that returned for them, if it is known.
+
+    Raises:
+        ValueError: the particles are no bosons.
+    """
+    hilbert = wavefunction.hilbert
+    if not _is_bosons(hilbert):
+        raise ValueError(f"a condensate fraction needs bosons; the space is {hilbert}.")
+    if matrix is None:
+        matrix = one_body_density_matrix(samples, wavefunction, permutations=permutations).value
+    values, orbitals = torch.linalg.eigh(matrix)
+    v, number = orbitals[:, -1], matrix.trace().real
+    fraction = values[-1] / number
+    if not samples.error_weights.any():
+        return Expectation(fraction, torch.zeros_like(fraction))
+    kinds, known = _species(hilbert), _Known(wavefunction, samples)
+    average = _PairAverage(permutations, samples.weights.device)
+
+    def local(rows: Tensor) -> Tensor:  # first-order change of the fraction, mean 0
+        x = average(_local_one_body(known, kinds, rows))
+        occupation = torch.einsum("i,bij,j->b", v.conj(), x, v).real
+        return (occupation - fraction * x.diagonal(dim1=1, dim2=2).sum(1).real) / number
+
+    return Expectation(fraction, _means(samples, local, _moves_bytes(hilbert.n_sites), MOVES_CPU_BYTES).error)

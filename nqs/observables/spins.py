@@ -1,0 +1,52 @@
+"""Correlations of spins 1/2."""
+
+# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from nqs.observables.expectation import Expectation, _means
+from nqs.observables.moves import MOVES_CPU_BYTES, _Known, _moves_bytes, _PairAverage
+from nqs.protocols import Wavefunction
+from nqs.samples import Samples
+
+# ---- spins -----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def spin_correlations(
+    samples: Samples, wavefunction: Wavefunction, *, permutations: Int64[Tensor, "K L"] | None = None
+) -> Expectation:
+    """<S_i . S_j> of spins 1/2, S = sigma / 2, (L, L), 3/4 on the diagonal.
+
+    S_i . S_j = S^z_i S^z_j + (S+_i S-_j + S-_i S+_j) / 2 exchanges the spins i and j where they differ.
+
+    Args:
+        samples, wavefunction, permutations: as in `one_body_density_matrix`.
+
+    Raises:
+        ValueError: no space of spins 1/2.
+    """
+    hilbert = wavefunction.hilbert
+    if not any(c.name == "2 Sz" and c.values == (-1, 1) for c in hilbert.charges):
+        raise ValueError(f"spin correlations need spins of length 1/2; the space is {hilbert}.")
+
+    known, average = _Known(wavefunction, samples), _PairAverage(permutations, samples.weights.device)
+
+    def local(rows: Tensor) -> Tensor:
+        n = samples.configurations[rows]
+        sz = n.double() - 0.5
+        x = sz[:, :, None] * sz[:, None, :]
+        row, i, j = (n[:, :, None] != n[:, None, :]).triu(1).nonzero().T
+        k = torch.arange(len(row), device=n.device)
+        n_prime = n[row]
+        n_prime[k, i] ^= 1
+        n_prime[k, j] ^= 1
+        flip = known.ratios(n_prime, rows[row]).real / 2
+        x[row, i, j] += flip
+        x[row, j, i] += flip
+        x.diagonal(dim1=1, dim2=2).fill_(0.75)
+        return average(x)
+
+    return _means(samples, local, _moves_bytes(hilbert.n_sites), MOVES_CPU_BYTES)

@@ -1,0 +1,99 @@
+"""First-order optimisers of torch.optim on the energy gradient."""
+
+# Shapes: U distinct samples, P parameters, R rows of X.
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex128, Float64
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+
+from nqs.estimators.local_energy import Elements
+from nqs.optimisation.contract import StepInfo, _check_positive
+from nqs.optimisation.jacobian import ACTIVATION_COPIES
+from nqs.optimisation.schedules import cosine
+from nqs.protocols import Wavefunction
+from nqs.runtime.memory import rows_that_fit
+from nqs.samples import Samples
+
+# Those of torch.optim that need no closure and take dense gradients of parameters of any shape.
+FIRST_ORDER = (
+    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchOptimiser:
+    """A first-order optimiser of torch.optim on the plain energy gradient.
+
+    Attributes:
+        name: class in torch.optim, such as "Adam", "AdamW" or "SGD".
+        learning_rate: at the start.
+        final_learning_rate: at the end, reached along a cosine.
+        baseline: subtract the mean energy from the local energies, a control variate: <O> = 0, so that the mean of the
+            gradient stays and its variance falls. False is the bare estimator 2 Re <E_loc* O>. (The natural gradient
+            centres O, which comes to the same.)
+    """
+
+    name: str = "Adam"
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-4
+    baseline: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name not in FIRST_ORDER:
+            raise ValueError(f"name={self.name!r}: choose one of {', '.join(FIRST_ORDER)}.")
+        _check_positive(self, "learning_rate", "final_learning_rate")
+
+    def build(self, wavefunction: Wavefunction) -> "FirstOrder":
+        return FirstOrder(self, wavefunction)
+
+
+class FirstOrder:
+    """A torch optimiser fed with the energy gradient of one wavefunction."""
+
+    def __init__(self, config: TorchOptimiser, wavefunction: Wavefunction) -> None:
+        self.config = config
+        self.wavefunction = wavefunction
+        self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
+        self.optimiser = getattr(torch.optim, config.name)(self.parameters, lr=config.learning_rate)
+
+    propagates = False
+
+    def step(
+        self,
+        samples: Samples,
+        local_energies: Complex128[Tensor, " U"],
+        diagonal: Float64[Tensor, " U"],
+        progress: float,
+        elements: Elements | None = None,
+    ) -> StepInfo:
+        rate = cosine(self.config.learning_rate, self.config.final_learning_rate, progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        before = parameters_to_vector(self.parameters).detach().clone()
+        self.optimiser.zero_grad()
+        rows = rows_that_fit(ACTIVATION_COPIES * self.wavefunction.bytes_per_configuration, before.device)
+        baseline = samples.weights @ local_energies.real if self.config.baseline else 0.0
+        deviation = samples.weights * (local_energies - baseline)
+        for n, d in zip(samples.configurations.split(rows), deviation.split(rows), strict=True):
+            # Its gradient is 2 Re <(E_loc - baseline)* O>: the energies are constants here.
+            psi = self.wavefunction.log_psi(n)
+            (2 * (d.real @ psi.log_modulus + d.imag @ psi.phase)).backward()
+        gradient_norm = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None]).norm().item()
+        self.optimiser.step()
+        change = (parameters_to_vector(self.parameters).detach() - before).norm().item()
+        return StepInfo(learning_rate=rate, update_norm=change, gradient_norm=gradient_norm)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Flat: "3.exp_avg" is the first moment of parameter 3."""
+        state = self.optimiser.state_dict()["state"]
+        return {f"{i}.{name}": torch.as_tensor(value) for i, entry in state.items() for name, value in entry.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for key, value in state.items():
+            index, name = key.split(".", 1)
+            parameter = self.parameters[int(index)]
+            # Set directly: torch's own load_state_dict would change the precision of scalars.
+            device = parameter.device if value.ndim else value.device
+            self.optimiser.state[parameter][name] = value.clone().to(device)

@@ -1,0 +1,317 @@
+"""Per-configuration gradients of log psi, O_k(n) = d log psi(n) / d theta_k, and their products with vectors.
+
+Two ways. Where the rows of every layer's input belong to the configurations one after another, as in the models of
+nqs, one backward pass of the whole batch gives the gradients g with respect to the outputs of all layers, and the
+gradient of a parameter for one configuration follows from g and the layer's input x: sum_t g_t x_t^T over its tokens t
+for the weight of a linear layer (Goodfellow, arXiv:1510.01799). Log modulus and phase share the forward pass. Any other
+module is differentiated with torch.func, which is slower.
+"""
+
+# Shapes: U configurations, T tokens of each (sites, times images of a symmetry), P parameters, parts: log modulus, and
+# phase if there is one to learn.
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float64, Num, UInt8
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from nqs.models.factored_attention import Mixing, gradients_of_mixing
+from nqs.models.normalisation import LayerNorm, normalised
+from nqs.protocols import Wavefunction
+from nqs.runtime.memory import in_pieces, rows_that_fit
+
+ACTIVATION_COPIES = 8  # memory of a configuration with gradients, in units of one without
+
+Jacobian = tuple[Float[Tensor, "U P"], Tensor | None]
+
+
+def jacobian(wavefunction: Wavefunction, n: UInt8[Tensor, "U L"]) -> Jacobian:
+    """Gradients of the log modulus and of the phase for each configuration, in `wavefunction.gradient_dtype`.
+
+    Parameters are flattened in the order of `wavefunction.parameters()`. The phase part is None where the
+    wavefunction has no phase to learn.
+    """
+    ones = torch.ones(len(n), dtype=torch.float64, device=n.device)
+    parts = scaled_jacobian(wavefunction, n, ones).unbind()
+    return parts[0], parts[1] if wavefunction.has_phase else None
+
+
+def scaled_jacobian(
+    wavefunction: Wavefunction, n: UInt8[Tensor, "U L"], factor: Float64[Tensor, " U"]
+) -> Float[Tensor, "parts U P"]:
+    """factor(n) O_k(n), of the log modulus and of the phase if there is one to learn."""
+    gradients = by_layers if has_known_layers(wavefunction) else by_vmap
+    parameters = rounded_parameters(wavefunction)
+    n_parameters = sum(p.numel() for p in parameters.values())
+    like = next(iter(parameters.values()))
+    parts = torch.empty((n_parts(wavefunction), len(n), n_parameters), dtype=like.dtype, device=n.device)
+
+    def fill(index: Tensor) -> None:
+        rows = slice(int(index[0]), int(index[-1]) + 1)
+        gradients(wavefunction, parameters, n[rows], factor[rows], list(parts[:, rows]))
+
+    in_pieces(fill, torch.arange(len(n)), rows_with_gradients(wavefunction, n.device))
+    return parts
+
+
+Parameters = dict[str, Tensor]  # the trainable ones by name, in the precision of the gradients
+
+
+def rounded_parameters(wavefunction: Wavefunction, *, trainable: bool = True) -> Parameters:
+    """Those that are trained, or the others."""
+    return {
+        name: p.detach().to(wavefunction.gradient_dtype or p.dtype)
+        for name, p in wavefunction.named_parameters()
+        if p.requires_grad == trainable
+    }
+
+
+def n_parts(wavefunction: Wavefunction) -> int:
+    return 2 if wavefunction.has_phase else 1
+
+
+def rows_with_gradients(wavefunction: Wavefunction, device: torch.device) -> int:
+    """Configurations whose forward and backward pass fit into memory at once."""
+    return rows_that_fit(ACTIVATION_COPIES * wavefunction.bytes_per_configuration, device)
+
+
+def by_vmap(
+    wavefunction: Wavefunction,
+    parameters: Parameters,
+    n: UInt8[Tensor, "U L"],
+    factor: Float64[Tensor, " U"],
+    out: list[Tensor],
+) -> None:
+    """Fills the gradients of the log modulus, and of the phase if wanted, times the factor; for any module."""
+
+    frozen = rounded_parameters(wavefunction, trainable=False)
+
+    def value(parameters: Parameters, n: Tensor, part: int) -> Tensor:
+        return functional_call(wavefunction, {**frozen, **parameters}, (n[None],))[part][0]
+
+    for part, target in enumerate(out):
+        # The fused attention kernels have no batching rule: under vmap they would fall back to a loop.
+        with sdpa_kernel(SDPBackend.MATH):
+            gradients = vmap(grad(value), in_dims=(None, 0, None))(parameters, n, part)
+        torch.cat([gradients[name].flatten(1) for name in parameters], dim=1, out=target)
+        target *= factor.to(target.dtype)[:, None]
+
+
+# --- products with vectors ------------------------------------------------------------------------------------------
+
+
+def combined(
+    wavefunction: Wavefunction, n: UInt8[Tensor, "U L"], coefficients: Float64[Tensor, "parts U"]
+) -> Float64[Tensor, " P"]:
+    """sum_n c(n) O(n), log modulus and phase with a coefficient each: one backward pass, for any module."""
+    variables = {name: p.requires_grad_() for name, p in rounded_parameters(wavefunction).items()}
+    frozen = rounded_parameters(wavefunction, trainable=False)
+    total = coefficients.new_zeros(sum(p.numel() for p in variables.values()))
+
+    def add(index: Tensor) -> None:
+        first, last = int(index[0]), int(index[-1]) + 1
+        with torch.enable_grad():
+            values = functional_call(wavefunction, {**frozen, **variables}, (n[first:last],))
+            value = sum(c @ part for c, part in zip(coefficients[:, first:last], values, strict=False))
+        gradients = torch.autograd.grad(value, list(variables.values()), materialize_grads=True)
+        total.add_(torch.cat([gradient.flatten() for gradient in gradients]))
+
+    in_pieces(add, torch.arange(len(n)), rows_with_gradients(wavefunction, n.device))
+    return total
+
+
+def directional(
+    wavefunction: Wavefunction, n: UInt8[Tensor, "U L"], v: Float64[Tensor, " P"]
+) -> Float64[Tensor, "parts U"]:
+    """O(n) v for each configuration, for wavefunctions with known layers.
+
+    These are linear in their parameters: with v in place of them a layer returns the change of its output.
+    """
+    parameters, layers = rounded_parameters(wavefunction), trainable_layers(wavefunction)
+    trainable = [p for p in wavefunction.parameters() if p.requires_grad]
+    directions = {
+        p: part.view_as(p).to(parameters[name].dtype)
+        for (name, part), p in zip(
+            zip(parameters, v.split([p.numel() for p in trainable]), strict=True), trainable, strict=True
+        )
+    }
+
+    def products(part: Tensor) -> Float64[Tensor, "parts r"]:
+        result = v.new_zeros((n_parts(wavefunction), len(part)))
+        ones = v.new_ones(len(part))
+        for layer, x, gradients in layer_calls(wavefunction, parameters, part, ones, layers):
+            changes = {
+                name: directions[p] if p.requires_grad else torch.zeros_like(p, dtype=gradients[0].dtype)
+                for name, p in layer.named_parameters(recurse=False)
+            }
+            change = functional_call(layer, changes, (x,))
+            for total, g in zip(result, gradients, strict=True):
+                total += (g * change).sum((1, 2))
+        return result
+
+    return torch.cat(in_pieces(products, n, rows_with_gradients(wavefunction, n.device)), dim=1)
+
+
+# --- layer by layer -------------------------------------------------------------------------------------------------
+
+
+class Call(NamedTuple):
+    """A use of a layer in a forward pass."""
+
+    layer: nn.Module
+    x: Num[Tensor, "U T *in"]  # its input, by configuration
+    gradients: tuple[Float[Tensor, "U T out"], ...]  # of each part times a factor, with respect to its output
+
+
+def outer_products(layer: nn.Module, x: Float[Tensor, "U T in"], g: Float[Tensor, "U T out"]) -> Tensor:
+    return g.mT @ x  # (U, out, in)
+
+
+def sums(layer: nn.Module, x: Tensor, g: Float[Tensor, "U T D"]) -> Float[Tensor, "U D"]:
+    return g.sum(1)
+
+
+def scales(layer: nn.Module, x: Tensor, g: Float[Tensor, "U T D"]) -> Float[Tensor, "U D"]:
+    assert isinstance(layer, nn.LayerNorm)
+    return (g * normalised(x, layer.eps)).sum(1)
+
+
+def sums_by_token(layer: nn.Module, x: Tensor, g: Float[Tensor, "U T D"]) -> Float[Tensor, "U tokens D"]:
+    assert isinstance(layer, nn.Embedding)
+    U, (tokens, D) = len(g), layer.weight.shape
+    row = (x + tokens * torch.arange(U, device=x.device)[:, None]).flatten()
+    return g.new_zeros((U * tokens, D)).index_add_(0, row, g.flatten(0, 1)).view(U, tokens, D)
+
+
+# Of a parameter of a layer, per configuration.
+GRADIENTS: dict[type[nn.Module], dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]]] = {
+    nn.Linear: {"weight": outer_products, "bias": sums},
+    nn.LayerNorm: {"weight": scales, "bias": sums},
+    LayerNorm: {"weight": scales, "bias": sums},
+    nn.Embedding: {"weight": sums_by_token},
+    Mixing: {"weight": gradients_of_mixing},
+}
+
+
+def has_known_layers(wavefunction: Wavefunction) -> bool:
+    """Whether gradients can be found layer by layer."""
+    return wavefunction.rowwise_layers and all_layers_known(wavefunction)
+
+
+def all_layers_known(wavefunction: Wavefunction) -> bool:
+    """Whether every trainable parameter belongs to a kind of layer whose gradient is known here in closed form."""
+    return all(type(layer) in GRADIENTS and _plain(layer) for layer in trainable_layers(wavefunction))
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Without options of torch that change the gradient."""
+    if isinstance(layer, nn.Embedding):
+        return layer.padding_idx is None and layer.max_norm is None and not layer.scale_grad_by_freq
+    return not isinstance(layer, nn.LayerNorm) or len(layer.normalized_shape) == 1
+
+
+def trainable_layers(wavefunction: Wavefunction) -> list[nn.Module]:
+    return [m for m in wavefunction.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
+
+
+@contextmanager
+def _recorded(layers: list[nn.Module]) -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
+    """A list that grows by (layer, input, output) at every call of one of the layers."""
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append((layer, inputs[0].detach(), output))
+
+    handles = [layer.register_forward_hook(record) for layer in layers]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layer_calls(
+    wavefunction: Wavefunction,
+    parameters: Parameters,
+    n: UInt8[Tensor, "U L"],
+    factor: Float64[Tensor, " U"],
+    layers: list[nn.Module],
+) -> list[Call]:
+    """The calls of some layers in the forward pass of n, in their order; the backward pass ends at the first of them.
+
+    Args:
+        parameters: from `rounded_parameters`.
+        factor: of the gradients of each configuration.
+    """
+    wanted = {p for layer in layers for p in layer.parameters(recurse=False) if p.requires_grad}
+    trainable = [p for p in wavefunction.parameters() if p.requires_grad]
+    with torch.enable_grad(), _recorded(layers) as recorded:
+        variables = {
+            name: value.detach().requires_grad_(p in wanted)
+            for (name, value), p in zip(parameters.items(), trainable, strict=True)
+        }
+        frozen = rounded_parameters(wavefunction, trainable=False)
+        values = functional_call(wavefunction, {**frozen, **variables}, (n,))
+        totals = [factor @ values[part] for part in range(n_parts(wavefunction))]
+    outputs = [output for _, _, output in recorded]
+    gradients = []
+    for part, total in enumerate(totals):
+        keep = part + 1 < len(totals)
+        if outputs and total.requires_grad:
+            gradients.append(torch.autograd.grad(total, outputs, retain_graph=keep, materialize_grads=True))
+        else:
+            gradients.append(tuple(torch.zeros_like(output) for output in outputs))
+    U = len(n)
+    return [
+        Call(
+            layer,
+            x.reshape(U, -1) if isinstance(layer, nn.Embedding) else x.reshape(U, -1, x.shape[-1]),
+            tuple(g.reshape(U, -1, g.shape[-1]) for g in of_parts),
+        )
+        for (layer, x, _), *of_parts in zip(recorded, *gradients, strict=True)
+    ]
+
+
+def uses(layers: list[nn.Module]) -> dict[nn.Parameter, list[tuple[int, str]]]:
+    """Of each trainable parameter of these (calls of) layers: which of them use it, and under which name.
+
+    A parameter may serve several layers, or a layer several times: its gradient is the sum over them.
+    """
+    found: dict[nn.Parameter, list[tuple[int, str]]] = defaultdict(list)
+    for i, layer in enumerate(layers):
+        for name, parameter in layer.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                found[parameter].append((i, name))
+    return found
+
+
+def by_layers(
+    wavefunction: Wavefunction,
+    parameters: Parameters,
+    n: UInt8[Tensor, "U L"],
+    factor: Float64[Tensor, " U"],
+    out: list[Tensor],
+) -> None:
+    """The same as `by_vmap`, for wavefunctions with rowwise layers."""
+    calls = layer_calls(wavefunction, parameters, n, factor, trainable_layers(wavefunction))
+    users = uses([call.layer for call in calls])
+    start = 0
+    with torch.no_grad():
+        for parameter in wavefunction.parameters():
+            if not parameter.requires_grad:
+                continue
+            columns = slice(start, start + parameter.numel())
+            start = columns.stop
+            for part, target in enumerate(out):
+                column = target[:, columns]
+                if parameter not in users:  # not called at all
+                    column.zero_()
+                for k, (i, name) in enumerate(users.get(parameter, [])):
+                    layer, x, gradients = calls[i]
+                    gradient = GRADIENTS[type(layer)][name](layer, x, gradients[part]).flatten(1)
+                    (column.add_ if k else column.copy_)(gradient)

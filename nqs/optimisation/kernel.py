@@ -1,0 +1,419 @@
+"""The weighted, centred Jacobian X of nqs.optimisation, whole in memory or streamed.
+
+    X = [ a (Re O - <Re O>) ; a (Im O - <Im O>) ],    R x P, with a factor a(n) for each configuration
+
+A natural-gradient step needs no more of X than X X^T or X^T X, X v and X^T y. Where X does not fit into memory:
+
+- X X^T grows by blocks of columns: the inputs and output gradients of some layers are kept for all configurations (of
+  layers with few parameters their gradients), each column is made from them once, and a forward and backward pass is
+  needed for every group of layers that fits. For modules with other than the known layers it is made from pairs of
+  blocks of rows, of K blocks each made (K + 1) / 2 times.
+- X^T X grows by blocks of rows, each made once.
+- X^T y is one backward pass; X v follows from the inputs and output gradients of all layers, without X.
+
+A million parameters at ten thousand configurations then cost gigabytes instead of a hundred.
+"""
+
+# Shapes: U configurations, P parameters, R rows: U without a phase to learn, else 2 U (real, then imaginary parts).
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, reduce
+from itertools import islice
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Float64, Num
+from torch import Tensor, nn
+
+from nqs.optimisation.jacobian import (
+    GRADIENTS,
+    Call,
+    combined,
+    directional,
+    has_known_layers,
+    layer_calls,
+    n_parts,
+    rounded_parameters,
+    rows_with_gradients,
+    scaled_jacobian,
+    trainable_layers,
+    uses,
+)
+from nqs.protocols import Wavefunction
+from nqs.runtime.memory import free_memory, in_pieces
+from nqs.samples import Samples
+
+CPU_BYTES, GPU_SHARE = 2**31, 0.6  # of X and what it is made from; on a GPU of what the matrix leaves free
+MATRIX_COPIES = 3  # the matrix, its lower triangle and its factor
+# Columns in one product: sums of float32 are not longer than this before they are added up in float64.
+COLUMNS = 2**14
+MADE_COLUMNS = 2**15  # at once: of the outer products of few outputs most time would go into reading the inputs
+# Of rows in X X^T: more leave less to multiply, but tensor cores are slower on blocks of a thousand rows.
+BLOCKS, TENSOR_CORE_BLOCKS = 8, 4
+COLUMN_COPIES = 3  # blocks of columns that exist at once, at most: one that is made, narrow ones beside it, their union
+PASS_COPIES = 2  # memory of a forward and backward pass in units of the inputs and output gradients of all its layers
+
+Precision = Literal["float64", "float32", "tf32"]
+
+
+class Tangent(Protocol):
+    """X, without saying where its rows are."""
+
+    shape: tuple[int, int]
+
+    def gram(self) -> Float64[Tensor, "R R"]:
+        """Lower triangle of X X^T; what is above it is not defined."""
+
+    def metric(self) -> Float64[Tensor, "P P"]:
+        """Lower triangle of X^T X; what is above it is not defined."""
+
+    def times(self, v: Float64[Tensor, " P"]) -> Float64[Tensor, " R"]:
+        """X v."""
+
+    def transposed(self, y: Float64[Tensor, " R"]) -> Float64[Tensor, " P"]:
+        """X^T y."""
+
+
+class Dense:
+    """X as a matrix.
+
+    Args:
+        precision: of its products. Those in float32 round by more than a diagonal shift below 1e-5.
+    """
+
+    def __init__(self, X: Float[Tensor, "R P"], precision: Precision = "float64") -> None:
+        self.precision: Precision = precision
+        self.X = X.to(_dtype(precision))
+        self.shape = (X.shape[0], X.shape[1])
+
+    def gram(self) -> Tensor:
+        return self._squared(self.X)
+
+    def metric(self) -> Tensor:
+        return self._squared(self.X.T)
+
+    def _squared(self, A: Float[Tensor, "n m"]) -> Float64[Tensor, "n n"]:
+        gram = torch.zeros((len(A), len(A)), dtype=torch.float64, device=A.device)
+        add_columns(gram, A, self.precision)
+        return gram
+
+    def times(self, v: Tensor) -> Tensor:
+        return (self.X @ v.to(self.X.dtype)).double()
+
+    def transposed(self, y: Tensor) -> Tensor:
+        return (self.X.T @ y.to(self.X.dtype)).double()
+
+
+class Kept(NamedTuple):
+    """What columns of X are made from: of a call of a layer the input and output gradients or, where that is less,
+    the gradients of its parameters."""
+
+    layer: nn.Module
+    names: tuple[str, ...]  # of parameters whose gradients are kept; none: the input and output gradients are
+    tensors: tuple[Num[Tensor, "U ..."], ...]  # for each name those of each part; or x, and those of each part
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def gradient(self, name: str, part: int, outputs: slice) -> Float[Tensor, "U ..."]:
+        """Of some outputs of a parameter, for each configuration."""
+        if self.names:
+            parts = len(self.tensors) // len(self.names)
+            return self.tensors[self.names.index(name) * parts + part][:, outputs]
+        x, *gradients = self.tensors
+        return GRADIENTS[type(self.layer)][name](self.layer, x, gradients[part][..., outputs])
+
+    def like(self, rows: int) -> "Kept":
+        """Tensors of the same kind for so many configurations, not filled."""
+        return self._replace(tensors=tuple(tensor.new_empty((rows, *tensor.shape[1:])) for tensor in self.tensors))
+
+
+def kept(call: Call) -> Kept:
+    """The smaller of both."""
+    layer = call.layer
+    trainable = {name: p for name, p in layer.named_parameters(recurse=False) if p.requires_grad}
+    factors = (call.x, *call.gradients)
+    numbers = len(call.x) * len(call.gradients) * sum(p.numel() for p in trainable.values())
+    if numbers * call.gradients[0].itemsize >= sum(tensor.nbytes for tensor in factors):
+        return Kept(layer, (), factors)
+    made = (GRADIENTS[type(layer)][name](layer, call.x, g) for name in trainable for g in call.gradients)
+    return Kept(layer, tuple(trainable), tuple(made))
+
+
+class Streamed:
+    """X in blocks that are made when they are needed.
+
+    Args:
+        factor: a(n), positive where the weight is.
+        memory: bytes of blocks and of what they are made from, the passes through the network included; more where a
+            single layer needs more.
+        precision: of the products X X^T and X^T X.
+    """
+
+    def __init__(
+        self,
+        wavefunction: Wavefunction,
+        samples: Samples,
+        factor: Float64[Tensor, " U"],
+        memory: int,
+        precision: Precision = "float64",
+    ) -> None:
+        self.wavefunction = wavefunction
+        self.configurations = samples.configurations
+        self.weights = samples.weights
+        self.factor = factor
+        self.memory = memory
+        self.precision: Precision = precision
+        self.parts = n_parts(wavefunction)
+        P = sum(p.numel() for p in wavefunction.parameters() if p.requires_grad)
+        self.shape = (self.parts * samples.n_distinct, P)
+        self.by_layers = has_known_layers(wavefunction)
+
+    def gram(self) -> Tensor:
+        R = self.shape[0]
+        gram = torch.zeros((R, R), dtype=torch.float64, device=self.factor.device)
+        if self.by_layers:
+            for block in self.column_blocks():
+                add_columns(gram, block, self.precision)
+                del block  # before the next one is made
+            return gram
+        for i, (rows, block) in enumerate(self.row_blocks()):
+            for others, other in islice(self.row_blocks(), i):
+                with matrix_products(self.precision):
+                    product = block @ other.T
+                gram[rows[:, None], others] = product.double()
+                gram[others[:, None], rows] = product.T.double()
+            with matrix_products(self.precision):
+                gram[rows[:, None], rows] = (block @ block.T).double()
+        return gram
+
+    def metric(self) -> Tensor:
+        P = self.shape[1]
+        metric = torch.zeros((P, P), dtype=torch.float64, device=self.factor.device)
+        for _, block in self.row_blocks():
+            add_gram(metric, block.T, self.precision)
+        return metric
+
+    def times(self, v: Tensor) -> Tensor:
+        if self.by_layers:
+            changes = directional(self.wavefunction, self.configurations, v)  # (parts, U)
+            return ((changes - (changes @ self.weights)[:, None]) * self.factor).flatten()
+        result = v.new_empty(self.shape[0])
+        for rows, block in self.row_blocks():
+            result[rows] = block.double() @ v
+        return result
+
+    def transposed(self, y: Tensor) -> Tensor:
+        scaled = y.view(self.parts, -1) * self.factor  # (parts, U)
+        centred = scaled - scaled.sum(1, keepdim=True) * self.weights
+        return combined(self.wavefunction, self.configurations, centred)
+
+    # ---- rows ----
+
+    @cached_property
+    def means(self) -> list[Float64[Tensor, " P"]]:
+        """Of the gradients of each part."""
+        coefficients = torch.eye(self.parts, device=self.factor.device).double()[:, :, None] * self.weights
+        return [combined(self.wavefunction, self.configurations, c) for c in coefficients]
+
+    def row_blocks(self) -> Iterator[tuple[Tensor, Float[Tensor, "r P"]]]:
+        """All rows of X, and where they belong."""
+        U, P = len(self.factor), self.shape[1]
+        size = max(1, self.memory // (4 * 8 * self.parts * P))
+        for index in torch.arange(U, device=self.factor.device).split(size):
+            factor = self.factor[index]
+            gradients = scaled_jacobian(self.wavefunction, self.configurations[index], factor)
+            for part, mean in zip(gradients, self.means, strict=True):
+                part.addr_(factor.to(part.dtype), mean.to(part.dtype), alpha=-1)
+            rows = torch.cat([index + part * U for part in range(self.parts)])
+            yield rows, gradients.flatten(0, 1).to(_dtype(self.precision))
+
+    # ---- columns ----
+
+    @cached_property
+    def bytes_per_column(self) -> int:
+        """With its rounded copy, if there is one."""
+        return self.shape[0] * _bytes_of_number(self.wavefunction, self.precision)
+
+    @cached_property
+    def width(self) -> int:
+        """Columns made at once: they and their copies take at most half of the memory."""
+        return max(1, min(MADE_COLUMNS, self.memory // (2 * COLUMN_COPIES * self.bytes_per_column)))
+
+    @cached_property
+    def calls_of_one(self) -> list[Call]:
+        """Of a single configuration: those of all layers, in their order."""
+        parameters, layers = rounded_parameters(self.wavefunction), trainable_layers(self.wavefunction)
+        return layer_calls(self.wavefunction, parameters, self.configurations[:1], self.factor[:1], layers)
+
+    @cached_property
+    def bytes_of_pass(self) -> int:
+        """Of a forward and backward pass, for one configuration."""
+        return PASS_COPIES * sum(tensor.nbytes for call in self.calls_of_one for tensor in (call.x, *call.gradients))
+
+    @cached_property
+    def rows_of_pass(self) -> int:
+        """Configurations in one pass: at most a quarter of the memory."""
+        fit = rows_with_gradients(self.wavefunction, self.factor.device)
+        return max(1, min(fit, len(self.factor), self.memory // (4 * self.bytes_of_pass)))
+
+    @cached_property
+    def memory_for_calls(self) -> int:
+        """What a pass, while they are collected, and later blocks of columns leave: at least half."""
+        columns = COLUMN_COPIES * self.width * self.bytes_per_column
+        return self.memory - min(self.memory // 2, max(columns, self.rows_of_pass * self.bytes_of_pass))
+
+    def column_blocks(self) -> Iterator[Float[Tensor, "R p"]]:
+        """All columns of X that are not zero, in blocks, layers in no particular order."""
+        dtype, width = _dtype(self.precision), self.width
+        for layers in self.groups():
+            narrow: list[Tensor] = []
+            for block in self._columns_of(layers, width):
+                if block.shape[1] > width // 2:
+                    yield block.to(dtype)
+                else:
+                    narrow.append(block.to(dtype))
+                del block
+                if sum(part.shape[1] for part in narrow) > width // 2:
+                    yield torch.cat(narrow, dim=1)
+                    narrow.clear()
+            if narrow:
+                yield torch.cat(narrow, dim=1)
+
+    def groups(self) -> list[list[nn.Module]]:
+        """Layers of which what is kept fits into memory together, last layers first.
+
+        Layers that share a parameter stay together.
+        """
+        sizes: dict[nn.Module, int] = {}  # bytes for one configuration
+        for call in self.calls_of_one:
+            sizes[call.layer] = sizes.get(call.layer, 0) + kept(call).nbytes
+        families: list[list[nn.Module]] = []
+        for layer in sizes:
+            own = set(layer.parameters(recurse=False))
+            related = [f for f in families if any(p in own for m in f for p in m.parameters(recurse=False))]
+            families = [f for f in families if f not in related]
+            families.append([*(m for f in related for m in f), layer])
+        groups: list[list[nn.Module]] = []
+        free = 0
+        for family in reversed(families):
+            size = len(self.factor) * sum(sizes[layer] for layer in family)
+            if size > free:
+                groups.append([])
+                free = self.memory_for_calls
+            groups[-1] += family
+            free -= size
+        return groups
+
+    def _columns_of(self, layers: list[nn.Module], width: int) -> Iterator[Float[Tensor, "R p"]]:
+        """Columns of the parameters of some layers, of a weight matrix about `width` at a time."""
+        calls = self._collected(layers)
+        for parameter, users in uses([call.layer for call in calls]).items():
+            outputs = parameter.shape[0]
+            sliced = parameter.ndim == 2 and all(isinstance(calls[i].layer, nn.Linear) for i, _ in users)
+            step = max(1, width * outputs // parameter.numel()) if sliced else outputs
+            of_users = [(calls[i], name) for i, name in users]
+            for first in range(0, outputs, step):
+                yield self._centred(of_users, slice(first, first + step) if sliced else slice(None))
+
+    def _centred(self, of_users: list[tuple[Kept, str]], outputs: slice) -> Float[Tensor, "R p"]:
+        """Columns of one parameter, from the calls that use it; they are made once, so that kept ones are used up."""
+        parts = []
+        for part in range(self.parts):
+            gradients = (call.gradient(name, part, outputs) for call, name in of_users)
+            parts.append(centre(reduce(torch.add, gradients).flatten(1), self.weights, self.factor))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _collected(self, layers: list[nn.Module]) -> list[Kept]:
+        """Of the calls of some layers for all configurations, gradients times a(n).
+
+        What is kept is allocated once and filled piece by piece: joining pieces would take it twice, and leave the
+        memory of a GPU in fragments.
+        """
+        parameters = rounded_parameters(self.wavefunction)
+        whole = [kept(call).like(len(self.factor)) for call in self.calls_of_one if call.layer in layers]
+
+        def fill(index: Tensor) -> None:
+            rows = slice(int(index[0]), int(index[-1]) + 1)
+            calls = layer_calls(self.wavefunction, parameters, self.configurations[rows], self.factor[rows], layers)
+            for target, call in zip(whole, calls, strict=True):
+                for tensor, piece in zip(target.tensors, kept(call).tensors, strict=True):
+                    tensor[rows] = piece
+
+        in_pieces(fill, torch.arange(len(self.factor)), self.rows_of_pass)
+        return whole
+
+
+def tangent(
+    wavefunction: Wavefunction,
+    samples: Samples,
+    factor: Float64[Tensor, " U"],
+    memory: int | None = None,
+    precision: Precision = "float64",
+) -> Tangent:
+    """X with rows scaled by `factor`: as a matrix if that takes no more than so many bytes, else streamed in as many.
+
+    Args:
+        memory: bytes; None: 2 GiB on a CPU, on a GPU a share of what X X^T or X^T X leaves free.
+        precision: of the products X X^T and X^T X.
+    """
+    P = sum(p.numel() for p in wavefunction.parameters() if p.requires_grad)
+    R = n_parts(wavefunction) * samples.n_distinct
+    if memory is None:
+        device = factor.device
+        matrices = MATRIX_COPIES * 8 * min(R, P) ** 2
+        memory = int(GPU_SHARE * max(0, free_memory(device) - matrices)) if device.type == "cuda" else CPU_BYTES
+    if _bytes_of_number(wavefunction, precision) * R * P > memory:
+        return Streamed(wavefunction, samples, factor, memory, precision)
+    rows = scaled_jacobian(wavefunction, samples.configurations, factor)
+    for part in rows:
+        centre(part, samples.weights, factor)
+    return Dense(rows.flatten(0, 1), precision)
+
+
+def centre(
+    scaled: Float[Tensor, "U p"], weights: Float64[Tensor, " U"], factor: Float64[Tensor, " U"]
+) -> Float[Tensor, "U p"]:
+    """a O - a <O> from a O, in place, where <O> = sum w O = sum (w / a) (a O)."""
+    share = torch.where(factor > 0, weights / factor, 0.0).to(scaled.dtype)
+    return scaled.addr_(factor.to(scaled.dtype), share @ scaled, alpha=-1)
+
+
+# ---- products ------------------------------------------------------------------------------------------------------
+
+
+def _dtype(precision: Precision) -> torch.dtype:
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def _bytes_of_number(wavefunction: Wavefunction, precision: Precision) -> int:
+    """While X is made: of the gradient, and of the same rounded for the products."""
+    gradient = next(iter(rounded_parameters(wavefunction).values())).dtype
+    return gradient.itemsize + (_dtype(precision).itemsize if _dtype(precision) != gradient else 0)
+
+
+@contextmanager
+def matrix_products(precision: Precision) -> Iterator[None]:
+    """Where "tf32", products of float32 matrices on a GPU round their factors to 10 bits; their sums are float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def add_columns(gram: Float64[Tensor, "n n"], A: Float[Tensor, "n m"], precision: Precision = "float64") -> None:
+    """Adds the lower triangle of A A^T, a few columns of A after the other. The rest of the matrix is not defined."""
+    for columns in A.split(COLUMNS, dim=1):
+        add_gram(gram, columns, precision)
+
+
+def add_gram(gram: Float64[Tensor, "n n"], A: Float[Tensor, "n m"], precision: Precision = "float64") -> None:
+    """The same in one product for each block of rows: little more than half the work of the full one."""
+    blocks = TENSOR_CORE_BLOCKS if precision == "tf32" and A.is_cuda else BLOCKS
+    with matrix_products(precision):
+        for block in torch.arange(len(A)).chunk(blocks):
+            first, last = int(block[0]), int(block[-1]) + 1
+            gram[first:last, :last].add_(A[first:last] @ A[:last].T)

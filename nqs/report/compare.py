@@ -1,0 +1,209 @@
+"""Tables of runs: against the exact energy, found once and kept in the archives, and against each other."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nqs.archive.archive import Archive, ArchiveError
+from nqs.estimators.estimate import with_error
+
+if TYPE_CHECKING:  # torch takes seconds to import: where exact energies are known a table does without
+    from nqs.protocols import Hamiltonian
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A run in the table.
+
+    Attributes:
+        evaluated: the energy is that of an evaluation, not of the last step.
+        excess: energy minus the lowest one of the same Hamiltonian.
+        relative: (E - E_exact) / |E_exact|; None where E_exact is not known or 0.
+    """
+
+    file: str
+    hamiltonian: str
+    unit: str
+    step: int
+    evaluated: bool
+    energy: float
+    error: float
+    excess: float
+    exact: float | None
+    relative: float | None
+    variance: float
+    v_score: float
+    distinct: int
+    seconds: float
+
+
+def compared(archives: Sequence[Archive], exact_limit: int) -> list[Row]:
+    """A row for every run; those of the same Hamiltonian stand together, the lowest energy first.
+
+    Args:
+        exact_limit: find exact energies that no archive knows, up to this dimension, and store them in all of them.
+
+    Raises:
+        ValueError: a run without a finished step.
+    """
+    groups: dict[str, list[Archive]] = {}
+    for archive in archives:
+        if archive.step == 0:
+            raise ValueError(f"{archive.path} holds no finished step: there is nothing to compare.")
+        groups.setdefault(json.dumps(archive.config["hamiltonian"], sort_keys=True), []).append(archive)
+    return [row for group in groups.values() for row in _rows(group, exact_limit)]
+
+
+def _rows(group: Sequence[Archive], exact_limit: int) -> list[Row]:
+    exact = _exact(group, exact_limit)
+    found = sorted((_energy(archive) for archive in group), key=lambda item: item[1]["energy"])
+    lowest = found[0][1]["energy"]
+    return [
+        Row(
+            file=str(archive.path),
+            hamiltonian=str(archive.attributes["hamiltonian"]),
+            unit=str(archive.attributes["unit"]),
+            step=archive.step,
+            excess=values["energy"] - lowest,
+            exact=exact,
+            relative=(values["energy"] - exact) / abs(exact) if exact else None,
+            seconds=float(archive.history["seconds"].sum()),
+            **values,
+        )
+        for archive, values in found
+    ]
+
+
+def _energy(archive: Archive) -> tuple[Archive, dict[str, Any]]:
+    """The energy of the last evaluation, or of the last step where there was none."""
+    result, history = archive.result, archive.history
+    values: dict[str, Any]
+    if result is not None:
+        names = ("energy", "error", "variance", "v_score")
+        values = {name: getattr(result, name) for name in names} | {"distinct": result.n_distinct}
+    else:
+        values = {name: float(history[name][-1]) for name in ("energy", "error", "variance", "v_score")}
+        values["distinct"] = int(history["distinct"][-1])
+    return archive, values | {"evaluated": result is not None}
+
+
+def _exact(group: Sequence[Archive], limit: int) -> float | None:
+    """The exact energy from one of the archives; else found now, and stored in all of them."""
+    known = next((archive.exact["energy"] for archive in group if archive.exact is not None), None)
+    if known is not None:
+        return float(known)
+    try:
+        hamiltonian = hamiltonian_of(group[0])
+    except ValueError as error:
+        print(f"no exact energy of {group[0].path}: {error}", file=sys.stderr)
+        return None
+    if hamiltonian.hilbert.dimension > limit:
+        return None
+    from nqs import exact
+
+    ground_state = exact.ground_state(hamiltonian)
+    for archive in group:
+        try:
+            with Archive.open(archive.path, "a") as file:
+                file.write_exact(ground_state)
+                file.flush()
+        except ArchiveError as error:  # it is being written, or lies in a read-only folder
+            print(f"the exact energy was not stored: {error}", file=sys.stderr)
+    return ground_state.energy
+
+
+def hamiltonian_of(archive: Archive) -> "Hamiltonian":
+    """The Hamiltonian of a run.
+
+    Raises:
+        ValueError: it is made of classes that are not in nqs, or its values do not fit them.
+    """
+    from nqs.archive.serialise import from_plain
+    from nqs.vmc.continuation import known_types
+
+    hamiltonian: Any = from_plain(archive.config.get("hamiltonian"), known_types())
+    if not hasattr(hamiltonian, "hilbert"):
+        raise ValueError(f"the configuration of {archive.path} holds no Hamiltonian of nqs.")
+    return hamiltonian
+
+
+# --------------------------------------------------------------------------------------------------------- formats
+
+COLUMNS = ("run", "steps", "energy", "above lowest", "relative error", "variance", "V-score", "distinct", "seconds")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.file,
+        f"{row.step:,}",
+        with_error(row.energy, row.error) + ("" if row.evaluated else " *"),
+        f"{row.excess:.1e}" if row.excess else "-",
+        "-" if row.relative is None else f"{row.relative:.1e}",
+        f"{row.variance:.1e}",
+        f"{row.v_score:.1e}",
+        f"{row.distinct:,}",
+        f"{row.seconds:,.0f}",
+    )
+
+
+def tables(rows: Sequence[Row]) -> list[tuple[str, str, list[tuple[str, ...]]]]:
+    """Hamiltonian, exact energy and cells of every group."""
+    tables = []
+    for hamiltonian in dict.fromkeys((row.hamiltonian, row.unit, row.exact) for row in rows):
+        name, unit, exact = hamiltonian
+        members = [row for row in rows if (row.hamiltonian, row.unit, row.exact) == hamiltonian]
+        line = "exact energy not known" if exact is None else f"exact E = {exact:.8f} {unit}"
+        tables.append((name, line, [_cells(row) for row in members]))
+    return tables
+
+
+NOTE = "* of the last step: the run has not been evaluated yet"
+
+
+def text(rows: Sequence[Row]) -> str:
+    """Aligned columns."""
+    lines = []
+    for name, exact, cells in tables(rows):
+        widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
+        lines += [name, exact]
+        lines += [
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in (COLUMNS, *cells)
+        ]
+        lines.append("")
+    if all(row.evaluated for row in rows):
+        lines.pop()
+    else:
+        lines.append(NOTE)
+    return "\n".join(lines) + "\n"
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table for GitHub and notes."""
+    lines = []
+    for name, exact, cells in tables(rows):
+        lines += [f"**{name}**, {exact}", "", "| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+        lines.append("")
+    if not all(row.evaluated for row in rows):
+        lines.append(NOTE.replace("*", "\\*"))
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def comma_separated(rows: Sequence[Row]) -> str:
+    """Every digit, one line a run."""
+    names = list(Row.__dataclass_fields__)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([getattr(row, name) for name in names] for row in rows)
+    return file.getvalue()
+
+
+WRITERS = {"text": text, "csv": comma_separated, "markdown": markdown}

@@ -1,0 +1,203 @@
+"""Figures of a run: convergence of the energy, and what was measured in the state found."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from nqs.archive.archive import Archive, ArchiveError
+from nqs.exact.diagonalisation import ExactGroundState
+from nqs.hilbert import HilbertSpace
+from nqs.report.panels import Arrays, draw_panels, has_panels, plain, summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+VMC_COLOUR, EXACT_COLOUR = "#1f6f8b", "#d1495b"
+TRANSIENT = 0.1  # share of the steps left out when the energy axis is chosen
+TITLE_WIDTH = 140  # characters
+RASTERISED_FROM = 2000  # points of a curve, in vector graphics
+
+
+def plot_run(
+    archive: str | Path, figure: str | Path, hilbert: HilbertSpace, exact: ExactGroundState | None = None
+) -> None:
+    """Energy, relative error (or variance), local states and observables of an archive, as PNG, PDF or SVG.
+
+    Args:
+        archive: HDF5 file of a run.
+        figure: file to write; its ending chooses the format.
+        hilbert: names the local states.
+        exact: exact ground state, for its local-state probabilities; its energy is also taken from the archive.
+
+    Raises:
+        ArchiveError: no readable archive, or one without a finished step.
+        ValueError: a format that matplotlib cannot write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    run = Archive.open(archive)
+    if not run.history:
+        raise ArchiveError(f"{archive} holds no finished step yet: there is nothing to plot.")
+    energy_exact = exact.energy if exact is not None else (run.exact or {}).get("energy")
+    observables = run.observables()
+    rows = 2 if has_panels(observables) else 1
+    canvas = Figure(figsize=(11, 3.4 * rows), layout="constrained")
+    FigureCanvasAgg(canvas)
+    canvas.suptitle(textwrap.fill(plain(run.attributes["hamiltonian"]), TITLE_WIDTH), fontsize=9)
+    panels = canvas.subplots(rows, 3, squeeze=False)
+    left, middle, right = panels[0]
+    if rows == 2:
+        draw_panels(tuple(panels[1]), observables)
+        canvas.supxlabel(summary(observables), fontsize=9)
+    draw_energy(left, run, energy_exact)
+    draw_accuracy(middle, run, energy_exact)
+    draw_local_states(right, observables, hilbert, exact)
+    canvas.savefig(figure, dpi=150)
+
+
+def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
+    """Convergence of several runs, over steps and over time, as PNG, PDF or SVG.
+
+    The relative error where all exact energies are known, else the energy above the lowest one found.
+
+    Args:
+        archives: HDF5 files of runs, of any Hamiltonians.
+        figure: file to write; its ending chooses the format.
+
+    Raises:
+        ArchiveError: one of them is no readable archive, or has no finished step.
+        ValueError: a format that matplotlib cannot write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    runs = [Archive.open(archive) for archive in archives]
+    for run in runs:
+        if not run.history:
+            raise ArchiveError(f"{run.path} holds no finished step yet: there is nothing to plot.")
+    exact = [(run.exact or {}).get("energy") for run in runs]
+    canvas = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(canvas)
+    left, right = canvas.subplots(1, 2, sharey=True)
+    draw_convergence(left, runs, exact, "step")
+    draw_convergence(right, runs, exact, "seconds")
+    left.get_legend().remove()
+    right.set_ylabel("")
+    canvas.savefig(figure, dpi=150)
+
+
+def draw_convergence(
+    axes: Axes, runs: Sequence[Archive], exact: Sequence[float | None], over: Literal["step", "seconds"]
+) -> None:
+    """Relative errors of several runs where all exact energies are known, else energies above the lowest one found."""
+    lowest = min(run.history["energy"].min() for run in runs)
+    for run, reference in zip(runs, exact, strict=True):
+        energy = run.history["energy"]
+        y = np.abs(energy / reference - 1) if reference and all(exact) else energy - lowest
+        x = run.history["step"] if over == "step" else run.history["seconds"].cumsum()
+        axes.plot(x, y, ".-", ms=3, lw=0.6, label=plain(run.path.stem), rasterized=len(x) > RASTERISED_FROM)
+    unit = plain(runs[0].attributes["unit"])
+    label = "relative error |E - E₀| / |E₀|" if all(exact) else f"energy above the lowest ({unit})"
+    axes.set(xlabel=over, ylabel=label)
+    if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # not on an exact eigenstate
+        axes.set_yscale("log")
+    axes.legend(fontsize=7, frameon=False)
+
+
+def draw_energy(axes: Axes, run: Archive, exact: float | None) -> None:
+    """Energy and its error bar over the steps, the exact energy, and the final evaluation."""
+    history, result, unit = run.history, run.result, plain(run.attributes["unit"])
+    step, energy, error = history["step"], history["energy"], history["error"]
+    axes.fill_between(step, energy - error, energy + error, color=VMC_COLOUR, alpha=0.3, lw=0)
+    axes.plot(step, energy, color=VMC_COLOUR, lw=1, label="VMC")
+    if exact is not None:
+        axes.axhline(exact, color=EXACT_COLOUR, lw=1, ls="--", label="exact")
+    if result is not None:
+        axes.errorbar(
+            step[-1], result.energy, yerr=result.error, fmt="o", ms=4, color=VMC_COLOUR, label="final evaluation"
+        )
+    _zoom(axes, energy, exact)
+    axes.set(xlabel="step", ylabel=f"energy ({unit})")
+    axes.legend(fontsize=8, frameon=False)
+    axes.locator_params(axis="x", integer=True)
+
+
+def draw_accuracy(axes: Axes, run: Archive, exact: float | None) -> None:
+    """Relative error over the steps; the variance where no exact energy is known."""
+    history, result, unit = run.history, run.result, plain(run.attributes["unit"])
+    step, energy, error = history["step"], history["energy"], history["error"]
+    if exact:  # no relative error of zero
+        relative = np.abs(energy - exact) / abs(exact)
+        many = len(step) > RASTERISED_FROM
+        axes.plot(step, relative, ".", ms=2, color=VMC_COLOUR, label="each step", rasterized=many)
+        if error.any():  # an exhaustive sum has none
+            axes.plot(step, error / abs(exact), color="0.6", lw=0.8, label="error bar of a step")
+        if result is not None:
+            final = abs(result.energy - exact) / abs(exact)
+            bar = result.error / abs(exact)
+            # The lower end of an error bar that includes zero cannot be drawn on a logarithmic axis.
+            axes.errorbar(
+                step[-1], final, yerr=[[min(bar, 0.9 * final)], [bar]], fmt="o", ms=4, color=EXACT_COLOUR,
+                label=f"final: {final:.1e}",
+            )  # fmt: skip
+        axes.set(xlabel="step", ylabel="relative error |E - E₀| / |E₀|")
+    else:
+        axes.plot(step, history["variance"], color=VMC_COLOUR, lw=1, label="variance")
+        axes.set(xlabel="step", ylabel=f"variance ({unit}²)")
+    if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # not on an exact eigenstate
+        axes.set_yscale("log")
+    axes.legend(fontsize=8, frameon=False)
+    axes.locator_params(axis="x", integer=True)
+
+
+def _zoom(axes: Axes, energy: np.ndarray, exact: float | None) -> None:
+    """Choose the energy axis from what follows the first transient."""
+    settled = energy[int(TRANSIENT * len(energy)) :]
+    values = np.append(settled, exact) if exact is not None else settled
+    margin = 0.1 * np.ptp(values) or 1e-3
+    axes.set_ylim(values.min() - margin, values.max() + margin)
+
+
+def draw_sampling(axes: Axes, run: Archive) -> None:
+    """Distinct configurations of every step, and how many of them carry the state."""
+    history = run.history
+    for name, label, colour in (("distinct", "distinct", VMC_COLOUR), ("perplexity", "perplexity", EXACT_COLOUR)):
+        if name in history:  # format 1 did not have all
+            axes.plot(history["step"], history[name], lw=1, color=colour, label=label)
+    axes.set(xlabel="step", ylabel="configurations", yscale="log")
+    axes.locator_params(axis="x", integer=True)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def draw_local_states(
+    axes: Axes, observables: Arrays, hilbert: HilbertSpace | None, exact: ExactGroundState | None
+) -> None:
+    """Probability of each local state, averaged over sites: bars for the run, circles for the exact state.
+
+    Args:
+        hilbert: names the local states; None where it is not known.
+    """
+    if "local_state_probabilities" not in observables:
+        axes.set_axis_off()
+        return
+    probabilities = observables["local_state_probabilities"].mean(0)  # (d,)
+    x = np.arange(len(probabilities))
+    axes.bar(x, probabilities, color=VMC_COLOUR, alpha=0.7, label="VMC")
+    if exact is None and "local_state_probabilities_exact" in observables:
+        known = observables["local_state_probabilities_exact"].mean(0)
+        axes.plot(x, known, "o", mfc="none", color=EXACT_COLOUR, label="exact")
+    elif exact is not None and hilbert is not None:
+        n = hilbert.configurations().long()
+        one_hot = torch.nn.functional.one_hot(n, hilbert.local_dim).double().mean(1)  # (dimension, d)
+        weights = torch.from_numpy(np.abs(exact.state) ** 2)
+        axes.plot(x, (weights @ one_hot).numpy(), "o", mfc="none", color=EXACT_COLOUR, label="exact")
+    axes.set_xticks(x, [plain(name) for name in (hilbert.local_states if hilbert is not None else x)])
+    axes.set(xlabel="local state", ylabel="probability, mean over sites", yscale="log", ylim=(1e-6, 1.5))
+    axes.legend(fontsize=8, frameon=False)

@@ -1,0 +1,284 @@
+"""One self-contained web page about runs: figures, tables and text, nothing loaded from elsewhere and no script.
+
+The template is `page.html`. Jinja escapes every text, and a content security policy forbids scripts, so that the
+archive of a stranger can only be looked at.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from nqs.archive.archive import Archive, ArchiveError
+from nqs.archive.storage import writer_of
+from nqs.estimators.estimate import with_error
+from nqs.report import figures as report
+from nqs.report.compare import COLUMNS, NOTE, Row, hamiltonian_of, tables
+from nqs.report.panels import draw_panels, has_panels, scalars
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PANEL = (4.6, 3.3)  # inches; the letters have the size of the page's where it is 440 pixels wide
+OVER: dict[str, Literal["step", "seconds"]] = {"Over steps": "step", "Over time": "seconds"}
+# Colours that follow the mode of the reader, by what is drawn: in light mode, in dark mode.
+COLOURS = {"#000000": ("#1d2129", "#e4e6eb"), report.VMC_COLOUR: ("#1f6f8b", "#58b4d3")}
+
+
+class Panel(NamedTuple):
+    """A figure, as the address of an image that holds itself."""
+
+    title: str
+    image: str
+
+
+Table = list[tuple[str, str]]  # names and values
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPage:
+    """What the page says about one run."""
+
+    name: str
+    hamiltonian: str
+    state: str
+    energy: str
+    facts: Table
+    panels: list[Panel]
+    observables: list[tuple[str, str, str]]  # name, value with error, exact value
+    arrays: Table
+    sampler: Table
+    configuration: Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Runs of the same Hamiltonian: their table, and where several, their convergence."""
+
+    hamiltonian: str
+    exact: str
+    cells: list[tuple[str, ...]]
+    panels: list[Panel]
+
+
+def html_report(archives: Sequence[Archive], rows: Sequence[Row]) -> str:
+    """The page, as text.
+
+    Args:
+        archives: at least one, with a finished step each.
+        rows: of `nqs.report.compare.compared` for the same archives.
+
+    Raises:
+        ArchiveError: an archive without a finished step, or with contents that cannot be drawn.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    exact = {row.file: row.exact for row in rows}
+    pages = []
+    for archive in archives:
+        if archive.step == 0:
+            raise ArchiveError(f"{archive.path} holds no finished step yet: there is nothing to report.")
+        try:
+            pages.append(_page(archive, exact[str(archive.path)]))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:  # sealed, but not by nqs
+            raise ArchiveError(
+                f"{archive.path} cannot be drawn: {type(error).__name__}: {error}. It does not hold what a run of nqs "
+                "leaves; the README lists that."
+            ) from error
+    environment = Environment(
+        loader=PackageLoader("nqs.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        title=pages[0].hamiltonian if len({page.hamiltonian for page in pages}) == 1 else f"{len(pages)} runs",
+        columns=COLUMNS,
+        groups=_groups(archives, rows),
+        note="" if all(row.evaluated for row in rows) else NOTE,
+        pages=pages,
+        differences=_differences(archives),
+        written=_time(datetime.now(UTC).isoformat()),
+        version=archives[0].attributes["package_version"],
+    )
+
+
+def _page(archive: Archive, exact: float | None) -> RunPage:
+    header, history, result, unit = archive.attributes, archive.history, archive.result, archive.attributes["unit"]
+    if result is None:
+        energy, error = float(history["energy"][-1]), float(history["error"][-1])
+        behind = f"last step: {history['samples'][-1]:,.0f} samples on {history['distinct'][-1]:,.0f} configurations"
+        variance, v_score = float(history["variance"][-1]), float(history["v_score"][-1])
+    else:
+        energy, error, variance, v_score = result.energy, result.error, result.variance, result.v_score
+        behind = f"evaluation after {archive.result_step:,} steps: {result.n_samples:,} samples on "
+        behind += f"{result.n_distinct:,} distinct configurations"
+    facts = [("found by", behind), ("variance", f"{variance:.2e} {unit}²"), ("V-score", f"{v_score:.2e}")]
+    if exact is not None:
+        stored = archive.exact
+        origin = f" ({stored['method']}, dimension {stored['dimension']:,})" if stored is not None else ""
+        facts.append(("exact energy", f"{exact:.8f} {unit}{origin}"))
+        bars = f" = {(energy - exact) / error:+.1f} error bars" if error > 0 else ""
+        facts.append(("difference", f"{energy - exact:+.2e} {unit}{bars}"))
+        if exact:
+            facts.append(("relative error", f"{(energy - exact) / abs(exact):.1e}"))
+    script = f"nqs run {header['script']}, " if header["script"] else ""
+    commit = f", commit {str(header['commit'])[:7]}" if header["commit"] else ""
+    facts.append(("started", f"{_time(header['created'])} UTC by {script}nqs {header['package_version']}{commit}"))
+    return RunPage(
+        name=str(archive.path),
+        hamiltonian=str(header["hamiltonian"]),
+        state=_state(archive),
+        energy=f"{with_error(energy, error)} {unit}",
+        facts=facts,
+        panels=list(_panels(archive, exact)),
+        observables=[
+            (name, _value(value, error), _number(exact, "{:.6g}"))
+            for name, value, error, exact in scalars(archive.observables())
+        ],
+        arrays=[
+            (name.replace("_", " "), " × ".join(map(str, values.shape)))
+            for name, values in archive.observables().items()
+            if values.ndim and not name.endswith(("_error", "_exact"))
+        ],
+        sampler=_sampler(archive),
+        configuration=list(_leaves(archive.config)),
+    )
+
+
+def _time(text: object) -> str:
+    """2026-01-31 12:34 from what an archive says."""
+    return str(text).replace("T", " ")[:16]
+
+
+def _value(value: float, error: float | None) -> str:
+    if error is None:
+        return f"{value:.4f}"
+    return f"{value:.6g} ± {error:.1g}" if error > 0 else f"{value:.6g}"  # an exhaustive sum has no error
+
+
+def _state(archive: Archive) -> str:
+    progress = f"{archive.step:,} of {archive.steps:,} steps"
+    if (writer := writer_of(archive.path)) is not None:
+        return f"{progress}, going on ({writer})"
+    return f"{progress}, {'finished' if archive.finished else 'stopped'}"
+
+
+def _sampler(archive: Archive) -> Table:
+    history = archive.history
+    last = {name: float(values[-1]) for name, values in history.items()}
+    seconds = float(history["seconds"].sum())
+    retries = float(history["retries"].sum()) if "retries" in history else None
+    rows = [
+        ("samples of the last step", f"{last['samples']:,.0f}"),
+        ("distinct configurations", f"{last['distinct']:,.0f}"),
+        ("perplexity", _number(last.get("perplexity"), "{:,.1f}")),
+        ("amplitudes reused", _number(last.get("share_saved"), "{:.1%}")),
+        ("retries after states not finite", _number(retries, "{:.0f}")),
+        ("optimisation", f"{seconds:,.0f} s, {seconds / archive.step:.2g} s a step"),
+    ]
+    if "clipped" in history:
+        rows.append(("clipped for the updates, mean over the steps", f"{history['clipped'].mean():.2%}"))
+    if "archive_seconds" in history:
+        writing = float(np.nansum(history["archive_seconds"]))
+        rows.append(("writing the archive", f"{writing:.2g} s, {writing / (writing + seconds):.2%} on top"))
+    return rows
+
+
+def _number(value: float | None, style: str) -> str:
+    return "-" if value is None or math.isnan(value) else style.format(value)
+
+
+# ---------------------------------------------------------------------------------------------------------- figures
+
+
+def _panels(archive: Archive, exact: float | None) -> Iterator[Panel]:
+    yield _drawn("Energy", lambda axes: report.draw_energy(axes, archive, exact))
+    accuracy = "Relative error" if exact else "Variance"
+    yield _drawn(accuracy, lambda axes: report.draw_accuracy(axes, archive, exact))
+    yield _drawn("Sampling", lambda axes: report.draw_sampling(axes, archive))
+    observables = archive.observables()
+    if "local_state_probabilities" in observables:
+        try:
+            hilbert = hamiltonian_of(archive).hilbert
+        except ValueError:  # of a class of one's own: the local states are shown by their numbers
+            hilbert = None
+        yield _drawn("Local states", lambda axes: report.draw_local_states(axes, observables, hilbert, None))
+    if has_panels(observables):
+        figures = [_figure() for _ in range(3)]
+        draw_panels((figures[0], figures[1], figures[2]), observables)
+        titles = ("Densities", "Correlations", "Momentum" if "wave_vectors" in observables else "Coherence")
+        yield from (_saved(title, axes) for title, axes in zip(titles, figures, strict=True) if axes.axison)
+
+
+def _drawn(title: str, draw: "Callable[[Axes], None]") -> Panel:
+    axes = _figure()
+    draw(axes)
+    return _saved(title, axes)
+
+
+def _figure() -> "Axes":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=PANEL, layout="constrained").add_subplot()
+
+
+def _saved(title: str, axes: "Axes") -> Panel:
+    """An SVG in an image of its own, which follows the light or dark mode of the reader."""
+    file = io.StringIO()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(file, format="svg", transparent=True, dpi=200, metadata={"Date": None, "Creator": None})
+    head, tag, body = file.getvalue().partition("<defs>")
+    for number, colour in enumerate(COLOURS):
+        body = body.replace(f": {colour}", f": var(--c{number})")
+    light, dark = ("".join(f"--c{i}:{pair[mode]};" for i, pair in enumerate(COLOURS.values())) for mode in (0, 1))
+    style = f"<style>svg{{fill:var(--c0);{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
+    return Panel(title, "data:image/svg+xml;base64," + base64.b64encode((head + style + tag + body).encode()).decode())
+
+
+# ----------------------------------------------------------------------------------------------------- side by side
+
+
+def _groups(archives: Sequence[Archive], rows: Sequence[Row]) -> list[Group]:
+    by_name = {str(archive.path): archive for archive in archives}
+    groups, taken = [], 0
+    for hamiltonian, line, cells in tables(rows):
+        members = rows[taken : taken + len(cells)]
+        taken += len(cells)
+        runs, exact = [by_name[row.file] for row in members], [row.exact for row in members]
+        panels = []
+        if len(runs) > 1:
+            for title, over in OVER.items():
+                axes = _figure()
+                report.draw_convergence(axes, runs, exact, over)
+                panels.append(_saved(title, axes))
+        groups.append(Group(hamiltonian=hamiltonian, exact=line, cells=cells, panels=panels))
+    return groups
+
+
+def _differences(archives: Sequence[Archive]) -> list[tuple[str, list[str]]]:
+    """Options that are not the same in all runs: name, and value in each."""
+    leaves = [dict(_leaves(archive.config)) for archive in archives]
+    names = dict.fromkeys(name for one in leaves for name in one)
+    values = ((name, [one.get(name, "-") for one in leaves]) for name in names)
+    return [(name, found) for name, found in values if len(set(found)) > 1]
+
+
+def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Options by their path: ("hamiltonian.lattice.shape", "[8]")."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            yield from _leaves(value, f"{path}.{name}".lstrip("."))
+    elif isinstance(config, list) and any(isinstance(item, (Mapping, list)) for item in config):
+        text = str(config)
+        yield path, text if len(text) <= 80 else f"{len(config)} rows"
+    else:
+        text = ", ".join(map(str, config)) if isinstance(config, list) else str(config)
+        yield path, text if len(text) <= 200 else f"{text[:200]} …"

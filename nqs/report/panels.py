@@ -1,0 +1,158 @@
+"""The observables of a run as panels of its figure: points are the run, circles the exact ground state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Arrays = Mapping[str, np.ndarray]  # as `Archive.observables` returns them; names as in nqs.observables.measure
+
+COLOURS = ("#1f6f8b", "#e08e45", "#6a994e")
+SMALLEST_RANGE = 0.1  # of the axis of densities
+HIDDEN = ("up_electrons", "down_electrons")  # particles and Sz say the same
+SCALARS = {
+    "fidelity": "fidelity",
+    "condensate_fraction": "condensate fraction",
+    "renyi2_entropy": "Rényi-2 entropy of half",
+}
+
+
+def has_panels(found: Arrays) -> bool:
+    return any(name.startswith("density_") for name in found)
+
+
+def draw_panels(axes: tuple[Axes, Axes, Axes], found: Arrays) -> None:
+    """Densities of the sites, correlations over distance, and what depends on the momentum."""
+    left, middle, right = axes
+    for colour, name in zip(COLOURS, _named(found, "density_"), strict=False):
+        sites = np.arange(len(found[name]))
+        _points(left, sites, found, name, colour, name.removeprefix("density_"))
+    left.set(xlabel="site", ylabel="density")
+    left.locator_params(axis="x", integer=True)
+    low, high = left.get_ylim()
+    room = max(0.0, SMALLEST_RANGE - (high - low)) / 2  # differences of 1e-4 are no pattern to look at
+    left.set_ylim(low - room, high + room)
+
+    distances = found.get("distances")
+    pairs = [*(["spin_correlations"] if "spin_correlations" in found else []), *_named(found, "correlations_")]
+    for colour, name in zip(COLOURS, pairs, strict=False):
+        label = "spins S·S" if name == "spin_correlations" else name.removeprefix("correlations_")
+        x, shells = _shells(distances, len(found[name]))
+        _points(middle, x, _shell_means(found, name, shells), name, colour, label)
+    middle.axhline(0.0, color="0.8", lw=0.8, zorder=0)
+    middle.set(xlabel="distance" if distances is not None else "|i - j|", ylabel="mean correlation")
+
+    _momenta(right, found)
+    for panel in axes:
+        if panel.get_legend_handles_labels()[1]:
+            panel.legend(fontsize=8, frameon=False)
+
+
+class Scalar(NamedTuple):
+    """A number among the observables; error and exact value where they are known."""
+
+    name: str
+    value: float
+    error: float | None
+    exact: float | None
+
+
+def scalars(found: Arrays) -> list[Scalar]:
+    """The numbers of a run; the double occupancy is the mean over sites."""
+
+    def number(name: str) -> float | None:
+        return float(found[name].mean()) if name in found else None
+
+    numbers = [(words, name, number(f"{name}_error")) for name, words in SCALARS.items()]
+    numbers.append(("double occupancy of a site", "double_occupancy", None))
+    return [
+        Scalar(words, float(found[name].mean()), error, number(f"{name}_exact"))
+        for words, name, error in numbers
+        if name in found
+    ]
+
+
+def summary(found: Arrays) -> str:
+    """The numbers of a run in one line."""
+    parts = []
+    for name, value, error, exact in scalars(found):
+        number = f"{value:.4f}" if error is None else f"{value:.6g} ± {error:.1g}"
+        parts.append(f"{name} {number}" + ("" if exact is None else f" (exact {exact:.4f})"))
+    return "    ".join(parts)
+
+
+def plain(text: object) -> str:
+    """Text from an archive or a file name as it is, for matplotlib, which would read $...$ as a formula."""
+    return str(text).replace("$", r"\$")
+
+
+def _named(found: Arrays, prefix: str) -> list[str]:
+    names = [name for name in found if name.startswith(prefix) and not name.endswith(("_error", "_exact"))]
+    shown = [name for name in names if name.removeprefix(prefix) not in HIDDEN]
+    return shown or names
+
+
+def _points(axes: Axes, x: np.ndarray, found: Arrays, name: str, colour: str, label: str) -> None:
+    value, error = found[name].real, found[f"{name}_error"]
+    axes.errorbar(x, value, yerr=error, fmt="o", ms=4, color=colour, label=plain(label.replace("_", " ")))
+    if f"{name}_exact" in found:
+        labelled = "exact" in axes.get_legend_handles_labels()[1]
+        exact = found[f"{name}_exact"].real
+        axes.plot(x, exact, "o", ms=8, mfc="none", color=colour, label=None if labelled else "exact")
+
+
+def _shells(distances: np.ndarray | None, n_sites: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The different distances between two sites, and which pairs have each, (L, L)."""
+    if distances is None:
+        i = np.arange(n_sites)
+        distances = np.abs(i[:, None] - i).astype(float)
+    rounded = np.where(np.isfinite(distances), distances, 0.0).round(6)
+    x = np.unique(rounded[rounded > 0])
+    return x, [rounded == r for r in x]
+
+
+def _shell_means(found: Arrays, name: str, shells: list[np.ndarray]) -> Arrays:
+    """Means over pairs; their error is at most the mean of the errors, which it is where all move together."""
+    names = (name, f"{name}_error", f"{name}_exact")
+    return {key: np.array([found[key][pairs].mean() for pairs in shells]) for key in names if key in found}
+
+
+def _momenta(axes: Axes, found: Arrays) -> None:
+    """Momentum distribution and structure factors on a ring, the first of them as a map on a torus of two directions;
+    coherence over distance where momentum is not conserved."""
+    names = [*(["momentum_distribution"] if "momentum_distribution" in found else [])]
+    names += _named(found, "structure_factor_")
+    vectors = found.get("wave_vectors")
+    if vectors is not None and names and vectors.shape[1] == 1:
+        for colour, name in zip(COLOURS, names, strict=False):
+            particles = name == "momentum_distribution"
+            k = _folded(found["particle_wave_vectors" if particles else "wave_vectors"][:, 0])
+            label = "n(k)" if particles else f"S(k), {name.removeprefix('structure_factor_')}"
+            _points(axes, k / np.pi, found, name, colour, label)
+        axes.set(xlabel="k / π", ylabel="n(k), S(k)" if names[0] == "momentum_distribution" else "S(k)")
+    elif vectors is not None and names and vectors.shape[1] == 2:
+        particles = names[0] == "momentum_distribution"
+        kx, ky = _folded(found["particle_wave_vectors" if particles else "wave_vectors"]).T / np.pi
+        drawn = axes.scatter(kx, ky, c=found[names[0]].real, s=120, cmap="viridis")
+        title = "n(k)" if particles else f"S(k), {names[0].removeprefix('structure_factor_').replace('_', ' ')}"
+        axes.figure.colorbar(drawn, ax=axes, label=title)
+        axes.set(xlabel="kx / π", ylabel="ky / π")
+        axes.margins(0.2)
+    elif "one_body_density_matrix" in found:
+        name = "one_body_density_matrix"
+        x, shells = _shells(found.get("distances"), len(found[name]))
+        _points(axes, x, _shell_means(found, name, shells), name, COLOURS[0], "⟨a⁺ a⟩")
+        axes.axhline(0.0, color="0.8", lw=0.8, zorder=0)
+        axes.set(xlabel="distance", ylabel="mean coherence")
+    else:
+        axes.set_axis_off()
+
+
+def _folded(k: np.ndarray) -> np.ndarray:
+    """Into (-pi, pi], for lattices with orthogonal directions of unit length; others keep their cell."""
+    return np.pi - (np.pi - k) % (2 * np.pi)

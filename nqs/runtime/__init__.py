@@ -1,0 +1,1 @@
+"""Device, memory, threads, progress and interruption of a process."""

@@ -1,0 +1,78 @@
+"""Translations, point groups, spin flip and particle-hole reversal."""
+
+# Shapes: B configurations, G group elements, L sites, d local states, O = L x species orbitals.
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from nqs.hilbert import HilbertSpace
+from nqs.lattice.lattice import Lattice
+from nqs.symmetry.group import Symmetry
+
+# ---- groups ------------------------------------------------------------------------------------------------------
+
+
+def _of_sites(permutations: np.ndarray, local_dim: int, fermions: bool) -> Symmetry:
+    rows = tuple(tuple(row) for row in permutations.tolist())
+    identity = tuple(range(local_dim))
+    return Symmetry(permutations=rows, maps=(identity,) * len(rows), angles=(0.0,) * len(rows), fermions=fermions)
+
+
+def space_group(lattice: Lattice, hilbert: HilbertSpace, *, fermions: bool = False) -> Symmetry:
+    """Translations, rotations and reflections of a lattice, in the sector that is even under all of them."""
+    return _of_sites(lattice.space_group().numpy(), hilbert.local_dim, fermions)
+
+
+def translations(
+    lattice: Lattice, hilbert: HilbertSpace, *, momentum: Sequence[int] | None = None, fermions: bool = False
+) -> Symmetry:
+    """Translations of a periodic lattice, in the sector of one momentum.
+
+    Args:
+        momentum: integers m with k_j = 2 pi m_j / (unit cells along direction j); 0 by default.
+
+    Raises:
+        ValueError: not one integer for each direction.
+    """
+    group = _of_sites(lattice.translations().numpy(), hilbert.local_dim, fermions)
+    if momentum is None:
+        return group
+    if len(momentum) != len(lattice.shape):
+        raise ValueError(
+            f"momentum={tuple(momentum)}: {lattice} has {len(lattice.shape)} directions; give one integer for each."
+        )
+    directions = zip(lattice.shape, lattice.boundary, strict=True)
+    cells = [range(size) if word == "periodic" else range(1) for size, word in directions]
+    by_shift = {shift: group.permutations[i] for i, shift in enumerate(itertools.product(*cells))}
+    angle = {
+        # perm[s] is where site s goes under the shift; (g n)_s = n_perm[s] moves what is there back by the shift.
+        perm: -sum(m * r / size for m, r, size in zip(momentum, shift, lattice.shape, strict=True)) % 1.0
+        for shift, perm in by_shift.items()
+    }
+    return group.with_angles([angle[perm] for perm in group.permutations])
+
+
+def spin_flip(hilbert: HilbertSpace, *, odd: bool = False, fermions: bool = False) -> Symmetry:
+    """All spins reversed, m -> -m or up <-> down, in the even or odd sector."""
+    names = list(hilbert.local_states)
+    if names == ["empty", "up", "down", "both"]:
+        flipped: tuple[int, ...] = (0, 2, 1, 3)
+    else:
+        flipped = tuple(reversed(range(hilbert.local_dim)))
+    return _reversal(hilbert, flipped, odd, fermions)
+
+
+def particle_hole(hilbert: HilbertSpace, *, odd: bool = False) -> Symmetry:
+    """Local states in reverse order: empty <-> full. For bases in which the wanted state has no fermionic signs."""
+    return _reversal(hilbert, tuple(reversed(range(hilbert.local_dim))), odd, False)
+
+
+def _reversal(hilbert: HilbertSpace, flipped: tuple[int, ...], odd: bool, fermions: bool) -> Symmetry:
+    sites = tuple(range(hilbert.n_sites))
+    return Symmetry(
+        permutations=(sites, sites),
+        maps=(tuple(range(hilbert.local_dim)), flipped),
+        angles=(0.0, 0.5 if odd else 0.0),
+        fermions=fermions,
+    )

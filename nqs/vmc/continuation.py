@@ -1,0 +1,90 @@
+"""Continue a run from its archive alone."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nqs import hamiltonians, hilbert, lattice, models, optimisation, samplers, symmetry
+from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
+from nqs.archive.serialise import from_plain
+from nqs.exact.diagonalisation import ExactGroundState
+from nqs.runtime.progress import Watcher
+from nqs.vmc.loop import VMC
+from nqs.vmc.result import Result
+from nqs.vmc.stages import RunConfig
+from nqs.vmc.warm_up import WarmUp
+
+
+def resume(
+    archive: str | Path,
+    *,
+    types: Mapping[str, type] | None = None,
+    device: torch.device | str = "cpu",
+    exact: ExactGroundState | float | None = None,
+    progress: bool = True,
+    minutes: float | None = None,
+    flush: FlushPolicy | None = None,
+    watch: Iterable[Watcher] = (),
+) -> Result:
+    """Continue a run from its archive alone.
+
+    Args:
+        archive: HDF5 file that `VMC.run` wrote.
+        types: classes of your own that the run was built from, by name.
+        device: where to continue.
+        exact, progress, minutes, flush, watch: as in `VMC.run`.
+
+    Raises:
+        ArchiveError: no readable archive, or no run in it.
+        ValueError: the run was built from classes that nqs does not know; pass them in `types`.
+    """
+    file = Archive.open(archive)
+    config = file.config
+    if "initial" in config and not file.has_checkpoint:
+        raise ArchiveError(f"{archive} was stopped before its initial parameters were kept: repeat the command.")
+    built = rebuild(config, types)
+    wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
+    vmc = VMC(
+        built["hamiltonian"],
+        wavefunction,
+        built["sampler"],
+        built["optimiser"],
+        built["evaluation"],
+        warm_up=built.get("warm_up"),
+        unit=config["unit"],
+    )
+    # The configuration of the archive itself: one of an older version lacks options that came later.
+    return vmc._run(
+        built["run"],
+        config,
+        archive=archive,
+        exact=exact,
+        progress=progress,
+        minutes=minutes,
+        flush=flush or FlushPolicy(),
+        watch=list(watch),
+    )
+
+
+def rebuild(config: Mapping[str, Any], types: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """The objects of a run from the configuration in its archive: hamiltonian, model, sampler, optimiser, ...
+
+    Raises:
+        ArchiveError: a part is missing, or its values do not fit.
+        ValueError: a class that nqs does not know.
+    """
+    known = known_types() | {"RunConfig": RunConfig, "WarmUp": WarmUp} | dict(types or {})
+    parts: tuple[str, ...] = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run")
+    missing = [name for name in (*parts, "unit") if name not in config]
+    if missing:
+        raise ArchiveError(f"the archive holds no run of nqs: its configuration lacks {', '.join(missing)}.")
+    parts += tuple(name for name in ("warm_up",) if name in config)
+    return {name: from_plain(config[name], known) for name in parts}
+
+
+def known_types() -> dict[str, type]:
+    """The configuration classes of nqs, by name: what an archive may be rebuilt from."""
+    modules = (hamiltonians, hilbert, lattice, models, samplers, optimisation, symmetry)
+    return {name: item for module in modules for name, item in vars(module).items() if isinstance(item, type)}

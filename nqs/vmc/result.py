@@ -1,0 +1,89 @@
+"""What a run found."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
+from nqs.exact.diagonalisation import ExactGroundState
+from nqs.runtime.notebook import html_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run found.
+
+    Attributes:
+        estimate: energy, error bar, variance and V-score of the final evaluation, from samples that were not used
+            for optimisation.
+        n_sites: L.
+        unit: of the energies.
+        history: every recorded quantity, one value a step.
+        seconds: wall time of the optimisation, over all resumed parts.
+        exact: exact ground-state energy, where known.
+        archive: the file it is kept in.
+        steps_left: steps that a time limit left for another time.
+    """
+
+    estimate: EnergyEstimate
+    n_sites: int
+    unit: str
+    history: dict[str, np.ndarray]
+    seconds: float
+    exact: float | None = None
+    archive: Path | None = None
+    steps_left: int = 0
+
+    @property
+    def relative_error(self) -> float:
+        """(E - E_exact) / |E_exact|; nan where the exact energy is not known or 0."""
+        return math.nan if self.exact is None else relative_error(self.estimate.energy, self.exact)
+
+    def __str__(self) -> str:
+        e = self.estimate
+        lines = [
+            f"E = {with_error(e.energy, e.error)} {self.unit}",
+            f"E / site = {with_error(e.energy / self.n_sites, e.error / self.n_sites)} {self.unit}",
+            f"variance {e.variance:.2e}, V-score {e.v_score:.2e}, "
+            f"{e.n_samples:,} samples on {e.n_distinct:,} distinct configurations, optimised in {self.seconds:.0f} s",
+        ]
+        if self.exact is not None:
+            lines.append(self.compare(self.exact))
+        if self.steps_left:
+            lines.append(f"stopped at the time limit with {self.steps_left:,} steps left: resume to go on")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        e = self.estimate
+        exact = "" if self.exact is None else f", relative error {self.relative_error:.1e}"
+        left = f", {self.steps_left:,} steps left" if self.steps_left else ""
+        energy = f"E = {with_error(e.energy, e.error)} {self.unit}"
+        return f"<Result {energy}, variance {e.variance:.1e}, {e.n_distinct:,} distinct configurations{exact}{left}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        e = self.estimate
+        rows = [
+            ("E / site", f"{with_error(e.energy / self.n_sites, e.error / self.n_sites)} {self.unit}"),
+            ("variance", f"{e.variance:.2e} {self.unit}²"),
+            ("V-score", f"{e.v_score:.2e}"),
+            ("samples", f"{e.n_samples:,} on {e.n_distinct:,} distinct configurations"),
+            ("optimised in", f"{self.seconds:.0f} s"),
+        ]
+        if self.exact is not None:
+            rows.append(("exact", self.compare(self.exact).removeprefix("exact ")))
+        if self.archive is not None:
+            rows.append(("archive", str(self.archive)))
+        if self.steps_left:
+            rows.append(("steps left", f"{self.steps_left:,}: resume to go on"))
+        return html_table(f"E = {with_error(e.energy, e.error)} {self.unit}", rows)
+
+    def compare(self, exact: ExactGroundState | float) -> str:
+        """One line: the exact energy, the relative error, and the difference in error bars."""
+        energy = exact.energy if isinstance(exact, ExactGroundState) else exact
+        difference = self.estimate.energy - energy
+        bars = f" = {difference / self.estimate.error:+.1f} error bars" if self.estimate.error > 0 else ""
+        relative = relative_error(self.estimate.energy, energy)
+        return f"exact {energy:.8f} {self.unit}: relative error {relative:.1e} ({difference:+.2e}{bars})"
