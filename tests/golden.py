@@ -35,6 +35,7 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from nqs import VMC, Archive, Result, RunConfig, exact, recipes, resume
+from nqs.driver import command_line, plan
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
 from nqs.models import (
@@ -51,11 +52,10 @@ from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
 from nqs.pretraining import MeanField, Objective, StateVector, Target, default_optimiser, fit
 from nqs.protocols import Hamiltonian, Sampler, Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
-from nqs.script import command_line, plan
 from nqs.scripts import bose_hubbard, fermi_hubbard, heisenberg
 from nqs.symmetry import symmetries_of
 from nqs.transfer import load, transfer
-from nqs.warm_up import WarmUp
+from nqs.vmc.warm_up import WarmUp
 
 FILE = Path(__file__).with_suffix(".json")
 SHOWN = 8  # parameters of an entry
