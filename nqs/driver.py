@@ -152,7 +152,7 @@ def solve(
     wavefunction = model.build(hamiltonian.hilbert, device)
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
     vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)
-    steps, wanted = recipes.steps_within(options.minutes, wavefunction, vmc.sampler, device)
+    steps, wanted = recipes.steps_within(options.minutes, vmc.of_steps, vmc.sampler, device)
     if options.run.steps is None and steps < wanted:
         print(f"{steps} steps instead of {wanted}, as far as can be told what fits into --minutes {options.minutes:g}")
     run = replace(options.run, steps=options.run.steps or steps)
@@ -164,7 +164,7 @@ def solve(
     if options.pretrain != "none":
         initial |= {"fit": options.pretrain, "steps": FIT_STEPS, "fidelity": FIT_FIDELITY}
     config = vmc.config(run, initial or None)
-    threads = use_threads(options.threads, vmc.sampler, wavefunction)
+    threads = use_threads(options.threads, vmc.sampler, vmc.of_steps)
     print(plan(vmc, run, threads))
     archive = checked_archive(options.archive or Path("results") / f"{name}-{digest(config)}.h5")
     if options.pretrain != "none" and not (archive.exists() and Archive.open(archive).has_checkpoint):

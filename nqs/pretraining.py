@@ -41,8 +41,8 @@ from nqs.models import ProjectedDeterminant, SlaterDeterminant
 from nqs.models.references.projection import terms_of_projection
 from nqs.optimisation.contract import OptimiserConfig
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
-from nqs.protocols import LogPsi, Sampler, SymmetricWavefunction, Wavefunction
-from nqs.runtime.memory import rows_that_fit
+from nqs.protocols import LogPsi, SamplerConfig, Wavefunction
+from nqs.runtime.memory import max_chunk_rows
 from nqs.runtime.progress import Progress
 from nqs.samplers import ExhaustiveSampler
 from nqs.samples import Samples, distinct, split_counts
@@ -121,7 +121,7 @@ class MeanField:
         """Not normalised in a symmetry sector."""
         if isinstance(self.determinant, SlaterDeterminant):
             return _log_psi(self.determinant.amplitude(n))
-        rows = rows_that_fit(16 * self.determinant.symmetry.order * (self.hilbert.n_sites + 2) ** 2, n.device)
+        rows = max_chunk_rows(16 * self.determinant.symmetry.order * (self.hilbert.n_sites + 2) ** 2, n.device)
         return _log_psi(torch.cat([terms_of_projection(self.determinant, part).mean(1) for part in n.split(rows)]))
 
 
@@ -193,7 +193,7 @@ def fit(
     *,
     steps: int = 100,
     fidelity: float = 1.0,
-    sampler: Sampler | None = None,
+    sampler: SamplerConfig | None = None,
     optimiser: OptimiserConfig | None = None,
     phase_weight: float = PHASE_WEIGHT,
     generator: torch.Generator | None = None,
@@ -355,9 +355,9 @@ def compare(samples: Samples, phi: LogPsi, objective: Objective, phase_weight: f
 
 
 @torch.no_grad()
-def draw(wavefunction: Wavefunction, target: Target, sampler: Sampler, generator: torch.Generator) -> Samples:
+def draw(wavefunction: Wavefunction, target: Target, sampler: SamplerConfig, generator: torch.Generator) -> Samples:
     """Samples of the wavefunction and, where possible, as many of the target, weighted with p."""
-    own = sampler.sample(wavefunction, generator)
+    own = sampler.build(wavefunction).sample(generator)
     theirs = None if isinstance(sampler, ExhaustiveSampler) else _sampled(wavefunction, target, sampler, own, generator)
     if theirs is None:
         return own
@@ -374,7 +374,7 @@ def draw(wavefunction: Wavefunction, target: Target, sampler: Sampler, generator
 
 
 def _sampled(
-    wavefunction: Wavefunction, target: Target, sampler: Sampler, own: Samples, generator: torch.Generator
+    wavefunction: Wavefunction, target: Target, sampler: SamplerConfig, own: Samples, generator: torch.Generator
 ) -> Samples | None:
     """Samples of the target among the configurations that samples of the wavefunction have; None if it has none."""
     symmetry = _symmetry_of(wavefunction)
@@ -382,9 +382,9 @@ def _sampled(
         return target.sample(own.n_samples, generator)
     if not isinstance(target, Wavefunction) or symmetry not in (None, _symmetry_of(target)):
         return None
-    samples = sampler.sample(target, generator)
-    if isinstance(target, SymmetricWavefunction) and symmetry is None:
-        return target.unfolded(samples, generator)
+    samples = sampler.build(target).sample(generator)
+    if isinstance(target, Wavefunction) and symmetry is None:
+        return target.to_sector_samples(samples, generator)
     return samples
 
 
@@ -413,7 +413,7 @@ def _evaluated(target: Target, n: UInt8[Tensor, "B L"]) -> LogPsi:
 def _symmetry_of(state: object) -> Symmetry | None:
     if isinstance(state, MeanField):
         state = state.determinant
-    return state.symmetry if isinstance(state, (SymmetricWavefunction, ProjectedDeterminant)) else None
+    return getattr(state, "symmetry", None)
 
 
 def _check(wavefunction: Wavefunction, target: Target, objective: str, steps: int, phase_weight: float) -> None:

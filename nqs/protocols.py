@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
-from nqs.samples import Samples, distinct, split_counts
+from nqs.samples import LocalEnergies, Samples
 
 if TYPE_CHECKING:
     from nqs.symmetry.group import Symmetry
@@ -63,27 +63,35 @@ class DecodingState(Protocol):
 
 
 class Wavefunction(nn.Module, ABC):
-    """A normalised state on a sector, psi = exp(log_modulus + i phase), sum |psi|^2 = 1. Holds no state itself.
+    """A state on a sector, psi = exp(log_modulus + i phase). `train()` and `eval()` never change the physical state.
+
+    A state with a symmetry is known on whole orbits from one representative of each: `fold` leads there. Its samples
+    are representatives, weighted with the probability of their orbit. Without a symmetry every configuration represents
+    itself, so that estimators, observables and samplers treat both alike.
 
     Attributes:
         hilbert: the sector.
         config: what it was built from.
         has_phase: False where the phase is the same number for every configuration.
+        normalised: sum |psi|^2 = 1.
+        symmetry: the group and its character; None for none.
+        n_images: network evaluations for one amplitude; more than one for averages over a symmetry.
         shares_prefixes: True where `log_psi_in_order` is cheaper than `log_psi`.
         rowwise_layers: True where the rows of the input of every layer (nn.Linear, nn.LayerNorm, nn.Embedding) belong
             to the configurations in their order, equally many to each: per-configuration gradients are then found layer
             by layer, which is faster.
         gradient_dtype: precision of per-configuration gradients; None for that of the parameters.
-        images: network evaluations for one amplitude; more than one for averages over a symmetry.
     """
 
     hilbert: HilbertSpace
     config: "WavefunctionConfig"
     has_phase: bool
+    normalised: bool = True
+    symmetry: "Symmetry | None" = None
+    n_images: int = 1
     shares_prefixes: bool = False
     rowwise_layers: bool = False
     gradient_dtype: torch.dtype | None = None
-    images: int = 1
 
     @abstractmethod
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
@@ -100,6 +108,38 @@ class Wavefunction(nn.Module, ABC):
     def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """What depends on the parameters; it may leave out a fixed phase of each configuration."""
         return self.log_psi(n)
+
+    def fold(self, n: UInt8[Tensor, "B L"]) -> tuple[UInt8[Tensor, "B L"], Float64[Tensor, " B"]]:
+        """Representatives r of n, and angles a with psi(n) = psi(r) exp(i a)."""
+        return n, torch.zeros(len(n), dtype=torch.float64, device=n.device)
+
+    def representatives(self, device: torch.device | str) -> tuple[UInt8[Tensor, "B L"], Int64[Tensor, " B"]]:
+        """One configuration of every orbit on which psi need not vanish, and how many configurations it stands for."""
+        n = self.hilbert.configurations(device=device)
+        return n, torch.ones(len(n), dtype=torch.int64, device=n.device)
+
+    @property
+    def sampled(self) -> "Wavefunction":
+        """The state that samplers draw from; `from_base_samples` makes samples of this state from its samples."""
+        return self
+
+    def from_base_samples(self, samples: Samples) -> Samples:
+        """Independent samples of `sampled` as samples of this state."""
+        return samples
+
+    def to_sector_samples(
+        self, samples: Samples, generator: torch.Generator, elements: Int64[Tensor, " E"] | None = None
+    ) -> Samples:
+        """Samples (representatives) as configurations of the whole sector: each moved by a random group element.
+
+        Args:
+            elements: of the group, those to choose from; None for all.
+        """
+        return samples
+
+    def for_steps(self) -> "Wavefunction":
+        """The state that optimisation steps use, with the same parameters: for example an average over a subgroup."""
+        return self
 
     @property
     def n_parameters(self) -> int:
@@ -161,68 +201,6 @@ class AutoregressiveWavefunction(Wavefunction, Generic[State]):
         return LogPsi(log_modulus, phase + self.reference_phase(n))
 
 
-class SymmetricWavefunction(Wavefunction, ABC):
-    """A state that is known on whole orbits of a symmetry group from one representative of each.
-
-    Its samples are representatives, weighted with the probability of their orbit; `unfolded` turns them into
-    configurations of the sector. Local energies are the same on a whole orbit where the Hamiltonian has the symmetry.
-
-    Attributes:
-        base: what is sampled.
-        symmetry: the group and its character.
-    """
-
-    base: AutoregressiveWavefunction
-    symmetry: "Symmetry"
-
-    @abstractmethod
-    def folded(self, samples: Samples) -> Samples:
-        """Independent samples of `base` as samples of this state."""
-
-    def fold(self, n: UInt8[Tensor, "B L"]) -> tuple[UInt8[Tensor, "B L"], Float64[Tensor, " B"]]:
-        """Representatives r of n, and angles a with psi(n) = psi(r) exp(i a)."""
-        element = self.symmetry.canonical(n)
-        return self.symmetry.image(n, element), -self.symmetry.phases(n, element, self.hilbert)
-
-    def unfolded(
-        self, samples: Samples, generator: torch.Generator, elements: Int64[Tensor, " E"] | None = None
-    ) -> Samples:
-        """The same samples as configurations of the whole sector: every sample moved by a random element.
-
-        Args:
-            elements: of the group, those to choose from; None for all. A sum over all orbits becomes one over the
-                images under each of them.
-        """
-        n, device = samples.configurations, samples.configurations.device
-        elements = torch.arange(self.symmetry.order) if elements is None else elements
-        E, elements = len(elements), elements.to(device)
-        if samples.counts is None:
-            row = torch.arange(samples.n_distinct, device=device).repeat_interleave(E)
-            number = torch.arange(E, device=device).repeat(len(n))
-            shares = None
-        else:
-            shares = split_counts(samples.counts, torch.full((len(n), E), 1 / E, device=device).double(), generator)
-            row, number = shares.nonzero().T
-        element = elements[number]
-        moved = self.symmetry.image(n[row], element)
-        first, classes = distinct(self.hilbert, moved)
-        if shares is None:
-            share = samples.weights[row] / E
-            counts, weights = None, share.new_zeros(len(first)).index_add_(0, classes, share)
-        else:
-            counts = torch.zeros_like(first).index_add_(0, classes, shares[row, number])
-            weights = counts.double() / counts.sum()
-        row, element = row[first], element[first]
-        return Samples(
-            configurations=moved[first],
-            weights=weights,
-            log_modulus=samples.log_modulus[row],
-            phase=samples.phase[row] + self.symmetry.phases(n[row], element, self.hilbert),
-            counts=counts,
-            inclusion=None if samples.inclusion is None else torch.ones_like(weights),
-        )
-
-
 class WavefunctionConfig(Protocol):
     """A frozen dataclass that builds a wavefunction; archives store it."""
 
@@ -230,6 +208,57 @@ class WavefunctionConfig(Protocol):
 
 
 class Sampler(Protocol):
-    """Draws configurations from |psi|^2."""
+    """Draws configurations from |psi|^2 of one wavefunction, whose parameters may change between draws."""
 
-    def sample(self, wavefunction: Wavefunction, generator: torch.Generator) -> Samples: ...
+    def sample(self, generator: torch.Generator) -> Samples:
+        """Samples on the device of the generator."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run needs to go on: walkers of Markov chains; empty for independent draws."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+class SamplerConfig(Protocol):
+    """A frozen dataclass that builds a sampler of a wavefunction; archives store it."""
+
+    def build(self, wavefunction: Wavefunction) -> Sampler: ...
+
+
+class Objective(Protocol):
+    """What a run minimises: an energy, a free energy, the infidelity to a target."""
+
+    def local(self, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
+        """Local values on the samples; their mean is the objective."""
+
+
+class StepInfo(NamedTuple):
+    """What one update did.
+
+    Attributes:
+        learning_rate: factor on the update direction that was really used.
+        update_norm: length of the update: in the metric, eta sqrt(delta^T X^T X delta), for the natural gradient, where
+            it is the change of the state to first order; of the parameter vector for first-order optimisers.
+        gradient_norm: Euclidean norm of the energy gradient.
+    """
+
+    learning_rate: float
+    update_norm: float
+    gradient_norm: float
+
+
+class Optimiser(Protocol):
+    """Moves the parameters of one wavefunction, and keeps state that can be archived."""
+
+    def step(self, samples: Samples, local: LocalEnergies, progress: float) -> StepInfo:
+        """One update; progress runs from 0 to 1."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+class OptimiserConfig(Protocol):
+    """A frozen dataclass that builds an optimiser of a wavefunction; archives store it."""
+
+    def build(self, wavefunction: Wavefunction) -> Optimiser: ...

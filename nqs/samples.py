@@ -1,9 +1,10 @@
 """Weighted distinct configurations, and exact bookkeeping of equal ones."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Complex128, Float64, Int64, Num, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
@@ -18,8 +19,11 @@ class Samples:
         weights: estimate of |psi|^2 on them, sums to 1.
         log_modulus, phase: log psi of each, found while sampling.
         counts: how often each was drawn in independent draws; None for other schemes.
-        inclusion: probability with which each entered a draw without replacement, 1 for an exhaustive sum; None for
-            independent draws.
+        inclusion_probability: probability with which each entered a draw without replacement, 1 for an exhaustive sum;
+            None for independent draws.
+        autocorrelation_time: of a Markov chain, in samples; None for uncorrelated ones.
+
+    Reductions over samples have their home here: `mean`, `sum`, `variance`, `standard_error`.
     """
 
     configurations: UInt8[Tensor, "U L"]
@@ -27,7 +31,8 @@ class Samples:
     log_modulus: Float64[Tensor, " U"]
     phase: Float64[Tensor, " U"]
     counts: Int64[Tensor, " U"] | None = None
-    inclusion: Float64[Tensor, " U"] | None = None
+    inclusion_probability: Float64[Tensor, " U"] | None = None
+    autocorrelation_time: float | None = None
 
     @property
     def n_samples(self) -> int:
@@ -40,14 +45,37 @@ class Samples:
         return len(self.configurations)
 
     @property
+    def is_exhaustive(self) -> bool:
+        """Every configuration of the sector is there with its exact weight: expectation values have no noise."""
+        return self.inclusion_probability is not None and bool((self.inclusion_probability == 1).all())
+
+    @property
     def error_weights(self) -> Float64[Tensor, " U"]:
         """c with (standard error)^2 = sum c |x - <x>|^2 for the mean of any x over the samples.
 
-        Draws without replacement: only what could have been missed fluctuates (arXiv:2002.06043, appendix).
+        Draws without replacement: only what could have been missed fluctuates (arXiv:2002.06043, appendix). Correlated
+        samples count as n_samples / (2 tau) independent ones, tau the integrated autocorrelation time.
         """
-        if self.inclusion is None:
-            return self.weights / max(self.n_samples - 1, 1)
-        return self.weights.square() * (1 - self.inclusion)
+        if self.inclusion_probability is not None:
+            return self.weights.square() * (1 - self.inclusion_probability)
+        correlation = 1.0 if self.autocorrelation_time is None else max(1.0, 2 * self.autocorrelation_time)
+        return self.weights * correlation / max(self.n_samples - 1, 1)
+
+    def mean(self, x: Num[Tensor, "U ..."]) -> Num[Tensor, "..."]:
+        """<x> = sum_n w(n) x(n)."""
+        return torch.tensordot(self.weights.to(x.dtype), x, 1) if x.ndim > 1 else self.weights.to(x.dtype) @ x
+
+    def sum(self, x: Num[Tensor, "U ..."]) -> Num[Tensor, "..."]:
+        """Sum over the distinct configurations, without weights."""
+        return x.sum(0)
+
+    def variance(self, x: Num[Tensor, "U ..."]) -> Float64[Tensor, "..."]:
+        """<|x - <x>|^2>."""
+        return self.mean((x - self.mean(x)).abs().square())
+
+    def standard_error(self, x: Num[Tensor, "U ..."]) -> Float64[Tensor, "..."]:
+        """Standard error of the mean of x; 0 for an exhaustive sum."""
+        return torch.tensordot(self.error_weights, (x - self.mean(x)).abs().square(), 1).sqrt()
 
     @property
     def effective_sample_size(self) -> float:
@@ -59,6 +87,29 @@ class Samples:
         """exp of the Shannon entropy -<log |psi|^2>: how many configurations carry the state."""
         occupied = self.weights > 0
         return (-2 * self.weights[occupied] @ self.log_modulus[occupied]).exp().item()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalEnergies:
+    """Local values of an objective on the samples, E_loc(n) = <n|H|psi> / psi(n) for an energy, and what they cost.
+
+    Attributes:
+        values: of every distinct sample, in the Hamiltonian's unit.
+        diagonal: <n|H|n> of every distinct sample, a part of it.
+        n_connected: connected configurations, K.
+        n_evaluated: network evaluations made for them.
+    """
+
+    values: Complex128[Tensor, " U"]
+    diagonal: Float64[Tensor, " U"]
+    n_connected: int = 0
+    n_evaluated: int = 0
+    elements: Any = None
+
+    @property
+    def fraction_saved(self) -> float:
+        """Fraction of the connected amplitudes that needed no network evaluation."""
+        return 1.0 - self.n_evaluated / self.n_connected if self.n_connected else 0.0
 
 
 def distinct(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"]) -> tuple[Int64[Tensor, " U"], Int64[Tensor, " B"]]:

@@ -12,14 +12,13 @@ capacity gives other, equally distributed samples. The recorded draw equals `pad
 import copy
 import math
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.protocols import AutoregressiveWavefunction
-from nqs.runtime.memory import rows_that_fit
+from nqs.runtime.memory import max_chunk_rows
 from nqs.samples import split_counts
 
 MAX_CAPACITY = 2**15  # with more prefixes the kernels take longer than their launch
@@ -131,27 +130,23 @@ def _tensors(wavefunction: AutoregressiveWavefunction) -> list[Tensor]:
 
 
 class Recorder:
-    """Recorded draws of the wavefunctions seen so far, forgotten with them."""
+    """The recorded draw of a wavefunction, made when it is first used and again for another capacity."""
 
-    def __init__(self) -> None:
-        self._draws: WeakKeyDictionary[AutoregressiveWavefunction, RecordedDraw] = WeakKeyDictionary()
+    def __init__(self, wavefunction: AutoregressiveWavefunction) -> None:
+        self.wavefunction = wavefunction
+        self._recorded: RecordedDraw | None = None
 
-    def draw(
-        self,
-        wavefunction: AutoregressiveWavefunction,
-        n_samples: int,
-        n_distinct: int | None,
-        generator: torch.Generator,
-    ) -> Leaves | None:
+    def draw(self, n_samples: int, n_distinct: int | None, generator: torch.Generator) -> Leaves | None:
         """Leaves without empty places; None where it is too large, memory is short, or more are found than expected."""
+        wavefunction = self.wavefunction
         capacity = capacity_for(wavefunction, n_samples, n_distinct)
         if capacity is None:
             return None
-        recorded = self._draws.get(wavefunction)
+        recorded = self._recorded
         if recorded is None or not capacity <= recorded.capacity <= 2 * capacity:
-            if capacity > rows_that_fit(wavefunction.bytes_per_configuration, generator.device, gpu_bytes=MAX_BYTES):
+            if capacity > max_chunk_rows(wavefunction.bytes_per_configuration, generator.device, gpu_bytes=MAX_BYTES):
                 return None
-            self._draws[wavefunction] = recorded = RecordedDraw(wavefunction, capacity, generator.device)
+            self._recorded = recorded = RecordedDraw(wavefunction, capacity, generator.device)
         before = generator.get_state()
         leaves = recorded(wavefunction, n_samples, generator)
         number = int(leaves.number)

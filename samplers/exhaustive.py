@@ -6,7 +6,8 @@ import torch
 
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import HilbertSpace
-from nqs.protocols import SymmetricWavefunction, Wavefunction
+from nqs.protocols import Wavefunction
+from nqs.samplers.independent import Independent
 from nqs.samples import Samples
 
 
@@ -20,24 +21,29 @@ class ExhaustiveSampler:
 
     max_dimension: int = 2**22
 
-    def sample(self, wavefunction: Wavefunction, generator: torch.Generator) -> Samples:
-        """All configurations in lexicographic order, weights |psi|^2; the generator only names the device.
+    def build(self, wavefunction: Wavefunction) -> "ExhaustiveSampling":
+        return ExhaustiveSampling(self, wavefunction)
 
-        Of a symmetric wavefunction one representative of every orbit.
+
+class ExhaustiveSampling(Independent):
+    """Exhaustive sums of one wavefunction."""
+
+    def __init__(self, config: ExhaustiveSampler, wavefunction: Wavefunction) -> None:
+        self.config = config
+        self.wavefunction = wavefunction
+
+    def sample(self, generator: torch.Generator) -> Samples:
+        """All representatives in lexicographic order, weights |psi|^2; the generator only names the device.
 
         Raises:
             ValueError: the sector needs more than max_dimension evaluations.
         """
-        hilbert, device = wavefunction.hilbert, generator.device
-        if isinstance(wavefunction, SymmetricWavefunction):
-            images = wavefunction.images
-            self._check(images * (hilbert.dimension // wavefunction.symmetry.order), hilbert)  # before any is listed
-            n, members = wavefunction.symmetry.orbits(hilbert, device)
-            self._check(images * len(n), hilbert)
-        else:
-            self._check(hilbert.dimension, hilbert)
-            n = hilbert.configurations(device=device)
-            members = torch.ones(len(n), dtype=torch.int64, device=device)
+        wavefunction, device = self.wavefunction, generator.device
+        hilbert, symmetry = wavefunction.hilbert, wavefunction.symmetry
+        at_least = hilbert.dimension // (1 if symmetry is None else symmetry.order)  # before any is listed
+        self._check(wavefunction.n_images * at_least, hilbert)
+        n, members = wavefunction.representatives(device)
+        self._check(wavefunction.n_images * len(n), hilbert)
         log_modulus, phase = log_psi_in_chunks(wavefunction, n)
         weights = members * (2 * log_modulus).exp()
         return Samples(
@@ -45,13 +51,13 @@ class ExhaustiveSampler:
             weights=weights / weights.sum(),
             log_modulus=log_modulus,
             phase=phase,
-            inclusion=torch.ones_like(weights),
+            inclusion_probability=torch.ones_like(weights),
         )
 
     def _check(self, evaluations: int, hilbert: HilbertSpace) -> None:
-        if evaluations > self.max_dimension:
+        if evaluations > self.config.max_dimension:
             raise ValueError(
                 f"the exhaustive sampler was asked for a sector of dimension {hilbert.dimension:,}, which needs "
-                f"{evaluations:,} evaluations, but its limit is max_dimension={self.max_dimension:,}: use TreeSampler, "
-                "or raise the limit if memory allows."
+                f"{evaluations:,} evaluations, but its limit is max_dimension={self.config.max_dimension:,}: use "
+                "TreeSampler, or raise the limit if memory allows."
             )

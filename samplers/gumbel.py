@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from nqs.protocols import AutoregressiveWavefunction, Wavefunction
+from nqs.protocols import Wavefunction
+from nqs.samplers.independent import Independent, autoregressive
 from nqs.samples import Samples
 
 
@@ -38,17 +39,23 @@ class GumbelSampler:
         if self.n_distinct < 1:
             raise ValueError(f"n_distinct={self.n_distinct}: at least one configuration must be wanted.")
 
-    @torch.no_grad()
-    def sample(self, wavefunction: Wavefunction, generator: torch.Generator) -> Samples:
-        """n_distinct configurations with weights p / q, on the device of the generator.
+    def build(self, wavefunction: Wavefunction) -> "GumbelSampling":
+        """Raises TypeError: the wavefunction is not autoregressive."""
+        return GumbelSampling(self, wavefunction)
 
-        Raises:
-            TypeError: the wavefunction is not autoregressive.
-        """
-        if not isinstance(wavefunction, AutoregressiveWavefunction):
-            raise TypeError(
-                f"GumbelSampler needs an autoregressive wavefunction; {type(wavefunction).__name__} is not."
-            )
+
+class GumbelSampling(Independent):
+    """Draws without replacement from one wavefunction."""
+
+    def __init__(self, config: GumbelSampler, wavefunction: Wavefunction) -> None:
+        self.n_distinct = config.n_distinct
+        self.wavefunction = wavefunction
+        self.base = autoregressive(wavefunction, config)
+
+    @torch.no_grad()
+    def sample(self, generator: torch.Generator) -> Samples:
+        """n_distinct configurations with weights p / q, on the device of the generator."""
+        wavefunction = self.base
         device, hilbert = generator.device, wavefunction.hilbert
         tokens = torch.empty((1, 0), dtype=torch.uint8, device=device)
         log_p = phase = torch.zeros(1, dtype=torch.float64, device=device)
@@ -70,13 +77,14 @@ class GumbelSampler:
             inclusion = -torch.expm1(-(log_p[:-1] - key[-1]).exp())
             tokens, log_p, phase = tokens[:-1], log_p[:-1], phase[:-1]
         weights = log_p.exp() / inclusion
-        return Samples(
+        samples = Samples(
             configurations=tokens,
             weights=weights / weights.sum(),
             log_modulus=log_p / 2,
             phase=phase + wavefunction.reference_phase(tokens),
-            inclusion=inclusion,
+            inclusion_probability=inclusion,
         )
+        return self.wavefunction.from_base_samples(samples)
 
 
 def gumbel(like: Tensor, generator: torch.Generator) -> Float64[Tensor, "..."]:

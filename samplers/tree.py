@@ -6,15 +6,16 @@ of N independent draws from |psi|^2. Barrett, Malyshev, Lvovsky, Nat. Mach. Inte
 """
 
 # Shapes: F prefixes on the frontier, L sites, d local states, U distinct configurations.
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.protocols import AutoregressiveWavefunction, DecodingState, SymmetricWavefunction, Wavefunction
+from nqs.protocols import AutoregressiveWavefunction, DecodingState, Wavefunction
 from nqs.samplers.cuda_graph import Recorder
+from nqs.samplers.independent import Independent, autoregressive
 from nqs.samples import Samples, split_counts
 
 MAX_SAMPLES = 10**12
@@ -46,13 +47,14 @@ class TreeSampler:
             from pilot runs with random numbers of their own, then a fresh run is made with it.
         max_frontier: prefixes decoded at once; a larger frontier is cut, and its parts are finished one after
             another, which bounds memory and leaves the distribution as it is.
-        recorded: on a GPU, draws of some thousand distinct configurations are recorded as a CUDA graph (nqs.samplers.
-            graphs), which is faster for small networks; the random numbers are other ones. Larger draws are not.
+        use_cuda_graph: on a GPU, record draws of some thousand distinct configurations as a CUDA graph
+            (nqs.samplers.cuda_graph), which is faster for small networks; the random numbers are other ones. Larger
+            draws are made without.
 
     >>> from nqs.hilbert import bosons
     >>> from nqs.models import Transformer
     >>> model = Transformer(bosons(4, 4), width=8, heads=2, seed=0)
-    >>> samples = TreeSampler(n_samples=10**9).sample(model, torch.Generator().manual_seed(0))
+    >>> samples = TreeSampler(n_samples=10**9).build(model).sample(torch.Generator().manual_seed(0))
     >>> samples.n_samples, samples.n_distinct
     (1000000000, 35)
     """
@@ -60,8 +62,7 @@ class TreeSampler:
     n_samples: int | None = None
     n_distinct: int | None = None
     max_frontier: int = 2**17
-    recorded: bool = True
-    _recorder: Recorder = field(default_factory=Recorder, init=False, repr=False, compare=False)
+    use_cuda_graph: bool = True
 
     def __post_init__(self) -> None:
         if (self.n_samples is None) == (self.n_distinct is None):
@@ -73,27 +74,36 @@ class TreeSampler:
         if self.max_frontier < 1:
             raise ValueError(f"max_frontier={self.max_frontier}: at least one prefix must fit.")
 
+    def build(self, wavefunction: Wavefunction) -> "TreeSampling":
+        """Raises TypeError: the wavefunction is not autoregressive."""
+        return TreeSampling(self, wavefunction)
+
+
+class TreeSampling(Independent):
+    """Tree sampling of one wavefunction."""
+
+    def __init__(self, config: TreeSampler, wavefunction: Wavefunction) -> None:
+        self.config = config
+        self.wavefunction = wavefunction
+        self.base = autoregressive(wavefunction, config)
+        self._recorder = Recorder(self.base)
+
     @torch.no_grad()
-    def sample(self, wavefunction: Wavefunction, generator: torch.Generator) -> Samples:
+    def sample(self, generator: torch.Generator) -> Samples:
         """Distinct configurations with their counts, on the device of the generator.
 
         Of a symmetric wavefunction distinct orbits; `n_distinct` then counts the configurations of its base.
-
-        Raises:
-            TypeError: the wavefunction is not autoregressive.
         """
-        if isinstance(wavefunction, SymmetricWavefunction):
-            return wavefunction.folded(self.sample(wavefunction.base, generator))
-        if not isinstance(wavefunction, AutoregressiveWavefunction):
-            raise TypeError(f"TreeSampler needs an autoregressive wavefunction; {type(wavefunction).__name__} is not.")
-        if self.n_samples is not None:
-            return self._draw(wavefunction, self.n_samples, generator)
-        return self._draw(wavefunction, self._samples_for_target(wavefunction, generator), generator)
+        n_samples = self.config.n_samples
+        if n_samples is None:
+            n_samples = self._samples_for_target(generator)
+        return self.wavefunction.from_base_samples(self._draw(n_samples, generator))
 
-    def _draw(self, wavefunction: AutoregressiveWavefunction, n_samples: int, generator: torch.Generator) -> Samples:
+    def _draw(self, n_samples: int, generator: torch.Generator) -> Samples:
+        wavefunction, config = self.base, self.config
         device, n_sites = generator.device, wavefunction.hilbert.n_sites
-        if self.recorded and device.type == "cuda":
-            drawn = self._recorder.draw(wavefunction, n_samples, self.n_distinct, generator)
+        if config.use_cuda_graph and device.type == "cuda":
+            drawn = self._recorder.draw(n_samples, config.n_distinct, generator)
             if drawn is not None:
                 return as_samples(wavefunction, *drawn[:4])
         one = torch.zeros(1, dtype=torch.float64, device=device)
@@ -111,7 +121,7 @@ class TreeSampler:
                 leaves.append(frontier)
                 continue
             # Last in, first out: the parts of a cut frontier are finished in lexicographic order.
-            parts = torch.arange(len(frontier.counts), device=device).split(self.max_frontier)
+            parts = torch.arange(len(frontier.counts), device=device).split(config.max_frontier)
             unfinished += [frontier.select(part) for part in reversed(parts)] if len(parts) > 1 else [frontier]
         tokens, counts, log_p, phase = (
             torch.cat([leaf[i] for leaf in leaves])  # type: ignore[misc]
@@ -119,23 +129,24 @@ class TreeSampler:
         )
         return as_samples(wavefunction, tokens, counts, log_p, phase)
 
-    def _samples_for_target(self, wavefunction: AutoregressiveWavefunction, generator: torch.Generator) -> int:
+    def _samples_for_target(self, generator: torch.Generator) -> int:
         """Number of samples N with E[distinct] = sum_n 1 - (1 - p(n))^N equal to n_distinct.
 
         The sum is estimated from a pilot of M samples by weighting what it found with 1 / (1 - (1 - p)^M), the
         inverse of the probability to be found (Horvitz and Thompson, J. Am. Stat. Assoc. 47, 663 (1952)).
         """
-        assert self.n_distinct is not None
-        n_pilot = self.n_distinct
+        wanted = self.config.n_distinct
+        assert wanted is not None
+        n_pilot = wanted
         while True:
-            pilot = self._draw(wavefunction, n_pilot, generator)
+            pilot = self._draw(n_pilot, generator)
             log_miss = torch.log1p(-(2 * pilot.log_modulus).exp().clamp(max=1))  # log(1 - p), (U,)
             found = -torch.expm1(n_pilot * log_miss)
             low, high = 0.0, 12.0  # log10 of N
             for _ in range(40):
                 middle = (low + high) / 2
                 expected = (-torch.expm1(10**middle * log_miss) / found).sum()
-                low, high = (middle, high) if expected < self.n_distinct else (low, middle)
+                low, high = (middle, high) if expected < wanted else (low, middle)
             n_samples = round(10**high)
             if n_samples <= PILOT_GROWTH * n_pilot:
                 return n_samples

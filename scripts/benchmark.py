@@ -26,7 +26,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal, get_args
 
@@ -51,7 +51,7 @@ from nqs.optimisation.jacobian import by_vmap, jacobian
 from nqs.optimisation.kernel import Precision, matrix_products, tangent
 from nqs.optimisation.solve import in_sample_space, solve_shifted
 from nqs.optimisation.stochastic_reconfiguration import residual
-from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler
+from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler, SamplerConfig
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples
 
@@ -249,7 +249,7 @@ class Prepared:
     device: torch.device
 
     def step(self, progress: float = 0.5, sampler: Sampler | None = None) -> None:
-        samples = (sampler or self.sampler).sample(self.psi, self.generator)
+        samples = (sampler or self.sampler).sample(self.generator)
         local = local_energies(self.hamiltonian, self.psi, samples)
         self.optimiser.step(samples, local.values, local.diagonal, progress)
 
@@ -258,13 +258,14 @@ def prepare(config: Config, L: int) -> Prepared:
     device = recipes.checked_device(config.device)
     h = hamiltonian(config, L)
     psi = wavefunction(config, h)
-    sampler: Sampler = TreeSampler(n_samples=config.samples, recorded=config.recorded)
+    sampler: SamplerConfig = TreeSampler(n_samples=config.samples, use_cuda_graph=config.recorded)
     if config.distinct is not None:
         sampler = GumbelSampler(n_distinct=config.distinct)
     generator = torch.Generator(device).manual_seed(config.seed)
-    prepared = Prepared(h, psi, config.optimiser.build(psi), sampler, generator, device)
+    prepared = Prepared(h, psi, config.optimiser.build(psi), sampler.build(psi), generator, device)
+    training = TreeSampler(n_samples=min(config.samples, config.training_samples)).build(psi)
     for i in range(config.train):
-        prepared.step(i / config.train, TreeSampler(n_samples=min(config.samples, config.training_samples)))
+        prepared.step(i / config.train, training)
     return prepared
 
 
@@ -275,21 +276,21 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
     parameters = [p.detach().clone() for p in psi.parameters()]
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     times = [clock()]
-    samples = sampler.sample(psi, generator)
+    samples = sampler.sample(generator)
     synchronise(device)
     times.append(clock())
     local = local_energies(h, psi, samples)
     synchronise(device)
     times.append(clock())
     runs: dict[str, Callable[[], object]] = {
-        "sampler": lambda: sampler.sample(psi, generator),
+        "sampler": lambda: sampler.sample(generator),
         "local energy": lambda: local_energies(h, psi, samples),
         "gradient": lambda: optimiser.step(samples, local.values, local.diagonal, 0.5),
         "step": prepared.step,
     }
-    unrecorded = replace(sampler, recorded=False) if isinstance(sampler, TreeSampler) else sampler
+    unrecorded = TreeSampler(n_samples=config.samples, use_cuda_graph=False).build(psi)
     plain: dict[str, Callable[[], object]] = {
-        "sampler": lambda: unrecorded.sample(psi, generator),
+        "sampler": lambda: unrecorded.sample(generator),
         "step": lambda: prepared.step(sampler=unrecorded),
     }
     found: dict[str, Measurement] = {}
@@ -323,7 +324,7 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
             "distinct": samples.n_distinct,
             "connected": local.n_connected,
             "evaluated": local.n_evaluated,
-            "saved": local.share_saved,
+            "saved": local.fraction_saved,
             **extra,
         },
         samples,
@@ -340,7 +341,7 @@ def breakdown(config: Config, prepared: Prepared) -> dict[str, float]:
     A Jacobian that does not fit into memory is streamed: then the time of its gradients is in the kernel and the rest.
     """
     h, psi, sampler, device = prepared.hamiltonian, prepared.psi, prepared.sampler, prepared.device
-    samples = sampler.sample(psi, prepared.generator)
+    samples = sampler.sample(prepared.generator)
     local = local_energies(h, psi, samples)
     options = config.optimiser
     memory = None if options.memory is None else int(options.memory * 2**30)
@@ -365,7 +366,7 @@ def breakdown(config: Config, prepared: Prepared) -> dict[str, float]:
         }
 
     found = {
-        "sampler": seconds(lambda: sampler.sample(psi, prepared.generator)),
+        "sampler": seconds(lambda: sampler.sample(prepared.generator)),
         "local energy": seconds(lambda: local_energies(h, psi, samples)),
         **of_natural_gradient(),
     }
@@ -393,7 +394,7 @@ def print_breakdown(found: dict[str, float], unit: str) -> None:
 @torch.no_grad()
 def rounding(config: Config, prepared: Prepared) -> dict[str, list[float]]:
     """Distance |X (delta - delta64)| / |X delta64| of updates in lower precisions from that in float64, by shift."""
-    samples = prepared.sampler.sample(prepared.psi, prepared.generator)
+    samples = prepared.sampler.sample(prepared.generator)
     local = local_energies(prepared.hamiltonian, prepared.psi, samples).values
     memory = None if config.optimiser.memory is None else int(config.optimiser.memory * 2**30)
     updates: dict[str, list[torch.Tensor]] = {}

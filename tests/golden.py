@@ -427,13 +427,13 @@ def choice(hamiltonian: Hamiltonian, model: WavefunctionConfig, minutes: float |
     vmc = VMC(hamiltonian, wavefunction)
     optimiser = vmc.optimiser
     assert isinstance(optimiser, StochasticReconfiguration)
-    steps, wanted = recipes.steps_within(minutes, wavefunction, vmc.sampler, "cpu")
+    steps, wanted = recipes.steps_within(minutes, vmc.of_steps, vmc.sampler, "cpu")
     warm_up = "no warm-up"
     if vmc.warm_up is not None:
         warm_up = f"{vmc.warm_up.steps(steps)} steps of warm-up with {described(vmc.warm_up.sampler)}"
     return (
         f"{type(hamiltonian).__name__}, dimension {hilbert.dimension}: {why}; {plan(vmc, RunConfig(steps=steps), 1)}; "
-        f"{wanted} steps without a limit; {warm_up}; {wavefunction.images} images in steps; "
+        f"{wanted} steps without a limit; {warm_up}; {vmc.of_steps.n_images} images in steps; "
         f"{next(wavefunction.parameters()).dtype}, gradients {wavefunction.gradient_dtype}; "
         f"rates {optimiser.learning_rate:.12g} to {optimiser.final_learning_rate:.12g}, last shift "
         f"{optimiser.final_diagonal_shift:g}, steps up to {optimiser.max_step:g}, momentum {optimiser.momentum:g}; "

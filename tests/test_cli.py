@@ -27,7 +27,8 @@ from nqs.exact import ExactGroundState
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import Transformer
-from nqs.samplers import ExhaustiveSampler, TreeSampler
+from nqs.samplers import TreeSampler
+from nqs.samplers.exhaustive import ExhaustiveSampling
 
 TOY = "run bose-hubbard --shape 3 --n-particles 3 --steps 5 --model.width 4"
 EXACT = exact.ground_state(BoseHubbard(chain(3), 3, U=4.0)).energy
@@ -145,7 +146,7 @@ def test_time_limit_stops_in_time_and_resume_ends_like_an_uninterrupted_run(nqs:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_and_says_so(number: signal.Signals, nqs: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    sample, calls = ExhaustiveSampler.sample, []
+    sample, calls = ExhaustiveSampling.sample, []
 
     def signalled(*arguments: Any) -> Any:
         calls.append(1)
@@ -153,7 +154,7 @@ def test_signal_saves_and_says_so(number: signal.Signals, nqs: Command, monkeypa
             os.kill(os.getpid(), number)
         return sample(*arguments)
 
-    monkeypatch.setattr(ExhaustiveSampler, "sample", signalled)
+    monkeypatch.setattr(ExhaustiveSampling, "sample", signalled)
     outcome = nqs(f"{TOY} --archive run.h5")
     assert outcome.code == 128 + number
     assert f"{number.name}: finishing this step, then saving\n" in outcome.err

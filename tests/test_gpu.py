@@ -53,7 +53,7 @@ def test_wavefunction_agrees_with_the_cpu(hamiltonian: BoseHubbard) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_tree_sampling_is_exact(hamiltonian: BoseHubbard, dtype: str) -> None:
     model = Transformer(hamiltonian.hilbert, width=16, dtype=dtype, device="cuda")
-    samples = TreeSampler(n_samples=10**6).sample(model, torch.Generator("cuda").manual_seed(3))
+    samples = TreeSampler(n_samples=10**6).build(model).sample(torch.Generator("cuda").manual_seed(3))
     assert samples.counts is not None
     assert int(samples.counts.sum()) == 10**6
     assert bool(hamiltonian.hilbert.contains(samples.configurations).all())
@@ -74,14 +74,14 @@ def test_tree_sampling_is_exact(hamiltonian: BoseHubbard, dtype: str) -> None:
 
 def test_a_trillion_samples_keep_their_number(hamiltonian: BoseHubbard) -> None:
     model = Transformer(hamiltonian.hilbert, width=16, device="cuda")
-    samples = TreeSampler(n_samples=10**12).sample(model, torch.Generator("cuda").manual_seed(1))
+    samples = TreeSampler(n_samples=10**12).build(model).sample(torch.Generator("cuda").manual_seed(1))
     assert samples.n_samples == 10**12
 
 
 def test_sampling_without_replacement_finds_the_whole_sector(hamiltonian: BoseHubbard) -> None:
     model = Transformer(hamiltonian.hilbert, width=16, device="cuda")
     generator = torch.Generator("cuda").manual_seed(1)
-    samples = GumbelSampler(n_distinct=hamiltonian.hilbert.dimension).sample(model, generator)
+    samples = GumbelSampler(n_distinct=hamiltonian.hilbert.dimension).build(model).sample(generator)
     assert samples.n_distinct == hamiltonian.hilbert.dimension
     torch.testing.assert_close(samples.weights, (2 * samples.log_modulus).exp())
 
@@ -110,7 +110,7 @@ def test_symmetric_states_agree_with_the_cpu(h: BoseHubbard | FermiHubbard | TV,
     for device in ("cpu", "cuda"):
         model = config.build(h.hilbert, device)
         n = h.hilbert.configurations(device=device)
-        samples = ExhaustiveSampler().sample(model, torch.Generator(device))
+        samples = ExhaustiveSampler().build(model).sample(torch.Generator(device))
         local = local_energies(h, model, samples)
         log_modulus, phase = model.log_psi(n)
         psi = torch.polar(log_modulus.exp(), phase).detach()
@@ -121,8 +121,8 @@ def test_symmetric_states_agree_with_the_cpu(h: BoseHubbard | FermiHubbard | TV,
         torch.testing.assert_close(one_part, other_part, rtol=1e-6, atol=1e-8)
 
     model = config.build(h.hilbert, "cuda")
-    folded = TreeSampler(n_samples=10**5).sample(model, torch.Generator("cuda").manual_seed(2))
-    samples = model.unfolded(folded, torch.Generator("cuda").manual_seed(3))
+    folded = TreeSampler(n_samples=10**5).build(model).sample(torch.Generator("cuda").manual_seed(2))
+    samples = model.to_sector_samples(folded, torch.Generator("cuda").manual_seed(3))
     p = (2 * model.log_psi(n).log_modulus).exp().detach().cpu().numpy()
     counts = np.zeros(len(p))
     assert samples.counts is not None
@@ -139,7 +139,7 @@ def test_natural_gradient_agrees_with_the_cpu(hamiltonian: BoseHubbard) -> None:
     parameters = []
     for device in ("cpu", "cuda"):
         model = Transformer(hamiltonian.hilbert, width=8, heads=2, layers=1, device=device)
-        samples = ExhaustiveSampler().sample(model, torch.Generator(device))
+        samples = ExhaustiveSampler().build(model).sample(torch.Generator(device))
         local = local_energies(hamiltonian, model, samples)
         StochasticReconfiguration(diagonal_shift=1e-2).build(model).step(samples, local.values, local.diagonal, 0.0)
         parameters.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().cpu())

@@ -33,7 +33,7 @@ def transformer(hilbert: HilbertSpace, **options: int | str) -> Transformer:
 def test_padded_draws_are_those_of_the_tree(hilbert: HilbertSpace, n_samples: int) -> None:
     model = transformer(hilbert)
     with torch.no_grad():
-        samples = TreeSampler(n_samples=n_samples).sample(model, torch.Generator().manual_seed(1))
+        samples = TreeSampler(n_samples=n_samples).build(model).sample(torch.Generator().manual_seed(1))
         capacity = samples.n_distinct + 3
         generator = torch.Generator().manual_seed(1)
         leaves = padded_draw(model, torch.tensor([n_samples]), capacity, generator)
@@ -127,10 +127,10 @@ def test_recorded_samples_have_their_amplitudes_and_number(phase: str) -> None:
     sign = MarshallSign(sublattice=(0, 1) * 10)
     config = WithReference(base=TransformerConfig(width=16, heads=2, phase=phase), reference=sign)
     model = config.build(spins(20, 0), "cuda")
-    sampler = TreeSampler(n_samples=3000, recorded=True)
+    sampler = TreeSampler(n_samples=3000, use_cuda_graph=True)
     generator = torch.Generator("cuda").manual_seed(1)
     for _ in range(3):
-        samples = sampler.sample(model, generator)
+        samples = sampler.build(model).sample(generator)
         assert samples.n_samples == 3000
         assert bool(model.hilbert.contains(samples.configurations).all())
         assert len(torch.unique(model.hilbert.rank(samples.configurations))) == samples.n_distinct
@@ -143,7 +143,9 @@ def test_recorded_samples_have_their_amplitudes_and_number(phase: str) -> None:
 @pytest.mark.gpu
 def test_recorded_samples_follow_the_distribution() -> None:
     model = transformer(bosons(4, 3), device="cuda")
-    samples = TreeSampler(n_samples=10**6, recorded=True).sample(model, torch.Generator("cuda").manual_seed(2))
+    samples = (
+        TreeSampler(n_samples=10**6, use_cuda_graph=True).build(model).sample(torch.Generator("cuda").manual_seed(2))
+    )
     p = (2 * model.log_psi(model.hilbert.configurations(device="cuda")).log_modulus).exp()
     counts = torch.zeros_like(p)
     assert samples.counts is not None
@@ -154,11 +156,13 @@ def test_recorded_samples_follow_the_distribution() -> None:
 @pytest.mark.gpu
 def test_a_wanted_number_of_distinct_samples_and_too_many_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = transformer(spins(20, 0), device="cuda")
-    sampler = TreeSampler(n_distinct=1000, recorded=True)
-    assert 800 < sampler.sample(model, torch.Generator("cuda").manual_seed(2)).n_distinct < 1200
+    sampler = TreeSampler(n_distinct=1000, use_cuda_graph=True)
+    assert 800 < sampler.build(model).sample(torch.Generator("cuda").manual_seed(2)).n_distinct < 1200
     monkeypatch.setattr("nqs.samplers.cuda_graph.MARGIN", 0.5)
     recorded, plain = (
-        TreeSampler(n_distinct=1000, recorded=recorded).sample(model, torch.Generator("cuda").manual_seed(2))
+        TreeSampler(n_distinct=1000, use_cuda_graph=recorded)
+        .build(model)
+        .sample(torch.Generator("cuda").manual_seed(2))
         for recorded in (True, False)
     )
     assert 800 < recorded.n_distinct < 1200  # drawn again without a recording
@@ -169,7 +173,7 @@ def test_nothing_is_recorded_on_a_cpu() -> None:
     h = BoseHubbard(chain(4), 3, U=1.0)
     model = transformer(h.hilbert)
     one, other = (
-        TreeSampler(n_samples=50, recorded=recorded).sample(model, torch.Generator().manual_seed(2))
+        TreeSampler(n_samples=50, use_cuda_graph=recorded).build(model).sample(torch.Generator().manual_seed(2))
         for recorded in (True, False)
     )
     assert torch.equal(one.configurations, other.configurations)

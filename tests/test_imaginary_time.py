@@ -46,7 +46,7 @@ every_state = pytest.mark.parametrize(("h", "psi"), STATES.values(), ids=STATES)
 
 
 def batch(h: Hamiltonian, psi: Wavefunction) -> tuple[Samples, LocalEnergies]:
-    samples = ExhaustiveSampler().sample(psi, torch.Generator())
+    samples = ExhaustiveSampler().build(psi).sample(torch.Generator())
     return samples, local_energies(h, psi, samples, elements=True)
 
 

@@ -93,32 +93,32 @@ def test_tables_of_the_first_block_change_nothing(
 ) -> None:
     model = lively(h, size, attention)
     sampler = TreeSampler(n_samples=400)
-    samples = sampler.sample(model, torch.Generator().manual_seed(0))
+    samples = sampler.build(model).sample(torch.Generator().manual_seed(0))
     energies = local_energies(h, model, samples).values
     assert (model.start(1).first is not None) == (h.hilbert.local_dim <= 4)
     monkeypatch.setattr(model, "_first_tables", lambda: None)
-    assert_same(sampler.sample(model, torch.Generator().manual_seed(0)), samples)
+    assert_same(sampler.build(model).sample(torch.Generator().manual_seed(0)), samples)
     torch.testing.assert_close(local_energies(h, model, samples).values, energies, rtol=1e-11, atol=1e-11)
 
 
 def test_tables_serve_drawing_without_replacement(monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively(SYSTEMS["electrons"], {"layers": 2, "heads": 2})
     sampler = GumbelSampler(n_distinct=40)
-    samples = sampler.sample(model, torch.Generator().manual_seed(0))
+    samples = sampler.build(model).sample(torch.Generator().manual_seed(0))
     monkeypatch.setattr(transformer, "MAX_LOCAL_STATES", 0)
     assert model.start(1).first is None
-    assert_same(sampler.sample(model, torch.Generator().manual_seed(0)), samples)
+    assert_same(sampler.build(model).sample(torch.Generator().manual_seed(0)), samples)
 
 
 @every_system
 def test_work_in_parts_changes_nothing(h: Hamiltonian, monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively(h, {"layers": 2, "heads": 2})
     sampler = TreeSampler(n_samples=300)
-    samples = sampler.sample(model, torch.Generator().manual_seed(0))
+    samples = sampler.build(model).sample(torch.Generator().manual_seed(0))
     energies = local_energies(h, model, samples).values
     monkeypatch.setattr(inference, "ROWS", 7)
     monkeypatch.setattr(inference, "TOKENS", 11)
-    assert_same(sampler.sample(model, torch.Generator().manual_seed(0)), samples)
+    assert_same(sampler.build(model).sample(torch.Generator().manual_seed(0)), samples)
     torch.testing.assert_close(local_energies(h, model, samples).values, energies, rtol=1e-11, atol=1e-11)
 
 
@@ -144,5 +144,5 @@ def test_a_determined_last_site_is_not_evaluated() -> None:
         model = Transformer(h.hilbert, width=8, heads=2, phase=phase)
         sites = []
         model.norm.register_forward_hook(lambda module, inputs, output, sites=sites: sites.append(len(output)))
-        TreeSampler(n_samples=10).sample(model, torch.Generator().manual_seed(0))
+        TreeSampler(n_samples=10).build(model).sample(torch.Generator().manual_seed(0))
         assert len(sites) == evaluated

@@ -18,6 +18,7 @@ from nqs.lattice import chain
 from nqs.models import Transformer
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.samplers import TreeSampler
+from nqs.samplers.tree import TreeSampling
 
 H = BoseHubbard(chain(3), 3, U=4.0)
 STEPS = 5
@@ -30,7 +31,7 @@ def vmc() -> VMC:
 
 def at_call(monkeypatch: pytest.MonkeyPatch, number: int, act: Any) -> None:
     """Do something in the middle of the step of that number."""
-    sample, calls = TreeSampler.sample, []
+    sample, calls = TreeSampling.sample, []
 
     def sampled(*arguments: Any) -> Any:
         calls.append(1)
@@ -38,7 +39,7 @@ def at_call(monkeypatch: pytest.MonkeyPatch, number: int, act: Any) -> None:
             act()
         return sample(*arguments)
 
-    monkeypatch.setattr(TreeSampler, "sample", sampled)
+    monkeypatch.setattr(TreeSampling, "sample", sampled)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -143,13 +144,13 @@ class Clock:
         self.now = 1000.0
         for name in ("monotonic", "perf_counter"):
             monkeypatch.setattr(time, name, lambda: self.now)
-        sample = TreeSampler.sample
+        sample = TreeSampling.sample
 
         def slow(*arguments: Any) -> Any:
             self.now += step
             return sample(*arguments)
 
-        monkeypatch.setattr(TreeSampler, "sample", slow)
+        monkeypatch.setattr(TreeSampling, "sample", slow)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def random_transformer(h: BoseHubbard, **options: int | str) -> Transformer:
 
 
 def draw(model: Wavefunction, sampler: Sampler) -> Samples:
-    return sampler.sample(model, torch.Generator().manual_seed(2))
+    return sampler.build(model).sample(torch.Generator().manual_seed(2))
 
 
 def by_the_matrix(h: BoseHubbard, model: Wavefunction, n: torch.Tensor) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_each_unknown_amplitude_is_evaluated_once(
     connected, outside = connected_outside(h, samples)
     assert found.n_connected == connected
     assert found.n_evaluated == sum(sizes) == outside
-    assert found.share_saved == (pytest.approx(1 - outside / connected) if connected else 0.0)
+    assert found.fraction_saved == (pytest.approx(1 - outside / connected) if connected else 0.0)
 
 
 @every_model
@@ -120,7 +120,7 @@ def test_exhaustive_samples_need_no_evaluation(
     found = local_energies(h, model, samples)
     assert sizes == []
     assert found.n_evaluated == 0
-    assert found.share_saved == (1.0 if found.n_connected else 0.0)
+    assert found.fraction_saved == (1.0 if found.n_connected else 0.0)
 
 
 @every_model
@@ -143,7 +143,7 @@ def test_chunks_change_the_cost_but_not_the_result(
     assert max(sizes, default=1) <= max(1, budget // model.bytes_per_configuration)
     assert pieces.n_connected == whole.n_connected
     assert pieces.n_evaluated == sum(sizes) >= whole.n_evaluated  # an amplitude may return in another piece
-    assert 0 <= pieces.share_saved <= whole.share_saved
+    assert 0 <= pieces.fraction_saved <= whole.fraction_saved
 
 
 @every_sampler
@@ -217,7 +217,7 @@ def test_without_hopping_only_the_diagonal_is_left() -> None:
     found = local_energies(h, model, samples)
     torch.testing.assert_close(found.values, h.diagonal(samples.configurations).to(torch.complex128))
     assert found.n_connected == found.n_evaluated == 0
-    assert found.share_saved == 0.0
+    assert found.fraction_saved == 0.0
 
 
 def test_single_precision_networks_keep_double_precision_sums() -> None:

@@ -84,7 +84,7 @@ def test_few_samples_serve_what_is_dear() -> None:
     h = BoseHubbard(chain(4), 4, U=1.0)
     model = Transformer(h.hilbert, width=4, heads=1, layers=1)
     generator = torch.Generator().manual_seed(0)
-    many, few = (TreeSampler(n_samples=n).sample(model, generator) for n in (10_000, 100))
+    many, few = (TreeSampler(n_samples=n).build(model).sample(generator) for n in (10_000, 100))
     found = measurements.measure(many, model, h, few=few)
     alone, together = (measurements.measure(samples, model, h) for samples in (few, many))
     assert torch.equal(found["density_particles"].value, together["density_particles"].value)
@@ -108,7 +108,7 @@ def test_one_member_of_each_orbit_serves_for_all(case: str) -> None:
     config = TransformerConfig(width=8, heads=2, layers=1, seed=3)
     model = OnOrbits(base=config, symmetry=symmetry).build(h.hilbert)
     generator = torch.Generator().manual_seed(0)
-    samples = ExhaustiveSampler().sample(model, generator)
+    samples = ExhaustiveSampler().build(model).sample(generator)
     every, few, permutations = measurements.samples_for(samples, model, generator)
     assert every.n_distinct > samples.n_distinct
     assert (permutations is not None) == (few.n_distinct < every.n_distinct) == enough
@@ -119,7 +119,7 @@ def test_one_member_of_each_orbit_serves_for_all(case: str) -> None:
         torch.testing.assert_close(found[name].value, value, rtol=1e-10, atol=1e-12)
         assert not error.any()
         assert not found[name].error.any()
-    samples = TreeSampler(n_samples=3000).sample(model, generator)
+    samples = TreeSampler(n_samples=3000).build(model).sample(generator)
     every, few, permutations = measurements.samples_for(samples, model, generator)
     assert few.counts is not None
     assert few.counts.sum() == 3000
@@ -138,7 +138,7 @@ def test_large_samples_are_replaced_by_a_few(monkeypatch: pytest.MonkeyPatch) ->
     )
     monkeypatch.setattr(measurements, "affordable", lambda *_: 20)
     for model in (config.build(h.hilbert), symmetric, unsigned):
-        samples = ExhaustiveSampler().sample(model, generator)
+        samples = ExhaustiveSampler().build(model).sample(generator)
         every, few, _ = measurements.samples_for(samples, model, generator)
         assert every.n_distinct > 200
         assert 5 < few.n_distinct < 40  # about as many as wanted
@@ -150,12 +150,12 @@ def test_what_is_not_defined_is_left_out() -> None:
     degenerate = exact.ground_state(ring)
     assert degenerate.gap < 1e-9
     model = Transformer(ring.hilbert, width=4, heads=1, layers=1)
-    samples = GumbelSampler(n_distinct=4).sample(model, torch.Generator().manual_seed(0))
+    samples = GumbelSampler(n_distinct=4).build(model).sample(torch.Generator().manual_seed(0))
     found = measurements.stored(samples, model, ring, exact=degenerate)
     assert "fidelity" not in found
     assert not [name for name in found if name.endswith("_exact")]
     assert "renyi2_entropy" not in found  # pairs of samples must be independent
     nobody = BoseHubbard(chain(3), 0, U=1.0)
     model = Transformer(nobody.hilbert, width=4, heads=1, layers=1)
-    samples = TreeSampler(n_samples=10).sample(model, torch.Generator().manual_seed(0))
+    samples = TreeSampler(n_samples=10).build(model).sample(torch.Generator().manual_seed(0))
     assert "condensate_fraction" not in measurements.measure(samples, model, nobody)

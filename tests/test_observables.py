@@ -67,7 +67,7 @@ def weighted(n: torch.Tensor, weights: torch.Tensor) -> Samples:
 
 @every_space
 def test_probabilities_are_sums_over_the_sector(hilbert: HilbertSpace) -> None:
-    samples = ExhaustiveSampler().sample(transformer(hilbert), torch.Generator())
+    samples = ExhaustiveSampler().build(transformer(hilbert)).sample(torch.Generator())
     found = local_state_probabilities(samples, hilbert)
     n, p = hilbert.configurations().numpy(), samples.weights.numpy()
     expected = [[p[n[:, site] == k].sum() for k in range(hilbert.local_dim)] for site in range(hilbert.n_sites)]
@@ -78,7 +78,7 @@ def test_probabilities_are_sums_over_the_sector(hilbert: HilbertSpace) -> None:
 
 @every_space
 def test_charges_of_the_sector_follow_from_them(hilbert: HilbertSpace) -> None:
-    samples = TreeSampler(n_samples=50).sample(transformer(hilbert), torch.Generator().manual_seed(1))
+    samples = TreeSampler(n_samples=50).build(transformer(hilbert)).sample(torch.Generator().manual_seed(1))
     probabilities = local_state_probabilities(samples, hilbert)
     for charge in hilbert.charges:
         if charge.target is not None:
@@ -102,8 +102,8 @@ def test_single_configuration_gives_certainty() -> None:
 def test_samples_estimate_the_exhaustive_values(sampler: TreeSampler | GumbelSampler) -> None:
     hilbert = SPACES["bosons"]
     model = transformer(hilbert)
-    expected = local_state_probabilities(ExhaustiveSampler().sample(model, torch.Generator()), hilbert)
-    found = local_state_probabilities(sampler.sample(model, torch.Generator().manual_seed(3)), hilbert)
+    expected = local_state_probabilities(ExhaustiveSampler().build(model).sample(torch.Generator()), hilbert)
+    found = local_state_probabilities(sampler.build(model).sample(torch.Generator().manual_seed(3)), hilbert)
     assert (found - expected).abs().max() < 5 * (0.25 / 20_000) ** 0.5  # five standard errors of the worst case
 
 
@@ -183,11 +183,11 @@ def random_state(hilbert: HilbertSpace, seed: int = 0) -> np.ndarray:
 
 
 def exhaustive(model: Wavefunction) -> Samples:
-    return ExhaustiveSampler().sample(model, torch.Generator())
+    return ExhaustiveSampler().build(model).sample(torch.Generator())
 
 
 def tree(model: Wavefunction, n_samples: int = 20_000, seed: int = 5) -> Samples:
-    return TreeSampler(n_samples=n_samples).sample(model, torch.Generator().manual_seed(seed))
+    return TreeSampler(n_samples=n_samples).build(model).sample(torch.Generator().manual_seed(seed))
 
 
 def assert_exact(found: Expectation, expected: np.ndarray | float) -> None:
@@ -601,7 +601,7 @@ def test_error_bars_are_calibrated(name: str) -> None:
     expected = ESTIMATES[name](exhaustive(model), model)
     generator = torch.Generator().manual_seed(7)
     sampler = TreeSampler(n_samples=2_000)
-    draws = [ESTIMATES[name](sampler.sample(model, generator), model) for _ in range(100)]
+    draws = [ESTIMATES[name](sampler.build(model).sample(generator), model) for _ in range(100)]
     z = torch.stack([((x.value - expected.value).abs() / x.error).flatten() for x in draws])  # (draws, elements)
     np.testing.assert_allclose(z.square().mean(0), 1, atol=0.55)  # standard deviation sqrt(2 / 100) each
 
@@ -612,7 +612,7 @@ def test_error_bars_without_replacement(name: str) -> None:
     expected = ESTIMATES[name](exhaustive(model), model)
     generator = torch.Generator().manual_seed(8)
     sampler = GumbelSampler(n_distinct=14)
-    draws = [ESTIMATES[name](sampler.sample(model, generator), model) for _ in range(100)]
+    draws = [ESTIMATES[name](sampler.build(model).sample(generator), model) for _ in range(100)]
     square = torch.stack([(x.value - expected.value).abs().square() for x in draws]).mean(0)
     claimed = torch.stack([x.error.square() for x in draws]).mean(0)
     ratio = (square / claimed).flatten()
@@ -653,7 +653,7 @@ def test_wrong_spaces_are_refused() -> None:
             renyi2_entropy(*boson, sites)
     model = transformer(bosons(4, 2))
     with pytest.raises(ValueError, match=r"drawn without replacement: use TreeSampler"):
-        renyi2_entropy(GumbelSampler(n_distinct=5).sample(model, torch.Generator().manual_seed(0)), model, [0])
+        renyi2_entropy(GumbelSampler(n_distinct=5).build(model).sample(torch.Generator().manual_seed(0)), model, [0])
     with pytest.raises(ValueError, match=r"give at least 4 samples"):
         renyi2_entropy(tree(model, 3), model, [0])
 

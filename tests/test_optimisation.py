@@ -58,7 +58,7 @@ def transformer(h: BoseHubbard, *, seed: int = 4, noise: float = 0.2, **options:
 
 def exhaustive(h: BoseHubbard, model: Wavefunction) -> Batch:
     """Every configuration, with its local energy and diagonal element."""
-    samples = ExhaustiveSampler().sample(model, torch.Generator())
+    samples = ExhaustiveSampler().build(model).sample(torch.Generator())
     return Batch(samples, local_energies(h, model, samples).values, h.diagonal(samples.configurations))
 
 
@@ -662,7 +662,7 @@ def test_energy_falls_with_samples_from_the_tree() -> None:
     optimiser, generator = StochasticReconfiguration().build(model), torch.Generator().manual_seed(0)
     start = free_energy(CHAIN, model, 0.0)
     for step in range(20):
-        samples = TreeSampler(n_samples=500).sample(model, generator)
+        samples = TreeSampler(n_samples=500).build(model).sample(generator)
         found = local_energies(CHAIN, model, samples)
         optimiser.step(samples, found.values, found.diagonal, step / 20)
     assert free_energy(CHAIN, model, 0.0) < start - 0.5

@@ -15,7 +15,7 @@ from nqs.models.inference import kernels as inference
 from nqs.models.inference.prefix_tree import PrefixTree
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.runtime import memory as chunks
-from nqs.runtime.memory import in_pieces
+from nqs.runtime.memory import in_chunks
 from nqs.samplers import TreeSampler
 from nqs.samples import distinct
 
@@ -114,7 +114,7 @@ def test_local_energies_are_the_same_with_and_without_sharing(
     h: Hamiltonian, attention: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = lively(h, attention=attention)
-    samples = TreeSampler(n_samples=150).sample(model, torch.Generator().manual_seed(0))
+    samples = TreeSampler(n_samples=150).build(model).sample(torch.Generator().manual_seed(0))
     sizes = []
     original = model.log_psi_in_order
     monkeypatch.setattr(model, "log_psi_in_order", lambda n, shared: sizes.append(len(n)) or original(n, shared))
@@ -228,17 +228,17 @@ class SmallDevice:
 
 def test_out_of_memory_halves_the_pieces_and_goes_on() -> None:
     device = SmallDevice(limit=13)
-    pieces = in_pieces(device, torch.arange(100), 64)
+    pieces = in_chunks(device, torch.arange(100), 64)
     assert torch.equal(torch.cat(pieces), 2 * torch.arange(100))
     assert device.sizes == [8] * 12 + [4]
     small = SmallDevice(limit=13)  # what is left sets the size where that is less than a piece
-    assert torch.equal(torch.cat(in_pieces(small, torch.arange(30), 10**6)), 2 * torch.arange(30))
+    assert torch.equal(torch.cat(in_chunks(small, torch.arange(30), 10**6)), 2 * torch.arange(30))
     assert small.sizes == [8, 8, 8, 6]
 
 
 def test_a_single_row_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError, match="too large"):
-        in_pieces(SmallDevice(limit=0), torch.arange(5), 5)
+        in_chunks(SmallDevice(limit=0), torch.arange(5), 5)
 
 
 def test_amplitudes_survive_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

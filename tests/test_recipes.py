@@ -20,7 +20,8 @@ from nqs.models import (
     WithReference,
     hartree_fock,
 )
-from nqs.protocols import Hamiltonian, SymmetricWavefunction, WavefunctionConfig
+from nqs.models.symmetric.wavefunction import SymmetricWavefunction
+from nqs.protocols import Hamiltonian, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry import symmetries_of, translations
 

@@ -110,7 +110,7 @@ def test_samples_carry_the_reference_phase(sampler: Sampler) -> None:
 
 def check_contract(sampler: Sampler, model: Wavefunction, tolerance: float) -> None:
     space = model.hilbert
-    samples = sampler.sample(model, seeded(0))
+    samples = sampler.build(model).sample(seeded(0))
     n = samples.configurations
     assert n.dtype == torch.uint8
     assert space.contains(n).all()
@@ -124,12 +124,12 @@ def check_contract(sampler: Sampler, model: Wavefunction, tolerance: float) -> N
     torch.testing.assert_close(samples.log_modulus, expected.log_modulus, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(samples.phase, expected.phase, rtol=tolerance, atol=tolerance)
     # Independent draws have counts, all others a probability of inclusion.
-    assert (samples.counts is None) != (samples.inclusion is None)
+    assert (samples.counts is None) != (samples.inclusion_probability is None)
     if samples.counts is not None:
         assert (samples.counts > 0).all()
         torch.testing.assert_close(samples.weights, samples.counts.double() / samples.n_samples, rtol=1e-15, atol=0)
     else:
-        assert ((samples.inclusion > 0) & (samples.inclusion <= 1)).all()
+        assert ((samples.inclusion_probability > 0) & (samples.inclusion_probability <= 1)).all()
 
 
 @every_sampler
@@ -137,14 +137,14 @@ def test_samples_follow_the_generator_and_nothing_else(sampler: Sampler) -> None
     model = peaked(SPACES["electrons"])
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first, again = sampler.sample(model, seeded(3)), sampler.sample(model, seeded(3))
+    first, again = sampler.build(model).sample(seeded(3)), sampler.build(model).sample(seeded(3))
     assert torch.get_rng_state().equal(before)
     for name in ("configurations", "weights", "log_modulus", "phase"):
         assert getattr(first, name).equal(getattr(again, name))
     if first.n_distinct < model.hilbert.dimension:
         weights = [
             dict(zip(map(tuple, s.configurations.tolist()), s.weights.tolist(), strict=True))
-            for s in [first, *(sampler.sample(model, seeded(seed)) for seed in (4, 5, 6, 7))]
+            for s in [first, *(sampler.build(model).sample(seeded(seed)) for seed in (4, 5, 6, 7))]
         ]
         assert any(other != weights[0] for other in weights[1:])
 
@@ -152,7 +152,7 @@ def test_samples_follow_the_generator_and_nothing_else(sampler: Sampler) -> None
 @every_sampler
 def test_samples_leave_no_gradients(sampler: Sampler) -> None:
     model = Transformer(SPACES["bosons"], width=4, heads=1, layers=1)
-    samples = sampler.sample(model, seeded(0))
+    samples = sampler.build(model).sample(seeded(0))
     assert not samples.weights.requires_grad
     assert not samples.log_modulus.requires_grad
     assert not samples.phase.requires_grad
@@ -166,7 +166,7 @@ def test_estimates_are_close_to_exact_averages(sampler: Sampler) -> None:
     p, f = probabilities(model).numpy(), np.linspace(0, 1, 35)
     estimates = []
     for seed in range(25):
-        samples = sampler.sample(model, seeded(seed))
+        samples = sampler.build(model).sample(seeded(seed))
         estimates.append(samples.weights.numpy() @ f[model.hilbert.rank(samples.configurations).numpy()])
     assert np.mean(estimates) == pytest.approx(p @ f, abs=0.01 + SIGMAS * np.std(estimates) / 25**0.5)
 
@@ -200,22 +200,22 @@ class Flat(Wavefunction):
         (lambda: TreeSampler(n_samples=1, max_frontier=0), ValueError, r"max_frontier=0: at least one"),
         (lambda: GumbelSampler(n_distinct=0), ValueError, r"n_distinct=0: at least one"),
         (
-            lambda: ExhaustiveSampler(max_dimension=34).sample(peaked(SPACES["bosons"]), seeded(0)),
+            lambda: ExhaustiveSampler(max_dimension=34).build(peaked(SPACES["bosons"])).sample(seeded(0)),
             ValueError,
             r"35 evaluations, but its limit is max_dimension=34: use TreeSampler, or raise the limit",
         ),
         (
-            lambda: ExhaustiveSampler().sample(Flat(bosons(100, 100)), seeded(0)),
+            lambda: ExhaustiveSampler().build(Flat(bosons(100, 100))).sample(seeded(0)),
             ValueError,
             r"max_dimension=4,194,304: use TreeSampler",
         ),
         (
-            lambda: TreeSampler(n_samples=5).sample(Flat(SPACES["bosons"]), seeded(0)),
+            lambda: TreeSampler(n_samples=5).build(Flat(SPACES["bosons"])).sample(seeded(0)),
             TypeError,
             r"TreeSampler needs an autoregressive wavefunction; Flat is not",
         ),
         (
-            lambda: GumbelSampler(n_distinct=5).sample(Flat(SPACES["bosons"]), seeded(0)),
+            lambda: GumbelSampler(n_distinct=5).build(Flat(SPACES["bosons"])).sample(seeded(0)),
             TypeError,
             r"GumbelSampler needs an autoregressive wavefunction; Flat is not",
         ),
@@ -232,15 +232,15 @@ def test_errors_say_what_to_do(build: Callable, error: type[Exception], text: st
 @every_space
 def test_exhaustive_sum_is_the_state(space: HilbertSpace) -> None:
     model = peaked(space)
-    samples = ExhaustiveSampler(max_dimension=space.dimension).sample(model, seeded(0))
+    samples = ExhaustiveSampler(max_dimension=space.dimension).build(model).sample(seeded(0))
     assert samples.configurations.equal(space.configurations())
     torch.testing.assert_close(samples.weights, probabilities(model), rtol=1e-12, atol=0)
-    assert (samples.inclusion == 1).all()
+    assert (samples.inclusion_probability == 1).all()
     assert samples.n_samples == space.dimension
 
 
 def test_exhaustive_sum_needs_no_autoregressive_wavefunction() -> None:
-    samples = ExhaustiveSampler().sample(Flat(SPACES["bosons"]), seeded(0))
+    samples = ExhaustiveSampler().build(Flat(SPACES["bosons"])).sample(seeded(0))
     torch.testing.assert_close(samples.weights, torch.full((35,), 1 / 35, dtype=torch.float64))
 
 
@@ -261,7 +261,7 @@ def test_counts_are_drawn_from_psi_squared(space: HilbertSpace, n_samples: int, 
     p = probabilities(model).numpy()
     for seed in (0, 1):
         sampler = TreeSampler(n_samples=n_samples, max_frontier=max_frontier)
-        counts = counts_by_rank(sampler.sample(model, seeded(seed)), space)
+        counts = counts_by_rank(sampler.build(model).sample(seeded(seed)), space)
         assert chi_square(counts, p) > P_VALUE
 
 
@@ -272,7 +272,7 @@ def test_the_samples_of_a_run_are_independent() -> None:
     p = probabilities(model).numpy()
     sampler, generator, pairs = TreeSampler(n_samples=2, max_frontier=1), seeded(0), np.zeros((6, 6))
     for _ in range(600):
-        drawn = np.flatnonzero(counts_by_rank(sampler.sample(model, generator), model.hilbert))
+        drawn = np.flatnonzero(counts_by_rank(sampler.build(model).sample(generator), model.hilbert))
         pairs[drawn[0], drawn[-1]] += 1
     upper = np.triu_indices(6)
     expected = (2 * np.outer(p, p) - np.diag(p**2))[upper]
@@ -284,7 +284,7 @@ def test_the_samples_of_a_run_are_independent() -> None:
 @pytest.mark.parametrize("n_samples", [1, 7, 10**6, 10**12])
 def test_counts_sum_to_the_number_of_samples(n_samples: int, max_frontier: int) -> None:
     model = peaked(SPACES["grand-canonical bosons"])
-    samples = TreeSampler(n_samples=n_samples, max_frontier=max_frontier).sample(model, seeded(1))
+    samples = TreeSampler(n_samples=n_samples, max_frontier=max_frontier).build(model).sample(seeded(1))
     assert samples.counts.sum().item() == samples.n_samples == n_samples
     assert samples.n_distinct <= n_samples
 
@@ -293,7 +293,7 @@ def test_a_trillion_samples_are_as_exact_as_their_number() -> None:
     """Every count within 6 standard errors, over six orders of magnitude of probability."""
     model = peaked(SPACES["bosons"], scale=30.0)
     p = probabilities(model).numpy()
-    counts = counts_by_rank(TreeSampler(n_samples=10**12).sample(model, seeded(0)), model.hilbert)
+    counts = counts_by_rank(TreeSampler(n_samples=10**12).build(model).sample(seeded(0)), model.hilbert)
     assert p.max() > 1e6 * p.min()
     assert (np.abs(counts - 1e12 * p) < 6 * np.sqrt(1e12 * p * (1 - p)) + 1).all()
     assert chi_square(counts, p) > P_VALUE
@@ -304,7 +304,7 @@ def test_bounded_frontier_has_the_distribution_of_the_unbounded_one() -> None:
     counts = []
     for max_frontier, seed in ((2**17, 0), (3, 1), (1, 2)):
         sampler = TreeSampler(n_samples=20_000, max_frontier=max_frontier)
-        counts.append(counts_by_rank(sampler.sample(model, seeded(seed)), model.hilbert))
+        counts.append(counts_by_rank(sampler.build(model).sample(seeded(seed)), model.hilbert))
     table = np.array(counts)
     table = np.column_stack([table[:, table.sum(0) >= 30], table[:, table.sum(0) < 30].sum(1)])
     assert scipy.stats.chi2_contingency(table[:, table.sum(0) > 0]).pvalue > P_VALUE
@@ -321,11 +321,11 @@ def test_frontier_is_bounded(max_frontier: int, monkeypatch: pytest.MonkeyPatch)
         return conditionals, state
 
     monkeypatch.setattr(model, "step", recorded)
-    unbounded = TreeSampler(n_samples=10**6).sample(model, seeded(0))
+    unbounded = TreeSampler(n_samples=10**6).build(model).sample(seeded(0))
     assert len(batches) == 4
     assert max(batches) > 10
     batches.clear()
-    bounded = TreeSampler(n_samples=10**6, max_frontier=max_frontier).sample(model, seeded(0))
+    bounded = TreeSampler(n_samples=10**6, max_frontier=max_frontier).build(model).sample(seeded(0))
     assert max(batches) == max_frontier
     assert bounded.n_distinct == unbounded.n_distinct == 35
     # Depth first: the result is in lexicographic order, whatever was cut.
@@ -338,7 +338,7 @@ def test_frontier_is_bounded(max_frontier: int, monkeypatch: pytest.MonkeyPatch)
 def test_number_of_distinct_configurations_is_near_its_target(target: int, scale: float) -> None:
     model = peaked(bosons(8, 8), scale=scale)  # 6435 configurations
     for seed in range(3):
-        samples = TreeSampler(n_distinct=target).sample(model, seeded(seed))
+        samples = TreeSampler(n_distinct=target).build(model).sample(seeded(seed))
         assert samples.n_distinct == pytest.approx(target, rel=0.15 if target > 100 else 0.35)
 
 
@@ -347,7 +347,7 @@ def test_samples_of_a_target_are_drawn_from_psi_squared() -> None:
     """The number of samples comes from pilot runs; the run itself must not know them."""
     model = peaked(SPACES["bosons"])
     p, generator = probabilities(model).numpy(), seeded(0)
-    samples = [TreeSampler(n_distinct=10).sample(model, generator) for _ in range(150)]
+    samples = [TreeSampler(n_distinct=10).build(model).sample(generator) for _ in range(150)]
     assert np.mean([s.n_distinct for s in samples]) == pytest.approx(10, rel=0.15)
     f = np.linspace(0, 1, 35)
     means = np.array([s.weights.numpy() @ f[model.hilbert.rank(s.configurations).numpy()] for s in samples])
@@ -355,7 +355,7 @@ def test_samples_of_a_target_are_drawn_from_psi_squared() -> None:
 
 
 def test_a_target_beyond_the_sector_ends_with_all_of_it() -> None:
-    samples = TreeSampler(n_distinct=10**4).sample(Transformer(SPACES["bosons"], width=4, heads=1), seeded(0))
+    samples = TreeSampler(n_distinct=10**4).build(Transformer(SPACES["bosons"], width=4, heads=1)).sample(seeded(0))
     assert samples.n_distinct == 35
 
 
@@ -449,7 +449,7 @@ def test_impossible_choices_stay_impossible_where_probabilities_sum_to_one_in_ro
 def test_gumbel_draws_exactly_as_many_as_wanted(n_distinct: int) -> None:
     model = peaked(SPACES["bosons"])
     for seed in range(10):
-        samples = GumbelSampler(n_distinct=n_distinct).sample(model, seeded(seed))
+        samples = GumbelSampler(n_distinct=n_distinct).build(model).sample(seeded(seed))
         assert samples.n_distinct == samples.n_samples == n_distinct
 
 
@@ -457,9 +457,9 @@ def test_gumbel_draws_exactly_as_many_as_wanted(n_distinct: int) -> None:
 @every_space
 def test_gumbel_takes_a_whole_sector_with_certainty(n_distinct: int, space: HilbertSpace) -> None:
     model = peaked(space)
-    samples = GumbelSampler(n_distinct=max(n_distinct, space.dimension)).sample(model, seeded(0))
+    samples = GumbelSampler(n_distinct=max(n_distinct, space.dimension)).build(model).sample(seeded(0))
     assert samples.n_distinct == space.dimension
-    assert (samples.inclusion == 1).all()
+    assert (samples.inclusion_probability == 1).all()
     p = probabilities(model)[space.rank(samples.configurations)]
     torch.testing.assert_close(samples.weights, p, rtol=1e-12, atol=0)
 
@@ -485,7 +485,7 @@ def inclusion_by_brute_force(p: np.ndarray, n_distinct: int) -> np.ndarray:
 
 def gumbel_draws(model: Transformer, n_distinct: int, repetitions: int, seed: int = 0) -> list[Samples]:
     generator, sampler = seeded(seed), GumbelSampler(n_distinct=n_distinct)
-    return [sampler.sample(model, generator) for _ in range(repetitions)]
+    return [sampler.build(model).sample(generator) for _ in range(repetitions)]
 
 
 @pytest.mark.usefixtures("unchecked")  # for speed
@@ -524,7 +524,7 @@ def test_gumbel_estimates_are_unbiased(n_distinct: int, scale: float) -> None:
     estimates = {name: [] for name in functions}
     for samples in gumbel_draws(model, n_distinct, repetitions):
         ranks = model.hilbert.rank(samples.configurations).numpy()
-        ratio = p[ranks] / samples.inclusion.numpy()
+        ratio = p[ranks] / samples.inclusion_probability.numpy()
         np.testing.assert_allclose(samples.weights, ratio / ratio.sum(), rtol=1e-9)
         for name, f in functions.items():
             estimates[name].append(ratio @ f[ranks])
@@ -565,7 +565,7 @@ def test_tiny_probabilities_stay_finite(sampler: Sampler) -> None:
     model = peaked(SPACES["bosons"], scale=4000.0)
     log_modulus = log_psi_in_chunks(model, model.hilbert.configurations()).log_modulus
     assert log_modulus.min() < -400
-    samples = sampler.sample(model, seeded(0))
+    samples = sampler.build(model).sample(seeded(0))
     assert samples.weights.isfinite().all()
     assert samples.log_modulus.isfinite().all()
     assert samples.weights.sum().item() == pytest.approx(1)
@@ -576,7 +576,7 @@ def test_samplers_work_in_large_spaces() -> None:
     """Many words of keys, dimensions beyond 64 bits."""
     model = Transformer(spins(100, 0), width=4, heads=1, layers=1)
     for sampler in (TreeSampler(n_samples=20), TreeSampler(n_distinct=20), GumbelSampler(n_distinct=20)):
-        samples = sampler.sample(model, seeded(0))
+        samples = sampler.build(model).sample(seeded(0))
         model.hilbert.check(samples.configurations)
         assert samples.n_distinct == pytest.approx(20, abs=1)
         torch.testing.assert_close(samples.log_modulus, model.log_psi(samples.configurations).log_modulus)

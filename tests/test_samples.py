@@ -22,7 +22,7 @@ from nqs.samples import Lookup, Samples, distinct
 
 
 def samples_of(
-    weights: list[float], *, counts: list[int] | None = None, inclusion: list[float] | None = None
+    weights: list[float], *, counts: list[int] | None = None, inclusion_probability: list[float] | None = None
 ) -> Samples:
     """Samples with log moduli that agree with their weights."""
     p = torch.tensor(weights, dtype=torch.float64)
@@ -32,7 +32,9 @@ def samples_of(
         log_modulus=p.log() / 2,
         phase=torch.zeros_like(p),
         counts=None if counts is None else torch.tensor(counts),
-        inclusion=None if inclusion is None else torch.tensor(inclusion, dtype=torch.float64),
+        inclusion_probability=None
+        if inclusion_probability is None
+        else torch.tensor(inclusion_probability, dtype=torch.float64),
     )
 
 
@@ -102,10 +104,10 @@ def test_perplexity_and_effective_sample_size_of_simple_distributions() -> None:
 def test_perplexity_of_sampled_weights_estimates_that_of_the_state() -> None:
     model = Transformer(bosons(5, 5), width=8, heads=2, layers=1)
     generator = torch.Generator().manual_seed(0)
-    exact = ExhaustiveSampler().sample(model, generator)
+    exact = ExhaustiveSampler().build(model).sample(generator)
     p = exact.weights
     assert exact.perplexity == pytest.approx(math.exp(-(p * p.log()).sum().item()), rel=1e-12)
-    estimate = TreeSampler(n_samples=100_000).sample(model, generator)
+    estimate = TreeSampler(n_samples=100_000).build(model).sample(generator)
     assert estimate.perplexity == pytest.approx(exact.perplexity, rel=0.02)
 
 
@@ -132,7 +134,7 @@ def test_energy_of_counts_is_that_of_the_repeated_samples() -> None:
 
 
 def test_exhaustive_sum_has_no_error_but_a_variance() -> None:
-    samples = samples_of([0.5, 0.25, 0.25], inclusion=[1.0, 1.0, 1.0])
+    samples = samples_of([0.5, 0.25, 0.25], inclusion_probability=[1.0, 1.0, 1.0])
     local = torch.tensor([1.0, 2.0, 4.0], dtype=torch.complex128)
     estimate = estimate_energy(samples, local, energy_infinity=0.0)
     assert (estimate.energy, estimate.error, estimate.variance) == (2.0, 0.0, 1.5)
@@ -140,7 +142,7 @@ def test_exhaustive_sum_has_no_error_but_a_variance() -> None:
 
 def test_inclusion_enters_the_error() -> None:
     """Poisson sampling: every configuration with inclusion q adds w^2 (1 - q) (E_loc - E)^2."""
-    samples = samples_of([0.5, 0.25, 0.25], inclusion=[1.0, 0.5, 0.2])
+    samples = samples_of([0.5, 0.25, 0.25], inclusion_probability=[1.0, 0.5, 0.2])
     local = torch.tensor([1.0, 2.0, 4.0], dtype=torch.complex128)
     estimate = estimate_energy(samples, local, energy_infinity=0.0)
     assert estimate.error == pytest.approx((0.25**2 * 0.8 * 2.0**2) ** 0.5, rel=1e-14)
@@ -184,11 +186,11 @@ def peaked_model(seed: int = 1) -> Transformer:
 )
 def test_quoted_error_is_the_scatter_of_repeated_samplings(sampler: Sampler) -> None:
     model, generator, repetitions = peaked_model(), torch.Generator().manual_seed(0), 250
-    exact = ExhaustiveSampler().sample(model, generator)
+    exact = ExhaustiveSampler().build(model).sample(generator)
     local = local_energies(HAMILTONIAN, model, exact).values
     estimates = []
     for _ in range(repetitions):
-        samples = sampler.sample(model, generator)
+        samples = sampler.build(model).sample(generator)
         values = local[HAMILTONIAN.hilbert.rank(samples.configurations)]
         estimates.append(estimate_energy(samples, values, energy_infinity=0.0))
     scatter = np.std([estimate.energy for estimate in estimates], ddof=1)

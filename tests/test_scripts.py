@@ -18,7 +18,7 @@ from nqs.driver import Options
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import TransformerConfig
-from nqs.samplers import ExhaustiveSampler
+from nqs.samplers.exhaustive import ExhaustiveSampling
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bose_hubbard.py"
 TOY = ("--shape", "3", "--n-particles", "3", "--steps", "5", "--model.width", "4")
@@ -110,7 +110,7 @@ def test_interrupted_call_is_continued_by_repeating_it(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = script(*TOY, "--archive", "reference.h5")
-    sample, calls = ExhaustiveSampler.sample, []
+    sample, calls = ExhaustiveSampling.sample, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
@@ -119,7 +119,7 @@ def test_interrupted_call_is_continued_by_repeating_it(
         return sample(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ExhaustiveSampler, "sample", interrupted)
+        patch.setattr(ExhaustiveSampling, "sample", interrupted)
         stopped = script(*TOY)
     assert stopped.code == 130
     assert "interrupted: what was recorded is in the archive; repeat the command to go on." in stopped.err
@@ -164,7 +164,7 @@ def test_a_sweep_starts_from_the_run_before_and_continues_as_itself(
     assert found.history["energy"][0] < Archive.open("alone.h5").history["energy"][0]
     assert found.options["initial"] == "U4.h5"
     assert found.config["initial"]["step"] == 5
-    sample, calls = ExhaustiveSampler.sample, []
+    sample, calls = ExhaustiveSampling.sample, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
@@ -173,7 +173,7 @@ def test_a_sweep_starts_from_the_run_before_and_continues_as_itself(
         return sample(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ExhaustiveSampler, "sample", interrupted)
+        patch.setattr(ExhaustiveSampling, "sample", interrupted)
         assert script(*sweep).code == 130
     continued = script(*sweep)
     archive = Archive.open(continued.paths[0])

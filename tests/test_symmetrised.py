@@ -31,9 +31,10 @@ from nqs.models import (
 )
 from nqs.models.symmetric.average import SymmetrisedWavefunction
 from nqs.models.symmetric.on_orbits import OrbitWavefunction
+from nqs.models.symmetric.wavefunction import SymmetricWavefunction
 from nqs.optimisation import StochasticReconfiguration
 from nqs.optimisation.jacobian import jacobian
-from nqs.protocols import AutoregressiveWavefunction, Conditionals, Hamiltonian, SymmetricWavefunction, Wavefunction
+from nqs.protocols import AutoregressiveWavefunction, Conditionals, Hamiltonian, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.symmetry import Symmetry, space_group, spin_flip, symmetries_of, translations
@@ -233,7 +234,7 @@ def test_samples_and_unfolded_samples_are_distributed_like_the_state(name: str) 
     hilbert = model.hilbert
     p = amplitudes(model).abs().square()
     p = p / p.sum()
-    folded = TreeSampler(n_samples=20_000).sample(model, seeded(1))
+    folded = TreeSampler(n_samples=20_000).build(model).sample(seeded(1))
     assert folded.counts is not None
     representatives, _ = model.fold(folded.configurations)
     assert representatives.equal(folded.configurations)
@@ -242,7 +243,7 @@ def test_samples_and_unfolded_samples_are_distributed_like_the_state(name: str) 
     counts[hilbert.rank(folded.configurations)] = folded.counts
     assert chi_square(counts, of_orbit) > P_VALUE
 
-    unfolded = model.unfolded(folded, seeded(2))
+    unfolded = model.to_sector_samples(folded, seeded(2))
     assert unfolded.counts is not None
     assert unfolded.counts.sum() == folded.counts.sum()
     assert len(hilbert.rank(unfolded.configurations).unique()) == unfolded.n_distinct
@@ -258,7 +259,7 @@ def test_samples_and_unfolded_samples_are_distributed_like_the_state(name: str) 
 def test_the_chi_square_here_sees_what_was_not_unfolded() -> None:
     """The base alone has another distribution."""
     model = lively("bosons")
-    samples = TreeSampler(n_samples=20_000).sample(model.base, seeded(1))
+    samples = TreeSampler(n_samples=20_000).build(model.base).sample(seeded(1))
     counts = torch.zeros(model.hilbert.dimension, dtype=torch.int64)
     assert samples.counts is not None
     counts[model.hilbert.rank(samples.configurations)] = samples.counts
@@ -268,13 +269,13 @@ def test_the_chi_square_here_sees_what_was_not_unfolded() -> None:
 @every_case
 def test_exhaustive_sum_has_the_weights_of_whole_orbits(name: str) -> None:
     model = lively(name)
-    samples = ExhaustiveSampler().sample(model, seeded())
+    samples = ExhaustiveSampler().build(model).sample(seeded())
     p = amplitudes(model).abs().square()
     rank = model.hilbert.rank(model.fold(model.hilbert.configurations())[0])
     of_orbit = torch.zeros_like(p).index_add_(0, rank, p)[model.hilbert.rank(samples.configurations)] / p.sum()
     torch.testing.assert_close(samples.weights, of_orbit, rtol=1e-11, atol=1e-15)
     assert of_orbit.sum().item() == pytest.approx(1)
-    unfolded = model.unfolded(samples, seeded())
+    unfolded = model.to_sector_samples(samples, seeded())
     psi = torch.zeros(model.hilbert.dimension, dtype=torch.complex128)
     psi[model.hilbert.rank(unfolded.configurations)] = torch.polar(unfolded.log_modulus.exp(), unfolded.phase)
     torch.testing.assert_close(psi, amplitudes(model), rtol=1e-11, atol=1e-14)
@@ -284,8 +285,8 @@ def test_exhaustive_sum_has_the_weights_of_whole_orbits(name: str) -> None:
 
 
 def test_sampling_without_replacement_is_refused() -> None:
-    with pytest.raises(TypeError, match="GumbelSampler needs an autoregressive wavefunction; SymmetrisedWavefunction"):
-        GumbelSampler(n_distinct=5).sample(lively("bosons"), seeded())
+    with pytest.raises(ValueError, match=r"independent draws.*without replacement.*use TreeSampler"):
+        GumbelSampler(n_distinct=5).build(lively("bosons")).sample(seeded())
 
 
 # ---- energies and gradients --------------------------------------------------------------------------------------
@@ -297,7 +298,7 @@ def test_local_energies_are_those_of_the_whole_state(name: str) -> None:
     psi = amplitudes(model).numpy()
     applied = dense(h) @ psi
     for sampler in (ExhaustiveSampler(), TreeSampler(n_samples=8)):
-        samples = sampler.sample(model, seeded(4))
+        samples = sampler.build(model).sample(seeded(4))
         rank = h.hilbert.rank(samples.configurations).numpy()
         local = local_energies(h, model, samples)
         np.testing.assert_allclose(local.values.numpy(), applied[rank] / psi[rank], rtol=1e-9, atol=1e-9)
@@ -305,7 +306,7 @@ def test_local_energies_are_those_of_the_whole_state(name: str) -> None:
             assert local.n_evaluated <= h.hilbert.dimension - samples.n_distinct
             energy = np.vdot(psi, applied).real / np.vdot(psi, psi).real
             assert (samples.weights @ local.values.real).item() == pytest.approx(energy, rel=1e-10)
-        unfolded = model.unfolded(samples, seeded(5))
+        unfolded = model.to_sector_samples(samples, seeded(5))
         rank = h.hilbert.rank(unfolded.configurations).numpy()
         found = local_energies(h, Plain(model), unfolded).values.numpy()
         np.testing.assert_allclose(found, applied[rank] / psi[rank], rtol=1e-9, atol=1e-9)
@@ -390,7 +391,7 @@ def test_exact_states_of_a_sector_have_no_variance(name: str) -> None:
         model = OrbitWavefunction(config, Table(OrbitSpace.of(h.hilbert, config.symmetry), of_orbits), h.hilbert)
     else:
         model = SymmetrisedWavefunction(config, Table(h.hilbert, psi))
-    samples = ExhaustiveSampler().sample(model, seeded())
+    samples = ExhaustiveSampler().build(model).sample(seeded())
     possible = samples.weights > 1e-12
     local = local_energies(h, model, samples).values[possible]
     np.testing.assert_allclose(local.numpy(), lowest_of_sector(h, config.symmetry)[0], atol=1e-5)
@@ -505,18 +506,19 @@ def by_two_sites() -> Symmetrised:
 def test_steps_average_over_a_subgroup_and_the_evaluation_over_all() -> None:
     h, config = CASES["bosons"]
     model = by_two_sites().build(h.hilbert)
-    assert model.training
-    assert (model.images, model.eval().images, model.train().images) == (2, 8, 2)
+    assert (model.n_images, model.for_steps().n_images) == (8, 2)
+    n = h.hilbert.configurations()
+    assert torch.equal(model.eval().log_psi(n).log_modulus, model.train().log_psi(n).log_modulus)  # the same state
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     H = dense(h)
     energies = []
-    for symmetry, mode in ((model.config.steps_over, True), (config.symmetry, False)):
+    for symmetry, view in ((model.config.steps_over, model.for_steps()), (config.symmetry, model)):
         wanted = Symmetrised(base=BASE, symmetry=symmetry).build(h.hilbert)
         wanted.load_state_dict(model.state_dict())
-        psi = amplitudes(model.train(mode))
+        psi = amplitudes(view)
         torch.testing.assert_close(psi.abs(), amplitudes(wanted).abs())
         energies.append((psi.abs() @ torch.as_tensor(H).real @ psi.abs()).item())
     assert energies[1] < energies[0] - 1e-3  # it is convex in the probabilities of a positive state
@@ -529,13 +531,13 @@ def test_a_run_quotes_the_energy_of_the_whole_average(tmp_path: Path) -> None:
     result = vmc.run(steps=3, archive=tmp_path / "run.h5", progress=False)
     found = load(Archive.open(tmp_path / "run.h5"))
     assert isinstance(found, SymmetrisedWavefunction)
-    assert found.images == 8
+    assert found.n_images == 8
     psi = amplitudes(found)
     assert result.estimate.energy == pytest.approx((psi.conj() @ torch.as_tensor(dense(h)).to(psi) @ psi).real.item())
     resumed = resume(tmp_path / "run.h5", progress=False)
     assert resumed.estimate.energy == result.estimate.energy
     # Further steps of the same wavefunction average over the subgroup again.
-    assert vmc.wavefunction.images == 8
+    assert vmc.wavefunction.n_images == 8
     vmc.run(steps=1, progress=False)
     assert vmc.config(RunConfig(steps=1))["model"]["trained"] == [0, 5]
 
@@ -569,7 +571,7 @@ def test_one_step_does_not_depend_on_the_pieces(monkeypatch: pytest.MonkeyPatch)
     for budget in (2**25, 1):
         monkeypatch.setattr("nqs.runtime.memory.CPU_BYTES", budget)
         model = config.build(h.hilbert)
-        samples: Samples = ExhaustiveSampler().sample(model, seeded())
+        samples: Samples = ExhaustiveSampler().build(model).sample(seeded())
         local = local_energies(h, model, samples)
         optimiser = StochasticReconfiguration(diagonal_shift=1e-2).build(model)
         optimiser.step(samples, local.values, local.diagonal, 0.0)

@@ -220,7 +220,7 @@ def test_streamed_steps_are_those_in_memory_in_every_precision(dtype: str, preci
     def step(precision: str, memory: float | None) -> torch.Tensor:
         model = Transformer(H.hilbert, width=8, heads=2, layers=1, seed=2, dtype=dtype)
         before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().double()
-        samples = ExhaustiveSampler().sample(model, torch.Generator())
+        samples = ExhaustiveSampler().build(model).sample(torch.Generator())
         local = local_energies(H, model, samples)
         optimiser = StochasticReconfiguration(
             diagonal_shift=1e-3, momentum=0.5, precision=precision, memory=memory, space="samples"
@@ -255,7 +255,7 @@ def test_precision_of_the_kernel_on_a_gpu(precision: str, tolerance: float) -> N
     found = []
     for device, dtype in (("cpu", "float64"), ("cuda", "float32")):
         model = Transformer(h.hilbert, width=32, layers=2, heads=4, device=device, dtype=dtype)
-        samples = ExhaustiveSampler().sample(model, torch.Generator(device))
+        samples = ExhaustiveSampler().build(model).sample(torch.Generator(device))
         streamed = Streamed(model, samples, samples.weights.sqrt(), 2**24, precision if device == "cuda" else "float64")
         found.append(streamed.gram().tril().cpu())
     exact, rounded = found
@@ -269,7 +269,7 @@ def test_precision_of_the_kernel_on_a_gpu(precision: str, tolerance: float) -> N
 @pytest.mark.parametrize("precision", ["float64", "tf32"])
 def test_no_more_memory_of_a_gpu_is_held_than_allowed(precision: str, phase: str) -> None:
     model = TransformerConfig(width=64, layers=4, heads=4, phase=phase, dtype="mixed").build(bosons(8, 4), "cuda")
-    samples = ExhaustiveSampler().sample(model, torch.Generator("cuda"))
+    samples = ExhaustiveSampler().build(model).sample(torch.Generator("cuda"))
     memory, blocks = 2**26, 4 if precision == "tf32" else 8
     streamed = Streamed(model, samples, samples.weights.sqrt(), memory, precision)
     R = streamed.shape[0]

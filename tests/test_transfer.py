@@ -17,6 +17,7 @@ from nqs.models.references.phase import innermost
 from nqs.pretraining import fit
 from nqs.protocols import Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
+from nqs.samplers.tree import TreeSampling
 from nqs.symmetry import translations
 from nqs.transfer import counterparts, load, origin, transfer
 
@@ -29,7 +30,7 @@ def trained(path: Path, hamiltonian: Any, config: WavefunctionConfig = CONFIG, s
 
 
 def energy(hamiltonian: Any, wavefunction: Wavefunction) -> float:
-    samples = ExhaustiveSampler().sample(wavefunction, torch.Generator())
+    samples = ExhaustiveSampler().build(wavefunction).sample(torch.Generator())
     return (samples.weights @ local_energies(hamiltonian, wavefunction, samples).values.real).item()
 
 
@@ -221,7 +222,7 @@ def test_a_run_from_other_parameters_resumes_bit_for_bit_even_before_its_first_s
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(TreeSampler, "sample", stopped)
+        patch.setattr(TreeSampling, "sample", stopped)
         with pytest.raises(KeyboardInterrupt):
             vmc().run(4, archive=tmp_path / "stopped.h5", initial=origin(source), progress=False)
     assert Archive.open(tmp_path / "stopped.h5").step == 0

@@ -22,6 +22,7 @@ from nqs.protocols import Sampler
 from nqs.report.compare import compared
 from nqs.report.page import html_report
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
+from nqs.samplers.tree import TreeSampling
 from nqs.samples import Samples
 from nqs.vmc.stages import with_share
 
@@ -171,7 +172,7 @@ def test_impossible_options_are_refused(options: dict[str, Any], message: str) -
 def test_runs_with_both_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
     options: dict[str, Any] = {"clip": 2.0, "first_samples": 0.1, "progress": False, "flush": FlushPolicy(share=1.0)}
     whole = vmc().run(STEPS, archive=tmp_path / "whole.h5", **options)
-    sample, calls = TreeSampler.sample, iter(range(100))
+    sample, calls = TreeSampling.sample, iter(range(100))
 
     def interrupted(*arguments: Any) -> Samples:
         if next(calls) == stop:
@@ -179,7 +180,7 @@ def test_runs_with_both_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.M
         return sample(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TreeSampler, "sample", interrupted)
+        patch.setattr(TreeSampling, "sample", interrupted)
         with pytest.raises(KeyboardInterrupt):
             vmc().run(STEPS, archive=tmp_path / "stopped.h5", **options)
     assert Archive.open(tmp_path / "stopped.h5").step == stop
@@ -210,11 +211,11 @@ def test_the_baseline_lowers_the_variance_of_the_gradient_and_leaves_its_mean() 
         vector_to_parameters(start.clone(), model.parameters())
         return change
 
-    every = ExhaustiveSampler().sample(model, generator)
+    every = ExhaustiveSampler().build(model).sample(generator)
     torch.testing.assert_close(gradient(every, True), gradient(every, False))  # <O> = 0
     bare, corrected = [], []
     for _ in range(20):
-        samples = TreeSampler(n_samples=100).sample(model, generator)
+        samples = TreeSampler(n_samples=100).build(model).sample(generator)
         bare.append(gradient(samples, False))
         corrected.append(gradient(samples, True))
     assert torch.stack(corrected).var(0).sum() < 0.1 * torch.stack(bare).var(0).sum()

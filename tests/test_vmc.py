@@ -26,6 +26,8 @@ from nqs.models import Transformer, TransformerConfig
 from nqs.optimisation import NaturalGradient, OptimiserConfig, StepInfo, StochasticReconfiguration, TorchOptimiser
 from nqs.protocols import Connected, Sampler
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
+from nqs.samplers.gumbel import GumbelSampling
+from nqs.samplers.tree import TreeSampling
 from nqs.samples import Samples
 
 H = BoseHubbard(chain(4), 4, U=4.0)  # 35 configurations
@@ -133,13 +135,13 @@ def test_sampled_runs_agree_with_the_exact_energy_within_their_error(
 def test_quoted_energy_comes_from_fresh_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     run = vmc(sampler=ExhaustiveSampler(), evaluation=GumbelSampler(n_distinct=6))
     drawn = []
-    sample = GumbelSampler.sample
+    sample = GumbelSampling.sample
 
     def recording(*arguments: Any) -> Samples:
         drawn.append(sample(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(GumbelSampler, "sample", recording)
+    monkeypatch.setattr(GumbelSampling, "sample", recording)
     result = run.run(2, progress=False)
     assert len(drawn) == 1
     assert result.estimate.n_distinct == drawn[0].n_distinct == 6
@@ -425,14 +427,14 @@ def test_run_goes_on_from_the_last_good_state_with_half_the_step(
     path = tmp_path / "run.h5"
     run = vmc(optimiser=optimiser)
     parameters = []
-    sample = TreeSampler.sample
+    sample = TreeSampling.sample
 
     def recording(*arguments: Any) -> Samples:
         parameters.append(parameters_to_vector(run.wavefunction.parameters()).clone())
         return sample(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TreeSampler, "sample", recording)
+        patch.setattr(TreeSampling, "sample", recording)
         not_finite_at(patch, 3, math.nan, 2)
         result = run.run(8, archive=path, progress=False)
     # Steps 0 1 2 and a bad 3; twice again from where step 2 began.
@@ -472,7 +474,7 @@ def test_rollback_survives_an_interruption_bit_for_bit(tmp_path: Path, monkeypat
                     not_finite_at(patch, 3 - done, math.nan)
                 if stop <= STEPS:
                     retry = done <= 3 < stop
-                    raising(patch, TreeSampler, "sample", stop - done + retry, KeyboardInterrupt())
+                    raising(patch, TreeSampling, "sample", stop - done + retry, KeyboardInterrupt())
                     with pytest.raises(KeyboardInterrupt):
                         vmc(optimiser=optimiser).run(STEPS + 1, archive=tmp_path / name, progress=False)
                     done = stop
@@ -567,7 +569,7 @@ def test_last_step_is_undone_where_its_energy_is_not_finite(tmp_path: Path, monk
 
     with monkeypatch.context() as patch:
         not_finite_at(patch, STEPS, math.nan)
-        raising(patch, TreeSampler, "sample", STEPS + 1, KeyboardInterrupt())  # in the second evaluation
+        raising(patch, TreeSampling, "sample", STEPS + 1, KeyboardInterrupt())  # in the second evaluation
         with pytest.raises(KeyboardInterrupt):
             vmc().run(STEPS, archive=interrupted, progress=False)
     resume(interrupted, progress=False)
@@ -613,7 +615,7 @@ def test_interrupted_runs_end_bit_for_bit_like_uninterrupted_ones(
         path = tmp_path / f"{continued.__name__}.h5"
         run = vmc(SMALL, sampler, optimiser)
         with monkeypatch.context() as patch:
-            raising(patch, type(sampler), "sample", 3, KeyboardInterrupt())
+            raising(patch, type(sampler.build(vmc().wavefunction)), "sample", 3, KeyboardInterrupt())
             with pytest.raises(KeyboardInterrupt):
                 run.run(STEPS, archive=path, progress=False)
         assert Archive.open(path).step == 3
@@ -629,7 +631,7 @@ def test_every_model_option_survives_an_interruption(
 ) -> None:
     vmc(**options).run(3, archive=tmp_path / "reference.h5", progress=False, temperature=1.0, seed=4)
     with monkeypatch.context() as patch:
-        raising(patch, TreeSampler, "sample", 2, KeyboardInterrupt())
+        raising(patch, TreeSampling, "sample", 2, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             vmc(**options).run(3, archive=tmp_path / "run.h5", progress=False, temperature=1.0, seed=4)
     resume(tmp_path / "run.h5", progress=False)
@@ -637,13 +639,13 @@ def test_every_model_option_survives_an_interruption(
 
 
 PLACES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
-    "before the first step": (lambda patch: raising(patch, TreeSampler, "sample", 0, KeyboardInterrupt()), 0),
+    "before the first step": (lambda patch: raising(patch, TreeSampling, "sample", 0, KeyboardInterrupt()), 0),
     "in the update": (lambda patch: raising(patch, NaturalGradient, "step", 2, KeyboardInterrupt()), 2),
     "before the record": (lambda patch: raising(patch, Archive, "record", 2, KeyboardInterrupt()), 2),
     "in the flush": (lambda patch: raising(patch, os, "fsync", 3, KeyboardInterrupt()), 3),
     "disk full": (lambda patch: raising(patch, os, "fsync", 3, OSError(28, "No space left on device")), 2),
     "after the last step": (lambda patch: raising(patch, VMC, "_evaluate", 0, KeyboardInterrupt()), STEPS),
-    "in the evaluation": (lambda patch: raising(patch, TreeSampler, "sample", STEPS, KeyboardInterrupt()), STEPS),
+    "in the evaluation": (lambda patch: raising(patch, TreeSampling, "sample", STEPS, KeyboardInterrupt()), STEPS),
     "before the result": (lambda patch: raising(patch, Archive, "write_result", 0, KeyboardInterrupt()), STEPS),
 }
 
@@ -675,7 +677,7 @@ def test_interruption_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = tmp_path / "run.h5"
     for step in range(STEPS):
         with monkeypatch.context() as patch:
-            raising(patch, TreeSampler, "sample", 1 if step else 0, KeyboardInterrupt())
+            raising(patch, TreeSampling, "sample", 1 if step else 0, KeyboardInterrupt())
             with pytest.raises(KeyboardInterrupt):
                 vmc(optimiser=optimiser).run(STEPS, archive=path, progress=False)
         assert Archive.open(path).step == step
@@ -688,7 +690,7 @@ def test_finished_run_is_returned_without_new_steps(tmp_path: Path, monkeypatch:
     run = vmc()
     first = run.run(STEPS, archive=path, progress=False)
     before = path.read_bytes()
-    for owner, name in ((TreeSampler, "sample"), (NaturalGradient, "step")):
+    for owner, name in ((TreeSampling, "sample"), (NaturalGradient, "step")):
         raising(monkeypatch, owner, name, 0, AssertionError("a step was made"))
     for result in (run.run(STEPS, archive=path, progress=False), resume(path, progress=False)):
         assert result.estimate == first.estimate
@@ -789,15 +791,20 @@ class Mine:
 class MySampler:
     n: int = 20
 
-    def sample(self, wavefunction: Any, generator: torch.Generator) -> Samples:
-        return TreeSampler(n_samples=self.n).sample(wavefunction, generator)
+    def build(self, wavefunction: Any) -> "MySampling":
+        return MySampling(TreeSampler(n_samples=self.n), wavefunction)
+
+
+class MySampling(TreeSampling):
+    def sample(self, generator: torch.Generator) -> Samples:
+        return super().sample(generator)
 
 
 def test_classes_of_ones_own_are_resumed_when_they_are_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, mine = tmp_path / "run.h5", Mine(chain(3), field=0.7)
     expected = vmc(mine, MySampler()).run(STEPS, archive=tmp_path / "reference.h5", progress=False)
     with monkeypatch.context() as patch:
-        raising(patch, MySampler, "sample", 2, KeyboardInterrupt())
+        raising(patch, MySampling, "sample", 2, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             vmc(mine, MySampler()).run(STEPS, archive=path, progress=False)
     with pytest.raises(ValueError, match=r"'Mine' is none of the classes .*BoseHubbard.* `types`"):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from nqs.runtime.memory import rows_that_fit
+from nqs.runtime.memory import max_chunk_rows
 
 GELU_SCALE = 2 * math.sqrt(2 / math.pi)
 # Evaluated together on a CPU: more leave its cache, fewer cost calls.
@@ -24,7 +24,7 @@ def rows_at_once(device: torch.device) -> int:
 def tokens_at_once(device: torch.device, bytes_per_token: float) -> int:
     if device.type == "cpu":
         return TOKENS
-    return rows_that_fit(max(1, int(bytes_per_token)), device, gpu_bytes=GPU_BYTES)
+    return max_chunk_rows(max(1, int(bytes_per_token)), device, gpu_bytes=GPU_BYTES)
 
 
 def add_output_(layer: nn.Linear, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B E"]) -> Float[Tensor, "*B D"]:

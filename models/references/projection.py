@@ -25,7 +25,7 @@ from nqs.hilbert import HilbertSpace
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.models.references.phase import ReferencePhase
 from nqs.protocols import Hamiltonian
-from nqs.runtime.memory import rows_that_fit
+from nqs.runtime.memory import max_chunk_rows
 from nqs.symmetry.group import TURN, Symmetry
 
 ROWS = 2**14  # configurations treated at once
@@ -57,7 +57,7 @@ class ProjectedDeterminant:
         return torch.where(total.abs() > VANISHING, torch.angle(total), 0.0)
 
     def _rows(self, device: torch.device) -> int:
-        return rows_that_fit(16 * self.symmetry.order * (self.hilbert.n_sites + 2) ** 2, device)
+        return max_chunk_rows(16 * self.symmetry.order * (self.hilbert.n_sites + 2) ** 2, device)
 
 
 def terms_of_projection(projected: ProjectedDeterminant, n: UInt8[Tensor, "B L"]) -> Num[Tensor, "B G"]:
@@ -120,7 +120,7 @@ class OrbitHamiltonian:
         self.representatives, self.sizes = replace(even, fermions=False).orbits(hilbert, device)
         n, ranks = self.representatives, hilbert.rank(self.representatives)
         self.diagonal = hamiltonian.diagonal(n)
-        self.rows = rows_that_fit(32 * symmetry.order * (hilbert.n_sites + 2) ** 2, torch.device(device))
+        self.rows = max_chunk_rows(32 * symmetry.order * (hilbert.n_sites + 2) ** 2, torch.device(device))
         # <r|H|n'> psi(n') with psi(n') = psi(r') c_g(n')^*, g n' = r'.
         parents, others, elements, values = [], [], [], []
         for start, part in zip(range(0, len(n), self.rows), n.split(self.rows), strict=True):

@@ -16,16 +16,16 @@ configurations share as prefixes. Where the orbits of the sector can be listed, 
 one.
 
 Optimisation steps may average over a subgroup (`trained`), with more samples for the same cost, and the whole group is
-left to the evaluation. Where psi is positive and no off-diagonal element of H is, also after the signs of a reference,
-the whole average has no higher energy: <psi|H|psi> is a sum of p(n) H_nn, linear in p, and of H_nm sqrt(p(n) p(m)) with
-H_nm <= 0, convex in p since the geometric mean is concave, and all terms of an average over a group have one energy.
+left to the evaluation: `for_steps` gives that second wavefunction, which shares the parameters. Where psi is positive
+and no off-diagonal element of H is, also after the signs of a reference, the whole average has no higher energy:
+<psi|H|psi> is a sum of p(n) H_nn, linear in p, and of H_nm sqrt(p(n) p(m)) with H_nm <= 0, convex in p since the
+geometric mean is concave, and all terms of an average over a group have one energy.
 """
 
 # Shapes: B configurations, G group elements, L sites.
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import torch
 from jaxtyping import Float64, UInt8
@@ -34,7 +34,8 @@ from torch import Tensor
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.amplitudes.prefixes import log_psi_sharing_prefixes
 from nqs.hilbert import HilbertSpace
-from nqs.protocols import AutoregressiveWavefunction, LogPsi, SymmetricWavefunction, WavefunctionConfig
+from nqs.models.symmetric.wavefunction import SymmetricWavefunction
+from nqs.protocols import AutoregressiveWavefunction, LogPsi, WavefunctionConfig
 from nqs.samples import Samples, distinct
 from nqs.symmetry.group import Symmetry
 
@@ -85,28 +86,25 @@ class Symmetrised:
 
 
 class SymmetrisedWavefunction(SymmetricWavefunction):
-    """Group average of an autoregressive wavefunction.
-
-    Over `config.trained` in training mode (`torch.nn.Module.train`), over the whole group in evaluation mode (`eval`).
-    """
+    """Average of an autoregressive wavefunction over a group: that of the configuration, or a subgroup of it."""
 
     config: Symmetrised
 
-    def __init__(self, config: Symmetrised, base: AutoregressiveWavefunction) -> None:
+    def __init__(self, config: Symmetrised, base: AutoregressiveWavefunction, symmetry: Symmetry | None = None) -> None:
         super().__init__()
         config.symmetry.check(base.hilbert)
+        self.symmetry = symmetry or config.symmetry
+        self.n_images = self.symmetry.order
         self.config = config
         self.base = base
         self.hilbert = base.hilbert
         self.has_phase = base.has_phase
         self.rowwise_layers = base.rowwise_layers
         self.gradient_dtype = base.gradient_dtype
-        self.train()
 
-    def train(self, mode: bool = True) -> Self:
-        self.symmetry = self.config.steps_over if mode else self.config.symmetry
-        self.images = self.symmetry.order
-        return super().train(mode)
+    def for_steps(self) -> "SymmetrisedWavefunction":
+        """The average over `config.trained`, with the same parameters."""
+        return SymmetrisedWavefunction(self.config, self.base, self.config.steps_over)
 
     def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """Log modulus, and the base's learned phase at the representative."""
@@ -131,20 +129,24 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
         images = self.symmetry.images(n).flatten(0, 1)
         first, classes = distinct(self.hilbert, images)
         log_modulus, phase = log_psi_sharing_prefixes(self.base, images[first])
-        of_images = classes.view(len(n), self.images)
+        of_images = classes.view(len(n), self.n_images)
         representative = of_images.amin(1)  # classes are in lexicographic order
         return LogPsi(self._averaged(log_modulus[of_images]), phase[representative])
 
     def _averaged(self, log_modulus: Float64[Tensor, "B G"]) -> Float64[Tensor, " B"]:
-        return (2 * log_modulus).logsumexp(1) / 2 - math.log(self.images) / 2
+        return (2 * log_modulus).logsumexp(1) / 2 - math.log(self.n_images) / 2
 
-    def folded(self, samples: Samples) -> Samples:
+    def from_base_samples(self, samples: Samples) -> Samples:
+        if samples.counts is None:
+            raise ValueError(
+                "averages over a symmetry are sampled by independent draws of their base, which have counts; draws "
+                "without replacement are weighted with the probabilities of the base: use TreeSampler."
+            )
         representatives, _ = self.fold(samples.configurations)
         first, classes = distinct(self.hilbert, representatives)
         representatives = representatives[first]
         log_modulus, phase = log_psi_in_chunks(self, representatives)
         possible = log_modulus > -math.inf
-        assert samples.counts is not None
         counts = torch.zeros_like(first).index_add_(0, classes, samples.counts)[possible]
         return Samples(
             configurations=representatives[possible],
@@ -156,9 +158,9 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
 
     @property
     def bytes_per_configuration(self) -> int:
-        return self.images * self.base.bytes_per_configuration
+        return self.n_images * self.base.bytes_per_configuration
 
     @property
     def bytes_per_amplitude(self) -> int:
         # What the base needs is bounded by the pieces in which it evaluates the images.
-        return self.images * (self.hilbert.n_sites + IMAGE_BYTES)
+        return self.n_images * (self.hilbert.n_sites + IMAGE_BYTES)

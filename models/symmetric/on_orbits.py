@@ -17,7 +17,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.protocols import AutoregressiveWavefunction, LogPsi, SymmetricWavefunction, WavefunctionConfig
+from nqs.models.symmetric.wavefunction import SymmetricWavefunction
+from nqs.protocols import AutoregressiveWavefunction, LogPsi, WavefunctionConfig
 from nqs.samples import Samples
 from nqs.symmetry.group import Symmetry
 from nqs.symmetry.orbit_space import OrbitSpace
@@ -67,7 +68,7 @@ class OrbitWavefunction(SymmetricWavefunction):
         log_modulus, phase = self.base.log_psi_in_order(n, shared)
         return LogPsi(log_modulus - self._log_members(n) / 2, phase)
 
-    def folded(self, samples: Samples) -> Samples:
+    def from_base_samples(self, samples: Samples) -> Samples:
         shift = self._log_members(samples.configurations) / 2
         return replace(samples, log_modulus=samples.log_modulus - shift)
 

@@ -5,7 +5,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from nqs.protocols import LogPsi, Wavefunction
-from nqs.runtime.memory import in_pieces, rows_that_fit
+from nqs.runtime.memory import in_chunks, max_chunk_rows
 
 
 @torch.no_grad()
@@ -13,5 +13,5 @@ def log_psi_in_chunks(wavefunction: Wavefunction, n: UInt8[Tensor, "B L"]) -> Lo
     """`wavefunction.log_psi(n)` without gradients, in pieces sized to memory."""
     if not len(n):
         return wavefunction.log_psi(n)
-    parts = in_pieces(wavefunction.log_psi, n, rows_that_fit(wavefunction.bytes_per_amplitude, n.device))
+    parts = in_chunks(wavefunction.log_psi, n, max_chunk_rows(wavefunction.bytes_per_amplitude, n.device))
     return LogPsi(torch.cat([p.log_modulus for p in parts]), torch.cat([p.phase for p in parts]))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.protocols import LogPsi, Wavefunction
-from nqs.runtime.memory import in_pieces, rows_that_fit
+from nqs.runtime.memory import in_chunks, max_chunk_rows
 
 SITE_COST = 1.2  # of a site after a shared prefix, in units of a site of a whole configuration: gathering keys, masks
 MIN_ROWS = 64  # fewer configurations are evaluated faster at once
@@ -47,6 +47,6 @@ def log_psi_sharing_prefixes(wavefunction: Wavefunction, n: UInt8[Tensor, "K L"]
         return wavefunction.log_psi_in_order(n[part], shared[part])
 
     kept = wavefunction.bytes_per_shared_site * repeated // len(n) + INDEX_BYTES * n.shape[1]
-    size = rows_that_fit(kept, n.device, CPU_BYTES, GPU_BYTES)
-    pieces = in_pieces(evaluate, torch.arange(len(n), device=n.device), size)
+    size = max_chunk_rows(kept, n.device, CPU_BYTES, GPU_BYTES)
+    pieces = in_chunks(evaluate, torch.arange(len(n), device=n.device), size)
     return LogPsi(torch.cat([p.log_modulus for p in pieces]), torch.cat([p.phase for p in pieces]))

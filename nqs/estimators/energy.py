@@ -16,11 +16,9 @@ def estimate_energy(
     samples: Samples, local_energies: Complex128[Tensor, " U"], *, energy_infinity: float
 ) -> EnergyEstimate:
     """Mean, standard error, variance and V-score from local energies of distinct configurations."""
-    weights = samples.weights
-    energy = (weights @ local_energies.real).item()
-    variance = (weights @ (local_energies - energy).abs().square()).item()
-    deviation = (local_energies.real - energy).square()
-    error = (samples.error_weights @ deviation).item() ** 0.5
+    energy = samples.mean(local_energies.real).item()
+    variance = samples.mean((local_energies - energy).abs().square()).item()  # <H> is real
+    error = samples.standard_error(local_energies.real).item()
     return EnergyEstimate(
         energy=energy,
         error=error,

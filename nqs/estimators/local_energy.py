@@ -8,7 +8,6 @@ once (nqs.amplitudes.prefixes). On a converged, well-sampled state that saves mo
 """
 
 # Shapes: U samples, K connected configurations, L sites.
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,9 +15,9 @@ from jaxtyping import Complex128, Float64, Int64
 from torch import Tensor
 
 from nqs.amplitudes.cache import amplitudes_at
-from nqs.protocols import Hamiltonian, SymmetricWavefunction, Wavefunction
-from nqs.runtime.memory import in_pieces, rows_that_fit
-from nqs.samples import Lookup, Samples
+from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.runtime.memory import in_chunks, max_chunk_rows
+from nqs.samples import LocalEnergies, Lookup, Samples
 
 CPU_BYTES = 2**30  # connected configurations handled at once on a CPU: more of them share more
 
@@ -33,30 +32,6 @@ class Elements(NamedTuple):
     rows: Int64[Tensor, " K"]
     columns: Int64[Tensor, " K"]
     values: Complex128[Tensor, " K"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalEnergies:
-    """Local energies of a batch of samples, and what they cost.
-
-    Attributes:
-        values: E_loc of every distinct sample, in the Hamiltonian's unit.
-        diagonal: <n|H|n> of every distinct sample, a part of it.
-        elements: of H between the samples, where they were asked for.
-        n_connected: connected configurations, K.
-        n_evaluated: network evaluations made for them.
-    """
-
-    values: Complex128[Tensor, " U"]
-    diagonal: Float64[Tensor, " U"]
-    n_connected: int
-    n_evaluated: int
-    elements: Elements | None = None
-
-    @property
-    def share_saved(self) -> float:
-        """Share of the connected amplitudes that needed no network evaluation."""
-        return 1.0 - self.n_evaluated / self.n_connected if self.n_connected else 0.0
 
 
 @torch.no_grad()
@@ -76,9 +51,7 @@ def local_energies(
 
     def evaluate(part: Tensor) -> tuple[int, int, Elements | None]:
         connected = hamiltonian.connected(n[part])
-        configurations, turn = connected.configurations, torch.zeros((), dtype=torch.float64, device=n.device)
-        if isinstance(wavefunction, SymmetricWavefunction):
-            configurations, turn = wavefunction.fold(configurations)
+        configurations, turn = wavefunction.fold(connected.configurations)
         columns = known.rows(configurations)
         amplitudes, evaluated = amplitudes_at(wavefunction, configurations, samples, columns)
         parents = part[connected.parents]
@@ -89,8 +62,8 @@ def local_energies(
         return len(parents), evaluated, found
 
     bytes_per_sample = 4 * L * (2 * L + 256)  # some 4 L connected configurations with keys and sorting buffers
-    rows = rows_that_fit(bytes_per_sample, n.device, CPU_BYTES)
-    pieces = in_pieces(evaluate, torch.arange(len(n), device=n.device), rows)
+    rows = max_chunk_rows(bytes_per_sample, n.device, CPU_BYTES)
+    pieces = in_chunks(evaluate, torch.arange(len(n), device=n.device), rows)
     kept = [found for _, _, found in pieces if found is not None]
     return LocalEnergies(
         values=values,

@@ -68,11 +68,11 @@ def correlations(
     """
     q = _on_sites(samples, hilbert, quantity)
     p = q if other is None else _on_sites(samples, hilbert, other)
-    w, c = samples.weights, samples.error_weights
+    c = samples.error_weights
     if connected:  # to first order, the error is that of <(q - <q>) (p - <p>)> with the means held fixed
-        q, p = q - w @ q, p - w @ p
+        q, p = q - samples.mean(q), p - samples.mean(p)
     # Sums over samples of q_i p_j and of its square are matrix products.
-    mean = (w[:, None] * q).T @ p
+    mean = (samples.weights[:, None] * q).T @ p
     first = (c[:, None] * q).T @ p
     second = (c[:, None] * q.square()).T @ p.square()
     square = second - 2 * mean * first + c.sum() * mean.square()

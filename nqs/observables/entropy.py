@@ -42,8 +42,8 @@ def renyi2_entropy(
     """
     hilbert = wavefunction.hilbert
     inside = _subsystem(hilbert, sites).to(samples.weights.device)
-    if samples.inclusion is not None:
-        if bool((samples.inclusion < 1).any()):
+    if samples.inclusion_probability is not None:
+        if bool((samples.inclusion_probability < 1).any()):
             raise ValueError(
                 "the replica trick needs pairs of independent samples, but these were drawn without replacement: "
                 "use TreeSampler, or ExhaustiveSampler for the exact value."

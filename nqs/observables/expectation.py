@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int64, Num
 from torch import Tensor
 
-from nqs.runtime.memory import rows_that_fit
+from nqs.runtime.memory import max_chunk_rows
 from nqs.samples import Samples
 
 
@@ -37,7 +37,7 @@ def _means(
     weights, c = samples.weights, samples.error_weights
     origin: Tensor | None = None  # a first guess of the mean: no cancellation between large sums
     for rows in torch.arange(len(weights), device=weights.device).split(
-        rows_that_fit(bytes_per_sample, weights.device, cpu_bytes)
+        max_chunk_rows(bytes_per_sample, weights.device, cpu_bytes)
     ):
         x = local_values(rows)
         shape, x = x.shape[1:], x.flatten(1) if x.ndim > 1 else x[:, None]

@@ -35,7 +35,7 @@ from nqs.observables.one_body import condensate_fraction, one_body, one_body_den
 from nqs.observables.species import DOWN, UP
 from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import StateVector, exact_samples, fidelity
-from nqs.protocols import Hamiltonian, SymmetricWavefunction, Wavefunction
+from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samplers import TreeSampler
 from nqs.samples import Samples
 
@@ -79,9 +79,9 @@ def measure(
     if exact is not None and not exact.gap < DEGENERATE:
         found["fidelity"] = fidelity(samples, hilbert, exact.state)
     found |= _off_diagonal(few or samples, wavefunction, None if _twisted(hamiltonian) else torus, permutations)
-    exhaustive = samples.inclusion is not None and bool((samples.inclusion == 1).all())
+    exhaustive = samples.is_exhaustive
     replicas = samples if exhaustive or permutations is not None else few or samples
-    independent = replicas.inclusion is None and replicas.n_samples >= 4
+    independent = replicas.inclusion_probability is None and replicas.n_samples >= 4
     modes = not any(name.startswith("electrons") for name in names)  # of which the entropy is known
     if hilbert.n_sites > 1 and (exhaustive or independent) and modes:
         found["renyi2_entropy"] = renyi2_entropy(replicas, wavefunction, range(hilbert.n_sites // 2))
@@ -90,7 +90,7 @@ def measure(
 
 def affordable(wavefunction: Wavefunction, device: torch.device | str) -> int:
     """Distinct samples for which all observables can be measured in seconds."""
-    return max(1, MOVES[torch.device(device).type] // (wavefunction.images * wavefunction.hilbert.n_sites**2))
+    return max(1, MOVES[torch.device(device).type] // (wavefunction.n_images * wavefunction.hilbert.n_sites**2))
 
 
 def samples_for(
@@ -102,19 +102,25 @@ def samples_for(
     their signs are the exception: there a+_i a_j changes its sign under permutations.
     """
     limit = affordable(wavefunction, generator.device)
-    if not isinstance(wavefunction, SymmetricWavefunction):
-        few = samples if samples.n_distinct <= limit else TreeSampler(n_distinct=limit).sample(wavefunction, generator)
+    if wavefunction.symmetry is None:
+        few = (
+            samples
+            if samples.n_distinct <= limit
+            else TreeSampler(n_distinct=limit).build(wavefunction).sample(generator)
+        )
         return samples, few, None
-    every, symmetry = wavefunction.unfolded(samples, generator), wavefunction.symmetry
+    every, symmetry = wavefunction.to_sector_samples(samples, generator), wavefunction.symmetry
     if _has_particles(wavefunction.hilbert) and not _has_bosons(wavefunction.hilbert) and not symmetry.fermions:
         if every.n_distinct <= limit:
             return every, every, None
-        few = TreeSampler(n_samples=limit).sample(wavefunction, generator)  # of as many orbits as there are
-        return every, wavefunction.unfolded(few, generator), None
+        few = TreeSampler(n_samples=limit).build(wavefunction).sample(generator)  # of as many orbits as there are
+        return every, wavefunction.to_sector_samples(few, generator), None
     elements = symmetry.one_for_each_map()
     limit = max(1, limit // len(elements))
-    few = samples if samples.n_distinct <= limit else TreeSampler(n_distinct=limit).sample(wavefunction, generator)
-    return every, wavefunction.unfolded(few, generator, elements), symmetry.site_permutations()
+    few = (
+        samples if samples.n_distinct <= limit else TreeSampler(n_distinct=limit).build(wavefunction).sample(generator)
+    )
+    return every, wavefunction.to_sector_samples(few, generator, elements), symmetry.site_permutations()
 
 
 def stored(

@@ -81,6 +81,6 @@ def structure_factor(
     """
     q = _on_sites(samples, hilbert, quantity)
     if connected:
-        q = q - samples.weights @ q
+        q = q - samples.mean(q)
     waves = _plane_waves(lattice, hilbert, wave_vectors, antiperiodic=False).to(q.device)
     return _means(samples, lambda rows: (q[rows].to(waves.dtype) @ waves.T).abs().square(), 48 * len(waves) + 64)

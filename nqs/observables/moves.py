@@ -7,7 +7,7 @@ from jaxtyping import Complex128, Int64, Num, UInt8
 from torch import Tensor
 
 from nqs.amplitudes.cache import amplitudes_with_cache
-from nqs.protocols import SymmetricWavefunction, Wavefunction
+from nqs.protocols import Wavefunction
 from nqs.samples import Lookup, Samples, distinct
 
 MOVES_CPU_BYTES = 2**28  # configurations of moved particles handled at once on a CPU: more of them share more
@@ -23,23 +23,19 @@ class _Known:
 
     def __init__(self, wavefunction: Wavefunction, samples: Samples) -> None:
         self.wavefunction, self.parents = wavefunction, samples
-        if isinstance(wavefunction, SymmetricWavefunction):
-            n, turn = wavefunction.fold(samples.configurations)
-            first, _ = distinct(wavefunction.hilbert, n)
-            samples = Samples(
-                configurations=n[first],
-                weights=samples.weights[first],
-                log_modulus=samples.log_modulus[first],
-                phase=(samples.phase - turn)[first],
-            )
-        self.samples = samples
-        self.lookup = Lookup(wavefunction.hilbert, samples.configurations)
+        n, turn = wavefunction.fold(samples.configurations)
+        first, _ = distinct(wavefunction.hilbert, n)
+        self.samples = Samples(
+            configurations=n[first],
+            weights=samples.weights[first],
+            log_modulus=samples.log_modulus[first],
+            phase=(samples.phase - turn)[first],
+        )
+        self.lookup = Lookup(wavefunction.hilbert, self.samples.configurations)
 
     def ratios(self, n: UInt8[Tensor, "M L"], parents: Int64[Tensor, " M"]) -> Complex128[Tensor, " M"]:
         """psi(n) / psi(parent), the parents being rows of the samples."""
-        turn = torch.zeros((), dtype=torch.float64, device=n.device)
-        if isinstance(self.wavefunction, SymmetricWavefunction):
-            n, turn = self.wavefunction.fold(n)
+        n, turn = self.wavefunction.fold(n)
         log_modulus, phase = amplitudes_with_cache(self.wavefunction, n, self.samples, self.lookup)[0]
         return torch.polar(
             (log_modulus - self.parents.log_modulus[parents]).exp(), phase + turn - self.parents.phase[parents]

@@ -64,7 +64,7 @@ def exact_samples(hilbert: HilbertSpace, state: np.ndarray | Tensor, *, device: 
         weights=psi.abs().square(),
         log_modulus=psi.abs().log(),
         phase=psi.angle(),
-        inclusion=torch.ones(len(index), dtype=torch.float64, device=device),
+        inclusion_probability=torch.ones(len(index), dtype=torch.float64, device=device),
     )
 
 
@@ -98,5 +98,5 @@ def fidelity(samples: Samples, hilbert: HilbertSpace, state: np.ndarray | Tensor
     """
     phi = _amplitudes(hilbert, state).to(samples.weights.device)[hilbert.rank(samples.configurations)]
     r = phi * torch.polar((-samples.log_modulus).exp(), -samples.phase)
-    overlap = samples.weights.to(r.dtype) @ r
+    overlap = samples.mean(r)
     return Expectation(overlap.abs().square(), _real_means(samples, 2 * (overlap.conj() * r).real).error)

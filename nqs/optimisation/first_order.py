@@ -13,7 +13,7 @@ from nqs.optimisation.contract import StepInfo, _check_positive
 from nqs.optimisation.jacobian import ACTIVATION_COPIES
 from nqs.optimisation.schedules import cosine
 from nqs.protocols import Wavefunction
-from nqs.runtime.memory import rows_that_fit
+from nqs.runtime.memory import max_chunk_rows
 from nqs.samples import Samples
 
 # Those of torch.optim that need no closure and take dense gradients of parameters of any shape.
@@ -73,7 +73,7 @@ class FirstOrder:
             group["lr"] = rate
         before = parameters_to_vector(self.parameters).detach().clone()
         self.optimiser.zero_grad()
-        rows = rows_that_fit(ACTIVATION_COPIES * self.wavefunction.bytes_per_configuration, before.device)
+        rows = max_chunk_rows(ACTIVATION_COPIES * self.wavefunction.bytes_per_configuration, before.device)
         baseline = samples.weights @ local_energies.real if self.config.baseline else 0.0
         deviation = samples.weights * (local_energies - baseline)
         for n, d in zip(samples.configurations.split(rows), deviation.split(rows), strict=True):

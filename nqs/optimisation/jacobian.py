@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nqs.models.factored_attention import Mixing, gradients_of_mixing
 from nqs.models.normalisation import LayerNorm, normalised
 from nqs.protocols import Wavefunction
-from nqs.runtime.memory import in_pieces, rows_that_fit
+from nqs.runtime.memory import in_chunks, max_chunk_rows
 
 ACTIVATION_COPIES = 8  # memory of a configuration with gradients, in units of one without
 
@@ -55,7 +55,7 @@ def scaled_jacobian(
         rows = slice(int(index[0]), int(index[-1]) + 1)
         gradients(wavefunction, parameters, n[rows], factor[rows], list(parts[:, rows]))
 
-    in_pieces(fill, torch.arange(len(n)), rows_with_gradients(wavefunction, n.device))
+    in_chunks(fill, torch.arange(len(n)), rows_with_gradients(wavefunction, n.device))
     return parts
 
 
@@ -77,7 +77,7 @@ def n_parts(wavefunction: Wavefunction) -> int:
 
 def rows_with_gradients(wavefunction: Wavefunction, device: torch.device) -> int:
     """Configurations whose forward and backward pass fit into memory at once."""
-    return rows_that_fit(ACTIVATION_COPIES * wavefunction.bytes_per_configuration, device)
+    return max_chunk_rows(ACTIVATION_COPIES * wavefunction.bytes_per_configuration, device)
 
 
 def by_vmap(
@@ -121,7 +121,7 @@ def combined(
         gradients = torch.autograd.grad(value, list(variables.values()), materialize_grads=True)
         total.add_(torch.cat([gradient.flatten() for gradient in gradients]))
 
-    in_pieces(add, torch.arange(len(n)), rows_with_gradients(wavefunction, n.device))
+    in_chunks(add, torch.arange(len(n)), rows_with_gradients(wavefunction, n.device))
     return total
 
 
@@ -154,7 +154,7 @@ def directional(
                 total += (g * change).sum((1, 2))
         return result
 
-    return torch.cat(in_pieces(products, n, rows_with_gradients(wavefunction, n.device)), dim=1)
+    return torch.cat(in_chunks(products, n, rows_with_gradients(wavefunction, n.device)), dim=1)
 
 
 # --- layer by layer -------------------------------------------------------------------------------------------------

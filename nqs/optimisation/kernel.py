@@ -40,7 +40,7 @@ from nqs.optimisation.jacobian import (
     uses,
 )
 from nqs.protocols import Wavefunction
-from nqs.runtime.memory import free_memory, in_pieces
+from nqs.runtime.memory import free_memory, in_chunks
 from nqs.samples import Samples
 
 CPU_BYTES, GPU_SHARE = 2**31, 0.6  # of X and what it is made from; on a GPU of what the matrix leaves free
@@ -341,7 +341,7 @@ class Streamed:
                 for tensor, piece in zip(target.tensors, kept(call).tensors, strict=True):
                     tensor[rows] = piece
 
-        in_pieces(fill, torch.arange(len(self.factor)), self.rows_of_pass)
+        in_chunks(fill, torch.arange(len(self.factor)), self.rows_of_pass)
         return whole
 
 

@@ -19,7 +19,7 @@ from nqs.models import (
 )
 from nqs.models.references.phase import innermost
 from nqs.models.references.projection import MAX_DIMENSION
-from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction, WavefunctionConfig
+from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry.group import Symmetry
 from nqs.symmetry.of_hamiltonian import symmetries_of
@@ -57,7 +57,7 @@ def steps(wavefunction: Wavefunction, device: torch.device | str, *, exact: bool
     """Optimisation steps of a run, warm-up included; `exact` where steps sum over the whole sector."""
     kind = torch.device(device).type
     if not exact:
-        return (STEPS if wavefunction.images == 1 else AVERAGED_STEPS)[kind]
+        return (STEPS if wavefunction.n_images == 1 else AVERAGED_STEPS)[kind]
     terms = evaluations(wavefunction)
     if wavefunction.has_phase and wavefunction.n_parameters < 2 * terms:
         return SLOW_STEPS
@@ -79,7 +79,7 @@ def seconds(terms: int, rows: int, parameters: int, n_sites: int, device: torch.
 
 
 def steps_within(
-    minutes: float | None, wavefunction: Wavefunction, sampler: Sampler, device: torch.device | str
+    minutes: float | None, wavefunction: Wavefunction, sampler: SamplerConfig, device: torch.device | str
 ) -> tuple[int, int]:
     """Steps that fit into the time, and those that would be made without a limit.
 
@@ -92,8 +92,8 @@ def steps_within(
     terms = evaluations(wavefunction) if exact else getattr(sampler, "n_distinct", None) or DISTINCT["cpu"]
     rows = (2 if wavefunction.has_phase else 1) * terms
     parameters = wavefunction.n_parameters
-    if wavefunction.images > 1 and not exact:
-        terms *= AVERAGED_COST[torch.device(device).type] * wavefunction.images
+    if wavefunction.n_images > 1 and not exact:
+        terms *= AVERAGED_COST[torch.device(device).type] * wavefunction.n_images
     each = seconds(terms, rows, parameters, wavefunction.hilbert.n_sites, device)
     fitting = int(SHARE_OF_TIME * 60 * minutes / each)
     return max(min(wanted, LEAST_STEPS), min(wanted, fitting)), wanted
@@ -109,7 +109,7 @@ def warm_up(wavefunction: Wavefunction, device: torch.device | str) -> WarmUp | 
     if wavefunction.has_phase or not LONG_SUM[kind] <= terms <= EXHAUSTIVE_ROWS[kind]:
         return None
     share = max(LEAST_DISTINCT, round(WARM_UP_DISTINCT * terms))
-    return WarmUp(share=WARM_UP_SHARE[kind], sampler=TreeSampler(n_distinct=max(1, share // wavefunction.images)))
+    return WarmUp(share=WARM_UP_SHARE[kind], sampler=TreeSampler(n_distinct=max(1, share // wavefunction.n_images)))
 
 
 def transformer(phase: Literal["learned", "zero"] = "learned") -> TransformerConfig:
@@ -178,23 +178,22 @@ def sized(
 
 def evaluations(wavefunction: Wavefunction) -> int:
     """Network evaluations for a sum over the whole sector."""
-    symmetric = isinstance(wavefunction, SymmetricWavefunction)
-    return (wavefunction.base if symmetric else wavefunction).hilbert.dimension  # type: ignore[union-attr, return-value]
+    return wavefunction.sampled.hilbert.dimension
 
 
-def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> Sampler:
+def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig:
     """Every configuration where the sector is small enough, else a tree with as many distinct ones as pay off."""
     kind = torch.device(device).type
     if evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
         return ExhaustiveSampler()
-    if wavefunction.images == 1:
+    if wavefunction.n_images == 1:
         return TreeSampler(n_distinct=DISTINCT[kind])
-    return TreeSampler(n_distinct=max(1, min(2 * DISTINCT[kind], ALL_IMAGES[kind] // wavefunction.images)))
+    return TreeSampler(n_distinct=max(1, min(2 * DISTINCT[kind], ALL_IMAGES[kind] // wavefunction.n_images)))
 
 
-def evaluation_sampler(wavefunction: Wavefunction, device: torch.device | str) -> Sampler:
+def evaluation_sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig:
     """For the quoted energy: the whole sector where that can be summed once, else many more samples than a step has."""
-    limit, each = EVALUATION_DISTINCT[torch.device(device).type], wavefunction.images
+    limit, each = EVALUATION_DISTINCT[torch.device(device).type], wavefunction.n_images
     if evaluations(wavefunction) <= (limit if each == 1 else ExhaustiveSampler().max_dimension):
         return ExhaustiveSampler()
     return TreeSampler(n_distinct=limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each))

@@ -13,7 +13,7 @@ GPU_SHARE, GPU_BYTES = 0.25, 2**31  # of the free device memory, and at most so 
 Piece = TypeVar("Piece")
 
 
-def rows_that_fit(
+def max_chunk_rows(
     bytes_per_row: int, device: torch.device, cpu_bytes: int | None = None, gpu_bytes: int | None = None
 ) -> int:
     """How many rows of the given size to process at once on the device."""
@@ -30,7 +30,7 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + held
 
 
-def in_pieces(evaluate: Callable[[Tensor], Piece], rows: Tensor, size: int) -> list[Piece]:
+def in_chunks(evaluate: Callable[[Tensor], Piece], rows: Tensor, size: int) -> list[Piece]:
     """`evaluate` of consecutive pieces of `rows`, `size` of them each.
 
     Where the device runs out of memory, that piece and all that follow are halved.

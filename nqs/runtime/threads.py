@@ -2,7 +2,7 @@
 
 import torch
 
-from nqs.protocols import Sampler, Wavefunction
+from nqs.protocols import SamplerConfig, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 
 # Entries of the Jacobian of a step from which on all threads pay off. Measured with 4,882 parameters on two cores that
@@ -16,7 +16,7 @@ MANY = 2**18
 FEW = 10_000
 
 
-def use_threads(threads: int | None, sampler: Sampler, wavefunction: Wavefunction) -> int:
+def use_threads(threads: int | None, sampler: SamplerConfig, wavefunction: Wavefunction) -> int:
     """Sets the threads of this process, and returns how many.
 
     Args:
@@ -29,7 +29,7 @@ def use_threads(threads: int | None, sampler: Sampler, wavefunction: Wavefunctio
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}: at least one is needed; leave it out to have it chosen by size.")
     small = jacobian_entries(sampler, wavefunction) < MANY or (
-        wavefunction.images > 1 and wavefunction.n_parameters < FEW
+        wavefunction.n_images > 1 and wavefunction.n_parameters < FEW
     )
     if threads is None and small:
         threads = 1
@@ -38,7 +38,7 @@ def use_threads(threads: int | None, sampler: Sampler, wavefunction: Wavefunctio
     return torch.get_num_threads()
 
 
-def jacobian_entries(sampler: Sampler, wavefunction: Wavefunction) -> int:
+def jacobian_entries(sampler: SamplerConfig, wavefunction: Wavefunction) -> int:
     """Distinct configurations of a step, at most, times parameters."""
     rows = wavefunction.hilbert.dimension
     if isinstance(sampler, TreeSampler):

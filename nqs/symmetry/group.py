@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.runtime.memory import rows_that_fit
+from nqs.runtime.memory import max_chunk_rows
 from nqs.symmetry.orbits import EXACT_INTEGERS, smallest_of_orbits
 
 TURN = 2 * math.pi
@@ -183,7 +183,7 @@ class Symmetry:
         if not self.fermions:
             return angle
         signs = self._signs(hilbert, n.device)
-        rows = rows_that_fit(64 * self.n_sites * len(signs.occupation), n.device)
+        rows = max_chunk_rows(64 * self.n_sites * len(signs.occupation), n.device)
         parts = [signs.odd(x, g) for x, g in zip(n.split(rows), element.split(rows), strict=True)]
         return angle + math.pi * torch.cat(parts).double() if parts else angle
 
@@ -201,7 +201,7 @@ class Symmetry:
 
     def canonical(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
         """The element that takes each configuration to the representative of its orbit."""
-        rows = rows_that_fit(32 * self.order, n.device)
+        rows = max_chunk_rows(32 * self.order, n.device)
         return torch.cat([self._canonical(part) for part in n.split(rows)]) if len(n) > rows else self._canonical(n)
 
     def _canonical(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:

@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.runtime.memory import rows_that_fit
+from nqs.runtime.memory import max_chunk_rows
 
 EXACT_INTEGERS = 2**53  # float64 holds every integer below
 
@@ -42,11 +42,11 @@ def smallest_of_orbits(
         decided_before = decided
         if s + 1 < hilbert.n_sites and news.any():
             words = differences(permutations[news], maps[news], decided[news], s + 1).to(device)
-            rows = rows_that_fit(8 * (3 * words.shape[2] + d * (s + 1)), device)
+            rows = max_chunk_rows(8 * (3 * words.shape[2] + d * (s + 1)), device)
             kept = torch.cat([(compared(part, words) >= 0).all(1) for part in prefixes.split(rows)])
             prefixes, remainder = prefixes[kept], remainder[kept]
     words = differences(permutations, maps, decided, hilbert.n_sites).to(device)
-    rows = rows_that_fit(8 * (3 * G + d * hilbert.n_sites), device)
+    rows = max_chunk_rows(8 * (3 * G + d * hilbert.n_sites), device)
     orders = (compared(part, words) for part in prefixes.split(rows))
     kept, stabilisers = map(torch.cat, zip(*(((o >= 0).all(1), (o == 0).sum(1)) for o in orders), strict=True))
     return prefixes[kept], G // stabilisers[kept]

@@ -29,7 +29,7 @@ from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
 from nqs.optimisation.contract import Optimiser, OptimiserConfig
 from nqs.optimisation.stochastic_reconfiguration import UNLIMITED, NaturalGradient, StochasticReconfiguration
-from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction
+from nqs.protocols import Hamiltonian, Sampler, SamplerConfig, Wavefunction
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Progress, Watcher
 from nqs.samplers import ExhaustiveSampler
@@ -77,15 +77,14 @@ class VMC:
         self,
         hamiltonian: Hamiltonian,
         wavefunction: Wavefunction,
-        sampler: Sampler | None = None,
+        sampler: SamplerConfig | None = None,
         optimiser: OptimiserConfig | None = None,
-        evaluation: Sampler | None = None,
+        evaluation: SamplerConfig | None = None,
         *,
         warm_up: WarmUp | None = None,
         unit: str = "J",
     ) -> None:
-        wavefunction.eval()
-        if isinstance(wavefunction, SymmetricWavefunction):
+        if wavefunction.symmetry is not None:
             _refuse_lower_symmetry(hamiltonian, wavefunction.symmetry)
         if wavefunction.hilbert != hamiltonian.hilbert:
             raise ValueError(
@@ -95,16 +94,17 @@ class VMC:
         self.hamiltonian = hamiltonian
         self.wavefunction = wavefunction
         self.device = next(wavefunction.parameters()).device
-        by_default, self.evaluated_images = recipes.evaluation_sampler(wavefunction, self.device), wavefunction.images
-        wavefunction.train()  # steps may average over fewer images
-        self.sampler = sampler or recipes.training_sampler(wavefunction, self.device)
+        by_default = recipes.evaluation_sampler(wavefunction, self.device)
+        self.of_steps = wavefunction.for_steps()  # may average over fewer images
+        self.sampler = sampler or recipes.training_sampler(self.of_steps, self.device)
         exhaustive = isinstance(self.sampler, ExhaustiveSampler)
         self.optimiser = optimiser or StochasticReconfiguration()
         if isinstance(self.optimiser, StochasticReconfiguration):
-            self.optimiser = self.optimiser.completed(exact=exhaustive, images=wavefunction.images)
+            self.optimiser = self.optimiser.completed(exact=exhaustive, images=self.of_steps.n_images)
         self.evaluation = evaluation or (self.sampler if exhaustive else by_default)
-        self.warm_up = warm_up or (recipes.warm_up(wavefunction, self.device) if sampler is None else None)
+        self.warm_up = warm_up or (recipes.warm_up(self.of_steps, self.device) if sampler is None else None)
         self.unit = unit
+        self._built: tuple[SamplerConfig, Sampler] | None = None
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Everything that the outcome depends on, as plain data; what the archive stores and resume rebuilds.
@@ -188,7 +188,7 @@ class VMC:
     @property
     def default_steps(self) -> int:
         """As many steps as this kind of problem needs."""
-        return recipes.steps(self.wavefunction, self.device, exact=isinstance(self.sampler, ExhaustiveSampler))
+        return recipes.steps(self.of_steps, self.device, exact=isinstance(self.sampler, ExhaustiveSampler))
 
     def _run(
         self,
@@ -214,7 +214,7 @@ class VMC:
                 file = stack.enter_context(self._archive(Path(archive), config, started_by))
             done = file.step if file is not None and file.has_checkpoint else 0
             state = _State(
-                optimiser=self._stage(max(0, done - 1), run).optimiser.build(self.wavefunction),
+                optimiser=self._stage(max(0, done - 1), run).optimiser.build(self.of_steps),
                 generator=torch.Generator(self.device).manual_seed(run.seed),
             )
             if file is not None and "initial" in config and not file.has_checkpoint:
@@ -230,7 +230,6 @@ class VMC:
             exact_energy = exact.energy if isinstance(exact, ExactGroundState) else known if exact is None else exact
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
 
-            self.wavefunction.train()
             rows: list[dict[str, float]] = []
             writing, done = 0.0, start
             bar = stack.enter_context(Progress(run.steps, start, show=progress))
@@ -330,7 +329,7 @@ class VMC:
         assert run.steps is not None
         stage = self._stage(step, run)
         if step == stage.first > 0:
-            state.optimiser = stage.optimiser.build(self.wavefunction)
+            state.optimiser = stage.optimiser.build(self.of_steps)
         temperature = run.temperature_at(step / run.steps)
         share = run.share_of_samples(step)
         sampler = stage.sampler if share == 1 else with_share(stage.sampler, share)
@@ -338,9 +337,9 @@ class VMC:
         retries, moved = 0, 0.0
         while True:
             good = parameters_to_vector(parameters).detach().clone()
-            samples = sampler.sample(self.wavefunction, state.generator)
+            samples = self._drawn_from(sampler).sample(state.generator)
             elements = isinstance(sampler, ExhaustiveSampler) and state.optimiser.propagates and plain
-            local = local_energies(self.hamiltonian, self.wavefunction, samples, elements=elements)
+            local = local_energies(self.hamiltonian, self.of_steps, samples, elements=elements)
             estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
             if math.isfinite(estimate.energy) and math.isfinite(estimate.variance):
                 values = local.values
@@ -363,7 +362,7 @@ class VMC:
                 vector_to_parameters(before, parameters)
                 raise NonFiniteError(_what_to_try(f"step {step}", estimate, file, retries))
             vector_to_parameters(good, parameters)
-            state.optimiser = stage.optimiser.build(self.wavefunction)  # without the momentum that led there
+            state.optimiser = stage.optimiser.build(self.of_steps)  # without the momentum that led there
             retries += 1
         row = {
             "step": step,
@@ -374,7 +373,7 @@ class VMC:
             "samples": estimate.n_samples,
             "distinct": estimate.n_distinct,
             "perplexity": samples.perplexity,
-            "share_saved": local.share_saved,
+            "share_saved": local.fraction_saved,
             "learning_rate": state.damping * update.learning_rate,
             "update_norm": state.damping * update.update_norm,
             "gradient_norm": update.gradient_norm,
@@ -388,6 +387,11 @@ class VMC:
         state.damping = min(1.0, RECOVERY * state.damping)
         return row, estimate
 
+    def _drawn_from(self, sampler: SamplerConfig) -> Sampler:
+        if self._built is None or self._built[0] != sampler:
+            self._built = sampler, sampler.build(self.of_steps)
+        return self._built[1]
+
     def _stage(self, step: int, run: RunConfig) -> _Stage:
         """What a step is made with."""
         assert run.steps is not None
@@ -398,7 +402,7 @@ class VMC:
 
     def _evaluation_seconds(self, row: dict[str, float]) -> float:
         """Upper estimate of the time for the final evaluation, from a step: configurations cost less than there."""
-        images, of_steps = self.evaluated_images, self.wavefunction.images
+        images, of_steps = self.wavefunction.n_images, self.of_steps.n_images
         if self.evaluation == self.sampler and self.warm_up is None and images == of_steps:
             return row["seconds"]
         limits = [getattr(self.evaluation, name, None) for name in ("n_distinct", "n_samples")]
@@ -418,8 +422,7 @@ class VMC:
         """The quoted energy, from fresh samples; stored with them and the observables of `nqs.observables.measure`."""
         if file is not None:
             file.flush()  # all steps, before something that takes long
-        self.wavefunction.eval()
-        samples = self.evaluation.sample(self.wavefunction, generator)
+        samples = self.evaluation.build(self.wavefunction).sample(generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
         estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
         if not (math.isfinite(estimate.energy) and math.isfinite(estimate.variance)):

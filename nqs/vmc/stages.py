@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from nqs.optimisation.contract import OptimiserConfig
-from nqs.protocols import Sampler
+from nqs.protocols import SamplerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class RunConfig:
 class _Stage(NamedTuple):
     """Steps first, first + 1, ..., last - 1 of a run."""
 
-    sampler: Sampler
+    sampler: SamplerConfig
     optimiser: OptimiserConfig
     first: int
     last: int
@@ -67,7 +67,7 @@ class _Stage(NamedTuple):
         return (step - self.first) / (self.last - self.first)
 
 
-def with_share(sampler: Sampler, share: float) -> Sampler:
+def with_share(sampler: SamplerConfig, share: float) -> SamplerConfig:
     """The sampler with that share of its distinct configurations, or of its samples.
 
     Raises:

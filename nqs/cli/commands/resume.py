@@ -35,7 +35,7 @@ class Resume:
             archive = Archive.open(self.file)
             print(archive.attributes["hamiltonian"])
             built = rebuild(archive.config)
-            use_threads(self.threads, built["sampler"], built["model"].build(built["hamiltonian"].hilbert))
+            use_threads(self.threads, built["sampler"], built["model"].build(built["hamiltonian"].hilbert).for_steps())
             result = resume(
                 self.file,
                 device=recipes.checked_device(self.device or recipes.default_device()),
