@@ -8,9 +8,10 @@ from nqs.amplitudes.prefixes import common_prefix
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain
-from nqs.models import Transformer, transformer
-from nqs.models.attention import causal_attention, head_by_head
+from nqs.models import Transformer
+from nqs.models.inference import decoder
 from nqs.models.inference import kernels as inference
+from nqs.models.inference.causal_products import causal_attention, head_by_head
 from nqs.models.inference.kernels import gelu, log_softmax_, softmax_
 from nqs.protocols import Hamiltonian
 from nqs.samplers import GumbelSampler, TreeSampler
@@ -96,7 +97,7 @@ def test_tables_of_the_first_block_change_nothing(
     samples = sampler.sample(model, torch.Generator().manual_seed(0))
     energies = local_energies(h, model, samples).values
     assert (model.start(1).first is not None) == (h.hilbert.local_dim <= 4)
-    monkeypatch.setattr(model, "_first_tables", lambda: None)
+    monkeypatch.setattr(model.decoder, "first_tables", lambda: None)
     assert_same(sampler.sample(model, torch.Generator().manual_seed(0)), samples)
     torch.testing.assert_close(local_energies(h, model, samples).values, energies, rtol=1e-11, atol=1e-11)
 
@@ -105,7 +106,7 @@ def test_tables_serve_drawing_without_replacement(monkeypatch: pytest.MonkeyPatc
     model = lively(SYSTEMS["electrons"], {"layers": 2, "heads": 2})
     sampler = GumbelSampler(n_distinct=40)
     samples = sampler.sample(model, torch.Generator().manual_seed(0))
-    monkeypatch.setattr(transformer, "MAX_LOCAL_STATES", 0)
+    monkeypatch.setattr(decoder, "MAX_LOCAL_STATES", 0)
     assert model.start(1).first is None
     assert_same(sampler.sample(model, torch.Generator().manual_seed(0)), samples)
 

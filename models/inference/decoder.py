@@ -242,7 +242,7 @@ class Decoder:
             return None
         L, d, device = self.hilbert.n_sites, self.hilbert.local_dim, self.network.head.weight.device
         previous = torch.arange(d, device=device).repeat(L, 1)
-        previous[0] = d  # before the first site there is none
+        previous[0].fill_(d)  # before the first site there is none
         embedded = self.network.embedded(previous, torch.arange(L, device=device)[:, None])  # (L, d, D)
         if isinstance(block.attention, FactoredAttention):
             return FirstFactored.of(embedded, block.norm1, block.attention)

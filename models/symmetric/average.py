@@ -34,7 +34,8 @@ from torch import Tensor
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.amplitudes.prefixes import log_psi_sharing_prefixes
 from nqs.hilbert import HilbertSpace
-from nqs.protocols import AutoregressiveWavefunction, LogPsi, SymmetricWavefunction, WavefunctionConfig
+from nqs.models.symmetric.delegation import OverBase
+from nqs.protocols import AutoregressiveWavefunction, LogPsi, WavefunctionConfig
 from nqs.samples import Samples, distinct
 from nqs.symmetry.group import Symmetry
 
@@ -84,7 +85,7 @@ class Symmetrised:
         return SymmetrisedWavefunction(self, base)
 
 
-class SymmetrisedWavefunction(SymmetricWavefunction):
+class SymmetrisedWavefunction(OverBase):
     """Group average of an autoregressive wavefunction.
 
     Over `config.trained` in training mode (`torch.nn.Module.train`), over the whole group in evaluation mode (`eval`).
@@ -93,14 +94,10 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
     config: Symmetrised
 
     def __init__(self, config: Symmetrised, base: AutoregressiveWavefunction) -> None:
-        super().__init__()
+        super().__init__(base)
         config.symmetry.check(base.hilbert)
         self.config = config
-        self.base = base
         self.hilbert = base.hilbert
-        self.has_phase = base.has_phase
-        self.rowwise_layers = base.rowwise_layers
-        self.gradient_dtype = base.gradient_dtype
         self.train()
 
     def train(self, mode: bool = True) -> Self:

@@ -17,7 +17,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.protocols import AutoregressiveWavefunction, LogPsi, SymmetricWavefunction, WavefunctionConfig
+from nqs.models.symmetric.delegation import OverBase
+from nqs.protocols import AutoregressiveWavefunction, LogPsi, WavefunctionConfig
 from nqs.samples import Samples
 from nqs.symmetry.group import Symmetry
 from nqs.symmetry.orbit_space import OrbitSpace
@@ -37,21 +38,20 @@ class OnOrbits:
         return OrbitWavefunction(self, base, hilbert)
 
 
-class OrbitWavefunction(SymmetricWavefunction):
+class OrbitWavefunction(OverBase):
     """An autoregressive wavefunction of the representatives, spread over their orbits."""
 
     config: OnOrbits
 
     def __init__(self, config: OnOrbits, base: AutoregressiveWavefunction, hilbert: HilbertSpace) -> None:
-        super().__init__()
+        super().__init__(base)
         self.config = config
         self.symmetry = config.symmetry
-        self.base = base
         self.hilbert = hilbert
-        self.has_phase = base.has_phase
-        self.shares_prefixes = base.shares_prefixes
-        self.rowwise_layers = base.rowwise_layers
-        self.gradient_dtype = base.gradient_dtype
+
+    @property
+    def shares_prefixes(self) -> bool:  # type: ignore[override]
+        return self.base.shares_prefixes
 
     def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """Of representatives."""
