@@ -117,11 +117,11 @@ def test_phases_are_copied_between_models_with_the_same_kind_of_reference(tmp_pa
     archive = trained(tmp_path / "plain.h5", h, learned, steps=2)
     head = archive.parameters()["head.weight"]
     same, other = replace(learned, seed=3).build(h.hilbert), with_signs(h, phase="learned", seed=3).build(h.hilbert)
-    fresh = other.base.head.weight.detach().clone().numpy()  # type: ignore[union-attr]
+    fresh = other.head.weight.detach().clone().numpy()  # type: ignore[union-attr]
     assert "phase head" not in transfer(same, h, archive)
     np.testing.assert_array_equal(same.head.weight.detach().numpy(), head)  # type: ignore[union-attr]
     assert transfer(other, h, archive).endswith("the phase head starts anew")
-    found = other.base.head.weight.detach().numpy()  # type: ignore[union-attr]
+    found = other.head.weight.detach().numpy()  # type: ignore[union-attr]
     np.testing.assert_array_equal(found, np.concatenate([head[:2], fresh[2:]]))
     positive = CONFIG.build(h.hilbert)
     assert "phase head" not in transfer(positive, h, archive)
