@@ -253,7 +253,8 @@ class Chosen(NamedTuple):
     def select(self, indices: Int64[Tensor, " B2"]) -> Self:
         return self._replace(n=self.n[indices])
 
-    branch = select
+    def branch(self, indices: Int64[Tensor, " B2"]) -> Self:
+        return self.select(indices)
 
 
 class DenseDecoder:

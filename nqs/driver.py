@@ -25,6 +25,7 @@ from nqs.models import (
     ProjectedDeterminant,
     SlaterDeterminant,
     Symmetrised,
+    TransformerConfig,
     hartree_fock,
     phase_agreement,
     weight_in_sector,
@@ -105,8 +106,8 @@ def diagonalise(hamiltonian: Hamiltonian, options: Options) -> ExactGroundState 
 
 
 def with_mean_field(
-    model: WavefunctionConfig, hamiltonian: Hamiltonian, ground_state: ExactGroundState | None, *, unit: str
-) -> WavefunctionConfig:
+    model: TransformerConfig, hamiltonian: Hamiltonian, ground_state: ExactGroundState | None, *, unit: str
+) -> TransformerConfig:
     """The model times the signs of the Hartree-Fock determinant, introduced on the screen; fermions."""
     try:
         found = hartree_fock(hamiltonian)

@@ -155,7 +155,7 @@ class AutoregressiveWavefunction(Wavefunction, Generic[State]):
 
     def reference_phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         """A fixed phase of whole configurations on top of the learned one: that of `config.reference`; 0 without."""
-        reference: ReferencePhase | None = getattr(self.config, "reference", None)
+        reference: ReferencePhase | None = getattr(getattr(self, "config", None), "reference", None)
         if reference is None:
             return torch.zeros(len(n), dtype=torch.float64, device=n.device)
         return reference.phase(n)
