@@ -9,15 +9,14 @@ Factored attention: Rende and Viteritti, Mach. Learn.: Sci. Technol. 6, 010501 (
 accurate as queries and keys on the J1-J2 model; there without the causal order, which is what normalises states here.
 """
 
-# Shapes: B configurations, T last of S sites, L all sites, N nodes of a tree of prefixes, C rows of storage, D width,
-# H heads, E = D / H, K classes.
+# Shapes: U and B configurations, T tokens (sites, times images of a symmetry), L sites, D width, H heads, E = D / H,
+# K classes.
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-from nqs.models.inference.prefix_tree import Branches
 
 
 class Mixing(nn.Module):
@@ -50,21 +49,19 @@ class Mixing(nn.Module):
         mixed = torch.bmm(by_head.reshape(H, -1, L), self.matrices().mT)
         return mixed.view(by_head.shape).permute(1, 3, 0, 2).reshape(x.shape)
 
+    def gradients(self, x: Float[Tensor, "U T D"], g: Float[Tensor, "U T D"]) -> Float[Tensor, "U H K"]:
+        """Of the weights, for each of U configurations: sums of g_i x_j over the pairs of a class, in all images."""
+        U, D, (H, K) = len(x), x.shape[2], self.weight.shape
+        L = len(self.classes)
+        by_head = [t.view(U, -1, L, H, D // H).permute(0, 3, 2, 1, 4).reshape(U * H, L, -1) for t in (g, x)]
+        of_pairs = (by_head[0] @ by_head[1].mT).view(U, H, L * L)
+        return g.new_zeros((U, H, K + 1)).index_add_(2, self.classes.flatten(), of_pairs)[:, :, :K]
 
-def gradients_of_mixing(
-    layer: nn.Module, x: Float[Tensor, "U T D"], g: Float[Tensor, "U T D"]
-) -> Float[Tensor, "U H K"]:
-    """Of the weights, for each of U configurations: sums of g_i x_j over the pairs of a class, in all images."""
-    assert isinstance(layer, Mixing)
-    U, D, (H, K) = len(x), x.shape[2], layer.weight.shape
-    L = len(layer.classes)
-    by_head = [t.view(U, -1, L, H, D // H).permute(0, 3, 2, 1, 4).reshape(U * H, L, -1) for t in (g, x)]
-    of_pairs = (by_head[0] @ by_head[1].mT).view(U, H, L * L)
-    return g.new_zeros((U, H, K + 1)).index_add_(2, layer.classes.flatten(), of_pairs)[:, :, :K]
+    parameter_gradients: ClassVar = {"weight": gradients}
 
 
 class FactoredAttention(nn.Module):
-    """Values, mixed by position, and a linear layer on what heads found; the interface of `CausalSelfAttention`."""
+    """Values, mixed by position, and a linear layer on what heads found."""
 
     def __init__(self, width: int, heads: int, n_sites: int, classes: Sequence[Sequence[int]] | None) -> None:
         super().__init__()
@@ -74,34 +71,3 @@ class FactoredAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         return self.out(self.mixing(self.values(x)))
-
-    def after_prefix(
-        self, x: Float[Tensor, "B T D"], storage: Float[Tensor, "D N"], part: Branches
-    ) -> Float[Tensor, "B T D"]:
-        """What heads find for the last T of S sites; values of those before are read from the storage."""
-        B, T, D = x.shape
-        own = values = torch.addmm(self.values.bias[:, None], self.values.weight, x.view(-1, D).mT)  # (D, B T)
-        if part.begin:
-            values = storage.index_select(1, part.read.flatten())
-            values.view(D, B, -1)[:, :, part.begin :] = own.view(D, B, T)
-        storage[:, part.nodes] = own.index_select(1, part.kept)
-        A = self.mixing.matrices(part.begin, part.begin + T)  # (H, T, S)
-        found = torch.bmm(values.view(len(A), -1, A.shape[2]), A.mT)  # (H, E B, T)
-        return found.view(D, B, T).permute(1, 2, 0)
-
-    def step(self, x: Float[Tensor, "B D"], storage: Float[Tensor, "1 C D L 1"], site: int) -> Float[Tensor, "B D"]:
-        """The same for a new site, which is written to the storage."""
-        B, D = x.shape
-        held = storage[0, :B, :, : site + 1, 0]  # (B, D, S)
-        held[:, :, site] = self.values(x)
-        A = self.mixing.matrices(site, site + 1)  # (H, 1, S)
-        of_channels = A.repeat_interleave(D // len(A), 0).mT
-        return torch.bmm(held.transpose(0, 1), of_channels)[:, :, 0].T
-
-    def storage(self, rows: int, sites: int) -> Float[Tensor, "1 C D L 1"]:
-        """Room for values; a channel of a prefix is contiguous, because that is what a step reads."""
-        return self.out.weight.new_empty((1, rows, self.out.in_features, sites, 1))
-
-    def nodes(self, N: int) -> Float[Tensor, "D N"]:
-        """Room for those of the nodes of a tree of prefixes; channels are contiguous, because they are mixed apart."""
-        return self.out.weight.new_empty((self.out.in_features, N))

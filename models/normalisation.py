@@ -1,5 +1,7 @@
 """Layer normalisation that is fast for narrow networks, too."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,3 +34,12 @@ class LayerNorm(nn.LayerNorm):
         if fused_is_fast(input):
             return super().forward(input)
         return torch.addcmul(self.bias, normalised(input, self.eps), self.weight)
+
+    def weight_gradients(self, x: Float[Tensor, "U T D"], g: Float[Tensor, "U T D"]) -> Float[Tensor, "U D"]:
+        """Of each of U configurations, from its T inputs and the gradients with respect to the outputs."""
+        return (g * normalised(x, self.eps)).sum(1)
+
+    def bias_gradients(self, x: Float[Tensor, "U T D"], g: Float[Tensor, "U T D"]) -> Float[Tensor, "U D"]:
+        return g.sum(1)
+
+    parameter_gradients: ClassVar = {"weight": weight_gradients, "bias": bias_gradients}

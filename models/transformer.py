@@ -5,10 +5,11 @@ over logits plus the log conditionals of the uniform distribution over the secto
 has probability exactly zero, every product of conditionals is normalised, and zero logits mean the uniform
 superposition of the whole sector. Decoder-only, pre-norm blocks as in GPT-2 (Radford et al. 2019); sampling and
 amplitudes as in Sharir et al., arXiv:1902.04057.
+
+This file defines the network, `DenseDecoder` what decoding means. `nqs.models.inference` computes the same faster.
 """
 
-# Shapes: B configurations, L sites, D width, d local states, S sites before an end, T last of them, N nodes of a tree
-# of prefixes, W = 2 D.
+# Shapes: B configurations, L sites, S sites chosen so far, D width, d local states.
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self, cast
 
@@ -17,21 +18,14 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
-from nqs.models.attention import CausalSelfAttention, copy_rows, grown
+from nqs.models.attention import CausalSelfAttention
 from nqs.models.factored_attention import FactoredAttention
-from nqs.models.inference.first_attention import MAX_LOCAL_STATES, FirstAttention, FirstAttentionAt, rows_of_tables
-from nqs.models.inference.first_factored import FirstFactored, FirstFactoredAt
-from nqs.models.inference.kernels import add_output_, gelu, log_softmax_, rows_at_once, take_rows, tokens_at_once
-from nqs.models.inference.prefix_tree import Branches, PrefixTree
+from nqs.models.inference.decoder import Decoder
+from nqs.models.inference.kernels import log_softmax_
 from nqs.models.normalisation import LayerNorm
-from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
+from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, ReferencePhase
 
-READ_SITES = 8  # of a prefix take about as much memory and time as an evaluated one
-SHARED_STEP = 2  # on a GPU prefix lengths are rounded down to a multiple: fewer and larger batches for a few sites more
 WIDTH, HEADS = 32, 4  # where none are given
-
-FirstTables = FirstAttention | FirstFactored
-FirstTablesAt = FirstAttentionAt | FirstFactoredAt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +46,7 @@ class TransformerConfig:
             for samples and energies and float32 for the natural gradient, which needs fewer digits. None: "mixed"; the
             scripts take "float32" where noise is larger (nqs.recipes).
         seed: of the initial parameters.
+        reference: fixed phase of every configuration, such as `MarshallSign`, which the learned phase adds to.
     """
 
     width: int | None = WIDTH
@@ -63,6 +58,7 @@ class TransformerConfig:
     phase: Literal["learned", "zero"] = "learned"
     dtype: Literal["float64", "float32", "mixed"] | None = "float64"
     seed: int = 0
+    reference: ReferencePhase | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "mlp_ratio"):
@@ -96,42 +92,6 @@ class TransformerConfig:
         return Transformer(hilbert, self, device=device)
 
 
-class Prefixes(NamedTuple):
-    """Decoding state: what the sites chosen so far leave behind.
-
-    Keys and values stay where they were written while prefixes branch: every prefix owns a row of the storage, the
-    first child takes over the row of its parent, and only further children need a copy.
-    """
-
-    site: int  # the last one decoded, -1 before the first
-    remainder: Int64[Tensor, " B"]  # charge still missing, see HilbertSpace
-    rows: Int64[Tensor, " B"]  # of the storage, a permutation of 0 .. B - 1
-    # Of keys and values, one a block, with C >= B rows.
-    storage: tuple[Float[Tensor, "parts C heads L E"], ...]
-    first: FirstTables | None  # tables; the storage of the first block then holds local states only
-
-    def select(self, indices: Int64[Tensor, " B2"]) -> Self:
-        storage = tuple(block[:, self.rows[indices]] for block in self.storage)
-        rows = torch.arange(len(indices), device=indices.device)
-        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage)
-
-    def branch(self, indices: Int64[Tensor, " B2"]) -> Self:
-        children = torch.arange(len(indices), device=indices.device)
-        first = torch.full_like(self.rows, len(indices)).scatter_reduce_(0, indices, children, "amin")  # of each parent
-        rows = self.rows[indices]
-        stays = (first[indices] == children) & (rows < len(indices))
-        free = torch.ones_like(children, dtype=torch.bool).index_fill_(0, rows[stays], False).nonzero()[:, 0]
-        moved = (~stays).nonzero()[:, 0]
-        storage = self.storage
-        if storage[0].shape[1] < len(indices):
-            storage = tuple(grown(block, len(indices)) for block in storage)
-        if len(moved):
-            for block in storage:
-                copy_rows(block, rows[moved], free, self.site + 1)
-            rows[moved] = free
-        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage)
-
-
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
@@ -152,25 +112,16 @@ class Block(nn.Module):
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
-    def after_prefix(
-        self, x: Float[Tensor, "B T D"], storage: Float[Tensor, "_ _"], part: Branches
-    ) -> Float[Tensor, "B T D"]:
-        return self.add_(x, self.attention.after_prefix(self.norm1(x), storage, part))
+    @property
+    def inwards(self) -> nn.Linear:
+        return cast(nn.Linear, self.mlp[0])
 
-    def step(self, x: Float[Tensor, "B D"], storage: Float[Tensor, "_ C _ L _"], site: int) -> Float[Tensor, "B D"]:
-        return self.add_(x, self.attention.step(self.norm1(x), storage, site))
-
-    def add_(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        """The block's output, in place of its input x, from what its heads found; without gradients."""
-        return self.add_mlp_(add_output_(self.attention.out, x, y))
-
-    def add_mlp_(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        """x + mlp(norm(x)), in place and without gradients."""
-        inwards, outwards = cast(nn.Linear, self.mlp[0]), cast(nn.Linear, self.mlp[2])
-        return add_output_(outwards, x, gelu(inwards(self.norm2(x))))
+    @property
+    def outwards(self) -> nn.Linear:
+        return cast(nn.Linear, self.mlp[2])
 
 
-class Transformer(AutoregressiveWavefunction[Prefixes]):
+class Transformer(AutoregressiveWavefunction[DecodingState]):
     """Decoder-only transformer over the local states of a sector.
 
     Args:
@@ -219,6 +170,7 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
             self.norm = LayerNorm(D)
             self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
         self._initialise(torch.Generator().manual_seed(config.seed))
+        self.decoder: Decoder | DenseDecoder = Decoder(self)
         self.gradient_dtype = torch.float32 if config.dtype == "mixed" else None
         self.to(device=device, dtype=torch.float32 if config.dtype == "float32" else torch.float64)
 
@@ -240,158 +192,29 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         if self.has_phase:
             self.head.weight[self.hilbert.local_dim :] *= 10.0
 
+    # --- whole configurations ---------------------------------------------------------------------------------------
+
     def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
-        x = self._embed(n)
+        # A row of sites for each configuration: gradients of one configuration need its own input of the layer.
+        sites = torch.arange(self.hilbert.n_sites, device=n.device)
+        x = self.embedded(self.previous(n), sites.expand(n.shape))
         for block in self.blocks:
             x = block(x)
-        return self._conditionals(x, self._log_uniform(n))
+        log_uniform = self.hilbert.tables(n.device).log_uniform[sites, self.hilbert.remainders(n)]
+        return self.of_outputs(self.head(self.norm(x)), log_uniform)
 
-    def _embed(self, n: UInt8[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
-        """What a site is and what the site before it holds."""
-        sites = torch.arange(self.hilbert.n_sites, device=n.device).expand(n.shape)
-        return self.token(self._previous(n)) + self.site(sites)
+    def embedded(self, previous: Int64[Tensor, "*B"], sites: Int64[Tensor, "*S"]) -> Float[Tensor, "*B D"]:
+        """Input of the first block: what a site is, and what the site before it holds."""
+        return self.token(previous) + self.site(sites)
 
-    def _previous(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
+    def previous(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
         """Local state of the site before, d before the first site."""
         first = torch.full_like(n[:, :1], self.hilbert.local_dim, dtype=torch.int64)
         return torch.cat([first, n[:, :-1].long()], dim=1)
 
-    def _log_uniform(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, "B L d"]:
-        sites = torch.arange(self.hilbert.n_sites, device=n.device)
-        return self.hilbert.tables(n.device).log_uniform[sites, self.hilbert.remainders(n)]
-
-    @torch.no_grad()
-    def start(self, batch: int) -> Prefixes:
-        rows = torch.arange(batch, device=self.site.weight.device)
-        remainder = torch.full_like(rows, self.hilbert.start)
-        first = self._first_tables() if self.hilbert.local_dim <= MAX_LOCAL_STATES else None
-        L, d = self.hilbert.n_sites, self.hilbert.local_dim
-        storage = [] if first is None else [self.site.weight.new_empty((1, batch, 1, L, d))]
-        storage += [block.attention.storage(batch, L) for block in self._without_tables(first)]
-        return Prefixes(-1, remainder, rows, tuple(storage), first)
-
-    def _first_tables(self) -> FirstTables | None:
-        """Of the first block; with queries and keys on a GPU computing is cheaper than looking up."""
-        attention, norm = self.blocks[0].attention, self.blocks[0].norm1
-        factored = isinstance(attention, FactoredAttention)
-        too_large, on_gpu = self.hilbert.local_dim > MAX_LOCAL_STATES, self.site.weight.is_cuda
-        if (factored and too_large) or (not factored and on_gpu):
-            return None
-        embedded = self.token.weight[:-1] + self.site.weight[:, None]  # (L, d, D)
-        embedded[0] = self.token.weight[-1] + self.site.weight[0]
-        if isinstance(attention, FactoredAttention):
-            return FirstFactored.of(embedded, norm, attention)
-        return FirstAttention.of(embedded, norm, attention)
-
-    @torch.no_grad()
-    def step(self, tokens: UInt8[Tensor, " B"] | None, state: Prefixes) -> tuple[Conditionals, Prefixes]:
-        tables = self.hilbert.tables(state.remainder.device)
-        remainder, site = state.remainder, state.site + 1
-        if tokens is None:
-            previous = torch.zeros_like(remainder)
-        else:
-            previous = tokens.long()
-            remainder = tables.advance[remainder, previous]
-        if site == self._sites_with_a_choice:
-            log_p = tables.log_uniform[site, remainder]
-            return Conditionals(log_p, torch.zeros_like(log_p)), state._replace(site=site, remainder=remainder)
-        # The blocks work in the order of the storage.
-        stored = torch.empty_like(previous).index_copy_(0, state.rows, previous)
-        size = rows_at_once(stored.device)
-        first = None if state.first is None else state.first.at(site)
-        parts = [self._outputs(stored[i : i + size], state, site, first, i) for i in range(0, len(stored), size)]
-        outputs = torch.cat(parts).index_select(0, state.rows)
-        conditionals = self._from_outputs(outputs, tables.log_uniform[site, remainder])
-        return conditionals, state._replace(site=site, remainder=remainder)
-
-    def _outputs(
-        self, previous: Int64[Tensor, " B"], state: Prefixes, site: int, first: FirstTablesAt | None, begin: int
-    ) -> Float[Tensor, "B out"]:
-        """Of the head, for rows of the storage from `begin` on and the local states chosen last."""
-        storage = [block[:, begin : begin + len(previous)] for block in state.storage]
-        if first is not None:
-            x = self.blocks[0].add_mlp_(first.step(previous, storage[0]))
-        else:
-            token = self.token(previous) if site else self.token.weight[-1].expand(len(previous), -1)
-            x = self.blocks[0].step(token + self.site.weight[site], storage[0], site)
-        for block, stored in zip(list(self.blocks)[1:], storage[1:], strict=True):
-            x = block.step(x, stored, site)
-        return self.head(self.norm(x))
-
-    @torch.no_grad()
-    def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
-        """Every prefix that consecutive configurations have in common is evaluated once, for the first of them.
-
-        A site sees only the sites before it: its keys, values and conditionals serve all that continue the prefix, and
-        are kept where there are several of them. Configurations with equally long shared prefixes are evaluated
-        together, in the order of these lengths.
-        """
-        end, d = self._sites_with_a_choice, self.hilbert.local_dim
-        # Of a site, with the scores of queries and keys, and of the sites before it that are read.
-        bytes_per_site = self.bytes_per_configuration // self.hilbert.n_sites
-        if self.config.attention == "dot-product":
-            bytes_per_site += 2 * self.config.n_heads * end * self.site.weight.element_size()
-        tokens = tokens_at_once(n.device, bytes_per_site)
-        step = SHARED_STEP if n.is_cuda else 1
-        tree = PrefixTree(shared, end, step, lambda T: tokens // (1 + T + end // READ_SITES))
-        first, previous = self._first_tables(), self._previous(n)[:, :end]
-        log_uniform, remainders = self.hilbert.tables(n.device).log_uniform, self.hilbert.remainders(n)
-        uniform_rows = remainders + log_uniform.shape[1] * torch.arange(self.hilbert.n_sites, device=n.device)
-        log_uniform = log_uniform.flatten(0, 1)
-        storage = [block.attention.nodes(max(1, tree.n_nodes)) for block in self._without_tables(first)]
-        parts = 2 if self.has_phase else 1  # log p and phase
-        of_nodes = torch.empty((parts, max(1, tree.n_nodes), d), dtype=torch.float64, device=n.device)
-        found = torch.zeros((2, len(n)), dtype=torch.float64, device=n.device)
-        for part in tree:
-            rows, begin = part.rows, part.begin
-            chosen = n[rows, :end].long()
-            read = part.read[:, :begin] * d + chosen[:, :begin]
-            of_part = [of_node.take(read).sum(1) for of_node in of_nodes]
-            if begin < end:
-                x = self._after_prefix(previous[rows], first, storage, part).flatten(0, 1)
-                uniform = take_rows(log_uniform, uniform_rows[rows, begin:end].flatten())
-                conditionals = self._conditionals(x, uniform)[:parts]
-                for of_row, of_node, evaluated in zip(of_part, of_nodes, conditionals, strict=True):
-                    part.keep_(of_node, evaluated)
-                    of_row += evaluated.view(len(rows), -1, d).gather(2, chosen[:, begin:, None]).sum((1, 2))
-            found[:parts, rows] = torch.stack(of_part)
-        log_p, phase = found
-        if end < self.hilbert.n_sites:  # log 1 in the sector
-            log_p += log_uniform[uniform_rows[:, end], n[:, end].long()]
-        return LogPsi(log_p / 2, phase + self.reference_phase(n))
-
-    def _after_prefix(
-        self,
-        previous: Int64[Tensor, "B S"],
-        first: FirstTables | None,
-        storage: list[Float[Tensor, "_ _"]],
-        part: Branches,
-    ) -> Float[Tensor, "B T D"]:
-        """The last T of S sites, of which some become nodes."""
-        S = previous.shape[1]
-        if first is None:
-            x = self.token(previous[:, part.begin :]) + self.site.weight[part.begin : S]
-        else:
-            x = self.blocks[0].add_mlp_(
-                first.after_prefix(rows_of_tables(previous, self.hilbert.local_dim), S - part.begin)
-            )
-        for block, stored in zip(self._without_tables(first), storage, strict=True):
-            x = block.after_prefix(x, stored, part)
-        return x
-
-    @property
-    def _sites_with_a_choice(self) -> int:
-        """All that contribute to log psi: a last site that the others determine does not, unless it has a phase."""
-        return max(1, self.hilbert.n_sites - (self.hilbert.last_is_determined and not self.has_phase))
-
-    def _without_tables(self, first: FirstTables | None) -> list[Block]:
-        return list(self.blocks)[0 if first is None else 1 :]
-
-    def _conditionals(self, x: Float[Tensor, "*B D"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
-        return self._from_outputs(self.head(self.norm(x)), log_uniform)
-
-    def _from_outputs(self, outputs: Float[Tensor, "*B out"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
-        outputs = outputs.double()  # (*B, d or 2 d)
+    def of_outputs(self, outputs: Float[Tensor, "*B out"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
+        """Conditionals from what the head returns, logits and phases; in float64 whatever the network's precision."""
+        outputs = outputs.double()
         if self.has_phase:
             logits, phase = outputs.chunk(2, dim=-1)
         else:
@@ -406,8 +229,50 @@ class Transformer(AutoregressiveWavefunction[Prefixes]):
         itemsize = self.site.weight.element_size()
         return self.hilbert.n_sites * (widest * self.width * itemsize + 6 * 8 * self.hilbert.local_dim)
 
+    # --- site by site -----------------------------------------------------------------------------------------------
+
+    def start(self, batch: int) -> DecodingState:
+        return self.decoder.start(batch)
+
+    def step(self, tokens: UInt8[Tensor, " B"] | None, state: DecodingState) -> tuple[Conditionals, DecodingState]:
+        return self.decoder.step(tokens, cast(Any, state))
+
+    def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
+        return self.decoder.log_psi_in_order(n, shared)
+
     @property
     def bytes_per_shared_site(self) -> int:
-        tensors = 1 if self.config.attention == "factored" else 2  # values, and keys
-        of_block = tensors * self.width * self.site.weight.element_size()
-        return self.config.layers * of_block + 2 * 8 * self.hilbert.local_dim
+        return self.decoder.bytes_per_shared_site
+
+
+class Chosen(NamedTuple):
+    """Decoding state of `DenseDecoder`: the local states chosen so far."""
+
+    n: UInt8[Tensor, "B S"]
+
+    def select(self, indices: Int64[Tensor, " B2"]) -> Self:
+        return self._replace(n=self.n[indices])
+
+    def branch(self, indices: Int64[Tensor, " B2"]) -> Self:
+        return self.select(indices)
+
+
+class DenseDecoder:
+    """Decoding by definition: every step evaluates whole configurations, in which the sites to come hold anything."""
+
+    bytes_per_shared_site = 0
+
+    def __init__(self, transformer: Transformer) -> None:
+        self.transformer = transformer
+
+    def start(self, batch: int) -> Chosen:
+        return Chosen(torch.empty((batch, 0), dtype=torch.uint8, device=self.transformer.site.weight.device))
+
+    def step(self, tokens: UInt8[Tensor, " B"] | None, state: Chosen) -> tuple[Conditionals, Chosen]:
+        n = state.n if tokens is None else torch.cat([state.n, tokens[:, None]], dim=1)
+        site = n.shape[1]
+        log_p, phase = self.transformer.conditionals(nn.functional.pad(n, (0, self.transformer.hilbert.n_sites - site)))
+        return Conditionals(log_p[:, site], phase[:, site]), Chosen(n)
+
+    def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
+        return self.transformer.log_psi(n)

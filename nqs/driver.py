@@ -25,12 +25,11 @@ from nqs.models import (
     ProjectedDeterminant,
     SlaterDeterminant,
     Symmetrised,
-    WithReference,
+    TransformerConfig,
     hartree_fock,
     phase_agreement,
     weight_in_sector,
 )
-from nqs.models.references.phase import innermost
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
 from nqs.pretraining import MeanField, StateVector, Target, fit
 from nqs.protocols import Hamiltonian, WavefunctionConfig
@@ -107,8 +106,8 @@ def diagonalise(hamiltonian: Hamiltonian, options: Options) -> ExactGroundState 
 
 
 def with_mean_field(
-    model: WavefunctionConfig, hamiltonian: Hamiltonian, ground_state: ExactGroundState | None, *, unit: str
-) -> WavefunctionConfig:
+    model: TransformerConfig, hamiltonian: Hamiltonian, ground_state: ExactGroundState | None, *, unit: str
+) -> TransformerConfig:
     """The model times the signs of the Hartree-Fock determinant, introduced on the screen; fermions."""
     try:
         found = hartree_fock(hamiltonian)
@@ -120,7 +119,7 @@ def with_mean_field(
     if ground_state is not None:
         agreement = phase_agreement(found.determinant, hamiltonian.hilbert, ground_state.state)
         print(f"its signs are right on {agreement:.2%} of the weight of the exact ground state")
-    return WithReference(base=model, reference=found.determinant)
+    return replace(model, reference=found.determinant)
 
 
 def solve(
@@ -198,7 +197,7 @@ def pretraining_target(
         if ground_state is None:
             raise ValueError("--pretrain exact needs the exact ground state: raise --exact-limit, or leave it out.")
         return StateVector(hamiltonian.hilbert, ground_state.state)
-    _, reference = innermost(model)
+    reference = getattr(getattr(model, "base", model), "reference", None)
     if not isinstance(reference, (SlaterDeterminant, ProjectedDeterminant)):
         found = "no reference" if reference is None else f"the reference {type(reference).__name__}"
         raise ValueError(
@@ -267,7 +266,9 @@ def command_line(
     with clear_errors():
         arguments = list(sys.argv[1:] if args is None else args)
         arguments = _with_toml(arguments, config, script)
-        parsed: Any = tyro.cli(config, description=description, args=arguments, prog=prog)
+        parsed: Any = tyro.cli(
+            config, description=description, args=arguments, prog=prog, config=(tyro.conf.SuppressFixed,)
+        )
         if isinstance(getattr(parsed, "options", None), Options):
             started_by = (script, options_table(parsed))
             parsed = replace(parsed, options=replace(parsed.options, started_by=started_by))

@@ -62,6 +62,13 @@ class DecodingState(Protocol):
         """The same, but it may reuse the memory of this state, which is used up."""
 
 
+class ReferencePhase(Protocol):
+    """A fixed phase of every configuration, without parameters: a frozen dataclass of plain data, kept in archives."""
+
+    def phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
+        """Phase of each configuration in radians, on the device of n."""
+
+
 class Wavefunction(nn.Module, ABC):
     """A state on a sector, psi = exp(log_modulus + i phase). `train()` and `eval()` never change the physical state.
 
@@ -187,8 +194,11 @@ class AutoregressiveWavefunction(Wavefunction, Generic[State]):
         """
 
     def reference_phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
-        """A fixed phase of whole configurations, without parameters, on top of the learned one; 0 by default."""
-        return torch.zeros(len(n), dtype=torch.float64, device=n.device)
+        """A fixed phase of whole configurations on top of the learned one: that of `config.reference`; 0 without."""
+        reference: ReferencePhase | None = getattr(getattr(self, "config", None), "reference", None)
+        if reference is None:
+            return torch.zeros(len(n), dtype=torch.float64, device=n.device)
+        return reference.phase(n)
 
     def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """The part with parameters: log psi without the reference phase."""

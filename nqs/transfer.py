@@ -26,19 +26,18 @@ from nqs.archive.serialise import digest
 from nqs.hilbert import HilbertSpace
 from nqs.models import Transformer, TransformerConfig
 from nqs.models.factored_attention import Mixing
-from nqs.models.references.phase import innermost
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.vmc.continuation import rebuild
 
 # Of a TransformerConfig: two models may differ in them and still fit.
-FREE = ("seed", "dtype", "phase", "displacements")
+FREE = ("seed", "dtype", "phase", "displacements", "reference")
 
 
 def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Archive) -> str:
     """Start the parameters of a wavefunction from those in an archive.
 
     Args:
-        wavefunction: a `Transformer`, symmetrised or with a reference phase or as it is.
+        wavefunction: a `Transformer`, symmetrised or as it is.
         hamiltonian: of the new run.
         archive: of a run with at least one finished step, of the same kind of model.
 
@@ -50,25 +49,24 @@ def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Arch
         ValueError: the models do not fit together.
     """
     built = rebuild(archive.config)
-    config, old_reference = innermost(built["model"])
-    new, reference = innermost(wavefunction.config)
+    old, new = (getattr(model, "base", model) for model in (built["model"], wavefunction.config))
     model = next((m for m in wavefunction.modules() if isinstance(m, Transformer)), None)
-    if model is None or not isinstance(config, TransformerConfig) or not isinstance(new, TransformerConfig):
+    if model is None or not isinstance(old, TransformerConfig) or not isinstance(new, TransformerConfig):
         raise ValueError(
-            f"{archive.path} holds a {type(config).__name__}, here is a {type(new).__name__}: only a transformer can "
+            f"{archive.path} holds a {type(old).__name__}, here is a {type(new).__name__}: only a transformer can "
             "start with the parameters of another one. Load others with load_state_dict."
         )
-    config, new = config.completed(), new.completed()
-    _refuse_other_shape(archive, config, new)
+    old, new = old.completed(), new.completed()
+    _refuse_other_shape(archive, old, new)
     old_hilbert = built["hamiltonian"].hilbert
     local_states = _common_local_states(archive, old_hilbert, hamiltonian.hilbert)
     parameters = {
         name.rsplit("base.", 1)[-1]: torch.from_numpy(values).double() for name, values in archive.parameters().items()
     }
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for name, old in parameters.items():
+    for name, values in parameters.items():
         if name not in ("token.weight", "site.weight", "head.weight", "head.bias"):
-            state[name] = old
+            state[name] = values
     d_old, d_new = old_hilbert.local_dim, hamiltonian.hilbert.local_dim
     known = torch.arange(d_new).clamp(max=local_states - 1)  # the local state whose parameters serve each one
     state["token.weight"] = parameters["token.weight"][torch.cat([known, torch.tensor([d_old])])]
@@ -76,10 +74,10 @@ def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Arch
     state["site.weight"] = parameters["site.weight"][sites]
     for name, mixing in model.named_modules():
         if isinstance(mixing, Mixing):
-            before = Mixing(mixing.heads, old_hilbert.n_sites, config.displacements)
+            before = Mixing(mixing.heads, old_hilbert.n_sites, old.displacements)
             before.weight.data = parameters[f"{name}.weight"]
             state[f"{name}.weight"] = remixed(before, mixing, sites)
-    phases = config.phase == new.phase == "learned" and type(old_reference) is type(reference)
+    phases = old.phase == new.phase == "learned" and type(old.reference) is type(new.reference)
     for name in ("head.weight", "head.bias"):
         state[name][:d_new] = parameters[name][known].to(state[name])
         if phases:

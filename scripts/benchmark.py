@@ -26,7 +26,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, Literal, get_args
 
@@ -45,7 +45,7 @@ from nqs.driver import command_line
 from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain
-from nqs.models import MarshallSign, TransformerConfig, WithReference
+from nqs.models import MarshallSign, TransformerConfig
 from nqs.optimisation import Optimiser, StochasticReconfiguration, TorchOptimiser
 from nqs.optimisation.jacobian import by_vmap, jacobian
 from nqs.optimisation.kernel import Precision, matrix_products, tangent
@@ -105,7 +105,7 @@ def wavefunction(config: Config, h: Hamiltonian) -> AutoregressiveWavefunction:
     if config.problem != "heisenberg":
         return model.build(h.hilbert, config.device)
     sign = MarshallSign(sublattice=tuple(site % 2 for site in range(h.hilbert.n_sites)))
-    return WithReference(base=model, reference=sign).build(h.hilbert, config.device)
+    return replace(model, reference=sign).build(h.hilbert, config.device)
 
 
 # -------------------------------------------------------------------------------------------------- measurement

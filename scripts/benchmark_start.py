@@ -25,12 +25,12 @@ import torch
 from nqs.hamiltonians import Heisenberg
 from nqs.lattice import chain
 from nqs.local_energy import local_energies
-from nqs.models import MarshallSign, TransformerConfig, WithReference
+from nqs.models import MarshallSign, TransformerConfig
 from nqs.optimisation import StochasticReconfiguration
 from nqs.samplers import TreeSampler
 h = Heisenberg(chain(20))
 sign = MarshallSign(sublattice=tuple(site % 2 for site in range(20)))
-psi = WithReference(base=TransformerConfig(width=16, layers=2, heads=2, phase="zero"), reference=sign).build(h.hilbert)
+psi = TransformerConfig(width=16, layers=2, heads=2, phase="zero", reference=sign).build(h.hilbert)
 samples = TreeSampler(n_samples=1024).build(psi).sample(torch.Generator().manual_seed(0))
 local = local_energies(h, psi, samples)
 StochasticReconfiguration().build(psi).step(samples, local.values, local.diagonal, 0.0)

@@ -18,7 +18,7 @@ from nqs import Result, recipes
 from nqs.driver import CommonOptions, Options, command_line, diagonalise, solve
 from nqs.hamiltonians import Heisenberg
 from nqs.lattice import hypercubic
-from nqs.models import MarshallSign, TransformerConfig, WithReference
+from nqs.models import MarshallSign, TransformerConfig
 from nqs.protocols import WavefunctionConfig
 
 
@@ -53,7 +53,7 @@ def wavefunction(config: Config, hamiltonian: Heisenberg) -> WavefunctionConfig:
         sublattices = hamiltonian.lattice.sublattices()
     except ValueError:  # no rule for lattices that are not bipartite
         return model
-    return WithReference(base=model, reference=MarshallSign(sublattice=tuple(sublattices.tolist())))
+    return replace(model, reference=MarshallSign(sublattice=tuple(sublattices.tolist())))
 
 
 def main(config: Config) -> Result:

@@ -14,7 +14,7 @@ Repeat a command to see its result again; interrupt it and repeat it to continue
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from nqs import Result, recipes
 from nqs.driver import CommonOptions, Options, command_line, diagonalise, solve
 from nqs.hamiltonians import NetKetOperator
-from nqs.models import MarshallSign, TransformerConfig, WithReference
+from nqs.models import MarshallSign, TransformerConfig
 from nqs.protocols import WavefunctionConfig
 
 
@@ -65,7 +65,7 @@ def main(config: Config) -> Result:
     model: WavefunctionConfig = config.model
     if config.reference == "marshall":
         sublattice = tuple(site % 2 for site in range(config.L))
-        model = WithReference(base=config.model, reference=MarshallSign(sublattice=sublattice))
+        model = replace(config.model, reference=MarshallSign(sublattice=sublattice))
     name = f"netket_operator-{config.L}-theta{config.theta:.3g}"
     return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state)
 

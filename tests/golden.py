@@ -43,7 +43,6 @@ from nqs.models import (
     OnOrbits,
     Symmetrised,
     TransformerConfig,
-    WithReference,
     hartree_fock,
     lowest_sector,
     sector_of,
@@ -193,7 +192,7 @@ def bosons_annealed(folder: Path) -> Record:
 @golden
 def spins_adam(folder: Path) -> Record:
     """Heisenberg ring with Marshall's signs, tree with n_samples, Adam; cut frontier in the evaluation."""
-    model = WithReference(base=POSITIVE, reference=MarshallSign(sublattice=(0, 1) * 4))
+    model = replace(POSITIVE, reference=MarshallSign(sublattice=(0, 1) * 4))
     optimiser = TorchOptimiser(name="Adam", learning_rate=1e-2, final_learning_rate=1e-3)
     evaluation = TreeSampler(n_samples=1000, max_frontier=16)
     return run(Heisenberg(chain(8), 0.0), model, TreeSampler(n_samples=200), optimiser, steps=8, evaluation=evaluation)
@@ -211,7 +210,7 @@ def frustrated_on_orbits(folder: Path) -> Record:
     """J1-J2 ring on orbits, in the sector of Marshall's signs, with a phase head; tree, explicit diagonal."""
     hamiltonian, reference = Heisenberg(chain(10), 0.0, J=(1.0, 0.4)), MarshallSign(sublattice=(0, 1) * 5)
     symmetry = sector_of(reference, symmetries_of(hamiltonian), hamiltonian.hilbert)
-    model = OnOrbits(base=WithReference(base=TOY, reference=reference), symmetry=symmetry)
+    model = OnOrbits(base=replace(TOY, reference=reference), symmetry=symmetry)
     optimiser = StochasticReconfiguration(learning_rate=0.1, implicit=False)
     return run(hamiltonian, model, TreeSampler(n_distinct=10), optimiser, steps=6)
 
@@ -244,7 +243,7 @@ def electrons_on_orbits(folder: Path) -> Record:
     hamiltonian = FermiHubbard(chain(6), 2, 2, U=4.0)
     symmetry = symmetries_of(hamiltonian, fermions=True)
     projected, _ = lowest_sector(hamiltonian, symmetry, [hartree_fock(hamiltonian).determinant])
-    model = OnOrbits(base=WithReference(base=TOY, reference=projected), symmetry=projected.symmetry)
+    model = OnOrbits(base=replace(TOY, reference=projected), symmetry=projected.symmetry)
     return run(hamiltonian, model, ExhaustiveSampler(), steps=6)
 
 
@@ -252,7 +251,7 @@ def electrons_on_orbits(folder: Path) -> Record:
 def electrons_sampled(folder: Path) -> Record:
     """Electrons with the signs of a Hartree-Fock determinant and a phase head; tree."""
     hamiltonian = FermiHubbard(square(2, 3, "open"), 3, 3, U=8.0)
-    model = WithReference(base=TOY, reference=hartree_fock(hamiltonian).determinant)
+    model = replace(TOY, reference=hartree_fock(hamiltonian).determinant)
     return run(hamiltonian, model, TreeSampler(n_distinct=60), steps=6, evaluation=TreeSampler(n_distinct=200))
 
 
@@ -329,7 +328,7 @@ def fitted(folder: Path) -> Record:
     hamiltonian = FermiHubbard(square(2, 3, "open"), 2, 2, U=4.0)
     determinant = hartree_fock(hamiltonian).determinant
     ground_state = StateVector(hamiltonian.hilbert, exact.ground_state(hamiltonian).state)
-    other = WithReference(base=replace(TOY, seed=5), reference=determinant).build(hamiltonian.hilbert)
+    other = replace(TOY, seed=5, reference=determinant).build(hamiltonian.hilbert)
     tree = TreeSampler(n_samples=300)
     fits: list[tuple[Target, Objective, Sampler]] = [
         (MeanField(hamiltonian.hilbert, determinant), "forward", ExhaustiveSampler()),
@@ -345,7 +344,7 @@ def fitted(folder: Path) -> Record:
             made = fit(wavefunction, target, objective, steps=3, sampler=sampler, optimiser=optimiser, progress=False)
             losses.extend(made.history["loss"].tolist())
 
-    model = WithReference(base=TOY, reference=determinant)
+    model = replace(TOY, reference=determinant)
     optimiser = StochasticReconfiguration(final_diagonal_shift=SHIFT)
     return run(hamiltonian, model, tree, optimiser, steps=3, start=start) | {"losses": losses}
 
@@ -402,15 +401,15 @@ def recipe_choices(folder: Path) -> Record:
     positive, signed = recipes.transformer(phase="zero"), recipes.transformer()
     ring, lattice = (MarshallSign(sublattice=row) for row in ((0, 1) * 6, (0, 1, 0, 1, 1, 0, 1, 0) * 2))
     hubbard = FermiHubbard(chain(6), 3, 3, U=4.0)
-    determinant = WithReference(base=signed, reference=hartree_fock(hubbard).determinant)
+    determinant = replace(signed, reference=hartree_fock(hubbard).determinant)
     problems: Sequence[tuple[Hamiltonian, WavefunctionConfig, float | None]] = (
         (BoseHubbard(chain(8), 8, U=4.0), positive, None),
         (BoseHubbard(chain(12), 12, U=4.0), positive, None),
         (BoseHubbard(chain(20), 20, U=4.0), signed, None),
         (Ising(chain(20), h=1.0), positive, None),
         (Ising(chain(12), h=1.0), positive, 0.1),
-        (Heisenberg(chain(12), 0.0), WithReference(base=positive, reference=ring), None),
-        (Heisenberg(square(4), 0.0, J=(1.0, 0.5)), WithReference(base=signed, reference=lattice), None),
+        (Heisenberg(chain(12), 0.0), replace(positive, reference=ring), None),
+        (Heisenberg(square(4), 0.0, J=(1.0, 0.5)), replace(signed, reference=lattice), None),
         (hubbard, determinant, None),
         (TJ(chain(8), 3, 3, J=0.4), signed, None),
     )

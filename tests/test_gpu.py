@@ -1,6 +1,7 @@
 """The same physics on a GPU: run where there is one, `pytest -m gpu`."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,8 @@ from nqs import VMC, exact, resume
 from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard
 from nqs.lattice import chain, square
-from nqs.models import Symmetrised, Transformer, TransformerConfig, WithReference, hartree_fock, lowest_sector
+from nqs.models import Symmetrised, Transformer, TransformerConfig, hartree_fock, lowest_sector
 from nqs.optimisation import StochasticReconfiguration
-from nqs.protocols import WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.symmetry import symmetries_of
 
@@ -97,14 +97,14 @@ SYMMETRIC = {
 @pytest.mark.parametrize("attention", ["dot-product", "factored"])
 def test_symmetric_states_agree_with_the_cpu(h: BoseHubbard | FermiHubbard | TV, attention: str) -> None:
     """The same sector, amplitudes, sums, local energies and update; samples that pass chi-square."""
-    base: WavefunctionConfig = TransformerConfig(width=8, heads=2, layers=1, attention=attention)
+    base = TransformerConfig(width=8, heads=2, layers=1, attention=attention)
     symmetry = symmetries_of(h)
     if not isinstance(h, BoseHubbard):
         solutions, group = hartree_fock(h).solutions, symmetries_of(h, fermions=True)
         (one, e), (other, f) = (lowest_sector(h, group, solutions, device=device) for device in ("cpu", "cuda"))
         assert one == other
         assert e == pytest.approx(f, rel=1e-10)
-        base, symmetry = WithReference(base=base, reference=one), one.symmetry
+        base, symmetry = replace(base, reference=one), one.symmetry
     config = Symmetrised(base=base, symmetry=symmetry)
     found = []
     for device in ("cpu", "cuda"):

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain
-from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
+from nqs.models import MarshallSign, Transformer, TransformerConfig
 from nqs.samplers import TreeSampler
 from nqs.samplers.cuda_graph import RecordedDraw, capacity_for, compacted, padded_draw
 
@@ -125,7 +125,7 @@ def test_recorded_draws_are_the_same_bit_for_bit(hilbert: HilbertSpace, dtype: s
 @pytest.mark.parametrize("phase", ["learned", "zero"])
 def test_recorded_samples_have_their_amplitudes_and_number(phase: str) -> None:
     sign = MarshallSign(sublattice=(0, 1) * 10)
-    config = WithReference(base=TransformerConfig(width=16, heads=2, phase=phase), reference=sign)
+    config = TransformerConfig(width=16, heads=2, phase=phase, reference=sign)
     model = config.build(spins(20, 0), "cuda")
     sampler = TreeSampler(n_samples=3000, use_cuda_graph=True)
     generator = torch.Generator("cuda").manual_seed(1)

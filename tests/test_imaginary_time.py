@@ -1,5 +1,6 @@
 """Evolution in imaginary time against dense exponentials, and the natural gradient that follows it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from nqs import VMC, exact
 from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
-from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig, WithReference
+from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig
 from nqs.optimisation import StochasticReconfiguration
 from nqs.optimisation.imaginary_time import evolved
 from nqs.optimisation.stochastic_reconfiguration import gain, log_of_one_plus
@@ -35,7 +36,7 @@ def on_orbits(h: Hamiltonian, **options: Any) -> Wavefunction:
 STATES: dict[str, tuple[Hamiltonian, Wavefunction]] = {
     "flux": (FLUX, SMALL.build(FLUX.hilbert)),
     "orbits": (RING, on_orbits(RING)),
-    "reference": (SPINS, WithReference(base=SMALL, reference=MarshallSign(sublattice=(0, 1) * 4)).build(SPINS.hilbert)),
+    "reference": (SPINS, replace(SMALL, reference=MarshallSign(sublattice=(0, 1) * 4)).build(SPINS.hilbert)),
     "electrons": (ELECTRONS, SMALL.build(ELECTRONS.hilbert)),
     "momentum": (
         RING,
@@ -167,7 +168,7 @@ def test_gain_is_one_for_a_linear_step_and_small_for_one_that_went_astray() -> N
     [
         (RING, SMALL),
         (Ising(chain(8), h=1.0), TransformerConfig(width=8, layers=1, heads=2, phase="zero")),
-        (SPINS, WithReference(base=SMALL, reference=MarshallSign(sublattice=(0, 1) * 4))),
+        (SPINS, replace(SMALL, reference=MarshallSign(sublattice=(0, 1) * 4))),
         (FLUX, SMALL),
     ],
     ids=["bosons", "ising", "spins", "flux"],

@@ -8,10 +8,12 @@ from nqs.amplitudes.prefixes import common_prefix
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain
-from nqs.models import Transformer, transformer
-from nqs.models.attention import causal_attention, head_by_head
+from nqs.models import Transformer
+from nqs.models.inference import decoder
 from nqs.models.inference import kernels as inference
+from nqs.models.inference.causal_products import causal_attention, head_by_head
 from nqs.models.inference.kernels import gelu, log_softmax_, softmax_
+from nqs.models.transformer import DenseDecoder
 from nqs.protocols import Hamiltonian
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples
@@ -70,8 +72,8 @@ every_size = pytest.mark.parametrize(
 )
 
 
-def lively(h: Hamiltonian, size: dict[str, int], attention: str = "dot-product") -> Transformer:
-    model = Transformer(h.hilbert, width=8, seed=5, attention=attention, **size)
+def lively(h: Hamiltonian, size: dict[str, int], attention: str = "dot-product", phase: str = "learned") -> Transformer:
+    model = Transformer(h.hilbert, width=8, seed=5, attention=attention, phase=phase, **size)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -96,7 +98,7 @@ def test_tables_of_the_first_block_change_nothing(
     samples = sampler.build(model).sample(torch.Generator().manual_seed(0))
     energies = local_energies(h, model, samples).values
     assert (model.start(1).first is not None) == (h.hilbert.local_dim <= 4)
-    monkeypatch.setattr(model, "_first_tables", lambda: None)
+    monkeypatch.setattr(model.decoder, "first_tables", lambda: None)
     assert_same(sampler.build(model).sample(torch.Generator().manual_seed(0)), samples)
     torch.testing.assert_close(local_energies(h, model, samples).values, energies, rtol=1e-11, atol=1e-11)
 
@@ -105,9 +107,40 @@ def test_tables_serve_drawing_without_replacement(monkeypatch: pytest.MonkeyPatc
     model = lively(SYSTEMS["electrons"], {"layers": 2, "heads": 2})
     sampler = GumbelSampler(n_distinct=40)
     samples = sampler.build(model).sample(torch.Generator().manual_seed(0))
-    monkeypatch.setattr(transformer, "MAX_LOCAL_STATES", 0)
+    monkeypatch.setattr(decoder, "MAX_LOCAL_STATES", 0)
     assert model.start(1).first is None
     assert_same(sampler.build(model).sample(torch.Generator().manual_seed(0)), samples)
+
+
+@every_system
+@every_size
+@pytest.mark.parametrize("attention", ["dot-product", "factored"])
+@pytest.mark.parametrize("phase", ["learned", "zero"])
+def test_the_cached_decoder_is_the_dense_one(
+    h: Hamiltonian, size: dict[str, int], attention: str, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Conditionals at every site, samples from the same seed, and amplitudes; the dense one against whole rows, too."""
+    model = lively(h, size, attention, phase)
+    dense = DenseDecoder(model)
+    n = h.hilbert.random(30, torch.Generator().manual_seed(2))
+    whole = model.conditionals(n)
+    states = [way.start(len(n)) for way in (dense, model.decoder)]
+    for site in range(h.hilbert.n_sites):
+        tokens = n[:, site - 1] if site else None
+        found = []
+        for i, way in enumerate((dense, model.decoder)):
+            step, states[i] = way.step(tokens, states[i])
+            found.append(step)
+        for naive, cached, expected in zip(*found, whole, strict=True):
+            torch.testing.assert_close(naive, expected[:, site], rtol=1e-11, atol=1e-11)
+            torch.testing.assert_close(cached, naive, rtol=1e-11, atol=1e-11)
+    for sampler in (TreeSampler(n_samples=300), GumbelSampler(n_distinct=30)):
+        samples = sampler.build(model).sample(torch.Generator().manual_seed(0))
+        energies = local_energies(h, model, samples).values
+        with monkeypatch.context() as patched:
+            patched.setattr(model, "decoder", dense)
+            assert_same(sampler.build(model).sample(torch.Generator().manual_seed(0)), samples)
+            torch.testing.assert_close(local_energies(h, model, samples).values, energies, rtol=1e-10, atol=1e-10)
 
 
 @every_system

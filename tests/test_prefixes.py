@@ -1,5 +1,7 @@
 """Shared prefixes: their length and their tree by brute force, and the same amplitudes and energies without sharing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain, square
-from nqs.models import MarshallSign, Transformer, TransformerConfig, WithReference
+from nqs.models import MarshallSign, Transformer, TransformerConfig
 from nqs.models.inference import kernels as inference
 from nqs.models.inference.prefix_tree import PrefixTree
 from nqs.protocols import Hamiltonian, Wavefunction
@@ -100,7 +102,7 @@ def family(h: Hamiltonian) -> torch.Tensor:
 def lively(h: Hamiltonian, dtype: str = "float64", attention: str = "dot-product") -> Wavefunction:
     config = TransformerConfig(width=8, layers=2, heads=2, dtype=dtype, attention=attention, seed=5)
     sign = MarshallSign(sublattice=tuple(site % 2 for site in range(h.hilbert.n_sites)))
-    model = WithReference(base=config, reference=sign).build(h.hilbert)
+    model = replace(config, reference=sign).build(h.hilbert)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

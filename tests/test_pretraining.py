@@ -19,7 +19,6 @@ from nqs.models import (
     Symmetrised,
     Transformer,
     TransformerConfig,
-    WithReference,
     hartree_fock,
 )
 from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
@@ -159,9 +158,7 @@ def test_the_amplitudes_of_a_determinant_are_reached_and_not_only_its_signs() ->
     target = MeanField(HUBBARD.hilbert, determinant)
     amplitudes = determinant.amplitude(HUBBARD.hilbert.configurations()).numpy()
     np.testing.assert_allclose(abs(dense(target, HUBBARD.hilbert)), abs(amplitudes) / np.linalg.norm(amplitudes))
-    model = WithReference(base=TransformerConfig(width=8, layers=1, heads=2), reference=determinant).build(
-        HUBBARD.hilbert
-    )
+    model = TransformerConfig(width=8, layers=1, heads=2, reference=determinant).build(HUBBARD.hilbert)
     assert fit(model, target, steps=40, progress=False).fidelity > 0.9999
     psi, H = dense(model, HUBBARD.hilbert), exact.sparse_matrix(HUBBARD)
     assert np.vdot(psi, H @ psi).real == pytest.approx(hartree_fock(HUBBARD).energy, abs=1e-2)
@@ -213,9 +210,7 @@ def test_fits_repeat_with_their_generator() -> None:
 def test_a_symmetric_wavefunction_is_fitted_to_the_projection() -> None:
     symmetry = translations(RING.lattice, RING.hilbert)
     config = Symmetrised(
-        base=WithReference(
-            base=TransformerConfig(width=8, layers=1, heads=2), reference=MarshallSign(sublattice=(0, 1, 0, 1))
-        ),
+        base=TransformerConfig(width=8, layers=1, heads=2, reference=MarshallSign(sublattice=(0, 1, 0, 1))),
         symmetry=symmetry,
     )
     model = config.build(RING.hilbert)

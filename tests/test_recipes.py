@@ -17,7 +17,6 @@ from nqs.models import (
     Symmetrised,
     Transformer,
     TransformerConfig,
-    WithReference,
     hartree_fock,
 )
 from nqs.models.symmetric.wavefunction import SymmetricWavefunction
@@ -120,7 +119,7 @@ def test_without_a_lattice_steps_average_over_all() -> None:
 
 def test_determinants_are_projected_and_not_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipes.FEW_ORBITS, "cpu", 1)
-    fixed = WithReference(base=replace(BASE, phase="zero"), reference=hartree_fock(SIGNED).determinant)
+    fixed = replace(BASE, phase="zero", reference=hartree_fock(SIGNED).determinant)
     chosen, why = recipes.symmetrised(fixed, SIGNED, "cpu")
     assert isinstance(chosen, OnOrbits)
     assert "projected Hartree-Fock" in why
@@ -131,14 +130,14 @@ def test_networks_that_are_averaged_are_narrow_on_a_cpu_and_rounded(device: str 
     h = Heisenberg(square(6), 0.0)
     group = translations(square(6), h.hilbert)
     reference = MarshallSign(sublattice=tuple(square(6).sublattices().tolist()))
-    model = Symmetrised(base=WithReference(base=recipes.transformer("zero"), reference=reference), symmetry=group)
-    sized = recipes.sized(model, h.hilbert.dimension, 36, device, lattice=h.lattice).base.base
+    model = Symmetrised(base=replace(recipes.transformer("zero"), reference=reference), symmetry=group)
+    sized = recipes.sized(model, h.hilbert.dimension, 36, device, lattice=h.lattice).base
     width = recipes.NARROW if torch.device(device).type == "cpu" else recipes.WIDE
     assert (sized.width, sized.dtype, sized.attention) == (width, "float32", "factored")
     assert torch.equal(torch.tensor(sized.displacements), h.lattice.displacements())
     alone = recipes.sized(recipes.transformer("zero"), h.hilbert.dimension, 36, device, lattice=h.lattice)
     assert (alone.width, alone.dtype, alone.attention) == (recipes.WIDTH, "mixed", "dot-product")
-    nowhere = recipes.sized(model, h.hilbert.dimension, 36, device).base.base
+    nowhere = recipes.sized(model, h.hilbert.dimension, 36, device).base
     assert (nowhere.attention, nowhere.displacements) == ("factored", None)
     given = replace(recipes.transformer("zero"), width=24, dtype="float64", attention="dot-product")
     assert recipes.sized(replace(model, base=given), h.hilbert.dimension, 36, device, lattice=h.lattice).base == given
@@ -210,11 +209,11 @@ BASE = TransformerConfig(width=4, layers=1, heads=1)
 
 
 def determinant(h: Hamiltonian) -> WavefunctionConfig:
-    return WithReference(base=BASE, reference=hartree_fock(h).determinant)
+    return replace(BASE, reference=hartree_fock(h).determinant)
 
 
 def marshall(sites: int) -> WavefunctionConfig:
-    return WithReference(base=BASE, reference=MarshallSign(sublattice=tuple(s % 2 for s in range(sites))))
+    return replace(BASE, reference=MarshallSign(sublattice=tuple(s % 2 for s in range(sites))))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +243,7 @@ def test_sector_of_the_ground_state(
         return
     assert isinstance(chosen, OnOrbits)
     assert chosen.symmetry.order == order
-    if isinstance(chosen.base, WithReference) and isinstance(hamiltonian, FermiHubbard):
+    if isinstance(hamiltonian, FermiHubbard):
         assert isinstance(chosen.base.reference, ProjectedDeterminant)
         assert chosen.base.reference.symmetry == chosen.symmetry
     else:

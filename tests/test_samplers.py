@@ -6,6 +6,7 @@ A new sampler is one more line in SAMPLERS.
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
-from nqs.models import MarshallSign, Transformer, WithReference
+from nqs.models import MarshallSign, Transformer
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi, Sampler, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samplers.gumbel import conditioned_on_maximum, gumbel
@@ -102,7 +103,7 @@ def test_samples_keep_the_contract_in_single_precision(sampler: Sampler) -> None
 @every_sampler
 def test_samples_carry_the_reference_phase(sampler: Sampler) -> None:
     space = SPACES["spins 1/2"]
-    config = WithReference(base=peaked(space).config, reference=MarshallSign(sublattice=(0, 1, 0, 1, 0, 1)))
+    config = replace(peaked(space).config, reference=MarshallSign(sublattice=(0, 1, 0, 1, 0, 1)))
     model = config.build(space)
     assert model.reference_phase(space.configurations()).std() > 1
     check_contract(sampler, model, 1e-12)

@@ -35,7 +35,6 @@ from nqs.models import (
     SlaterDeterminant,
     Symmetrised,
     TransformerConfig,
-    WithReference,
 )
 from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
@@ -66,7 +65,7 @@ CONFIGURATIONS = [
     TV(RING, 2, V=1.5, mu=0.1, twist=(0.5,)),
     MarshallSign(sublattice=(0, 1, 0, 1)),
     SlaterDeterminant(up=((0.6,), (0.8,)), down=((1.0,), (0.0,)), up_imaginary=((0.0,), (1e-17,))),
-    WithReference(base=TransformerConfig(width=8, seed=2), reference=MarshallSign(sublattice=(1, 0))),
+    TransformerConfig(width=8, seed=2, reference=MarshallSign(sublattice=(1, 0))),
     ProjectedDeterminant(
         determinant=SlaterDeterminant(up=((0.6,), (0.8,), (0.0,))),
         symmetry=translations(chain(3), fermions(3, 1), momentum=(1,), fermions=True),

@@ -408,17 +408,21 @@ def script(name: str) -> ModuleType:
 @pytest.mark.parametrize(
     ("name", "options", "signs"),
     [
-        ("heisenberg", {"shape": (4,)}, ("WithReference", "zero")),
-        ("heisenberg", {"shape": (2, 3), "boundary": "open", "J": (1.0, 0.5)}, ("WithReference", "learned")),
-        ("heisenberg", {"shape": (3,), "spin": 1.0, "Delta": (0.5,)}, ("TransformerConfig", "learned")),
-        ("heisenberg", {"shape": (3,), "total_sz": None, "J": (-1.0,)}, ("TransformerConfig", "zero")),
-        ("heisenberg", {"shape": (6,), "J": (-1.0, 0.5), "h": 0.1}, ("TransformerConfig", "learned")),
-        ("heisenberg", {"shape": (4,), "reference": "none"}, ("TransformerConfig", "learned")),
-        ("ising", {"shape": (2, 3), "J": -1.0, "h": 0.5, "g": 0.1}, ("TransformerConfig", "zero")),
+        ("heisenberg", {"shape": (4,)}, ("MarshallSign", "zero")),
+        ("heisenberg", {"shape": (2, 3), "boundary": "open", "J": (1.0, 0.5)}, ("MarshallSign", "learned")),
+        ("heisenberg", {"shape": (3,), "spin": 1.0, "Delta": (0.5,)}, (None, "learned")),
+        ("heisenberg", {"shape": (3,), "total_sz": None, "J": (-1.0,)}, (None, "zero")),
+        ("heisenberg", {"shape": (6,), "J": (-1.0, 0.5), "h": 0.1}, (None, "learned")),
+        ("heisenberg", {"shape": (4,), "reference": "none"}, (None, "learned")),
+        ("ising", {"shape": (2, 3), "J": -1.0, "h": 0.5, "g": 0.1}, (None, "zero")),
     ],
 )
 def test_scripts_run_with_what_is_known_of_the_signs(
-    name: str, options: dict[str, Any], signs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    options: dict[str, Any],
+    signs: tuple[str | None, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     module = script(name)
     archive = tmp_path / "new" / "run.h5"
@@ -428,7 +432,7 @@ def test_scripts_run_with_what_is_known_of_the_signs(
     assert all(word in text for word in ("exact E", "E / site", str(archive)))
     assert archive.with_suffix(".png").exists()
     model = Archive.open(archive).config["model"]
-    assert (model["type"], model.get("base", model)["phase"]) == signs
+    assert ((model["reference"] or {}).get("type"), model["phase"]) == signs
 
 
 @pytest.mark.usefixtures("unchecked")

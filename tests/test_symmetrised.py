@@ -25,7 +25,6 @@ from nqs.models import (
     OnOrbits,
     Symmetrised,
     TransformerConfig,
-    WithReference,
     hartree_fock,
     lowest_sector,
 )
@@ -53,7 +52,7 @@ SUBGROUP = "bosons, steps over a subgroup"
 def electrons() -> tuple[Hamiltonian, Symmetrised]:
     h = FermiHubbard(RING, 2, 2, U=4.0)
     projected, _ = lowest_sector(h, symmetries_of(h, fermions=True), hartree_fock(h).solutions)
-    return h, Symmetrised(base=WithReference(base=BASE, reference=projected), symmetry=projected.symmetry)
+    return h, Symmetrised(base=replace(BASE, reference=projected), symmetry=projected.symmetry)
 
 
 def with_symmetry(h: Hamiltonian, symmetry: Symmetry) -> tuple[Hamiltonian, Symmetrised]:
@@ -70,7 +69,7 @@ CASES: dict[str, tuple[Hamiltonian, Symmetrised | OnOrbits]] = {
     ),
     "spins with a reference": (
         SPINS,
-        Symmetrised(base=WithReference(base=BASE, reference=MARSHALL), symmetry=space_group(chain(6), SPINS.hilbert)),
+        Symmetrised(base=replace(BASE, reference=MARSHALL), symmetry=space_group(chain(6), SPINS.hilbert)),
     ),
     "fermions around a ring": with_symmetry(
         FERMIONS, translations(chain(6), FERMIONS.hilbert, momentum=(2,), fermions=True)
@@ -422,9 +421,7 @@ def run(name: str, **options: Any) -> VMC:
 @pytest.mark.parametrize("name", [name + kind for name in (*FORBIDDING, "spins, odd") for kind in ("", ", on orbits")])
 def test_a_run_finds_the_lowest_level_of_its_sector(name: str) -> None:
     h, config = CASES[name]
-    base = wider = TransformerConfig(width=8, layers=1, heads=2, seed=1)
-    if isinstance(config.base, WithReference):
-        base = WithReference(base=wider, reference=config.base.reference)
+    base = TransformerConfig(width=8, layers=1, heads=2, seed=1, reference=config.base.reference)
     model = type(config)(base=base, symmetry=config.symmetry).build(h.hilbert)
     result = VMC(h, model, ExhaustiveSampler()).run(60, progress=False)
     expected = lowest_of_sector(h, config.symmetry)[0]

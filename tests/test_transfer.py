@@ -12,8 +12,7 @@ from nqs import VMC, Archive, ArchiveError, RunConfig, resume
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, Heisenberg
 from nqs.lattice import chain, from_edges, honeycomb, square
-from nqs.models import MarshallSign, Symmetrised, TransformerConfig, WithReference
-from nqs.models.references.phase import innermost
+from nqs.models import MarshallSign, Symmetrised, TransformerConfig
 from nqs.pretraining import fit
 from nqs.protocols import Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
@@ -34,9 +33,9 @@ def energy(hamiltonian: Any, wavefunction: Wavefunction) -> float:
     return (samples.weights @ local_energies(hamiltonian, wavefunction, samples).values.real).item()
 
 
-def with_signs(hamiltonian: Any, **options: Any) -> WithReference:
+def with_signs(hamiltonian: Any, **options: Any) -> TransformerConfig:
     sublattice = tuple(hamiltonian.lattice.sublattices().tolist())
-    return WithReference(base=replace(CONFIG, **options), reference=MarshallSign(sublattice=sublattice))
+    return replace(CONFIG, reference=MarshallSign(sublattice=sublattice), **options)
 
 
 def test_other_couplings_start_from_the_very_same_state(tmp_path: Path) -> None:
@@ -119,11 +118,11 @@ def test_phases_are_copied_between_models_with_the_same_kind_of_reference(tmp_pa
     archive = trained(tmp_path / "plain.h5", h, learned, steps=2)
     head = archive.parameters()["head.weight"]
     same, other = replace(learned, seed=3).build(h.hilbert), with_signs(h, phase="learned", seed=3).build(h.hilbert)
-    fresh = other.base.head.weight.detach().clone().numpy()  # type: ignore[union-attr]
+    fresh = other.head.weight.detach().clone().numpy()  # type: ignore[union-attr]
     assert "phase head" not in transfer(same, h, archive)
     np.testing.assert_array_equal(same.head.weight.detach().numpy(), head)  # type: ignore[union-attr]
     assert transfer(other, h, archive).endswith("the phase head starts anew")
-    found = other.base.head.weight.detach().numpy()  # type: ignore[union-attr]
+    found = other.head.weight.detach().numpy()  # type: ignore[union-attr]
     np.testing.assert_array_equal(found, np.concatenate([head[:2], fresh[2:]]))
     positive = CONFIG.build(h.hilbert)
     assert "phase head" not in transfer(positive, h, archive)
@@ -194,14 +193,6 @@ def test_a_model_of_another_shape_is_fitted_to_the_loaded_one(tmp_path: Path) ->
     assert energy(h, target) == pytest.approx(archive.result.energy, abs=1e-12)
     model = replace(CONFIG, width=4, heads=1).build(h.hilbert)
     assert fit(model, target, steps=40, progress=False).fidelity > 0.999
-
-
-def test_symmetries_and_references_wrap_the_same_model() -> None:
-    h = Heisenberg(chain(4), total_sz=0)
-    referenced = with_signs(h)
-    symmetric = Symmetrised(base=referenced, symmetry=translations(h.lattice, h.hilbert))
-    assert innermost(CONFIG) == (CONFIG, None)
-    assert innermost(symmetric) == (referenced.base, referenced.reference)
 
 
 def test_a_run_from_other_parameters_resumes_bit_for_bit_even_before_its_first_step(

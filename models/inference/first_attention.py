@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from nqs.models.attention import CausalSelfAttention, causal_attention
+from nqs.models.attention import CausalSelfAttention
+from nqs.models.inference.causal_products import causal_attention
 from nqs.models.inference.kernels import softmax_
 from nqs.models.normalisation import LayerNorm
 

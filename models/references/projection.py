@@ -23,8 +23,7 @@ from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
 from nqs.models.references.determinant import SlaterDeterminant
-from nqs.models.references.phase import ReferencePhase
-from nqs.protocols import Hamiltonian
+from nqs.protocols import Hamiltonian, ReferencePhase
 from nqs.runtime.memory import max_chunk_rows
 from nqs.symmetry.group import TURN, Symmetry
 

@@ -91,16 +91,12 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
     config: Symmetrised
 
     def __init__(self, config: Symmetrised, base: AutoregressiveWavefunction, symmetry: Symmetry | None = None) -> None:
-        super().__init__()
+        super().__init__(base)
         config.symmetry.check(base.hilbert)
         self.symmetry = symmetry or config.symmetry
         self.n_images = self.symmetry.order
         self.config = config
-        self.base = base
         self.hilbert = base.hilbert
-        self.has_phase = base.has_phase
-        self.rowwise_layers = base.rowwise_layers
-        self.gradient_dtype = base.gradient_dtype
 
     def for_steps(self) -> "SymmetrisedWavefunction":
         """The average over `config.trained`, with the same parameters."""

@@ -44,15 +44,14 @@ class OrbitWavefunction(SymmetricWavefunction):
     config: OnOrbits
 
     def __init__(self, config: OnOrbits, base: AutoregressiveWavefunction, hilbert: HilbertSpace) -> None:
-        super().__init__()
+        super().__init__(base)
         self.config = config
         self.symmetry = config.symmetry
-        self.base = base
         self.hilbert = hilbert
-        self.has_phase = base.has_phase
-        self.shares_prefixes = base.shares_prefixes
-        self.rowwise_layers = base.rowwise_layers
-        self.gradient_dtype = base.gradient_dtype
+
+    @property
+    def shares_prefixes(self) -> bool:  # type: ignore[override]
+        return self.base.shares_prefixes
 
     def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """Of representatives."""

@@ -21,8 +21,25 @@ class SymmetricWavefunction(Wavefunction):
         symmetry: the group and its character.
     """
 
-    base: AutoregressiveWavefunction
     symmetry: Symmetry
+
+    def __init__(self, base: AutoregressiveWavefunction) -> None:
+        super().__init__()
+        self.base = base
+
+    # What the layers of the network decide is asked of it.
+
+    @property
+    def has_phase(self) -> bool:  # type: ignore[override]
+        return self.base.has_phase
+
+    @property
+    def rowwise_layers(self) -> bool:  # type: ignore[override]
+        return self.base.rowwise_layers
+
+    @property
+    def gradient_dtype(self) -> torch.dtype | None:  # type: ignore[override]
+        return self.base.gradient_dtype
 
     @property
     def sampled(self) -> AutoregressiveWavefunction:

@@ -46,6 +46,7 @@ from nqs.archive.storage import (
     replace_file,
     seal,
 )
+from nqs.archive.upgrade import upgrade
 from nqs.estimators.estimate import EnergyEstimate
 
 if TYPE_CHECKING:  # torch takes seconds to import: looking at an archive does without
@@ -141,6 +142,7 @@ class Archive:
             if lock is not None:
                 lock.release()
             raise
+        upgrade(attributes, datasets)
         archive = cls(path, attributes, datasets, size=size, lock=lock)
         archive.read_version = number
         return archive

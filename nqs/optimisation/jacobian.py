@@ -10,7 +10,7 @@ module is differentiated with torch.func, which is slower.
 # Shapes: U configurations, T tokens of each (sites, times images of a symmetry), P parameters, parts: log modulus, and
 # phase if there is one to learn.
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nqs.models.factored_attention import Mixing, gradients_of_mixing
-from nqs.models.normalisation import LayerNorm, normalised
 from nqs.protocols import Wavefunction
 from nqs.runtime.memory import in_chunks, max_chunk_rows
 
@@ -178,7 +176,7 @@ def sums(layer: nn.Module, x: Tensor, g: Float[Tensor, "U T D"]) -> Float[Tensor
 
 def scales(layer: nn.Module, x: Tensor, g: Float[Tensor, "U T D"]) -> Float[Tensor, "U D"]:
     assert isinstance(layer, nn.LayerNorm)
-    return (g * normalised(x, layer.eps)).sum(1)
+    return (g * nn.functional.layer_norm(x, x.shape[-1:], eps=layer.eps)).sum(1)
 
 
 def sums_by_token(layer: nn.Module, x: Tensor, g: Float[Tensor, "U T D"]) -> Float[Tensor, "U tokens D"]:
@@ -188,14 +186,30 @@ def sums_by_token(layer: nn.Module, x: Tensor, g: Float[Tensor, "U T D"]) -> Flo
     return g.new_zeros((U * tokens, D)).index_add_(0, row, g.flatten(0, 1)).view(U, tokens, D)
 
 
-# Of a parameter of a layer, per configuration.
-GRADIENTS: dict[type[nn.Module], dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]]] = {
+GradientFormula = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of layer, input, gradients of the output
+
+# Of layers of torch, by parameter. Others state their own in a class attribute `parameter_gradients` of the same kind.
+OF_TORCH: dict[type[nn.Module], dict[str, GradientFormula]] = {
     nn.Linear: {"weight": outer_products, "bias": sums},
     nn.LayerNorm: {"weight": scales, "bias": sums},
-    LayerNorm: {"weight": scales, "bias": sums},
     nn.Embedding: {"weight": sums_by_token},
-    Mixing: {"weight": gradients_of_mixing},
 }
+
+
+def parameter_gradients(layer: nn.Module) -> Mapping[str, GradientFormula] | None:
+    """Formulas of the per-configuration gradients of a layer's parameters by name; None where there are none.
+
+    They belong to exactly this class: a subclass may compute something else, and states its own.
+    """
+    own: Mapping[str, GradientFormula] | None = vars(type(layer)).get("parameter_gradients")
+    return own or OF_TORCH.get(type(layer))
+
+
+def gradient_of(layer: nn.Module, name: str, x: Tensor, g: Float[Tensor, "U T out"]) -> Tensor:
+    """Gradients of a parameter of a layer, (U, *shape), one for each of U configurations."""
+    formulas = parameter_gradients(layer)
+    assert formulas is not None
+    return formulas[name](layer, x, g)
 
 
 def has_known_layers(wavefunction: Wavefunction) -> bool:
@@ -205,7 +219,7 @@ def has_known_layers(wavefunction: Wavefunction) -> bool:
 
 def all_layers_known(wavefunction: Wavefunction) -> bool:
     """Whether every trainable parameter belongs to a kind of layer whose gradient is known here in closed form."""
-    return all(type(layer) in GRADIENTS and _plain(layer) for layer in trainable_layers(wavefunction))
+    return all(parameter_gradients(layer) and _plain(layer) for layer in trainable_layers(wavefunction))
 
 
 def _plain(layer: nn.Module) -> bool:
@@ -313,5 +327,5 @@ def by_layers(
                     column.zero_()
                 for k, (i, name) in enumerate(users.get(parameter, [])):
                     layer, x, gradients = calls[i]
-                    gradient = GRADIENTS[type(layer)][name](layer, x, gradients[part]).flatten(1)
+                    gradient = gradient_of(layer, name, x, gradients[part]).flatten(1)
                     (column.add_ if k else column.copy_)(gradient)

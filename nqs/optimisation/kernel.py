@@ -26,10 +26,10 @@ from jaxtyping import Float, Float64, Num
 from torch import Tensor, nn
 
 from nqs.optimisation.jacobian import (
-    GRADIENTS,
     Call,
     combined,
     directional,
+    gradient_of,
     has_known_layers,
     layer_calls,
     n_parts,
@@ -122,7 +122,7 @@ class Kept(NamedTuple):
             parts = len(self.tensors) // len(self.names)
             return self.tensors[self.names.index(name) * parts + part][:, outputs]
         x, *gradients = self.tensors
-        return GRADIENTS[type(self.layer)][name](self.layer, x, gradients[part][..., outputs])
+        return gradient_of(self.layer, name, x, gradients[part][..., outputs])
 
     def like(self, rows: int) -> "Kept":
         """Tensors of the same kind for so many configurations, not filled."""
@@ -137,7 +137,7 @@ def kept(call: Call) -> Kept:
     numbers = len(call.x) * len(call.gradients) * sum(p.numel() for p in trainable.values())
     if numbers * call.gradients[0].itemsize >= sum(tensor.nbytes for tensor in factors):
         return Kept(layer, (), factors)
-    made = (GRADIENTS[type(layer)][name](layer, call.x, g) for name in trainable for g in call.gradients)
+    made = (gradient_of(layer, name, call.x, g) for name in trainable for g in call.gradients)
     return Kept(layer, tuple(trainable), tuple(made))
 
 

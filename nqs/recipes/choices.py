@@ -12,14 +12,12 @@ from nqs.models import (
     SlaterDeterminant,
     Symmetrised,
     TransformerConfig,
-    WithReference,
     hartree_fock,
     lowest_sector,
     sector_of,
 )
-from nqs.models.references.phase import innermost
 from nqs.models.references.projection import MAX_DIMENSION
-from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, WavefunctionConfig
+from nqs.protocols import Hamiltonian, ReferencePhase, SamplerConfig, Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry.group import Symmetry
 from nqs.symmetry.of_hamiltonian import symmetries_of
@@ -153,8 +151,8 @@ def sized(
         lattice: of the sites, if they are on one.
         averaged: it is the base of an average over images.
     """
-    if isinstance(model, (OnOrbits, Symmetrised, WithReference)):
-        averaged = averaged or isinstance(model, Symmetrised)
+    if isinstance(model, (OnOrbits, Symmetrised)):
+        averaged = isinstance(model, Symmetrised)
         base = sized(model.base, terms, n_sites, device, minutes, lattice=lattice, averaged=averaged)
         return replace(model, base=base)
     if not isinstance(model, TransformerConfig):
@@ -217,7 +215,7 @@ def symmetrised(
         The model, symmetrised or as it was, and one line that says why.
     """
     hilbert, kind = hamiltonian.hilbert, torch.device(device).type
-    base, reference = innermost(model)
+    reference: ReferencePhase | None = getattr(model, "reference", None)
     if isinstance(reference, SlaterDeterminant):
         if hilbert.dimension > MAX_DIMENSION:
             return model, f"no symmetry used: projected energies need dimensions up to {MAX_DIMENSION:,}"
@@ -231,7 +229,7 @@ def symmetrised(
     if group.order == 1:
         return model, "no symmetry used: there is none"
     at_least = hilbert.dimension // group.order
-    positive = isinstance(base, TransformerConfig) and base.phase == "zero"  # but for the signs of the reference
+    positive = isinstance(model, TransformerConfig) and model.phase == "zero"  # but for the signs of the reference
     known = positive and not isinstance(reference, SlaterDeterminant)
     if known and (at_least > FEW_ORBITS[kind] or group.number_of_orbits(hilbert, device) > FEW_ORBITS[kind]):
         trained = _trained(group, hamiltonian, IMAGES[kind])

@@ -1,0 +1,258 @@
+"""Cached decoding of a transformer: what `DenseDecoder` defines, without evaluating a site twice.
+
+A site sees only the sites before it, so that its keys, values and conditionals serve every configuration that
+continues its prefix. `step` reads them from the storage of the prefixes; `log_psi_in_order` evaluates all prefixes
+that given configurations share as a tree.
+"""
+
+# Shapes: B configurations, L sites, D width, d local states, S sites before an end, T last of them, N nodes of a tree
+# of prefixes.
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Float64, Int64, UInt8
+from torch import Tensor, nn
+
+from nqs.hilbert import HilbertSpace
+from nqs.models.attention import CausalSelfAttention
+from nqs.models.factored_attention import FactoredAttention
+from nqs.models.inference.cached_attention import CachedDotProduct, CachedFactored
+from nqs.models.inference.first_attention import FirstAttention, FirstAttentionAt, rows_of_tables
+from nqs.models.inference.first_factored import FirstFactored, FirstFactoredAt
+from nqs.models.inference.kernels import add_output_, gelu, rows_at_once, take_rows, tokens_at_once
+from nqs.models.inference.prefix_tree import Branches, PrefixTree
+from nqs.models.inference.prefixes import FirstTables, Prefixes
+from nqs.models.normalisation import LayerNorm
+from nqs.protocols import Conditionals, LogPsi
+
+MAX_LOCAL_STATES = 4  # of tables in `step`: with more of them, most of what a prefix is compared with is not there
+READ_SITES = 8  # of a prefix take about as much memory and time as an evaluated one
+SHARED_STEP = 2  # on a GPU prefix lengths are rounded down to a multiple: fewer and larger batches for a few sites more
+
+FirstTablesAt = FirstAttentionAt | FirstFactoredAt
+
+
+class NetworkBlock(Protocol):
+    """x + attention(norm1(x)), then x + mlp(norm2(x)); the mlp is a linear layer, gelu, a linear layer."""
+
+    norm1: LayerNorm
+    attention: CausalSelfAttention | FactoredAttention
+    norm2: LayerNorm
+
+    @property
+    def inwards(self) -> nn.Linear: ...
+
+    @property
+    def outwards(self) -> nn.Linear: ...
+
+
+class Network(Protocol):
+    """What a decoder reads of a transformer."""
+
+    hilbert: HilbertSpace
+    has_phase: bool
+    norm: LayerNorm
+    head: nn.Linear
+
+    @property
+    def blocks(self) -> Sequence[NetworkBlock]: ...
+
+    @property
+    def bytes_per_configuration(self) -> int: ...
+
+    def previous(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
+        """Local state of the site before, d before the first site."""
+
+    def embedded(self, previous: Int64[Tensor, "*B"], sites: Int64[Tensor, "*S"]) -> Float[Tensor, "*B D"]:
+        """Input of the first block: a site, and the local state of the site before it."""
+
+    def of_outputs(self, outputs: Float[Tensor, "*B out"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
+        """Conditionals from what the head returns."""
+
+    def reference_phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]: ...
+
+
+class CachedBlock:
+    """A block that reads earlier sites from a storage, without gradients."""
+
+    def __init__(self, block: NetworkBlock) -> None:
+        self.block = block
+        attention = block.attention
+        self.attention: CachedDotProduct | CachedFactored
+        if isinstance(attention, FactoredAttention):
+            self.attention = CachedFactored(attention)
+        else:
+            self.attention = CachedDotProduct(attention)
+
+    def after_prefix(
+        self, x: Float[Tensor, "B T D"], storage: Float[Tensor, "_ _"], part: Branches
+    ) -> Float[Tensor, "B T D"]:
+        return self._add_(x, self.attention.after_prefix(self.block.norm1(x), storage, part))
+
+    def step(self, x: Float[Tensor, "B D"], storage: Float[Tensor, "_ C _ L _"], site: int) -> Float[Tensor, "B D"]:
+        return self._add_(x, self.attention.step(self.block.norm1(x), storage, site))
+
+    def _add_(self, x: Float[Tensor, "*B D"], found: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """The block's output, in place of its input x, from what its heads found."""
+        return self.add_mlp_(add_output_(self.block.attention.out, x, found))
+
+    def add_mlp_(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """x + mlp(norm2(x)), in place."""
+        return add_output_(self.block.outwards, x, gelu(self.block.inwards(self.block.norm2(x))))
+
+
+class Decoder:
+    """`start`, `step` and `log_psi_in_order` of a transformer. It holds no state: prefixes are the caller's."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.hilbert = network.hilbert
+        self.blocks = [CachedBlock(block) for block in network.blocks]
+
+    # --- site by site -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def start(self, batch: int) -> Prefixes:
+        weight = self.network.head.weight
+        rows = torch.arange(batch, device=weight.device)
+        remainder = torch.full_like(rows, self.hilbert.start)
+        first = self.first_tables() if self.hilbert.local_dim <= MAX_LOCAL_STATES else None
+        L, d = self.hilbert.n_sites, self.hilbert.local_dim
+        storage = [] if first is None else [weight.new_empty((1, batch, 1, L, d))]
+        storage += [block.attention.storage(batch, L) for block in self._without_tables(first)]
+        return Prefixes(-1, remainder, rows, tuple(storage), first)
+
+    @torch.no_grad()
+    def step(self, tokens: UInt8[Tensor, " B"] | None, state: Prefixes) -> tuple[Conditionals, Prefixes]:
+        tables = self.hilbert.tables(state.remainder.device)
+        remainder, site = state.remainder, state.site + 1
+        if tokens is None:
+            previous = torch.zeros_like(remainder)
+        else:
+            previous = tokens.long()
+            remainder = tables.advance[remainder, previous]
+        if site == self._sites_with_a_choice:
+            log_p = tables.log_uniform[site, remainder]
+            return Conditionals(log_p, torch.zeros_like(log_p)), state._replace(site=site, remainder=remainder)
+        # The blocks work in the order of the storage.
+        stored = torch.empty_like(previous).index_copy_(0, state.rows, previous)
+        size = rows_at_once(stored.device)
+        first = None if state.first is None else state.first.at(site)
+        parts = [self._outputs(stored[i : i + size], state, site, first, i) for i in range(0, len(stored), size)]
+        outputs = torch.cat(parts).index_select(0, state.rows)
+        conditionals = self.network.of_outputs(outputs, tables.log_uniform[site, remainder])
+        return conditionals, state._replace(site=site, remainder=remainder)
+
+    def _outputs(
+        self, previous: Int64[Tensor, " B"], state: Prefixes, site: int, first: FirstTablesAt | None, begin: int
+    ) -> Float[Tensor, "B out"]:
+        """Of the head, for rows of the storage from `begin` on and the local states chosen last (0 at first)."""
+        storage = [block[:, begin : begin + len(previous)] for block in state.storage]
+        if first is None:
+            sites = torch.arange(site, site + 1, device=previous.device)
+            before = previous if site else torch.full_like(previous, self.hilbert.local_dim)
+            x = self.blocks[0].step(self.network.embedded(before, sites), storage[0], site)
+        else:
+            x = self.blocks[0].add_mlp_(first.step(previous, storage[0]))
+        for block, stored in zip(self.blocks[1:], storage[1:], strict=True):
+            x = block.step(x, stored, site)
+        return self.network.head(self.network.norm(x))
+
+    # --- with shared prefixes ---------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
+        """Every prefix that consecutive configurations have in common is evaluated once, for the first of them.
+
+        Keys, values and conditionals of its sites are kept where several configurations continue it. Configurations
+        with equally long shared prefixes are evaluated together, in the order of these lengths.
+        """
+        network, end, d = self.network, self._sites_with_a_choice, self.hilbert.local_dim
+        tree = PrefixTree(shared, end, SHARED_STEP if n.is_cuda else 1, self._rows_at_once(n.device))
+        first = self.first_tables()
+        previous = network.previous(n)[:, :end]
+        log_uniform, remainders = self.hilbert.tables(n.device).log_uniform, self.hilbert.remainders(n)
+        uniform_rows = remainders + log_uniform.shape[1] * torch.arange(self.hilbert.n_sites, device=n.device)
+        log_uniform = log_uniform.flatten(0, 1)
+        storage = [block.attention.nodes(max(1, tree.n_nodes)) for block in self._without_tables(first)]
+        parts = 2 if network.has_phase else 1  # log p and phase
+        of_nodes = torch.empty((parts, max(1, tree.n_nodes), d), dtype=torch.float64, device=n.device)
+        found = torch.zeros((2, len(n)), dtype=torch.float64, device=n.device)
+        for part in tree:
+            rows, begin = part.rows, part.begin
+            chosen = n[rows, :end].long()
+            read = part.read[:, :begin] * d + chosen[:, :begin]
+            of_part = [of_node.take(read).sum(1) for of_node in of_nodes]
+            if begin < end:
+                x = self._after_prefix(previous[rows], first, storage, part).flatten(0, 1)
+                uniform = take_rows(log_uniform, uniform_rows[rows, begin:end].flatten())
+                conditionals = network.of_outputs(network.head(network.norm(x)), uniform)[:parts]
+                for of_row, of_node, evaluated in zip(of_part, of_nodes, conditionals, strict=True):
+                    part.keep_(of_node, evaluated)
+                    of_row += evaluated.view(len(rows), -1, d).gather(2, chosen[:, begin:, None]).sum((1, 2))
+            found[:parts, rows] = torch.stack(of_part)
+        log_p, phase = found
+        if end < self.hilbert.n_sites:  # log 1 in the sector
+            log_p += log_uniform[uniform_rows[:, end], n[:, end].long()]
+        return LogPsi(log_p / 2, phase + network.reference_phase(n))
+
+    def _after_prefix(
+        self,
+        previous: Int64[Tensor, "B S"],
+        first: FirstTables | None,
+        storage: list[Float[Tensor, "_ _"]],
+        part: Branches,
+    ) -> Float[Tensor, "B T D"]:
+        """The last T of S sites, of which some become nodes."""
+        S = previous.shape[1]
+        if first is None:
+            sites = torch.arange(part.begin, S, device=previous.device)
+            x = self.network.embedded(previous[:, part.begin :], sites)
+        else:
+            rows = rows_of_tables(previous, self.hilbert.local_dim)
+            x = self.blocks[0].add_mlp_(first.after_prefix(rows, S - part.begin))
+        for block, stored in zip(self._without_tables(first), storage, strict=True):
+            x = block.after_prefix(x, stored, part)
+        return x
+
+    def _rows_at_once(self, device: torch.device) -> Callable[[int], int]:
+        """Configurations to evaluate together that have T sites to evaluate."""
+        L, end = self.hilbert.n_sites, self._sites_with_a_choice
+        itemsize = self.network.head.weight.element_size()
+        # Of a site, with the scores of queries and keys, and of the sites before it that are read.
+        scores = itemsize * self.blocks[0].attention.scores_per_site(end)
+        tokens = tokens_at_once(device, self.network.bytes_per_configuration // L + scores)
+        return lambda T: tokens // (1 + T + end // READ_SITES)
+
+    @property
+    def bytes_per_shared_site(self) -> int:
+        """Memory that `log_psi_in_order` keeps for each site of a prefix that several configurations share."""
+        numbers = sum(block.attention.stored_per_site for block in self.blocks)
+        return numbers * self.network.head.weight.element_size() + 2 * 8 * self.hilbert.local_dim
+
+    # --- both -------------------------------------------------------------------------------------------------------
+
+    def first_tables(self) -> FirstTables | None:
+        """Of the first block; with queries and keys on a GPU computing is cheaper than looking up."""
+        block = self.blocks[0].block
+        factored = isinstance(block.attention, FactoredAttention)
+        too_large, on_gpu = self.hilbert.local_dim > MAX_LOCAL_STATES, self.network.head.weight.is_cuda
+        if (factored and too_large) or (not factored and on_gpu):
+            return None
+        L, d, device = self.hilbert.n_sites, self.hilbert.local_dim, self.network.head.weight.device
+        previous = torch.arange(d, device=device).repeat(L, 1)
+        previous[0].fill_(d)  # before the first site there is none
+        embedded = self.network.embedded(previous, torch.arange(L, device=device)[:, None])  # (L, d, D)
+        if isinstance(block.attention, FactoredAttention):
+            return FirstFactored.of(embedded, block.norm1, block.attention)
+        return FirstAttention.of(embedded, block.norm1, block.attention)
+
+    @property
+    def _sites_with_a_choice(self) -> int:
+        """All that contribute to log psi: a last site that the others determine does not, unless it has a phase."""
+        determined = self.hilbert.last_is_determined and not self.network.has_phase
+        return max(1, self.hilbert.n_sites - determined)
+
+    def _without_tables(self, first: FirstTables | None) -> list[CachedBlock]:
+        return self.blocks[0 if first is None else 1 :]

@@ -1,0 +1,64 @@
+"""Decoding state of a batch of prefixes that branch."""
+
+# Shapes: B prefixes, C rows of storage, L sites, H heads, E numbers of a head.
+from typing import NamedTuple, Self
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nqs.models.inference.first_attention import FirstAttention
+from nqs.models.inference.first_factored import FirstFactored
+
+FirstTables = FirstAttention | FirstFactored
+
+
+class Prefixes(NamedTuple):
+    """What the sites chosen so far leave behind.
+
+    Keys and values stay where they were written while prefixes branch: every prefix owns a row of the storage, the
+    first child takes over the row of its parent, and only further children need a copy.
+    """
+
+    site: int  # the last one decoded, -1 before the first
+    remainder: Int64[Tensor, " B"]  # charge still missing, see HilbertSpace
+    rows: Int64[Tensor, " B"]  # of the storage, a permutation of 0 .. B - 1
+    # Of keys and values, one a block, with C >= B rows.
+    storage: tuple[Float[Tensor, "parts C heads L E"], ...]
+    first: FirstTables | None  # tables; the storage of the first block then holds local states only
+
+    def select(self, indices: Int64[Tensor, " B2"]) -> Self:
+        storage = tuple(block[:, self.rows[indices]] for block in self.storage)
+        rows = torch.arange(len(indices), device=indices.device)
+        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage)
+
+    def branch(self, indices: Int64[Tensor, " B2"]) -> Self:
+        children = torch.arange(len(indices), device=indices.device)
+        first = torch.full_like(self.rows, len(indices)).scatter_reduce_(0, indices, children, "amin")  # of each parent
+        rows = self.rows[indices]
+        stays = (first[indices] == children) & (rows < len(indices))
+        free = torch.ones_like(children, dtype=torch.bool).index_fill_(0, rows[stays], False).nonzero()[:, 0]
+        moved = (~stays).nonzero()[:, 0]
+        storage = self.storage
+        if storage[0].shape[1] < len(indices):
+            storage = tuple(grown(block, len(indices)) for block in storage)
+        if len(moved):
+            for block in storage:
+                copy_rows(block, rows[moved], free, self.site + 1)
+            rows[moved] = free
+        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage)
+
+
+def grown(storage: Float[Tensor, "parts B heads L E"], rows: int) -> Float[Tensor, "parts C heads L E"]:
+    """The same contents at the front of a storage of at least so many rows, at least twice the present one."""
+    parts, C, *rest = storage.shape
+    bigger = storage.new_empty((parts, max(rows, 2 * C), *rest))
+    bigger[:, :C] = storage
+    return bigger
+
+
+def copy_rows(
+    storage: Float[Tensor, "parts C heads L E"], source: Int64[Tensor, " M"], target: Int64[Tensor, " M"], sites: int
+) -> None:
+    """In place, the first `sites` sites; no row is source and target."""
+    storage[:, target, :, :sites] = storage[:, source, :, :sites]
