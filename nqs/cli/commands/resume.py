@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nqs.archive.storage import FlushPolicy
+from nqs.archive.flush import FlushPolicy
 from nqs.cli.errors import ExitCode, clear_errors
 from nqs.cli.files import File
 
