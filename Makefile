@@ -35,9 +35,11 @@ run: $(INSTALLED)  ## find the ground state of a Bose-Hubbard chain (RUN_ARGS="-
 test: lint types  ## everything a change must pass: lint, types, tests
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(PYTEST_ARGS)
 
-lint: $(INSTALLED)  ## ruff, rules and format, changing nothing
+lint: $(TYPED)/.built  ## ruff, rules and format, and the import floors, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@echo "$(BIN)/lint-imports  (in $(TYPED)/)"
+	@cd $(TYPED) && ../../$(BIN)/lint-imports ../../pyproject.toml --no-cache --no-logo
 
 format: $(INSTALLED)  ## ruff, mending what it can
 	$(BIN)/ruff check --fix .

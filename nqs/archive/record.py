@@ -148,7 +148,8 @@ class RunRecord:
             return
         old = self._group("history")
         done = max(map(len, old.values()), default=0)
-        new = {name: np.asarray([row.get(name, np.nan) for row in self._rows]) for name in {**old, **self._rows[0]}}
+        names = dict.fromkeys([*old, *(name for row in self._rows for name in row)])
+        new = {name: np.asarray([row.get(name, np.nan) for row in self._rows]) for name in names}
         if done:
             new = {name: np.concatenate([old.get(name, np.full(done, np.nan)), new[name]]) for name in new}
         self._datasets |= {f"history/{name}": values for name, values in new.items()}

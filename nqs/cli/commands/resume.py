@@ -26,8 +26,8 @@ class Resume:
         from nqs import recipes
         from nqs.archive.archive import Archive
         from nqs.driver import checked_archive, leave, minutes_left
+        from nqs.recipes.threads import use_threads_for
         from nqs.runtime.progress import TensorBoard
-        from nqs.runtime.threads import use_threads
         from nqs.vmc.continuation import rebuild, resume
 
         with clear_errors():
@@ -35,7 +35,7 @@ class Resume:
             archive = Archive.open(self.file)
             print(archive.attributes["hamiltonian"])
             built = rebuild(archive.config)
-            use_threads(self.threads, built["sampler"], built["model"].build(built["hamiltonian"].hilbert))
+            use_threads_for(self.threads, built["sampler"], built["model"].build(built["hamiltonian"].hilbert))
             result = resume(
                 self.file,
                 device=recipes.checked_device(self.device or recipes.default_device()),
