@@ -62,10 +62,10 @@ def test_it_is_shown(frozen: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["show", str(frozen)])
     text = capsys.readouterr().out
     made, wanted, energy, _ = RUNS[frozen.stem]
-    shown = re.search(r"E = (-?[0-9.]+)", text)
+    shown = re.search(r"energy +(-?[0-9.]+)", text)
     assert shown is not None
     assert float(shown[1]) == pytest.approx(energy, abs=0.2)  # rounded to its error bar
-    assert re.search(rf"{made} of {wanted} steps|{made} steps" if made < wanted else rf"{made} steps", text)
+    assert f"{made} of {wanted} steps" in text
 
 
 def test_it_is_verified(frozen: Path, capsys: pytest.CaptureFixture[str]) -> None:

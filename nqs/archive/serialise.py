@@ -77,8 +77,8 @@ def _to_array(data: Mapping[str, Any]) -> np.ndarray:
         )
     if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise ValueError(f"an array of shape {_brief(shape)}: it must be a list of whole numbers.")
-    plain = isinstance(numbers, list) and all(isinstance(number, (bool, int, float)) for number in numbers)
-    if not plain or len(numbers) != math.prod(shape) * (2 if pairs else 1):
+    fit = isinstance(numbers, list) and len(numbers) == math.prod(shape) * (2 if pairs else 1)
+    if not fit or not all(isinstance(number, (int, float)) for number in numbers or ()):
         raise ValueError(f"an array of shape {shape} whose data are {_brief(numbers)}: they do not fit.")
     try:
         return np.array(numbers, dtype=COMPLEX_TYPES.get(dtype, dtype)).view(dtype).reshape(shape)
