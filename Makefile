@@ -7,9 +7,9 @@
 #   knows the mapping. It also answers where ./nqs comes first on sys.path, as in `python -c "import nqs.models"` or
 #   `python -m pytest` from this directory: Python finds nqs in ./nqs, does not find models there, and asks the next
 #   finder. New and renamed files are seen at once. The strict mode, a tree of links, would do neither.
-# - mypy and import-linter run no import finders, so for `make types` and `make lint` the five folders are copied, by the build step that also fills
-#   the wheel (build_py), to build/typed/, where they lie as they are imported. mypy runs there; the paths in its
-#   messages are then turned back into those of the sources.
+# - mypy and import-linter run no import finders, so for `make types` and `make lint` the five folders are copied, by the
+#   build step that also fills the wheel (build_py), to build/typed/, where they lie as they are imported. Both run
+#   there; the paths in the messages of mypy are then turned back into those of the sources.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
