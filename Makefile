@@ -7,9 +7,9 @@
 #   knows the mapping. It also answers where ./nqs comes first on sys.path, as in `python -c "import nqs.models"` or
 #   `python -m pytest` from this directory: Python finds nqs in ./nqs, does not find models there, and asks the next
 #   finder. New and renamed files are seen at once. The strict mode, a tree of links, would do neither.
-# - mypy does not run import finders, so for `make types` the five folders are copied, by the build step that also fills
-#   the wheel (build_py), to build/typed/, where they lie as they are imported. mypy runs there; the paths in its
-#   messages are then turned back into those of the sources.
+# - mypy and import-linter run no import finders, so for `make types` and `make lint` the five folders are copied, by the
+#   build step that also fills the wheel (build_py), to build/typed/, where they lie as they are imported. Both run
+#   there; the paths in the messages of mypy are then turned back into those of the sources.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -35,9 +35,11 @@ run: $(INSTALLED)  ## find the ground state of a Bose-Hubbard chain (RUN_ARGS="-
 test: lint types  ## everything a change must pass: lint, types, tests
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(PYTEST_ARGS)
 
-lint: $(INSTALLED)  ## ruff, rules and format, changing nothing
+lint: $(TYPED)/.built  ## ruff, rules and format, and the import floors, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@echo "$(BIN)/lint-imports  (in $(TYPED)/)"
+	@cd $(TYPED) && ../../$(BIN)/lint-imports ../../pyproject.toml --no-cache --no-logo
 
 format: $(INSTALLED)  ## ruff, mending what it can
 	$(BIN)/ruff check --fix .

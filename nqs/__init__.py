@@ -40,12 +40,7 @@ __all__ = [
 ]
 
 # Imported when they are used: torch takes seconds, and the command line often does without.
-_HOMES = {
-    "Archive": "archive",
-    "ArchiveError": "archive",
-    "FlushPolicy": "archive",
-    "Interrupted": "runtime.interruption",
-}
+_HOMES = {"Interrupted": "runtime.interruption"} | dict.fromkeys(("Archive", "ArchiveError", "FlushPolicy"), "archive")
 _HOMES |= dict.fromkeys(("VMC", "NonFiniteError", "Result", "RunConfig", "resume"), "vmc")
 
 

@@ -33,10 +33,10 @@ from nqs.models import (
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
 from nqs.pretraining import MeanField, StateVector, Target, fit
 from nqs.protocols import Hamiltonian, WavefunctionConfig
+from nqs.recipes.threads import use_threads_for
 from nqs.report.figures import plot_run
 from nqs.runtime.interruption import TimeLimit
 from nqs.runtime.progress import TensorBoard
-from nqs.runtime.threads import use_threads
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.transfer import origin, transfer
 from nqs.vmc.loop import VMC
@@ -163,7 +163,7 @@ def solve(
     if options.pretrain != "none":
         initial |= {"fit": options.pretrain, "steps": FIT_STEPS, "fidelity": FIT_FIDELITY}
     config = vmc.config(run, initial or None)
-    threads = use_threads(options.threads, vmc.sampler, vmc.of_steps)
+    threads = use_threads_for(options.threads, vmc.sampler, vmc.of_steps)
     print(plan(vmc, run, threads))
     archive = checked_archive(options.archive or Path("results") / f"{name}-{digest(config)}.h5")
     if options.pretrain != "none" and not (archive.exists() and Archive.open(archive).has_checkpoint):

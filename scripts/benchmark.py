@@ -22,7 +22,6 @@ local energies of all samples that differ in nothing else.
 
 import json
 import os
-import resource
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -231,6 +230,8 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU since the start, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

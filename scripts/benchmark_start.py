@@ -10,7 +10,6 @@ ten sites; the case with at most four on a site is another, smaller problem, for
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -96,6 +95,8 @@ class Run:
 
 def run(program: str, limit: float) -> Run:
     """A process of its own; CPU seconds are those of all its threads."""
+    import resource  # not on Windows
+
     environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONWARNINGS="ignore")
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # nqs compiled once, as installed packages are
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

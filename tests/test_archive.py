@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,8 +26,10 @@ from torch import Tensor
 
 import nqs.archive.archive
 import nqs.archive.hdf5
+import nqs.archive.versions
 from nqs import VMC, Archive, ArchiveError, FlushPolicy, exact
 from nqs.archive import ArchiveLockedError
+from nqs.archive.lock import writer_of
 from nqs.archive.storage import seal
 from nqs.estimators.estimate import EnergyEstimate
 from nqs.exact import ExactGroundState
@@ -600,6 +603,64 @@ def test_lock_whose_file_was_removed_in_between_is_taken_anew(
             Archive.open(archive.path, "a")
 
 
+def test_two_names_of_one_archive_share_its_lock(archive: Archive, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    link = folder / "link.h5"
+    link.symlink_to(archive.path)
+    with pytest.raises(ArchiveLockedError, match=r"link\.h5 is being written by another process \(process \d+ on "):
+        Archive.open(link, "a")
+    assert writer_of(link) == writer_of(archive.path) is not None
+    archive.close()
+    assert writer_of(link) is writer_of(archive.path) is None
+    with Archive.open(link, "a") as again:
+        assert writer_of(archive.path) == f"process {os.getpid()} on {socket.gethostname()}"
+        record(again, 0)
+    assert link.is_symlink()
+    assert Archive.open(archive.path).step == 1
+    assert listing(folder) == {"link.h5"}
+    assert listing(tmp_path) == {"new.h5", "elsewhere"}
+
+
+def test_archive_is_created_where_a_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    link = tmp_path / "run.h5"
+    link.symlink_to(tmp_path / "data" / "real.h5")
+    with Archive.create(link, config={}, hamiltonian="H = 0", unit="J"):
+        assert listing(tmp_path / "data") == {"real.h5", ".real.h5.lock"}
+    assert link.is_symlink()
+    assert listing(tmp_path / "data") == {"real.h5"}
+    link.unlink()
+    link.symlink_to(tmp_path / "gone" / "real.h5")
+    with pytest.raises(ArchiveError, match="does not exist or is read-only"):
+        Archive.create(link, config={}, hamiltonian="H = 0", unit="J")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_permissions_of_the_file_are_kept(mode: int, archive: Archive) -> None:
+    archive.path.chmod(mode)
+    record(archive, 0)
+    archive.flush()
+    assert archive.path.stat().st_mode & 0o777 == mode
+
+
+def test_reader_without_write_permission_sees_who_writes(archive: Archive) -> None:
+    archive.path.with_name(".new.h5.lock").chmod(0o444)
+    assert writer_of(archive.path) == f"process {os.getpid()} on {socket.gethostname()}"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_does_not_take_or_free_the_lock(archive: Archive) -> None:
+    child = os.fork()
+    if not child:
+        archive.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert writer_of(archive.path) is not None
+    with pytest.raises(ArchiveLockedError):
+        Archive.open(archive.path, "a")
+
+
 # -------------------------------------------------------------------------------------------- every past version
 
 VERSION_1 = Path(__file__).parent / "data" / "version-1.h5"
@@ -631,7 +692,7 @@ def test_version_1_is_read_and_upgraded_when_it_is_written(tmp_path: Path) -> No
 
 
 def test_version_1_that_crashes_hdf5_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nqs.archive.hdf5, "PROBE", "import os; os.kill(os.getpid(), 11)")
+    monkeypatch.setattr(nqs.archive.versions, "PROBE", "import os; os.kill(os.getpid(), 11)")
     with pytest.raises(ArchiveError, match=r"the HDF5 library cannot read it \(it crashed\)"):
         Archive.open(VERSION_1)
 

@@ -243,8 +243,10 @@ def test_impossible_values_give_the_reason_of_the_class() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [(torch.zeros(1), "Tensor"), (np.float64(1.0), None), (1j, "complex"), (math.sin, "builtin"),
-                        ({1, 2}, "set"), (b"bytes", "bytes"), (TreeSampler, "type"), (np.arange(2), "ndarray")],
+    ("value", "kind"), [(torch.zeros(1, dtype=torch.bfloat16), "Tensor"), (np.float64(1.0), None), (1j, "complex"),
+                        (math.sin, "builtin"), ({1, 2}, "set"), (b"bytes", "bytes"), (TreeSampler, "type"),
+                        (np.array([1, None]), "ndarray"), (np.array(["text"]), "ndarray"),
+                        (np.zeros(2, np.longdouble), "ndarray"), (np.array([np.datetime64("2026")]), "ndarray")],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_what_json_cannot_hold_is_refused_with_its_type(value: Any, kind: str | None) -> None:
@@ -253,6 +255,50 @@ def test_what_json_cannot_hold_is_refused_with_its_type(value: Any, kind: str | 
         return
     with pytest.raises(TypeError, match=rf"(?s)\({kind}.*\) cannot be written to an archive: use dataclasses"):
         to_plain({"field": [value]})
+    assert to_plain({"field": [value]}, strict=False)["field"][0] is value
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(code).name for code in "?bBhHiIqQefdFD"])
+def test_arrays_come_back_bit_for_bit(dtype: str) -> None:
+    random = np.random.default_rng(0)
+    array = np.frombuffer(random.bytes(24 * np.dtype(dtype).itemsize), dtype)
+    if dtype == "bool":
+        array = random.random(24) < 0.5
+    elif array.dtype.kind in "fc":  # nan has many bit patterns
+        array = np.nan_to_num(array, nan=1.5) * np.array(1, dtype)
+    for value in (array.reshape(2, 3, 4), array.reshape(4, 6).T, array[:1].reshape(()), array[:0]):
+        back = through_json(value)
+        assert (back.dtype, back.shape) == (value.dtype, value.shape)
+        assert back.tobytes() == value.tobytes()
+    tensor = torch.from_numpy(array.copy())
+    np.testing.assert_array_equal(through_json(tensor), array)
+
+
+def test_arrays_keep_what_is_not_finite_and_tensors_lose_their_gradients() -> None:
+    array = np.array([np.nan, np.inf, -np.inf, -0.0])
+    assert through_json(array).tobytes() == array.tobytes()
+    assert through_json(array.astype(">f8")).tolist()[1:] == array.tolist()[1:]
+    assert through_json(torch.ones(2, requires_grad=True)).tolist() == [1, 1]
+    assert through_json(torch.tensor([1 + 2j]).conj()).tolist() == [1 - 2j]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"dtype": "object"}, "an array of 'object': an archive holds bool, "),
+        ({"dtype": ["i8"]}, r"an array of \['i8'\]"),
+        ({"shape": [3]}, r"an array of shape \[3\] whose data are .*: they do not fit"),
+        ({"shape": [-1]}, r"an array of shape \[-1\]: it must be a list of whole numbers"),
+        ({"shape": 2}, "an array of shape 2"),
+        ({"data": [1, "2"]}, "they do not fit"),
+        ({"data": [1, [2]]}, "they do not fit"),
+        ({"data": [1, 2**70]}, "numbers out of its range"),
+        ({"data": 5}, "they do not fit"),
+    ],
+)
+def test_impossible_arrays_are_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_plain(to_plain(np.array([1, 2])) | changed, {})
 
 
 # ------------------------------------------------------------------------------------------ differences, digest

@@ -10,7 +10,8 @@ from nqs.hilbert import spins
 from nqs.lattice import chain
 from nqs.models import Symmetrised, Transformer, TransformerConfig
 from nqs.protocols import Sampler
-from nqs.runtime.threads import FEW, MANY, jacobian_entries, use_threads
+from nqs.recipes.threads import jacobian_entries, use_threads_for
+from nqs.runtime.threads import FEW, MANY
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.symmetry import translations
 
@@ -38,7 +39,7 @@ def restored() -> Iterator[None]:
 )
 def test_one_thread_for_small_steps(sampler: Sampler, model: Transformer, entries: int) -> None:
     assert jacobian_entries(sampler, model) == entries
-    assert use_threads(None, sampler, model) == torch.get_num_threads() == (1 if entries < MANY else 2)
+    assert use_threads_for(None, sampler, model) == torch.get_num_threads() == (1 if entries < MANY else 2)
 
 
 def test_one_thread_for_averages_of_small_networks() -> None:
@@ -49,18 +50,18 @@ def test_one_thread_for_averages_of_small_networks() -> None:
         assert (sum(p.numel() for p in base.build(h.hilbert).parameters()) < FEW) == (threads == 1)
         model = Symmetrised(base=base, symmetry=group).build(h.hilbert)
         assert jacobian_entries(TreeSampler(n_distinct=150), model) > MANY
-        assert use_threads(None, TreeSampler(n_distinct=150), model) == threads
+        assert use_threads_for(None, TreeSampler(n_distinct=150), model) == threads
 
 
 def test_a_sampler_of_ones_own_keeps_what_torch_has() -> None:
     class Mine:
         def sample(self, wavefunction: object, generator: object) -> None: ...
 
-    assert use_threads(None, Mine(), SMALL) == 2
+    assert use_threads_for(None, Mine(), SMALL) == 2
 
 
 def test_a_number_is_obeyed_and_checked() -> None:
-    assert use_threads(3, ExhaustiveSampler(), SMALL) == torch.get_num_threads() == 3
+    assert use_threads_for(3, ExhaustiveSampler(), SMALL) == torch.get_num_threads() == 3
     with pytest.raises(ValueError, match="threads=0: at least one"):
-        use_threads(0, ExhaustiveSampler(), SMALL)
+        use_threads_for(0, ExhaustiveSampler(), SMALL)
     assert torch.get_num_threads() == 3

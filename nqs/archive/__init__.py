@@ -1,7 +1,9 @@
-"""HDF5 archives of runs."""
+"""Archives of runs: in memory, and as HDF5 files on disk."""
 
 from nqs.archive.archive import Archive
-from nqs.archive.hdf5 import FORMAT, VERSION
-from nqs.archive.storage import ArchiveError, ArchiveLockedError, FlushPolicy
+from nqs.archive.contents import FORMAT, VERSION
+from nqs.archive.errors import ArchiveError, ArchiveLockedError
+from nqs.archive.flush import FlushPolicy
+from nqs.archive.memory import MemoryArchive
 
-__all__ = ["FORMAT", "VERSION", "Archive", "ArchiveError", "ArchiveLockedError", "FlushPolicy"]
+__all__ = ["FORMAT", "VERSION", "Archive", "ArchiveError", "ArchiveLockedError", "FlushPolicy", "MemoryArchive"]

@@ -1,37 +1,93 @@
-"""Configuration objects as plain data (JSON), and back: frozen dataclasses named by their class, nothing executed."""
+"""Configuration objects as plain data (JSON), and back: dataclasses named by their class, arrays; nothing executed."""
 
 import hashlib
 import json
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
+
 LONG = 32  # entries of a list that is printed in full
+# Numbers that Python's own hold exactly, so that JSON keeps every bit: no long double.
+ARRAY_TYPES = {"bool", "float16", "float32", "float64"} | {f"{k}int{b}" for k in ("", "u") for b in (8, 16, 32, 64)}
+COMPLEX_TYPES = {"complex64": "float32", "complex128": "float64"}  # stored as pairs, in a last axis
 
 
-def to_plain(value: Any) -> Any:
-    """Dataclasses become {"type": class name, field: ...}, tuples become lists; numbers, text and None stay.
+def to_plain(value: Any, *, strict: bool = True) -> Any:
+    """Dataclasses become {"type": class name, field: ...}, tuples lists; numbers, text and None stay.
+
+    Arrays and tensors become {"type": "array", "dtype": ..., "shape": [...], "data": [...]}, the data in row-major
+    order.
+
+    Args:
+        strict: refuse what JSON cannot hold; else it stays as it is, for configurations that are kept in memory.
 
     Raises:
         TypeError: something that JSON cannot hold.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__name__} | {
-            f.name: to_plain(getattr(value, f.name)) for f in fields(value) if f.init
+            f.name: to_plain(getattr(value, f.name), strict=strict) for f in fields(value) if f.init
         }
     if isinstance(value, (list, tuple)):
-        return [to_plain(item) for item in value]
+        return [to_plain(item, strict=strict) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item, strict=strict) for key, item in value.items()}
     if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    array = _as_array(value)
+    if array is not None and array.dtype.name in ARRAY_TYPES | COMPLEX_TYPES.keys():
+        numbers = np.ascontiguousarray(array).reshape(-1)
+        numbers = numbers.view(COMPLEX_TYPES.get(array.dtype.name, array.dtype))
+        return {"type": "array", "dtype": array.dtype.name, "shape": list(array.shape), "data": numbers.tolist()}
+    if not strict:
         return value
     raise TypeError(
         f"{value!r} ({type(value).__name__}) cannot be written to an archive: use dataclasses and plain data."
     )
 
 
+def _as_array(value: Any) -> np.ndarray | None:
+    """The numbers of an array or a tensor; None for anything else. A tensor exists only where torch was imported."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        try:
+            return value.detach().cpu().resolve_conj().resolve_neg().numpy()
+        except TypeError:  # a type that NumPy lacks, such as bfloat16
+            return None
+    if isinstance(value, (np.ndarray, np.generic)):
+        return np.asarray(value, dtype=value.dtype.newbyteorder("="))
+    return None
+
+
+def _to_array(data: Mapping[str, Any]) -> np.ndarray:
+    """The array of {"dtype": ..., "shape": ..., "data": ...}.
+
+    Raises:
+        ValueError: not what `to_plain` writes.
+    """
+    dtype, shape, numbers = data.get("dtype"), data.get("shape"), data.get("data")
+    pairs = isinstance(dtype, str) and dtype in COMPLEX_TYPES
+    if not isinstance(dtype, str) or not (pairs or dtype in ARRAY_TYPES):
+        raise ValueError(
+            f"an array of {dtype!r}: an archive holds {', '.join(sorted(ARRAY_TYPES | COMPLEX_TYPES.keys()))}."
+        )
+    if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError(f"an array of shape {_brief(shape)}: it must be a list of whole numbers.")
+    fit = isinstance(numbers, list) and len(numbers) == math.prod(shape) * (2 if pairs else 1)
+    if not fit or not all(isinstance(number, (int, float)) for number in numbers or ()):
+        raise ValueError(f"an array of shape {shape} whose data are {_brief(numbers)}: they do not fit.")
+    try:
+        return np.array(numbers, dtype=COMPLEX_TYPES.get(dtype, dtype)).view(dtype).reshape(shape)
+    except OverflowError as error:
+        raise ValueError(f"an array of {dtype} with numbers out of its range: {error}") from None
+
+
 def from_plain(data: Any, types: Mapping[str, type]) -> Any:
-    """The inverse of `to_plain`; only the dataclasses in `types` are built. Lists come back as tuples.
+    """The inverse of `to_plain`; only the dataclasses in `types` and NumPy arrays are built. Lists become tuples.
 
     Raises:
         ValueError: a class that is not a dataclass in `types`, or fields that it does not have.
@@ -40,6 +96,8 @@ def from_plain(data: Any, types: Mapping[str, type]) -> Any:
         return tuple(from_plain(item, types) for item in data)
     if not isinstance(data, dict):
         return data
+    if data.get("type") == "array":
+        return _to_array(data)
     values = {key: from_plain(item, types) for key, item in data.items() if key != "type"}
     if "type" not in data:
         return values

@@ -7,7 +7,7 @@ network, whose parameters thereby lose one "base." of their names.
 import json
 from typing import Any
 
-from nqs.archive.hdf5 import Attributes, Datasets
+from nqs.archive.contents import Attributes, Datasets
 
 WRAPPER = "WithReference"
 PARAMETERS = "checkpoint/model/"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
-from nqs.archive.storage import ArchiveError
+from nqs.archive.errors import ArchiveError
 from nqs.runtime.interruption import Interrupted
 
 

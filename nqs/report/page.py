@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from nqs.archive.archive import Archive, ArchiveError
-from nqs.archive.storage import writer_of
+from nqs.archive.lock import writer_of
 from nqs.estimators.estimate import with_error
 from nqs.report import figures as report
 from nqs.report.compare import COLUMNS, NOTE, Row, hamiltonian_of, tables

@@ -106,11 +106,14 @@ class VMC:
         self.unit = unit
         self._built: tuple[SamplerConfig, Sampler] | None = None
 
-    def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def config(
+        self, run: RunConfig, initial: Mapping[str, Any] | None = None, *, strict: bool = True
+    ) -> dict[str, Any]:
         """Everything that the outcome depends on, as plain data; what the archive stores and resume rebuilds.
 
         Args:
             initial: as in `run`.
+            strict: refuse what an archive on disk cannot hold.
 
         Raises:
             ValueError: the number of samples is to grow, but the sampler has none.
@@ -118,15 +121,15 @@ class VMC:
         if run.first_samples < 1:
             with_share(self.sampler, run.first_samples)
         return {
-            "hamiltonian": to_plain(self.hamiltonian),
-            "model": to_plain(self.wavefunction.config),
-            "sampler": to_plain(self.sampler),
-            "optimiser": to_plain(self.optimiser),
-            "evaluation": to_plain(self.evaluation),
-            "run": to_plain(run),
+            "hamiltonian": to_plain(self.hamiltonian, strict=strict),
+            "model": to_plain(self.wavefunction.config, strict=strict),
+            "sampler": to_plain(self.sampler, strict=strict),
+            "optimiser": to_plain(self.optimiser, strict=strict),
+            "evaluation": to_plain(self.evaluation, strict=strict),
+            "run": to_plain(run, strict=strict),
             "unit": self.unit,
         } | {
-            name: to_plain(given)
+            name: to_plain(given, strict=strict)
             for name, given in (("warm_up", self.warm_up), ("initial", initial))
             if given is not None
         }
@@ -175,7 +178,7 @@ class VMC:
         run = RunConfig(steps=self.default_steps if steps is None else steps, **options)
         return self._run(
             run,
-            self.config(run, initial),
+            self.config(run, initial, strict=archive is not None),
             archive=archive,
             exact=exact,
             progress=progress,
@@ -303,7 +306,7 @@ class VMC:
 
     def _restore(self, state: _State, file: Archive, run: RunConfig) -> int:
         """Bring back the state after the last recorded step, and return the number of finished steps."""
-        model, optimiser, generator = file.checkpoint()
+        model, optimiser, generator, _ = file.checkpoint()
         self.wavefunction.load_state_dict(model)
         state.optimiser.load_state_dict(optimiser)
         if len(generator) == len(state.generator.get_state()):

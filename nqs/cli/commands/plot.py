@@ -27,7 +27,7 @@ class Plot:
 
     def __call__(self) -> None:
         from nqs.archive.archive import Archive
-        from nqs.archive.storage import writer_of
+        from nqs.archive.lock import writer_of
         from nqs.report.figures import plot_run, plot_runs
         from nqs.vmc.continuation import rebuild
 

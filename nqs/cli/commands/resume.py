@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nqs.archive.storage import FlushPolicy
+from nqs.archive.flush import FlushPolicy
 from nqs.cli.errors import ExitCode, clear_errors
 from nqs.cli.files import File
 
@@ -26,8 +26,8 @@ class Resume:
         from nqs import recipes
         from nqs.archive.archive import Archive
         from nqs.driver import checked_archive, leave, minutes_left
+        from nqs.recipes.threads import use_threads_for
         from nqs.runtime.progress import TensorBoard
-        from nqs.runtime.threads import use_threads
         from nqs.vmc.continuation import rebuild, resume
 
         with clear_errors():
@@ -35,7 +35,9 @@ class Resume:
             archive = Archive.open(self.file)
             print(archive.attributes["hamiltonian"])
             built = rebuild(archive.config)
-            use_threads(self.threads, built["sampler"], built["model"].build(built["hamiltonian"].hilbert).for_steps())
+            use_threads_for(
+                self.threads, built["sampler"], built["model"].build(built["hamiltonian"].hilbert).for_steps()
+            )
             result = resume(
                 self.file,
                 device=recipes.checked_device(self.device or recipes.default_device()),

@@ -57,7 +57,7 @@ def summary(archive: "Archive") -> dict[str, Any]:
 
 def text(archive: "Archive") -> str:
     """Several lines for people."""
-    from nqs.archive.storage import writer_of
+    from nqs.archive.lock import writer_of
     from nqs.estimators.estimate import relative_error, with_error
 
     header, history, result, unit = archive.attributes, archive.history, archive.result, archive.attributes["unit"]

@@ -1,0 +1,38 @@
+"""The header of an archive: what wrote it, and when."""
+
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from nqs.archive.contents import FORMAT, VERSION, Scalar
+
+
+def new_header(*, hamiltonian: str, unit: str, script: str) -> dict[str, Scalar]:
+    """Everything but configuration and options."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "package_version": _package_version(),
+        "commit": _commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hamiltonian": hamiltonian,
+        "unit": unit,
+        "script": script,
+    }
+
+
+def _package_version() -> str:
+    try:
+        return version("nqs")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """Commit of the source tree that this file lies in, "" where it is installed without one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,92 @@
+"""One writer for each archive, on every operating system; readers need no lock."""
+
+import glob
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+from nqs.archive.errors import ArchiveLockedError
+
+# Not zero: the last owner may remove the file between opening and locking it, and `nqs show` looks who the owner is.
+PATIENCE, INTERVAL = 0.1, 0.01  # seconds
+
+
+class WriterLock:
+    """The right to write a file, held by at most one process; the operating system frees it when that process ends.
+
+    It is on a hidden file beside the archive, because the archive itself is replaced at every flush; the name of the
+    owner is in it. Symbolic links are followed, so that two names of one archive share its lock.
+
+    Raises:
+        ArchiveLockedError: another process holds it.
+        OSError: the folder is read-only or missing, or the file system has no locks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = _lock_file(path)
+        self._lock = FileLock(
+            self._file, timeout=PATIENCE, poll_interval=INTERVAL, thread_local=False, fallback_to_soft=False
+        )
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ArchiveLockedError(
+                f"{path} is being written by another process ({_owner(self._file) or 'just starting'}): wait for it or "
+                "stop it, or name another archive. Reading it is allowed all the time."
+            ) from None
+        with suppress(PermissionError):  # Windows forbids a second access to a locked file: the owner stays unknown
+            self._file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        target = Path(os.path.realpath(path))
+        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a process killed in a flush
+            leftover.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Give it back; the second time does nothing."""
+        if self._lock.is_locked:
+            with suppress(OSError):  # before the release, or another process could own it already
+                self._file.unlink()
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_lock"):
+            self.release()
+
+
+def writer_of(path: Path) -> str | None:
+    """Who writes the file just now, such as "process 123 on host"; None for nobody."""
+    from filelock import lock_descriptor
+
+    file = _lock_file(path)
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+    except OSError:
+        return None
+    try:  # closing the descriptor frees the lock
+        return None if lock_descriptor(descriptor, blocking=False) else _owner(file) or "another process"
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _lock_file(path: Path) -> Path:
+    target = Path(os.path.realpath(path))
+    return target.with_name(f".{target.name}.lock")
+
+
+def _owner(file: Path) -> str:
+    """ "" where it cannot be read."""
+    try:
+        return file.read_bytes()[:200].decode(errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,156 @@
+"""What is known of a run: its configuration, history, checkpoint and results. Reading only."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nqs.archive.contents import Attributes, Datasets, Scalar
+from nqs.archive.errors import ArchiveError
+from nqs.estimators.estimate import EnergyEstimate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any  # importing torch takes seconds: `nqs show` does without
+
+
+class Checkpoint(NamedTuple):
+    """State after the last finished step."""
+
+    model: dict[str, Tensor]
+    optimiser: dict[str, Tensor]
+    generator: Tensor
+    sampler: dict[str, Tensor]
+
+
+class RunRecord:
+    """The record of one run, wherever it is kept.
+
+    Attributes:
+        config: the whole resolved configuration.
+        options: of the script that started the run; empty for a run from Python.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], options: Mapping[str, Any], attributes: Attributes, datasets: Datasets
+    ) -> None:
+        self.config, self.options = dict(config), dict(options)
+        self._attributes = attributes
+        self._datasets = datasets
+        self._rows: list[Mapping[str, float]] = []  # of the history, not yet among the datasets
+
+    @property
+    def place(self) -> str:
+        """Where the record is kept, for messages."""
+        return "the archive in memory"
+
+    @property
+    def attributes(self) -> dict[str, Scalar]:
+        """The header: versions, commit, time, Hamiltonian, unit, script."""
+        return {name: value for name, value in self._attributes[""].items() if name not in ("config", "options")}
+
+    @property
+    def step(self) -> int:
+        """Number of finished steps."""
+        return int(self._attributes.get("checkpoint", {}).get("step", 0))
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """A state to go on from: after a step, or before the first one if the run began with parameters of its own."""
+        return "checkpoint" in self._attributes
+
+    @property
+    def steps(self) -> int:
+        """Number of steps that the run is meant to have; `step` where the configuration does not say."""
+        steps = self.config.get("run", {}).get("steps")
+        return steps if isinstance(steps, int) else self.step
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """Every recorded quantity, (steps,) each."""
+        self._settle()
+        return self._group("history")
+
+    @property
+    def exact(self) -> dict[str, Any] | None:
+        """Energy, gap, dimension, method and seconds of the exact ground state, if it was stored."""
+        return dict(self._attributes["exact"]) if "exact" in self._attributes else None
+
+    @property
+    def result(self) -> EnergyEstimate | None:
+        """The last evaluation, if the run got that far."""
+        values: dict[str, Any] = dict(self._attributes.get("result", {}))
+        values.pop("step", None)
+        return EnergyEstimate(**values) if values else None
+
+    @property
+    def result_step(self) -> int | None:
+        """Number of steps after which `result` was found: less than `steps` where a time limit stopped the run."""
+        result = self._attributes.get("result")
+        return None if result is None else int(result["step"])
+
+    @property
+    def finished(self) -> bool:
+        """All steps made and the energy evaluated after the last one."""
+        return self.result_step == self.steps
+
+    def samples(self) -> dict[str, np.ndarray]:
+        """The last batch of samples."""
+        return self._group("samples")
+
+    def observables(self) -> dict[str, np.ndarray]:
+        """All stored observables."""
+        return self._group("observables")
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Parameters and buffers of the model after the last step, by name.
+
+        Raises:
+            ArchiveError: the run has not finished a step.
+        """
+        if not self.has_checkpoint:
+            raise ArchiveError(f"{self.place} holds no checkpoint: the run ended before its first step. Start it anew.")
+        return self._group("checkpoint/model")
+
+    def checkpoint(self) -> Checkpoint:
+        """States of model, optimiser, random generator and sampler; {} for a sampler without a state.
+
+        Raises:
+            ArchiveError: the run has not finished a step.
+        """
+        import torch
+
+        model, optimiser, sampler = (
+            {name: torch.from_numpy(values.copy()) for name, values in group.items()}
+            for group in (self.parameters(), self._group("checkpoint/optimiser"), self._group("checkpoint/sampler"))
+        )
+        generator = torch.from_numpy(self._datasets["checkpoint/generator"].copy())
+        return Checkpoint(model=model, optimiser=optimiser, generator=generator, sampler=sampler)
+
+    @property
+    def damping(self) -> float:
+        """Factor on the next update."""
+        return float(self._attributes.get("checkpoint", {}).get("damping", 1.0))
+
+    @property
+    def last_good(self) -> np.ndarray | None:
+        """All parameters before the last update, (P,), whose energy was found finite."""
+        return self._datasets.get("checkpoint/last_good")
+
+    def _group(self, name: str) -> dict[str, np.ndarray]:
+        prefix = f"{name}/"
+        return {path.removeprefix(prefix): values for path, values in self._datasets.items() if path.startswith(prefix)}
+
+    def _settle(self) -> None:
+        """Move the rows of the history to the datasets; nan where a quantity was not recorded."""
+        if not self._rows:
+            return
+        old = self._group("history")
+        done = max(map(len, old.values()), default=0)
+        names = dict.fromkeys([*old, *(name for row in self._rows for name in row)])
+        new = {name: np.asarray([row.get(name, np.nan) for row in self._rows]) for name in names}
+        if done:
+            new = {name: np.concatenate([old.get(name, np.full(done, np.nan)), new[name]]) for name in new}
+        self._datasets |= {f"history/{name}": values for name, values in new.items()}
+        self._rows = []
