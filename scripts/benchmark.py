@@ -48,7 +48,7 @@ from nqs.lattice import chain
 from nqs.models import MarshallSign, TransformerConfig, WithReference
 from nqs.optimisation import Optimiser, StochasticReconfiguration, TorchOptimiser
 from nqs.optimisation.jacobian import by_vmap, jacobian
-from nqs.optimisation.kernel import Precision, matrix_products, tangent
+from nqs.optimisation.kernel import Precision, centred_jacobian, matrix_products
 from nqs.optimisation.solve import in_sample_space, solve_shifted
 from nqs.optimisation.stochastic_reconfiguration import residual
 from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler
@@ -353,7 +353,7 @@ def breakdown(config: Config, prepared: Prepared) -> dict[str, float]:
 
     @torch.no_grad()
     def of_natural_gradient() -> dict[str, float]:
-        rows = partial(tangent, psi, samples, samples.weights.sqrt(), memory, options.precision)
+        rows = partial(centred_jacobian, psi, samples, samples.weights.sqrt(), memory, options.precision)
         X = rows()
         kernel = X.gram if in_sample_space(X, options.space) else X.metric
         matrix = kernel()
@@ -398,18 +398,18 @@ def rounding(config: Config, prepared: Prepared) -> dict[str, list[float]]:
     memory = None if config.optimiser.memory is None else int(config.optimiser.memory * 2**30)
     updates: dict[str, list[torch.Tensor]] = {}
     for precision in get_args(Precision):
-        X = tangent(prepared.psi, samples, samples.weights.sqrt(), memory, precision)
+        X = centred_jacobian(prepared.psi, samples, samples.weights.sqrt(), memory, precision)
         e = residual(samples.weights, local - samples.weights @ local.real, X.shape[0])
         kernel = X.gram()
         mean = kernel.trace() / min(X.shape)
-        updates[precision] = [X.transposed(solve_shifted(kernel.clone(), e, shift, mean)) for shift in SHIFTS]
-    exact = tangent(prepared.psi, samples, samples.weights.sqrt(), memory)
-    wanted = [exact.times(delta) for delta in updates["float64"]]
+        updates[precision] = [X.rmatvec(solve_shifted(kernel.clone(), e, shift, mean)) for shift in SHIFTS]
+    exact = centred_jacobian(prepared.psi, samples, samples.weights.sqrt(), memory)
+    wanted = [exact.matvec(delta) for delta in updates["float64"]]
     found = {}
     print(f"\n{'rounding of the update':24}" + "".join(f"{f'shift {shift:.0e}':>14}" for shift in SHIFTS))
     for precision in list(updates)[1:]:
         found[precision] = [
-            ((exact.times(delta) - change).norm() / change.norm()).item()
+            ((exact.matvec(delta) - change).norm() / change.norm()).item()
             for delta, change in zip(updates[precision], wanted, strict=True)
         ]
         print(f"  {precision:22}" + "".join(f"{distance:14.1e}" for distance in found[precision]))

@@ -15,7 +15,7 @@ from nqs.lattice import chain, square
 from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig, WithReference
 from nqs.optimisation import StochasticReconfiguration
 from nqs.optimisation.imaginary_time import evolved
-from nqs.optimisation.stochastic_reconfiguration import gain, log_of_one_plus
+from nqs.optimisation.stochastic_reconfiguration import gain_ratio, log_of_one_plus
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samplers import ExhaustiveSampler
 from nqs.samples import Samples
@@ -157,9 +157,9 @@ def test_gain_is_one_for_a_linear_step_and_small_for_one_that_went_astray() -> N
     moved = moved - torch.stack([samples.weights @ moved[:U], samples.weights @ moved[U:]]).repeat_interleave(U)
     rows = moved * samples.weights.sqrt().repeat(2)
     ones = torch.ones_like(rows)
-    assert gain(psi, samples, rows, rows, ones) == pytest.approx(1.0)
-    assert gain(psi, samples, -rows, -rows, ones) == pytest.approx(-3.0)
-    assert np.isnan(gain(psi, samples, rows, 0 * rows, ones))
+    assert gain_ratio(psi, samples, rows, rows, ones) == pytest.approx(1.0)
+    assert gain_ratio(psi, samples, -rows, -rows, ones) == pytest.approx(-3.0)
+    assert np.isnan(gain_ratio(psi, samples, rows, 0 * rows, ones))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from nqs.lattice import chain
 from nqs.models import Transformer
 from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
 from nqs.optimisation.jacobian import jacobian
-from nqs.optimisation.kernel import Dense
+from nqs.optimisation.kernel import DenseJacobian
 from nqs.optimisation.schedules import cosine, geometric
 from nqs.optimisation.solve import solve
 from nqs.optimisation.stochastic_reconfiguration import MAX_LOG_CHANGE, bounded, residual
@@ -176,7 +176,7 @@ def test_both_spaces_solve_the_same_equation(n_rows: int, n_parameters: int, shi
     s = shift * (x**2).sum() / min(x.shape)  # the mean eigenvalue over the span of the rows
     expected = np.linalg.solve(x.T @ x + s * np.eye(n_parameters), x.T @ e.numpy())
     for space in ("samples", "parameters", "auto"):
-        np.testing.assert_allclose(solve(Dense(X), e, shift, space).numpy(), expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(solve(DenseJacobian(X), e, shift, space).numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
 @every_hamiltonian

@@ -63,7 +63,7 @@ from nqs.estimators.local_energy import Elements
 from nqs.optimisation.contract import StepInfo, _check_positive
 from nqs.optimisation.imaginary_time import evolved
 from nqs.optimisation.jacobian import n_parts
-from nqs.optimisation.kernel import Precision, tangent
+from nqs.optimisation.kernel import Precision, centred_jacobian
 from nqs.optimisation.schedules import cosine, geometric
 from nqs.optimisation.solve import in_sample_space, solve, transposed_norm
 from nqs.protocols import Wavefunction
@@ -184,7 +184,7 @@ class NaturalGradient:
         self.lowest, self.best = UNLIMITED, self.update.clone()  # energy of an exact sum, and its parameters
         # What the energy may at most have become by the last step, the factor on the shift after refused steps, and the
         # adaptive shift.
-        self.limit, self.caution = UNLIMITED, 1.0
+        self.limit, self.backoff = UNLIMITED, 1.0
         self.shift = max(config.diagonal_shift, config.final_diagonal_shift or 0.0)
 
     @torch.no_grad()
@@ -210,22 +210,22 @@ class NaturalGradient:
             self.lowest, self.best = energy.item(), parameters_to_vector(self.parameters).double()
         strict = elements is not None and progress >= STRICT
         if energy > (self.lowest if strict else self.limit) + uncertain:
-            self.caution *= EXACT_CAUTION if exact else CAUTION
+            self.backoff *= EXACT_CAUTION if exact else CAUTION
             self.update.zero_()
             kept = self.best if strict else self.before
             vector_to_parameters(kept.to(self.parameters[0].dtype), self.parameters)
             return StepInfo(learning_rate=0.0, update_norm=0.0, gradient_norm=0.0)
         # A network that cannot follow every amplitude needs whatever shift keeps its steps true.
         free = elements is not None and len(self.update) < len(diagonal) * n_parts(self.wavefunction)
-        shift, self.caution = (
-            (self.shift if free else min(shift, self.shift)) * self.caution,
-            max(1.0, self.caution / (EXACT_RECOVERY if exact else RECOVERY)),
+        shift, self.backoff = (
+            (self.shift if free else min(shift, self.shift)) * self.backoff,
+            max(1.0, self.backoff / (EXACT_RECOVERY if exact else RECOVERY)),
         )
         damping = torch.ones_like(diagonal)
         if config.implicit:
             damping += rate * (diagonal - energy).clamp(min=0)
         memory = None if config.memory is None else int(config.memory * 2**30)
-        X = tangent(self.wavefunction, samples, (samples.weights * damping).sqrt(), memory, config.precision)
+        X = centred_jacobian(self.wavefunction, samples, (samples.weights * damping).sqrt(), memory, config.precision)
         stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
         in_samples = in_sample_space(X, config.space)
         matrix = X.gram() if in_samples else X.metric()
@@ -242,15 +242,15 @@ class NaturalGradient:
             change = -rate * deviation / damping
         wanted = residual(samples.weights, damping * change, X.shape[0]) / stiffness
         previous = config.momentum * self.update
-        unseen = -wanted / rate - X.times(previous) if config.momentum else -wanted / rate
+        unseen = -wanted / rate - X.matvec(previous) if config.momentum else -wanted / rate
         self.update = previous + solve(X, unseen, shift, config.space, matrix)
-        linear = X.times(self.update)
+        linear = X.matvec(self.update)
         rate, norm = bounded(rate, linear / stiffness, samples.weights, config.max_step)
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
         self.before = flat.double()
         if config.adaptive and config.implicit and exact:
-            found = gain(self.wavefunction, samples, wanted, -rate * linear, stiffness)
+            found = gain_ratio(self.wavefunction, samples, wanted, -rate * linear, stiffness)
             factor = 1 / RELAX if found > GOOD else TIGHTEN if found < POOR else 1.0
             self.shift = max(LOWEST_SHIFT, factor * shift)
         scale = (diagonal - energy).abs().max()
@@ -272,7 +272,7 @@ class NaturalGradient:
         return rate, shift
 
     def state_dict(self) -> dict[str, Tensor]:
-        guard = torch.tensor([self.limit, self.caution, self.shift, self.lowest], dtype=torch.float64)
+        guard = torch.tensor([self.limit, self.backoff, self.shift, self.lowest], dtype=torch.float64)
         return {"update": self.update, "before": self.before, "best": self.best, "guard": guard}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -280,7 +280,7 @@ class NaturalGradient:
         if "guard" in state:  # archives of version 1 have none
             self.before = state["before"].to(self.before.device)
             guard = state["guard"].tolist()  # older ones end after two or three numbers
-            self.limit, self.caution, self.shift, self.lowest = guard + [self.shift, self.lowest][len(guard) - 2 :]
+            self.limit, self.backoff, self.shift, self.lowest = guard + [self.shift, self.lowest][len(guard) - 2 :]
             self.best = state.get("best", self.best).to(self.best.device)
 
 
@@ -311,7 +311,7 @@ def log_of_one_plus(x: Complex128[Tensor, " U"]) -> Complex128[Tensor, " U"]:
     return torch.complex(modulus.clamp(-MAX_LOG_CHANGE, MAX_LOG_CHANGE), torch.atan2(x.imag, 1 + x.real))
 
 
-def gain(
+def gain_ratio(
     wavefunction: Wavefunction,
     samples: Samples,
     wanted: Float64[Tensor, " R"],
