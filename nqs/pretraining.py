@@ -26,7 +26,7 @@ Forward and reverse divergences as objectives: Minka, Divergence measures and me
 # Shapes: B configurations, U distinct samples, L sites, d local states, G group elements.
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,11 +36,12 @@ from torch import Tensor
 
 from nqs import recipes
 from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.estimators.local_energy import LocalEnergies
 from nqs.hilbert import HilbertSpace
 from nqs.models import ProjectedDeterminant, SlaterDeterminant
 from nqs.models.references.projection import terms_of_projection
-from nqs.optimisation.contract import OptimiserConfig
-from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
+from nqs.optimisation.contract import Optimiser, OptimiserConfig
+from nqs.optimisation.stochastic_reconfiguration import NaturalGradient, StochasticReconfiguration
 from nqs.protocols import LogPsi, Sampler, SymmetricWavefunction, Wavefunction
 from nqs.runtime.memory import rows_that_fit
 from nqs.runtime.progress import Progress
@@ -234,17 +235,15 @@ def fit(
     sampler = sampler or recipes.training_sampler(wavefunction, device)
     exact = isinstance(sampler, ExhaustiveSampler)
     optimiser = optimiser or default_optimiser(objective, exact=exact)
-    if isinstance(optimiser, StochasticReconfiguration):
-        optimiser = optimiser.completed(exact=exact)
-        if objective == "reverse" and optimiser.logarithmic:
-            raise ValueError(
-                "logarithmic=True is for local energies; those of the reverse divergence are logarithms already: give "
-                "StochasticReconfiguration(logarithmic=False, ...)."
-            )
-        if objective == "reverse":
-            optimiser = replace(optimiser, logarithmic=False)
     generator = generator or torch.Generator(device).manual_seed(0)
-    runtime = optimiser.build(wavefunction)
+    runtime: Optimiser
+    if isinstance(optimiser, StochasticReconfiguration):
+        # These objectives have no stiff diagonal, and local values of the reverse divergence are logarithms already.
+        runtime = NaturalGradient(
+            optimiser.completed(exact=exact), wavefunction, implicit=False, logarithmic=objective != "reverse"
+        )
+    else:
+        runtime = optimiser.build(wavefunction)
     begin = time.perf_counter()
     rows: list[dict[str, float]] = []
     known: tuple[Tensor, LogPsi] | None = None  # of an exhaustive sum, the same in each step
@@ -262,7 +261,7 @@ def fit(
                 )
             if step == steps or found.fidelity >= fidelity:
                 break
-            runtime.step(samples, found.local, found.diagonal, step / steps)
+            runtime.step(samples, LocalEnergies(values=found.local, diagonal=found.diagonal), step / steps)
             bar.update(f"fidelity {found.fidelity:.6f}, {objective} {found.loss:.1e}")
     return FitResult(
         fidelity=found.fidelity,
@@ -283,8 +282,6 @@ def default_optimiser(objective: Objective, *, exact: bool) -> StochasticReconfi
     return StochasticReconfiguration(
         learning_rate=1.0 if objective == "infidelity" else 0.5,
         final_learning_rate=None if exact else 0.05,
-        implicit=False,  # these objectives have no stiff diagonal
-        logarithmic=objective != "reverse",
         max_step=0.3,
     )
 

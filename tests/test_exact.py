@@ -192,7 +192,7 @@ def test_lanczos_against_dense_diagonalisation(dtype: type, degenerate: bool) ->
     levels = np.sort(random.uniform(-5, 20, 300))
     levels[1] = levels[0] if degenerate else levels[0] + 0.1
     matrix = (basis * levels) @ basis.conj().T
-    energy, state = lanczos.lanczos(matrix.__matmul__, random.standard_normal(300), matrix.dtype, 1e-11)
+    energy, state = lanczos.lanczos(matrix.__matmul__, random.standard_normal(300).astype(matrix.dtype), 1e-11)
     assert energy == pytest.approx(levels[0], abs=1e-12)
     assert np.linalg.norm(matrix @ state - energy * state) < 1e-9
     assert np.linalg.norm(state) == pytest.approx(1)
@@ -200,7 +200,7 @@ def test_lanczos_against_dense_diagonalisation(dtype: type, degenerate: bool) ->
 
 def test_lanczos_ends_in_an_invariant_subspace() -> None:
     matrix = np.diag(np.arange(10.0))
-    energy, state = lanczos.lanczos(matrix.__matmul__, np.eye(10)[3] + np.eye(10)[7], matrix.dtype, 1e-12)
+    energy, state = lanczos.lanczos(matrix.__matmul__, np.eye(10)[3] + np.eye(10)[7], 1e-12)
     assert energy == pytest.approx(3.0)
     np.testing.assert_allclose(np.abs(state), np.eye(10)[3], atol=1e-12)
 
@@ -209,7 +209,7 @@ def test_lanczos_without_convergence_says_so(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(lanczos, "MAX_LANCZOS", 10)
     matrix = np.diag(np.linspace(0, 1, 200))
     with pytest.raises(RuntimeError, match=r"did not converge in 10 products.*Hermitian"):
-        lanczos.lanczos(matrix.__matmul__, np.ones(200), matrix.dtype, 1e-12)
+        lanczos.lanczos(matrix.__matmul__, np.ones(200), 1e-12)
 
 
 def test_keys_of_several_words_are_ranked_another_way() -> None:

@@ -9,9 +9,10 @@ from scipy.stats import chisquare
 
 from nqs import VMC, exact, resume
 from nqs.estimators.local_energy import LocalEnergies, local_energies
+from nqs.exact import lowest_sector
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard
 from nqs.lattice import chain, square
-from nqs.models import Symmetrised, Transformer, TransformerConfig, WithReference, hartree_fock, lowest_sector
+from nqs.models import Symmetrised, Transformer, TransformerConfig, WithReference, hartree_fock
 from nqs.optimisation import StochasticReconfiguration
 from nqs.protocols import WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler

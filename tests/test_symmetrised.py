@@ -17,6 +17,7 @@ import nqs.optimisation.jacobian
 from nqs import VMC, Archive, exact, resume
 from nqs.amplitudes import prefixes
 from nqs.estimators.local_energy import LocalEnergies, local_energies
+from nqs.exact import lowest_sector
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, staggered_potential
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice import chain
@@ -27,7 +28,6 @@ from nqs.models import (
     TransformerConfig,
     WithReference,
     hartree_fock,
-    lowest_sector,
 )
 from nqs.models.symmetric.average import SymmetrisedWavefunction
 from nqs.models.symmetric.on_orbits import OrbitWavefunction

@@ -207,7 +207,7 @@ def test_kept_is_the_smaller_of_factors_and_gradients(sites: int, phase: str) ->
     for one in streamed.calls_of_one:
         factors = one.x.nbytes + sum(g.nbytes for g in one.gradients)
         gradients = 8 * streamed.parts * sum(p.numel() for p in one.layer.parameters())
-        kept = tangents.kept(one)
+        kept = tangents.layer_factors(one)
         assert kept.nbytes == min(factors, gradients)
         assert bool(kept.names) == (gradients < factors)
         found.add(bool(kept.names))

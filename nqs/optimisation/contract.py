@@ -1,15 +1,13 @@
 """What optimisers and their configurations promise."""
 
-# Shapes: U distinct samples, P parameters, R rows of X.
 import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from jaxtyping import Complex128, Float64
 from torch import Tensor
 
-from nqs.estimators.local_energy import Elements
-from nqs.protocols import Wavefunction
+from nqs.estimators.local_energy import LocalEnergies
+from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samples import Samples
 
 
@@ -32,23 +30,8 @@ class StepInfo:
 class Optimiser(Protocol):
     """Runtime side of an optimiser configuration: moves the parameters, and keeps state that can be archived."""
 
-    def step(
-        self,
-        samples: Samples,
-        local_energies: Complex128[Tensor, " U"],
-        diagonal: Float64[Tensor, " U"],
-        progress: float,
-        elements: Elements | None = None,
-    ) -> StepInfo:
-        """One update from local energies and diagonal elements H_nn of the samples; progress runs from 0 to 1.
-
-        Args:
-            elements: of H between samples that are the whole sector, for an optimiser that `propagates`.
-        """
-
-    @property
-    def propagates(self) -> bool:
-        """Whether the optimiser makes use of matrix elements between the samples."""
+    def step(self, samples: Samples, local: LocalEnergies, progress: float) -> StepInfo:
+        """One update from the local energies of the samples; progress runs from 0 to 1."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -58,7 +41,8 @@ class Optimiser(Protocol):
 class OptimiserConfig(Protocol):
     """A frozen dataclass that builds an optimiser for a wavefunction; archives store it."""
 
-    def build(self, wavefunction: Wavefunction) -> Optimiser: ...
+    def build(self, wavefunction: Wavefunction, hamiltonian: Hamiltonian | None = None) -> Optimiser:
+        """Optimisers that need H itself and not only local energies raise a ValueError without it."""
 
 
 def _check_positive(config: object, *names: str) -> None:

@@ -318,7 +318,7 @@ class StreamedJacobian:
                 yield self._centred(of_users, slice(first, first + step) if sliced else slice(None))
 
     def _centred(self, of_users: list[tuple[LayerFactors, str]], outputs: slice) -> Float[Tensor, "R p"]:
-        """Columns of one parameter, from the calls that use it; they are made once, so that their memory is overwritten."""
+        """Columns of one parameter, from the calls that use it; made once: their memory is overwritten."""
         parts = []
         for part in range(self.parts):
             gradients = (call.gradient(name, part, outputs) for call, name in of_users)

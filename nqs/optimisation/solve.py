@@ -1,12 +1,16 @@
 """The linear system of stochastic reconfiguration, in sample space or in parameter space."""
 
 # Shapes: U distinct samples, P parameters, R rows of X.
+from typing import Literal
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from nqs.optimisation.kernel import CentredJacobian, DenseJacobian
+
+# "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
+Space = Literal["auto", "samples", "parameters"]
 
 
 def transposed_norm(X: CentredJacobian, y: Float64[Tensor, " R"], gram: Float64[Tensor, "R R"] | None) -> float:
@@ -18,12 +22,16 @@ def transposed_norm(X: CentredJacobian, y: Float64[Tensor, " R"], gram: Float64[
 
 
 def solve(
-    X: CentredJacobian, e: Float64[Tensor, " R"], shift: float, space: str, matrix: Float64[Tensor, "n n"] | None = None
+    X: CentredJacobian,
+    e: Float64[Tensor, " R"],
+    shift: float,
+    space: Space = "auto",
+    matrix: Float64[Tensor, "n n"] | None = None,
 ) -> Float64[Tensor, " P"]:
     """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space.
 
     Args:
-        matrix: lower triangle of X X^T or X^T X in that space, which is overwritten in place; None if it is still to be made.
+        matrix: lower triangle of X X^T or X^T X in that space, overwritten in place; None if it is still to be made.
     """
     in_samples = in_sample_space(X, space)
     if matrix is None:
@@ -33,7 +41,7 @@ def solve(
     return X.rmatvec(solution) if in_samples else solution
 
 
-def in_sample_space(X: CentredJacobian, space: str) -> bool:
+def in_sample_space(X: CentredJacobian, space: Space = "auto") -> bool:
     return X.shape[0] <= X.shape[1] if space == "auto" else space == "samples"
 
 

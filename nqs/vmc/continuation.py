@@ -9,6 +9,7 @@ import torch
 from nqs import hamiltonians, hilbert, lattice, models, optimisation, samplers, symmetry
 from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
 from nqs.archive.serialise import from_plain
+from nqs.archive.upgrade import upgraded
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.runtime.progress import Watcher
 from nqs.vmc.loop import VMC
@@ -81,6 +82,7 @@ def rebuild(config: Mapping[str, Any], types: Mapping[str, type] | None = None) 
     if missing:
         raise ArchiveError(f"the archive holds no run of nqs: its configuration lacks {', '.join(missing)}.")
     parts += tuple(name for name in ("warm_up",) if name in config)
+    config = upgraded(config)
     return {name: from_plain(config[name], known) for name in parts}
 
 

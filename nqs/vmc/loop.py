@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from nqs import recipes
 from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
 from nqs.archive.serialise import differences, to_plain
+from nqs.archive.upgrade import upgraded
 from nqs.estimators.energy import clipped, estimate_energy, infinite_temperature_energy
 from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
 from nqs.estimators.local_energy import local_energies
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
 from nqs.optimisation.contract import Optimiser, OptimiserConfig
+from nqs.optimisation.exact_steps import ExactSteps, ImaginaryTime
 from nqs.optimisation.stochastic_reconfiguration import UNLIMITED, NaturalGradient, StochasticReconfiguration
 from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction
 from nqs.runtime.interruption import Interruption, TimeLimit
@@ -63,7 +65,8 @@ class VMC:
         hamiltonian: the model, which states the sector.
         wavefunction: the variational state, on the same sector.
         sampler: scheme of the optimisation; by default chosen from the dimension.
-        optimiser: configuration of the optimiser; stochastic reconfiguration by default.
+        optimiser: configuration of the optimiser; by default exact steps where each sums over the whole sector, else
+            stochastic reconfiguration.
         evaluation: sampler of the quoted energy; by default far more samples than a step has, or all configurations
             where the steps have them too.
         warm_up: first steps of another kind; chosen with the sampler by default, none where a sampler is given.
@@ -99,7 +102,7 @@ class VMC:
         wavefunction.train()  # steps may average over fewer images
         self.sampler = sampler or recipes.training_sampler(wavefunction, self.device)
         exhaustive = isinstance(self.sampler, ExhaustiveSampler)
-        self.optimiser = optimiser or StochasticReconfiguration()
+        self.optimiser = optimiser or (ExactSteps() if exhaustive else StochasticReconfiguration())
         if isinstance(self.optimiser, StochasticReconfiguration):
             self.optimiser = self.optimiser.completed(exact=exhaustive, images=wavefunction.images)
         self.evaluation = evaluation or (self.sampler if exhaustive else by_default)
@@ -214,7 +217,7 @@ class VMC:
                 file = stack.enter_context(self._archive(Path(archive), config, started_by))
             done = file.step if file is not None and file.has_checkpoint else 0
             state = _State(
-                optimiser=self._stage(max(0, done - 1), run).optimiser.build(self.wavefunction),
+                optimiser=self._stage(max(0, done - 1), run).optimiser.build(self.wavefunction, self.hamiltonian),
                 generator=torch.Generator(self.device).manual_seed(run.seed),
             )
             if file is not None and "initial" in config and not file.has_checkpoint:
@@ -330,24 +333,25 @@ class VMC:
         assert run.steps is not None
         stage = self._stage(step, run)
         if step == stage.first > 0:
-            state.optimiser = stage.optimiser.build(self.wavefunction)
+            state.optimiser = stage.optimiser.build(self.wavefunction, self.hamiltonian)
         temperature = run.temperature_at(step / run.steps)
         share = run.share_of_samples(step)
         sampler = stage.sampler if share == 1 else with_share(stage.sampler, share)
-        plain = temperature == 0 and run.clip is None  # the optimiser is to follow H itself
         retries, moved = 0, 0.0
         while True:
             good = parameters_to_vector(parameters).detach().clone()
             samples = sampler.sample(self.wavefunction, state.generator)
-            elements = isinstance(sampler, ExhaustiveSampler) and state.optimiser.propagates and plain
-            local = local_energies(self.hamiltonian, self.wavefunction, samples, elements=elements)
+            if isinstance(state.optimiser, ImaginaryTime):  # has the matrix of the sector
+                local = state.optimiser.objective.local(self.wavefunction, samples)
+            else:
+                local = local_energies(self.hamiltonian, self.wavefunction, samples)
             estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
             if math.isfinite(estimate.energy) and math.isfinite(estimate.variance):
                 values = local.values
                 if run.clip is not None:
                     values, moved = clipped(values, samples.weights, run.clip)
-                free = values + 2 * temperature * samples.log_modulus
-                update = state.optimiser.step(samples, free, local.diagonal, stage.progress(step), local.elements)
+                free = replace(local, values=values + 2 * temperature * samples.log_modulus)
+                update = state.optimiser.step(samples, free, stage.progress(step))
                 if temperature > 0 and isinstance(state.optimiser, NaturalGradient):
                     state.optimiser.limit = UNLIMITED  # free energies rise as T falls
                 new = parameters_to_vector(parameters).detach()
@@ -363,7 +367,9 @@ class VMC:
                 vector_to_parameters(before, parameters)
                 raise NonFiniteError(_what_to_try(f"step {step}", estimate, file, retries))
             vector_to_parameters(good, parameters)
-            state.optimiser = stage.optimiser.build(self.wavefunction)  # without the momentum that led there
+            state.optimiser = stage.optimiser.build(
+                self.wavefunction, self.hamiltonian
+            )  # without the momentum that led there
             retries += 1
         row = {
             "step": step,
@@ -394,6 +400,14 @@ class VMC:
         warm = 0 if self.warm_up is None else self.warm_up.steps(run.steps)
         if self.warm_up is not None and step < warm:
             return _Stage(self.warm_up.sampler, self.warm_up.optimiser, 0, warm)
+        if isinstance(self.optimiser, ExactSteps):
+            # Exact steps know the energy alone. While the optimiser is to see a free energy, or clipped values, the
+            # steps are those of stochastic reconfiguration with the same options.
+            others = (k for k in range(warm, run.steps) if run.clip is None and run.temperature_at(k / run.steps) == 0)
+            switch = next(others, run.steps)
+            if step < switch:
+                return _Stage(self.sampler, self.optimiser.without_matrix, warm, switch)
+            return _Stage(self.sampler, self.optimiser, switch, run.steps)
         return _Stage(self.sampler, self.optimiser, warm, run.steps)
 
     def _evaluation_seconds(self, row: dict[str, float]) -> float:
@@ -462,7 +476,7 @@ def _status(estimate: EnergyEstimate, exact: float | None) -> str:
 
 
 def _refuse_other_run(file: Archive, config: dict[str, Any]) -> None:
-    lines = differences(file.config, to_plain(config))
+    lines = differences(upgraded(file.config), to_plain(config))
     if lines:
         raise ArchiveError(
             f"{file.path} holds another run; in the archive / now:\n  " + "\n  ".join(lines) + "\n"
