@@ -49,7 +49,7 @@ def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Arch
         ArchiveError: no finished step, or no run of nqs in it.
         ValueError: the models do not fit together.
     """
-    built = rebuild(archive.config)
+    built = rebuild(archive.config, only=("hamiltonian", "model"))
     config, old_reference = innermost(built["model"])
     new, reference = innermost(wavefunction.config)
     model = next((m for m in wavefunction.modules() if isinstance(m, Transformer)), None)
@@ -107,7 +107,7 @@ def load(
         ArchiveError: no checkpoint, or no run of nqs in it.
         ValueError: the run was built from classes that nqs does not know; pass them in `types`.
     """
-    built = rebuild(archive.config, types)
+    built = rebuild(archive.config, types, only=("hamiltonian", "model"))
     wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
     wavefunction.load_state_dict({name: torch.from_numpy(values) for name, values in archive.parameters().items()})
     return wavefunction.eval()

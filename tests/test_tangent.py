@@ -10,6 +10,7 @@ import torch
 from test_jacobian import Layers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from variants import Variant
 
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard
@@ -222,10 +223,10 @@ def test_streamed_steps_are_those_in_memory_in_every_precision(dtype: str, preci
         before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().double()
         samples = ExhaustiveSampler().sample(model, torch.Generator())
         local = local_energies(H, model, samples)
-        optimiser = StochasticReconfiguration(
+        optimiser = Variant(
             diagonal_shift=1e-3, momentum=0.5, precision=precision, memory=memory, space="samples"
         ).build(model)
-        optimiser.step(samples, local.values, local.diagonal, 0.0)
+        optimiser.step(samples, local, 0.0)
         return torch.nn.utils.parameters_to_vector(model.parameters()).detach().double() - before
 
     exact, whole, streamed = step("float64", None), step(precision, None), step(precision, 1e-4)

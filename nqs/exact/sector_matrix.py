@@ -241,7 +241,7 @@ def _check_memory(hamiltonian: Hamiltonian, dimension: int, symmetry: Symmetry |
     if needed > available:
         raise ValueError(
             f"the matrix of dimension {dimension:,}, with about {per_row:.0f} elements in each row, needs "
-            f"{needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are available: choose a smaller "
+            f"{needed / 2**30:.2f} GiB of memory, and {available / 2**30:.2f} GiB are available: choose a smaller "
             "system or sector, or work inside a symmetry sector."
         )
 

@@ -476,7 +476,7 @@ def _status(estimate: EnergyEstimate, exact: float | None) -> str:
 
 
 def _refuse_other_run(file: Archive, config: dict[str, Any]) -> None:
-    lines = differences(upgraded(file.config), to_plain(config))
+    lines = differences(upgraded(file.config), upgraded(to_plain(config)))
     if lines:
         raise ArchiveError(
             f"{file.path} holds another run; in the archive / now:\n  " + "\n  ".join(lines) + "\n"
