@@ -251,7 +251,7 @@ class Prepared:
     def step(self, progress: float = 0.5, sampler: Sampler | None = None) -> None:
         samples = (sampler or self.sampler).sample(self.psi, self.generator)
         local = local_energies(self.hamiltonian, self.psi, samples)
-        self.optimiser.step(samples, local.values, local.diagonal, progress)
+        self.optimiser.step(samples, local, progress)
 
 
 def prepare(config: Config, L: int) -> Prepared:
@@ -284,7 +284,7 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
     runs: dict[str, Callable[[], object]] = {
         "sampler": lambda: sampler.sample(psi, generator),
         "local energy": lambda: local_energies(h, psi, samples),
-        "gradient": lambda: optimiser.step(samples, local.values, local.diagonal, 0.5),
+        "gradient": lambda: optimiser.step(samples, local, 0.5),
         "step": prepared.step,
     }
     unrecorded = replace(sampler, recorded=False) if isinstance(sampler, TreeSampler) else sampler
@@ -349,13 +349,13 @@ def breakdown(config: Config, prepared: Prepared) -> dict[str, float]:
         return seconds_of(run, device, config.repeats)
 
     def step(optimiser: Optimiser) -> object:
-        return optimiser.step(samples, local.values, local.diagonal, 0.5)
+        return optimiser.step(samples, local, 0.5)
 
     @torch.no_grad()
     def of_natural_gradient() -> dict[str, float]:
         rows = partial(centred_jacobian, psi, samples, samples.weights.sqrt(), memory, options.precision)
         X = rows()
-        kernel = X.gram if in_sample_space(X, options.space) else X.metric
+        kernel = X.gram if in_sample_space(X) else X.metric
         matrix = kernel()
         right, mean = matrix[0].clone(), matrix.trace() / min(X.shape)
         return {

@@ -5,12 +5,13 @@ lexicographic basis of its Hilbert space; Lanczos finds the lowest states.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from nqs.exact.lanczos import dot, lanczos
+from nqs.exact.lanczos import Vector, dot, lanczos
 from nqs.exact.sector_matrix import MAX_DIMENSION, SectorMatrix
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
@@ -142,31 +143,45 @@ def _lowest_level(matrix: SectorMatrix, equal: float) -> tuple[np.ndarray, np.nd
     Args:
         equal: difference below which energies belong to one level.
     """
-    bound = matrix.bound or 1.0
+    if matrix.device.type == "cpu":
+        csr = matrix.to_scipy()
+        return _search(csr.__matmul__, lambda x: x.astype(csr.dtype), matrix.bound or 1.0, equal, len(matrix))
+    dtype = torch.float64 if matrix.is_real else torch.complex128
+    energies, state = _search(
+        matrix.apply,
+        lambda x: torch.from_numpy(x).to(matrix.device, dtype),
+        matrix.bound or 1.0,
+        equal,
+        len(matrix),
+    )
+    return energies, state.cpu().numpy()
+
+
+def _search(
+    apply: Callable[[Vector], Vector],
+    prepared: Callable[[np.ndarray], Vector],
+    bound: float,
+    equal: float,
+    dimension: int,
+) -> tuple[np.ndarray, Vector]:
+    """`_lowest_level` for numpy or torch; `prepared` makes a start vector of an array of random numbers."""
     random = np.random.default_rng(0)
-    csr, on_cpu = matrix.to_scipy(), matrix.device.type == "cpu"
-
-    def start() -> torch.Tensor:
-        return torch.from_numpy(random.standard_normal(len(matrix)).astype(csr.dtype)).to(matrix.device)
-
-    states: list = []
+    states: list[Vector] = []
     energies: list[float] = []
 
-    def lifted(x):
-        y = csr @ x if on_cpu else matrix.apply(x)
+    def lifted(x: Vector) -> Vector:
+        y = apply(x)
         for state in states:
             y += (2 * bound * dot(state, x)) * state
         return y
 
-    while len(states) < min(MAX_COUNTED, len(matrix)):
-        first = start()
-        # The vector of the first excited state is not needed, but whether the level ends there is known afterwards.
-        energy, state = lanczos(lifted, first.numpy() if on_cpu else first, TOLERANCE * bound, vector=not states)
+    while len(states) < min(MAX_COUNTED, dimension):
+        start = prepared(random.standard_normal(dimension))
+        energy, state = lanczos(lifted, start, TOLERANCE * bound, vector=not states)
         energies.append(energy)
         if energy > energies[0] + equal:
             break
-        if states:
-            _, state = lanczos(lifted, first.numpy() if on_cpu else first, TOLERANCE * bound)
+        if states:  # the vector of the first excited state is not needed, that of another member of the level is
+            _, state = lanczos(lifted, start, TOLERANCE * bound)
         states.append(state)
-    found = states[0] if on_cpu else states[0].cpu().numpy()
-    return np.sort(energies), found
+    return np.sort(energies), states[0]

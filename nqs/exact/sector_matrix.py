@@ -167,10 +167,9 @@ class SectorMatrix:
 
     @cached_property
     def _on_device(self) -> Tensor:
-        parts = (
-            torch.from_numpy(part).to(self.device) for part in (self._csr.indptr, self._csr.indices, self._csr.data)
-        )
-        return torch.sparse_csr_tensor(*parts, size=self._csr.shape)
+        csr = self._csr
+        starts, columns, values = (torch.from_numpy(x).to(self.device) for x in (csr.indptr, csr.indices, csr.data))
+        return torch.sparse_csr_tensor(starts, columns, values, size=csr.shape)
 
 
 def sparse_matrix(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -> sparse.csr_array:
