@@ -13,7 +13,7 @@ from nqs import VMC, Archive, RunConfig, exact, resume
 from nqs.archive import FlushPolicy
 from nqs.cli.commands.show import text
 from nqs.estimators.energy import clipped, weighted_median
-from nqs.estimators.local_energy import local_energies
+from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import Transformer
@@ -78,11 +78,11 @@ def test_only_the_optimiser_sees_clipped_energies(monkeypatch: pytest.MonkeyPatc
     seen: list[tuple[Samples, Tensor]] = []
     step = NaturalGradient.step
 
-    def recording(self: NaturalGradient, samples: Samples, local: Tensor, *rest: Any) -> StepInfo:
+    def recording(self: NaturalGradient, samples: Samples, local: LocalEnergies, *rest: Any) -> StepInfo:
         bare = local_energies(H, self.wavefunction, samples).values
-        seen.append((samples, local))
+        seen.append((samples, local.values))
         expected, share = clipped(bare, samples.weights, 1.5)
-        torch.testing.assert_close(local, expected)
+        torch.testing.assert_close(local.values, expected)
         shares.append(share)
         energies.append((samples.weights @ bare.real).item())
         return step(self, samples, local, *rest)
