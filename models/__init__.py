@@ -4,7 +4,7 @@ from nqs.models.references.determinant import SlaterDeterminant
 from nqs.models.references.hartree_fock import HartreeFock, free_fermions, hartree_fock
 from nqs.models.references.marshall import MarshallSign
 from nqs.models.references.phase import phase_agreement
-from nqs.models.references.projection import ProjectedDeterminant, lowest_sector, sector_of, weight_in_sector
+from nqs.models.references.projection import ProjectedDeterminant, sector_of
 from nqs.models.symmetric.average import Symmetrised
 from nqs.models.symmetric.on_orbits import OnOrbits
 from nqs.models.transformer import Transformer, TransformerConfig
@@ -20,8 +20,6 @@ __all__ = [
     "TransformerConfig",
     "free_fermions",
     "hartree_fock",
-    "lowest_sector",
     "phase_agreement",
     "sector_of",
-    "weight_in_sector",
 ]

@@ -19,6 +19,7 @@ from nqs.archive.serialise import digest
 from nqs.cli.errors import ExitCode, clear_errors
 from nqs.cli.toml import command_line_flags, option_names, options_table, read_toml
 from nqs.exact.diagonalisation import ExactGroundState
+from nqs.exact.projection import weight_in_sector
 from nqs.hilbert import HilbertSpace
 from nqs.models import (
     OnOrbits,
@@ -28,8 +29,8 @@ from nqs.models import (
     TransformerConfig,
     hartree_fock,
     phase_agreement,
-    weight_in_sector,
 )
+from nqs.optimisation.exact_steps import exact_steps
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
 from nqs.pretraining import MeanField, StateVector, Target, fit
 from nqs.protocols import Hamiltonian, WavefunctionConfig
@@ -50,7 +51,6 @@ ENDINGS = (".h5", ".hdf5")
 
 OPEN_SHELL = 1e-9  # gap of a mean field
 FIT_STEPS, FIT_FIDELITY = 50, 0.999  # of --pretrain: no more than that; the energy takes over
-DEGENERATE = 1e-8  # gap below which the exact ground state is one of many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ def solve(
     if options.symmetry == "auto" and options.distinct is None:
         model, why = recipes.symmetrised(model, hamiltonian, device)
         print(why)
-        if isinstance(model, (OnOrbits, Symmetrised)) and ground_state is not None and ground_state.gap > DEGENERATE:
+        if isinstance(model, (OnOrbits, Symmetrised)) and ground_state is not None and ground_state.multiplicity == 1:
             share = weight_in_sector(model.symmetry, hamiltonian.hilbert, ground_state.state)
             if share < 0.5:
                 print("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
@@ -150,7 +150,10 @@ def solve(
     model = recipes.sized(model, terms, hilbert.n_sites, device, options.minutes, lattice=lattice)
     wavefunction = model.build(hamiltonian.hilbert, device)
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
-    vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)
+    vmc = VMC(hamiltonian, wavefunction, sampler, unit=unit)
+    exhaustive = isinstance(vmc.sampler, ExhaustiveSampler)
+    optimiser = exact_steps(options.optimiser) if exhaustive else options.optimiser
+    vmc = VMC(hamiltonian, wavefunction, sampler, optimiser, unit=unit)
     steps, wanted = recipes.steps_within(options.minutes, vmc.of_steps, vmc.sampler, device)
     if options.run.steps is None and steps < wanted:
         print(f"{steps} steps instead of {wanted}, as far as can be told what fits into --minutes {options.minutes:g}")

@@ -26,7 +26,7 @@ Forward and reverse divergences as objectives: Minka, Divergence measures and me
 # Shapes: B configurations, U distinct samples, L sites, d local states, G group elements.
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -39,16 +39,17 @@ from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import HilbertSpace
 from nqs.models import ProjectedDeterminant, SlaterDeterminant
 from nqs.models.references.projection import terms_of_projection
-from nqs.optimisation.contract import OptimiserConfig
-from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
-from nqs.protocols import LogPsi, SamplerConfig, Wavefunction
+from nqs.optimisation.stochastic_reconfiguration import NaturalGradient, StochasticReconfiguration
+from nqs.protocols import LogPsi, Optimiser, OptimiserConfig, SamplerConfig, Wavefunction
 from nqs.runtime.memory import max_chunk_rows
 from nqs.runtime.progress import Progress
-from nqs.samplers import ExhaustiveSampler
-from nqs.samples import Samples, distinct, split_counts
+from nqs.samples import LocalEnergies, Samples, distinct, split_counts
 from nqs.symmetry.group import Symmetry
+from nqs.vmc.guard import Guard, NonFiniteError
+from nqs.vmc.stages import RunningStage
+from nqs.vmc.steps import make_step
 
-Objective = Literal["forward", "reverse", "infidelity"]
+FitObjective = Literal["forward", "reverse", "infidelity"]
 OBJECTIVES = ("forward", "reverse", "infidelity")
 LARGEST_EXPONENT = 300.0
 VANISHING = 1e-10  # of a projected amplitude against its terms: nothing but rounding
@@ -189,7 +190,7 @@ class FitResult:
 def fit(
     wavefunction: Wavefunction,
     target: Target,
-    objective: Objective = "forward",
+    objective: FitObjective = "forward",
     *,
     steps: int = 100,
     fidelity: float = 1.0,
@@ -232,37 +233,33 @@ def fit(
     _check(wavefunction, target, objective, steps, phase_weight)
     device = next(wavefunction.parameters()).device
     sampler = sampler or recipes.training_sampler(wavefunction, device)
-    exact = isinstance(sampler, ExhaustiveSampler)
-    optimiser = optimiser or default_optimiser(objective, exact=exact)
-    if isinstance(optimiser, StochasticReconfiguration):
-        optimiser = optimiser.completed(exact=exact)
-        if objective == "reverse" and optimiser.logarithmic:
-            raise ValueError(
-                "logarithmic=True is for local energies; those of the reverse divergence are logarithms already: give "
-                "StochasticReconfiguration(logarithmic=False, ...)."
-            )
-        if objective == "reverse":
-            optimiser = replace(optimiser, logarithmic=False)
+    exact = recipes.is_exhaustive(sampler)
+    aim = Divergence(target, objective, phase_weight)
+    running = RunningStage(
+        wavefunction,
+        Mixture(wavefunction, target, sampler),
+        aim,
+        FitOptimiser(optimiser or default_optimiser(objective, exact=exact), exact, objective),
+    )
+    guard = Guard(wavefunction.parameters())
     generator = generator or torch.Generator(device).manual_seed(0)
-    runtime = optimiser.build(wavefunction)
     begin = time.perf_counter()
     rows: list[dict[str, float]] = []
-    known: tuple[Tensor, LogPsi] | None = None  # of an exhaustive sum, the same in each step
+
+    def enough(samples: Samples, local: LocalEnergies) -> bool:
+        return len(rows) == steps or aim.found.fidelity >= fidelity
+
     with Progress(steps, 0, show=progress) as bar:
         for step in range(steps + 1):
-            samples = draw(wavefunction, target, sampler, generator)
-            if known is None or not torch.equal(known[0], samples.configurations):
-                known = samples.configurations, target_log_psi(target, samples.configurations, wavefunction)
-            found = compare(samples, known[1], objective, phase_weight)
+            try:
+                made = make_step(running, guard, generator, step / max(steps, 1), enough=enough)
+            except NonFiniteError as error:
+                raise error.at(f"step {step} of the fit", "The state before it was restored.") from None
+            found = aim.found
             row = {"loss": found.loss, "fidelity": found.fidelity, "forward": found.forward, "reverse": found.reverse}
-            rows.append(row | {"distinct": samples.n_distinct})
-            if not math.isfinite(found.loss):
-                raise FloatingPointError(
-                    f"step {step} of the fit: the loss is {found.loss}. Try a smaller learning_rate or max_step."
-                )
-            if step == steps or found.fidelity >= fidelity:
+            rows.append(row | {"distinct": made.samples.n_distinct})
+            if made.enough:
                 break
-            runtime.step(samples, found.local, found.diagonal, step / steps)
             bar.update(f"fidelity {found.fidelity:.6f}, {objective} {found.loss:.1e}")
     return FitResult(
         fidelity=found.fidelity,
@@ -274,7 +271,63 @@ def fit(
     )
 
 
-def default_optimiser(objective: Objective, *, exact: bool) -> StochasticReconfiguration:
+class Divergence:
+    """A divergence from a target as an objective.
+
+    Attributes:
+        found: comparison with the target on the last samples.
+    """
+
+    found: "Comparison"
+
+    def __init__(self, target: Target, kind: FitObjective, phase_weight: float) -> None:
+        self.target, self.kind, self.phase_weight = target, kind, phase_weight
+        self._known: tuple[Tensor, LogPsi] | None = None  # of an exhaustive sum, the same in each step
+
+    @torch.no_grad()
+    def local(self, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
+        n = samples.configurations
+        if self._known is None or not torch.equal(self._known[0], n):
+            self._known = n, target_log_psi(self.target, n, wavefunction)
+        self.found = compare(samples, self._known[1], self.kind, self.phase_weight)
+        return LocalEnergies(values=self.found.local, diagonal=self.found.diagonal)
+
+
+class Mixture:
+    """Samples of the wavefunction and, where possible, as many of the target."""
+
+    def __init__(self, wavefunction: Wavefunction, target: Target, sampler: SamplerConfig) -> None:
+        self.wavefunction, self.target, self.config = wavefunction, target, sampler
+        self.own = sampler.build(wavefunction)
+
+    def sample(self, generator: torch.Generator) -> Samples:
+        return draw(self.wavefunction, self.target, self.own, self.config, generator)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.own.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.own.load_state_dict(state)
+
+
+class FitOptimiser:
+    """An optimiser as these objectives need it: they have no stiff diagonal, and local values of the reverse divergence
+    are logarithms already."""
+
+    def __init__(self, config: OptimiserConfig, exact: bool, kind: FitObjective) -> None:
+        self.config, self.exact, self.kind = config, exact, kind
+
+    def objective(self, hamiltonian: Hamiltonian) -> Objective:
+        return self.config.objective(hamiltonian)
+
+    def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Optimiser:
+        if not isinstance(self.config, StochasticReconfiguration):
+            return self.config.build(wavefunction, objective)
+        config = self.config.completed(exact=self.exact)
+        return NaturalGradient(config, wavefunction, implicit=False, logarithmic=self.kind != "reverse")
+
+
+def default_optimiser(objective: FitObjective, *, exact: bool) -> StochasticReconfiguration:
     """Natural gradient in which a step of rate 1/2 would reach the target, if the model could follow.
 
     Args:
@@ -283,8 +336,6 @@ def default_optimiser(objective: Objective, *, exact: bool) -> StochasticReconfi
     return StochasticReconfiguration(
         learning_rate=1.0 if objective == "infidelity" else 0.5,
         final_learning_rate=None if exact else 0.05,
-        implicit=False,  # these objectives have no stiff diagonal
-        logarithmic=objective != "reverse",
         max_step=0.3,
     )
 
@@ -306,7 +357,7 @@ class Comparison(NamedTuple):
     diagonal: Float64[Tensor, " U"]
 
 
-def compare(samples: Samples, phi: LogPsi, objective: Objective, phase_weight: float = PHASE_WEIGHT) -> Comparison:
+def compare(samples: Samples, phi: LogPsi, objective: FitObjective, phase_weight: float = PHASE_WEIGHT) -> Comparison:
     """Objective, its local values, and how close both states are.
 
     Args:
@@ -355,10 +406,12 @@ def compare(samples: Samples, phi: LogPsi, objective: Objective, phase_weight: f
 
 
 @torch.no_grad()
-def draw(wavefunction: Wavefunction, target: Target, sampler: SamplerConfig, generator: torch.Generator) -> Samples:
+def draw(
+    wavefunction: Wavefunction, target: Target, sampler: Sampler, config: SamplerConfig, generator: torch.Generator
+) -> Samples:
     """Samples of the wavefunction and, where possible, as many of the target, weighted with p."""
-    own = sampler.build(wavefunction).sample(generator)
-    theirs = None if isinstance(sampler, ExhaustiveSampler) else _sampled(wavefunction, target, sampler, own, generator)
+    own = sampler.sample(generator)
+    theirs = None if own.is_exhaustive else _sampled(wavefunction, target, config, own, generator)
     if theirs is None:
         return own
     n = torch.cat([own.configurations, theirs.configurations])

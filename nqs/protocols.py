@@ -3,6 +3,7 @@
 Letters: B configurations, L sites, d local states, K connected configurations.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -250,11 +251,13 @@ class StepInfo(NamedTuple):
         update_norm: length of the update: in the metric, eta sqrt(delta^T X^T X delta), for the natural gradient, where
             it is the change of the state to first order; of the parameter vector for first-order optimisers.
         gradient_norm: Euclidean norm of the energy gradient.
+        energy_limit: what the energy may at most become by a step of this length.
     """
 
     learning_rate: float
     update_norm: float
     gradient_norm: float
+    energy_limit: float = math.inf
 
 
 class Optimiser(Protocol):
@@ -262,6 +265,9 @@ class Optimiser(Protocol):
 
     def step(self, samples: Samples, local: LocalEnergies, progress: float) -> StepInfo:
         """One update; progress runs from 0 to 1."""
+
+    def reject(self) -> None:
+        """The last step was undone: go on more carefully."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -271,4 +277,8 @@ class Optimiser(Protocol):
 class OptimiserConfig(Protocol):
     """A frozen dataclass that builds an optimiser of a wavefunction; archives store it."""
 
-    def build(self, wavefunction: Wavefunction) -> Optimiser: ...
+    def objective(self, hamiltonian: Hamiltonian) -> Objective:
+        """The energy, as this optimiser needs it."""
+
+    def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Optimiser:
+        """For the objective that the steps will be made with."""

@@ -1,7 +1,6 @@
 """Weighted distinct configurations, and exact bookkeeping of equal ones."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Complex128, Float64, Int64, Num, UInt8
@@ -104,7 +103,6 @@ class LocalEnergies:
     diagonal: Float64[Tensor, " U"]
     n_connected: int = 0
     n_evaluated: int = 0
-    elements: Any = None
 
     @property
     def fraction_saved(self) -> float:

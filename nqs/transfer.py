@@ -48,7 +48,7 @@ def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Arch
         ArchiveError: no finished step, or no run of nqs in it.
         ValueError: the models do not fit together.
     """
-    built = rebuild(archive.config)
+    built = rebuild(archive.config, only=("hamiltonian", "model"))
     old, new = (getattr(model, "base", model) for model in (built["model"], wavefunction.config))
     model = next((m for m in wavefunction.modules() if isinstance(m, Transformer)), None)
     if model is None or not isinstance(old, TransformerConfig) or not isinstance(new, TransformerConfig):
@@ -105,7 +105,7 @@ def load(
         ArchiveError: no checkpoint, or no run of nqs in it.
         ValueError: the run was built from classes that nqs does not know; pass them in `types`.
     """
-    built = rebuild(archive.config, types)
+    built = rebuild(archive.config, types, only=("hamiltonian", "model"))
     wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
     wavefunction.load_state_dict({name: torch.from_numpy(values) for name, values in archive.parameters().items()})
     return wavefunction.eval()

@@ -47,7 +47,7 @@ from nqs.lattice import chain
 from nqs.models import MarshallSign, TransformerConfig
 from nqs.optimisation import Optimiser, StochasticReconfiguration, TorchOptimiser
 from nqs.optimisation.jacobian import by_vmap, jacobian
-from nqs.optimisation.kernel import Precision, matrix_products, tangent
+from nqs.optimisation.kernel import Precision, centred_jacobian, matrix_products
 from nqs.optimisation.solve import in_sample_space, solve_shifted
 from nqs.optimisation.stochastic_reconfiguration import residual
 from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler, SamplerConfig
@@ -252,7 +252,7 @@ class Prepared:
     def step(self, progress: float = 0.5, sampler: Sampler | None = None) -> None:
         samples = (sampler or self.sampler).sample(self.generator)
         local = local_energies(self.hamiltonian, self.psi, samples)
-        self.optimiser.step(samples, local.values, local.diagonal, progress)
+        self.optimiser.step(samples, local, progress)
 
 
 def prepare(config: Config, L: int) -> Prepared:
@@ -286,7 +286,7 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
     runs: dict[str, Callable[[], object]] = {
         "sampler": lambda: sampler.sample(generator),
         "local energy": lambda: local_energies(h, psi, samples),
-        "gradient": lambda: optimiser.step(samples, local.values, local.diagonal, 0.5),
+        "gradient": lambda: optimiser.step(samples, local, 0.5),
         "step": prepared.step,
     }
     unrecorded = TreeSampler(n_samples=config.samples, use_cuda_graph=False).build(psi)
@@ -351,13 +351,13 @@ def breakdown(config: Config, prepared: Prepared) -> dict[str, float]:
         return seconds_of(run, device, config.repeats)
 
     def step(optimiser: Optimiser) -> object:
-        return optimiser.step(samples, local.values, local.diagonal, 0.5)
+        return optimiser.step(samples, local, 0.5)
 
     @torch.no_grad()
     def of_natural_gradient() -> dict[str, float]:
-        rows = partial(tangent, psi, samples, samples.weights.sqrt(), memory, options.precision)
+        rows = partial(centred_jacobian, psi, samples, samples.weights.sqrt(), memory, options.precision)
         X = rows()
-        kernel = X.gram if in_sample_space(X, options.space) else X.metric
+        kernel = X.gram if in_sample_space(X) else X.metric
         matrix = kernel()
         right, mean = matrix[0].clone(), matrix.trace() / min(X.shape)
         return {
@@ -400,18 +400,18 @@ def rounding(config: Config, prepared: Prepared) -> dict[str, list[float]]:
     memory = None if config.optimiser.memory is None else int(config.optimiser.memory * 2**30)
     updates: dict[str, list[torch.Tensor]] = {}
     for precision in get_args(Precision):
-        X = tangent(prepared.psi, samples, samples.weights.sqrt(), memory, precision)
+        X = centred_jacobian(prepared.psi, samples, samples.weights.sqrt(), memory, precision)
         e = residual(samples.weights, local - samples.weights @ local.real, X.shape[0])
         kernel = X.gram()
         mean = kernel.trace() / min(X.shape)
-        updates[precision] = [X.transposed(solve_shifted(kernel.clone(), e, shift, mean)) for shift in SHIFTS]
-    exact = tangent(prepared.psi, samples, samples.weights.sqrt(), memory)
-    wanted = [exact.times(delta) for delta in updates["float64"]]
+        updates[precision] = [X.rmatvec(solve_shifted(kernel.clone(), e, shift, mean)) for shift in SHIFTS]
+    exact = centred_jacobian(prepared.psi, samples, samples.weights.sqrt(), memory)
+    wanted = [exact.matvec(delta) for delta in updates["float64"]]
     found = {}
     print(f"\n{'rounding of the update':24}" + "".join(f"{f'shift {shift:.0e}':>14}" for shift in SHIFTS))
     for precision in list(updates)[1:]:
         found[precision] = [
-            ((exact.times(delta) - change).norm() / change.norm()).item()
+            ((exact.matvec(delta) - change).norm() / change.norm()).item()
             for delta, change in zip(updates[precision], wanted, strict=True)
         ]
         print(f"  {precision:22}" + "".join(f"{distance:14.1e}" for distance in found[precision]))

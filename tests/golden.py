@@ -33,9 +33,11 @@ from typing import Any
 
 import torch
 from torch.nn.utils import parameters_to_vector
+from variants import Variant
 
 from nqs import VMC, Archive, Result, RunConfig, exact, recipes, resume
 from nqs.driver import command_line, plan
+from nqs.exact import lowest_sector
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
 from nqs.models import (
@@ -44,11 +46,10 @@ from nqs.models import (
     Symmetrised,
     TransformerConfig,
     hartree_fock,
-    lowest_sector,
     sector_of,
 )
-from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
-from nqs.pretraining import MeanField, Objective, StateVector, Target, default_optimiser, fit
+from nqs.optimisation import ExactSteps, OptimiserConfig, StochasticReconfiguration, TorchOptimiser
+from nqs.pretraining import MeanField, StateVector, Target, default_optimiser, fit
 from nqs.protocols import Hamiltonian, Sampler, Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.scripts import bose_hubbard, fermi_hubbard, heisenberg
@@ -134,7 +135,7 @@ def run(
     hamiltonian: Hamiltonian,
     model: WavefunctionConfig,
     sampler: Sampler | None,
-    optimiser: StochasticReconfiguration | TorchOptimiser | None = None,
+    optimiser: OptimiserConfig | None = None,
     *,
     steps: int,
     evaluation: Sampler | None = None,
@@ -173,7 +174,7 @@ def bosons_exact(folder: Path) -> Record:
 
 @golden
 def bosons_annealed(folder: Path) -> Record:
-    """Bosons, tree with n_distinct, entropy annealing, clipping, growing number of samples; two blocks."""
+    """Bosons, tree with n_distinct, entropy annealing; two blocks."""
     hamiltonian = BoseHubbard(chain(6), 6, U=8.0)
     return run(
         hamiltonian,
@@ -184,8 +185,6 @@ def bosons_annealed(folder: Path) -> Record:
         seed=1,
         temperature=1.0,
         annealing=0.7,
-        clip=5.0,
-        first_samples=0.3,
     )
 
 
@@ -201,7 +200,7 @@ def spins_adam(folder: Path) -> Record:
 @golden
 def ising_without_replacement(folder: Path) -> Record:
     """Ising lattice in a tilted field, Gumbel sampler; momentum, in parameter space, change of log psi linear."""
-    optimiser = StochasticReconfiguration(momentum=0.8, space="parameters", logarithmic=False)
+    optimiser = Variant(momentum=0.8, space="parameters", logarithmic=False)
     return run(Ising(square(2, 4), h=2.0, g=0.1), POSITIVE, GumbelSampler(n_distinct=50), optimiser, steps=5)
 
 
@@ -211,7 +210,7 @@ def frustrated_on_orbits(folder: Path) -> Record:
     hamiltonian, reference = Heisenberg(chain(10), 0.0, J=(1.0, 0.4)), MarshallSign(sublattice=(0, 1) * 5)
     symmetry = sector_of(reference, symmetries_of(hamiltonian), hamiltonian.hilbert)
     model = OnOrbits(base=replace(TOY, reference=reference), symmetry=symmetry)
-    optimiser = StochasticReconfiguration(learning_rate=0.1, implicit=False)
+    optimiser = Variant(learning_rate=0.1, implicit=False)
     return run(hamiltonian, model, TreeSampler(n_distinct=10), optimiser, steps=6)
 
 
@@ -259,14 +258,14 @@ def electrons_sampled(folder: Path) -> Record:
 def spinless_streamed(folder: Path) -> Record:
     """Spinless fermions on a twisted ring, complex elements, no reference; rows of the Jacobian streamed by layers."""
     hamiltonian = TV(chain(8), 3, V=2.0, twist=(0.4,))
-    optimiser = StochasticReconfiguration(memory=4e-4, learning_rate=0.3, final_diagonal_shift=SHIFT)  # memory in GiB
+    optimiser = ExactSteps(memory=4e-4, time=0.3, final_diagonal_shift=SHIFT)  # memory in GiB
     return run(hamiltonian, TOY, ExhaustiveSampler(), optimiser, steps=4)
 
 
 @golden
 def tj_streamed(folder: Path) -> Record:
     """t-J ring, signs learned; metric in parameter space from streamed rows, samples from a tree."""
-    optimiser = StochasticReconfiguration(memory=1e-4, space="parameters")
+    optimiser = Variant(memory=1e-4, space="parameters")
     return run(TJ(chain(5), 2, 2, J=0.4), TOY, TreeSampler(n_distinct=20), optimiser, steps=5)
 
 
@@ -279,7 +278,7 @@ def narrow_exact(folder: Path) -> Record:
 @golden
 def narrow_sampled(folder: Path) -> Record:
     """Long steps from samples: one leads to a higher energy and is refused."""
-    optimiser = StochasticReconfiguration(max_step=0.5, logarithmic=False)
+    optimiser = Variant(max_step=0.5, logarithmic=False)
     return run(Ising(chain(8), h=1.0), NARROW, TreeSampler(n_samples=10**6), optimiser, steps=6)
 
 
@@ -355,7 +354,7 @@ def transferred(folder: Path) -> Record:
     path, small, large = folder / "run.h5", BoseHubbard(chain(4), 4, U=4.0), BoseHubbard(chain(5), 5, U=6.0)
     model = replace(POSITIVE, heads=4, attention="factored", displacements=displacements(small.lattice))
     optimiser = StochasticReconfiguration(final_diagonal_shift=SHIFT)
-    run(small, model, ExhaustiveSampler(), optimiser, steps=2, archive=path)
+    run(small, model, ExhaustiveSampler(), ExactSteps(final_diagonal_shift=SHIFT), steps=2, archive=path)
     return run(
         large,
         replace(model, displacements=displacements(large.lattice)),
@@ -425,6 +424,8 @@ def choice(hamiltonian: Hamiltonian, model: WavefunctionConfig, minutes: float |
     wavefunction = model.build(hilbert)
     vmc = VMC(hamiltonian, wavefunction)
     optimiser = vmc.optimiser
+    if isinstance(optimiser, ExactSteps):
+        optimiser = optimiser.without_matrix
     assert isinstance(optimiser, StochasticReconfiguration)
     steps, wanted = recipes.steps_within(minutes, vmc.of_steps, vmc.sampler, "cpu")
     warm_up = "no warm-up"

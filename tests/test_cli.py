@@ -198,11 +198,10 @@ def test_toml_of_an_archive_starts_the_same_run(runs: Command, tmp_path: Path) -
 
 
 def test_toml_keeps_what_was_switched_off(nqs: Command, tmp_path: Path) -> None:
-    options = "--shape 3 --total-sz None --steps 1 --model.width 4 --optimiser.no-implicit"
+    options = "--shape 3 --total-sz None --steps 1 --model.width 4"
     assert nqs(f"run heisenberg {options} --archive a.h5").code == 0
     text = nqs("show --toml a.h5").out
     assert 'total_sz = "None"' in text
-    assert "implicit = false" in text
     (tmp_path / "run.toml").write_text(text)
     assert nqs("run heisenberg --config run.toml --archive b.h5").code == 0
     assert Archive.open("a.h5").config == Archive.open("b.h5").config

@@ -1,6 +1,7 @@
 """Exact diagonalisation against dense eigenvalues, NetKet's Lanczos and closed forms."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 
 from nqs import exact
 from nqs.exact import diagonalisation, lanczos, sector_matrix
-from nqs.hamiltonians import BoseHubbard
+from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice import chain, from_edges, square, triangular
+from nqs.symmetry import symmetries_of, translations
 
 RING = chain(6)
 MODELS = {
@@ -192,7 +194,7 @@ def test_lanczos_against_dense_diagonalisation(dtype: type, degenerate: bool) ->
     levels = np.sort(random.uniform(-5, 20, 300))
     levels[1] = levels[0] if degenerate else levels[0] + 0.1
     matrix = (basis * levels) @ basis.conj().T
-    energy, state = lanczos.lanczos(matrix.__matmul__, random.standard_normal(300), matrix.dtype, 1e-11)
+    energy, state = lanczos.lanczos(matrix.__matmul__, random.standard_normal(300).astype(matrix.dtype), 1e-11)
     assert energy == pytest.approx(levels[0], abs=1e-12)
     assert np.linalg.norm(matrix @ state - energy * state) < 1e-9
     assert np.linalg.norm(state) == pytest.approx(1)
@@ -200,7 +202,7 @@ def test_lanczos_against_dense_diagonalisation(dtype: type, degenerate: bool) ->
 
 def test_lanczos_ends_in_an_invariant_subspace() -> None:
     matrix = np.diag(np.arange(10.0))
-    energy, state = lanczos.lanczos(matrix.__matmul__, np.eye(10)[3] + np.eye(10)[7], matrix.dtype, 1e-12)
+    energy, state = lanczos.lanczos(matrix.__matmul__, np.eye(10)[3] + np.eye(10)[7], 1e-12)
     assert energy == pytest.approx(3.0)
     np.testing.assert_allclose(np.abs(state), np.eye(10)[3], atol=1e-12)
 
@@ -209,7 +211,7 @@ def test_lanczos_without_convergence_says_so(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(lanczos, "MAX_LANCZOS", 10)
     matrix = np.diag(np.linspace(0, 1, 200))
     with pytest.raises(RuntimeError, match=r"did not converge in 10 products.*Hermitian"):
-        lanczos.lanczos(matrix.__matmul__, np.ones(200), matrix.dtype, 1e-12)
+        lanczos.lanczos(matrix.__matmul__, np.ones(200), 1e-12)
 
 
 def test_keys_of_several_words_are_ranked_another_way() -> None:
@@ -217,3 +219,121 @@ def test_keys_of_several_words_are_ranked_another_way() -> None:
     h = BoseHubbard(chain(70, boundary="open"), 1, U=0.0)
     assert h.hilbert.keys(h.hilbert.configurations(0, 1)).shape[1] > 1
     assert exact.ground_state(h).energy == pytest.approx(-2 * np.cos(np.pi / 71), abs=1e-12)
+
+
+# ---- symmetry sectors ------------------------------------------------------------------------------
+
+SECTORS: dict[str, Any] = {
+    "bosons": (BoseHubbard(chain(6), 6, U=4.0), {}),
+    "spins": (Heisenberg(square(2, 4), total_sz=0), {}),
+    "frustrated": (Heisenberg(chain(10), total_sz=0, J=(1.0, 0.6)), {}),
+    "electrons": (FermiHubbard(chain(6), 2, 2, U=4.0), {"fermions": True}),
+    "spinless": (TV(chain(8), 3, V=1.0), {"fermions": True}),
+}
+every_sector = pytest.mark.parametrize(("h", "options"), SECTORS.values(), ids=SECTORS)
+
+
+@every_sector
+def test_levels_of_all_real_characters_against_the_whole_space(h: Any, options: dict[str, Any]) -> None:
+    """Each is a level of the whole matrix, its state an eigenstate; where the lowest level is single, one has it."""
+    whole, H = exact.ground_state(h), exact.sparse_matrix(h)
+    levels = np.linalg.eigvalsh(H.toarray())
+    energies = []
+    for sector in symmetries_of(h, **options).real_characters():
+        if not sector.number_of_orbits(h.hilbert):
+            continue
+        found = exact.ground_state(h, symmetry=sector)
+        assert found.dimension == sector.number_of_orbits(h.hilbert) < h.hilbert.dimension
+        assert f"orbits of {sector.order} symmetries" in str(found)
+        assert abs(levels - found.energy).min() < 1e-9
+        state = found.full_state(h.hilbert)
+        assert np.linalg.norm(state) == pytest.approx(1)
+        assert np.linalg.norm(H @ state - found.energy * state) < 1e-8
+        energies.append(found.energy)
+    assert min(energies) >= whole.energy - 1e-9
+    if whole.multiplicity == 1:
+        assert min(energies) == pytest.approx(whole.energy, abs=1e-9)
+
+
+@pytest.mark.parametrize("momentum", range(6))
+def test_complex_characters_against_the_whole_space(momentum: int) -> None:
+    """The spectra of all momenta together are that of the whole space."""
+    h = BoseHubbard(chain(6), 4, U=3.0)
+    sector = translations(h.lattice, h.hilbert, momentum=(momentum,))
+    matrix = exact.SectorMatrix.of(h, sector)
+    assert matrix.is_real == (momentum in (0, 3))
+    levels = np.linalg.eigvalsh(matrix.to_scipy().toarray())
+    n = h.hilbert.configurations()
+    P = np.zeros((len(n), len(n)), dtype=complex)
+    for g in range(6):
+        element = torch.full((len(n),), g)
+        c = np.exp(1j * sector.phases(n, element, h.hilbert).numpy())
+        P[np.arange(len(n)), h.hilbert.rank(sector.image(n, element)).numpy()] += c.conj() / 6
+    expected = np.linalg.eigvalsh(P @ exact.sparse_matrix(h).toarray() @ P + 1e3 * (np.eye(len(n)) - P))
+    np.testing.assert_allclose(levels, expected[expected < 500], atol=1e-9)
+
+
+def test_products_are_those_of_the_sparse_matrix() -> None:
+    random = np.random.default_rng(3)
+    for name in ("Lanczos", "Lanczos, flux"):
+        matrix = exact.SectorMatrix.of(MODELS[name])
+        x = random.standard_normal(len(matrix)) + 1j * random.standard_normal(len(matrix))
+        for vector in (x, x.real.copy()):
+            found = matrix.apply(torch.from_numpy(vector))
+            np.testing.assert_allclose(found.numpy(), matrix.to_scipy() @ vector, atol=1e-12)
+
+
+def test_a_symmetry_that_forbids_everything_is_refused() -> None:
+    h = BoseHubbard(chain(2), 2, U=1.0, n_max=1)  # one configuration, which the swap leaves as it is
+    odd = translations(h.lattice, h.hilbert, momentum=(1,))
+    with pytest.raises(ValueError, match="forbids every configuration"):
+        exact.ground_state(h, symmetry=odd)
+
+
+# ---- degenerate levels, memory ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "multiplicity"), [(6, 5), (8, 14), (10, diagonalisation.MAX_COUNTED)])
+def test_singlets_of_spins_that_are_all_coupled(n: int, multiplicity: int) -> None:
+    """H = (S_total^2 - 3 n / 4) / 2: Catalan many singlets."""
+    h = Heisenberg(from_edges(itertools.combinations(range(n), 2)), total_sz=0)
+    found = exact.ground_state(h)
+    assert found.energy == pytest.approx(-3 * n / 8, abs=1e-10)
+    assert (found.gap, found.multiplicity) == (0.0, multiplicity)
+    more = " or more" if n == 10 else ""
+    assert f"gap 0.000000 ({multiplicity}{more} degenerate states)" in str(found)
+    assert "degenerate states" in found._repr_html_()
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_what_counts_as_degenerate_does_not_depend_on_the_unit(unit: float) -> None:
+    found = exact.ground_state(BoseHubbard(chain(6), 5, U=4.0 * unit, J=unit))
+    assert found.multiplicity == 1
+    assert found.gap == pytest.approx(unit * exact.ground_state(BoseHubbard(chain(6), 5, U=4.0)).gap, rel=1e-6)
+
+
+def test_a_matrix_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    h = BoseHubbard(chain(10), 10, U=4.0)
+    monkeypatch.setattr(sector_matrix, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(HilbertSpace, "configurations", Untouchable.diagonal)
+    with pytest.raises(ValueError, match=r"92,378, with about 11 elements.*needs 0\.0[2-9] GiB.* 0\.00 GiB are avail"):
+        exact.ground_state(h)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.complex64])
+def test_double_precision_whatever_the_elements_are(dtype: torch.dtype) -> None:
+    h = BoseHubbard(chain(5), 5, U=4.1)
+
+    class Rounded:
+        hilbert = h.hilbert
+        diagonal = h.diagonal
+
+        def connected(self, n: Any) -> Any:
+            found = h.connected(n)
+            return found._replace(elements=found.elements.round().to(dtype))
+
+    rounded: Any = Rounded()
+    matrix = exact.sparse_matrix(rounded)
+    assert matrix.dtype == (np.complex128 if dtype.is_complex else np.float64)
+    assert exact.ground_state(rounded).energy == pytest.approx(np.linalg.eigvalsh(matrix.toarray())[0], abs=1e-10)
+    np.testing.assert_array_equal(matrix.diagonal(), h.diagonal(h.hilbert.configurations()).numpy())

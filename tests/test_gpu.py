@@ -10,9 +10,10 @@ from scipy.stats import chisquare
 
 from nqs import VMC, exact, resume
 from nqs.estimators.local_energy import LocalEnergies, local_energies
+from nqs.exact import lowest_sector
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard
 from nqs.lattice import chain, square
-from nqs.models import Symmetrised, Transformer, TransformerConfig, hartree_fock, lowest_sector
+from nqs.models import Symmetrised, Transformer, TransformerConfig, hartree_fock
 from nqs.optimisation import StochasticReconfiguration
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.symmetry import symmetries_of
@@ -114,7 +115,7 @@ def test_symmetric_states_agree_with_the_cpu(h: BoseHubbard | FermiHubbard | TV,
         local = local_energies(h, model, samples)
         log_modulus, phase = model.log_psi(n)
         psi = torch.polar(log_modulus.exp(), phase).detach()
-        StochasticReconfiguration(diagonal_shift=1e-2).build(model).step(samples, local.values, local.diagonal, 0.0)
+        StochasticReconfiguration(diagonal_shift=1e-2).build(model).step(samples, local, 0.0)
         new = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
         found.append([x.cpu() for x in (psi, samples.configurations, samples.weights, local.values, new)])
     for one_part, other_part in zip(*found, strict=True):
@@ -141,7 +142,7 @@ def test_natural_gradient_agrees_with_the_cpu(hamiltonian: BoseHubbard) -> None:
         model = Transformer(hamiltonian.hilbert, width=8, heads=2, layers=1, device=device)
         samples = ExhaustiveSampler().build(model).sample(torch.Generator(device))
         local = local_energies(hamiltonian, model, samples)
-        StochasticReconfiguration(diagonal_shift=1e-2).build(model).step(samples, local.values, local.diagonal, 0.0)
+        StochasticReconfiguration(diagonal_shift=1e-2).build(model).step(samples, local, 0.0)
         parameters.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().cpu())
     torch.testing.assert_close(*parameters, rtol=1e-6, atol=1e-8)
 

@@ -10,15 +10,17 @@ from scipy.linalg import expm
 from torch.nn.utils import parameters_to_vector
 
 from nqs import VMC, exact
-from nqs.estimators.local_energy import LocalEnergies, local_energies
+from nqs.estimators.local_energy import local_energies
+from nqs.exact import SectorMatrix
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
 from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig
-from nqs.optimisation import StochasticReconfiguration
+from nqs.optimisation import ExactSteps, StochasticReconfiguration
+from nqs.optimisation.exact_steps import SectorEnergy, exact_steps, normalised_amplitudes
 from nqs.optimisation.imaginary_time import evolved
-from nqs.optimisation.stochastic_reconfiguration import gain, log_of_one_plus
+from nqs.optimisation.targets import gain_ratio, log_of_one_plus
 from nqs.protocols import Hamiltonian, Wavefunction
-from nqs.samplers import ExhaustiveSampler
+from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.symmetry import symmetries_of, translations
 
@@ -46,29 +48,25 @@ STATES: dict[str, tuple[Hamiltonian, Wavefunction]] = {
 every_state = pytest.mark.parametrize(("h", "psi"), STATES.values(), ids=STATES)
 
 
-def batch(h: Hamiltonian, psi: Wavefunction) -> tuple[Samples, LocalEnergies]:
+def batch(h: Hamiltonian, psi: Wavefunction) -> tuple[Samples, SectorMatrix]:
+    """All configurations or orbits, and H between them."""
     samples = ExhaustiveSampler().build(psi).sample(torch.Generator())
-    return samples, local_energies(h, psi, samples, elements=True)
+    return samples, SectorEnergy(h).matrix(psi, samples)
 
 
-def dense(local: LocalEnergies) -> np.ndarray:
-    """H in the basis of the normalised amplitudes."""
-    matrix = np.diag(local.diagonal.numpy()).astype(complex)
-    assert local.elements is not None
-    rows, columns, values = (x.numpy() for x in local.elements)
-    np.add.at(matrix, (rows, columns), values)
-    return matrix
+def dense(matrix: SectorMatrix) -> np.ndarray:
+    return matrix.to_scipy().toarray()
 
 
 @every_state
-def test_elements_between_samples_are_the_hamiltonian(h: Hamiltonian, psi: Wavefunction) -> None:
-    """Hermitian, with the local energies that were found without them, and no energy below the exact one."""
-    samples, local = batch(h, psi)
-    matrix = dense(local)
-    np.testing.assert_allclose(matrix, matrix.conj().T, atol=1e-12)
-    root = samples.weights.sqrt().numpy()
-    np.testing.assert_allclose(matrix @ root / root, local.values.numpy(), rtol=1e-9, atol=1e-9)
-    assert np.linalg.eigvalsh(matrix)[0] >= exact.ground_state(h).energy - 1e-10
+def test_the_matrix_is_the_hamiltonian(h: Hamiltonian, psi: Wavefunction) -> None:
+    """Hermitian, with the local energies that are found without it, and no energy below the exact one."""
+    samples, matrix = batch(h, psi)
+    np.testing.assert_allclose(dense(matrix), dense(matrix).conj().T, atol=1e-12)
+    found, expected = SectorEnergy(h).local(psi, samples), local_energies(h, psi, samples)
+    np.testing.assert_allclose(found.values.numpy(), expected.values.numpy(), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.diagonal.numpy(), expected.diagonal.numpy())
+    assert np.linalg.eigvalsh(dense(matrix))[0] >= exact.ground_state(h).energy - 1e-10
 
 
 @pytest.mark.parametrize("name", ["flux", "orbits", "reference", "electrons"])
@@ -80,37 +78,28 @@ def test_their_lowest_eigenvalue_is_the_exact_energy(name: str) -> None:
 @every_state
 @pytest.mark.parametrize("time", [1e-6, 0.3, 2.0])
 def test_evolution_is_the_exponential(h: Hamiltonian, psi: Wavefunction, time: float) -> None:
-    samples, local = batch(h, psi)
-    root = samples.weights.sqrt()
-    assert local.elements is not None
-    used, moved = evolved(root, local.diagonal, local.elements, time, max_step=1e3)
+    samples, matrix = batch(h, psi)
+    x = normalised_amplitudes(samples)
+    used, moved = evolved(x, matrix, time, max_step=1e3)
     assert used == time
-    expected = expm(-time * dense(local)) @ root.numpy()
-    expected /= root.numpy() @ expected
-    np.testing.assert_allclose(moved.numpy(), expected - root.numpy(), atol=1e-9 * min(1.0, time) * len(root))
-    assert abs((root * moved).sum()) < 1e-10
+    expected = expm(-time * dense(matrix)) @ x.numpy()
+    expected /= x.numpy().conj() @ expected
+    np.testing.assert_allclose(moved.numpy(), expected - x.numpy(), atol=1e-9 * min(1.0, time) * len(x))
+    assert abs((x.conj() * moved).sum()) < 1e-10
 
 
 def test_the_time_is_shortened_until_the_state_turns_little() -> None:
-    samples, local = batch(*STATES["orbits"])
-    assert local.elements is not None
-    root = samples.weights.sqrt()
-    used, moved = evolved(root, local.diagonal, local.elements, 5.0, max_step=0.1)
+    samples, matrix = batch(*STATES["orbits"])
+    used, moved = evolved(normalised_amplitudes(samples), matrix, 5.0, max_step=0.1)
     assert 0 < used < 5.0
     assert 0.05 < torch.linalg.vector_norm(moved) <= 0.1
 
 
 def test_an_eigenstate_stays() -> None:
     h, psi = STATES["flux"]
-    local = batch(h, psi)[1]
-    assert local.elements is not None
-    states = np.linalg.eigh(dense(local))[1]
-    # The phases of the ground state go into the basis, so that it is positive there.
-    phase = states[:, 0] / abs(states[:, 0])
-    rows, columns, values = local.elements
-    turned = values * torch.from_numpy(phase)[columns] * torch.from_numpy(phase.conj())[rows]
-    root = torch.from_numpy(abs(states[:, 0]))
-    _, moved = evolved(root, local.diagonal, local.elements._replace(values=turned), 1.0, max_step=0.1)
+    matrix = batch(h, psi)[1]
+    state = torch.from_numpy(np.linalg.eigh(dense(matrix))[1][:, 0])
+    _, moved = evolved(state, matrix, 1.0, max_step=0.1)
     assert moved.abs().max() < 1e-12
 
 
@@ -128,16 +117,13 @@ def test_a_short_step_is_the_evolution(name: str) -> None:
     """With enough parameters log psi changes as the evolution says, to first order in the length of the step."""
     h, psi = STATES[name]
     psi = psi.config.build(h.hilbert)  # fresh
-    samples, local = batch(h, psi)
-    assert local.elements is not None
-    configuration = StochasticReconfiguration(max_step=1e-6, diagonal_shift=1e-10, final_diagonal_shift=1e-10)
-    optimiser = configuration.completed(exact=True).build(psi)
-    assert optimiser.propagates
-    info = optimiser.step(samples, local.values, local.diagonal, 0.0, local.elements)
+    samples, matrix = batch(h, psi)
+    optimiser = ExactSteps(max_step=1e-6, diagonal_shift=1e-10, final_diagonal_shift=1e-10).build(psi, h)
+    info = optimiser.step(samples, optimiser.objective.local(psi, samples), 0.0)
     assert 0.5e-6 < info.update_norm <= 1.01e-6
-    root = samples.weights.sqrt()
-    _, moved = evolved(root, local.diagonal, local.elements, info.learning_rate, max_step=1.0)
-    wanted = moved / root
+    x = normalised_amplitudes(samples)
+    _, moved = evolved(x, matrix, info.learning_rate, max_step=1.0)
+    wanted = moved / x
     after = psi.log_psi(samples.configurations)
     made = torch.complex(after.log_modulus - samples.log_modulus, after.phase - samples.phase)
     made = made - (samples.weights * made).sum()
@@ -158,9 +144,9 @@ def test_gain_is_one_for_a_linear_step_and_small_for_one_that_went_astray() -> N
     moved = moved - torch.stack([samples.weights @ moved[:U], samples.weights @ moved[U:]]).repeat_interleave(U)
     rows = moved * samples.weights.sqrt().repeat(2)
     ones = torch.ones_like(rows)
-    assert gain(psi, samples, rows, rows, ones) == pytest.approx(1.0)
-    assert gain(psi, samples, -rows, -rows, ones) == pytest.approx(-3.0)
-    assert np.isnan(gain(psi, samples, rows, 0 * rows, ones))
+    assert gain_ratio(psi, samples, rows, rows, ones) == pytest.approx(1.0)
+    assert gain_ratio(psi, samples, -rows, -rows, ones) == pytest.approx(-3.0)
+    assert np.isnan(gain_ratio(psi, samples, rows, 0 * rows, ones))
 
 
 @pytest.mark.parametrize(
@@ -180,39 +166,61 @@ def test_exact_runs_converge_to_rounding(h: Any, config: Any) -> None:
     assert -1e-13 < result.relative_error < 1e-10
 
 
-def test_only_plain_exact_sums_are_propagated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not while the optimiser is to see something else than the energy."""
-    asked: list[bool] = []
+def test_only_plain_exact_sums_use_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while the optimiser is to see something else than the energy; the matrix is built once a run."""
+    built: list[Hamiltonian] = []
+    of = SectorMatrix.of
 
-    def spy(*args: Any, elements: bool = False) -> LocalEnergies:
-        asked.append(elements)
-        return local_energies(*args, elements=elements)
+    def spy(hamiltonian: Hamiltonian, *args: Any, **options: Any) -> SectorMatrix:
+        built.append(hamiltonian)
+        return of(hamiltonian, *args, **options)
 
-    monkeypatch.setattr("nqs.vmc.loop.local_energies", spy)
-    for options, expected in (({}, True), ({"clip": 5.0}, False), ({"temperature": 1.0, "annealing": 1.0}, False)):
-        asked.clear()
-        VMC(RING, SMALL.build(RING.hilbert), ExhaustiveSampler()).run(2, progress=False, **options)
-        assert asked == [expected, expected, False]  # the evaluation needs none
-    asked.clear()
-    without = StochasticReconfiguration(propagated=False)
-    VMC(RING, SMALL.build(RING.hilbert), ExhaustiveSampler(), without).run(1, progress=False)
-    assert asked == [False, False]
+    monkeypatch.setattr(SectorMatrix, "of", spy)
+    for options, expected in (
+        ({}, 1),
+        ({"clip": 5.0}, 0),
+        ({"temperature": 1.0, "annealing": 1.0}, 0),
+        ({"temperature": 1.0, "annealing": 0.5}, 1),
+    ):
+        built.clear()
+        VMC(RING, SMALL.build(RING.hilbert), ExhaustiveSampler()).run(4, progress=False, **options)
+        assert len(built) == expected
+    built.clear()
+    VMC(RING, SMALL.build(RING.hilbert), ExhaustiveSampler(), StochasticReconfiguration()).run(1, progress=False)
+    assert not built
+
+
+def test_exact_steps_say_what_they_need() -> None:
+    psi = SMALL.build(RING.hilbert)
+    with pytest.raises(ValueError, match="need the matrix of the Hamiltonian"):
+        ExactSteps().build(psi)
+    few = TreeSampler(n_distinct=5).build(psi).sample(torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="sum over the whole sector of 126 terms; the sampler gave"):
+        ExactSteps().build(psi, RING).objective.local(psi, few)
+    with pytest.raises(ValueError, match="time=0: it must be a positive number"):
+        ExactSteps(time=0)
+    given = StochasticReconfiguration(learning_rate=0.5, max_step=0.3, memory=1.0)
+    assert exact_steps(given) == ExactSteps(time=0.5, max_step=0.3, memory=1.0)
+    assert exact_steps(StochasticReconfiguration()) == ExactSteps()
+    for option in ({"momentum": 0.5}, {"final_learning_rate": 0.1}):
+        with pytest.raises(ValueError, match=f"{next(iter(option))}=0.*whole sector"):
+            exact_steps(StochasticReconfiguration(**option))
 
 
 def test_near_their_end_exact_sums_may_only_go_down() -> None:
     """They go on from the state of lowest energy, also after an interruption."""
     psi = Transformer(RING.hilbert, SMALL)
-    configuration = StochasticReconfiguration().completed(exact=True)
-    optimiser = configuration.build(psi)
-    samples, local = batch(RING, psi)
+    optimiser = ExactSteps().build(psi, RING)
+    samples = ExhaustiveSampler().build(psi).sample(torch.Generator())
+    local = optimiser.objective.local(psi, samples)
     lowest = parameters_to_vector(psi.parameters()).detach().clone()
-    optimiser.step(samples, local.values, local.diagonal, 0.5, local.elements)
-    higher = local.values + 1e-3
-    assert optimiser.step(samples, higher, local.diagonal, 0.6, local.elements).learning_rate > 0
-    copy = configuration.build(psi)
+    optimiser.step(samples, local, 0.5)
+    higher = replace(local, values=local.values + 1e-3)
+    assert optimiser.step(samples, higher, 0.6).learning_rate > 0
+    copy = ExactSteps().build(psi, RING)
     copy.load_state_dict(optimiser.state_dict())
     for refusing in (copy, optimiser):
-        assert refusing.step(samples, higher, local.diagonal, 0.85, local.elements).learning_rate == 0.0
+        assert refusing.step(samples, higher, 0.85).learning_rate == 0.0
         assert torch.equal(parameters_to_vector(psi.parameters()), lowest)
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from nqs.exact import lowest_sector, projected_energies, weight_in_sector
+from nqs.exact import projection as sectors
 from nqs.hamiltonians import TV, FermiHubbard, Heisenberg
 from nqs.hilbert import spins
 from nqs.lattice import chain, square
@@ -15,12 +17,8 @@ from nqs.models import (
     ProjectedDeterminant,
     SlaterDeterminant,
     hartree_fock,
-    lowest_sector,
     sector_of,
-    weight_in_sector,
 )
-from nqs.models.references import projection as sectors
-from nqs.models.references.projection import OrbitHamiltonian, projected_energies
 from nqs.protocols import Hamiltonian
 from nqs.symmetry import Symmetry, spin_flip, symmetries_of, translations
 
@@ -73,9 +71,8 @@ def levels(h: Hamiltonian, sector: Symmetry) -> np.ndarray:
 @every_case
 def test_projected_energies_against_dense_projectors(h: Any) -> None:
     group, H = symmetries_of(h, fermions=True), dense(h)
-    matrix = OrbitHamiltonian(h, group)
-    for determinant in hartree_fock(h).solutions:
-        found = projected_energies(matrix, determinant).numpy()
+    solutions = hartree_fock(h).solutions
+    for determinant, found in zip(solutions, projected_energies(h, group, solutions).numpy(), strict=True):
         D = vector(h, determinant)
         total = 0.0
         for k, sector in enumerate(group.real_characters()):
@@ -98,8 +95,8 @@ def test_projected_energies_against_dense_projectors(h: Any) -> None:
 def test_an_eigenstate_is_improved_by_nothing() -> None:
     """Free fermions: the next Lanczos vector is rounding."""
     h = TV(chain(5), 3, V=0.0)
-    matrix = OrbitHamiltonian(h, translations(chain(5), h.hilbert, fermions=True))
-    energies = projected_energies(matrix, hartree_fock(h).determinant)
+    group = translations(chain(5), h.hilbert, fermions=True)
+    energies = projected_energies(h, group, [hartree_fock(h).determinant])
     np.testing.assert_allclose(energies, np.linalg.eigvalsh(dense(h))[0], atol=1e-10)
 
 

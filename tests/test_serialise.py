@@ -83,7 +83,7 @@ CONFIGURATIONS = [
     TreeSampler(n_distinct=512, max_frontier=64),
     GumbelSampler(n_distinct=100),
     StochasticReconfiguration(),
-    StochasticReconfiguration(learning_rate=0.1, momentum=0.9, implicit=False, space="parameters"),
+    StochasticReconfiguration(learning_rate=0.1, momentum=0.9),
     TorchOptimiser(),
     TorchOptimiser(name="SGD", learning_rate=1e-2, final_learning_rate=1e-300),
     RunConfig(),
@@ -148,8 +148,7 @@ def test_hamiltonians_keep_every_bit_of_their_numbers(
         learning_rate=positive,
         diagonal_shift=positive,
         momentum=st.floats(0, 0.999),
-        implicit=st.booleans(),
-        space=st.sampled_from(["auto", "samples", "parameters"]),
+        precision=st.sampled_from(["float64", "float32", "tf32"]),
     )
     | st.builds(TreeSampler, n_samples=st.integers(1, 10**12), max_frontier=st.integers(1, 2**20))
     | st.builds(GumbelSampler, n_distinct=st.integers(1, 2**40))

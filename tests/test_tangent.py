@@ -10,6 +10,7 @@ import torch
 from test_jacobian import Layers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from variants import Variant
 
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard
@@ -19,7 +20,7 @@ from nqs.models import Symmetrised, Transformer, TransformerConfig
 from nqs.optimisation import StochasticReconfiguration
 from nqs.optimisation import kernel as tangents
 from nqs.optimisation.jacobian import combined, directional, jacobian
-from nqs.optimisation.kernel import Dense, Streamed, add_gram, tangent
+from nqs.optimisation.kernel import DenseJacobian, StreamedJacobian, add_gram, centred_jacobian
 from nqs.protocols import Wavefunction
 from nqs.runtime.memory import free_memory
 from nqs.samplers import ExhaustiveSampler
@@ -62,16 +63,16 @@ def check(model: Wavefunction, memory: int) -> None:
     generator = torch.Generator().manual_seed(3)
     factor = torch.rand(samples.n_distinct, generator=generator, dtype=torch.float64)
     factor[2], samples.weights[2] = 0.0, 0.0
-    dense = tangent(model, samples, factor)
-    streamed = Streamed(model, samples, factor, memory)
-    assert isinstance(dense, Dense)
+    dense = centred_jacobian(model, samples, factor)
+    streamed = StreamedJacobian(model, samples, factor, memory)
+    assert isinstance(dense, DenseJacobian)
     assert streamed.shape == dense.shape
     for found, wanted in ((streamed.gram(), dense.gram()), (streamed.metric(), dense.metric())):
         torch.testing.assert_close(found.tril(), wanted.tril())
     R, P = dense.shape
     v, y = (torch.randn(k, generator=generator, dtype=torch.float64) for k in (P, R))
-    torch.testing.assert_close(streamed.times(v), dense.times(v))
-    torch.testing.assert_close(streamed.transposed(y), dense.transposed(y))
+    torch.testing.assert_close(streamed.matvec(v), dense.matvec(v))
+    torch.testing.assert_close(streamed.rmatvec(y), dense.rmatvec(y))
 
 
 @every_phase
@@ -109,10 +110,10 @@ def test_memory_decides_whether_rows_are_streamed(phase: str) -> None:
     model = models(phase)["transformer"]
     samples = some_samples(model)
     factor = torch.ones(samples.n_distinct, dtype=torch.float64)
-    R, P = tangent(model, samples, factor).shape
-    assert isinstance(tangent(model, samples, factor, 8 * R * P), Dense)
-    streamed = tangent(model, samples, factor, 8 * R * P - 1)
-    assert isinstance(streamed, Streamed)
+    R, P = centred_jacobian(model, samples, factor).shape
+    assert isinstance(centred_jacobian(model, samples, factor, 8 * R * P), DenseJacobian)
+    streamed = centred_jacobian(model, samples, factor, 8 * R * P - 1)
+    assert isinstance(streamed, StreamedJacobian)
     assert len(list(streamed.row_blocks())) > 1
 
 
@@ -127,7 +128,7 @@ def test_each_gradient_is_made_once_and_memory_is_bounded(phase: str, monkeypatc
         return forward(n)
 
     for memory in (100_000, 10**9):
-        streamed = Streamed(model, samples, torch.ones(U, dtype=torch.float64), memory)
+        streamed = StreamedJacobian(model, samples, torch.ones(U, dtype=torch.float64), memory)
         groups = streamed.groups()
         for group in groups:
             assert (
@@ -186,7 +187,7 @@ def test_bytes_are_counted_while_tensors_exist() -> None:
 def test_no_more_memory_is_held_than_allowed(phase: str, memory: int) -> None:
     model = TransformerConfig(width=16, layers=4, heads=2, phase=phase).build(bosons(8, 3))
     samples = some_samples(model)
-    streamed = Streamed(model, samples, samples.weights.sqrt(), memory)
+    streamed = StreamedJacobian(model, samples, samples.weights.sqrt(), memory)
     R = streamed.shape[0]
     with Held() as held:
         streamed.gram()
@@ -202,12 +203,12 @@ def test_kept_is_the_smaller_of_factors_and_gradients(sites: int, phase: str) ->
     """Few tokens: less than the weights that they give a gradient to."""
     model = TransformerConfig(width=8, layers=1, heads=2, phase=phase, mlp_ratio=2).build(bosons(sites, 2))
     samples = some_samples(model)
-    streamed = Streamed(model, samples, samples.weights.sqrt(), 10**9)
+    streamed = StreamedJacobian(model, samples, samples.weights.sqrt(), 10**9)
     found = set()
     for one in streamed.calls_of_one:
         factors = one.x.nbytes + sum(g.nbytes for g in one.gradients)
         gradients = 8 * streamed.parts * sum(p.numel() for p in one.layer.parameters())
-        kept = tangents.kept(one)
+        kept = tangents.layer_factors(one)
         assert kept.nbytes == min(factors, gradients)
         assert bool(kept.names) == (gradients < factors)
         found.add(bool(kept.names))
@@ -222,10 +223,10 @@ def test_streamed_steps_are_those_in_memory_in_every_precision(dtype: str, preci
         before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().double()
         samples = ExhaustiveSampler().build(model).sample(torch.Generator())
         local = local_energies(H, model, samples)
-        optimiser = StochasticReconfiguration(
+        optimiser = Variant(
             diagonal_shift=1e-3, momentum=0.5, precision=precision, memory=memory, space="samples"
         ).build(model)
-        optimiser.step(samples, local.values, local.diagonal, 0.0)
+        optimiser.step(samples, local, 0.0)
         return torch.nn.utils.parameters_to_vector(model.parameters()).detach().double() - before
 
     exact, whole, streamed = step("float64", None), step(precision, None), step(precision, 1e-4)
@@ -256,7 +257,9 @@ def test_precision_of_the_kernel_on_a_gpu(precision: str, tolerance: float) -> N
     for device, dtype in (("cpu", "float64"), ("cuda", "float32")):
         model = Transformer(h.hilbert, width=32, layers=2, heads=4, device=device, dtype=dtype)
         samples = ExhaustiveSampler().build(model).sample(torch.Generator(device))
-        streamed = Streamed(model, samples, samples.weights.sqrt(), 2**24, precision if device == "cuda" else "float64")
+        streamed = StreamedJacobian(
+            model, samples, samples.weights.sqrt(), 2**24, precision if device == "cuda" else "float64"
+        )
         found.append(streamed.gram().tril().cpu())
     exact, rounded = found
     size = exact.diagonal().sqrt()
@@ -271,7 +274,7 @@ def test_no_more_memory_of_a_gpu_is_held_than_allowed(precision: str, phase: str
     model = TransformerConfig(width=64, layers=4, heads=4, phase=phase, dtype="mixed").build(bosons(8, 4), "cuda")
     samples = ExhaustiveSampler().build(model).sample(torch.Generator("cuda"))
     memory, blocks = 2**26, 4 if precision == "tf32" else 8
-    streamed = Streamed(model, samples, samples.weights.sqrt(), memory, precision)
+    streamed = StreamedJacobian(model, samples, samples.weights.sqrt(), memory, precision)
     R = streamed.shape[0]
     for _ in range(2):  # at first with the work space of torch's libraries
         torch.cuda.reset_peak_memory_stats()

@@ -580,7 +580,7 @@ def test_last_step_is_undone_where_its_energy_is_not_finite(tmp_path: Path, monk
 
 SAMPLERS = [TreeSampler(n_samples=40), TreeSampler(n_distinct=6), GumbelSampler(n_distinct=6), ExhaustiveSampler()]
 OPTIMISERS = [
-    StochasticReconfiguration(momentum=0.9, implicit=False, space="parameters"),
+    StochasticReconfiguration(momentum=0.9),
     TorchOptimiser(name="Adam", learning_rate=1e-2),
     TorchOptimiser(name="SGD", learning_rate=1e-2),
 ]

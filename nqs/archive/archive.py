@@ -55,6 +55,8 @@ class Archive(MemoryArchive):
         read_version: version of the format that it was read from.
     """
 
+    keeps_observables = True
+
     def __init__(
         self, path: Path, attributes: Attributes, datasets: Datasets, *, size: int = 0, lock: WriterLock | None = None
     ) -> None:
@@ -120,7 +122,6 @@ class Archive(MemoryArchive):
             if lock is not None:
                 lock.release()
             raise
-        upgrade(attributes, datasets)
         archive = cls(path, attributes, datasets, size=size, lock=lock)
         archive.read_version = number
         return archive

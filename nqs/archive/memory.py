@@ -122,6 +122,8 @@ class MemoryArchive(RunRecord):
         """Store one observable by name."""
         self._datasets[f"observables/{name}"] = np.array(values)
 
+    keeps_observables = False  # they take time, and nobody could read them
+
     # --- keeping ----------------------------------------------------------------------------------------------
 
     def flush(self) -> None:

@@ -8,10 +8,10 @@ once (nqs.amplitudes.prefixes). On a converged, well-sampled state that saves mo
 """
 
 # Shapes: U samples, K connected configurations, L sites.
-from typing import NamedTuple
+
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex128, Float64, Int64
 from torch import Tensor
 
 from nqs.amplitudes.cache import amplitudes_at
@@ -22,75 +22,42 @@ from nqs.samples import LocalEnergies, Lookup, Samples
 CPU_BYTES = 2**30  # connected configurations handled at once on a CPU: more of them share more
 
 
-class Elements(NamedTuple):
-    """Off-diagonal matrix elements of H between samples, in the basis of their normalised amplitudes.
+@dataclass(frozen=True)
+class Energy:
+    """The energy as an objective: local energies of any samples."""
 
-    Of the amplitudes sqrt(w) exp(i arg psi), w the weights of an exhaustive sum; the phases are taken into the basis,
-    so that the state is sqrt(w). E_loc = <n|H|n> + sum_columns values sqrt(w_column / w_row). Hermitian.
-    """
+    hamiltonian: Hamiltonian
 
-    rows: Int64[Tensor, " K"]
-    columns: Int64[Tensor, " K"]
-    values: Complex128[Tensor, " K"]
+    def local(self, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
+        return local_energies(self.hamiltonian, wavefunction, samples)
 
 
 @torch.no_grad()
-def local_energies(
-    hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples, *, elements: bool = False
-) -> LocalEnergies:
-    """E_loc of every sample, the known amplitudes taken from the samples themselves.
-
-    Args:
-        elements: keep the matrix elements of H between the samples, which are all configurations or orbits.
-    """
+def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
+    """E_loc of every sample, the known amplitudes taken from the samples themselves."""
     n = samples.configurations
     L = n.shape[1]
     diagonal = hamiltonian.diagonal(n)
     values = diagonal.to(torch.complex128)
     known = Lookup(wavefunction.hilbert, n)
 
-    def evaluate(part: Tensor) -> tuple[int, int, Elements | None]:
+    def evaluate(part: Tensor) -> tuple[int, int]:
         connected = hamiltonian.connected(n[part])
         configurations, turn = wavefunction.fold(connected.configurations)
         columns = known.rows(configurations)
         amplitudes, evaluated = amplitudes_at(wavefunction, configurations, samples, columns)
         parents = part[connected.parents]
-        found = elements_between(samples, parents, columns, connected.elements, turn) if elements else None
         log_ratio = amplitudes.log_modulus - samples.log_modulus[parents]
         ratio = torch.polar(log_ratio.exp(), amplitudes.phase + turn - samples.phase[parents])
         values.index_add_(0, parents, connected.elements * ratio)
-        return len(parents), evaluated, found
+        return len(parents), evaluated
 
     bytes_per_sample = 4 * L * (2 * L + 256)  # some 4 L connected configurations with keys and sorting buffers
     rows = max_chunk_rows(bytes_per_sample, n.device, CPU_BYTES)
     pieces = in_chunks(evaluate, torch.arange(len(n), device=n.device), rows)
-    kept = [found for _, _, found in pieces if found is not None]
     return LocalEnergies(
         values=values,
         diagonal=diagonal,
-        n_connected=sum(connected for connected, _, _ in pieces),
-        n_evaluated=sum(evaluated for _, evaluated, _ in pieces),
-        elements=Elements(*map(torch.cat, zip(*kept, strict=True))) if elements else None,
+        n_connected=sum(connected for connected, _ in pieces),
+        n_evaluated=sum(evaluated for _, evaluated in pieces),
     )
-
-
-def elements_between(
-    samples: Samples,
-    rows: Int64[Tensor, " K"],
-    columns: Int64[Tensor, " K"],
-    elements: Complex128[Tensor, " K"] | Float64[Tensor, " K"],
-    turn: Float64[Tensor, "*K"],
-) -> Elements:
-    """Those of the given matrix elements whose column is a sample, in the basis of the normalised amplitudes.
-
-    Args:
-        columns: -1 for what is no sample.
-        elements: <n|H|n'> of row and connected configuration.
-        turn: angle from psi of the representative of n' to that of n'.
-    """
-    inside = columns >= 0
-    # Members of the orbit of each sample, up to a common factor.
-    log_members = torch.where(samples.weights > 0, samples.weights.log() - 2 * samples.log_modulus, 0.0)
-    log_share = (log_members[rows] - log_members[columns]) / 2
-    angle = samples.phase[columns] - samples.phase[rows] + turn
-    return Elements(rows[inside], columns[inside], (elements * torch.polar(log_share.exp(), angle))[inside])

@@ -1,6 +1,15 @@
-"""Exact diagonalisation in the sector of a Hamiltonian."""
+"""Exact diagonalisation in the sector of a Hamiltonian, or in one of its symmetry sectors."""
 
 from nqs.exact.diagonalisation import ExactGroundState, ground_state
-from nqs.exact.sector_matrix import sparse_matrix
+from nqs.exact.projection import lowest_sector, projected_energies, weight_in_sector
+from nqs.exact.sector_matrix import SectorMatrix, sparse_matrix
 
-__all__ = ["ExactGroundState", "ground_state", "sparse_matrix"]
+__all__ = [
+    "ExactGroundState",
+    "SectorMatrix",
+    "ground_state",
+    "lowest_sector",
+    "projected_energies",
+    "sparse_matrix",
+    "weight_in_sector",
+]

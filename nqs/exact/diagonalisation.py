@@ -1,22 +1,27 @@
-"""Exact diagonalisation: the sparse matrix of a Hamiltonian in its sector, and its lowest eigenstates.
+"""Exact diagonalisation: the lowest eigenstates of a Hamiltonian in its sector, or in one of its symmetry sectors.
 
-The matrix comes from the Hamiltonian's own diagonal and connected configurations, in the lexicographic basis of its
-Hilbert space; Lanczos finds the lowest states.
+The matrix comes from the Hamiltonian's own diagonal and connected configurations (nqs.exact.sector_matrix), in the
+lexicographic basis of its Hilbert space; Lanczos finds the lowest states.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import sparse
+import torch
 
-from nqs.exact.lanczos import _dot, lanczos
-from nqs.exact.sector_matrix import MAX_DIMENSION, sparse_matrix
+from nqs.exact.lanczos import Vector, dot, lanczos
+from nqs.exact.sector_matrix import MAX_DIMENSION, SectorMatrix
+from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
 from nqs.runtime.notebook import html_table
+from nqs.symmetry.group import Symmetry
 
 DENSE_DIMENSION = 64  # below this dense diagonalisation is immediate
 TOLERANCE = 1e-12  # of the Lanczos residual, in units of the bound of the spectrum
+DEGENERATE = 1e-11  # in the same units: levels that are closer count as equal
+MAX_COUNTED = 16  # states of the lowest level that are counted: each takes a Lanczos run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +31,13 @@ class ExactGroundState:
     Attributes:
         energy: E_0, in the Hamiltonian's unit.
         gap: E_1 - E_0 in the same sector, 0 for a degenerate ground state; nan in a sector of one configuration.
-        state: normalised eigenvector in lexicographic order, (dimension,).
-        dimension: of the sector.
+        state: normalised eigenvector in lexicographic order, (dimension,); in a symmetry sector the amplitudes of the
+            normalised sums over orbits, see `full_state`.
+        dimension: of the sector; the number of orbits in a symmetry sector.
         method: how it was found.
         seconds: wall time.
+        multiplicity: states with the energy E_0; of large levels no more than MAX_COUNTED are counted.
+        symmetry: of the sector, if the search was made in that of a symmetry.
     """
 
     energy: float
@@ -38,25 +46,63 @@ class ExactGroundState:
     dimension: int
     method: str
     seconds: float
+    multiplicity: int = 1
+    symmetry: Symmetry | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return f"exact E = {self.energy:.10f}, gap {self.gap:.6f}, dimension {self.dimension:,} ({self.method})"
+        orbits = "" if self.symmetry is None else f" orbits of {self.symmetry.order} symmetries"
+        return f"exact E = {self.energy:.10f}, {self._level}, dimension {self.dimension:,}{orbits} ({self.method})"
 
     def _repr_html_(self) -> str:
         """For notebooks."""
         rows = [
-            ("gap", f"{self.gap:.6f}"),
+            ("gap", self._level.removeprefix("gap ")),
             ("dimension", f"{self.dimension:,}"),
             ("method", f"{self.method}, {self.seconds:.2g} s"),
         ]
         return html_table(f"exact E = {self.energy:.10f}", rows)
 
+    @property
+    def _level(self) -> str:
+        if self.multiplicity == 1:
+            return f"gap {self.gap:.6f}"
+        more = " or more" if self.method != "dense" and self.multiplicity >= MAX_COUNTED else ""
+        return f"gap {self.gap:.6f} ({self.multiplicity}{more} degenerate states)"
 
-def ground_state(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -> ExactGroundState:
+    def full_state(self, hilbert: HilbertSpace) -> np.ndarray:
+        """The eigenvector on all configurations of the sector in lexicographic order, normalised."""
+        if self.symmetry is None:
+            return self.state
+        representatives, sizes = self.symmetry.orbits(hilbert)
+        ranks = hilbert.rank(representatives)
+        amplitudes = torch.from_numpy(self.state).to(torch.complex128) / sizes.double().sqrt()
+        n = hilbert.configurations()
+        g = self.symmetry.canonical(n)
+        found = hilbert.rank(self.symmetry.image(n, g))
+        place = torch.searchsorted(ranks, found).clamp(max=len(ranks) - 1)
+        angle = -self.symmetry.phases(n, g, hilbert)
+        psi = torch.where(ranks[place] == found, amplitudes[place] * torch.polar(torch.ones_like(angle), angle), 0)
+        real = not np.iscomplexobj(self.state) and all(a in (0.0, 0.5) for a in self.symmetry.angles)
+        return (psi.real if real else psi).numpy()
+
+
+def ground_state(
+    hamiltonian: Hamiltonian,
+    max_dimension: int = MAX_DIMENSION,
+    *,
+    symmetry: Symmetry | None = None,
+    device: torch.device | str = "cpu",
+) -> ExactGroundState:
     """Lowest eigenstate and gap in the Hamiltonian's sector.
 
+    Args:
+        max_dimension: refuse larger matrices.
+        symmetry: look in this symmetry sector alone: the matrix is smaller by the order of the group. The state of
+            lowest energy may be in another sector (nqs.symmetry, `Symmetry.real_characters`).
+        device: where the matrix is built and applied.
+
     Raises:
-        ValueError: the sector is larger than max_dimension.
+        ValueError: the sector is larger than max_dimension, or its matrix does not fit into memory.
 
     >>> from nqs.hamiltonians import BoseHubbard
     >>> from nqs.lattice import chain
@@ -64,36 +110,78 @@ def ground_state(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -
     exact E = -3.9765130137, gap 4.006330, dimension 35 (dense)
     """
     begin = time.perf_counter()
-    matrix = sparse_matrix(hamiltonian, max_dimension)
-    dimension = matrix.shape[0]
+    matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)
+    dimension, equal = len(matrix), DEGENERATE * (matrix.bound or 1.0)
     if dimension <= DENSE_DIMENSION:
-        energies, states = np.linalg.eigh(matrix.toarray())
-        method = "dense"
+        energies, states = np.linalg.eigh(matrix.to_scipy().toarray())
+        state, method = states[:, 0], "dense"
     else:
-        energies, states = _two_lowest(matrix)
+        energies, state = _lowest_level(matrix, equal)
         method = "Lanczos"
+    above = energies[energies > energies[0] + equal]
+    multiplicity = len(energies) - len(above)
+    gap = 0.0 if multiplicity > 1 else float(above[0] - energies[0]) if len(above) else float("nan")
     return ExactGroundState(
         energy=float(energies[0]),
-        gap=float(energies[1] - energies[0]) if dimension > 1 else float("nan"),
-        state=states[:, 0],
+        gap=gap,
+        state=state,
         dimension=dimension,
         method=method,
         seconds=time.perf_counter() - begin,
+        multiplicity=multiplicity,
+        symmetry=symmetry,
     )
 
 
-def _two_lowest(matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Two lowest energies and the ground state, (2,) and (dimension, 1).
+def _lowest_level(matrix: SectorMatrix, equal: float) -> tuple[np.ndarray, np.ndarray]:
+    """Energies of the lowest level and, if it is not degenerate, of the one above, in order; the ground state.
 
-    Lanczos sees one state of a degenerate level, so the second energy comes from a run in which the ground state is
-    lifted to the top of the spectrum.
+    Lanczos sees one state of a degenerate level. So the found states are lifted to the top of the spectrum, and the
+    next run starts from another random vector, until the next energy is higher. (A vector that is related to the first
+    one by a symmetry, such as the reversed one, would have the same component in the level.)
+
+    Args:
+        equal: difference below which energies belong to one level.
     """
-    bound = float(abs(matrix).sum(axis=1).max()) + 1.0  # beyond the whole spectrum (Gershgorin)
-    start = np.random.default_rng(0).standard_normal(matrix.shape[0])
+    if matrix.device.type == "cpu":
+        csr = matrix.to_scipy()
+        return _search(csr.__matmul__, lambda x: x.astype(csr.dtype), matrix.bound or 1.0, equal, len(matrix))
+    dtype = torch.float64 if matrix.is_real else torch.complex128
+    energies, state = _search(
+        matrix.apply,
+        lambda x: torch.from_numpy(x).to(matrix.device, dtype),
+        matrix.bound or 1.0,
+        equal,
+        len(matrix),
+    )
+    return energies, state.cpu().numpy()
 
-    def lifted(x: np.ndarray) -> np.ndarray:
-        return matrix @ x + 2 * bound * _dot(state, x) * state
 
-    ground, state = lanczos(matrix.__matmul__, start, matrix.dtype, TOLERANCE * bound)
-    excited, _ = lanczos(lifted, start[::-1], matrix.dtype, TOLERANCE * bound, vector=False)
-    return np.array([ground, max(ground, excited)]), state[:, None]
+def _search(
+    apply: Callable[[Vector], Vector],
+    prepared: Callable[[np.ndarray], Vector],
+    bound: float,
+    equal: float,
+    dimension: int,
+) -> tuple[np.ndarray, Vector]:
+    """`_lowest_level` for numpy or torch; `prepared` makes a start vector of an array of random numbers."""
+    random = np.random.default_rng(0)
+    states: list[Vector] = []
+    energies: list[float] = []
+
+    def lifted(x: Vector) -> Vector:
+        y = apply(x)
+        for state in states:
+            y += (2 * bound * dot(state, x)) * state
+        return y
+
+    while len(states) < min(MAX_COUNTED, dimension):
+        start = prepared(random.standard_normal(dimension))
+        energy, state = lanczos(lifted, start, TOLERANCE * bound, vector=not states)
+        energies.append(energy)
+        if energy > energies[0] + equal:
+            break
+        if states:  # the vector of the first excited state is not needed, that of another member of the level is
+            _, state = lanczos(lifted, start, TOLERANCE * bound)
+        states.append(state)
+    return np.sort(energies), states[0]

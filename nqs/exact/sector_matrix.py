@@ -1,52 +1,325 @@
-"""The matrix of a Hamiltonian on its sector."""
+"""The matrix of a Hamiltonian on its sector, between configurations or between the orbits of a symmetry.
 
-from collections.abc import Callable
+Basis states are those of the normalised amplitudes. Without a symmetry these are psi(n) themselves; with one they are
 
+    x_r = sqrt(m_r) psi(r),    H_rr' = sqrt(m_r / m_r') sum_n' <r|H|n'> c(n'),    psi(n') = c(n') psi(r'),
+
+r the representative of an orbit of m_r members, n' those members of the orbit of r' that H connects with r. The matrix
+is Hermitian, and |x|^2 = 1 for a normalised state.
+"""
+
+# Shapes: N configurations or orbits, K connected configurations, L sites, nnz stored elements.
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
 import torch
+from jaxtyping import Bool, Float64, Int64, Num, UInt8
 from scipy import sparse
 from torch import Tensor
 
-from nqs.protocols import Hamiltonian
+from nqs.hilbert import HilbertSpace
+from nqs.protocols import Connected, Hamiltonian
+from nqs.runtime.memory import available_memory, max_chunk_rows
+from nqs.samples import Lookup
+from nqs.symmetry.group import Symmetry
 
 MAX_DIMENSION = 5_000_000
 ROWS = 2**15  # matrix rows built at once
+PROBED = 128  # rows from which the memory is estimated
+BUILD_COPIES = 2.5  # memory while the elements are sorted into rows, in units of coordinates and elements
+WORK_VECTORS = 12  # of the dimension: Lanczos vectors, states, configurations
+
+
+class _Elements(NamedTuple):
+    """Elements in coordinate form, `g` the number of the group element that leads to the representative."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    g: np.ndarray | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SectorMatrix:
+    """H in the sector: `SectorMatrix.of(hamiltonian)`, or `SectorMatrix.of(hamiltonian, symmetry)`.
+
+    Attributes:
+        configurations: the sector in lexicographic order, or one representative of every orbit, (N, L).
+        sizes: members of the orbits; 1 without a symmetry.
+        diagonal: <n|H|n> of the configurations. Where H connects a representative with its own orbit, the diagonal of
+            the matrix differs from it.
+        symmetry: of the orbits.
+    """
+
+    configurations: UInt8[Tensor, "N L"]
+    sizes: Int64[Tensor, " N"]
+    diagonal: Float64[Tensor, " N"]
+    symmetry: Symmetry | None
+    _csr: sparse.csr_array = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        hamiltonian: Hamiltonian,
+        symmetry: Symmetry | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        max_dimension: int | None = None,
+    ) -> "SectorMatrix":
+        """Built once, from the Hamiltonian's own diagonal and connected configurations.
+
+        Args:
+            symmetry: of the Hamiltonian, with its character: the matrix is that of this symmetry sector.
+            device: where the matrix is built and applied.
+            max_dimension: refuse larger matrices.
+
+        Raises:
+            ValueError: the sector is larger than max_dimension, or the matrix does not fit into memory.
+        """
+        n, sizes = _basis(hamiltonian, symmetry, torch.device(device), max_dimension)
+        diagonal, elements = _elements(hamiltonian, n, symmetry)
+        return cls._between(n, sizes, diagonal, symmetry, elements)
+
+    @classmethod
+    def of_real_characters(
+        cls, hamiltonian: Hamiltonian, symmetry: Symmetry, *, device: torch.device | str = "cpu"
+    ) -> "Iterator[tuple[Bool[Tensor, ' orbits'], SectorMatrix]]":
+        """One matrix after the other for every real character of a group; connected configurations are found once.
+
+        With each comes which of `all_orbits` are in its sector.
+        """
+        sectors = symmetry.real_characters()
+        even = sectors[0]
+        n, sizes = _basis(hamiltonian, _without_signs(even), torch.device(device), None)
+        diagonal, elements = _elements(hamiltonian, n, even)
+        assert elements.g is not None
+        for sector in sectors:
+            signs = 1 - 4 * np.array(sector.angles)  # an angle of 1/2 is the character -1
+            allowed = ~sector.forbidden(n, hamiltonian.hilbert)
+            number = (allowed.long().cumsum(0) - 1).masked_fill(~allowed, -1).cpu().numpy()
+            rows, columns = number[elements.rows], number[elements.columns]
+            kept = (rows >= 0) & (columns >= 0)
+            values = (elements.values * signs[elements.g])[kept]
+            in_sector = _Elements(rows[kept], columns[kept], values, None)
+            yield allowed, cls._between(n[allowed], sizes[allowed], diagonal[allowed], sector, in_sector)
+
+    @classmethod
+    def _between(
+        cls,
+        n: UInt8[Tensor, "N L"],
+        sizes: Int64[Tensor, " N"],
+        diagonal: Float64[Tensor, " N"],
+        symmetry: Symmetry | None,
+        elements: _Elements,
+    ) -> "SectorMatrix":
+        rows, columns, values, _ = elements
+        if symmetry is not None:
+            root = sizes.double().sqrt().cpu().numpy()
+            values = values * (root[rows] / root[columns])
+        matrix = sparse.coo_array((values, (rows, columns)), shape=(len(n), len(n))).tocsr()
+        return cls(configurations=n, sizes=sizes, diagonal=diagonal, symmetry=symmetry, _csr=matrix)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.configurations)
+
+    @property
+    def device(self) -> torch.device:
+        return self.configurations.device
+
+    @property
+    def is_real(self) -> bool:
+        return not np.iscomplexobj(self._csr.data)
+
+    @cached_property
+    def largest(self) -> float:
+        """Modulus of the largest element."""
+        return float(abs(self._csr.data).max(initial=0.0))
+
+    @cached_property
+    def bound(self) -> float:
+        """No eigenvalue has a larger modulus (Gershgorin)."""
+        return float(abs(self._csr).sum(axis=1).max())
+
+    @property
+    def n_connected(self) -> int:
+        """Elements besides the diagonal."""
+        return self._csr.nnz - len(self)
+
+    def to_scipy(self) -> sparse.csr_array:
+        """The matrix itself, not a copy."""
+        return self._csr
+
+    def apply(self, x: Num[Tensor, " N"]) -> Num[Tensor, " N"]:
+        """H x."""
+        if x.is_complex() and self.is_real:
+            # Two real products: one complex product would make the matrix complex every time.
+            return torch.view_as_complex(self._product(torch.view_as_real(x.contiguous())).contiguous())
+        return self._product(x if self.is_real else x.to(torch.complex128))
+
+    def _product(self, x: Num[Tensor, "N ..."]) -> Num[Tensor, "N ..."]:
+        if self.device.type == "cpu":
+            return torch.from_numpy(self._csr @ x.numpy())
+        return self._on_device @ x
+
+    @cached_property
+    def _on_device(self) -> Tensor:
+        csr = self._csr
+        starts, columns, values = (torch.from_numpy(x).to(self.device) for x in (csr.indptr, csr.indices, csr.data))
+        return torch.sparse_csr_tensor(starts, columns, values, size=csr.shape)
 
 
 def sparse_matrix(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -> sparse.csr_array:
     """<n|H|n'> in the lexicographic basis of the sector, real if all elements are.
 
     Raises:
-        ValueError: the sector is larger than max_dimension.
+        ValueError: the sector is larger than max_dimension, or the matrix does not fit into memory.
     """
+    return SectorMatrix.of(hamiltonian, max_dimension=max_dimension).to_scipy()
+
+
+def all_orbits(
+    hilbert: HilbertSpace, symmetry: Symmetry, device: torch.device | str = "cpu"
+) -> tuple[UInt8[Tensor, "N L"], Int64[Tensor, " N"]]:
+    """Representatives and sizes of all orbits of a group, also of those that some of its characters forbid."""
+    return _without_signs(symmetry).orbits(hilbert, device)
+
+
+def _without_signs(symmetry: Symmetry) -> Symmetry:
+    return replace(symmetry.with_angles([0.0] * symmetry.order), fermions=False)
+
+
+def _basis(
+    hamiltonian: Hamiltonian, symmetry: Symmetry | None, device: torch.device, max_dimension: int | None
+) -> tuple[UInt8[Tensor, "N L"], Int64[Tensor, " N"]]:
+    """Configurations or representatives, and the members of each; refused before much is built."""
     hilbert = hamiltonian.hilbert
-    if hilbert.dimension > max_dimension:
+    order = 1 if symmetry is None else symmetry.order
+    _refuse_large(hilbert, hilbert.dimension // order, symmetry, max_dimension)
+    _check_memory(hamiltonian, hilbert.dimension // order, symmetry)
+    if symmetry is None:
+        starts = range(0, hilbert.dimension, ROWS)
+        chunks = [hilbert.configurations(s, min(s + ROWS, hilbert.dimension), device=device) for s in starts]
+        n = torch.cat(chunks)
+        return n, torch.ones(len(n), dtype=torch.int64, device=device)
+    n, sizes = symmetry.orbits(hilbert, device)
+    _refuse_large(hilbert, len(n), symmetry, max_dimension)
+    _check_memory(hamiltonian, len(n), symmetry)
+    if not len(n):
+        raise ValueError(f"the symmetry forbids every configuration of {hilbert}: choose another character.")
+    return n, sizes
+
+
+def _refuse_large(hilbert: HilbertSpace, dimension: int, symmetry: Symmetry | None, max_dimension: int | None) -> None:
+    if max_dimension is not None and dimension > max_dimension:
+        what = "a sector" if symmetry is None else f"the orbits of {symmetry.order} symmetries in a sector"
+        orbits = "" if symmetry is None else f" ({dimension:,} orbits or more)"
         raise ValueError(
-            f"exact diagonalisation of a sector of dimension {hilbert.dimension:,} is over the limit "
+            f"exact diagonalisation of {what} of dimension {hilbert.dimension:,}{orbits} is over the limit "
             f"max_dimension={max_dimension:,}: choose a smaller system or sector, or raise the limit if memory allows."
         )
-    rank = _rank(hamiltonian)
-    rows, columns, elements = [], [], []
-    for start in range(0, hilbert.dimension, ROWS):
-        n = hilbert.configurations(start, min(start + ROWS, hilbert.dimension))
-        diagonal, connected = hamiltonian.diagonal(n), hamiltonian.connected(n)
-        index = torch.arange(start, start + len(n))
-        rows += [index, index[connected.parents]]
-        columns += [index, rank(connected.configurations)]
-        elements += [diagonal.to(connected.elements.dtype), connected.elements]
-    shape = (hilbert.dimension, hilbert.dimension)
-    # Small indices make the products with vectors faster, which read little else than the matrix.
-    index_dtype = torch.int32 if hilbert.dimension < 2**31 else torch.int64
-    coordinates = (torch.cat(rows).to(index_dtype).numpy(), torch.cat(columns).to(index_dtype).numpy())
-    return sparse.coo_array((torch.cat(elements).numpy(), coordinates), shape=shape).tocsr()
 
 
-def _rank(hamiltonian: Hamiltonian) -> Callable[[Tensor], Tensor]:
-    """Lexicographic positions: by a search among all keys where these are single integers, which is faster."""
+def _check_memory(hamiltonian: Hamiltonian, dimension: int, symmetry: Symmetry | None) -> None:
+    """Refuse a matrix that does not fit, by an estimate from some of its rows."""
+    available = available_memory()
+    if available is None:
+        return
     hilbert = hamiltonian.hilbert
-    if hilbert.keys(hilbert.configurations(0, 1)).shape[1] > 1:
-        return hilbert.rank
-    starts = range(0, hilbert.dimension, ROWS)
-    keys = torch.cat(
-        [hilbert.keys(hilbert.configurations(start, min(start + ROWS, hilbert.dimension)))[:, 0] for start in starts]
+    some = hilbert.random(min(PROBED, hilbert.dimension), torch.Generator().manual_seed(0))
+    connected = _doubled(hamiltonian.connected(some))
+    per_row = 1 + len(connected.parents) / len(some)
+    number = 8 if _real(connected, symmetry) else 16
+    index = 4 if dimension < 2**31 else 8
+    needed = dimension * (
+        BUILD_COPIES * per_row * (number + 2 * index) + WORK_VECTORS * number + hilbert.n_sites + 3 * 8
     )
-    return lambda n: torch.searchsorted(keys, hilbert.keys(n)[:, 0])
+    if needed > available:
+        raise ValueError(
+            f"the matrix of dimension {dimension:,}, with about {per_row:.0f} elements in each row, needs "
+            f"{needed / 2**30:.2f} GiB of memory, and {available / 2**30:.2f} GiB are available: choose a smaller "
+            "system or sector, or work inside a symmetry sector."
+        )
+
+
+def _elements(
+    hamiltonian: Hamiltonian, n: UInt8[Tensor, "N L"], symmetry: Symmetry | None
+) -> tuple[Float64[Tensor, " N"], _Elements]:
+    """<n|H|n>, and all elements sum_n' <r|H|n'> c(n') before they are scaled with the sizes of the orbits."""
+    hilbert, N = hamiltonian.hilbert, len(n)
+    position = _positions(hilbert, n, whole=symmetry is None)
+    # Small indices make the products with vectors faster, which read little else than the matrix.
+    index_dtype = torch.int32 if N < 2**31 else torch.int64
+    size = ROWS
+    if symmetry is not None:
+        size = min(size, max_chunk_rows(32 * symmetry.order * (hilbert.n_sites + 2) ** 2, n.device))
+    diagonals: list[Tensor] = []
+    rows, columns, values, elements = [], [], [], []
+    for start in range(0, N, size):
+        part = n[start : start + size]
+        diagonal = hamiltonian.diagonal(part).double()
+        connected = _doubled(hamiltonian.connected(part))
+        found, value, parents = connected.configurations, connected.elements, connected.parents
+        index = torch.arange(start, start + len(part), device=n.device)
+        if symmetry is not None:
+            g = symmetry.canonical(found)
+            angle = -symmetry.phases(found, g, hilbert)
+            turned = torch.cos(angle) if _real_characters(symmetry) else torch.polar(torch.ones_like(angle), angle)
+            value = value * turned
+            column = position(symmetry.image(found, g))
+            if not symmetry.is_trivial:
+                inside = column >= 0  # elsewhere psi vanishes by symmetry
+                column, value, parents, g = column[inside], value[inside], parents[inside], g[inside]
+            elements += [torch.zeros_like(index), g]
+        else:
+            column = position(found)
+        diagonals.append(diagonal)
+        rows += [index.to(index_dtype), index[parents].to(index_dtype)]
+        columns += [index.to(index_dtype), column.to(index_dtype)]
+        values += [diagonal.to(value.dtype), value]
+
+    def joined(parts: list[Tensor]) -> np.ndarray:
+        whole = torch.cat(parts).cpu().numpy()
+        parts.clear()  # memory
+        return whole
+
+    g_of = joined(elements) if symmetry is not None else None
+    return torch.cat(diagonals), _Elements(joined(rows), joined(columns), joined(values), g_of)
+
+
+def _doubled(connected: Connected) -> Connected:
+    """With elements of float64 or complex128, whatever the Hamiltonian gives."""
+    elements = connected.elements
+    return connected._replace(elements=elements.to(torch.complex128 if elements.is_complex() else torch.float64))
+
+
+def _real(connected: Connected, symmetry: Symmetry | None) -> bool:
+    return not connected.elements.is_complex() and (symmetry is None or _real_characters(symmetry))
+
+
+def _real_characters(symmetry: Symmetry) -> bool:
+    return all(angle in (0.0, 0.5) for angle in symmetry.angles)
+
+
+def _positions(
+    hilbert: HilbertSpace, n: UInt8[Tensor, "N L"], *, whole: bool
+) -> Callable[[UInt8[Tensor, "K L"]], Int64[Tensor, " K"]]:
+    """Rows of configurations among those of the basis, -1 for others.
+
+    A search among all keys where these are single integers, which is faster.
+    """
+    if hilbert.keys(n[:1]).shape[1] > 1:
+        return Lookup(hilbert, n).rows
+    keys = torch.cat([hilbert.keys(part)[:, 0] for part in n.split(ROWS)])
+    if whole:
+        return lambda found: torch.searchsorted(keys, hilbert.keys(found)[:, 0])
+
+    def position(found: UInt8[Tensor, "K L"]) -> Int64[Tensor, " K"]:
+        wanted = hilbert.keys(found)[:, 0]
+        place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+        return torch.where(keys[place] == wanted, place, -1)
+
+    return position

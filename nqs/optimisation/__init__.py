@@ -1,10 +1,12 @@
 """Optimisers: stochastic reconfiguration and those of torch.optim."""
 
-from nqs.optimisation.contract import Optimiser, OptimiserConfig, StepInfo
+from nqs.optimisation.exact_steps import ExactSteps
 from nqs.optimisation.first_order import FirstOrder, TorchOptimiser
 from nqs.optimisation.stochastic_reconfiguration import NaturalGradient, StochasticReconfiguration
+from nqs.protocols import Optimiser, OptimiserConfig, StepInfo
 
 __all__ = [
+    "ExactSteps",
     "FirstOrder",
     "NaturalGradient",
     "Optimiser",

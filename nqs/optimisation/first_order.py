@@ -1,20 +1,18 @@
 """First-order optimisers of torch.optim on the energy gradient."""
 
-# Shapes: U distinct samples, P parameters, R rows of X.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex128, Float64
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from nqs.estimators.local_energy import Elements
-from nqs.optimisation.contract import StepInfo, _check_positive
+from nqs.estimators.local_energy import Energy
+from nqs.optimisation.checks import check_positive
 from nqs.optimisation.jacobian import ACTIVATION_COPIES
 from nqs.optimisation.schedules import cosine
-from nqs.protocols import Wavefunction
+from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
 from nqs.runtime.memory import max_chunk_rows
-from nqs.samples import Samples
+from nqs.samples import LocalEnergies, Samples
 
 # Those of torch.optim that need no closure and take dense gradients of parameters of any shape.
 FIRST_ORDER = (
@@ -24,28 +22,29 @@ FIRST_ORDER = (
 
 @dataclass(frozen=True, kw_only=True)
 class TorchOptimiser:
-    """A first-order optimiser of torch.optim on the plain energy gradient.
+    """A first-order optimiser of torch.optim on the energy gradient 2 Re <(E_loc - E)* O>.
+
+    Without E, a control variate, the mean of the gradient would be the same, because <O> = 0, and its variance larger.
 
     Attributes:
         name: class in torch.optim, such as "Adam", "AdamW" or "SGD".
         learning_rate: at the start.
         final_learning_rate: at the end, reached along a cosine.
-        baseline: subtract the mean energy from the local energies, a control variate: <O> = 0, so that the mean of the
-            gradient stays and its variance falls. False is the bare estimator 2 Re <E_loc* O>. (The natural gradient
-            centres O, which comes to the same.)
     """
 
     name: str = "Adam"
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-4
-    baseline: bool = True
 
     def __post_init__(self) -> None:
         if self.name not in FIRST_ORDER:
             raise ValueError(f"name={self.name!r}: choose one of {', '.join(FIRST_ORDER)}.")
-        _check_positive(self, "learning_rate", "final_learning_rate")
+        check_positive(self, "learning_rate", "final_learning_rate")
 
-    def build(self, wavefunction: Wavefunction) -> "FirstOrder":
+    def objective(self, hamiltonian: Hamiltonian) -> Energy:
+        return Energy(hamiltonian)
+
+    def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> "FirstOrder":
         return FirstOrder(self, wavefunction)
 
 
@@ -58,32 +57,26 @@ class FirstOrder:
         self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
         self.optimiser = getattr(torch.optim, config.name)(self.parameters, lr=config.learning_rate)
 
-    propagates = False
-
-    def step(
-        self,
-        samples: Samples,
-        local_energies: Complex128[Tensor, " U"],
-        diagonal: Float64[Tensor, " U"],
-        progress: float,
-        elements: Elements | None = None,
-    ) -> StepInfo:
+    def step(self, samples: Samples, local: LocalEnergies, progress: float) -> StepInfo:
         rate = cosine(self.config.learning_rate, self.config.final_learning_rate, progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         before = parameters_to_vector(self.parameters).detach().clone()
         self.optimiser.zero_grad()
         rows = max_chunk_rows(ACTIVATION_COPIES * self.wavefunction.bytes_per_configuration, before.device)
-        baseline = samples.weights @ local_energies.real if self.config.baseline else 0.0
-        deviation = samples.weights * (local_energies - baseline)
+        energy = samples.mean(local.values.real)
+        deviation = samples.weights * (local.values - energy)
         for n, d in zip(samples.configurations.split(rows), deviation.split(rows), strict=True):
-            # Its gradient is 2 Re <(E_loc - baseline)* O>: the energies are constants here.
+            # Its gradient is 2 Re <(E_loc - E)* O>: the energies are constants here.
             psi = self.wavefunction.log_psi(n)
             (2 * (d.real @ psi.log_modulus + d.imag @ psi.phase)).backward()
         gradient_norm = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None]).norm().item()
         self.optimiser.step()
         change = (parameters_to_vector(self.parameters).detach() - before).norm().item()
         return StepInfo(learning_rate=rate, update_norm=change, gradient_norm=gradient_norm)
+
+    def reject(self) -> None:
+        """First-order steps promise no limit of the energy, so that none is rejected."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat: "3.exp_avg" is the first moment of parameter 3."""

@@ -291,7 +291,7 @@ def layer_calls(
     ]
 
 
-def uses(layers: list[nn.Module]) -> dict[nn.Parameter, list[tuple[int, str]]]:
+def parameter_users(layers: list[nn.Module]) -> dict[nn.Parameter, list[tuple[int, str]]]:
     """Of each trainable parameter of these (calls of) layers: which of them use it, and under which name.
 
     A parameter may serve several layers, or a layer several times: its gradient is the sum over them.
@@ -313,7 +313,7 @@ def by_layers(
 ) -> None:
     """The same as `by_vmap`, for wavefunctions with rowwise layers."""
     calls = layer_calls(wavefunction, parameters, n, factor, trainable_layers(wavefunction))
-    users = uses([call.layer for call in calls])
+    users = parameter_users([call.layer for call in calls])
     start = 0
     with torch.no_grad():
         for parameter in wavefunction.parameters():

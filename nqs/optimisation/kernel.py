@@ -33,11 +33,11 @@ from nqs.optimisation.jacobian import (
     has_known_layers,
     layer_calls,
     n_parts,
+    parameter_users,
     rounded_parameters,
     rows_with_gradients,
     scaled_jacobian,
     trainable_layers,
-    uses,
 )
 from nqs.protocols import Wavefunction
 from nqs.runtime.memory import free_memory, in_chunks
@@ -56,7 +56,7 @@ PASS_COPIES = 2  # memory of a forward and backward pass in units of the inputs 
 Precision = Literal["float64", "float32", "tf32"]
 
 
-class Tangent(Protocol):
+class CentredJacobian(Protocol):
     """X, without saying where its rows are."""
 
     shape: tuple[int, int]
@@ -67,14 +67,14 @@ class Tangent(Protocol):
     def metric(self) -> Float64[Tensor, "P P"]:
         """Lower triangle of X^T X; what is above it is not defined."""
 
-    def times(self, v: Float64[Tensor, " P"]) -> Float64[Tensor, " R"]:
+    def matvec(self, v: Float64[Tensor, " P"]) -> Float64[Tensor, " R"]:
         """X v."""
 
-    def transposed(self, y: Float64[Tensor, " R"]) -> Float64[Tensor, " P"]:
+    def rmatvec(self, y: Float64[Tensor, " R"]) -> Float64[Tensor, " P"]:
         """X^T y."""
 
 
-class Dense:
+class DenseJacobian:
     """X as a matrix.
 
     Args:
@@ -97,14 +97,14 @@ class Dense:
         add_columns(gram, A, self.precision)
         return gram
 
-    def times(self, v: Tensor) -> Tensor:
+    def matvec(self, v: Tensor) -> Tensor:
         return (self.X @ v.to(self.X.dtype)).double()
 
-    def transposed(self, y: Tensor) -> Tensor:
+    def rmatvec(self, y: Tensor) -> Tensor:
         return (self.X.T @ y.to(self.X.dtype)).double()
 
 
-class Kept(NamedTuple):
+class LayerFactors(NamedTuple):
     """What columns of X are made from: of a call of a layer the input and output gradients or, where that is less,
     the gradients of its parameters."""
 
@@ -124,24 +124,24 @@ class Kept(NamedTuple):
         x, *gradients = self.tensors
         return gradient_of(self.layer, name, x, gradients[part][..., outputs])
 
-    def like(self, rows: int) -> "Kept":
+    def like(self, rows: int) -> "LayerFactors":
         """Tensors of the same kind for so many configurations, not filled."""
         return self._replace(tensors=tuple(tensor.new_empty((rows, *tensor.shape[1:])) for tensor in self.tensors))
 
 
-def kept(call: Call) -> Kept:
+def layer_factors(call: Call) -> LayerFactors:
     """The smaller of both."""
     layer = call.layer
     trainable = {name: p for name, p in layer.named_parameters(recurse=False) if p.requires_grad}
     factors = (call.x, *call.gradients)
     numbers = len(call.x) * len(call.gradients) * sum(p.numel() for p in trainable.values())
     if numbers * call.gradients[0].itemsize >= sum(tensor.nbytes for tensor in factors):
-        return Kept(layer, (), factors)
+        return LayerFactors(layer, (), factors)
     made = (gradient_of(layer, name, call.x, g) for name in trainable for g in call.gradients)
-    return Kept(layer, tuple(trainable), tuple(made))
+    return LayerFactors(layer, tuple(trainable), tuple(made))
 
 
-class Streamed:
+class StreamedJacobian:
     """X in blocks that are made when they are needed.
 
     Args:
@@ -195,7 +195,7 @@ class Streamed:
             add_gram(metric, block.T, self.precision)
         return metric
 
-    def times(self, v: Tensor) -> Tensor:
+    def matvec(self, v: Tensor) -> Tensor:
         if self.by_layers:
             changes = directional(self.wavefunction, self.configurations, v)  # (parts, U)
             return ((changes - (changes @ self.weights)[:, None]) * self.factor).flatten()
@@ -204,7 +204,7 @@ class Streamed:
             result[rows] = block.double() @ v
         return result
 
-    def transposed(self, y: Tensor) -> Tensor:
+    def rmatvec(self, y: Tensor) -> Tensor:
         scaled = y.view(self.parts, -1) * self.factor  # (parts, U)
         centred = scaled - scaled.sum(1, keepdim=True) * self.weights
         return combined(self.wavefunction, self.configurations, centred)
@@ -288,7 +288,7 @@ class Streamed:
         """
         sizes: dict[nn.Module, int] = {}  # bytes for one configuration
         for call in self.calls_of_one:
-            sizes[call.layer] = sizes.get(call.layer, 0) + kept(call).nbytes
+            sizes[call.layer] = sizes.get(call.layer, 0) + layer_factors(call).nbytes
         families: list[list[nn.Module]] = []
         for layer in sizes:
             own = set(layer.parameters(recurse=False))
@@ -309,7 +309,7 @@ class Streamed:
     def _columns_of(self, layers: list[nn.Module], width: int) -> Iterator[Float[Tensor, "R p"]]:
         """Columns of the parameters of some layers, of a weight matrix about `width` at a time."""
         calls = self._collected(layers)
-        for parameter, users in uses([call.layer for call in calls]).items():
+        for parameter, users in parameter_users([call.layer for call in calls]).items():
             outputs = parameter.shape[0]
             sliced = parameter.ndim == 2 and all(isinstance(calls[i].layer, nn.Linear) for i, _ in users)
             step = max(1, width * outputs // parameter.numel()) if sliced else outputs
@@ -317,41 +317,41 @@ class Streamed:
             for first in range(0, outputs, step):
                 yield self._centred(of_users, slice(first, first + step) if sliced else slice(None))
 
-    def _centred(self, of_users: list[tuple[Kept, str]], outputs: slice) -> Float[Tensor, "R p"]:
-        """Columns of one parameter, from the calls that use it; they are made once, so that kept ones are used up."""
+    def _centred(self, of_users: list[tuple[LayerFactors, str]], outputs: slice) -> Float[Tensor, "R p"]:
+        """Columns of one parameter, from the calls that use it; made once: their memory is overwritten."""
         parts = []
         for part in range(self.parts):
             gradients = (call.gradient(name, part, outputs) for call, name in of_users)
             parts.append(centre(reduce(torch.add, gradients).flatten(1), self.weights, self.factor))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _collected(self, layers: list[nn.Module]) -> list[Kept]:
+    def _collected(self, layers: list[nn.Module]) -> list[LayerFactors]:
         """Of the calls of some layers for all configurations, gradients times a(n).
 
         What is kept is allocated once and filled piece by piece: joining pieces would take it twice, and leave the
         memory of a GPU in fragments.
         """
         parameters = rounded_parameters(self.wavefunction)
-        whole = [kept(call).like(len(self.factor)) for call in self.calls_of_one if call.layer in layers]
+        whole = [layer_factors(call).like(len(self.factor)) for call in self.calls_of_one if call.layer in layers]
 
         def fill(index: Tensor) -> None:
             rows = slice(int(index[0]), int(index[-1]) + 1)
             calls = layer_calls(self.wavefunction, parameters, self.configurations[rows], self.factor[rows], layers)
             for target, call in zip(whole, calls, strict=True):
-                for tensor, piece in zip(target.tensors, kept(call).tensors, strict=True):
+                for tensor, piece in zip(target.tensors, layer_factors(call).tensors, strict=True):
                     tensor[rows] = piece
 
         in_chunks(fill, torch.arange(len(self.factor)), self.rows_of_pass)
         return whole
 
 
-def tangent(
+def centred_jacobian(
     wavefunction: Wavefunction,
     samples: Samples,
     factor: Float64[Tensor, " U"],
     memory: int | None = None,
     precision: Precision = "float64",
-) -> Tangent:
+) -> CentredJacobian:
     """X with rows scaled by `factor`: as a matrix if that takes no more than so many bytes, else streamed in as many.
 
     Args:
@@ -365,11 +365,11 @@ def tangent(
         matrices = MATRIX_COPIES * 8 * min(R, P) ** 2
         memory = int(GPU_SHARE * max(0, free_memory(device) - matrices)) if device.type == "cuda" else CPU_BYTES
     if _bytes_of_number(wavefunction, precision) * R * P > memory:
-        return Streamed(wavefunction, samples, factor, memory, precision)
+        return StreamedJacobian(wavefunction, samples, factor, memory, precision)
     rows = scaled_jacobian(wavefunction, samples.configurations, factor)
     for part in rows:
         centre(part, samples.weights, factor)
-    return Dense(rows.flatten(0, 1), precision)
+    return DenseJacobian(rows.flatten(0, 1), precision)
 
 
 def centre(

@@ -1,46 +1,54 @@
 """The linear system of stochastic reconfiguration, in sample space or in parameter space."""
 
 # Shapes: U distinct samples, P parameters, R rows of X.
+from typing import Literal
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from nqs.optimisation.kernel import Dense, Tangent
+from nqs.optimisation.kernel import CentredJacobian, DenseJacobian
+
+# "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
+Space = Literal["auto", "samples", "parameters"]
 
 
-def transposed_norm(X: Tangent, y: Float64[Tensor, " R"], gram: Float64[Tensor, "R R"] | None) -> float:
+def transposed_norm(X: CentredJacobian, y: Float64[Tensor, " R"], gram: Float64[Tensor, "R R"] | None) -> float:
     """|X^T y|. Where rows are streamed it follows from the lower triangle of X X^T, if known, without a pass."""
-    if gram is None or isinstance(X, Dense):
-        return X.transposed(y).norm().item()
+    if gram is None or isinstance(X, DenseJacobian):
+        return X.rmatvec(y).norm().item()
     square = 2 * y @ (gram.tril() @ y) - gram.diagonal() @ y.square()
     return square.clamp(min=0).sqrt().item()
 
 
 def solve(
-    X: Tangent, e: Float64[Tensor, " R"], shift: float, space: str, matrix: Float64[Tensor, "n n"] | None = None
+    X: CentredJacobian,
+    e: Float64[Tensor, " R"],
+    shift: float,
+    space: Space = "auto",
+    matrix: Float64[Tensor, "n n"] | None = None,
 ) -> Float64[Tensor, " P"]:
     """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space.
 
     Args:
-        matrix: lower triangle of X X^T or X^T X in that space, which is used up; None if it is still to be made.
+        matrix: lower triangle of X X^T or X^T X in that space, overwritten in place; None if it is still to be made.
     """
     in_samples = in_sample_space(X, space)
     if matrix is None:
         matrix = X.gram() if in_samples else X.metric()
-    right = e if in_samples else X.transposed(e)
+    right = e if in_samples else X.rmatvec(e)
     solution = solve_shifted(matrix, right, shift, matrix.trace() / min(X.shape))
-    return X.transposed(solution) if in_samples else solution
+    return X.rmatvec(solution) if in_samples else solution
 
 
-def in_sample_space(X: Tangent, space: str) -> bool:
+def in_sample_space(X: CentredJacobian, space: Space = "auto") -> bool:
     return X.shape[0] <= X.shape[1] if space == "auto" else space == "samples"
 
 
 def solve_shifted(
     matrix: Float64[Tensor, "n n"], right: Float64[Tensor, " n"], shift: float, mean: Float64[Tensor, ""]
 ) -> Float64[Tensor, " n"]:
-    """(A + shift mean)^-1 b from the lower triangle of A, which is used up.
+    """(A + shift mean)^-1 b from the lower triangle of A, which is overwritten in place.
 
     Where rounding makes the matrix indefinite the shift is raised, and at last the pseudo-inverse taken, which is slow.
     """

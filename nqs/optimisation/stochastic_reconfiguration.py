@@ -1,4 +1,4 @@
-"""Updates of the parameters from samples and their local energies: natural gradient and torch optimisers.
+"""Stochastic reconfiguration (minSR, SPRING) with a trust region, from samples and their local energies.
 
 With O = d log psi / d theta, weights w of the distinct samples, centred and weighted rows
     X = [ sqrt(w) (Re O - <Re O>) ; sqrt(w) (Im O - <Im O>) ],   (2 U, P)
@@ -32,55 +32,28 @@ Momentum follows SPRING (Goldshlager, Abrahamsen, Lin, arXiv:2401.10190): the pa
 the present samples do not see is kept,
 
     delta = mu delta' + X^T (X X^T + s)^-1 (e - mu X delta').
-
-Exact propagation. Where the samples are the whole sector, H between them is known and need not be replaced by its
-diagonal: the target is the change of log psi by exp(-eta (H - E)) itself (nqs.optimisation.imaginary_time), the rows
-keep the weights 1 + eta D of the implicit diagonal. A step then goes as far as imaginary time does, and a rate of 1 is
-not too large for spectra of any width. A sum over the sector with H between its terms is what exact diagonalisation
-has, too: such steps say how well the network can represent the state, and how far a run could get without sampling
-noise.
-
-Adaptive shift. Without sampling noise the shift has to guard only against steps that the linearisation does not
-describe. The gain of a step is by how much it brought log psi nearer to its target, in units of what the linearisation
-promised: where most came true the next shift is lower, where little did it is higher, up to its schedule, as in the
-method of Levenberg and Marquardt (Nocedal and Wright, Numerical Optimization, section 10.3). Convergence then stays
-geometric down to rounding.
 """
 
 # Shapes: U distinct samples, P parameters, R rows of X.
 import math
-import sys
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
-from jaxtyping import Complex128, Float64
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
-from nqs.estimators.local_energy import Elements
-from nqs.optimisation.contract import StepInfo, _check_positive
-from nqs.optimisation.imaginary_time import evolved
-from nqs.optimisation.jacobian import n_parts
-from nqs.optimisation.kernel import Precision, tangent
+from nqs.estimators.local_energy import Energy
+from nqs.optimisation.checks import check_positive
+from nqs.optimisation.kernel import Precision, centred_jacobian
 from nqs.optimisation.schedules import cosine, geometric
-from nqs.optimisation.solve import in_sample_space, solve, transposed_norm
-from nqs.protocols import Wavefunction
-from nqs.samples import Samples
+from nqs.optimisation.solve import Space, in_sample_space, solve, transposed_norm
+from nqs.optimisation.targets import bounded, energy_limit, log_of_one_plus, residual
+from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
+from nqs.samples import LocalEnergies, Samples
 
-MAX_LOG_CHANGE = 1.0  # of an amplitude in one step of the logarithmic target
-# A step is refused where the energy rose above SLACK times what a step of its length can do, and NOISE standard errors;
-# the next one is made with CAUTION times the shift, which falls back by RECOVERY a step.
-SLACK, NOISE, CAUTION, RECOVERY = 3.0, 6.0, 100.0, 1.2
-EXACT_CAUTION, EXACT_RECOVERY = 10.0, 2.0  # of exact sums, where a refused step costs little
-STRICT = 0.8  # share of the steps after which exact sums go on from their lowest energy and may not rise above it
-# A step with a gain above GOOD lowers the next shift by RELAX; one below POOR raises it by TIGHTEN.
-GOOD, RELAX, POOR, TIGHTEN = 0.5, 4.0, 0.25, 3.0
-ROUNDING = 1e-12  # share of an energy below which a rise means nothing
-LOWEST_SHIFT = 1e-13
-UNLIMITED = sys.float_info.max  # an energy above all; finite, as all numbers in archives
-SMALLEST, LARGEST_EXPONENT = 1e-150, 300.0
+# After a rejected step the next one is made with BACKOFF times the shift, which falls back by RECOVERY a step.
+BACKOFF, RECOVERY = 100.0, 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,26 +61,18 @@ class StochasticReconfiguration:
     """Natural gradient with a bounded step.
 
     Attributes:
-        learning_rate: imaginary-time step eta at the start, in inverse units of the energy. None: 1 where steps follow
-            exp(-eta (H - E)) itself (`propagated`), else 0.3; times the root of the number of images, which carry the
-            noise of as many samples, where amplitudes are averages over a symmetry.
+        learning_rate: imaginary-time step eta at the start, in inverse units of the energy. None: 0.3, times the root
+            of the number of images where amplitudes are averages over a symmetry: each averaged amplitude has the
+            variance of that many independent samples.
         final_learning_rate: eta at the end, reached along a cosine. None: that of the start where expectation values
             are exact, else 0.02, or a twentieth of it for averages.
         diagonal_shift: s at the start, in units of the mean eigenvalue of the metric on the samples' span.
         final_diagonal_shift: s at the end, reached geometrically. None: 1e-7 where expectation values are exact, else
             1e-5, or 1e-4 for averages.
-        adaptive: lower the shift below its schedule as long as steps are linear, where expectation values are exact
-            (and the diagonal implicit: explicit steps need the shift for stability).
-        implicit: take the diagonal of H implicitly, which makes large steps stable.
-        propagated: where expectation values are exact (and `implicit`), follow exp(-eta (H - E)) instead of a step with
-            the diagonal; from matrix elements that exact local energies contain anyway.
-        logarithmic: follow the logarithm of the propagated amplitudes, which lets wrong signs turn. None: where there
-            are at least as many parameters as rows of X; fewer cannot follow large changes of single amplitudes.
         momentum: mu of SPRING, which keeps what the samples of a step do not determine; 0 for plain stochastic
             reconfiguration. None: 0.9 for sampled averages, else 0.
         max_step: trust region: the step is shortened to this length of the change of the normalised state. None: 0.15
             where expectation values are exact, else 0.1, or 0.2 for averages.
-        space: "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
         precision: of the products X X^T and X^T X, which take most of the time of large steps. "float32" is for shifts
             of 1e-5 and more; "tf32" is float32 with factors rounded to 10 bits on GPUs that can, for shifts of 1e-3 and
             more (docs/profile.md): `scripts/benchmark.py --rounding` shows what it does to a step.
@@ -119,41 +84,29 @@ class StochasticReconfiguration:
     final_learning_rate: float | None = None
     diagonal_shift: float = 1e-3
     final_diagonal_shift: float | None = None
-    adaptive: bool = True
-    implicit: bool = True
-    propagated: bool = True
-    logarithmic: bool | None = None
     momentum: float | None = None
     max_step: float | None = None
-    space: Literal["auto", "samples", "parameters"] = "auto"
     precision: Precision = "float64"
     memory: float | None = None
 
     def __post_init__(self) -> None:
         optional = ("learning_rate", "final_learning_rate", "final_diagonal_shift", "max_step", "memory")
         given = [name for name in optional if getattr(self, name) is not None]
-        _check_positive(self, "diagonal_shift", *given)
+        check_positive(self, "diagonal_shift", *given)
         if not 0 <= (self.momentum or 0) < 1:
             raise ValueError(f"momentum={self.momentum}: it must be at least 0 and below 1.")
-        if self.space not in ("auto", "samples", "parameters"):
-            raise ValueError(f"space={self.space!r}: choose 'auto', 'samples' or 'parameters'.")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
 
-    @property
-    def propagates(self) -> bool:
-        """Whether steps use the matrix elements of H between the samples, where these are the whole sector."""
-        return self.implicit and self.propagated
-
     def completed(self, *, exact: bool, images: int = 1) -> "StochasticReconfiguration":
-        """With numbers for what was None.
+        """Resolve unset fields.
 
         Args:
             exact: expectation values have no sampling noise.
-            images: over which amplitudes are averaged; they carry the noise of as many samples.
+            images: over which amplitudes are averaged.
         """
         if exact:
-            rate = self.learning_rate or (1.0 if self.propagates else 0.3)
+            rate = self.learning_rate or 0.3
             final_rate, final_shift, max_step, momentum = rate, 1e-7, 0.15, 0.0
         else:
             rate = self.learning_rate or 0.3 * math.sqrt(images)
@@ -168,98 +121,74 @@ class StochasticReconfiguration:
             momentum=momentum if self.momentum is None else self.momentum,
         )
 
-    def build(self, wavefunction: Wavefunction) -> "NaturalGradient":
+    def objective(self, hamiltonian: Hamiltonian) -> Energy:
+        return Energy(hamiltonian)
+
+    def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> "NaturalGradient":
         return NaturalGradient(self.completed(exact=False), wavefunction)
 
 
 class NaturalGradient:
-    """Stochastic reconfiguration of one wavefunction."""
+    """Stochastic reconfiguration of one wavefunction.
 
-    def __init__(self, config: StochasticReconfiguration, wavefunction: Wavefunction) -> None:
+    Args:
+        implicit: take the diagonal of H implicitly. Objectives that are no energies have no stiff diagonal.
+        logarithmic: follow the logarithm of the propagated amplitudes. None: where there are at least as many
+            parameters as rows of X; fewer cannot follow large changes of single amplitudes.
+        space: of the linear system, see nqs.optimisation.solve.
+    """
+
+    def __init__(
+        self,
+        config: StochasticReconfiguration,
+        wavefunction: Wavefunction,
+        *,
+        implicit: bool = True,
+        logarithmic: bool | None = None,
+        space: Space = "auto",
+    ) -> None:
         self.config = config
         self.wavefunction = wavefunction
+        self.implicit, self.logarithmic, self.space = implicit, logarithmic, space
         self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
         self.update = torch.zeros_like(parameters_to_vector(self.parameters), dtype=torch.float64)
-        self.before = self.update.clone()  # parameters before the last step
-        self.lowest, self.best = UNLIMITED, self.update.clone()  # energy of an exact sum, and its parameters
-        # What the energy may at most have become by the last step, the factor on the shift after refused steps, and the
-        # adaptive shift.
-        self.limit, self.caution = UNLIMITED, 1.0
-        self.shift = max(config.diagonal_shift, config.final_diagonal_shift or 0.0)
+        self.backoff = 1.0  # factor on the shift after rejected steps
 
     @torch.no_grad()
-    def step(
-        self,
-        samples: Samples,
-        local_energies: Complex128[Tensor, " U"],
-        diagonal: Float64[Tensor, " U"],
-        progress: float,
-        elements: Elements | None = None,
-    ) -> StepInfo:
+    def step(self, samples: Samples, local: LocalEnergies, progress: float) -> StepInfo:
         config = self.config
         assert config.max_step is not None
         assert config.momentum is not None
-        exact = not samples.error_weights.any()
         rate, shift = self._schedules(progress)
-        energy = samples.weights @ local_energies.real
-        deviation = local_energies - energy
-        variance = samples.weights @ deviation.abs().square()
-        uncertain = NOISE * (samples.error_weights @ deviation.abs().square()).sqrt() + ROUNDING * energy.abs()
-        # What is minimised may change from step to step (annealing), but not where matrix elements are given.
-        if elements is not None and energy < self.lowest:
-            self.lowest, self.best = energy.item(), parameters_to_vector(self.parameters).double()
-        strict = elements is not None and progress >= STRICT
-        if energy > (self.lowest if strict else self.limit) + uncertain:
-            self.caution *= EXACT_CAUTION if exact else CAUTION
-            self.update.zero_()
-            kept = self.best if strict else self.before
-            vector_to_parameters(kept.to(self.parameters[0].dtype), self.parameters)
-            return StepInfo(learning_rate=0.0, update_norm=0.0, gradient_norm=0.0)
-        # A network that cannot follow every amplitude needs whatever shift keeps its steps true.
-        free = elements is not None and len(self.update) < len(diagonal) * n_parts(self.wavefunction)
-        shift, self.caution = (
-            (self.shift if free else min(shift, self.shift)) * self.caution,
-            max(1.0, self.caution / (EXACT_RECOVERY if exact else RECOVERY)),
-        )
-        damping = torch.ones_like(diagonal)
-        if config.implicit:
-            damping += rate * (diagonal - energy).clamp(min=0)
+        energy = samples.mean(local.values.real)
+        deviation = local.values - energy
+        shift, self.backoff = shift * self.backoff, max(1.0, self.backoff / RECOVERY)
+        damping = torch.ones_like(local.diagonal)
+        if self.implicit:
+            damping += rate * (local.diagonal - energy).clamp(min=0)
         memory = None if config.memory is None else int(config.memory * 2**30)
-        X = tangent(self.wavefunction, samples, (samples.weights * damping).sqrt(), memory, config.precision)
+        X = centred_jacobian(self.wavefunction, samples, (samples.weights * damping).sqrt(), memory, config.precision)
         stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
-        in_samples = in_sample_space(X, config.space)
+        in_samples = in_sample_space(X, self.space)
         matrix = X.gram() if in_samples else X.metric()
         gradient = residual(samples.weights, deviation, X.shape[0]) / stiffness
         gradient_norm = 2 * transposed_norm(X, gradient, matrix if in_samples else None)
-        if elements is not None:
-            root = samples.weights.sqrt()
-            rate, moved = evolved(root, diagonal, elements, rate, config.max_step)
-            change = log_of_one_plus(moved / root.clamp(min=SMALLEST))
-            change -= (samples.weights * change).sum()
-        elif X.shape[0] <= X.shape[1] if config.logarithmic is None else config.logarithmic:
-            change = log_of_one_plus(-rate * deviation / damping)
-        else:
-            change = -rate * deviation / damping
+        change = -rate * deviation / damping
+        if X.shape[0] <= X.shape[1] if self.logarithmic is None else self.logarithmic:
+            change = log_of_one_plus(change)
         wanted = residual(samples.weights, damping * change, X.shape[0]) / stiffness
         previous = config.momentum * self.update
-        unseen = -wanted / rate - X.times(previous) if config.momentum else -wanted / rate
-        self.update = previous + solve(X, unseen, shift, config.space, matrix)
-        linear = X.times(self.update)
-        rate, norm = bounded(rate, linear / stiffness, samples.weights, config.max_step)
+        unseen = -wanted / rate - X.matvec(previous) if config.momentum else -wanted / rate
+        self.update = previous + solve(X, unseen, shift, self.space, matrix)
+        rate, norm = bounded(rate, X.matvec(self.update) / stiffness, samples.weights, config.max_step)
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
-        self.before = flat.double()
-        if config.adaptive and config.implicit and exact:
-            found = gain(self.wavefunction, samples, wanted, -rate * linear, stiffness)
-            factor = 1 / RELAX if found > GOOD else TIGHTEN if found < POOR else 1.0
-            self.shift = max(LOWEST_SHIFT, factor * shift)
-        scale = (diagonal - energy).abs().max()
-        self.limit = (energy + SLACK * (2 * variance.sqrt() * norm + scale * norm**2)).item()
-        return StepInfo(learning_rate=rate, update_norm=norm, gradient_norm=gradient_norm)
+        limit = energy_limit(samples, local, energy, norm)
+        return StepInfo(rate, norm, gradient_norm, limit)
 
-    @property
-    def propagates(self) -> bool:
-        return self.config.propagates
+    def reject(self) -> None:
+        self.backoff *= BACKOFF
+        self.update.zero_()
 
     def _schedules(self, progress: float) -> tuple[float, float]:
         """Learning rate and diagonal shift."""
@@ -272,69 +201,11 @@ class NaturalGradient:
         return rate, shift
 
     def state_dict(self) -> dict[str, Tensor]:
-        guard = torch.tensor([self.limit, self.caution, self.shift, self.lowest], dtype=torch.float64)
-        return {"update": self.update, "before": self.before, "best": self.best, "guard": guard}
+        return {"update": self.update, "trust": torch.tensor([self.backoff], dtype=torch.float64)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.update = state["update"].to(self.update.device)
-        if "guard" in state:  # archives of version 1 have none
-            self.before = state["before"].to(self.before.device)
-            guard = state["guard"].tolist()  # older ones end after two or three numbers
-            self.limit, self.caution, self.shift, self.lowest = guard + [self.shift, self.lowest][len(guard) - 2 :]
-            self.best = state.get("best", self.best).to(self.best.device)
-
-
-def bounded(
-    rate: float, direction: Float64[Tensor, " rows"], weights: Float64[Tensor, " U"], max_step: float
-) -> tuple[float, float]:
-    """The learning rate, lowered until the step is short enough, and the length of that step.
-
-    The length is that of the finite change psi -> psi exp(-rate c), sqrt(sum w |exp(-rate c) - 1|^2): where the change
-    c of log psi is small that is the metric, and an amplitude that would grow from nothing counts with what it is then.
-
-    Args:
-        direction: sqrt(w) c, real parts and below them imaginary ones.
-    """
-    U = len(weights)
-    c = direction.view(-1, U) / weights.sqrt().clamp(min=SMALLEST)
-    while True:
-        grown = torch.polar((-rate * c[0]).clamp(max=LARGEST_EXPONENT).exp(), -rate * c[1:].sum(0))
-        norm = (weights @ (grown - 1).abs().square()).sqrt().item()
-        if norm <= max_step or rate < SMALLEST:
-            return rate, norm
-        rate *= max(0.5, max_step / norm)
-
-
-def log_of_one_plus(x: Complex128[Tensor, " U"]) -> Complex128[Tensor, " U"]:
-    """log(1 + x), its real part at most MAX_LOG_CHANGE in modulus; exact for small x."""
-    modulus = torch.log1p((x.abs().square() + 2 * x.real).clamp(min=-1)) / 2
-    return torch.complex(modulus.clamp(-MAX_LOG_CHANGE, MAX_LOG_CHANGE), torch.atan2(x.imag, 1 + x.real))
-
-
-def gain(
-    wavefunction: Wavefunction,
-    samples: Samples,
-    wanted: Float64[Tensor, " R"],
-    linear: Float64[Tensor, " R"],
-    stiffness: Float64[Tensor, " R"],
-) -> float:
-    """By how much a step brought log psi nearer to its target, (|t|^2 - |t - a|^2) / (|t|^2 - |t - l|^2).
-
-    t is the wanted change, a the one that was made, l its linear prediction; 1 where the step was linear. In the norm
-    sum w (1 + eta D) |.|^2, mean free. nan where nothing was predicted.
-
-    Args:
-        samples: with log psi before the step.
-    """
-    after = log_psi_in_chunks(wavefunction, samples.configurations)
-    moved = torch.complex(after.log_modulus - samples.log_modulus, after.phase - samples.phase)
-    moved = torch.where(samples.weights > 0, moved, 0.0)
-    made = residual(samples.weights, moved - (samples.weights * moved).sum(), len(wanted)) * stiffness
-    promised = linear @ (2 * wanted - linear)
-    return (made @ (2 * wanted - made) / promised).item() if promised > 0 else math.nan
-
-
-def residual(weights: Tensor, deviation: Complex128[Tensor, " U"], rows: int) -> Float64[Tensor, " R"]:
-    """sqrt(w) times the real parts, and below them the imaginary ones where there are 2 U rows."""
-    scaled = weights.sqrt() * deviation
-    return scaled.real if rows == len(weights) else torch.cat([scaled.real, scaled.imag])
+        if "trust" in state:
+            (self.backoff,) = state["trust"].tolist()
+        elif "guard" in state:  # of 0.1: the limit of the energy, the factor on the shift, and numbers of exact steps
+            self.backoff = state["guard"].tolist()[1]

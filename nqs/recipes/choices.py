@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from nqs.exact.projection import MAX_DIMENSION, lowest_sector
 from nqs.lattice.lattice import Lattice
 from nqs.models import (
     OnOrbits,
@@ -13,10 +14,8 @@ from nqs.models import (
     Symmetrised,
     TransformerConfig,
     hartree_fock,
-    lowest_sector,
     sector_of,
 )
-from nqs.models.references.projection import MAX_DIMENSION
 from nqs.protocols import Hamiltonian, ReferencePhase, SamplerConfig, Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry.group import Symmetry
@@ -209,7 +208,7 @@ def symmetrised(
     ring, sampled, reach 2e-5 in 76 s, and their average 2e-4 in 42 s.
 
     The sector is known where the ground state is positive, where a reference phase obeys the symmetry, or from the
-    projected energies of a mean-field determinant (nqs.models.references.projection).
+    projected energies of a mean-field determinant (nqs.exact.projection).
 
     Returns:
         The model, symmetrised or as it was, and one line that says why.
@@ -278,3 +277,8 @@ def _other_solutions(hamiltonian: Hamiltonian, reference: SlaterDeterminant) -> 
         return [found for found in hartree_fock(hamiltonian).solutions if found != reference]
     except (ValueError, RuntimeError):  # a reference of the user's own, for what Hartree-Fock here does not treat
         return ()
+
+
+def is_exhaustive(sampler: SamplerConfig) -> bool:
+    """Whether expectation values have no sampling noise."""
+    return isinstance(sampler, ExhaustiveSampler)

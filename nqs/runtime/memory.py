@@ -1,6 +1,7 @@
 """Work in pieces that fit into memory."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -28,6 +29,20 @@ def free_memory(device: torch.device) -> int:
     """Bytes on a GPU that nothing uses, with those that torch holds for later tensors."""
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
+
+
+def available_memory() -> int | None:
+    """Bytes of main memory that this process can take without swapping; None where the system does not say."""
+    limits = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                limits.append(1024 * int(line.split()[1]))
+        group = Path("/sys/fs/cgroup")  # the limit of a container
+        limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # another system, or no limit
+        pass
+    return min(limits, default=None)
 
 
 def in_chunks(evaluate: Callable[[Tensor], Piece], rows: Tensor, size: int) -> list[Piece]:

@@ -63,3 +63,16 @@ def commuting(hamiltonian: Hamiltonian, symmetry: Symmetry) -> Symmetry:
     )
     scale = 1 + max(diagonal.abs().max().item(), rows.abs().max().item())
     return symmetry.subgroup((mismatch < 1e-9 * scale).tolist())
+
+
+def refuse_lower_symmetry(hamiltonian: Hamiltonian, symmetry: Symmetry) -> None:
+    """Raises ValueError where a symmetry of a wavefunction is none of the Hamiltonian."""
+    common = commuting(hamiltonian, symmetry)
+    if common.order < symmetry.order:
+        kept = set(zip(common.permutations, common.maps, strict=True))
+        lost = next(g for g in zip(symmetry.permutations, symmetry.maps, strict=True) if g not in kept)
+        raise ValueError(
+            f"the wavefunction has {symmetry.order} symmetries, the Hamiltonian only {common.order} of them; not, for "
+            f"example, the permutation {lost[0]} with the map {lost[1]}: use commuting(hamiltonian, symmetry) of "
+            "nqs.symmetry."
+        )

@@ -1,6 +1,6 @@
 """Continue a run from its archive alone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from nqs import hamiltonians, hilbert, lattice, models, optimisation, samplers, symmetry
 from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
 from nqs.archive.serialise import from_plain
+from nqs.archive.upgrade import upgraded
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.runtime.progress import Watcher
 from nqs.vmc.loop import VMC
@@ -56,7 +57,7 @@ def resume(
         unit=config["unit"],
     )
     # The configuration of the archive itself: one of an older version lacks options that came later.
-    return vmc._run(
+    return vmc.carry_out(
         built["run"],
         config,
         archive=archive,
@@ -68,8 +69,13 @@ def resume(
     )
 
 
-def rebuild(config: Mapping[str, Any], types: Mapping[str, type] | None = None) -> dict[str, Any]:
+def rebuild(
+    config: Mapping[str, Any], types: Mapping[str, type] | None = None, *, only: Sequence[str] = ()
+) -> dict[str, Any]:
     """The objects of a run from the configuration in its archive: hamiltonian, model, sampler, optimiser, ...
+
+    Args:
+        only: the parts that are wanted; all by default.
 
     Raises:
         ArchiveError: a part is missing, or its values do not fit.
@@ -81,6 +87,8 @@ def rebuild(config: Mapping[str, Any], types: Mapping[str, type] | None = None) 
     if missing:
         raise ArchiveError(f"the archive holds no run of nqs: its configuration lacks {', '.join(missing)}.")
     parts += tuple(name for name in ("warm_up",) if name in config)
+    parts = tuple(only) or parts
+    config = upgraded({name: config[name] for name in parts})
     return {name: from_plain(config[name], known) for name in parts}
 
 

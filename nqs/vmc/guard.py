@@ -1,20 +1,126 @@
-"""What happens when an energy or a parameter is not finite."""
+"""The one roll-back of a run: what happens when an energy is not finite, or rose by more than a step can explain."""
 
-from nqs.archive.archive import Archive
-from nqs.estimators.estimate import EnergyEstimate
+import math
+import sys
+from collections.abc import Iterable
 
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from nqs.samples import LocalEnergies, Samples
+
+UNLIMITED = sys.float_info.max  # an energy above all; finite, as all numbers in archives
 MIN_DAMPING = 2.0**-5  # of the update after a state that was not finite: five halvings
 RECOVERY = 1.1  # growth of the damping factor with every good step
+NOISE = 6.0  # standard errors by which the energy may exceed its limit
+ROUNDING = 1e-12  # fraction of an energy below which a rise means nothing
+STRICT = 0.8  # fraction of a stage after which exact sums go on from their lowest energy and may not rise above it
 
 
 class NonFiniteError(FloatingPointError):
     """An energy or a parameter became infinite or not a number."""
 
+    def __init__(self, energy: float, variance: float, retries: int = 0, where: str = "", kept: str = "") -> None:
+        self.energy, self.variance, self.retries = energy, variance, retries
+        tried = f", not even from the state before and with the update halved {retries} times" if retries else ""
+        super().__init__(
+            f"{where}: energy {energy}, variance {variance}, or the update, is not finite{tried}. {kept} "
+            "Try a smaller learning_rate or max_step, a larger diagonal_shift, or dtype='float64'."
+        )
 
-def _what_to_try(where: str, estimate: EnergyEstimate, file: Archive | None, retries: int = 0) -> str:
-    tried = f", not even from the state before and with the update halved {retries} times" if retries else ""
-    kept = f"The state before it is in {file.path}." if file is not None else "The state before it was restored."
-    return (
-        f"{where}: energy {estimate.energy}, variance {estimate.variance}, or the update, is not finite{tried}. {kept} "
-        "Try a smaller learning_rate or max_step, a larger diagonal_shift, or dtype='float64'."
-    )
+    def at(self, where: str, kept: str) -> "NonFiniteError":
+        """The same, with the place and where the last finite state is."""
+        return NonFiniteError(self.energy, self.variance, self.retries, where, kept)
+
+
+class Guard:
+    """Judges every state before a step is made from it, and goes back where it is worse than it may be.
+
+    Attributes:
+        before: parameters before the last update, whose energy was finite, (P,); None before the first one.
+        limit: what the energy may at most have become by the last step.
+        lowest, best: lowest energy of an exhaustive sum in this stage, and its parameters.
+        damping: factor on the next update, 1 unless a state was not finite.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.before: Tensor | None = None
+        self.best: Tensor | None = None
+        self.damping = 1.0
+        self.new_stage()
+
+    def new_stage(self) -> None:
+        """Another optimiser, or another objective: energies so far set no limit."""
+        self.limit = self.lowest = UNLIMITED
+
+    def current(self) -> Tensor:
+        return parameters_to_vector(self.parameters).detach().clone()
+
+    def rose(self, samples: Samples, local: LocalEnergies, progress: float) -> bool:
+        """Whether the energy is above its limit beyond the noise; the parameters are then those of a better state.
+
+        With exhaustive sums the limit is the lowest energy of the stage near its end.
+        """
+        energy = samples.mean(local.values.real)
+        noise = (samples.error_weights @ (local.values - energy).abs().square()).sqrt()
+        exact = samples.is_exhaustive
+        if exact and energy < self.lowest:
+            self.lowest, self.best = energy.item(), self.current()
+        strict = exact and progress >= STRICT
+        limit = self.lowest if strict else self.limit
+        if not energy > limit + NOISE * noise + ROUNDING * energy.abs():
+            return False
+        kept = self.best if strict else self.before
+        assert kept is not None
+        self.restore(kept)
+        return True
+
+    def accept(self, before: Tensor, energy_limit: float) -> bool:
+        """Take the update that was made since `before`, damped; False where it is not finite.
+
+        Args:
+            energy_limit: of the state after it, as the optimiser promises.
+        """
+        after = self.current()
+        if self.damping < 1:
+            after = before + self.damping * (after - before)
+            self.restore(after)
+        if not after.isfinite().all():
+            return False
+        self.before, self.limit = before, min(energy_limit, UNLIMITED)
+        self.damping = min(1.0, RECOVERY * self.damping)
+        return True
+
+    def retreat(self, to: Tensor) -> bool:
+        """Back to a finite state for another try with half the step; False after five of them."""
+        self.damping /= 2
+        self.restore(to)
+        self.new_stage()
+        return self.damping >= MIN_DAMPING
+
+    def restore(self, parameters: Tensor) -> None:
+        vector_to_parameters(parameters.clone(), self.parameters)
+
+    # --- checkpoints ------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {"guard": torch.tensor([self.limit, self.lowest], dtype=torch.float64)}
+        return state if self.best is None else state | {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, Tensor], before: Tensor | None, damping: float) -> None:
+        """Archives of 0.1 hold limit, factor on the shift, shift, and lowest energy of the optimiser."""
+        self.before, self.damping = before, damping
+        if "guard" not in state:
+            return
+        numbers = state["guard"].tolist()
+        self.limit, self.lowest = numbers[0], numbers[-1] if len(numbers) in (2, 4) else UNLIMITED
+        if "trust" not in state and len(numbers) == 2:  # written by 0.1: the second number is the factor
+            self.lowest = UNLIMITED
+        if "best" in state:
+            self.best = state["best"].to(self.parameters[0])
+
+
+def is_finite(*numbers: float) -> bool:
+    return all(math.isfinite(number) for number in numbers)

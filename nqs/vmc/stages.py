@@ -1,11 +1,13 @@
 """Length, randomness and stages of a run."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
-from nqs.optimisation.contract import OptimiserConfig
-from nqs.protocols import SamplerConfig
+from nqs.optimisation.exact_steps import ExactSteps
+from nqs.protocols import Hamiltonian, Objective, Optimiser, OptimiserConfig, Sampler, SamplerConfig, Wavefunction
+from nqs.samples import LocalEnergies, Samples
+from nqs.vmc.warm_up import WarmUp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,70 +18,92 @@ class RunConfig:
         steps: optimisation steps in all; None: chosen from the problem.
         seed: of the samples.
         temperature: T of entropy annealing at the start, in the Hamiltonian's unit; 0 for none.
-        annealing: share of the steps over which T falls to zero.
-        clip: local energies further from their median than so many median absolute deviations are moved there, for the
-            update alone; None for none. The column "clipped" of the history has the share of the weight. The natural
-            gradient bounds what an outlier does on its own; where it was tried, clipping made it slower (README).
-        first_samples: share of the sampler's n_distinct or n_samples that the first step has; it grows geometrically to
-            1 at the last step. Saves time where a step costs in proportion, at the price of noisier first steps.
+        annealing: fraction of the steps over which T falls to zero.
     """
 
     steps: int | None = None
     seed: int = 0
     temperature: float = 0.0
     annealing: float = 0.5
-    clip: float | None = None
-    first_samples: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps={self.steps}: at least one step must be made.")
-        if self.temperature < 0:
+        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature={self.temperature}: it must be 0 (no annealing) or positive.")
         if not 0 < self.annealing <= 1:
-            raise ValueError(f"annealing={self.annealing}: give the share of the steps, above 0 and at most 1.")
-        if self.clip is not None and not (self.clip > 0 and math.isfinite(self.clip)):
-            raise ValueError(f"clip={self.clip}: it must be a positive number of deviations, or None for no clipping.")
-        if not 0 < self.first_samples <= 1:
-            raise ValueError(
-                f"first_samples={self.first_samples}: give the share of the samples, above 0 and at most 1."
-            )
-
-    def share_of_samples(self, step: int) -> float:
-        """Geometric from `first_samples` in step 0 to 1 in the last one."""
-        last = max(1, (self.steps or 1) - 1)
-        return self.first_samples ** max(0.0, 1 - step / last)
+            raise ValueError(f"annealing={self.annealing}: give the fraction of the steps, above 0 and at most 1.")
 
     def temperature_at(self, progress: float) -> float:
         """Linear from `temperature` to 0, for a progress from 0 to 1."""
         return self.temperature * max(0.0, 1 - progress / self.annealing)
 
 
-class _Stage(NamedTuple):
-    """Steps first, first + 1, ..., last - 1 of a run."""
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Steps first, first + 1, ..., last - 1 of a run, all made in the same way."""
 
     sampler: SamplerConfig
     optimiser: OptimiserConfig
     first: int
     last: int
 
+    def __contains__(self, step: int) -> bool:
+        return self.first <= step < self.last
+
     def progress(self, step: int) -> float:
         return (step - self.first) / (self.last - self.first)
 
+    def start(self, hamiltonian: Hamiltonian, wavefunction: Wavefunction) -> "RunningStage":
+        """What its steps are made with."""
+        objective = self.optimiser.objective(hamiltonian)
+        return RunningStage(wavefunction, self.sampler.build(wavefunction), objective, self.optimiser)
 
-def with_share(sampler: SamplerConfig, share: float) -> SamplerConfig:
-    """The sampler with that share of its distinct configurations, or of its samples.
 
-    Raises:
-        ValueError: it has no such number.
+class RunningStage:
+    """Sampler, objective and optimiser of a stage, at work on a wavefunction."""
+
+    def __init__(
+        self, wavefunction: Wavefunction, sampler: Sampler, objective: Objective, config: OptimiserConfig
+    ) -> None:
+        self.wavefunction = wavefunction
+        self.sampler = sampler
+        self.objective = objective
+        self.config = config
+        self.renew()
+
+    def renew(self) -> None:
+        """The optimiser without what it has gathered in its steps."""
+        self.optimiser: Optimiser = self.config.build(self.wavefunction, self.objective)
+
+
+def stages(
+    run: RunConfig, sampler: SamplerConfig, optimiser: OptimiserConfig, warm_up: WarmUp | None
+) -> Iterator[Stage]:
+    """The stages of a run: a warm-up, annealing where the main steps cannot see a free energy, the main steps.
+
+    Exact steps follow the energy alone. While the temperature is above zero they are stochastic reconfiguration with
+    the same options.
     """
-    sizes = {name: getattr(sampler, name, None) for name in ("n_distinct", "n_samples")}
-    wanted = {name: max(1, round(share * size)) for name, size in sizes.items() if isinstance(size, int)}
-    if not wanted:
-        raise ValueError(
-            f"first_samples={share:g}, but {type(sampler).__name__} has no number of samples that could grow: leave "
-            "first_samples at 1, or give a sampler with n_distinct or n_samples, such as TreeSampler(n_distinct=1000) "
-            "(--distinct 1000)."
-        )
-    config: Any = sampler  # a dataclass: archives store samplers
-    return replace(config, **wanted)
+    assert run.steps is not None
+    begin = 0
+    if warm_up is not None:
+        begin = warm_up.steps(run.steps)
+        if begin:
+            yield Stage(sampler=warm_up.sampler, optimiser=warm_up.optimiser, first=0, last=begin)
+    if isinstance(optimiser, ExactSteps):
+        cold = next((k for k in range(begin, run.steps) if run.temperature_at(k / run.steps) == 0), run.steps)
+        if cold > begin:
+            yield Stage(sampler=sampler, optimiser=optimiser.without_matrix, first=begin, last=cold)
+        begin = cold
+    if begin < run.steps:
+        yield Stage(sampler=sampler, optimiser=optimiser, first=begin, last=run.steps)
+
+
+def annealed(local: LocalEnergies, samples: Samples, temperature: float) -> LocalEnergies:
+    """Local values of the free energy <H> + T <log |psi|^2>.
+
+    Hibat-Allah et al., Nat. Mach. Intell. 3, 952 (2021), arXiv:2101.10154: entropy keeps the state from settling on few
+    configurations early.
+    """
+    return local if temperature == 0 else replace(local, values=local.values + 2 * temperature * samples.log_modulus)

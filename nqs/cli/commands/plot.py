@@ -38,7 +38,7 @@ class Plot:
             while True:
                 going_on = [file for file in self.files if writer_of(file) is not None]
                 if len(self.files) == 1:
-                    hamiltonian = rebuild(Archive.open(self.files[0]).config)["hamiltonian"]
+                    hamiltonian = rebuild(Archive.open(self.files[0]).config, only=("hamiltonian",))["hamiltonian"]
                     plot_run(self.files[0], self.output, hamiltonian.hilbert)
                 else:
                     plot_runs(self.files, self.output)

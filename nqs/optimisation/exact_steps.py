@@ -1,0 +1,229 @@
+"""Natural-gradient steps that follow imaginary time exactly, where the samples are the whole sector.
+
+H between all configurations, or all orbits of a symmetry, is known then (nqs.exact.sector_matrix), and need not be
+replaced by its diagonal as in nqs.optimisation.stochastic_reconfiguration: the target is the change of log psi by
+exp(-tau (H - E)) itself (nqs.optimisation.imaginary_time); the rows of X keep the weights 1 + tau D of the implicit
+diagonal. A step then goes as far as imaginary time does, and a time of 1 is not too long for spectra of any width. A
+sum over the sector with H between its terms is what exact diagonalisation has, too: such steps say how well the network
+can represent the state, and how far a run could get without sampling noise.
+
+Adaptive shift. Without sampling noise the shift has to guard only against steps that the linearisation does not
+describe. The gain ratio of a step is by how much it brought log psi nearer to its target, in units of what the
+linearisation promised: if it exceeds GOOD the next shift is reduced, if it is below POOR raised, up to its schedule, as
+in the method of Levenberg and Marquardt (Nocedal and Wright, Numerical Optimization, section 10.3). Convergence then
+stays geometric down to machine precision.
+"""
+
+# Shapes: N configurations or orbits.
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from jaxtyping import Num
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from nqs.exact.sector_matrix import SectorMatrix
+from nqs.optimisation.checks import check_positive
+from nqs.optimisation.imaginary_time import evolved
+from nqs.optimisation.jacobian import n_parts
+from nqs.optimisation.kernel import Precision, centred_jacobian
+from nqs.optimisation.schedules import geometric
+from nqs.optimisation.solve import in_sample_space, solve, transposed_norm
+from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
+from nqs.optimisation.targets import SMALLEST, bounded, energy_limit, gain_ratio, log_of_one_plus, residual
+from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
+from nqs.samples import LocalEnergies, Samples
+
+# After a refused step the next one is made with BACKOFF times the shift, which falls back by RECOVERY a step: less and
+# sooner than for sampled steps, because a refused step without noise costs little.
+BACKOFF, RECOVERY = 10.0, 2.0
+# A step with a gain ratio above GOOD lowers the next shift by RELAX; one below POOR raises it by TIGHTEN.
+GOOD, RELAX, POOR, TIGHTEN = 0.5, 4.0, 0.25, 3.0
+LOWEST_SHIFT = 1e-13
+REAL = 1e-14  # sine of a phase that counts as 0 or pi
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactSteps:
+    """Steps of imaginary time with H between all configurations or orbits of an exhaustive sum.
+
+    Attributes:
+        time: imaginary time tau of a step, in inverse units of the energy.
+        diagonal_shift: of the linear system at the start, in units of the mean eigenvalue of the metric.
+        final_diagonal_shift: at the end of the schedule, reached geometrically; the adaptive shift goes below it.
+        max_step: trust region: the step is shortened to this length of the change of the normalised state.
+        precision: of the products X X^T and X^T X. Shifts below 1e-5 need "float64".
+        memory: GiB of the rows of X and of what they are made from; where they do not fit they are streamed. None:
+            2 on a CPU, 60 % of what the matrix leaves free on a GPU. The matrix and its factor come on top.
+    """
+
+    time: float = 1.0
+    diagonal_shift: float = 1e-3
+    final_diagonal_shift: float = 1e-7
+    max_step: float = 0.15
+    precision: Precision = "float64"
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        memory = () if self.memory is None else ("memory",)
+        check_positive(self, "time", "diagonal_shift", "final_diagonal_shift", "max_step", *memory)
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
+
+    def objective(self, hamiltonian: Hamiltonian) -> "SectorEnergy":
+        return SectorEnergy(hamiltonian)
+
+    def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> "ImaginaryTime":
+        """
+        Raises:
+            ValueError: an objective without the matrix of a sector.
+        """
+        if not isinstance(objective, SectorEnergy):
+            raise ValueError(
+                "ExactSteps need the matrix of the Hamiltonian on its sector: ExactSteps().build(psi, "
+                f"ExactSteps().objective(hamiltonian)); found the objective {objective!r}."
+            )
+        return ImaginaryTime(self, wavefunction, objective)
+
+    @property
+    def without_matrix(self) -> StochasticReconfiguration:
+        """Stochastic reconfiguration with the same options, for objectives other than the energy."""
+        return StochasticReconfiguration(
+            learning_rate=self.time,
+            final_learning_rate=self.time,
+            diagonal_shift=self.diagonal_shift,
+            final_diagonal_shift=self.final_diagonal_shift,
+            momentum=0.0,
+            max_step=self.max_step,
+            precision=self.precision,
+            memory=self.memory,
+        )
+
+
+def exact_steps(options: StochasticReconfiguration) -> ExactSteps:
+    """Exact steps with the options of stochastic reconfiguration that were given.
+
+    Raises:
+        ValueError: an option is given that exact steps do not have.
+    """
+    default = ExactSteps()
+    if options.momentum:
+        raise ValueError(f"momentum={options.momentum:g}: sums over the whole sector have no use for it; leave it out.")
+    if options.final_learning_rate not in (None, options.learning_rate or default.time):
+        raise ValueError(
+            f"final_learning_rate={options.final_learning_rate:g}: the time of exact steps, which sum over the whole "
+            "sector, is the same in every step; leave it out."
+        )
+    return ExactSteps(
+        time=options.learning_rate or default.time,
+        diagonal_shift=options.diagonal_shift,
+        final_diagonal_shift=options.final_diagonal_shift or default.final_diagonal_shift,
+        max_step=options.max_step or default.max_step,
+        precision=options.precision,
+        memory=options.memory,
+    )
+
+
+class SectorEnergy:
+    """Local energies of exhaustive sums by one product with the matrix of the sector, which is built once."""
+
+    def __init__(self, hamiltonian: Hamiltonian) -> None:
+        self.hamiltonian = hamiltonian
+        self._matrix: SectorMatrix | None = None
+
+    def matrix(self, wavefunction: Wavefunction, samples: Samples) -> SectorMatrix:
+        """Of the samples' sector or orbits.
+
+        Raises:
+            ValueError: the samples are not all of them.
+        """
+        symmetry = wavefunction.symmetry
+        device = samples.configurations.device
+        if self._matrix is None or (self._matrix.symmetry, self._matrix.device) != (symmetry, device):
+            self._matrix = SectorMatrix.of(self.hamiltonian, symmetry, device=device)
+        if len(self._matrix) != samples.n_distinct:
+            raise ValueError(
+                f"ExactSteps sum over the whole sector of {len(self._matrix):,} terms; the sampler gave "
+                f"{samples.n_distinct:,}: use ExhaustiveSampler, or StochasticReconfiguration for samples."
+            )
+        return self._matrix
+
+    @torch.no_grad()
+    def local(self, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
+        """E_loc = (H x)_n / x_n; <n|H|n> where the probability is so small that it counts as zero."""
+        matrix = self.matrix(wavefunction, samples)
+        x = normalised_amplitudes(samples)
+        values = torch.where(samples.weights > 0, matrix.apply(x) / x, matrix.diagonal).to(torch.complex128)
+        return LocalEnergies(values=values, diagonal=matrix.diagonal, n_connected=matrix.n_connected)
+
+
+def normalised_amplitudes(samples: Samples) -> Num[Tensor, " N"]:
+    """sqrt(w) exp(i phase) of an exhaustive sum, real where all phases are 0 or pi."""
+    root = samples.weights.sqrt()
+    if torch.sin(samples.phase).abs().max() < REAL:
+        return root * torch.cos(samples.phase).round()
+    return torch.polar(root, samples.phase)
+
+
+class ImaginaryTime:
+    """Exact steps of one wavefunction."""
+
+    def __init__(self, config: ExactSteps, wavefunction: Wavefunction, objective: SectorEnergy) -> None:
+        self.config = config
+        self.wavefunction = wavefunction
+        self.objective = objective
+        self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
+        self.n_parameters = sum(p.numel() for p in self.parameters)
+        self.backoff = 1.0  # factor on the shift after rejected steps
+        self.shift = max(config.diagonal_shift, config.final_diagonal_shift)
+
+    @torch.no_grad()
+    def step(self, samples: Samples, local: LocalEnergies, progress: float) -> StepInfo:
+        config, diagonal, w = self.config, local.diagonal, samples.weights
+        matrix = self.objective.matrix(self.wavefunction, samples)
+        energy = samples.mean(local.values.real)
+        deviation = local.values - energy
+        # A network that cannot follow every amplitude needs whatever shift keeps its steps true.
+        shift = self.shift
+        if self.n_parameters >= len(diagonal) * n_parts(self.wavefunction):
+            shift = min(shift, geometric(config.diagonal_shift, config.final_diagonal_shift, progress))
+        shift *= self.backoff
+        self.backoff = max(1.0, self.backoff / RECOVERY)
+        damping = 1 + config.time * (diagonal - energy).clamp(min=0)
+        memory = None if config.memory is None else int(config.memory * 2**30)
+        X = centred_jacobian(self.wavefunction, samples, (w * damping).sqrt(), memory, config.precision)
+        stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
+        in_samples = in_sample_space(X)
+        kernel = X.gram() if in_samples else X.metric()
+        gradient = residual(w, deviation, X.shape[0]) / stiffness
+        gradient_norm = 2 * transposed_norm(X, gradient, kernel if in_samples else None)
+        x = normalised_amplitudes(samples)
+        time, moved = evolved(x, matrix, config.time, config.max_step)
+        ratio = moved * torch.polar(torch.ones_like(w), -samples.phase) / w.sqrt().clamp(min=SMALLEST)
+        change = log_of_one_plus(ratio)
+        change -= (w * change).sum()
+        wanted = residual(w, damping * change, X.shape[0]) / stiffness
+        update = solve(X, -wanted / time, shift, matrix=kernel)
+        linear = X.matvec(update)
+        time, norm = bounded(time, linear / stiffness, w, config.max_step)
+        flat = parameters_to_vector(self.parameters)
+        vector_to_parameters(flat - time * update.to(flat.dtype), self.parameters)
+        found = gain_ratio(self.wavefunction, samples, wanted, -time * linear, stiffness)
+        factor = 1 / RELAX if found > GOOD else TIGHTEN if found < POOR else 1.0
+        self.shift = max(LOWEST_SHIFT, factor * shift)
+        return StepInfo(time, norm, gradient_norm, energy_limit(samples, local, energy, norm))
+
+    def reject(self) -> None:
+        self.backoff *= BACKOFF
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"trust": torch.tensor([self.backoff, self.shift], dtype=torch.float64)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if "trust" in state:
+            self.backoff, self.shift = state["trust"].tolist()
+        elif "guard" in state:  # of 0.1: limit of the energy, factor on the shift, shift, lowest energy
+            numbers = state["guard"].tolist()
+            self.backoff = numbers[1]
+            self.shift = numbers[2] if len(numbers) > 2 else self.shift

@@ -1,0 +1,143 @@
+"""What a run keeps of its steps: the archive of this very run, rows of the history, one line of progress."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nqs.archive.archive import Archive
+from nqs.archive.errors import ArchiveError
+from nqs.archive.memory import MemoryArchive
+from nqs.archive.serialise import differences, to_plain
+from nqs.archive.upgrade import upgraded
+from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
+from nqs.exact.diagonalisation import ExactGroundState
+from nqs.protocols import Wavefunction
+from nqs.vmc.guard import Guard
+from nqs.vmc.stages import RunningStage
+from nqs.vmc.steps import Step
+
+
+def open_archive(
+    path: str | Path | None,
+    config: Mapping[str, Any],
+    *,
+    hamiltonian: str,
+    unit: str,
+    started_by: tuple[str, Mapping[str, Any]],
+) -> MemoryArchive:
+    """The archive of this very run, to write to: on disk, or in memory where no path is given.
+
+    Raises:
+        ArchiveError: the file holds another run, is damaged, cannot be written, or another process writes it.
+    """
+    script, options = started_by
+    if path is None:
+        plain = to_plain(config, strict=False)
+        return MemoryArchive.create(config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
+    plain, path = to_plain(config), Path(path)
+    if not path.exists():
+        return Archive.create(path, config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
+    archive = Archive.open(path, "a")
+    lines = differences(upgraded(archive.config), upgraded(plain))
+    if lines:
+        archive.close()
+        raise ArchiveError(
+            f"{archive.path} holds another run; in the archive / now:\n  " + "\n  ".join(lines) + "\n"
+            "Choose another archive, move this file away, or use the options it was started with."
+        )
+    return archive
+
+
+def keep_step(
+    archive: MemoryArchive,
+    row: Mapping[str, float],
+    wavefunction: Wavefunction,
+    running: RunningStage,
+    guard: Guard,
+    generator: torch.Generator,
+) -> None:
+    """Row of the history and checkpoint after a step."""
+    archive.record(
+        row,
+        int(row["step"]) + 1,
+        wavefunction.state_dict(),
+        running.optimiser.state_dict() | guard.state_dict(),
+        generator.get_state(),
+        sampler=running.sampler.state_dict(),
+        damping=guard.damping,
+        last_good=guard.before,
+    )
+
+
+def restore(
+    archive: MemoryArchive,
+    wavefunction: Wavefunction,
+    running: RunningStage,
+    guard: Guard,
+    generator: torch.Generator,
+) -> None:
+    """Bring back the state after the last recorded step; keep that before the first one where a run starts from it."""
+    if not archive.has_checkpoint:
+        if "initial" in archive.config:  # else a resumed run could not know the parameters
+            archive.start(wavefunction.state_dict(), running.optimiser.state_dict(), generator.get_state())
+            archive.flush()
+        return
+    model, optimiser, random, sampler = archive.checkpoint()
+    wavefunction.load_state_dict(model)
+    running.optimiser.load_state_dict(optimiser)
+    running.sampler.load_state_dict(sampler)
+    before: Tensor | None = None
+    if archive.last_good is not None:
+        before = torch.from_numpy(archive.last_good).to(guard.parameters[0].device)
+    guard.load_state_dict(optimiser, before, archive.damping)
+    if len(random) == len(generator.get_state()):
+        generator.set_state(random)
+    else:  # written on another kind of device: go on with fresh random numbers
+        generator.manual_seed(generator.initial_seed() + archive.step)
+
+
+def keep_exact(archive: MemoryArchive, exact: ExactGroundState | float | None) -> float | None:
+    """The exact energy, where it is known, and stored where it is new."""
+    known = archive.exact["energy"] if archive.exact is not None else None
+    if not isinstance(exact, ExactGroundState):
+        return known if exact is None else exact
+    if exact.energy != known:
+        archive.write_exact(exact)
+        archive.flush()
+    return exact.energy
+
+
+def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> dict[str, float]:
+    """One row of the history: the energy before the update, and what the update did."""
+    return {
+        "step": step,
+        "energy": estimate.energy,
+        "error": estimate.error,
+        "variance": estimate.variance,
+        "v_score": estimate.v_score,
+        "samples": estimate.n_samples,
+        "distinct": estimate.n_distinct,
+        "perplexity": made.samples.perplexity,
+        "share_saved": made.local.fraction_saved,
+        "learning_rate": made.info.learning_rate,
+        "update_norm": made.info.update_norm,
+        "gradient_norm": made.info.gradient_norm,
+        "retries": made.retries,
+        **more,
+    }
+
+
+def status(estimate: EnergyEstimate, exact: float | None) -> str:
+    """For the progress bar."""
+    parts = [
+        f"E = {with_error(estimate.energy, estimate.error)}",
+        f"var {estimate.variance:.1e}",
+        f"V {estimate.v_score:.1e}",
+        f"{estimate.n_distinct:,} distinct",
+    ]
+    if exact is not None:
+        parts.append(f"rel. error {relative_error(estimate.energy, exact):.1e}")
+    return ", ".join(parts)

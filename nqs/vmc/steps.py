@@ -1,0 +1,80 @@
+"""One optimisation step: sample, local values, judge, update; the same for an energy and for a fit to a target."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from nqs.protocols import StepInfo
+from nqs.samples import LocalEnergies, Samples
+from nqs.vmc.guard import Guard, NonFiniteError, is_finite
+from nqs.vmc.stages import RunningStage, annealed
+
+REFUSED = StepInfo(learning_rate=0.0, update_norm=0.0, gradient_norm=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a step was made from, and what it did.
+
+    Attributes:
+        samples, local: of the state before the update.
+        info: of the update; `REFUSED` where the state was given up for a better one instead.
+        retries: how often the step began anew because an energy or a parameter was not finite.
+        enough: no update was wanted.
+    """
+
+    samples: Samples
+    local: LocalEnergies
+    info: StepInfo
+    retries: int
+    enough: bool = False
+
+
+def make_step(
+    running: RunningStage,
+    guard: Guard,
+    generator: torch.Generator,
+    progress: float,
+    *,
+    temperature: float = 0.0,
+    enough: Callable[[Samples, LocalEnergies], bool] = lambda samples, local: False,
+) -> Step:
+    """One step of a stage.
+
+    Args:
+        progress: within the stage, from 0 to 1.
+        temperature: weight of the entropy.
+        enough: the state is good as it is: no update is made.
+
+    Raises:
+        NonFiniteError: also after retries from the last good state; the parameters are those before the step.
+    """
+    begin, retries = guard.current(), 0
+    while True:
+        now = guard.current()
+        samples = running.sampler.sample(generator)
+        local = running.objective.local(running.wavefunction, samples)
+        mean = samples.mean(local.values.real).item()
+        variance = samples.mean((local.values - mean).abs().square()).item()
+        if is_finite(mean, variance):
+            if enough(samples, local):
+                return Step(samples=samples, local=local, info=REFUSED, retries=retries, enough=True)
+            target = annealed(local, samples, temperature)
+            if guard.rose(samples, target, progress):
+                running.optimiser.reject()
+                return Step(samples=samples, local=local, info=REFUSED, retries=retries)
+            info = running.optimiser.step(samples, target, progress)
+            damping = guard.damping
+            # Free energies rise as the temperature falls.
+            if guard.accept(now, info.energy_limit if temperature == 0 else math.inf):
+                info = info._replace(learning_rate=damping * info.learning_rate, update_norm=damping * info.update_norm)
+                return Step(samples=samples, local=local, info=info, retries=retries)
+        elif guard.before is not None:
+            now = guard.before
+        if not guard.retreat(now):
+            guard.restore(begin)
+            raise NonFiniteError(mean, variance, retries)
+        running.renew()  # without the momentum that led there
+        retries += 1

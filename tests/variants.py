@@ -1,0 +1,25 @@
+"""Stochastic reconfiguration with choices that are not options of users: what tests compare the default choice with."""
+
+from dataclasses import dataclass
+
+from nqs.optimisation import NaturalGradient, StochasticReconfiguration
+from nqs.optimisation.solve import Space
+from nqs.protocols import Hamiltonian, Wavefunction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant(StochasticReconfiguration):
+    """As `NaturalGradient`."""
+
+    implicit: bool = True
+    logarithmic: bool | None = None
+    space: Space = "auto"
+
+    def build(self, wavefunction: Wavefunction, hamiltonian: Hamiltonian | None = None) -> NaturalGradient:
+        return NaturalGradient(
+            self.completed(exact=False),
+            wavefunction,
+            implicit=self.implicit,
+            logarithmic=self.logarithmic,
+            space=self.space,
+        )
