@@ -40,7 +40,16 @@ from nqs.hilbert import HilbertSpace
 from nqs.models import ProjectedDeterminant, SlaterDeterminant
 from nqs.models.references.projection import terms_of_projection
 from nqs.optimisation.stochastic_reconfiguration import NaturalGradient, StochasticReconfiguration
-from nqs.protocols import LogPsi, Optimiser, OptimiserConfig, SamplerConfig, Wavefunction
+from nqs.protocols import (
+    Hamiltonian,
+    LogPsi,
+    Objective,
+    Optimiser,
+    OptimiserConfig,
+    Sampler,
+    SamplerConfig,
+    Wavefunction,
+)
 from nqs.runtime.memory import max_chunk_rows
 from nqs.runtime.progress import Progress
 from nqs.samples import LocalEnergies, Samples, distinct, split_counts

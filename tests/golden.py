@@ -329,7 +329,7 @@ def fitted(folder: Path) -> Record:
     ground_state = StateVector(hamiltonian.hilbert, exact.ground_state(hamiltonian).state)
     other = replace(TOY, seed=5, reference=determinant).build(hamiltonian.hilbert)
     tree = TreeSampler(n_samples=300)
-    fits: list[tuple[Target, Objective, Sampler]] = [
+    fits: list[tuple[Target, FitObjective, Sampler]] = [
         (MeanField(hamiltonian.hilbert, determinant), "forward", ExhaustiveSampler()),
         (ground_state, "infidelity", tree),
         (other, "reverse", tree),

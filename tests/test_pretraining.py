@@ -25,8 +25,8 @@ from nqs.models import (
 from nqs.optimisation import TorchOptimiser
 from nqs.pretraining import (
     OBJECTIVES,
+    FitObjective,
     MeanField,
-    Objective,
     ProductState,
     StateVector,
     compare,
@@ -82,7 +82,7 @@ def loss_by_enumeration(model: Wavefunction, phi: Tensor, objective: str, weight
 
 @objectives
 @pytest.mark.parametrize("weight", [2.0, 0.7])
-def test_loss_and_gradient_are_those_of_the_definition(objective: Objective, weight: float) -> None:
+def test_loss_and_gradient_are_those_of_the_definition(objective: FitObjective, weight: float) -> None:
     model = tiny(HUBBARD.hilbert, seed=3)
     state = random_vector(36)
     samples = draw(model, StateVector(HUBBARD.hilbert, state), ExhaustiveSampler(), torch.Generator())
@@ -118,7 +118,7 @@ def test_close_to_the_target_the_objectives_are_twice_the_infidelity() -> None:
 
 
 @objectives
-def test_an_exact_ground_state_is_reached(objective: Objective) -> None:
+def test_an_exact_ground_state_is_reached(objective: FitObjective) -> None:
     ground_state = exact.ground_state(RING)
     model = tiny(RING.hilbert)
     target = StateVector(RING.hilbert, ground_state.state)
@@ -135,7 +135,7 @@ def test_an_exact_ground_state_is_reached(objective: Objective) -> None:
     [(o, TreeSampler(n_samples=1000)) for o in OBJECTIVES] + [("forward", GumbelSampler(n_distinct=25))],
     ids=str,
 )
-def test_another_model_is_reached_from_samples(objective: Objective, sampler: Any) -> None:
+def test_another_model_is_reached_from_samples(objective: FitObjective, sampler: Any) -> None:
     space = bosons(4, 4)  # 35 configurations
     model, target = tiny(space), tiny(space, seed=1)
     with torch.no_grad():
