@@ -18,12 +18,14 @@ from torch.nn.utils import parameters_to_vector
 
 from nqs import VMC, Archive, ArchiveError, FlushPolicy, NonFiniteError, Result, RunConfig, exact, resume
 from nqs.estimators.estimate import EnergyEstimate, with_error
+from nqs.estimators.local_energy import LocalEnergies
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice import Lattice, chain
 from nqs.models import Transformer, TransformerConfig
 from nqs.optimisation import NaturalGradient, OptimiserConfig, StepInfo, StochasticReconfiguration, TorchOptimiser
+from nqs.optimisation.exact_steps import ImaginaryTime
 from nqs.protocols import Connected, Sampler
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samplers.gumbel import GumbelSampling
@@ -200,14 +202,15 @@ def test_temperature_falls_linearly_to_zero(annealing: float, expected: list[flo
 def test_only_the_optimiser_sees_the_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
     T = 1.5
     free_energies, entropies = [], []
-    step = NaturalGradient.step
+    steps = {kind: kind.step for kind in (NaturalGradient, ImaginaryTime)}  # with and without temperature
 
-    def recording(self: NaturalGradient, samples: Samples, local: Tensor, *rest: Any) -> StepInfo:
-        free_energies.append((samples.weights @ local.real).item())
+    def recording(self: Any, samples: Samples, local: LocalEnergies, *rest: Any) -> StepInfo:
+        free_energies.append((samples.weights @ local.values.real).item())
         entropies.append(-2 * (samples.weights @ samples.log_modulus).item())
-        return step(self, samples, local, *rest)
+        return steps[type(self)](self, samples, local, *rest)
 
-    monkeypatch.setattr(NaturalGradient, "step", recording)
+    for kind in steps:
+        monkeypatch.setattr(kind, "step", recording)
     run = vmc(H, ExhaustiveSampler(), evaluation=ExhaustiveSampler())
     history = run.run(8, temperature=T, annealing=0.5, progress=False).history
     np.testing.assert_allclose(history["temperature"], [T, 0.75 * T, 0.5 * T, 0.25 * T, 0, 0, 0, 0])

@@ -62,7 +62,7 @@ def _optimiser(config: dict[str, Any]) -> dict[str, Any]:
         return config | {"optimiser": _without(old, {"baseline": True})}
     if old.get("type") != "StochasticReconfiguration":
         return config
-    exact = "propagated" in old and config["sampler"].get("type") == "ExhaustiveSampler"
+    exact = "propagated" in old and config.get("sampler", {}).get("type") == "ExhaustiveSampler"
     changed: dict[str, Any] = {"optimiser": _without(old, _REMOVED)}
     if exact:
         changed["optimiser"] = _exact_steps(changed["optimiser"])
