@@ -49,7 +49,7 @@ from nqs.models import (
     sector_of,
 )
 from nqs.optimisation import ExactSteps, OptimiserConfig, StochasticReconfiguration, TorchOptimiser
-from nqs.pretraining import MeanField, StateVector, Target, default_optimiser, fit
+from nqs.pretraining import FitObjective, MeanField, StateVector, Target, default_optimiser, fit
 from nqs.protocols import Hamiltonian, Sampler, Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.scripts import bose_hubbard, fermi_hubbard, heisenberg
