@@ -8,7 +8,7 @@ that given configurations share as a tree.
 # Shapes: B configurations, L sites, D width, d local states, S sites before an end, T last of them, N nodes of a tree
 # of prefixes.
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
@@ -34,17 +34,12 @@ FirstTablesAt = FirstAttentionAt | FirstFactoredAt
 
 
 class NetworkBlock(Protocol):
-    """x + attention(norm1(x)), then x + mlp(norm2(x)); the mlp is a linear layer, gelu, a linear layer."""
+    """x + attention(norm1(x)), then x + mlp(norm2(x)); mlp: a linear layer, gelu, a linear layer."""
 
     norm1: LayerNorm
     attention: CausalSelfAttention | FactoredAttention
     norm2: LayerNorm
-
-    @property
-    def inwards(self) -> nn.Linear: ...
-
-    @property
-    def outwards(self) -> nn.Linear: ...
+    mlp: nn.Sequential
 
 
 class Network(Protocol):
@@ -79,6 +74,7 @@ class CachedBlock:
     def __init__(self, block: NetworkBlock) -> None:
         self.block = block
         attention = block.attention
+        self.inwards, self.outwards = cast(nn.Linear, block.mlp[0]), cast(nn.Linear, block.mlp[2])
         self.attention: CachedDotProduct | CachedFactored
         if isinstance(attention, FactoredAttention):
             self.attention = CachedFactored(attention)
@@ -99,7 +95,7 @@ class CachedBlock:
 
     def add_mlp_(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """x + mlp(norm2(x)), in place."""
-        return add_output_(self.block.outwards, x, gelu(self.block.inwards(self.block.norm2(x))))
+        return add_output_(self.outwards, x, gelu(self.inwards(self.block.norm2(x))))
 
 
 class Decoder:
