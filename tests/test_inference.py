@@ -149,7 +149,6 @@ def test_work_in_parts_changes_nothing(h: Hamiltonian, monkeypatch: pytest.Monke
     sampler = TreeSampler(n_samples=300)
     samples = sampler.sample(model, torch.Generator().manual_seed(0))
     energies = local_energies(h, model, samples).values
-    monkeypatch.setattr(inference, "ROWS", 7)
     monkeypatch.setattr(inference, "TOKENS", 11)
     assert_same(sampler.sample(model, torch.Generator().manual_seed(0)), samples)
     torch.testing.assert_close(local_energies(h, model, samples).values, energies, rtol=1e-11, atol=1e-11)
