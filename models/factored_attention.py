@@ -31,6 +31,11 @@ class Mixing(nn.Module):
     def __init__(self, heads: int, n_sites: int, classes: Sequence[Sequence[int]] | None) -> None:
         super().__init__()
         self.heads = heads
+        if classes is not None and (len(classes) != n_sites or {len(row) for row in classes} != {n_sites}):
+            raise ValueError(
+                f"displacements are classes of {len(classes)} x {len(classes[0]) if classes else 0} pairs, but the "
+                f"sector has {n_sites} sites: take lattice.displacements() of the same lattice."
+            )
         pairs = torch.arange(n_sites**2).view(n_sites, n_sites) if classes is None else torch.tensor(classes)
         earlier = torch.ones((n_sites, n_sites), dtype=torch.bool).tril()
         present, number = pairs[earlier].unique(return_inverse=True)

@@ -22,6 +22,7 @@ from nqs.models.attention import CausalSelfAttention
 from nqs.models.factored_attention import FactoredAttention
 from nqs.models.inference.decoder import Decoder
 from nqs.models.inference.kernels import log_softmax_
+from nqs.models.initialisation import initialise
 from nqs.models.normalisation import LayerNorm
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, ReferencePhase
 
@@ -112,14 +113,6 @@ class Block(nn.Module):
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
-    @property
-    def inwards(self) -> nn.Linear:
-        return cast(nn.Linear, self.mlp[0])
-
-    @property
-    def outwards(self) -> nn.Linear:
-        return cast(nn.Linear, self.mlp[2])
-
 
 class Transformer(AutoregressiveWavefunction[DecodingState]):
     """Decoder-only transformer over the local states of a sector.
@@ -155,13 +148,7 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
         self.width = config.width or WIDTH
         self.has_phase = config.phase == "learned"
         L, d, D = hilbert.n_sites, hilbert.local_dim, self.width
-        pairs = config.displacements
-        if pairs is not None and (len(pairs) != L or {len(row) for row in pairs} != {L}):
-            raise ValueError(
-                f"displacements are classes of {len(pairs)} x {len(pairs[0]) if pairs else 0} pairs, but the sector "
-                f"has {L} sites: take lattice.displacements() of the same lattice."
-            )
-        # torch draws initial values of its own, which _initialise replaces; global random numbers stay as they were.
+        # torch draws initial values of its own, which `initialise` replaces; global random numbers stay as they were.
         # (On the meta device nothing would be drawn, but that loads a second's worth of Python modules.)
         with torch.random.fork_rng(devices=[]):
             self.token = nn.Embedding(d + 1, D)  # local state of the site before; d before the first site
@@ -169,28 +156,10 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
             self.blocks = cast(list[Block], nn.ModuleList(Block(config, L) for _ in range(config.layers)))
             self.norm = LayerNorm(D)
             self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
-        self._initialise(torch.Generator().manual_seed(config.seed))
+        initialise(self, self.head, n_sites=L, local_dim=d, seed=config.seed)
         self.decoder: Decoder | DenseDecoder = Decoder(self)
         self.gradient_dtype = torch.float32 if config.dtype == "mixed" else None
         self.to(device=device, dtype=torch.float32 if config.dtype == "float32" else torch.float64)
-
-    @torch.no_grad()
-    def _initialise(self, generator: torch.Generator) -> None:
-        """Weights normal with variance 1 / inputs, biases 0, norms 1; logits small, phases of order 1.
-
-        A phase head of exactly zero is a stationary point of every real Hamiltonian and would never learn; a small one
-        leaves it late, with wrong signs frozen in.
-        """
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                scale = 0.1 if name.startswith("head") else 0.5 if name in ("token.weight", "site.weight") else 1.0
-                inputs = 1 if name in ("token.weight", "site.weight") else parameter.shape[1]
-                inputs = self.hilbert.n_sites if name.endswith("mixing.weight") else inputs
-                parameter.normal_(0.0, scale / inputs**0.5, generator=generator)
-            else:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-        if self.has_phase:
-            self.head.weight[self.hilbert.local_dim :] *= 10.0
 
     # --- whole configurations ---------------------------------------------------------------------------------------
 

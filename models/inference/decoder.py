@@ -8,7 +8,7 @@ that given configurations share as a tree.
 # Shapes: B configurations, L sites, D width, d local states, S sites before an end, T last of them, N nodes of a tree
 # of prefixes.
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
@@ -18,9 +18,9 @@ from nqs.hilbert import HilbertSpace
 from nqs.models.attention import CausalSelfAttention
 from nqs.models.factored_attention import FactoredAttention
 from nqs.models.inference.cached_attention import CachedDotProduct, CachedFactored
-from nqs.models.inference.first_attention import FirstAttention, FirstAttentionAt, rows_of_tables
-from nqs.models.inference.first_factored import FirstFactored, FirstFactoredAt
-from nqs.models.inference.kernels import add_output_, gelu, rows_at_once, take_rows, tokens_at_once
+from nqs.models.inference.first_attention import FirstAttention, rows_of_tables
+from nqs.models.inference.first_factored import FirstFactored
+from nqs.models.inference.kernels import add_output_, gelu, take_rows, tokens_at_once
 from nqs.models.inference.prefix_tree import Branches, PrefixTree
 from nqs.models.inference.prefixes import FirstTables, Prefixes
 from nqs.models.normalisation import LayerNorm
@@ -30,21 +30,14 @@ MAX_LOCAL_STATES = 4  # of tables in `step`: with more of them, most of what a p
 READ_SITES = 8  # of a prefix take about as much memory and time as an evaluated one
 SHARED_STEP = 2  # on a GPU prefix lengths are rounded down to a multiple: fewer and larger batches for a few sites more
 
-FirstTablesAt = FirstAttentionAt | FirstFactoredAt
-
 
 class NetworkBlock(Protocol):
-    """x + attention(norm1(x)), then x + mlp(norm2(x)); the mlp is a linear layer, gelu, a linear layer."""
+    """x + attention(norm1(x)), then x + mlp(norm2(x)); mlp: a linear layer, gelu, a linear layer."""
 
     norm1: LayerNorm
     attention: CausalSelfAttention | FactoredAttention
     norm2: LayerNorm
-
-    @property
-    def inwards(self) -> nn.Linear: ...
-
-    @property
-    def outwards(self) -> nn.Linear: ...
+    mlp: nn.Sequential
 
 
 class Network(Protocol):
@@ -79,6 +72,7 @@ class CachedBlock:
     def __init__(self, block: NetworkBlock) -> None:
         self.block = block
         attention = block.attention
+        self.inwards, self.outwards = cast(nn.Linear, block.mlp[0]), cast(nn.Linear, block.mlp[2])
         self.attention: CachedDotProduct | CachedFactored
         if isinstance(attention, FactoredAttention):
             self.attention = CachedFactored(attention)
@@ -99,7 +93,7 @@ class CachedBlock:
 
     def add_mlp_(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """x + mlp(norm2(x)), in place."""
-        return add_output_(self.block.outwards, x, gelu(self.block.inwards(self.block.norm2(x))))
+        return add_output_(self.outwards, x, gelu(self.inwards(self.block.norm2(x))))
 
 
 class Decoder:
@@ -137,24 +131,19 @@ class Decoder:
             return Conditionals(log_p, torch.zeros_like(log_p)), state._replace(site=site, remainder=remainder)
         # The blocks work in the order of the storage.
         stored = torch.empty_like(previous).index_copy_(0, state.rows, previous)
-        size = rows_at_once(stored.device)
-        first = None if state.first is None else state.first.at(site)
-        parts = [self._outputs(stored[i : i + size], state, site, first, i) for i in range(0, len(stored), size)]
-        outputs = torch.cat(parts).index_select(0, state.rows)
+        outputs = self._outputs(stored, state, site).index_select(0, state.rows)
         conditionals = self.network.of_outputs(outputs, tables.log_uniform[site, remainder])
         return conditionals, state._replace(site=site, remainder=remainder)
 
-    def _outputs(
-        self, previous: Int64[Tensor, " B"], state: Prefixes, site: int, first: FirstTablesAt | None, begin: int
-    ) -> Float[Tensor, "B out"]:
-        """Of the head, for rows of the storage from `begin` on and the local states chosen last (0 at first)."""
-        storage = [block[:, begin : begin + len(previous)] for block in state.storage]
-        if first is None:
+    def _outputs(self, previous: Int64[Tensor, " B"], state: Prefixes, site: int) -> Float[Tensor, "B out"]:
+        """Of the head, in the order of the storage, from the local states chosen last (0 at first)."""
+        storage = [block[:, : len(previous)] for block in state.storage]
+        if state.first is None:
             sites = torch.arange(site, site + 1, device=previous.device)
             before = previous if site else torch.full_like(previous, self.hilbert.local_dim)
             x = self.blocks[0].step(self.network.embedded(before, sites), storage[0], site)
         else:
-            x = self.blocks[0].add_mlp_(first.step(previous, storage[0]))
+            x = self.blocks[0].add_mlp_(state.first.at(site).step(previous, storage[0]))
         for block, stored in zip(self.blocks[1:], storage[1:], strict=True):
             x = block.step(x, stored, site)
         return self.network.head(self.network.norm(x))

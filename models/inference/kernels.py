@@ -9,16 +9,10 @@ from torch import Tensor, nn
 from nqs.runtime.memory import max_chunk_rows
 
 GELU_SCALE = 2 * math.sqrt(2 / math.pi)
-# Evaluated together on a CPU: more leave its cache, fewer cost calls.
-ROWS = 2**10  # prefixes that grow by a site
-TOKENS = 2**12  # sites of configurations
+TOKENS = 2**12  # sites of configurations evaluated together on a CPU
 SHORT_ROW, LONG_ROW = 8, 64  # numbers
 LEAST_EXPONENT = -700.0  # exp of -inf takes four times as long as this, which is nothing next to 1 as well
 GPU_BYTES = 2**33  # of the sites of a large network on a GPU: smaller pieces fill it less
-
-
-def rows_at_once(device: torch.device) -> int:
-    return ROWS if device.type == "cpu" else 2**62
 
 
 def tokens_at_once(device: torch.device, bytes_per_token: float) -> int:

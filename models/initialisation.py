@@ -1,0 +1,26 @@
+"""Initial parameters of a transformer."""
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, head: nn.Linear, *, n_sites: int, local_dim: int, seed: int) -> None:
+    """Weights normal with variance 1 / inputs, biases 0, norms 1; logits small, phases of order 1.
+
+    A phase head of exactly zero is a stationary point of every real Hamiltonian and would never learn; a small one
+    leaves it late, with wrong signs frozen in.
+
+    Args:
+        head: rows of logits, as many as local states, then those of the phases if there are any.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 2:
+            scale = 0.1 if name.startswith("head") else 0.5 if name in ("token.weight", "site.weight") else 1.0
+            inputs = 1 if name in ("token.weight", "site.weight") else parameter.shape[1]
+            inputs = n_sites if name.endswith("mixing.weight") else inputs
+            parameter.normal_(0.0, scale / inputs**0.5, generator=generator)
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    head.weight[local_dim:] *= 10.0
