@@ -40,7 +40,12 @@ __all__ = [
 ]
 
 # Imported when they are used: torch takes seconds, and the command line often does without.
-_HOMES = {"Archive": "archive", "ArchiveError": "archive", "FlushPolicy": "archive", "Interrupted": "runtime.interruption"}
+_HOMES = {
+    "Archive": "archive",
+    "ArchiveError": "archive",
+    "FlushPolicy": "archive",
+    "Interrupted": "runtime.interruption",
+}
 _HOMES |= dict.fromkeys(("VMC", "NonFiniteError", "Result", "RunConfig", "resume"), "vmc")
 
 

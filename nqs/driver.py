@@ -32,8 +32,8 @@ from nqs.models import (
 )
 from nqs.models.references.phase import innermost
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
-from nqs.pretraining import MeanField, StateVector, Target, fit
-from nqs.protocols import Hamiltonian, WavefunctionConfig
+from nqs.pretraining import MeanField, Target, VectorTarget, fit
+from nqs.protocols import Hamiltonian, WavefunctionConfig, lattice_of, unit_of
 from nqs.report.figures import plot_run
 from nqs.runtime.interruption import TimeLimit
 from nqs.runtime.progress import TensorBoard
@@ -107,7 +107,7 @@ def diagonalise(hamiltonian: Hamiltonian, options: Options) -> ExactGroundState 
 
 
 def with_mean_field(
-    model: WavefunctionConfig, hamiltonian: Hamiltonian, ground_state: ExactGroundState | None, *, unit: str
+    model: WavefunctionConfig, hamiltonian: Hamiltonian, ground_state: ExactGroundState | None
 ) -> WavefunctionConfig:
     """The model times the signs of the Hartree-Fock determinant, introduced on the screen; fermions."""
     try:
@@ -116,6 +116,7 @@ def with_mean_field(
         print(f"{error}\nGoing on without it: a phase head learns all signs.")
         return model
     shell = "" if found.gap > OPEN_SHELL else ", an open shell: one of many determinants"
+    unit = unit_of(hamiltonian)
     print(f"Hartree-Fock E = {found.energy:.8f} {unit}, gap {found.gap:.4f} {unit}{shell}")
     if ground_state is not None:
         agreement = phase_agreement(found.determinant, hamiltonian.hilbert, ground_state.state)
@@ -130,7 +131,6 @@ def solve(
     *,
     name: str,
     ground_state: ExactGroundState | None,
-    unit: str = "J",
 ) -> Result:
     """Run VMC (or continue the same run), print the result, leave archive and figure.
 
@@ -147,11 +147,11 @@ def solve(
                 print("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
     hilbert = hamiltonian.hilbert
     terms = model.symmetry.number_of_orbits(hilbert, device) if isinstance(model, OnOrbits) else hilbert.dimension
-    lattice = getattr(hamiltonian, "lattice", None)
+    lattice = lattice_of(hamiltonian)
     model = recipes.sized(model, terms, hilbert.n_sites, device, options.minutes, lattice=lattice)
     wavefunction = model.build(hamiltonian.hilbert, device)
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
-    vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser, unit=unit)
+    vmc = VMC(hamiltonian, wavefunction, sampler, options.optimiser)
     steps, wanted = recipes.steps_within(options.minutes, wavefunction, vmc.sampler, device)
     if options.run.steps is None and steps < wanted:
         print(f"{steps} steps instead of {wanted}, as far as can be told what fits into --minutes {options.minutes:g}")
@@ -197,7 +197,7 @@ def pretraining_target(
     if kind == "exact":
         if ground_state is None:
             raise ValueError("--pretrain exact needs the exact ground state: raise --exact-limit, or leave it out.")
-        return StateVector(hamiltonian.hilbert, ground_state.state)
+        return VectorTarget(hamiltonian.hilbert, ground_state.state)
     _, reference = innermost(model)
     if not isinstance(reference, (SlaterDeterminant, ProjectedDeterminant)):
         found = "no reference" if reference is None else f"the reference {type(reference).__name__}"

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
 MAX_LOCAL_STATES = 256  # configurations are stored as uint8
+
+Kind = Literal["boson", "fermion", "spin", "other"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,41 @@ class Charge:
     modulus: int | None = None
 
 
+@dataclass(frozen=True)
+class Species:
+    """What the local states say about one kind of particle. Physics is read from here, never from names.
+
+    Attributes:
+        name: how the particles are called in messages and in the names of observables.
+        kind: "boson"; "fermion", whose operators on different sites anticommute; "spin", localised on its site;
+            "other" where nothing more is known than that operators on different sites commute.
+        occupation: number of these particles in each local state; 0 or 1 for fermions, 1 for a localised spin.
+        twice_sz: their 2 S^z in each local state; None where they have no spin.
+
+    Raises:
+        ValueError: an unknown kind, more than one fermion of a species on a site, or numbers of different length.
+    """
+
+    name: str
+    kind: Kind
+    occupation: tuple[int, ...]
+    twice_sz: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"species {self.name!r} has the kind {self.kind!r}: choose one of {get_args(Kind)}.")
+        if min(self.occupation, default=0) < 0 or (self.kind == "fermion" and max(self.occupation, default=0) > 1):
+            raise ValueError(
+                f"species {self.name!r} has the occupation numbers {self.occupation}: they are 0 or more, for fermions "
+                "0 or 1 (a species for each spin)."
+            )
+        if self.twice_sz is not None and len(self.twice_sz) != len(self.occupation):
+            raise ValueError(
+                f"species {self.name!r} has {len(self.occupation)} occupation numbers and {len(self.twice_sz)} values "
+                "of 2 Sz: give one of each for each local state."
+            )
+
+
 class SectorTables(NamedTuple):
     """Walk through the sector site by site, as tensors on one device; the last remainder (index R) is a sink."""
 
@@ -61,6 +98,9 @@ class HilbertSpace:
         n_sites: number of sites or orbitals, L.
         local_states: name of every local state, d of them; a configuration holds indices into this tuple.
         charges: the additive quantum numbers, with the targets that define the sector.
+        species: what the particles are; () where nothing is known but the charges. Their order is the Jordan-Wigner
+            order: all orbitals of the first species of fermions, in the order of the sites, come before those of the
+            second. Two spaces with the same configurations are equal whatever their species.
 
     Raises:
         ValueError: sizes out of range, charges of the wrong length, or a sector without any configuration.
@@ -69,6 +109,7 @@ class HilbertSpace:
     n_sites: int
     local_states: tuple[str, ...]
     charges: tuple[Charge, ...] = ()
+    species: tuple[Species, ...] = field(default=(), compare=False)
     _tables: dict[torch.device, SectorTables] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -86,6 +127,12 @@ class HilbertSpace:
                 )
             if charge.modulus is not None and charge.modulus < 1:
                 raise ValueError(f"charge {charge.name!r} has modulus {charge.modulus}: it must be at least 1.")
+        for species in self.species:
+            if len(species.occupation) != self.local_dim:
+                raise ValueError(
+                    f"species {species.name!r} has {len(species.occupation)} occupation numbers for {self.local_dim} "
+                    "local states: give one for each."
+                )
         if self.dimension == 0:
             raise ValueError(self._why_empty())
 
@@ -93,6 +140,15 @@ class HilbertSpace:
     def local_dim(self) -> int:
         """Number of local states, d."""
         return len(self.local_states)
+
+    def of_kind(self, kind: Kind) -> tuple[Species, ...]:
+        """The species of one kind, in their order."""
+        return tuple(species for species in self.species if species.kind == kind)
+
+    def number_of(self, species: Species) -> int | None:
+        """How many particles of a species the sector fixes; None where their number is free."""
+        numbers = (c.target for c in self.charges if c.modulus is None and c.values == species.occupation)
+        return next((number for number in numbers if number is not None), None)
 
     @cached_property
     def dimension(self) -> int:
@@ -370,19 +426,36 @@ def bosons(n_sites: int, n_particles: int | None = None, n_max: int | None = Non
         )
     largest = min(x for x in (n_particles, n_max) if x is not None)
     states = range(largest + 1)
-    particles = Charge("particles", tuple(states), n_particles)
-    return HilbertSpace(n_sites, tuple(str(k) for k in states), (particles,))
+    particles, species = Charge("particles", tuple(states), n_particles), Species("particles", "boson", tuple(states))
+    return HilbertSpace(n_sites, tuple(str(k) for k in states), (particles,), (species,))
 
 
 def fermions(n_orbitals: int, n_particles: int | None = None) -> HilbertSpace:
     """Spinless fermions, or spin-orbitals: each orbital is empty (0) or occupied (1)."""
-    return HilbertSpace(n_orbitals, ("empty", "occupied"), (Charge("particles", (0, 1), n_particles),))
+    particles, species = Charge("particles", (0, 1), n_particles), Species("particles", "fermion", (0, 1))
+    return HilbertSpace(n_orbitals, ("empty", "occupied"), (particles,), (species,))
 
 
 def spinful_fermions(n_orbitals: int, n_up: int | None = None, n_down: int | None = None) -> HilbertSpace:
     """Spin-1/2 fermions: each orbital is empty (0), up (1), down (2) or doubly occupied (3)."""
-    charges = (Charge("up electrons", (0, 1, 0, 1), n_up), Charge("down electrons", (0, 0, 1, 1), n_down))
-    return HilbertSpace(n_orbitals, ("empty", "up", "down", "both"), charges)
+    return electrons(n_orbitals, ("empty", "up", "down", "both"), n_up, n_down)
+
+
+def electrons(
+    n_orbitals: int, local_states: tuple[str, ...], n_up: int | None = None, n_down: int | None = None
+) -> HilbertSpace:
+    """Spin-1/2 fermions with the first of the local states empty (0), up (1), down (2), doubly occupied (3).
+
+    Jordan-Wigner order: all up orbitals in the order of the sites, then all down orbitals.
+    """
+    states = range(len(local_states))
+    up, down = tuple(k & 1 for k in states), tuple(k >> 1 for k in states)
+    charges = (Charge("up electrons", up, n_up), Charge("down electrons", down, n_down))
+    species = (
+        Species("up electrons", "fermion", up, up),
+        Species("down electrons", "fermion", down, tuple(-n for n in down)),
+    )
+    return HilbertSpace(n_orbitals, local_states, charges, species)
 
 
 def spins(n_sites: int, total_sz: float | None = None, spin: float = 0.5) -> HilbertSpace:
@@ -402,7 +475,8 @@ def spins(n_sites: int, total_sz: float | None = None, spin: float = 0.5) -> Hil
     values = tuple(2 * k - twice for k in range(twice + 1))
     names = tuple(str(Fraction(v, 2)) for v in values)
     target = None if total_sz is None else _twice("total_sz", total_sz)
-    return HilbertSpace(n_sites, names, (Charge("2 Sz", values, target),))
+    species = Species("spins", "spin", (1,) * len(values), values)
+    return HilbertSpace(n_sites, names, (Charge("2 Sz", values, target),), (species,))
 
 
 def _twice(name: str, value: float) -> int:

@@ -27,7 +27,7 @@ from nqs.hilbert import HilbertSpace
 from nqs.models import Transformer, TransformerConfig
 from nqs.models.factored_attention import Mixing
 from nqs.models.references.phase import innermost
-from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.protocols import Hamiltonian, Wavefunction, lattice_of
 from nqs.vmc.continuation import rebuild
 
 # Of a TransformerConfig: two models may differ in them and still fit.
@@ -125,7 +125,7 @@ def counterparts(old: Hamiltonian, new: Hamiltonian) -> Int64[Tensor, " L"]:
     """
     shapes = []
     for hamiltonian in (old, new):
-        lattice: Any = getattr(hamiltonian, "lattice", None)
+        lattice = lattice_of(hamiltonian)
         directed = lattice is not None and lattice.shape
         shapes.append((*lattice.shape, len(lattice.basis)) if directed else (hamiltonian.hilbert.n_sites, 1))
     if len(shapes[0]) != len(shapes[1]) or shapes[0][-1] != shapes[1][-1]:
@@ -174,9 +174,16 @@ def _refuse_other_shape(archive: Archive, old: TransformerConfig, new: Transform
 def _common_local_states(archive: Archive, old: HilbertSpace, new: HilbertSpace) -> int:
     """How many local states both sectors have; they are the first ones of each."""
     common = min(old.local_dim, new.local_dim)
-    if old.local_states[:common] != new.local_states[:common]:
+    if _content(old, common) != _content(new, common):
         raise ValueError(
             f"{archive.path} is about sites that are {', '.join(old.local_states)}, here they are "
             f"{', '.join(new.local_states)}: start from a run with the same kind of particles."
         )
     return common
+
+
+def _content(hilbert: HilbertSpace, common: int) -> list[tuple[object, ...]]:
+    """What the first local states hold; where the space states no species, they stand for themselves."""
+    if not hilbert.species:
+        return [(name,) for name in hilbert.local_states[:common]]
+    return [(s.kind, s.occupation[:common], s.twice_sz and s.twice_sz[:common]) for s in hilbert.species]

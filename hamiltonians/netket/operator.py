@@ -103,6 +103,11 @@ class NetKetOperator:
         return wrapped
 
     @property
+    def max_connected(self) -> int:
+        """Elements of the fullest rows of all local matrices."""
+        return sum(terms.n_elements for terms in self.terms)
+
+    @property
     def is_stoquastic(self) -> bool:
         """All local matrices have real, negative off-diagonal elements: the ground state can be chosen positive.
 
@@ -362,7 +367,7 @@ def _compile(operator: NetKetOperator, device: torch.device) -> Compiled:
         overlapping=flips or any(count > 1 for count in ways.values()),
         conserving=_conserves(operator, ways),
         keys=HilbertSpace(n_modes, tuple(map(str, range(min(levels + 1, MAX_LOCAL_STATES))))),
-        rows_at_once=max(1, ELEMENTS // max(1, sum(terms.n_elements for terms in operator.terms))),
+        rows_at_once=max(1, ELEMENTS // max(1, operator.max_connected)),
         dtype=torch.float64 if real else torch.complex128,
         largest=largest,
         negligible=NEGLIGIBLE * largest,

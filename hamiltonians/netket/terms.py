@@ -19,6 +19,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from nqs.hilbert import MAX_LOCAL_STATES, Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
+from nqs.hilbert import MAX_LOCAL_STATES, Charge, HilbertSpace, Species, bosons, fermions, spins
 
 FLIPS = 6  # X and Y of a Pauli string that become a matrix
 FALLBACK = 4096  # configurations of the sector of an operator of unknown structure
@@ -94,9 +95,9 @@ def basis_of(operator: Any, hilbert: Any = None) -> Basis:
             "Spin, Fock, Qubit or SpinOrbitalFermions, and no tensor products of spaces."
         )
     if isinstance(hilbert, HilbertSpace):
-        sector = hilbert
+        sector = hilbert if hilbert.species else replace(hilbert, species=species_of(space, hilbert.local_dim))
     elif hilbert is None or isinstance(hilbert, nk.hilbert.HomogeneousHilbert):
-        sector = sector_of(space if hilbert is None else hilbert)
+        sector = hilbert_of(space if hilbert is None else hilbert)
     else:
         raise TypeError(f"hilbert is a {type(hilbert).__name__}: give a HilbertSpace of nqs, or a space of NetKet.")
 
@@ -122,7 +123,7 @@ def basis_of(operator: Any, hilbert: Any = None) -> Basis:
     return Basis(sector, modes, np.sort(values)[: levels + 1], levels, bool(values[0] > values[-1]))
 
 
-def sector_of(space: Any) -> HilbertSpace:
+def hilbert_of(space: Any) -> HilbertSpace:
     """A space of NetKet as a sector of nqs."""
     import netket as nk
 
@@ -139,21 +140,49 @@ def sector_of(space: Any) -> HilbertSpace:
     if not isinstance(space, nk.hilbert.SpinOrbitalFermions):
         values = sorted(int(value) for value in space.local_states)
         total_only = () if total is None else (Charge("sum of local states", tuple(values), total),)
-        return HilbertSpace(L, tuple(map(str, values)), total_only)
+        return HilbertSpace(L, tuple(map(str, values)), total_only, species_of(space, len(values)))
     components = space.n_spin_subsectors
     if components == 1:
         return fermions(L, total)
-    if components == 2 and total is None:
-        return spinful_fermions(space.n_orbitals, per_spin[1], per_spin[0])
-    bits = list(itertools.product((0, 1), repeat=components))  # highest bit, the lowest S^z, first
-    charges: tuple[Charge, ...] = tuple(
-        Charge(f"electrons (2 Sz = {2 * c - components + 1})", tuple(b[c] for b in bits), per_spin[c])
-        for c in reversed(range(components))
+    species = species_of(space, 2**components)
+    # A site counts the highest spin first, whose orbitals NetKet lists last.
+    charges = tuple(
+        Charge(s.name, s.occupation, target) for s, target in zip(species[::-1], per_spin[::-1], strict=True)
     )
     if total is not None:
-        charges = (Charge("electrons", tuple(map(sum, bits)), total),)
-    names = ("empty", "up", "down", "both") if components == 2 else tuple("".join(map(str, b)) for b in bits)
-    return HilbertSpace(space.n_orbitals, names, charges)
+        charges = (Charge("electrons", tuple(map(sum, zip(*(s.occupation for s in species), strict=True))), total),)
+    names = tuple(f"{k:0{components}b}" for k in range(2**components))
+    if components == 2:
+        names = ("empty", "up", "down", "both")
+    return HilbertSpace(space.n_orbitals, names, charges, species)
+
+
+def species_of(space: Any, local_dim: int) -> tuple[Species, ...]:
+    """What the particles of a space of NetKet are, with so many local states of a site of nqs.
+
+    Fermions come in NetKet's Jordan-Wigner order, the orbitals of the lowest S^z first; () where the local states are
+    none of theirs.
+    """
+    import netket as nk
+
+    states = range(local_dim)
+    if isinstance(space, nk.hilbert.SpinOrbitalFermions):
+        components = space.n_spin_subsectors
+        if local_dim <= 2:  # a site is an orbital
+            return (Species("particles", "fermion", tuple(states)),)
+        species = []
+        for bit in reversed(range(components)):
+            occupation, twice_sz = tuple(k >> bit & 1 for k in states), components - 1 - 2 * bit
+            name = (
+                {0: "up electrons", 1: "down electrons"}[bit] if components == 2 else f"electrons (2 Sz = {twice_sz})"
+            )
+            species.append(Species(name, "fermion", occupation, tuple(twice_sz * n for n in occupation)))
+        return tuple(species)
+    if isinstance(space, nk.hilbert.Spin):
+        return (Species("spins", "spin", (1,) * local_dim, tuple(2 * k - local_dim + 1 for k in states)),)
+    if isinstance(space, nk.hilbert.Fock):
+        return (Species("particles", "boson", tuple(states)),)
+    return (Species("local states", "other", (1,) * local_dim),)
 
 
 @functools.cache

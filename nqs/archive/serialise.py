@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from nqs.archive.version_0_1 import with_species
+from nqs.hilbert import HilbertSpace
+
 LONG = 32  # entries of a list that is printed in full
+ADDED = {"species"}  # fields that archives of version 0.1 lack, which is no difference
 
 
 def to_plain(value: Any) -> Any:
@@ -51,6 +55,8 @@ def from_plain(data: Any, types: Mapping[str, type]) -> Any:
             "If it is your own dataclass, pass it in `types`."
         )
     try:
+        if types[name] is HilbertSpace and "species" not in values:
+            return with_species(HilbertSpace(**values))
         return types[name](**values)
     except TypeError as error:
         raise ValueError(f"{name} cannot be built from {values}: {error}") from error
@@ -59,7 +65,7 @@ def from_plain(data: Any, types: Mapping[str, type]) -> Any:
 def differences(first: Any, second: Any, path: str = "") -> list[str]:
     """Where two plain configurations differ, one line each: 'hamiltonian.U: 4.0 / 8.0'."""
     if isinstance(first, dict) and isinstance(second, dict):
-        keys = [*first, *(key for key in second if key not in first)]
+        keys = [*first, *(key for key in second if key not in first and key not in ADDED)]
         pairs = [(f"{path}.{key}".lstrip("."), first.get(key), second.get(key)) for key in keys]
         return [line for name, a, b in pairs for line in differences(a, b, name)]
     return [] if first == second else [f"{path}: {_brief(first)} / {_brief(second)}"]

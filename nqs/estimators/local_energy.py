@@ -16,7 +16,7 @@ from jaxtyping import Complex128, Float64, Int64
 from torch import Tensor
 
 from nqs.amplitudes.cache import amplitudes_at
-from nqs.protocols import Hamiltonian, SymmetricWavefunction, Wavefunction
+from nqs.protocols import Hamiltonian, SymmetricWavefunction, Wavefunction, max_connected
 from nqs.runtime.memory import in_pieces, rows_that_fit
 from nqs.samples import Lookup, Samples
 
@@ -88,7 +88,7 @@ def local_energies(
         values.index_add_(0, parents, connected.elements * ratio)
         return len(parents), evaluated, found
 
-    bytes_per_sample = 4 * L * (2 * L + 256)  # some 4 L connected configurations with keys and sorting buffers
+    bytes_per_sample = max_connected(hamiltonian) * (2 * L + 256)  # with keys and sorting buffers
     rows = rows_that_fit(bytes_per_sample, n.device, CPU_BYTES)
     pieces = in_pieces(evaluate, torch.arange(len(n), device=n.device), rows)
     kept = [found for _, _, found in pieces if found is not None]

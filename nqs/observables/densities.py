@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
 from nqs.observables.expectation import Expectation, _real_means
-from nqs.observables.species import DOWN, UP, _require_electrons, site_values
+from nqs.observables.species import electrons_of, site_values
 from nqs.samples import Samples
 
 # ---- diagonal observables --------------------------------------------------------------------------
@@ -86,5 +86,5 @@ def double_occupancy(samples: Samples, hilbert: HilbertSpace) -> Expectation:
     Raises:
         ValueError: no space of spinful fermions.
     """
-    _require_electrons(hilbert, "double occupancy")
-    return densities(samples, hilbert, site_values(hilbert, UP) * site_values(hilbert, DOWN))
+    up, down = (torch.tensor(s.occupation).double() for s in electrons_of(hilbert, "double occupancy"))
+    return densities(samples, hilbert, up * down)

@@ -19,7 +19,15 @@ from nqs.models import (
 )
 from nqs.models.references.phase import innermost
 from nqs.models.references.projection import MAX_DIMENSION
-from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction, WavefunctionConfig
+from nqs.protocols import (
+    Hamiltonian,
+    Sampler,
+    SymmetricWavefunction,
+    Wavefunction,
+    WavefunctionConfig,
+    is_stoquastic,
+    lattice_of,
+)
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry.group import Symmetry
 from nqs.symmetry.of_hamiltonian import symmetries_of
@@ -225,7 +233,7 @@ def symmetrised(
         group = symmetries_of(hamiltonian, fermions=True)
     elif reference is not None:
         group, why = sector_of(reference, symmetries_of(hamiltonian), hilbert), "sector of the reference phase"
-    elif getattr(hamiltonian, "is_stoquastic", False):
+    elif is_stoquastic(hamiltonian):
         group, why = symmetries_of(hamiltonian), "positive ground state"
     else:
         return model, "no symmetry used: the sector of the ground state is not known"
@@ -262,8 +270,8 @@ def _trained(group: Symmetry, hamiltonian: Hamiltonian, most: int) -> tuple[int,
     Args:
         most: of them, unless these would be fewer than a third of so many (lattices of prime length).
     """
-    lattice = getattr(hamiltonian, "lattice", None)
-    if group.order <= most or not isinstance(lattice, Lattice) or not lattice.shape:
+    lattice = lattice_of(hamiltonian)
+    if group.order <= most or lattice is None or not lattice.shape:
         return None
     choices = []
     for stride in range(1, max(lattice.shape) + 1):

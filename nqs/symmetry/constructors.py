@@ -54,13 +54,34 @@ def translations(
 
 
 def spin_flip(hilbert: HilbertSpace, *, odd: bool = False, fermions: bool = False) -> Symmetry:
-    """All spins reversed, m -> -m or up <-> down, in the even or odd sector."""
-    names = list(hilbert.local_states)
-    if names == ["empty", "up", "down", "both"]:
-        flipped: tuple[int, ...] = (0, 2, 1, 3)
-    else:
-        flipped = tuple(reversed(range(hilbert.local_dim)))
-    return _reversal(hilbert, flipped, odd, fermions)
+    """All spins reversed, m -> -m or up <-> down, even or odd under it.
+
+    Raises:
+        ValueError: the species of the space have no spin, or a reversed spin is no local state.
+    """
+    return _reversal(hilbert, _flipped_spins(hilbert), odd, fermions)
+
+
+def _flipped_spins(hilbert: HilbertSpace) -> tuple[int, ...]:
+    """The local state with all spins reversed, of every local state."""
+    if all(species.twice_sz is None for species in hilbert.species):
+        raise ValueError(f"a spin flip needs spins or electrons, by the species of the space; it is {hilbert}.")
+
+    def content(state: int, sign: int) -> list[tuple[str, int, int]]:
+        """Particles of a local state: what they are, how many, 2 S^z; electrons differ in their spin alone."""
+        found = []
+        for species in hilbert.species:
+            number, twice_sz = species.occupation[state], species.twice_sz
+            if number:
+                name = "" if species.kind == "fermion" and twice_sz is not None else species.name
+                found.append((name, number, 0 if twice_sz is None else sign * twice_sz[state]))
+        return sorted(found)
+
+    states = [content(state, 1) for state in range(hilbert.local_dim)]
+    flipped = [content(state, -1) for state in range(hilbert.local_dim)]
+    if any(states.count(row) != 1 for row in flipped):
+        raise ValueError(f"reversing the spins of the local states {hilbert.local_states} does not permute them.")
+    return tuple(states.index(row) for row in flipped)
 
 
 def particle_hole(hilbert: HilbertSpace, *, odd: bool = False) -> Symmetry:

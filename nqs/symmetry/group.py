@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.hilbert import HilbertSpace
+from nqs.hilbert import HilbertSpace, Species
 from nqs.runtime.memory import rows_that_fit
 from nqs.symmetry.orbits import EXACT_INTEGERS, smallest_of_orbits
 
@@ -54,8 +54,8 @@ class Symmetry:
         permutations: perm_g, G rows of L sites; the identity comes first.
         maps: map_g, G rows of d local states.
         angles: argument of chi(g) in units of 2 pi, G numbers.
-        fermions: reordering the occupied orbitals changes the sign; each conserved charge of the Hilbert space with
-            values 0 and 1 counts one species, all orbitals of the first species come before those of the second.
+        fermions: reordering the occupied orbitals changes the sign, in the Jordan-Wigner order that the species of the
+            Hilbert space state.
 
     Raises:
         ValueError: no group, or no character of it.
@@ -228,17 +228,18 @@ class Symmetry:
         Raises:
             ValueError: an element leaves the sector.
         """
-        key = hilbert, torch.device(device)
+        key = hilbert, hilbert.species, torch.device(device)  # equal spaces may differ in species
         if key not in self._orbits:
             self.check(hilbert)
-            n, sizes = _all_orbits(self.permutations, self.maps, *key)
+            n, sizes = _all_orbits(self.permutations, self.maps, hilbert, torch.device(device))
             allowed = ~self.forbidden(n, hilbert)
             self._orbits[key] = Orbits(n[allowed], sizes[allowed])
         return self._orbits[key]
 
     def number_of_orbits(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> int:
         """Orbits of a sector that are not forbidden; `device` is where they are listed if they are not yet."""
-        found = next((orbits for (known, _), orbits in self._orbits.items() if known == hilbert), None)
+        wanted = hilbert, hilbert.species
+        found = next((orbits for key, orbits in self._orbits.items() if key[:2] == wanted), None)
         return len((found or self.orbits(hilbert, device)).sizes)
 
     def check(self, hilbert: HilbertSpace) -> None:
@@ -278,7 +279,7 @@ class Symmetry:
         return {}
 
     @cached_property
-    def _orbits(self) -> dict[tuple[HilbertSpace, torch.device], Orbits]:
+    def _orbits(self) -> dict[tuple[HilbertSpace, tuple[Species, ...], torch.device], Orbits]:
         return {}
 
     def _tables(self, device: torch.device) -> "_Tables":
@@ -314,11 +315,11 @@ class Symmetry:
         return torch.stack([word == word[:, :1] for word in words]).all(0)
 
     @cached_property
-    def _sign_cache(self) -> dict[tuple[HilbertSpace, torch.device], "_Signs"]:
+    def _sign_cache(self) -> dict[tuple[tuple[Species, ...], torch.device], "_Signs"]:
         return {}
 
     def _signs(self, hilbert: HilbertSpace, device: torch.device) -> "_Signs":
-        key = hilbert, device
+        key = hilbert.species, device
         if key not in self._sign_cache:
             inverted, species = self._inversions(hilbert)
             words = []
@@ -329,7 +330,12 @@ class Symmetry:
 
     def _inversions(self, hilbert: HilbertSpace) -> tuple[Bool[Tensor, "G O O"], list[tuple[int, ...]]]:
         """Pairs of orbitals o < o' whose order an element inverts, and the species by local state."""
-        species = [charge.values for charge in hilbert.charges if set(charge.values) == {0, 1}]
+        species = [fermions.occupation for fermions in hilbert.of_kind("fermion")]
+        if not species:
+            raise ValueError(
+                f"fermionic signs need a space with fermions among its species (fermions, spinful_fermions); it is "
+                f"{hilbert}."
+            )
         perms, maps = self._arrays
         L = self.n_sites
         destination = np.empty((self.order, len(species) * L), dtype=int)

@@ -29,7 +29,7 @@ from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
 from nqs.optimisation.contract import Optimiser, OptimiserConfig
 from nqs.optimisation.stochastic_reconfiguration import UNLIMITED, NaturalGradient, StochasticReconfiguration
-from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction
+from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction, unit_of
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Progress, Watcher
 from nqs.samplers import ExhaustiveSampler
@@ -67,7 +67,7 @@ class VMC:
         evaluation: sampler of the quoted energy; by default far more samples than a step has, or all configurations
             where the steps have them too.
         warm_up: first steps of another kind; chosen with the sampler by default, none where a sampler is given.
-        unit: name of the energy unit, for print.
+        unit: name of the energy unit, for print; None for that of the Hamiltonian.
 
     Raises:
         ValueError: the wavefunction lives on another sector, or has a symmetry that the Hamiltonian has not.
@@ -82,7 +82,7 @@ class VMC:
         evaluation: Sampler | None = None,
         *,
         warm_up: WarmUp | None = None,
-        unit: str = "J",
+        unit: str | None = None,
     ) -> None:
         wavefunction.eval()
         if isinstance(wavefunction, SymmetricWavefunction):
@@ -104,7 +104,7 @@ class VMC:
             self.optimiser = self.optimiser.completed(exact=exhaustive, images=wavefunction.images)
         self.evaluation = evaluation or (self.sampler if exhaustive else by_default)
         self.warm_up = warm_up or (recipes.warm_up(wavefunction, self.device) if sampler is None else None)
-        self.unit = unit
+        self.unit = unit_of(hamiltonian) if unit is None else unit
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Everything that the outcome depends on, as plain data; what the archive stores and resume rebuilds.
