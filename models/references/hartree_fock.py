@@ -224,8 +224,9 @@ def _polished(
 def _numbers(hilbert: HilbertSpace) -> list[int]:
     """Up and down electrons, or spinless fermions: species k is bit k of a local state."""
     by_bits = {species.occupation: species for species in hilbert.of_kind("fermion")}
-    wanted = {2: [(0, 1)], 4: [(0, 1, 0, 1), (0, 0, 1, 1)]}.get(hilbert.local_dim, [])
-    numbers = [hilbert.number_of(by_bits[bits]) for bits in wanted if bits in by_bits]
+    bits: dict[int, list[tuple[int, ...]]] = {2: [(0, 1)], 4: [(0, 1, 0, 1), (0, 0, 1, 1)]}
+    wanted = bits.get(hilbert.local_dim, [])
+    numbers = [hilbert.number_of(by_bits[row]) for row in wanted if row in by_bits]
     fixed = [number for number in numbers if number is not None]
     if not fixed or len(fixed) < len(wanted):
         raise ValueError(

@@ -11,7 +11,7 @@ def with_species(hilbert: HilbertSpace) -> HilbertSpace:
 
     Spaces of a user's own equal none of them and stay as they are.
     """
-    L, d, states = hilbert.n_sites, hilbert.local_dim, hilbert.local_states
+    L, d, states = hilbert.n_sites, hilbert.local_dim, hilbert.state_names
     targets = [charge.target for charge in hilbert.charges]
     total = targets[0] if len(targets) == 1 else None
     candidates: list[Callable[[], HilbertSpace]] = [

@@ -10,6 +10,7 @@ from torch import Tensor
 from nqs.hilbert import HilbertSpace
 from nqs.observables.expectation import Expectation
 from nqs.observables.moves import _Known
+from nqs.observables.species import at_sites, values_of
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples, distinct
 
@@ -105,7 +106,7 @@ def _charges_inside(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool
     number = torch.zeros(len(n), dtype=torch.int64, device=n.device)
     for charge in hilbert.charges:
         if charge.target is not None:
-            values = torch.tensor(charge.values, device=n.device)[n[:, inside].long()].sum(1)
+            values = at_sites(values_of(hilbert, charge.values), n)[:, inside].sum(1).long()
             values = values if charge.modulus is None else values % charge.modulus
             values = values - values.min()
             number = number * (values.max() + 1) + values
@@ -123,7 +124,7 @@ def _front_signs(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool[Te
     if not kinds:
         return torch.ones(len(n), dtype=torch.float64, device=n.device)
     # Jordan-Wigner order
-    occupied = torch.cat([torch.tensor(s.occupation, device=n.device).double()[n.long()] for s in kinds], dim=1)
+    occupied = torch.cat([at_sites(values_of(hilbert, s.occupation), n) for s in kinds], dim=1)
     in_a = inside.double().repeat(len(kinds))
     b_before = (occupied * (1 - in_a)).cumsum(1)
     return 1 - 2 * ((occupied * in_a * b_before).sum(1) % 2)

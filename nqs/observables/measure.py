@@ -87,7 +87,9 @@ def measure(
             stacklevel=2,
         )
     electrons = up_and_down(hilbert)
-    if electrons is not None and any(up * down for up, down in zip(*(s.occupation for s in electrons), strict=True)):
+    if electrons is not None and bool(
+        (hilbert.table(electrons[0].occupation) * hilbert.table(electrons[1].occupation)).any()
+    ):
         found["double_occupancy"] = double_occupancy(samples, hilbert)
     if exact is not None and not exact.gap < DEGENERATE:
         found["fidelity"] = fidelity(samples, hilbert, exact.state)

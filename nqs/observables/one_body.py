@@ -31,7 +31,7 @@ from nqs.lattice.lattice import Lattice
 from nqs.observables.expectation import Expectation, _means
 from nqs.observables.momenta import _plane_waves
 from nqs.observables.moves import MOVES_CPU_BYTES, _Known, _moves_bytes, _PairAverage
-from nqs.observables.species import Ladder, ladders
+from nqs.observables.species import Ladder, at_sites, ladders, species_hint
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
 
@@ -43,7 +43,7 @@ def _local_one_body(known: _Known, kinds: Sequence[Ladder], rows: Int64[Tensor, 
     x = torch.zeros((len(n), L, L), dtype=torch.complex128, device=n.device)
     elsewhere = ~torch.eye(L, dtype=torch.bool, device=n.device)
     for kind in kinds:
-        occupation, lowered, raised = (table.to(n.device)[n.long()] for table in kind[:3])  # (b, L) each
+        occupation, lowered, raised = (at_sites(table, n) for table in kind[:3])  # (b, L) each
         x += torch.diag_embed(occupation)
         # <n|a+_i a_j|n'> with n' = n - e_i + e_j.
         row, i, j = ((lowered >= 0)[:, :, None] & (raised >= 0)[:, None, :] & elsewhere).nonzero().T
@@ -164,7 +164,7 @@ def condensate_fraction(
     """
     hilbert = wavefunction.hilbert
     if hilbert.of_kind("fermion") or not hilbert.of_kind("boson"):
-        raise ValueError(f"a condensate fraction needs bosons; the space is {hilbert}.")
+        raise ValueError(f"a condensate fraction needs bosons; the space is {hilbert}{species_hint(hilbert)}.")
     if matrix is None:
         matrix = one_body_density_matrix(samples, wavefunction, permutations=permutations).value
     values, orbitals = torch.linalg.eigh(matrix)

@@ -5,31 +5,32 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Shaped, UInt8
 from torch import Tensor
 
-from nqs.hilbert import HilbertSpace, Species
+from nqs.hilbert import HilbertSpace, Species, Values
 
 
-def quantities(hilbert: HilbertSpace) -> dict[str, Float64[Tensor, " d"]]:
-    """The local quantities of a space by name, each with its value in every local state.
+def quantities(hilbert: HilbertSpace) -> dict[str, Float64[Tensor, "*L d"]]:
+    """The local quantities of a space by name, each with its value in every local state, (d,), or (L, d) where that
+    depends on the site.
 
     These are its charges; the numbers of its bosons and fermions, species by species; and, where there are several
     species of fermions, their total number "particles" and, where they have a spin, "Sz".
     """
-    found = {charge.name: torch.tensor(charge.values, dtype=torch.float64) for charge in hilbert.charges}
+    found = {charge.name: values_of(hilbert, charge.values) for charge in hilbert.charges}
     for species in hilbert.of_kind("boson") + hilbert.of_kind("fermion"):
-        found.setdefault(species.name, torch.tensor(species.occupation, dtype=torch.float64))
+        found.setdefault(species.name, values_of(hilbert, species.occupation))
     fermions = hilbert.of_kind("fermion")
     if len(fermions) > 1:
-        found["particles"] = _total([species.occupation for species in fermions])
+        found["particles"] = _total(hilbert, [species.occupation for species in fermions])
         if any(species.twice_sz is not None for species in fermions):
-            found["Sz"] = _sz(fermions)
+            found["Sz"] = _sz(hilbert, fermions)
     return found
 
 
-def site_values(hilbert: HilbertSpace, quantity: str) -> Float64[Tensor, " d"]:
-    """The value of a quantity in every local state.
+def site_values(hilbert: HilbertSpace, quantity: str) -> Float64[Tensor, "*L d"]:
+    """The value of a quantity in every local state, (d,), or (L, d) where that depends on the site.
 
     Args:
         hilbert: the space.
@@ -41,7 +42,7 @@ def site_values(hilbert: HilbertSpace, quantity: str) -> Float64[Tensor, " d"]:
     """
     known = quantities(hilbert)
     if "Sz" not in known and hilbert.of_kind("spin"):
-        known["Sz"] = _sz(hilbert.species)
+        known["Sz"] = _sz(hilbert, hilbert.species)
     if quantity not in known:
         names = ", ".join(map(repr, known)) or "none"
         raise ValueError(
@@ -51,12 +52,25 @@ def site_values(hilbert: HilbertSpace, quantity: str) -> Float64[Tensor, " d"]:
     return known[quantity]
 
 
-def _total(values: Sequence[tuple[int, ...]]) -> Float64[Tensor, " d"]:
-    return torch.tensor(values, dtype=torch.float64).sum(0)
+def values_of(hilbert: HilbertSpace, values: Values) -> Float64[Tensor, "*L d"]:
+    """Values of a charge or species as a tensor: (d,), or (L, d) where they depend on the site."""
+    table = torch.from_numpy(hilbert.table(values).astype(float))
+    return table if hilbert.states_differ or not isinstance(values[0], int) else table[0]
 
 
-def _sz(species: Sequence[Species]) -> Float64[Tensor, " d"]:
-    return _total([one.twice_sz for one in species if one.twice_sz is not None]) / 2
+def at_sites(values: Shaped[Tensor, "*L d"], n: UInt8[Tensor, "B L"]) -> Shaped[Tensor, "B L"]:
+    """The values (d,) or (L, d) of the local states of configurations."""
+    values, index = values.to(n.device), n.long()
+    return values[index] if values.ndim == 1 else values[torch.arange(len(values), device=n.device), index]
+
+
+def _total(hilbert: HilbertSpace, values: Sequence[Values]) -> Float64[Tensor, "*L d"]:
+    parts = [values_of(hilbert, part) for part in values]
+    return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+
+
+def _sz(hilbert: HilbertSpace, species: Sequence[Species]) -> Float64[Tensor, "*L d"]:
+    return _total(hilbert, [one.twice_sz for one in species if one.twice_sz is not None]) / 2
 
 
 # ---- kinds of spaces -------------------------------------------------------------------------------
@@ -72,10 +86,11 @@ def up_and_down(hilbert: HilbertSpace) -> tuple[Species, Species] | None:
     fermions = hilbert.of_kind("fermion")
     by_spin = {}
     for species in fermions:
-        if species.twice_sz == species.occupation:
-            by_spin["up"] = species
-        elif species.twice_sz == tuple(-n for n in species.occupation):
-            by_spin["down"] = species
+        if species.twice_sz is not None:
+            twice_sz, number = hilbert.table(species.twice_sz), hilbert.table(species.occupation)
+            for spin, sign in (("up", 1), ("down", -1)):
+                if (twice_sz == sign * number).all():
+                    by_spin[spin] = species
     return (by_spin["up"], by_spin["down"]) if len(by_spin) == len(fermions) == 2 else None
 
 
@@ -88,12 +103,13 @@ def electrons_of(hilbert: HilbertSpace, what: str) -> tuple[Species, Species]:
     electrons = up_and_down(hilbert)
     if electrons is None:
         raise ValueError(
-            f"{what} needs electrons with spin (spinful_fermions); the space is {hilbert}{_hint(hilbert)}."
+            f"{what} needs electrons with spin (spinful_fermions); the space is {hilbert}{species_hint(hilbert)}."
         )
     return electrons
 
 
-def _hint(hilbert: HilbertSpace) -> str:
+def species_hint(hilbert: HilbertSpace) -> str:
+    """Added to messages about a space that states no species: how to state them."""
     return (
         "" if hilbert.species else " (it states no species: give HilbertSpace(.., species=..) what its particles are)"
     )
@@ -108,11 +124,14 @@ def mobile(hilbert: HilbertSpace) -> tuple[Species, ...]:
 
 
 class Ladder(NamedTuple):
-    """One species: its number in every local state, and where adding or removing a particle leads (-1: nowhere)."""
+    """One species: its number in every local state, and where adding or removing a particle leads (-1: nowhere).
 
-    occupation: Float64[Tensor, " d"]
-    lowered: Int64[Tensor, " d"]
-    raised: Int64[Tensor, " d"]
+    Tables are (d,), or (L, d) where sites differ.
+    """
+
+    occupation: Float64[Tensor, "*L d"]
+    lowered: Int64[Tensor, "*L d"]
+    raised: Int64[Tensor, "*L d"]
     is_fermion: bool
 
 
@@ -132,29 +151,39 @@ def ladders(hilbert: HilbertSpace, spin: str | None = None) -> list[Ladder]:
     if not kinds:
         raise ValueError(
             f"the one-body density matrix needs bosons, fermions or spinful_fermions; the space is {hilbert}"
-            f"{_hint(hilbert)}."
+            f"{species_hint(hilbert)}."
         )
-    content = [_content(hilbert, state, None, 0) for state in range(hilbert.local_dim)]
+    tables = [values_of(hilbert, values) for s in hilbert.species for values in (s.occupation, s.twice_sz) if values]
+    by_site = any(table.ndim == 2 for table in tables)
+    found = []
+    for species in kinds:
+        sites = [_ladder_at(hilbert, species, site) for site in range(hilbert.n_sites if by_site else 1)]
+        occupation, lowered, raised = (torch.stack(parts) for parts in zip(*sites, strict=True))
+        if not by_site:
+            occupation, lowered, raised = occupation[0], lowered[0], raised[0]
+        found.append(Ladder(occupation.double(), lowered, raised, species.kind == "fermion"))
+    return found
+
+
+def _ladder_at(
+    hilbert: HilbertSpace, species: Species, site: int
+) -> tuple[Int64[Tensor, " d"], Int64[Tensor, " d"], Int64[Tensor, " d"]]:
+    """Occupation numbers of a species in the local states of a site, and the local states with one fewer or more."""
+    d, states = hilbert.local_dim, hilbert.states_at(site)
+    # What a local state holds: the number of every species, and S^z of the localised spins.
+    columns = [hilbert.table(s.occupation)[site] for s in hilbert.species]
+    columns += [hilbert.table(s.twice_sz)[site] for s in hilbert.of_kind("spin") if s.twice_sz is not None]
+    content = [tuple(int(column[state]) for column in columns) for state in range(len(states))]
     if len(set(content)) < len(content):
         raise ValueError(
-            f"the species of the space do not tell its local states {hilbert.local_states} apart: where a particle is "
-            "added or removed is not known."
+            f"the species of the space do not tell its local states {states} apart: where a particle is added or "
+            "removed is not known."
         )
     index = {row: state for state, row in enumerate(content)}
-    return [
-        Ladder(
-            occupation=torch.tensor(species.occupation, dtype=torch.float64),
-            lowered=torch.tensor([index.get(_content(hilbert, k, species, -1), -1) for k in range(hilbert.local_dim)]),
-            raised=torch.tensor([index.get(_content(hilbert, k, species, 1), -1) for k in range(hilbert.local_dim)]),
-            is_fermion=species.kind == "fermion",
-        )
-        for species in kinds
-    ]
-
-
-def _content(hilbert: HilbertSpace, state: int, changed: Species | None, by: int) -> tuple[tuple[int, int], ...]:
-    """Numbers of all species in a local state, of one of them changed; with 2 S^z where that does not follow."""
-    return tuple(
-        (s.occupation[state] + (by if s is changed else 0), s.twice_sz[state] if s.kind == "spin" and s.twice_sz else 0)
-        for s in hilbert.species
-    )
+    place = hilbert.species.index(species)
+    ladder = torch.full((3, d), -1)
+    ladder[0] = torch.from_numpy(columns[place].copy())
+    for state, row in enumerate(content):
+        for k, change in ((1, -1), (2, 1)):
+            ladder[k, state] = index.get((*row[:place], row[place] + change, *row[place + 1 :]), -1)
+    return ladder[0], ladder[1], ladder[2]

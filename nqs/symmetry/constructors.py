@@ -67,14 +67,18 @@ def _flipped_spins(hilbert: HilbertSpace) -> tuple[int, ...]:
     if all(species.twice_sz is None for species in hilbert.species):
         raise ValueError(f"a spin flip needs spins or electrons, by the species of the space; it is {hilbert}.")
 
+    numbers = [hilbert.table(species.occupation) for species in hilbert.species]
+    if hilbert.states_differ or any((table != table[0]).any() for table in numbers):
+        raise ValueError(f"a spin flip needs the same local states on all sites; the space is {hilbert}.")
+
     def content(state: int, sign: int) -> list[tuple[str, int, int]]:
         """Particles of a local state: what they are, how many, 2 S^z; electrons differ in their spin alone."""
         found = []
-        for species in hilbert.species:
-            number, twice_sz = species.occupation[state], species.twice_sz
-            if number:
-                name = "" if species.kind == "fermion" and twice_sz is not None else species.name
-                found.append((name, number, 0 if twice_sz is None else sign * twice_sz[state]))
+        for species, number in zip(hilbert.species, numbers, strict=True):
+            if number[0, state]:
+                name = "" if species.kind == "fermion" and species.twice_sz is not None else species.name
+                spin = 0 if species.twice_sz is None else int(hilbert.table(species.twice_sz)[0, state])
+                found.append((name, int(number[0, state]), sign * spin))
         return sorted(found)
 
     states = [content(state, 1) for state in range(hilbert.local_dim)]

@@ -330,11 +330,12 @@ class Symmetry:
 
     def _inversions(self, hilbert: HilbertSpace) -> tuple[Bool[Tensor, "G O O"], list[tuple[int, ...]]]:
         """Pairs of orbitals o < o' whose order an element inverts, and the species by local state."""
-        species = [fermions.occupation for fermions in hilbert.of_kind("fermion")]
-        if not species:
+        tables = [hilbert.table(fermions.occupation) for fermions in hilbert.of_kind("fermion")]
+        species = [tuple(table[0].tolist()) for table in tables]
+        if not species or any((table != table[0]).any() for table in tables):
             raise ValueError(
-                f"fermionic signs need a space with fermions among its species (fermions, spinful_fermions); it is "
-                f"{hilbert}."
+                "fermionic signs need fermions among the species (fermions, spinful_fermions), the same on all "
+                f"sites; the space is {hilbert}."
             )
         perms, maps = self._arrays
         L = self.n_sites
