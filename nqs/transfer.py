@@ -89,7 +89,7 @@ def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Arch
     if old_hilbert.n_sites != hamiltonian.hilbert.n_sites:
         done.append(f"site embeddings repeated from {old_hilbert.n_sites} sites")
     if d_new > local_states:
-        done.append(f"local states above {old_hilbert.local_states[local_states - 1]} start as that one")
+        done.append(f"local states above {old_hilbert.state_names[local_states - 1]} start as that one")
     if new.phase == "learned" and not phases:
         done.append("the phase head starts anew")
     return f"parameters of {archive.path} after {archive.step:,} steps" + "".join(f", {text}" for text in done)

@@ -125,6 +125,28 @@ def test_electrons_with_phonons() -> None:
         one_body_density_matrix(exact_samples(without, psi), StateVector(without, psi))
 
 
+def test_entropy_of_electrons_in_the_order_of_netket() -> None:
+    """The same modes as spinless orbitals, down first; where numbers are free, the order of the spins matters."""
+    known = with_species(HilbertSpace(3, ("empty", "up", "down", "both"), (Charge("electrons", (0, 1, 1, 2), 3),)))
+    assert [species.name for species in known.species] == ["down electrons", "up electrons"]
+    space = HilbertSpace(3, known.local_states, (), known.species)
+    orbitals = fermions(6)
+    psi = np.random.default_rng(2).normal(size=space.dimension)
+    psi /= np.linalg.norm(psi)
+    n = space.configurations()
+    phi = np.zeros(orbitals.dimension)
+    phi[orbitals.rank(torch.cat([n >> 1, n & 1], dim=1)).numpy()] = psi
+    for sites in ([0], [1], [0, 2]):
+        found = renyi2_entropy(exact_samples(space, psi), StateVector(space, psi), sites).value
+        modes = [*sites, *(3 + site for site in sites)]
+        expected = renyi2_entropy(exact_samples(orbitals, phi), StateVector(orbitals, phi), modes).value
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    other = HilbertSpace(3, space.local_states, (), space.species[::-1])
+    wrong = renyi2_entropy(exact_samples(other, psi), StateVector(other, psi), [1]).value
+    right = renyi2_entropy(exact_samples(space, psi), StateVector(space, psi), [1]).value
+    assert not torch.isclose(wrong, right, rtol=0, atol=1e-6)
+
+
 def test_species_are_checked() -> None:
     with pytest.raises((ValueError, jaxtyping.TypeCheckError), match=r"'anyon'"):
         Species("x", "anyon", (0, 1))  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
 """The symmetry sector of a ground state, from what is known of its phases.
 
-A reference phase that obeys the symmetry names its sector. A mean-field determinant need not: unrestricted Hartree-Fock
-breaks translations and spin symmetry to gain energy. Its projections on the sectors,
+A reference phase that obeys the symmetry names its one-dimensional irreducible representation (its symmetry sector). A
+mean-field determinant need not: unrestricted Hartree-Fock breaks translations and spin symmetry to gain energy. Its
+projections on the symmetry sectors,
 
     P_chi |D> = 1/G sum_g chi(g)^* g |D>,    E_chi = <D|P_chi H P_chi|D> / <D|P_chi|D>,
 
@@ -89,7 +90,7 @@ def sector_of(reference: ReferencePhase, symmetry: Symmetry, hilbert: HilbertSpa
 
 
 def weight_in_sector(symmetry: Symmetry, hilbert: HilbertSpace, state: np.ndarray) -> float:
-    """|P_chi psi|^2 of a normalised state vector in lexicographic order: 1 where the state lies in the sector."""
+    """|P_chi psi|^2 of a normalised state vector in lexicographic order; 1 if the state lies in the symmetry sector."""
     psi = torch.from_numpy(np.ascontiguousarray(state)).to(torch.complex128)
     weight = 0.0
     for start in range(0, hilbert.dimension, ROWS):
@@ -104,7 +105,7 @@ def weight_in_sector(symmetry: Symmetry, hilbert: HilbertSpace, state: np.ndarra
 
 
 class OrbitHamiltonian:
-    """A Hamiltonian between the orbits of a group, in every sector of real characters at once.
+    """A Hamiltonian between the orbits of a group, for every real character at once.
 
     Attributes:
         representatives: of all orbits, also of those that some sectors forbid.

@@ -20,14 +20,14 @@ def _of_sites(permutations: np.ndarray, local_dim: int, fermions: bool) -> Symme
 
 
 def space_group(lattice: Lattice, hilbert: HilbertSpace, *, fermions: bool = False) -> Symmetry:
-    """Translations, rotations and reflections of a lattice, in the sector that is even under all of them."""
+    """Translations, rotations and reflections of a lattice, in the trivial representation (even under all of them)."""
     return _of_sites(lattice.space_group().numpy(), hilbert.local_dim, fermions)
 
 
 def translations(
     lattice: Lattice, hilbert: HilbertSpace, *, momentum: Sequence[int] | None = None, fermions: bool = False
 ) -> Symmetry:
-    """Translations of a periodic lattice, in the sector of one momentum.
+    """Translations of a periodic lattice, in the representation of one momentum.
 
     Args:
         momentum: integers m with k_j = 2 pi m_j / (unit cells along direction j); 0 by default.

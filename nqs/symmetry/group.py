@@ -1,18 +1,18 @@
-r"""Finite symmetry groups of configurations, and the symmetry sectors that their one-dimensional characters name.
+r"""Finite symmetry groups of configurations with their one-dimensional irreducible representations (characters).
 
 An element g permutes sites and relabels local states,
 
     (g n)_s = map_g[n_{perm_g[s]}],
 
-and a state of the sector obeys psi(g n) = c_g(n) psi(n) with c_g(n) = chi(g) sign_g(n): a character chi, one complex
-number of modulus 1 for every element, times the sign of reordering fermions where particles are fermions. For a
+and a state of the symmetry sector obeys psi(g n) = c_g(n) psi(n) with c_g(n) = chi(g) sign_g(n): a character chi, one
+complex number of modulus 1 for every element, times the sign of reordering fermions where particles are fermions. For a
 translation T_r by r sites and momentum k, chi(T_r) = exp(i k r).
 
 All configurations that the group maps onto each other form an orbit; its lexicographically smallest member represents
 it. One amplitude per orbit describes the whole state. An orbit whose stabiliser has elements with sum c_g(n) = 0 is
 forbidden: psi = 0 on all of it.
 
-Such sectors in exact diagonalisation: Sandvik, AIP Conf. Proc. 1297, 135 (2010), arXiv:1101.3281, section 4.
+Symmetry sectors in exact diagonalisation: Sandvik, AIP Conf. Proc. 1297, 135 (2010), arXiv:1101.3281, section 4.
 """
 
 # Shapes: B configurations, G group elements, L sites, d local states, O = L x species orbitals.
@@ -152,7 +152,7 @@ class Symmetry:
         return tuple(characters)
 
     def with_angles(self, angles: Sequence[float] | np.ndarray) -> "Symmetry":
-        """The same group in another sector."""
+        """The same group with another character."""
         return Symmetry(
             permutations=self.permutations,
             maps=self.maps,
@@ -223,7 +223,7 @@ class Symmetry:
         return total.abs() < 0.5  # a sum of characters over a group: 0 or its order
 
     def orbits(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> Orbits:
-        """All orbits of a sector in lexicographic order of their representatives, cached for each device.
+        """All orbits of a sector of charges in lexicographic order of their representatives, cached for each device.
 
         Raises:
             ValueError: an element leaves the sector.
@@ -237,7 +237,11 @@ class Symmetry:
         return self._orbits[key]
 
     def number_of_orbits(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> int:
-        """Orbits of a sector that are not forbidden; `device` is where they are listed if they are not yet."""
+        """Orbits of a sector of charges that the character does not forbid.
+
+        Args:
+            device: where they are listed if they are not yet.
+        """
         wanted = hilbert, hilbert.species
         found = next((orbits for key, orbits in self._orbits.items() if key[:2] == wanted), None)
         return len((found or self.orbits(hilbert, device)).sizes)
@@ -387,7 +391,7 @@ def _all_orbits(
     hilbert: HilbertSpace,
     device: torch.device,
 ) -> Orbits:
-    """All orbits of a sector, whatever the character."""
+    """All orbits of a sector of charges, whatever the character."""
     return Orbits(*smallest_of_orbits(np.array(permutations), np.array(maps), hilbert, device))
 
 

@@ -17,7 +17,7 @@ PROBES = 32  # random configurations on which a symmetry is tested
 
 
 def symmetries_of(hamiltonian: Hamiltonian, *, fermions: bool = False) -> Symmetry:
-    """The largest known group that commutes with a Hamiltonian on a lattice, in its even sector.
+    """The largest known group that commutes with a Hamiltonian on a lattice, with the trivial character.
 
     Candidates are the space group of `hamiltonian.lattice`, the spin flip, and, without fermionic signs, the reversal
     of all local states (spin flip, particle-hole).
