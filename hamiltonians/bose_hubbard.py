@@ -90,6 +90,19 @@ class BoseHubbard:
         return bosons(self.lattice.n_sites, self.n_particles, self.n_max)
 
     @property
+    def unit(self) -> str:
+        return "J"
+
+    @property
+    def max_connected(self) -> int:
+        """One hop along each bond in each direction."""
+        return len(self._hops[0])
+
+    @property
+    def has_boundary_phases(self) -> bool:
+        return self.phases is not None
+
+    @property
     def is_stoquastic(self) -> bool:
         """All off-diagonal elements are real and negative, so that the ground state can be chosen positive."""
         return self.phases is None and bool((self.J * self.lattice.signs() >= 0).all())

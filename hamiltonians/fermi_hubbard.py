@@ -93,6 +93,19 @@ class FermiHubbard:
         return spinful_fermions(self.lattice.n_sites, self.n_up, self.n_down)
 
     @property
+    def unit(self) -> str:
+        return "t"
+
+    @property
+    def max_connected(self) -> int:
+        """For each spin, one direction of each bond."""
+        return len(self._hops.source)
+
+    @property
+    def has_boundary_phases(self) -> bool:
+        return self.twist is not None
+
+    @property
     def is_stoquastic(self) -> bool:
         """All off-diagonal elements are real and negative, so that the ground state can be chosen positive."""
         others = (None if number is None else number - 1 for number in (self.n_up, self.n_down))

@@ -89,6 +89,15 @@ class Heisenberg:
         return spins(self.lattice.n_sites, self.total_sz, self.spin)
 
     @property
+    def unit(self) -> str:
+        return "J"
+
+    @property
+    def max_connected(self) -> int:
+        """Spins 1/2 are exchanged in one direction only."""
+        return len(self._exchanges[0]) // (2 if self.spin == 0.5 else 1)
+
+    @property
     def is_stoquastic(self) -> bool:
         """All off-diagonal elements are negative, so that the ground state can be chosen positive."""
         return bool((self._bonds[2] <= 0).all())

@@ -59,6 +59,15 @@ class Ising:
         return spins(self.lattice.n_sites)
 
     @property
+    def unit(self) -> str:
+        return "J"
+
+    @property
+    def max_connected(self) -> int:
+        """One flip of each spin."""
+        return self.lattice.n_sites if self.h else 0
+
+    @property
     def is_stoquastic(self) -> bool:
         """All off-diagonal elements are negative, so that the ground state can be chosen positive."""
         return self.h >= 0

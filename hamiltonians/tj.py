@@ -39,7 +39,7 @@ from nqs.hamiltonians.jordan_wigner import (
     never_positive,
     toggled,
 )
-from nqs.hilbert import Charge, HilbertSpace
+from nqs.hilbert import HilbertSpace, electrons
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
@@ -80,8 +80,20 @@ class TJ:
     @cached_property
     def hilbert(self) -> HilbertSpace:
         """The sector, stated by n_up and n_down."""
-        charges = (Charge("up electrons", (0, 1, 0), self.n_up), Charge("down electrons", (0, 0, 1), self.n_down))
-        return HilbertSpace(self.lattice.n_sites, ("empty", "up", "down"), charges)
+        return electrons(self.lattice.n_sites, ("empty", "up", "down"), self.n_up, self.n_down)
+
+    @property
+    def unit(self) -> str:
+        return "t"
+
+    @property
+    def max_connected(self) -> int:
+        """On each bond a hop or an exchange."""
+        return max(len(self._hops.source) // 2, len(self._exchange.source))
+
+    @property
+    def has_boundary_phases(self) -> bool:
+        return self.twist is not None
 
     @property
     def is_stoquastic(self) -> bool:

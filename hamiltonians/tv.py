@@ -77,6 +77,19 @@ class TV:
         return fermions(self.lattice.n_sites, self.n_particles)
 
     @property
+    def unit(self) -> str:
+        return "t"
+
+    @property
+    def max_connected(self) -> int:
+        """On each bond one direction at most starts where a fermion is and ends where none is."""
+        return len(self._hops.source) // 2
+
+    @property
+    def has_boundary_phases(self) -> bool:
+        return self.twist is not None
+
+    @property
     def is_stoquastic(self) -> bool:
         """All off-diagonal elements are real and negative, so that the ground state can be chosen positive."""
         others = None if self.n_particles is None else self.n_particles - 1

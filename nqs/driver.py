@@ -32,7 +32,7 @@ from nqs.models import (
 )
 from nqs.optimisation.exact_steps import exact_steps
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
-from nqs.pretraining import MeanField, StateVector, Target, fit
+from nqs.pretraining import MeanField, Target, VectorTarget, fit
 from nqs.protocols import Hamiltonian, WavefunctionConfig
 from nqs.recipes.threads import use_threads_for
 from nqs.report.figures import plot_run
@@ -115,6 +115,7 @@ def with_mean_field(
         print(f"{error}\nGoing on without it: a phase head learns all signs.")
         return model
     shell = "" if found.gap > OPEN_SHELL else ", an open shell: one of many determinants"
+    unit = unit_of(hamiltonian)
     print(f"Hartree-Fock E = {found.energy:.8f} {unit}, gap {found.gap:.4f} {unit}{shell}")
     if ground_state is not None:
         agreement = phase_agreement(found.determinant, hamiltonian.hilbert, ground_state.state)
@@ -129,7 +130,6 @@ def solve(
     *,
     name: str,
     ground_state: ExactGroundState | None,
-    unit: str = "J",
 ) -> Result:
     """Run VMC (or continue the same run), print the result, leave archive and figure.
 
@@ -146,7 +146,7 @@ def solve(
                 print("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
     hilbert = hamiltonian.hilbert
     terms = model.symmetry.number_of_orbits(hilbert, device) if isinstance(model, OnOrbits) else hilbert.dimension
-    lattice = getattr(hamiltonian, "lattice", None)
+    lattice = lattice_of(hamiltonian)
     model = recipes.sized(model, terms, hilbert.n_sites, device, options.minutes, lattice=lattice)
     wavefunction = model.build(hamiltonian.hilbert, device)
     sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
@@ -199,7 +199,7 @@ def pretraining_target(
     if kind == "exact":
         if ground_state is None:
             raise ValueError("--pretrain exact needs the exact ground state: raise --exact-limit, or leave it out.")
-        return StateVector(hamiltonian.hilbert, ground_state.state)
+        return VectorTarget(hamiltonian.hilbert, ground_state.state)
     reference = getattr(getattr(model, "base", model), "reference", None)
     if not isinstance(reference, (SlaterDeterminant, ProjectedDeterminant)):
         found = "no reference" if reference is None else f"the reference {type(reference).__name__}"

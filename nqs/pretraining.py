@@ -77,7 +77,7 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class StateVector:
+class VectorTarget:
     """A state by its amplitudes in lexicographic order, such as `ExactGroundState.state`.
 
     Raises:
@@ -214,7 +214,7 @@ def fit(
     A symmetric wavefunction is fitted to the projection of the target on its symmetry sector.
 
     Args:
-        target: `StateVector`, `MeanField`, `ProductState`, another wavefunction, or anything with `log_psi`.
+        target: `VectorTarget`, `MeanField`, `ProductState`, another wavefunction, or anything with `log_psi`.
         objective: "forward", "reverse" or "infidelity", see above.
         steps: updates, at most.
         fidelity: end as soon as the fidelity is as high.
@@ -234,7 +234,7 @@ def fit(
     >>> from nqs.lattice import chain
     >>> from nqs.models import Transformer
     >>> hamiltonian = Heisenberg(chain(4), total_sz=0)
-    >>> target = StateVector(hamiltonian.hilbert, exact.ground_state(hamiltonian).state)
+    >>> target = VectorTarget(hamiltonian.hilbert, exact.ground_state(hamiltonian).state)
     >>> model = Transformer(hamiltonian.hilbert, width=8, layers=1, heads=2)
     >>> fit(model, target, steps=50, progress=False).fidelity > 0.9999
     True
@@ -440,7 +440,7 @@ def _sampled(
 ) -> Samples | None:
     """Samples of the target among the configurations that samples of the wavefunction have; None if it has none."""
     symmetry = _symmetry_of(wavefunction)
-    if isinstance(target, StateVector) and symmetry is None:
+    if isinstance(target, VectorTarget) and symmetry is None:
         return target.sample(own.n_samples, generator)
     if not isinstance(target, Wavefunction) or symmetry not in (None, _symmetry_of(target)):
         return None

@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
+from nqs.lattice.lattice import Lattice
 from nqs.samples import LocalEnergies, Samples
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ class Connected(NamedTuple):
 
 
 class Hamiltonian(Protocol):
-    """A Hermitian operator on a sector. Built-in families also list no n' twice for the same n."""
+    """A Hermitian operator on a sector. Built-in families also list no n' twice for the same n.
+
+    Optional members are read by the functions below, which give their defaults: `lattice`, `is_stoquastic`, `unit`,
+    `max_connected`, `has_boundary_phases`.
+    """
 
     @property
     def hilbert(self) -> HilbertSpace: ...
@@ -37,6 +42,31 @@ class Hamiltonian(Protocol):
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """All n' != n with <n|H|n'> != 0, on the device of n."""
+
+
+def lattice_of(hamiltonian: Hamiltonian) -> Lattice | None:
+    """Where the sites are; None by default."""
+    return getattr(hamiltonian, "lattice", None)
+
+
+def is_stoquastic(hamiltonian: Hamiltonian) -> bool:
+    """No off-diagonal element is positive or complex: the ground state can be chosen positive. False by default."""
+    return bool(getattr(hamiltonian, "is_stoquastic", False))
+
+
+def unit_of(hamiltonian: Hamiltonian) -> str:
+    """Name of the unit of its energies, for print; "J" by default."""
+    return str(getattr(hamiltonian, "unit", "J"))
+
+
+def max_connected(hamiltonian: Hamiltonian) -> int:
+    """An upper bound of the connected configurations of one configuration, at least 1; 4 L by default."""
+    return max(1, int(getattr(hamiltonian, "max_connected", 4 * hamiltonian.hilbert.n_sites)))
+
+
+def has_boundary_phases(hamiltonian: Hamiltonian) -> bool:
+    """Hops carry phases that shift the momenta of the particles; False by default."""
+    return bool(getattr(hamiltonian, "has_boundary_phases", False))
 
 
 class LogPsi(NamedTuple):

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from nqs.archive.archive import Archive
 from nqs.archive.serialise import digest
-from nqs.hilbert import HilbertSpace
+from nqs.hilbert import HilbertSpace, Values
 from nqs.models import Transformer, TransformerConfig
 from nqs.models.factored_attention import Mixing
-from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.protocols import Hamiltonian, Wavefunction, lattice_of
 from nqs.vmc.continuation import rebuild
 
 # Of a TransformerConfig: two models may differ in them and still fit.
@@ -87,7 +87,7 @@ def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Arch
     if old_hilbert.n_sites != hamiltonian.hilbert.n_sites:
         done.append(f"site embeddings repeated from {old_hilbert.n_sites} sites")
     if d_new > local_states:
-        done.append(f"local states above {old_hilbert.local_states[local_states - 1]} start as that one")
+        done.append(f"local states above {old_hilbert.state_names[local_states - 1]} start as that one")
     if new.phase == "learned" and not phases:
         done.append("the phase head starts anew")
     return f"parameters of {archive.path} after {archive.step:,} steps" + "".join(f", {text}" for text in done)
@@ -123,9 +123,11 @@ def counterparts(old: Hamiltonian, new: Hamiltonian) -> Int64[Tensor, " L"]:
     """
     shapes = []
     for hamiltonian in (old, new):
-        lattice: Any = getattr(hamiltonian, "lattice", None)
-        directed = lattice is not None and lattice.shape
-        shapes.append((*lattice.shape, len(lattice.basis)) if directed else (hamiltonian.hilbert.n_sites, 1))
+        lattice = lattice_of(hamiltonian)
+        if lattice is not None and lattice.shape:
+            shapes.append((*lattice.shape, len(lattice.basis)))
+        else:
+            shapes.append((hamiltonian.hilbert.n_sites, 1))
     if len(shapes[0]) != len(shapes[1]) or shapes[0][-1] != shapes[1][-1]:
         shapes = [(hamiltonian.hilbert.n_sites, 1) for hamiltonian in (old, new)]
     sites = torch.zeros(1, dtype=torch.int64)
@@ -172,9 +174,21 @@ def _refuse_other_shape(archive: Archive, old: TransformerConfig, new: Transform
 def _common_local_states(archive: Archive, old: HilbertSpace, new: HilbertSpace) -> int:
     """How many local states both sectors have; they are the first ones of each."""
     common = min(old.local_dim, new.local_dim)
-    if old.local_states[:common] != new.local_states[:common]:
+    by_species = bool(old.species and new.species)
+    if _content(old, common, by_species) != _content(new, common, by_species):
         raise ValueError(
-            f"{archive.path} is about sites that are {', '.join(old.local_states)}, here they are "
-            f"{', '.join(new.local_states)}: start from a run with the same kind of particles."
+            f"{archive.path} is about sites that are {', '.join(old.state_names)}, here they are "
+            f"{', '.join(new.state_names)}: start from a run with the same kind of particles."
         )
     return common
+
+
+def _content(hilbert: HilbertSpace, common: int, by_species: bool) -> list[object]:
+    """What the first local states hold, by kinds of sites; where no species are known, their names stand for it."""
+    if not by_species:
+        return list(hilbert.state_names[:common])
+
+    def rows(values: Values | None) -> object:
+        return None if values is None else sorted(set(map(tuple, hilbert.table(values)[:, :common].tolist())))
+
+    return [(species.kind, rows(species.occupation), rows(species.twice_sz)) for species in hilbert.species]

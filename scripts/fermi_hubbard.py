@@ -54,7 +54,7 @@ def wavefunction(
         return config.model
     if hamiltonian.is_stoquastic:
         return replace(config.model, phase="zero")
-    return with_mean_field(config.model, hamiltonian, ground_state, unit="t")
+    return with_mean_field(config.model, hamiltonian, ground_state)
 
 
 def main(config: Config) -> Result:
@@ -76,7 +76,7 @@ def main(config: Config) -> Result:
     sites = "x".join(map(str, config.shape))
     electrons = f"{hamiltonian.n_up}+{hamiltonian.n_down}"
     name = f"fermi_hubbard-{sites}-N{electrons}-U{config.U:g}"
-    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state, unit="t")
+    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state)
 
 
 if __name__ == "__main__":

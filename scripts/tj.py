@@ -56,7 +56,7 @@ def main(config: Config) -> Result:
     model = replace(config.model, phase="zero") if hamiltonian.is_stoquastic else config.model
     sites = "x".join(map(str, config.shape))
     name = f"tj-{sites}-N{config.n_up}+{config.n_down}-J{config.J:g}"
-    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state, unit="t")
+    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state)
 
 
 if __name__ == "__main__":

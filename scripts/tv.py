@@ -48,7 +48,7 @@ def wavefunction(config: Config, hamiltonian: TV, ground_state: ExactGroundState
         return config.model
     if hamiltonian.is_stoquastic:
         return replace(config.model, phase="zero")
-    return with_mean_field(config.model, hamiltonian, ground_state, unit="t")
+    return with_mean_field(config.model, hamiltonian, ground_state)
 
 
 def main(config: Config) -> Result:
@@ -66,7 +66,7 @@ def main(config: Config) -> Result:
     model = wavefunction(config, hamiltonian, ground_state)
     sites = "x".join(map(str, config.shape))
     name = f"tv-{sites}-N{hamiltonian.n_particles}-V{config.V:g}"
-    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state, unit="t")
+    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ from nqs.models import (
     sector_of,
 )
 from nqs.optimisation import ExactSteps, OptimiserConfig, StochasticReconfiguration, TorchOptimiser
-from nqs.pretraining import FitObjective, MeanField, StateVector, Target, default_optimiser, fit
+from nqs.pretraining import FitObjective, MeanField, Target, VectorTarget, default_optimiser, fit
 from nqs.protocols import Hamiltonian, Sampler, Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.scripts import bose_hubbard, fermi_hubbard, heisenberg
@@ -326,7 +326,7 @@ def fitted(folder: Path) -> Record:
     """Fits to a mean field, to the exact state and to another network, by all three divergences, then a run."""
     hamiltonian = FermiHubbard(square(2, 3, "open"), 2, 2, U=4.0)
     determinant = hartree_fock(hamiltonian).determinant
-    ground_state = StateVector(hamiltonian.hilbert, exact.ground_state(hamiltonian).state)
+    ground_state = VectorTarget(hamiltonian.hilbert, exact.ground_state(hamiltonian).state)
     other = replace(TOY, seed=5, reference=determinant).build(hamiltonian.hilbert)
     tree = TreeSampler(n_samples=300)
     fits: list[tuple[Target, FitObjective, Sampler]] = [

@@ -19,6 +19,7 @@ from nqs.archive.serialise import from_plain, to_plain
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import TJ, TV, FermiHubbard, NetKetOperator, to_netket
 from nqs.observables import StateVector, exact_samples
+from nqs.protocols import max_connected
 from nqs.vmc.continuation import known_types
 
 from families import (
@@ -115,6 +116,15 @@ def test_any_batch_gives_the_rows_of_the_matrix(family: Family, data: st.DataObj
     before = n.clone()
     assert_same(rows(h, n), dense(h)[index])
     assert torch.equal(n, before)
+
+
+@every_family
+@EXAMPLES
+@drawn
+def test_no_row_has_more_than_the_largest_number_connected(family: Family, data: st.DataObject) -> None:
+    h = data.draw(family.recipes)()
+    parents = h.connected(h.hilbert.configurations()).parents
+    assert parents.bincount(minlength=1).max() <= max_connected(h)
 
 
 @every_family

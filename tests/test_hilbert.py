@@ -104,6 +104,27 @@ def charge_recipe(n_sites: int, charges: tuple[tuple[tuple[int, ...], int | None
     return Recipe(build, n_sites, local_dim, inside)
 
 
+def mixed_recipe(
+    dims: tuple[int, ...], charges: tuple[tuple[tuple[tuple[int, ...], ...], int | None, int | None], ...]
+) -> Recipe:
+    """Sites with `dims` local states; `charges`: values by site, target and modulus of each."""
+
+    def inside(n: tuple[int, ...]) -> bool:
+        if any(k >= d for k, d in zip(n, dims, strict=True)):
+            return False
+        for values, target, modulus in charges:
+            total = sum(row[k] for row, k in zip(values, n, strict=True))
+            if target is not None and (total - target if modulus is None else (total - target) % modulus) != 0:
+                return False
+        return True
+
+    def build() -> HilbertSpace:
+        named = tuple(Charge(f"Q{i}", *charge) for i, charge in enumerate(charges))
+        return HilbertSpace(len(dims), tuple(tuple("abcdef"[:d]) for d in dims), named)
+
+    return Recipe(build, len(dims), max(dims), inside)
+
+
 # Strategies draw numbers only; tests build the spaces. Run-time type checkers use `random`, which hypothesis forbids
 # in strategies. The ranges hold impossible sectors too.
 
@@ -125,16 +146,32 @@ def charge_recipes(draw: st.DrawFn) -> Recipe:
     return charge_recipe(n_sites, tuple(draw(st.lists(charge, min_size=1, max_size=3))))
 
 
+@st.composite
+def mixed_recipes(draw: st.DrawFn) -> Recipe:
+    dims = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
+    values = st.tuples(*(st.tuples(*[st.integers(-3, 3)] * d) for d in dims))
+    charge = st.tuples(values, st.none() | st.integers(-5, 5), st.none() | st.integers(1, 4))
+    return mixed_recipe(dims, tuple(draw(st.lists(charge, max_size=3))))
+
+
 RECIPES = st.one_of(
     boson_recipes(),
     st.builds(fermion_recipe, st.integers(1, 7), st.none() | st.integers(-1, 8)),
     st.builds(spinful_recipe, st.integers(1, 4), st.none() | st.integers(-1, 5), st.none() | st.integers(-1, 5)),
     st.builds(spin_recipe, st.integers(1, 5), st.none() | st.integers(-7, 7), st.integers(1, 3)),
     charge_recipes(),
+    mixed_recipes(),
 )
 MODULAR = charge_recipe(4, (((0, 1, 1, 2), 2, 3), ((0, 1, -1, 0), 0, None)))  # electrons modulo 3, and 2 Sz
 SEVERAL = charge_recipe(4, (((0, 1, 0, 1), 2, None), ((0, 0, 1, 1), 1, 3), ((2, -1, 0, 1), None, None)))
+MIXED_SPINS = mixed_recipe((2, 3, 2, 3), ((((-1, 1), (-2, 0, 2)) * 2, 0, None),))  # 1/2 and 1, total S^z = 0
+MOMENTUM = mixed_recipe(
+    (4,) * 4, ((((0, 1, 2, 3),) * 4, 3, None), (tuple((0, k, 2 * k, 3 * k) for k in range(4)), 0, 4))
+)
 ALWAYS = [
+    MIXED_SPINS,
+    MOMENTUM,
+    mixed_recipe((1, 4, 2), ()),
     boson_recipe(3, 4, None),
     boson_recipe(4, 5, 2),
     boson_recipe(3, None, 3),
@@ -228,16 +265,16 @@ def test_contains_refuses_what_is_no_local_state(space: HilbertSpace, recipe: Re
 @on_small_spaces
 def test_log_uniform_is_finite_exactly_where_the_sector_can_be_reached(space: HilbertSpace, recipe: Recipe) -> None:
     sector = recipe.sector()
-    advance, log_uniform = space.tables("cpu")
+    tables = space.tables("cpu")
     prefixes = {n[:length] for n in sector for length in range(recipe.n_sites + 1)}
     completions = {prefix: sum(n[: len(prefix)] == prefix for n in sector) for prefix in prefixes}
     for prefix in prefixes:
         if len(prefix) == recipe.n_sites:
             continue
-        remainder = space.start
-        for state in prefix:
-            remainder = advance[remainder, state]
-        conditionals = log_uniform[len(prefix), remainder].exp()
+        remainder = torch.tensor([space.start])
+        for site, state in enumerate(prefix):
+            remainder = tables.after(site, remainder, torch.tensor([state]))
+        conditionals = tables.log_uniform[len(prefix), remainder[0]].exp()
         expected = [completions.get((*prefix, state), 0) / completions[prefix] for state in range(recipe.local_dim)]
         np.testing.assert_allclose(conditionals, expected, rtol=1e-12, atol=0)
         assert conditionals.sum().item() == pytest.approx(1, rel=1e-12)
@@ -261,20 +298,30 @@ def test_product_of_uniform_conditionals_is_one_over_the_dimension(space: Hilber
 @on_small_spaces
 def test_remainders_are_a_walk_through_the_table(space: HilbertSpace, recipe: Recipe) -> None:
     n = tensor(recipe.everything())
-    advance = space.tables("cpu").advance
+    tables = space.tables("cpu")
     walk = [torch.full((len(n),), space.start)]
     for site in range(recipe.n_sites - 1):
-        walk.append(advance[walk[-1], n[:, site].long()])
+        walk.append(tables.after(site, walk[-1], n[:, site].long()))
     assert space.remainders(n).equal(torch.stack(walk, dim=1))
 
 
 @on_small_spaces
 def test_remainders_sink_once_a_charge_has_overshot(space: HilbertSpace, recipe: Recipe) -> None:
-    """A charge has overshot if even its smallest value on all further sites leads beyond the target."""
+    """A charge has overshot if even its smallest value on all further sites leads beyond the target.
+
+    So has a prefix with a local state that its site does not have.
+    """
+    dims = space.local_dims
     exact = [charge for charge in space.charges if charge.target is not None and charge.modulus is None]
+    tables = [(c.target, space.table(c.values).tolist()) for c in exact]
+    rows = [(target, [row[:d] for row, d in zip(table, dims, strict=True)]) for target, table in tables]
     sunk = [
         [
-            any(sum(c.values[k] for k in n[:site]) + min(c.values) * (recipe.n_sites - site) > c.target for c in exact)
+            any(k >= d for k, d in zip(n[:site], dims, strict=False))
+            or any(
+                sum(row[k] for row, k in zip(values, n[:site], strict=False)) + sum(map(min, values[site:])) > target
+                for target, values in rows
+            )
             for site in range(recipe.n_sites)
         ]
         for n in recipe.everything()
@@ -282,7 +329,7 @@ def test_remainders_sink_once_a_charge_has_overshot(space: HilbertSpace, recipe:
     remainders = space.remainders(tensor(recipe.everything()))
     assert (remainders == space.n_remainders).tolist() == sunk
     assert ((remainders >= 0) & (remainders <= space.n_remainders)).all()
-    assert (space.tables("cpu").advance[-1] == space.n_remainders).all()
+    assert (space.tables("cpu").advance[..., -1, :] == space.n_remainders).all()
 
 
 def test_tables_are_made_once_a_device() -> None:

@@ -273,6 +273,56 @@ def test_sector_is_that_of_the_space(space: Any, sector: HilbertSpace) -> None:
     assert_same(dense(h), np.eye(sector.dimension))
 
 
+def mixed_spins() -> Any:
+    """Heisenberg-like chain of spins 1/2 and 1, with terms on two and three sites in any order."""
+    half, one = nk.hilbert.Spin(0.5, 1), nk.hilbert.Spin(1, 1)
+    space = half * one * half * one
+    rng = np.random.default_rng(0)
+    h = LocalOperator(space, dtype=float)
+    for sites in ([0, 1], [3, 2], [2, 0, 1]):
+        size = int(np.prod([space.shape[i] for i in sites]))
+        matrix = rng.normal(size=(size, size))
+        h = h + LocalOperator(space, [matrix + matrix.T], [sites])
+    return h
+
+
+def spin_and_bosons() -> Any:
+    """Jaynes-Cummings-Hubbard: a spin beside two cavities with their own cutoffs."""
+    space = nk.hilbert.Spin(0.5, 1) * nk.hilbert.Fock(3, 1) * nk.hilbert.Fock(2, 1)
+    b = [np.diag(np.sqrt(np.arange(1.0, d)), 1) for d in (4, 3)]
+    raising = np.array([[0.0, 1.0], [0.0, 0.0]])  # NetKet counts from spin up
+    hop, swap = np.kron(b[0].T, b[1]), np.kron(raising, b[0])
+    return LocalOperator(space, [hop + hop.T, swap + swap.T, np.diag([0.5, -0.5])], [[1, 2], [0, 1], [0]])
+
+
+@pytest.mark.parametrize("build", [mixed_spins, spin_and_bosons])
+def test_products_of_spaces(build: Callable[[], Any]) -> None:
+    """Against NetKet's dense matrix, whose configurations are in the order of its own local states."""
+    netket = build()
+    h = wrap(netket)
+    space = netket.hilbert
+    assert h.hilbert.dimension == space.n_states
+    values = [np.sort(space.states_at_index(site)) for site in range(space.size)]
+    n = h.hilbert.configurations().numpy()
+    states = np.stack([v[n[:, site]] for site, v in enumerate(values)], axis=1)
+    order = np.asarray(space.states_to_numbers(states))
+    assert_same(dense(h), netket.to_dense()[np.ix_(order, order)])
+    assert len(h.hilbert.of_kind("spin")) == 1
+    assert exact.ground_state(h).energy == pytest.approx(np.linalg.eigvalsh(netket.to_dense())[0], abs=1e-10)
+
+
+def test_product_with_a_conserved_sum_of_different_sites() -> None:
+    """Excitations of the spin and of the cavities together."""
+    netket = spin_and_bosons()
+    whole = wrap(netket)
+    excitations = Charge("excitations", ((0, 1), (0, 1, 2, 3), (0, 1, 2)), 2)
+    sector = HilbertSpace(3, whole.hilbert.local_states, (excitations,), whole.hilbert.species)
+    h = wrap(netket, sector)
+    inside = whole.hilbert.rank(sector.configurations()).numpy()
+    assert_same(dense(h), dense(whole)[np.ix_(inside, inside)])
+    assert h._compile(torch.device("cpu")).conserving
+
+
 def test_sector_as_an_argument() -> None:
     """The same operator on the whole space, on sectors of nqs and of NetKet, and with one orbital per site."""
     whole = extended_hubbard(electrons(3))

@@ -28,7 +28,7 @@ from nqs.pretraining import (
     FitObjective,
     MeanField,
     ProductState,
-    StateVector,
+    VectorTarget,
     compare,
     draw,
     fit,
@@ -85,8 +85,8 @@ def loss_by_enumeration(model: Wavefunction, phi: Tensor, objective: str, weight
 def test_loss_and_gradient_are_those_of_the_definition(objective: FitObjective, weight: float) -> None:
     model = tiny(HUBBARD.hilbert, seed=3)
     state = random_vector(36)
-    samples = draw(model, StateVector(HUBBARD.hilbert, state), ExhaustiveSampler(), torch.Generator())
-    phi = StateVector(HUBBARD.hilbert, 5j * state).log_psi(samples.configurations)  # neither norm nor phase matter
+    samples = draw(model, VectorTarget(HUBBARD.hilbert, state), ExhaustiveSampler(), torch.Generator())
+    phi = VectorTarget(HUBBARD.hilbert, 5j * state).log_psi(samples.configurations)  # neither norm nor phase matter
     found = compare(samples, LogPsi(phi.log_modulus + 0.3, phi.phase), objective, weight)
     normalised = torch.from_numpy(state / np.linalg.norm(state))
     loss = loss_by_enumeration(model, normalised, objective, weight)
@@ -108,7 +108,7 @@ def test_close_to_the_target_the_objectives_are_twice_the_infidelity() -> None:
     psi = dense(model, HUBBARD.hilbert)
     near = psi * np.exp(1e-4 * random_vector(36))
     samples = draw(model, model, ExhaustiveSampler(), torch.Generator())
-    phi = StateVector(HUBBARD.hilbert, near).log_psi(samples.configurations)
+    phi = VectorTarget(HUBBARD.hilbert, near).log_psi(samples.configurations)
     forward, reverse, infidelity = (compare(samples, phi, objective).loss for objective in OBJECTIVES)
     assert forward == pytest.approx(2 * infidelity, rel=1e-3)
     assert reverse == pytest.approx(2 * infidelity, rel=1e-3)
@@ -121,7 +121,7 @@ def test_close_to_the_target_the_objectives_are_twice_the_infidelity() -> None:
 def test_an_exact_ground_state_is_reached(objective: FitObjective) -> None:
     ground_state = exact.ground_state(RING)
     model = tiny(RING.hilbert)
-    target = StateVector(RING.hilbert, ground_state.state)
+    target = VectorTarget(RING.hilbert, ground_state.state)
     result = fit(model, target, objective, steps=50, progress=False)
     assert result.fidelity > 0.99999
     assert result.fidelity == pytest.approx(fidelity(model, target, RING.hilbert))
@@ -148,7 +148,7 @@ def test_another_model_is_reached_from_samples(objective: FitObjective, sampler:
 
 
 def test_a_first_order_optimiser_works_too() -> None:
-    target = StateVector(RING.hilbert, exact.ground_state(RING).state)
+    target = VectorTarget(RING.hilbert, exact.ground_state(RING).state)
     optimiser = TorchOptimiser(learning_rate=0.02, final_learning_rate=0.002)
     result = fit(tiny(RING.hilbert), target, optimiser=optimiser, steps=100, progress=False)
     assert result.fidelity > 0.99
@@ -178,7 +178,7 @@ def test_a_product_state_is_projected_on_the_sector() -> None:
 
 
 def test_a_fit_ends_at_the_fidelity_that_was_wanted() -> None:
-    target = StateVector(RING.hilbert, exact.ground_state(RING).state)
+    target = VectorTarget(RING.hilbert, exact.ground_state(RING).state)
     result = fit(tiny(RING.hilbert), target, fidelity=0.9, steps=50, progress=False)
     assert 0.9 <= result.fidelity < 0.999
     assert 0 < result.steps < 20
@@ -216,7 +216,7 @@ def test_a_symmetric_wavefunction_is_fitted_to_the_projection() -> None:
     )
     model = config.build(RING.hilbert)
     state = random_vector(6)
-    target = StateVector(RING.hilbert, state)
+    target = VectorTarget(RING.hilbert, state)
     n = RING.hilbert.configurations()
     turned = [state[RING.hilbert.rank(n[:, list(p)]).numpy()] for p in symmetry.permutations]
     projected = np.mean(turned, axis=0)  # all characters are 1
@@ -224,7 +224,7 @@ def test_a_symmetric_wavefunction_is_fitted_to_the_projection() -> None:
     found = torch.polar(log_modulus.exp(), phase).numpy()
     np.testing.assert_allclose(found / found[0], projected / projected[0])
     assert fit(model, target, steps=60, progress=False).fidelity > 0.999
-    assert fidelity(model, StateVector(RING.hilbert, projected), RING.hilbert) > 0.999
+    assert fidelity(model, VectorTarget(RING.hilbert, projected), RING.hilbert) > 0.999
 
 
 def test_the_projection_of_a_determinant_is_that_of_its_sector() -> None:
@@ -280,7 +280,7 @@ def test_models_of_one_symmetry_are_fitted_from_samples_of_both() -> None:
 @pytest.mark.parametrize("of_a_vector", [True, False])
 def test_weights_of_mixed_samples_are_those_of_the_wavefunction(of_a_vector: bool) -> None:
     model, other = tiny(HUBBARD.hilbert), tiny(HUBBARD.hilbert, seed=5)
-    target = StateVector(HUBBARD.hilbert, dense(other, HUBBARD.hilbert)) if of_a_vector else other
+    target = VectorTarget(HUBBARD.hilbert, dense(other, HUBBARD.hilbert)) if of_a_vector else other
     p = abs(dense(model, HUBBARD.hilbert)) ** 2
     n_samples = 10**6
     samples = draw(model, target, TreeSampler(n_samples=n_samples), torch.Generator().manual_seed(0))
@@ -293,7 +293,7 @@ def test_samples_of_a_state_vector_have_its_probabilities() -> None:
     state = random_vector(36)
     p = abs(state) ** 2 / np.linalg.norm(state) ** 2
     n_samples = 20_000
-    samples = StateVector(HUBBARD.hilbert, state).sample(n_samples, torch.Generator().manual_seed(0))
+    samples = VectorTarget(HUBBARD.hilbert, state).sample(n_samples, torch.Generator().manual_seed(0))
     assert samples.counts is not None
     counts = np.zeros(36)
     counts[HUBBARD.hilbert.rank(samples.configurations)] = samples.counts.numpy()
@@ -309,9 +309,9 @@ def test_what_cannot_be_fitted_is_said() -> None:
     model = tiny(RING.hilbert)
     space = RING.hilbert
     with pytest.raises(ValueError, match=r"shape \(5,\), but the sector is .* give \(6,\) amplitudes"):
-        StateVector(space, np.ones(5))
+        VectorTarget(space, np.ones(5))
     with pytest.raises(ValueError, match="infinite or undefined amplitudes, or none that is not 0"):
-        StateVector(space, np.zeros(6))
+        VectorTarget(space, np.zeros(6))
     with pytest.raises(ValueError, match=r"shape \(4, 3\); the sector has 4 sites with 2 local states"):
         ProductState(space, np.ones((4, 3)))
     with pytest.raises(ValueError, match=r"the wavefunction lives on 4 sites .* the target on 4 sites"):
@@ -320,7 +320,7 @@ def test_what_cannot_be_fitted_is_said() -> None:
         fit(model, model, steps=-1, progress=False)
     with pytest.raises(ValueError, match=r"phase_weight=-1\.0: it must be 0"):
         fit(model, model, phase_weight=-1.0, progress=False)
-    vanishing = StateVector(space, np.eye(6)[0])
+    vanishing = VectorTarget(space, np.eye(6)[0])
     with pytest.raises(ValueError, match="the reverse divergence is infinite: use objective='forward'"):
         fit(model, vanishing, "reverse", progress=False)
 
@@ -339,4 +339,4 @@ def test_a_target_outside_the_symmetry_sector_is_refused() -> None:
         base=TransformerConfig(width=4, layers=1, heads=1), symmetry=translations(h.lattice, h.hilbert)
     ).build(h.hilbert)
     with pytest.raises(ValueError, match="no weight in this"):
-        fit(model, StateVector(h.hilbert, moving), progress=False)
+        fit(model, VectorTarget(h.hilbert, moving), progress=False)

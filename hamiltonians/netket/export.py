@@ -11,7 +11,7 @@ from nqs.hamiltonians.fermi_hubbard import FermiHubbard
 from nqs.hamiltonians.heisenberg import Heisenberg
 from nqs.hamiltonians.ising import Ising
 from nqs.hamiltonians.jordan_wigner import lattice_hops
-from nqs.hamiltonians.netket.terms import basis_of, from_digits, sector_constraint, sector_of, to_digits
+from nqs.hamiltonians.netket.terms import basis_of, from_digits, hilbert_of, sector_constraint, to_digits
 from nqs.hamiltonians.tv import TV
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
@@ -49,27 +49,28 @@ def _space(hilbert: HilbertSpace) -> Any:
     import netket as nk
 
     L, d = hilbert.n_sites, hilbert.local_dim
-    target = {charge.name: charge.target for charge in hilbert.charges}
-    orbitals = hilbert.local_states[0] == "empty" and d <= 4  # bits of a local state: occupied by up, by down
+    numbers = {species.twice_sz: hilbert.number_of(species) for species in hilbert.species}  # of fermions by spin
+    kinds = {species.kind for species in hilbert.species}
+    fixed = [charge.target for charge in hilbert.charges if charge.target is not None]
+    total = fixed[0] if len(fixed) == 1 else None
     space: Any = None
-    if list(target) == ["2 Sz"]:
-        twice = target["2 Sz"]
-        space = nk.hilbert.Spin((d - 1) / 2, L, total_sz=None if twice is None else twice / 2)
-    elif list(target) == ["particles"] and not orbitals:
-        space = nk.hilbert.Fock(d - 1, L, n_particles=target["particles"])
-    elif list(target) == ["particles"]:
-        space = nk.hilbert.SpinOrbitalFermions(L, n_fermions=target["particles"])
-    elif list(target) == ["electrons"]:
-        space = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2, n_fermions=target["electrons"])
-    elif list(target) == ["up electrons", "down electrons"]:
-        up, down = target.values()
-        numbers = None if up is None or down is None else (down, up)
-        space = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2, n_fermions_per_spin=numbers)
-    elif not target and d == 2:
+    if kinds == {"spin"}:
+        space = nk.hilbert.Spin((d - 1) / 2, L, total_sz=None if total is None else total / 2)
+    elif kinds == {"boson"}:
+        space = nk.hilbert.Fock(d - 1, L, n_particles=total)
+    elif kinds == {"fermion"} and d == 2:
+        space = nk.hilbert.SpinOrbitalFermions(L, n_fermions=total)
+    elif kinds == {"fermion"} and d == 4:
+        down, up = (numbers.get(twice_sz) for twice_sz in ((0, 0, -1, -1), (0, 1, 0, 1)))
+        if down is not None and up is not None:
+            space = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2, n_fermions_per_spin=(down, up))
+        else:
+            space = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2, n_fermions=total)
+    elif not fixed and d == 2:
         space = nk.hilbert.Qubit(L)
-    if space is None or sector_of(space) != hilbert:
+    if space is None or hilbert_of(space) != hilbert:
         constraint = sector_constraint()(hilbert)
-        if orbitals:
+        if kinds == {"fermion"} and d <= 4:  # the bits of a local state: occupied by up, by down
             return nk.hilbert.SpinOrbitalFermions(L, s=None if d == 2 else 1 / 2, constraint=constraint)
         return nk.hilbert.Fock(d - 1, L, constraint=constraint)
     return space

@@ -103,6 +103,11 @@ class NetKetOperator:
         return wrapped
 
     @property
+    def max_connected(self) -> int:
+        """Elements of the fullest rows of all local matrices."""
+        return sum(terms.n_elements for terms in self.terms)
+
+    @property
     def is_stoquastic(self) -> bool:
         """All local matrices have real, negative off-diagonal elements: the ground state can be chosen positive.
 
@@ -198,12 +203,13 @@ class NetKetOperator:
         return Connected(n_prime, elements, parents)
 
     def _what_changed(self, before: list[int], after: list[int]) -> str:
-        if max(after) >= self.hilbert.local_dim:
-            return f"a site to a state beyond the largest one, {self.hilbert.local_states[-1]!r}"
+        for site, (state, d) in enumerate(zip(after, self.hilbert.local_dims, strict=True)):
+            if state >= d:
+                return f"a site to a state beyond the largest one, {self.hilbert.states_at(site)[-1]!r}"
         names = [c.name for c in self.hilbert.charges if c.target is not None]
-        carried = [
-            [sum(c.values[k] for k in n) for c in self.hilbert.charges if c.target is not None] for n in (before, after)
-        ]
+        sites = range(self.hilbert.n_sites)
+        tables = [self.hilbert.table(c.values) for c in self.hilbert.charges if c.target is not None]
+        carried = [[int(table[sites, n].sum()) for table in tables] for n in (before, after)]
         return ", ".join(f"{name} from {a} to {b}" for name, a, b in zip(names, *carried, strict=True) if a != b)
 
     # --- preparation --------------------------------------------------------------------------------------------
@@ -362,7 +368,7 @@ def _compile(operator: NetKetOperator, device: torch.device) -> Compiled:
         overlapping=flips or any(count > 1 for count in ways.values()),
         conserving=_conserves(operator, ways),
         keys=HilbertSpace(n_modes, tuple(map(str, range(min(levels + 1, MAX_LOCAL_STATES))))),
-        rows_at_once=max(1, ELEMENTS // max(1, sum(terms.n_elements for terms in operator.terms))),
+        rows_at_once=max(1, ELEMENTS // max(1, operator.max_connected)),
         dtype=torch.float64 if real else torch.complex128,
         largest=largest,
         negligible=NEGLIGIBLE * largest,
@@ -376,17 +382,23 @@ def _conserves(operator: NetKetOperator, changes: Iterable[Change]) -> bool:
         if charge.target is None:
             continue
         bits = len(operator.modes[0])
-        if len(charge.values) < 2**bits > 2:  # some combinations of the modes are no local state
+        if operator.hilbert.local_dim < 2**bits > 2:  # some combinations of the modes are no local state
             return False
-        weights = [(0, charge.values[1 << b]) for b in range(bits)] if bits > 1 else [charge.values]
-        if any(v != sum(w[k >> b & 1] for b, w in enumerate(weights)) for k, v in enumerate(charge.values) if bits > 1):
-            return False
-        carried = {m: w for modes in operator.modes for m, w in zip(modes, weights, strict=True)}
+        carried: dict[int, list[int]] = {}
+        for modes, values in zip(operator.modes, operator.hilbert.table(charge.values).tolist(), strict=True):
+            weights = [[0, values[1 << b]] for b in range(bits)] if bits > 1 else [values]
+            if bits > 1 and any(v != sum(w[k >> b & 1] for b, w in enumerate(weights)) for k, v in enumerate(values)):
+                return False
+            carried |= dict(zip(modes, weights, strict=True))
         charges.append((charge.modulus, carried))
     if charges and any(terms.flips for terms in operator.terms):
         return False
+    if operator.hilbert.states_differ:
+        largest = {modes[0]: d for modes, d in zip(operator.modes, operator.hilbert.local_dims, strict=True)}
+    else:
+        largest = dict.fromkeys((mode for modes in operator.modes for mode in modes), operator._levels)
     for change in changes:
-        if any(after >= operator._levels for _, _, after in change):
+        if any(after >= largest[mode] for mode, _, after in change):
             return False
         for modulus, carried in charges:
             gain = sum(carried[mode][after] - carried[mode][before] for mode, before, after in change)

@@ -11,14 +11,16 @@ r"""NetKet operators taken apart into local matrices, and NetKet spaces as secto
     sums, products, adjoints, squares of these     sums and products of these
     any other (permutations, one of your own)      one matrix on all sites, up to FALLBACK configurations of the sector
 
-Terms on the same modes are added, so that what cancels is gone. Refused are operators on products of different spaces,
-continuous operators and superoperators. NetKet is imported only when a function here is called.
+Terms on the same modes are added, so that what cancels is gone. On products of different spaces LocalOperator and sums
+of them are taken. Refused are continuous operators and superoperators. NetKet is imported only when a function here is
+called.
 """
 
 import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +28,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from nqs.hilbert import MAX_LOCAL_STATES, Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
+from nqs.hilbert import MAX_LOCAL_STATES, Charge, HilbertSpace, Species, bosons, fermions, product_space, spins
 
 FLIPS = 6  # X and Y of a Pauli string that become a matrix
 FALLBACK = 4096  # configurations of the sector of an operator of unknown structure
@@ -46,14 +48,16 @@ class Basis(NamedTuple):
         modes: of NetKet that make up each site.
         values: NetKet's local states by digit, ascending.
         levels: digits that occur in the sector; the one after stands for every larger one.
-        reversed: NetKet's matrices count the local states from the largest value.
+        reversed: of each mode, whether NetKet's matrices count its local states from the largest value.
+        sizes: number of local states of each mode of a product of different spaces; None where all modes are alike.
     """
 
     sector: HilbertSpace
     modes: tuple[tuple[int, ...], ...]
     values: np.ndarray
     levels: int
-    reversed: bool
+    reversed: tuple[bool, ...]
+    sizes: tuple[int, ...] | None = None
 
     def occurs(self, row: Digits) -> bool:
         """Whether some configuration of the sector can have these digits on some modes; False is certain."""
@@ -64,8 +68,11 @@ class Basis(NamedTuple):
         others = self.sector.n_sites - len(row)
         for charge in self.sector.charges:
             if charge.target is not None and charge.modulus is None:
-                missing = charge.target - sum(charge.values[digit] for digit in row)
-                if not others * min(charge.values) <= missing <= others * max(charge.values):
+                if self.sector.sites_differ:
+                    continue  # which sites the row is about is not known here
+                values = self.sector.table(charge.values)[0].tolist()
+                missing = charge.target - sum(values[digit] for digit in row)
+                if not others * min(values) <= missing <= others * max(values):
                     return False
         return True
 
@@ -88,15 +95,17 @@ def basis_of(operator: Any, hilbert: Any = None) -> Basis:
             "superoperators have no counterpart here."
         )
     space = operator.hilbert
+    if isinstance(space, nk.hilbert.TensorHilbert) and isinstance(space, nk.hilbert.DiscreteHilbert):
+        return _basis_of_product(operator, hilbert)
     if not isinstance(space, nk.hilbert.HomogeneousHilbert):
         raise ValueError(
             f"the operator acts on {space}: only spaces with the same local states on every site can be used, such as "
-            "Spin, Fock, Qubit or SpinOrbitalFermions, and no tensor products of spaces."
+            "Spin, Fock, Qubit or SpinOrbitalFermions, and products of these can be used."
         )
     if isinstance(hilbert, HilbertSpace):
-        sector = hilbert
+        sector = hilbert if hilbert.species else replace(hilbert, species=species_of(space, hilbert.local_dim))
     elif hilbert is None or isinstance(hilbert, nk.hilbert.HomogeneousHilbert):
-        sector = sector_of(space if hilbert is None else hilbert)
+        sector = hilbert_of(space if hilbert is None else hilbert)
     else:
         raise TypeError(f"hilbert is a {type(hilbert).__name__}: give a HilbertSpace of nqs, or a space of NetKet.")
 
@@ -117,15 +126,42 @@ def basis_of(operator: Any, hilbert: Any = None) -> Basis:
     modes = tuple(tuple(block * sites + i for block in reversed(range(components))) for i in range(sites))
     levels = sector.local_dim if components == 1 else 2
     if isinstance(space, nk.hilbert.Fock):  # perhaps without a cutoff
-        return Basis(sector, modes, np.arange(min(space.local_size, levels + 1)), levels, False)
+        return Basis(sector, modes, np.arange(min(space.local_size, levels + 1)), levels, (False,) * space.size)
     values = np.array(space.local_states)
-    return Basis(sector, modes, np.sort(values)[: levels + 1], levels, bool(values[0] > values[-1]))
+    return Basis(sector, modes, np.sort(values)[: levels + 1], levels, (bool(values[0] > values[-1]),) * space.size)
 
 
-def sector_of(space: Any) -> HilbertSpace:
+def _basis_of_product(operator: Any, hilbert: Any) -> Basis:
+    """The sector of an operator on a product of different spaces."""
+    space = operator.hilbert
+    if not _is_local(operator):
+        raise ValueError(
+            f"{type(operator).__name__} acts on the product {space}: on products of different spaces only "
+            "LocalOperator and sums of them can be used."
+        )
+    sector = hilbert if isinstance(hilbert, HilbertSpace) else hilbert_of(space if hilbert is None else hilbert)
+    sizes = tuple(int(size) for size in space.shape)
+    if sector.local_dims != sizes:
+        raise ValueError(f"the operator acts on {space}, whose sites have {sizes} states; the sector is {sector}.")
+    states = [space.states_at_index(site) for site in range(space.size)]
+    reversed_modes = tuple(bool(values[0] > values[-1]) for values in states)
+    modes = tuple((site,) for site in range(space.size))
+    return Basis(sector, modes, np.arange(max(sizes)), max(sizes), reversed_modes, sizes)
+
+
+def _is_local(operator: Any) -> bool:
+    kinds = {kind.__name__ for kind in type(operator).__mro__}
+    return all(map(_is_local, operator.operators)) if "SumOperator" in kinds else "LocalOperatorBase" in kinds
+
+
+def hilbert_of(space: Any) -> HilbertSpace:
     """A space of NetKet as a sector of nqs."""
     import netket as nk
 
+    if isinstance(space, nk.hilbert.TensorHilbert):
+        if any(isinstance(part, nk.hilbert.SpinOrbitalFermions) for part in space.subspaces):
+            raise ValueError(f"{space}: fermions cannot be a part of a product of spaces.")
+        return product_space(*map(hilbert_of, space.subspaces))
     if isinstance(space.constraint, sector_constraint()):
         return space.constraint.sector
     total, per_spin = _conserved(space)
@@ -139,21 +175,49 @@ def sector_of(space: Any) -> HilbertSpace:
     if not isinstance(space, nk.hilbert.SpinOrbitalFermions):
         values = sorted(int(value) for value in space.local_states)
         total_only = () if total is None else (Charge("sum of local states", tuple(values), total),)
-        return HilbertSpace(L, tuple(map(str, values)), total_only)
+        return HilbertSpace(L, tuple(map(str, values)), total_only, species_of(space, len(values)))
     components = space.n_spin_subsectors
     if components == 1:
         return fermions(L, total)
-    if components == 2 and total is None:
-        return spinful_fermions(space.n_orbitals, per_spin[1], per_spin[0])
-    bits = list(itertools.product((0, 1), repeat=components))  # highest bit, the lowest S^z, first
-    charges: tuple[Charge, ...] = tuple(
-        Charge(f"electrons (2 Sz = {2 * c - components + 1})", tuple(b[c] for b in bits), per_spin[c])
-        for c in reversed(range(components))
+    species = species_of(space, 2**components)
+    # A site counts the highest spin first, whose orbitals NetKet lists last.
+    charges = tuple(
+        Charge(s.name, s.occupation, target) for s, target in zip(species[::-1], per_spin[::-1], strict=True)
     )
     if total is not None:
-        charges = (Charge("electrons", tuple(map(sum, bits)), total),)
-    names = ("empty", "up", "down", "both") if components == 2 else tuple("".join(map(str, b)) for b in bits)
-    return HilbertSpace(space.n_orbitals, names, charges)
+        charges = (Charge("electrons", tuple(map(sum, zip(*(s.occupation for s in species), strict=True))), total),)
+    names = tuple(f"{k:0{components}b}" for k in range(2**components))
+    if components == 2:
+        names = ("empty", "up", "down", "both")
+    return HilbertSpace(space.n_orbitals, names, charges, species)
+
+
+def species_of(space: Any, local_dim: int) -> tuple[Species, ...]:
+    """What the particles of a space of NetKet are, with so many local states of a site of nqs.
+
+    Fermions come in NetKet's Jordan-Wigner order, the orbitals of the lowest S^z first; () where the local states are
+    none of theirs.
+    """
+    import netket as nk
+
+    states = range(local_dim)
+    if isinstance(space, nk.hilbert.SpinOrbitalFermions):
+        components = space.n_spin_subsectors
+        if local_dim <= 2:  # a site is an orbital
+            return (Species("particles", "fermion", tuple(states)),)
+        species = []
+        for bit in reversed(range(components)):
+            occupation, twice_sz = tuple(k >> bit & 1 for k in states), components - 1 - 2 * bit
+            name = (
+                {0: "up electrons", 1: "down electrons"}[bit] if components == 2 else f"electrons (2 Sz = {twice_sz})"
+            )
+            species.append(Species(name, "fermion", occupation, tuple(twice_sz * n for n in occupation)))
+        return tuple(species)
+    if isinstance(space, nk.hilbert.Spin):
+        return (Species("spins", "spin", (1,) * local_dim, tuple(2 * k - local_dim + 1 for k in states)),)
+    if isinstance(space, nk.hilbert.Fock):
+        return (Species("particles", "boson", tuple(states)),)
+    return (Species("local states", "other", (1,) * local_dim),)
 
 
 @functools.cache
@@ -177,10 +241,11 @@ def sector_constraint() -> Any:
         def __call__(self, x: Any) -> Any:
             sector, blocks = self.sector, jnp.split(jnp.asarray(x), x.shape[-1] // self.sector.n_sites, axis=-1)
             n = sum(block.astype(int) << bit for bit, block in enumerate(reversed(blocks)))
-            inside = (n < sector.local_dim).all(axis=-1)
+            inside = (n < jnp.array(sector.local_dims)).all(axis=-1)
             for charge in sector.charges:
                 if charge.target is not None:
-                    missing = jnp.array(charge.values)[n].sum(axis=-1) - charge.target
+                    values = jnp.array(sector.table(charge.values))
+                    missing = values[jnp.arange(sector.n_sites), n].sum(axis=-1) - charge.target
                     inside &= (missing % charge.modulus if charge.modulus else missing) == 0
             return inside
 
@@ -291,10 +356,14 @@ def _from_matrices(matrices: Iterable[tuple[Iterable[int], Any]], basis: Basis) 
         order = modes.argsort()
         support = Support(tuple(modes[order].tolist()))
         coo = sparse.coo_array(matrix)
-        size = round(coo.shape[0] ** (1 / len(modes)))
-        digits = np.indices((size,) * len(modes)).reshape(len(modes), -1)[order].T  # (rows, modes)
-        if basis.reversed:
-            digits = size - 1 - digits
+        sizes = [round(coo.shape[0] ** (1 / len(modes)))] * len(modes)
+        if basis.sizes is not None:
+            sizes = [basis.sizes[mode] for mode in modes.tolist()]
+        digits = np.indices(sizes).reshape(len(modes), -1)  # (modes, rows)
+        for place, (mode, size) in enumerate(zip(modes.tolist(), sizes, strict=True)):
+            if basis.reversed[mode]:
+                digits[place] = size - 1 - digits[place]
+        digits = digits[order].T
         inside = np.all(digits < basis.levels, axis=1)
         names = list(map(tuple, np.minimum(digits, basis.levels).tolist()))
         for row, column, element in zip(coo.row, coo.col, coo.data, strict=True):
@@ -338,7 +407,7 @@ def _pauli_strings(operator: Any, basis: Basis) -> Terms:
     for string, weight in zip(operator.operators, np.asarray(operator.weights).tolist(), strict=True):
         at = {letter: [i for i, other in enumerate(string) if other == letter] for letter in "XYZ"}
         flipped = sorted(at["X"] + at["Y"])
-        weight = weight * (-1 if basis.reversed else 1) ** (len(at["Y"]) + len(at["Z"]))
+        weight = weight * (-1 if basis.reversed[0] else 1) ** (len(at["Y"]) + len(at["Z"]))
         if len(flipped) > FLIPS:  # Y = -i Z X
             support = Support((), frozenset(at["Y"] + at["Z"]), frozenset(flipped))
             _add(terms, support, (), (), weight * (-1j) ** len(at["Y"]))

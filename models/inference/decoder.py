@@ -125,7 +125,7 @@ class Decoder:
             previous = torch.zeros_like(remainder)
         else:
             previous = tokens.long()
-            remainder = tables.advance[remainder, previous]
+            remainder = tables.after(state.site, remainder, previous)
         if site == self._sites_with_a_choice:
             log_p = tables.log_uniform[site, remainder]
             return Conditionals(log_p, torch.zeros_like(log_p)), state._replace(site=site, remainder=remainder)

@@ -48,13 +48,13 @@ class SlaterDeterminant:
 
     def amplitude(self, n: UInt8[Tensor, "B L"]) -> Num[Tensor, " B"]:
         """<n|D>, float64 or complex128."""
-        amplitude = _determinant(self.up, self.up_imaginary, n % 2 == 1)
+        amplitude = _minor(self.up, self.up_imaginary, n % 2 == 1)
         if self.down is not None:
-            amplitude = amplitude * _determinant(self.down, self.down_imaginary, n >= 2)
+            amplitude = amplitude * _minor(self.down, self.down_imaginary, n >= 2)
         return amplitude
 
 
-def _determinant(
+def _minor(
     real: tuple[tuple[float, ...], ...], imaginary: tuple[tuple[float, ...], ...] | None, occupied: Tensor
 ) -> Num[Tensor, " B"]:
     """det of the rows of the occupied sites; exactly 0 where it vanishes up to rounding.

@@ -27,7 +27,7 @@ import torch
 
 from nqs.hilbert import HilbertSpace
 from nqs.models.references.determinant import SlaterDeterminant
-from nqs.protocols import Hamiltonian
+from nqs.protocols import Hamiltonian, lattice_of
 
 RANDOM_STARTS = (0, 1, 2, 3)  # seeds
 POLISHING = 2000  # steps at most
@@ -116,8 +116,8 @@ def hartree_fock(
     levels = [np.linalg.eigvalsh(f) for f in fock]
     gaps = [e[N] - e[N - 1] for e, N in zip(levels, numbers, strict=True) if 0 < N < len(e)]
     return HartreeFock(
-        determinant=_determinant(orbitals),
-        solutions=tuple(_determinant(q) for _, q in polished),
+        determinant=_with_positive_peak(orbitals),
+        solutions=tuple(_with_positive_peak(q) for _, q in polished),
         energy=energy,
         densities=np.array([np.square(np.abs(q)).sum(1) for q in orbitals]),
         gap=max(0.0, min(gaps, default=np.inf)),
@@ -131,12 +131,12 @@ def free_fermions(hamiltonian: Hamiltonian) -> SlaterDeterminant:
     numbers = _numbers(hamiltonian.hilbert)
     one_body, _ = _couplings(hamiltonian, len(numbers))
     levels = [np.linalg.eigh(h)[1] for h in one_body]
-    return _determinant([q[:, :N] for q, N in zip(levels, numbers, strict=True)])
+    return _with_positive_peak([q[:, :N] for q, N in zip(levels, numbers, strict=True)])
 
 
-def _determinant(orbitals: list[np.ndarray]) -> SlaterDeterminant:
-    """Positive on its most likely configuration (found greedily), as where it vanishes by symmetry and the reference
-    has to choose some sign."""
+def _with_positive_peak(orbitals: list[np.ndarray]) -> SlaterDeterminant:
+    """The determinant of these orbitals, positive on its most likely configuration (found greedily), as where it
+    vanishes by symmetry and the reference has to choose some sign."""
     from scipy.linalg import qr  # here, because it takes long to import
 
     fixed = []
@@ -222,12 +222,13 @@ def _polished(
 
 
 def _numbers(hilbert: HilbertSpace) -> list[int]:
-    """Up and down electrons, or spinless fermions."""
-    names = {("empty", "occupied"): ["particles"], ("empty", "up", "down", "both"): ["up electrons", "down electrons"]}
-    target = {charge.name: charge.target for charge in hilbert.charges}
-    numbers = [target.get(name) for name in names.get(hilbert.local_states, [])]
+    """Up and down electrons, or spinless fermions: species k is bit k of a local state."""
+    by_bits = {species.occupation: species for species in hilbert.of_kind("fermion")}
+    bits: dict[int, list[tuple[int, ...]]] = {2: [(0, 1)], 4: [(0, 1, 0, 1), (0, 0, 1, 1)]}
+    wanted = bits.get(hilbert.local_dim, [])
+    numbers = [hilbert.number_of(by_bits[row]) for row in wanted if row in by_bits]
     fixed = [number for number in numbers if number is not None]
-    if not fixed or len(fixed) < len(numbers):
+    if not fixed or len(fixed) < len(wanted):
         raise ValueError(
             f"a mean field needs fermions with fixed numbers (fermions or spinful_fermions); the space is {hilbert}."
         )
@@ -251,7 +252,7 @@ def _couplings(hamiltonian: Hamiltonian, n_spins: int) -> tuple[list[np.ndarray]
     return [matrices[s, :, s] for s in range(n_spins)], W.view(n_spins, L, n_spins, L).numpy()
 
 
-def _field(hamiltonian: Any, start: str | int, n_spins: int) -> np.ndarray:
+def _field(hamiltonian: Hamiltonian, start: str | int, n_spins: int) -> np.ndarray:
     """Energies of each spin on each site, (S, L), of order 1."""
     L = hamiltonian.hilbert.n_sites
     if isinstance(start, int):
@@ -259,15 +260,18 @@ def _field(hamiltonian: Any, start: str | int, n_spins: int) -> np.ndarray:
     if start == "uniform":
         return np.zeros((n_spins, L))
     if start == "staggered":
-        return np.outer([-1.0, 1.0][:n_spins], 1.0 - 2.0 * hamiltonian.lattice.sublattices().numpy())
+        lattice = lattice_of(hamiltonian)
+        if lattice is None:
+            raise ValueError("start 'staggered' needs a lattice with two sublattices: the Hamiltonian has no lattice.")
+        return np.outer([-1.0, 1.0][:n_spins], 1.0 - 2.0 * lattice.sublattices().numpy())
     raise ValueError(
         f"start {start!r} is unknown: choose 'uniform', 'staggered', or an integer, the seed of a random one."
     )
 
 
-def _is_bipartite(hamiltonian: Any) -> bool:
+def _is_bipartite(hamiltonian: Hamiltonian) -> bool:
+    lattice = lattice_of(hamiltonian)
     try:
-        hamiltonian.lattice.sublattices()
-    except (AttributeError, ValueError):
+        return lattice is not None and lattice.sublattices() is not None
+    except ValueError:
         return False
-    return True

@@ -1,7 +1,8 @@
 """Mean-field determinants projected on a symmetry sector, and the sector that a reference phase obeys.
 
-A reference phase that obeys the symmetry names its sector. A mean-field determinant need not: unrestricted Hartree-Fock
-breaks translations and spin symmetry to gain energy. Its projections on the sectors,
+A reference phase that obeys the symmetry names its one-dimensional irreducible representation (its symmetry sector). A
+mean-field determinant need not: unrestricted Hartree-Fock breaks translations and spin symmetry to gain energy. Its
+projections on the symmetry sectors,
 
     P_chi |D> = 1/G sum_g chi(g)^* g |D>,
 

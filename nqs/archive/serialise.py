@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 LONG = 32  # entries of a list that is printed in full
+ADDED = {"species"}  # fields that archives of version 0.1 lack, which is no difference
 # Numbers that Python's own hold exactly, so that JSON keeps every bit: no long double.
 ARRAY_TYPES = {"bool", "float16", "float32", "float64"} | {f"{k}int{b}" for k in ("", "u") for b in (8, 16, 32, 64)}
 COMPLEX_TYPES = {"complex64": "float32", "complex128": "float64"}  # stored as pairs, in a last axis
@@ -109,15 +110,20 @@ def from_plain(data: Any, types: Mapping[str, type]) -> Any:
             "If it is your own dataclass, pass it in `types`."
         )
     try:
-        return types[name](**values)
+        built = types[name](**values)
     except TypeError as error:
         raise ValueError(f"{name} cannot be built from {values}: {error}") from error
+    if name == "HilbertSpace" and not values.keys() & ADDED:
+        from nqs.archive.version_0_1 import with_species  # imports torch
+
+        return with_species(built)
+    return built
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[str]:
     """Where two plain configurations differ, one line each: 'hamiltonian.U: 4.0 / 8.0'."""
     if isinstance(first, dict) and isinstance(second, dict):
-        keys = [*first, *(key for key in second if key not in first)]
+        keys = [*first, *(key for key in second if key not in first and key not in ADDED)]
         pairs = [(f"{path}.{key}".lstrip("."), first.get(key), second.get(key)) for key in keys]
         return [line for name, a, b in pairs for line in differences(a, b, name)]
     return [] if first == second else [f"{path}: {_brief(first)} / {_brief(second)}"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nqs.amplitudes.cache import amplitudes_at
-from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.protocols import Hamiltonian, Wavefunction, max_connected
 from nqs.runtime.memory import in_chunks, max_chunk_rows
 from nqs.samples import LocalEnergies, Lookup, Samples
 
@@ -52,7 +52,7 @@ def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples
         values.index_add_(0, parents, connected.elements * ratio)
         return len(parents), evaluated
 
-    bytes_per_sample = 4 * L * (2 * L + 256)  # some 4 L connected configurations with keys and sorting buffers
+    bytes_per_sample = max_connected(hamiltonian) * (2 * L + 256)  # with keys and sorting buffers
     rows = max_chunk_rows(bytes_per_sample, n.device, CPU_BYTES)
     pieces = in_chunks(evaluate, torch.arange(len(n), device=n.device), rows)
     return LocalEnergies(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
 from nqs.observables.expectation import Expectation, _real_means
-from nqs.observables.species import DOWN, UP, _require_electrons, site_values
+from nqs.observables.species import at_sites, electrons_of, site_values, values_of
 from nqs.samples import Samples
 
 # ---- diagonal observables --------------------------------------------------------------------------
@@ -24,12 +24,12 @@ def local_state_probabilities(samples: Samples, hilbert: HilbertSpace) -> Float6
 
 def _on_sites(samples: Samples, hilbert: HilbertSpace, quantity: str | Tensor) -> Float64[Tensor, "U L"]:
     values = site_values(hilbert, quantity) if isinstance(quantity, str) else quantity.double()
-    if values.shape != (hilbert.local_dim,):
+    if values.shape not in ((hilbert.local_dim,), (hilbert.n_sites, hilbert.local_dim)):
         raise ValueError(
             f"the local quantity has shape {tuple(values.shape)}: give one value for each of the {hilbert.local_dim} "
             f"local states {hilbert.local_states}."
         )
-    return values.to(samples.weights.device)[samples.configurations.long()]
+    return at_sites(values, samples.configurations)
 
 
 def densities(samples: Samples, hilbert: HilbertSpace, quantity: str | Tensor) -> Expectation:
@@ -86,5 +86,5 @@ def double_occupancy(samples: Samples, hilbert: HilbertSpace) -> Expectation:
     Raises:
         ValueError: no space of spinful fermions.
     """
-    _require_electrons(hilbert, "double occupancy")
-    return densities(samples, hilbert, site_values(hilbert, UP) * site_values(hilbert, DOWN))
+    up, down = (values_of(hilbert, s.occupation) for s in electrons_of(hilbert, "double occupancy"))
+    return densities(samples, hilbert, up * down)

@@ -10,7 +10,7 @@ from torch import Tensor
 from nqs.hilbert import HilbertSpace
 from nqs.observables.expectation import Expectation
 from nqs.observables.moves import _Known
-from nqs.observables.species import _is_electrons, _is_spinless, _species
+from nqs.observables.species import at_sites, values_of
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples, distinct
 
@@ -38,7 +38,8 @@ def renyi2_entropy(
         seed: of the choice of pairs.
 
     Raises:
-        ValueError: impossible sites, samples drawn without replacement, or fewer than 4 samples.
+        ValueError: impossible sites, a space without species, samples drawn without replacement, or fewer than 4
+            samples.
     """
     hilbert = wavefunction.hilbert
     inside = _subsystem(hilbert, sites).to(samples.weights.device)
@@ -105,7 +106,7 @@ def _charges_inside(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool
     number = torch.zeros(len(n), dtype=torch.int64, device=n.device)
     for charge in hilbert.charges:
         if charge.target is not None:
-            values = torch.tensor(charge.values, device=n.device)[n[:, inside].long()].sum(1)
+            values = at_sites(values_of(hilbert, charge.values), n)[:, inside].sum(1).long()
             values = values if charge.modulus is None else values % charge.modulus
             values = values - values.min()
             number = number * (values.max() + 1) + values
@@ -114,12 +115,16 @@ def _charges_inside(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool
 
 def _front_signs(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool[Tensor, " L"]) -> Float64[Tensor, " B"]:
     """Fermionic sign of moving the occupied orbitals of A in front of all others; 1 without fermions."""
-    if any(charge.name.startswith("electrons") for charge in hilbert.charges):
-        raise ValueError(f"the entropy of fermions needs fermions or spinful_fermions; the space is {hilbert}.")
-    if not (_is_electrons(hilbert) or _is_spinless(hilbert)):
+    if not hilbert.species:
+        raise ValueError(
+            "the entropy needs to know whether the particles are fermions: give the species of the space; it is "
+            f"{hilbert}."
+        )
+    kinds = hilbert.of_kind("fermion")
+    if not kinds:
         return torch.ones(len(n), dtype=torch.float64, device=n.device)
-    kinds = _species(hilbert)
-    occupied = torch.cat([kind.occupation.to(n.device)[n.long()] for kind in kinds], dim=1)  # Jordan-Wigner order
+    # Jordan-Wigner order
+    occupied = torch.cat([at_sites(values_of(hilbert, s.occupation), n) for s in kinds], dim=1)
     in_a = inside.double().repeat(len(kinds))
     b_before = (occupied * (1 - in_a)).cumsum(1)
     return 1 - 2 * ((occupied * in_a * b_before).sum(1) % 2)

@@ -15,27 +15,33 @@ known and small its value under `NAME_exact`:
     renyi2_entropy                    of the first half of the sites
     fidelity                          |<psi|exact>|^2
 
-with `distances`, (L, L), of the lattice. Electrons also have the charges `particles` and `Sz`. Blanks are underscores.
+with `distances`, (L, L), of the lattice. Besides the charges there are the numbers of each species, and of electrons
+`particles` and `Sz`. Blanks are underscores. Where the space states no species, only densities and correlations of its
+charges and the fidelity are measured.
 """
 
-from typing import Any
+import warnings
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from nqs.exact.diagonalisation import ExactGroundState
-from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
 from nqs.observables.densities import correlations, densities, double_occupancy, local_state_probabilities
 from nqs.observables.entropy import renyi2_entropy
 from nqs.observables.expectation import Expectation
 from nqs.observables.momenta import allowed_momenta, structure_factor
 from nqs.observables.one_body import condensate_fraction, one_body, one_body_density_matrix
-from nqs.observables.species import DOWN, UP
+from nqs.observables.species import mobile, quantities, spins_half, up_and_down
 from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import StateVector, exact_samples, fidelity
-from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.protocols import (
+    Hamiltonian,
+    Wavefunction,
+    has_boundary_phases,
+    lattice_of,
+)
 from nqs.samplers import TreeSampler
 from nqs.samples import Samples
 
@@ -66,24 +72,33 @@ def measure(
     """
     hilbert = wavefunction.hilbert
     torus = _torus(hamiltonian)
-    names = [charge.name for charge in hilbert.charges]
     found: dict[str, Expectation] = {}
-    for quantity in [*names, *(("particles", "Sz") if {UP, DOWN} <= set(names) else ())]:
+    for quantity in quantities(hilbert):
         name = quantity.replace(" ", "_").replace("/", "_")
         found[f"density_{name}"] = densities(samples, hilbert, quantity)
         found[f"correlations_{name}"] = correlations(samples, hilbert, quantity, connected=True)
         if torus is not None:
             found[f"structure_factor_{name}"] = structure_factor(samples, hilbert, torus, quantity, connected=True)
-    if hilbert.local_states == ("empty", "up", "down", "both"):
+    if not hilbert.species:
+        warnings.warn(
+            f"the space states no species ({hilbert}): observables that depend on what its particles are (density "
+            "matrices, spin correlations, entropy) are left out. Give HilbertSpace(.., species=..).",
+            stacklevel=2,
+        )
+    electrons = up_and_down(hilbert)
+    if electrons is not None and bool(
+        (hilbert.table(electrons[0].occupation) * hilbert.table(electrons[1].occupation)).any()
+    ):
         found["double_occupancy"] = double_occupancy(samples, hilbert)
     if exact is not None and not exact.gap < DEGENERATE:
         found["fidelity"] = fidelity(samples, hilbert, exact.state)
-    found |= _off_diagonal(few or samples, wavefunction, None if _twisted(hamiltonian) else torus, permutations)
+    found |= _off_diagonal(
+        few or samples, wavefunction, None if has_boundary_phases(hamiltonian) else torus, permutations
+    )
     exhaustive = samples.is_exhaustive
     replicas = samples if exhaustive or permutations is not None else few or samples
     independent = replicas.inclusion_probability is None and replicas.n_samples >= 4
-    modes = not any(name.startswith("electrons") for name in names)  # of which the entropy is known
-    if hilbert.n_sites > 1 and (exhaustive or independent) and modes:
+    if hilbert.n_sites > 1 and (exhaustive or independent) and hilbert.species:
         found["renyi2_entropy"] = renyi2_entropy(replicas, wavefunction, range(hilbert.n_sites // 2))
     return found
 
@@ -110,7 +125,7 @@ def samples_for(
         )
         return samples, few, None
     every, symmetry = wavefunction.to_sector_samples(samples, generator), wavefunction.symmetry
-    if _has_particles(wavefunction.hilbert) and not _has_bosons(wavefunction.hilbert) and not symmetry.fermions:
+    if wavefunction.hilbert.of_kind("fermion") and not symmetry.fermions:
         if every.n_distinct <= limit:
             return every, every, None
         few = TreeSampler(n_samples=limit).build(wavefunction).sample(generator)  # of as many orbits as there are
@@ -142,8 +157,7 @@ def stored(
         every, state = exact_samples(hilbert, exact.state), StateVector(hilbert, exact.state)
         arrays["local_state_probabilities_exact"] = local_state_probabilities(every, hilbert)
         arrays |= {f"{name}_exact": value for name, (value, _) in measure(every, state, hamiltonian).items()}
-    lattice: Lattice | None = getattr(hamiltonian, "lattice", None)
-    if lattice is not None:
+    if (lattice := lattice_of(hamiltonian)) is not None:
         arrays["distances"] = lattice.distances()
     if (torus := _torus(hamiltonian)) is not None:
         arrays["wave_vectors"] = allowed_momenta(torus, antiperiodic=False)
@@ -156,37 +170,23 @@ def _off_diagonal(
 ) -> dict[str, Expectation]:
     hilbert = wavefunction.hilbert
     found: dict[str, Expectation] = {}
-    if _has_particles(hilbert):
+    if mobile(hilbert):
         if torus is None:
             found["one_body_density_matrix"] = one_body_density_matrix(samples, wavefunction, permutations=permutations)
         else:
             matrix, momenta = one_body(samples, wavefunction, torus, permutations=permutations)
             found |= {"one_body_density_matrix": matrix, "momentum_distribution": momenta}
         matrix = found["one_body_density_matrix"]
-        if _has_bosons(hilbert) and matrix.value.trace().real.item() > 0:
+        if not hilbert.of_kind("fermion") and matrix.value.trace().real.item() > 0:
             found["condensate_fraction"] = condensate_fraction(
                 samples, wavefunction, matrix=matrix.value, permutations=permutations
             )
-    if any(charge.name == "2 Sz" and charge.values == (-1, 1) for charge in hilbert.charges):
+    if spins_half(hilbert):
         found["spin_correlations"] = spin_correlations(samples, wavefunction, permutations=permutations)
     return found
 
 
-def _has_bosons(hilbert: HilbertSpace) -> bool:
-    return any(charge.name == "particles" for charge in hilbert.charges) and hilbert.local_states[0] == "0"
-
-
-def _has_particles(hilbert: HilbertSpace) -> bool:
-    names = {charge.name for charge in hilbert.charges}
-    return _has_bosons(hilbert) or hilbert.local_states == ("empty", "occupied") or {UP, DOWN} <= names
-
-
-def _torus(hamiltonian: Any) -> Lattice | None:
+def _torus(hamiltonian: Hamiltonian) -> Lattice | None:
     """The lattice, if it is periodic in all directions."""
-    lattice: Lattice | None = getattr(hamiltonian, "lattice", None)
+    lattice = lattice_of(hamiltonian)
     return lattice if lattice is not None and lattice.shape and "open" not in lattice.boundary else None
-
-
-def _twisted(hamiltonian: Any) -> bool:
-    """Boundary phases shift the momenta of the particles."""
-    return getattr(hamiltonian, "twist", None) is not None or getattr(hamiltonian, "phases", None) is not None

@@ -31,19 +31,19 @@ from nqs.lattice.lattice import Lattice
 from nqs.observables.expectation import Expectation, _means
 from nqs.observables.momenta import _plane_waves
 from nqs.observables.moves import MOVES_CPU_BYTES, _Known, _moves_bytes, _PairAverage
-from nqs.observables.species import _is_bosons, _Species, _species
+from nqs.observables.species import Ladder, at_sites, ladders, species_hint
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
 
 
-def _local_one_body(known: _Known, kinds: Sequence[_Species], rows: Int64[Tensor, " b"]) -> Complex128[Tensor, "b L L"]:
+def _local_one_body(known: _Known, kinds: Sequence[Ladder], rows: Int64[Tensor, " b"]) -> Complex128[Tensor, "b L L"]:
     """Local values of (a+_i a_j + (a+_j a_i)^dagger) / 2, summed over the kinds of particles."""
     n = known.parents.configurations[rows]
     L = n.shape[1]
     x = torch.zeros((len(n), L, L), dtype=torch.complex128, device=n.device)
     elsewhere = ~torch.eye(L, dtype=torch.bool, device=n.device)
     for kind in kinds:
-        occupation, lowered, raised = (table.to(n.device)[n.long()] for table in kind[:3])  # (b, L) each
+        occupation, lowered, raised = (at_sites(table, n) for table in kind[:3])  # (b, L) each
         x += torch.diag_embed(occupation)
         # <n|a+_i a_j|n'> with n' = n - e_i + e_j.
         row, i, j = ((lowered >= 0)[:, :, None] & (raised >= 0)[:, None, :] & elsewhere).nonzero().T
@@ -82,7 +82,7 @@ def one_body_density_matrix(
     Raises:
         ValueError: neither bosons nor fermions, or a spin where there is none.
     """
-    kinds, known = _species(wavefunction.hilbert, spin), _Known(wavefunction, samples)
+    kinds, known = ladders(wavefunction.hilbert, spin), _Known(wavefunction, samples)
     average = _PairAverage(permutations, samples.weights.device)
     return _means(
         samples,
@@ -127,7 +127,7 @@ def one_body(
     permutations: Int64[Tensor, "K L"] | None = None,
 ) -> tuple[Expectation, Expectation]:
     """`one_body_density_matrix` and `momentum_distribution` from the same amplitudes; arguments as there."""
-    kinds = _species(wavefunction.hilbert, spin)
+    kinds = ladders(wavefunction.hilbert, spin)
     waves = _plane_waves(lattice, wavefunction.hilbert, wave_vectors, antiperiodic=True).to(samples.weights.device)
     known, average = _Known(wavefunction, samples), _PairAverage(permutations, samples.weights.device)
 
@@ -163,8 +163,8 @@ def condensate_fraction(
         ValueError: the particles are no bosons.
     """
     hilbert = wavefunction.hilbert
-    if not _is_bosons(hilbert):
-        raise ValueError(f"a condensate fraction needs bosons; the space is {hilbert}.")
+    if hilbert.of_kind("fermion") or not hilbert.of_kind("boson"):
+        raise ValueError(f"a condensate fraction needs bosons; the space is {hilbert}{species_hint(hilbert)}.")
     if matrix is None:
         matrix = one_body_density_matrix(samples, wavefunction, permutations=permutations).value
     values, orbitals = torch.linalg.eigh(matrix)
@@ -172,7 +172,7 @@ def condensate_fraction(
     fraction = values[-1] / number
     if not samples.error_weights.any():
         return Expectation(fraction, torch.zeros_like(fraction))
-    kinds, known = _species(hilbert), _Known(wavefunction, samples)
+    kinds, known = ladders(hilbert), _Known(wavefunction, samples)
     average = _PairAverage(permutations, samples.weights.device)
 
     def local(rows: Tensor) -> Tensor:  # first-order change of the fraction, mean 0

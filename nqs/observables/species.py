@@ -1,34 +1,48 @@
-"""Particles of a Hilbert space."""
+"""Particles of a Hilbert space, as its species state them."""
 
 # Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Shaped, UInt8
 from torch import Tensor
 
-from nqs.hilbert import HilbertSpace
-
-UP, DOWN = "up electrons", "down electrons"  # names of the charges
+from nqs.hilbert import HilbertSpace, Species, Values
 
 
-def site_values(hilbert: HilbertSpace, quantity: str) -> Float64[Tensor, " d"]:
-    """The value of a quantity in every local state.
+def quantities(hilbert: HilbertSpace) -> dict[str, Float64[Tensor, "*L d"]]:
+    """The local quantities of a space by name, each with its value in every local state, (d,), or (L, d) where that
+    depends on the site.
+
+    These are its charges; the numbers of its bosons and fermions, species by species; and, where there are several
+    species of fermions, their total number "particles" and, where they have a spin, "Sz".
+    """
+    found = {charge.name: values_of(hilbert, charge.values) for charge in hilbert.charges}
+    for species in hilbert.of_kind("boson") + hilbert.of_kind("fermion"):
+        found.setdefault(species.name, values_of(hilbert, species.occupation))
+    fermions = hilbert.of_kind("fermion")
+    if len(fermions) > 1:
+        found["particles"] = _total(hilbert, [species.occupation for species in fermions])
+        if any(species.twice_sz is not None for species in fermions):
+            found["Sz"] = _sz(hilbert, fermions)
+    return found
+
+
+def site_values(hilbert: HilbertSpace, quantity: str) -> Float64[Tensor, "*L d"]:
+    """The value of a quantity in every local state, (d,), or (L, d) where that depends on the site.
 
     Args:
         hilbert: the space.
-        quantity: the name of one of its charges, such as "particles", "up electrons" or "2 Sz"; also "Sz" of spins and
-            electrons, and "particles" of electrons.
+        quantity: the name of one of its charges or species, such as "particles", "up electrons" or "2 Sz"; also "Sz"
+            of spins and electrons, and "particles" of electrons.
 
     Raises:
         ValueError: the space has no such quantity; the message lists those it has.
     """
-    known = {charge.name: torch.tensor(charge.values, dtype=torch.float64) for charge in hilbert.charges}
-    if "2 Sz" in known:
-        known["Sz"] = known["2 Sz"] / 2
-    if UP in known and DOWN in known:
-        known["particles"] = known[UP] + known[DOWN]
-        known["Sz"] = (known[UP] - known[DOWN]) / 2
+    known = quantities(hilbert)
+    if "Sz" not in known and hilbert.of_kind("spin"):
+        known["Sz"] = _sz(hilbert, hilbert.species)
     if quantity not in known:
         names = ", ".join(map(repr, known)) or "none"
         raise ValueError(
@@ -38,64 +52,138 @@ def site_values(hilbert: HilbertSpace, quantity: str) -> Float64[Tensor, " d"]:
     return known[quantity]
 
 
+def values_of(hilbert: HilbertSpace, values: Values) -> Float64[Tensor, "*L d"]:
+    """Values of a charge or species as a tensor: (d,), or (L, d) where they depend on the site."""
+    table = torch.from_numpy(hilbert.table(values).astype(float))
+    return table if hilbert.states_differ or not isinstance(values[0], int) else table[0]
+
+
+def at_sites(values: Shaped[Tensor, "*L d"], n: UInt8[Tensor, "B L"]) -> Shaped[Tensor, "B L"]:
+    """The values (d,) or (L, d) of the local states of configurations."""
+    values, index = values.to(n.device), n.long()
+    return values[index] if values.ndim == 1 else values[torch.arange(len(values), device=n.device), index]
+
+
+def _total(hilbert: HilbertSpace, values: Sequence[Values]) -> Float64[Tensor, "*L d"]:
+    parts = [values_of(hilbert, part) for part in values]
+    return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+
+
+def _sz(hilbert: HilbertSpace, species: Sequence[Species]) -> Float64[Tensor, "*L d"]:
+    return _total(hilbert, [one.twice_sz for one in species if one.twice_sz is not None]) / 2
+
+
+# ---- kinds of spaces -------------------------------------------------------------------------------
+
+
+def spins_half(hilbert: HilbertSpace) -> bool:
+    """Every site is one spin 1/2: local state 0 is down, 1 up."""
+    return [(s.kind, s.twice_sz) for s in hilbert.species] == [("spin", (-1, 1))]
+
+
+def up_and_down(hilbert: HilbertSpace) -> tuple[Species, Species] | None:
+    """The two species of spin-1/2 fermions, if these are all fermions of the space."""
+    fermions = hilbert.of_kind("fermion")
+    by_spin = {}
+    for species in fermions:
+        if species.twice_sz is not None:
+            twice_sz, number = hilbert.table(species.twice_sz), hilbert.table(species.occupation)
+            for spin, sign in (("up", 1), ("down", -1)):
+                if (twice_sz == sign * number).all():
+                    by_spin[spin] = species
+    return (by_spin["up"], by_spin["down"]) if len(by_spin) == len(fermions) == 2 else None
+
+
+def electrons_of(hilbert: HilbertSpace, what: str) -> tuple[Species, Species]:
+    """Up and down electrons.
+
+    Raises:
+        ValueError: the particles are no electrons.
+    """
+    electrons = up_and_down(hilbert)
+    if electrons is None:
+        raise ValueError(
+            f"{what} needs electrons with spin (spinful_fermions); the space is {hilbert}{species_hint(hilbert)}."
+        )
+    return electrons
+
+
+def species_hint(hilbert: HilbertSpace) -> str:
+    """Added to messages about a space that states no species: how to state them."""
+    return (
+        "" if hilbert.species else " (it states no species: give HilbertSpace(.., species=..) what its particles are)"
+    )
+
+
+def mobile(hilbert: HilbertSpace) -> tuple[Species, ...]:
+    """The particles that a one-body density matrix is about: the fermions, or bosons where there are none."""
+    return hilbert.of_kind("fermion") or hilbert.of_kind("boson")
+
+
 # ---- one-body density matrix -----------------------------------------------------------------------
 
 
-class _Species(NamedTuple):
-    """One kind of particle: its number in every local state, and where adding or removing one leads (-1: nowhere)."""
+class Ladder(NamedTuple):
+    """One species: its number in every local state, and where adding or removing a particle leads (-1: nowhere).
 
-    occupation: Float64[Tensor, " d"]
-    lowered: Int64[Tensor, " d"]
-    raised: Int64[Tensor, " d"]
+    Tables are (d,), or (L, d) where sites differ.
+    """
+
+    occupation: Float64[Tensor, "*L d"]
+    lowered: Int64[Tensor, "*L d"]
+    raised: Int64[Tensor, "*L d"]
     is_fermion: bool
 
 
-def _is_electrons(hilbert: HilbertSpace) -> bool:
-    return {UP, DOWN} <= {charge.name for charge in hilbert.charges}
+def ladders(hilbert: HilbertSpace, spin: str | None = None) -> list[Ladder]:
+    """The particles of a space; of electrons those with one spin, or both.
 
-
-def _is_spinless(hilbert: HilbertSpace) -> bool:
-    return hilbert.local_states == ("empty", "occupied")
-
-
-def _is_bosons(hilbert: HilbertSpace) -> bool:
-    values = tuple(range(hilbert.local_dim))
-    return not _is_spinless(hilbert) and any(c.name == "particles" and c.values == values for c in hilbert.charges)
-
-
-def _require_electrons(hilbert: HilbertSpace, what: str) -> None:
-    if not _is_electrons(hilbert):
-        raise ValueError(f"{what} needs electrons with spin (spinful_fermions); the space is {hilbert}.")
-
-
-def _species(hilbert: HilbertSpace, spin: str | None = None) -> list[_Species]:
-    """The particles of a space; of electrons those with one spin, or both."""
+    Raises:
+        ValueError: neither bosons nor fermions, a spin where there is none, or local states that the species do not
+            tell apart.
+    """
     if spin not in (None, "up", "down"):
         raise ValueError(f"spin={spin!r}: choose 'up', 'down', or None for both.")
+    kinds = mobile(hilbert)
     if spin is not None:
-        _require_electrons(hilbert, f"spin={spin!r}")
-    if _is_electrons(hilbert):
-        names = [UP, DOWN]
-    elif _is_spinless(hilbert) or _is_bosons(hilbert):
-        names = ["particles"]
-    else:
+        up, down = electrons_of(hilbert, f"spin={spin!r}")
+        kinds = (up,) if spin == "up" else (down,)
+    if not kinds:
         raise ValueError(
-            f"the one-body density matrix needs bosons, fermions or spinful_fermions; the space is {hilbert}."
+            f"the one-body density matrix needs bosons, fermions or spinful_fermions; the space is {hilbert}"
+            f"{species_hint(hilbert)}."
         )
-    numbers = torch.stack([site_values(hilbert, name) for name in names]).T.long()  # (d, species)
-    index = {tuple(row): state for state, row in enumerate(numbers.tolist())}
-    species = []
-    for s, name in enumerate(names):
-        if spin is not None and not name.startswith(spin):
-            continue
-        step = torch.zeros(len(names), dtype=torch.int64)
-        step[s] = 1
-        species.append(
-            _Species(
-                occupation=numbers[:, s].double(),
-                lowered=torch.tensor([index.get(tuple(row), -1) for row in (numbers - step).tolist()]),
-                raised=torch.tensor([index.get(tuple(row), -1) for row in (numbers + step).tolist()]),
-                is_fermion=not _is_bosons(hilbert),
-            )
+    tables = [values_of(hilbert, values) for s in hilbert.species for values in (s.occupation, s.twice_sz) if values]
+    by_site = any(table.ndim == 2 for table in tables)
+    found = []
+    for species in kinds:
+        sites = [_ladder_at(hilbert, species, site) for site in range(hilbert.n_sites if by_site else 1)]
+        occupation, lowered, raised = (torch.stack(parts) for parts in zip(*sites, strict=True))
+        if not by_site:
+            occupation, lowered, raised = occupation[0], lowered[0], raised[0]
+        found.append(Ladder(occupation.double(), lowered, raised, species.kind == "fermion"))
+    return found
+
+
+def _ladder_at(
+    hilbert: HilbertSpace, species: Species, site: int
+) -> tuple[Int64[Tensor, " d"], Int64[Tensor, " d"], Int64[Tensor, " d"]]:
+    """Occupation numbers of a species in the local states of a site, and the local states with one fewer or more."""
+    d, states = hilbert.local_dim, hilbert.states_at(site)
+    # What a local state holds: the number of every species, and S^z of the localised spins.
+    columns = [hilbert.table(s.occupation)[site] for s in hilbert.species]
+    columns += [hilbert.table(s.twice_sz)[site] for s in hilbert.of_kind("spin") if s.twice_sz is not None]
+    content = [tuple(int(column[state]) for column in columns) for state in range(len(states))]
+    if len(set(content)) < len(content):
+        raise ValueError(
+            f"the species of the space do not tell its local states {states} apart: where a particle is added or "
+            "removed is not known."
         )
-    return species
+    index = {row: state for state, row in enumerate(content)}
+    place = hilbert.species.index(species)
+    ladder = torch.full((3, d), -1)
+    ladder[0] = torch.from_numpy(columns[place].copy())
+    for state, row in enumerate(content):
+        for k, change in ((1, -1), (2, 1)):
+            ladder[k, state] = index.get((*row[:place], row[place] + change, *row[place + 1 :]), -1)
+    return ladder[0], ladder[1], ladder[2]

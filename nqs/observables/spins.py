@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nqs.observables.expectation import Expectation, _means
 from nqs.observables.moves import MOVES_CPU_BYTES, _Known, _moves_bytes, _PairAverage
+from nqs.observables.species import species_hint, spins_half
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
 
@@ -29,8 +30,8 @@ def spin_correlations(
         ValueError: no space of spins 1/2.
     """
     hilbert = wavefunction.hilbert
-    if not any(c.name == "2 Sz" and c.values == (-1, 1) for c in hilbert.charges):
-        raise ValueError(f"spin correlations need spins of length 1/2; the space is {hilbert}.")
+    if not spins_half(hilbert):
+        raise ValueError(f"spin correlations need spins of length 1/2; the space is {hilbert}{species_hint(hilbert)}.")
 
     known, average = _Known(wavefunction, samples), _PairAverage(permutations, samples.weights.device)
 

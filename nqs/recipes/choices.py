@@ -221,7 +221,7 @@ def symmetrised(
         group = symmetries_of(hamiltonian, fermions=True)
     elif reference is not None:
         group, why = sector_of(reference, symmetries_of(hamiltonian), hilbert), "sector of the reference phase"
-    elif getattr(hamiltonian, "is_stoquastic", False):
+    elif is_stoquastic(hamiltonian):
         group, why = symmetries_of(hamiltonian), "positive ground state"
     else:
         return model, "no symmetry used: the sector of the ground state is not known"
@@ -258,8 +258,8 @@ def _trained(group: Symmetry, hamiltonian: Hamiltonian, most: int) -> tuple[int,
     Args:
         most: of them, unless these would be fewer than a third of so many (lattices of prime length).
     """
-    lattice = getattr(hamiltonian, "lattice", None)
-    if group.order <= most or not isinstance(lattice, Lattice) or not lattice.shape:
+    lattice = lattice_of(hamiltonian)
+    if group.order <= most or lattice is None or not lattice.shape:
         return None
     choices = []
     for stride in range(1, max(lattice.shape) + 1):

@@ -198,6 +198,6 @@ def draw_local_states(
         one_hot = torch.nn.functional.one_hot(n, hilbert.local_dim).double().mean(1)  # (dimension, d)
         weights = torch.from_numpy(np.abs(exact.state) ** 2)
         axes.plot(x, (weights @ one_hot).numpy(), "o", mfc="none", color=EXACT_COLOUR, label="exact")
-    axes.set_xticks(x, [plain(name) for name in (hilbert.local_states if hilbert is not None else x)])
+    axes.set_xticks(x, [plain(name) for name in (hilbert.state_names if hilbert is not None else x)])
     axes.set(xlabel="local state", ylabel="probability, mean over sites", yscale="log", ylim=(1e-6, 1.5))
     axes.legend(fontsize=8, frameon=False)

@@ -14,7 +14,8 @@ Arrays = Mapping[str, np.ndarray]  # as `Archive.observables` returns them; name
 
 COLOURS = ("#1f6f8b", "#e08e45", "#6a994e")
 SMALLEST_RANGE = 0.1  # of the axis of densities
-HIDDEN = ("up_electrons", "down_electrons")  # particles and Sz say the same
+TOTALS = ("particles", "Sz")  # of electrons; where both are there, the numbers of each spin say the same
+OF_EACH_SPIN = ("up_electrons", "down_electrons")
 SCALARS = {
     "fidelity": "fidelity",
     "condensate_fraction": "condensate fraction",
@@ -93,8 +94,9 @@ def plain(text: object) -> str:
 
 def _named(found: Arrays, prefix: str) -> list[str]:
     names = [name for name in found if name.startswith(prefix) and not name.endswith(("_error", "_exact"))]
-    shown = [name for name in names if name.removeprefix(prefix) not in HIDDEN]
-    return shown or names
+    if not {f"{prefix}{total}" for total in TOTALS} <= set(names):
+        return names
+    return [name for name in names if name.removeprefix(prefix) not in OF_EACH_SPIN]
 
 
 def _points(axes: Axes, x: np.ndarray, found: Arrays, name: str, colour: str, label: str) -> None:

@@ -1,4 +1,4 @@
-"""Symmetry groups of configurations and the sectors of their characters."""
+"""Symmetry groups of configurations with one-dimensional irreducible representations (characters)."""
 
 from nqs.symmetry.constructors import particle_hole, space_group, spin_flip, translations
 from nqs.symmetry.group import Orbits, Symmetry

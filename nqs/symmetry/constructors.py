@@ -20,14 +20,14 @@ def _of_sites(permutations: np.ndarray, local_dim: int, fermions: bool) -> Symme
 
 
 def space_group(lattice: Lattice, hilbert: HilbertSpace, *, fermions: bool = False) -> Symmetry:
-    """Translations, rotations and reflections of a lattice, in the sector that is even under all of them."""
+    """Translations, rotations and reflections of a lattice, in the trivial representation (even under all of them)."""
     return _of_sites(lattice.space_group().numpy(), hilbert.local_dim, fermions)
 
 
 def translations(
     lattice: Lattice, hilbert: HilbertSpace, *, momentum: Sequence[int] | None = None, fermions: bool = False
 ) -> Symmetry:
-    """Translations of a periodic lattice, in the sector of one momentum.
+    """Translations of a periodic lattice, in the representation of one momentum.
 
     Args:
         momentum: integers m with k_j = 2 pi m_j / (unit cells along direction j); 0 by default.
@@ -54,13 +54,38 @@ def translations(
 
 
 def spin_flip(hilbert: HilbertSpace, *, odd: bool = False, fermions: bool = False) -> Symmetry:
-    """All spins reversed, m -> -m or up <-> down, in the even or odd sector."""
-    names = list(hilbert.local_states)
-    if names == ["empty", "up", "down", "both"]:
-        flipped: tuple[int, ...] = (0, 2, 1, 3)
-    else:
-        flipped = tuple(reversed(range(hilbert.local_dim)))
-    return _reversal(hilbert, flipped, odd, fermions)
+    """All spins reversed, m -> -m or up <-> down, even or odd under it.
+
+    Raises:
+        ValueError: the species of the space have no spin, or a reversed spin is no local state.
+    """
+    return _reversal(hilbert, _flipped_spins(hilbert), odd, fermions)
+
+
+def _flipped_spins(hilbert: HilbertSpace) -> tuple[int, ...]:
+    """The local state with all spins reversed, of every local state."""
+    if all(species.twice_sz is None for species in hilbert.species):
+        raise ValueError(f"a spin flip needs spins or electrons, by the species of the space; it is {hilbert}.")
+
+    numbers = [hilbert.table(species.occupation) for species in hilbert.species]
+    if hilbert.states_differ or any((table != table[0]).any() for table in numbers):
+        raise ValueError(f"a spin flip needs the same local states on all sites; the space is {hilbert}.")
+
+    def content(state: int, sign: int) -> list[tuple[str, int, int]]:
+        """Particles of a local state: what they are, how many, 2 S^z; electrons differ in their spin alone."""
+        found = []
+        for species, number in zip(hilbert.species, numbers, strict=True):
+            if number[0, state]:
+                name = "" if species.kind == "fermion" and species.twice_sz is not None else species.name
+                spin = 0 if species.twice_sz is None else int(hilbert.table(species.twice_sz)[0, state])
+                found.append((name, int(number[0, state]), sign * spin))
+        return sorted(found)
+
+    states = [content(state, 1) for state in range(hilbert.local_dim)]
+    flipped = [content(state, -1) for state in range(hilbert.local_dim)]
+    if any(states.count(row) != 1 for row in flipped):
+        raise ValueError(f"reversing the spins of the local states {hilbert.local_states} does not permute them.")
+    return tuple(states.index(row) for row in flipped)
 
 
 def particle_hole(hilbert: HilbertSpace, *, odd: bool = False) -> Symmetry:

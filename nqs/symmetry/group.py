@@ -1,18 +1,18 @@
-r"""Finite symmetry groups of configurations, and the symmetry sectors that their one-dimensional characters name.
+r"""Finite symmetry groups of configurations with their one-dimensional irreducible representations (characters).
 
 An element g permutes sites and relabels local states,
 
     (g n)_s = map_g[n_{perm_g[s]}],
 
-and a state of the sector obeys psi(g n) = c_g(n) psi(n) with c_g(n) = chi(g) sign_g(n): a character chi, one complex
-number of modulus 1 for every element, times the sign of reordering fermions where particles are fermions. For a
+and a state of the symmetry sector obeys psi(g n) = c_g(n) psi(n) with c_g(n) = chi(g) sign_g(n): a character chi, one
+complex number of modulus 1 for every element, times the sign of reordering fermions where particles are fermions. For a
 translation T_r by r sites and momentum k, chi(T_r) = exp(i k r).
 
 All configurations that the group maps onto each other form an orbit; its lexicographically smallest member represents
 it. One amplitude per orbit describes the whole state. An orbit whose stabiliser has elements with sum c_g(n) = 0 is
 forbidden: psi = 0 on all of it.
 
-Such sectors in exact diagonalisation: Sandvik, AIP Conf. Proc. 1297, 135 (2010), arXiv:1101.3281, section 4.
+Symmetry sectors in exact diagonalisation: Sandvik, AIP Conf. Proc. 1297, 135 (2010), arXiv:1101.3281, section 4.
 """
 
 # Shapes: B configurations, G group elements, L sites, d local states, O = L x species orbitals.
@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.hilbert import HilbertSpace
+from nqs.hilbert import HilbertSpace, Species
 from nqs.runtime.memory import max_chunk_rows
 from nqs.symmetry.orbits import EXACT_INTEGERS, smallest_of_orbits
 
@@ -54,8 +54,8 @@ class Symmetry:
         permutations: perm_g, G rows of L sites; the identity comes first.
         maps: map_g, G rows of d local states.
         angles: argument of chi(g) in units of 2 pi, G numbers.
-        fermions: reordering the occupied orbitals changes the sign; each conserved charge of the Hilbert space with
-            values 0 and 1 counts one species, all orbitals of the first species come before those of the second.
+        fermions: reordering the occupied orbitals changes the sign, in the Jordan-Wigner order that the species of the
+            Hilbert space state.
 
     Raises:
         ValueError: no group, or no character of it.
@@ -152,7 +152,7 @@ class Symmetry:
         return tuple(characters)
 
     def with_angles(self, angles: Sequence[float] | np.ndarray) -> "Symmetry":
-        """The same group in another sector."""
+        """The same group with another character."""
         return Symmetry(
             permutations=self.permutations,
             maps=self.maps,
@@ -223,22 +223,27 @@ class Symmetry:
         return total.abs() < 0.5  # a sum of characters over a group: 0 or its order
 
     def orbits(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> Orbits:
-        """All orbits of a sector in lexicographic order of their representatives, cached for each device.
+        """All orbits of a sector of charges in lexicographic order of their representatives, cached for each device.
 
         Raises:
             ValueError: an element leaves the sector.
         """
-        key = hilbert, torch.device(device)
+        key = hilbert, hilbert.species, torch.device(device)  # equal spaces may differ in species
         if key not in self._orbits:
             self.check(hilbert)
-            n, sizes = _all_orbits(self.permutations, self.maps, *key)
+            n, sizes = _all_orbits(self.permutations, self.maps, hilbert, torch.device(device))
             allowed = ~self.forbidden(n, hilbert)
             self._orbits[key] = Orbits(n[allowed], sizes[allowed])
         return self._orbits[key]
 
     def number_of_orbits(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> int:
-        """Orbits of a sector that are not forbidden; `device` is where they are listed if they are not yet."""
-        found = next((orbits for (known, _), orbits in self._orbits.items() if known == hilbert), None)
+        """Orbits of a sector of charges that the character does not forbid.
+
+        Args:
+            device: where they are listed if they are not yet.
+        """
+        wanted = hilbert, hilbert.species
+        found = next((orbits for key, orbits in self._orbits.items() if key[:2] == wanted), None)
         return len((found or self.orbits(hilbert, device)).sizes)
 
     def check(self, hilbert: HilbertSpace) -> None:
@@ -278,7 +283,7 @@ class Symmetry:
         return {}
 
     @cached_property
-    def _orbits(self) -> dict[tuple[HilbertSpace, torch.device], Orbits]:
+    def _orbits(self) -> dict[tuple[HilbertSpace, tuple[Species, ...], torch.device], Orbits]:
         return {}
 
     def _tables(self, device: torch.device) -> "_Tables":
@@ -314,11 +319,11 @@ class Symmetry:
         return torch.stack([word == word[:, :1] for word in words]).all(0)
 
     @cached_property
-    def _sign_cache(self) -> dict[tuple[HilbertSpace, torch.device], "_Signs"]:
+    def _sign_cache(self) -> dict[tuple[tuple[Species, ...], torch.device], "_Signs"]:
         return {}
 
     def _signs(self, hilbert: HilbertSpace, device: torch.device) -> "_Signs":
-        key = hilbert, device
+        key = hilbert.species, device
         if key not in self._sign_cache:
             inverted, species = self._inversions(hilbert)
             words = []
@@ -329,7 +334,13 @@ class Symmetry:
 
     def _inversions(self, hilbert: HilbertSpace) -> tuple[Bool[Tensor, "G O O"], list[tuple[int, ...]]]:
         """Pairs of orbitals o < o' whose order an element inverts, and the species by local state."""
-        species = [charge.values for charge in hilbert.charges if set(charge.values) == {0, 1}]
+        tables = [hilbert.table(fermions.occupation) for fermions in hilbert.of_kind("fermion")]
+        species = [tuple(table[0].tolist()) for table in tables]
+        if not species or any((table != table[0]).any() for table in tables):
+            raise ValueError(
+                "fermionic signs need fermions among the species (fermions, spinful_fermions), the same on all "
+                f"sites; the space is {hilbert}."
+            )
         perms, maps = self._arrays
         L = self.n_sites
         destination = np.empty((self.order, len(species) * L), dtype=int)
@@ -380,7 +391,7 @@ def _all_orbits(
     hilbert: HilbertSpace,
     device: torch.device,
 ) -> Orbits:
-    """All orbits of a sector, whatever the character."""
+    """All orbits of a sector of charges, whatever the character."""
     return Orbits(*smallest_of_orbits(np.array(permutations), np.array(maps), hilbert, device))
 
 

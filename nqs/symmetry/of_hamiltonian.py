@@ -5,7 +5,7 @@
 import numpy as np
 import torch
 
-from nqs.protocols import Hamiltonian
+from nqs.protocols import Hamiltonian, lattice_of
 from nqs.samples import distinct
 from nqs.symmetry.constructors import _of_sites, particle_hole, spin_flip
 from nqs.symmetry.group import Symmetry
@@ -17,18 +17,19 @@ PROBES = 32  # random configurations on which a symmetry is tested
 
 
 def symmetries_of(hamiltonian: Hamiltonian, *, fermions: bool = False) -> Symmetry:
-    """The largest known group that commutes with a Hamiltonian on a lattice, in its even sector.
+    """The largest known group that commutes with a Hamiltonian on a lattice, with the trivial character.
 
     Candidates are the space group of `hamiltonian.lattice`, the spin flip, and, without fermionic signs, the reversal
     of all local states (spin flip, particle-hole).
     """
-    hilbert, lattice = hamiltonian.hilbert, getattr(hamiltonian, "lattice", None)
+    hilbert, lattice = hamiltonian.hilbert, lattice_of(hamiltonian)
     try:
         sites = lattice.space_group().numpy()  # type: ignore[union-attr]
     except (AttributeError, ValueError):  # no lattice, or one without a geometry
         sites = np.arange(hilbert.n_sites)[None]
     group = _of_sites(sites, hilbert.local_dim, fermions)
-    if set(hilbert.local_states) == {"empty", "up", "down", "both"}:
+    electrons = [species for species in hilbert.of_kind("fermion") if species.twice_sz is not None]
+    if electrons and hilbert.local_dim == 2 ** len(electrons):  # without a constraint such as that of the t-J model
         group = group @ spin_flip(hilbert, fermions=fermions)
     if not fermions:
         group = group @ particle_hole(hilbert)

@@ -17,7 +17,7 @@ from nqs.hilbert import HilbertSpace, SectorTables
 from nqs.symmetry.group import Orbits, Symmetry
 
 
-class PrefixTree(NamedTuple):
+class RepresentativeTree(NamedTuple):
     """All prefixes of the representatives on one device.
 
     Attributes:
@@ -44,13 +44,13 @@ class OrbitSpace(HilbertSpace):
     """
 
     symmetry: Symmetry = field(kw_only=True)
-    _trees: dict[torch.device, PrefixTree] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _trees: dict[torch.device, RepresentativeTree] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, hilbert: HilbertSpace, symmetry: Symmetry, device: torch.device | str = "cpu") -> "OrbitSpace":
         """The orbits of a sector; `device` is where they are listed first."""
         symmetry.orbits(hilbert, device)
-        return cls(hilbert.n_sites, hilbert.local_states, hilbert.charges, symmetry=symmetry)
+        return cls(hilbert.n_sites, hilbert.local_states, hilbert.charges, hilbert.species, symmetry=symmetry)
 
     def __post_init__(self) -> None:
         if self.dimension == 0:
@@ -59,7 +59,7 @@ class OrbitSpace(HilbertSpace):
     @cached_property
     def sector(self) -> HilbertSpace:
         """All configurations."""
-        return HilbertSpace(self.n_sites, self.local_states, self.charges)
+        return HilbertSpace(self.n_sites, self.local_states, self.charges, self.species)
 
     @cached_property
     def dimension(self) -> int:
@@ -114,17 +114,17 @@ class OrbitSpace(HilbertSpace):
         return len(self._tree(device).below) - 2
 
     @property
-    def _any_tree(self) -> PrefixTree:
+    def _any_tree(self) -> RepresentativeTree:
         """On a device where it is known; trees of many orbits take minutes on a CPU."""
         return next(iter(self._trees.values()), None) or self._tree(torch.device("cpu"))
 
-    def _tree(self, device: torch.device) -> PrefixTree:
+    def _tree(self, device: torch.device) -> RepresentativeTree:
         if device not in self._trees:
-            self._trees[device] = prefix_tree(*self.orbits(device), self.local_dim)
+            self._trees[device] = representative_tree(*self.orbits(device), self.local_dim)
         return self._trees[device]
 
 
-def prefix_tree(n: UInt8[Tensor, "N L"], weights: Int64[Tensor, " N"], local_dim: int) -> PrefixTree:
+def representative_tree(n: UInt8[Tensor, "N L"], weights: Int64[Tensor, " N"], local_dim: int) -> RepresentativeTree:
     """The tree of configurations in lexicographic order.
 
     Args:
@@ -154,4 +154,4 @@ def prefix_tree(n: UInt8[Tensor, "N L"], weights: Int64[Tensor, " N"], local_dim
     levels.append((last, torch.zeros_like(last, dtype=torch.float64), torch.zeros_like(last)))
     advance, log_uniform, below = map(torch.cat, zip(*levels, strict=True))
     advance[advance < 0] = begin + 1
-    return PrefixTree(SectorTables(advance, log_uniform.expand(L, -1, -1)), below, determined)
+    return RepresentativeTree(SectorTables(advance, log_uniform.expand(L, -1, -1)), below, determined)

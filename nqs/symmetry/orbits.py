@@ -28,14 +28,14 @@ def smallest_of_orbits(
         permutations, maps: of the elements as in `nqs.symmetry.Symmetry`, (G, L) and (G, d); they keep the sector.
     """
     G, d = maps.shape
-    advance, log_uniform = hilbert.tables(device)
+    tables = hilbert.tables(device)
     prefixes = torch.empty((1, 0), dtype=torch.uint8, device=device)
     remainder = torch.full((1,), hilbert.start, device=device)
     decided_before = np.zeros(G, dtype=int)
     for s in range(hilbert.n_sites):
-        row, token = (log_uniform[s, remainder] > -torch.inf).nonzero().T
+        row, token = (tables.log_uniform[s, remainder] > -torch.inf).nonzero().T
         prefixes = torch.cat([prefixes.index_select(0, row), token[:, None].to(torch.uint8)], dim=1)
-        remainder = advance[remainder[row], token]
+        remainder = tables.after(s, remainder[row], token)
         # How many leading sites of an image come from the prefix; where they are no more than before, nothing is new.
         decided = np.cumprod(permutations <= s, axis=1).sum(1)
         news = decided > decided_before

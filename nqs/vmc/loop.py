@@ -17,7 +17,7 @@ from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
 from nqs.optimisation.exact_steps import ExactSteps
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
-from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction
+from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, unit_of
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Progress, Watcher
 from nqs.samplers import ExhaustiveSampler
@@ -78,7 +78,7 @@ class VMC:
             self.sampler if exhaustive else recipes.evaluation_sampler(wavefunction, self.device)
         )
         self.warm_up = warm_up or (recipes.warm_up(self.of_steps, self.device) if sampler is None else None)
-        self.unit = unit or "J"
+        self.unit = unit_of(hamiltonian) if unit is None else unit
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Everything that the outcome depends on; what the archive stores and resume rebuilds.
