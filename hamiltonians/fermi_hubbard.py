@@ -26,6 +26,7 @@ NetKet lists the orbitals of down, then those of up, which changes no element as
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64, UInt8
@@ -82,6 +83,7 @@ class FermiHubbard:
     h: float = 0.0
     potential: Sequence[float] | Tensor | None = None
     twist: Sequence[float] | Tensor | None = None
+    unit: ClassVar[str] = "t"  # of energies
 
     def __post_init__(self) -> None:
         checked_numbers(self, ("U", "t", "t2", "V", "mu", "h"))

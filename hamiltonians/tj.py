@@ -22,6 +22,7 @@ Chao, Spalek and Oles, J. Phys. C 10, L271 (1977); Zhang and Rice, Phys. Rev. B 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64, UInt8
@@ -72,6 +73,7 @@ class TJ:
     t: float = 1.0
     potential: Sequence[float] | Tensor | None = None
     twist: Sequence[float] | Tensor | None = None
+    unit: ClassVar[str] = "t"  # of energies
 
     def __post_init__(self) -> None:
         checked_numbers(self, ("J", "t"))

@@ -21,6 +21,7 @@ The same matrix as these terms of netket.operator.fermion on SpinOrbitalFermions
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64, UInt8
@@ -66,6 +67,7 @@ class TV:
     mu: float = 0.0
     potential: Sequence[float] | Tensor | None = None
     twist: Sequence[float] | Tensor | None = None
+    unit: ClassVar[str] = "t"  # of energies
 
     def __post_init__(self) -> None:
         checked_numbers(self, ("V", "t", "mu"))

@@ -34,7 +34,6 @@ import torch
 from jaxtyping import Complex128, Float64, Num, UInt8
 from torch import Tensor
 
-from nqs import recipes
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import HilbertSpace
 from nqs.models import ProjectedDeterminant, SlaterDeterminant
@@ -42,6 +41,8 @@ from nqs.models.references.projection import terms_of_projection
 from nqs.optimisation.contract import OptimiserConfig
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
 from nqs.protocols import LogPsi, Sampler, SymmetricWavefunction, Wavefunction
+from nqs.recipes.optimiser import optimiser as completed
+from nqs.recipes.samplers import training_sampler
 from nqs.runtime.memory import rows_that_fit
 from nqs.runtime.progress import Progress
 from nqs.samplers import ExhaustiveSampler
@@ -231,11 +232,10 @@ def fit(
     """
     _check(wavefunction, target, objective, steps, phase_weight)
     device = next(wavefunction.parameters()).device
-    sampler = sampler or recipes.training_sampler(wavefunction, device)
+    sampler = sampler or training_sampler(wavefunction, device)
     exact = isinstance(sampler, ExhaustiveSampler)
-    optimiser = optimiser or default_optimiser(objective, exact=exact)
+    optimiser = completed(optimiser or default_optimiser(objective, exact=exact), exact=exact)
     if isinstance(optimiser, StochasticReconfiguration):
-        optimiser = optimiser.completed(exact=exact)
         if objective == "reverse" and optimiser.logarithmic:
             raise ValueError(
                 "logarithmic=True is for local energies; those of the reverse divergence are logarithms already: give "

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from nqs import recipes
 from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
 from nqs.archive.serialise import differences, to_plain
 from nqs.estimators.energy import clipped, estimate_energy, infinite_temperature_energy
@@ -28,8 +27,11 @@ from nqs.estimators.local_energy import local_energies
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
 from nqs.optimisation.contract import Optimiser, OptimiserConfig
-from nqs.optimisation.stochastic_reconfiguration import UNLIMITED, NaturalGradient, StochasticReconfiguration
+from nqs.optimisation.stochastic_reconfiguration import UNLIMITED, NaturalGradient
 from nqs.protocols import Hamiltonian, Sampler, SymmetricWavefunction, Wavefunction
+from nqs.recipes.samplers import SHARED_PREFIXES, evaluations
+from nqs.recipes.stages import method
+from nqs.recipes.steps import steps as steps_of
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Progress, Watcher
 from nqs.samplers import ExhaustiveSampler
@@ -84,7 +86,7 @@ class VMC:
         warm_up: WarmUp | None = None,
         unit: str = "J",
     ) -> None:
-        wavefunction.eval()
+        wavefunction.eval()  # with its whole symmetry
         if isinstance(wavefunction, SymmetricWavefunction):
             _refuse_lower_symmetry(hamiltonian, wavefunction.symmetry)
         if wavefunction.hilbert != hamiltonian.hilbert:
@@ -95,15 +97,11 @@ class VMC:
         self.hamiltonian = hamiltonian
         self.wavefunction = wavefunction
         self.device = next(wavefunction.parameters()).device
-        by_default, self.evaluated_images = recipes.evaluation_sampler(wavefunction, self.device), wavefunction.images
-        wavefunction.train()  # steps may average over fewer images
-        self.sampler = sampler or recipes.training_sampler(wavefunction, self.device)
-        exhaustive = isinstance(self.sampler, ExhaustiveSampler)
-        self.optimiser = optimiser or StochasticReconfiguration()
-        if isinstance(self.optimiser, StochasticReconfiguration):
-            self.optimiser = self.optimiser.completed(exact=exhaustive, images=wavefunction.images)
-        self.evaluation = evaluation or (self.sampler if exhaustive else by_default)
-        self.warm_up = warm_up or (recipes.warm_up(wavefunction, self.device) if sampler is None else None)
+        chosen = method(wavefunction, self.device, sampler=sampler, given=optimiser, evaluation=evaluation)
+        self.sampler, self.optimiser, self.evaluation = chosen.sampler, chosen.optimiser, chosen.evaluation
+        self.evaluated_images = chosen.evaluated_images
+        by_default = None if chosen.warm_up is None else WarmUp(**chosen.warm_up._asdict())
+        self.warm_up = warm_up or by_default
         self.unit = unit
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -188,7 +186,7 @@ class VMC:
     @property
     def default_steps(self) -> int:
         """As many steps as this kind of problem needs."""
-        return recipes.steps(self.wavefunction, self.device, exact=isinstance(self.sampler, ExhaustiveSampler))
+        return steps_of(self.wavefunction, self.device, exact=isinstance(self.sampler, ExhaustiveSampler))
 
     def _run(
         self,
@@ -402,10 +400,10 @@ class VMC:
         if self.evaluation == self.sampler and self.warm_up is None and images == of_steps:
             return row["seconds"]
         limits = [getattr(self.evaluation, name, None) for name in ("n_distinct", "n_samples")]
-        orbits = recipes.evaluations(self.wavefunction) / images
+        orbits = evaluations(self.wavefunction) / images
         wanted = min([orbits, *(limit for limit in limits if limit is not None)]) * images / of_steps
         if images > 1 and isinstance(self.evaluation, ExhaustiveSampler):
-            wanted /= recipes.SHARED_PREFIXES
+            wanted /= SHARED_PREFIXES
         return row["seconds"] * max(1.0, wanted / row["distinct"])
 
     def _evaluate(
