@@ -1,7 +1,7 @@
 """Find a ground state with one call: the plan of `nqs.recipes`, carried out.
 
-`nqs.ground_state` in Python, the scripts and `nqs run` are this call: with the same options and the same seed they end at
-the same energy.
+`nqs.ground_state` in Python, the scripts and `nqs run` are this call: with the same options and the same seed they end
+at the same energy.
 """
 
 import math
@@ -18,9 +18,8 @@ from nqs.archive.archive import Archive, FlushPolicy
 from nqs.archive.serialise import digest
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.hilbert import HilbertSpace
-from nqs.models import SlaterDeterminant, phase_agreement, weight_in_sector
+from nqs.models import phase_agreement, weight_in_sector
 from nqs.models.references.phase import ReferencePhase, innermost
-from nqs.models.references.projection import ProjectedDeterminant
 from nqs.optimisation.contract import OptimiserConfig
 from nqs.pretraining import MeanField, StateVector, Target, fit
 from nqs.protocols import Hamiltonian, Wavefunction, WavefunctionConfig
@@ -84,11 +83,9 @@ def ground_state(
         model, reference, symmetry, distinct, optimiser, steps, seed, temperature, annealing, initial, pretrain, device,
             threads: as in `nqs.recipes.plan`.
         minutes: time for all: exact diagonalisation, steps, evaluation and figure. A shorter run or a narrower network
-        is
-            chosen if the usual one would take longer, by an estimate, and the steps end early enough.
+            is chosen if the usual one would take longer, by an estimate, and the steps end early enough.
         exact: exact ground state or its energy, to show relative errors against; "auto": found first, up to the
-        dimension
-            `exact_limit`; None: unknown.
+            dimension `exact_limit`; None: unknown.
         exact_limit: see `exact`.
         archive: HDF5 file of the run.
         name: without an archive, keep the run in results/, in a file with this name and a digest of all choices.
@@ -220,8 +217,9 @@ def built(plan: Plan, wavefunction: Wavefunction) -> tuple[VMC, RunConfig]:
     *before, main = plan.stages
     warm_up = None
     if before:
-        (first,) = before warm_up = WarmUp(share=first.steps / plan.steps, sampler=first.sampler,
-        optimiser=first.optimiser)  # type: ignore[arg-type]
+        (first,) = before
+        share = first.steps / plan.steps
+        warm_up = WarmUp(share=share, sampler=first.sampler, optimiser=first.optimiser)  # type: ignore[arg-type]
     vmc = VMC(
         plan.hamiltonian,
         wavefunction,
@@ -238,22 +236,17 @@ def built(plan: Plan, wavefunction: Wavefunction) -> tuple[VMC, RunConfig]:
 def _introduction(plan: Plan, exact: ExactGroundState | None) -> list[str]:
     """What is known of the problem: signs and symmetry sector, compared with the exact ground state."""
     hilbert, lines = plan.hamiltonian.hilbert, []
-    _, reference = innermost(plan.model)
-    if isinstance(reference, ProjectedDeterminant):
-        reference = reference.determinant
     if "Hartree-Fock" in plan.reason("signs"):
         lines.append(plan.reason("signs"))
-        if exact is not None and isinstance(reference, SlaterDeterminant):
-            agreement = phase_agreement(reference, hilbert, exact.state)
-            lines.append(f"its signs are right on {agreement:.2%} of the weight of the exact ground state")
+    if plan.mean_field is not None and exact is not None:
+        agreement = phase_agreement(plan.mean_field, hilbert, exact.state)
+        lines.append(f"its signs are right on {agreement:.2%} of the weight of the exact ground state")
     if plan.reason("symmetry"):
         lines.append(plan.reason("symmetry"))
     symmetry = getattr(plan.model, "symmetry", None)
-    if symmetry is not None and exact is not None and exact.gap > DEGENERATE:
-        if weight_in_sector(symmetry, hilbert, exact.state) < 0.5:
-            lines.append(
-                "but the exact ground state is not in this sector: the run will end above it (--symmetry none)"
-            )
+    unique = exact is not None and exact.gap > DEGENERATE
+    if unique and symmetry is not None and weight_in_sector(symmetry, hilbert, exact.state) < 0.5:
+        lines.append("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
     if "instead of" in plan.reason("steps"):
         lines.append(plan.reason("steps"))
     return lines

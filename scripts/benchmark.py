@@ -41,7 +41,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from nqs.amplitudes.evaluate import log_psi_in_chunks
-from nqs.driver import command_line
+from nqs.cli.options import command_line
 from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain

@@ -44,6 +44,7 @@ class Plan:
     Attributes:
         hamiltonian: of the problem.
         model: the wavefunction: network, reference signs, symmetry sector.
+        mean_field: the determinant of Hartree-Fock, before it is projected on a symmetry sector, where it gives the signs.
         stages: of the steps, in their order.
         evaluation: sampler of the quoted energy.
         seed: of the samples; the network has one of its own.
@@ -62,6 +63,7 @@ class Plan:
 
     hamiltonian: Hamiltonian
     model: WavefunctionConfig
+    mean_field: SlaterDeterminant | None = None
     stages: tuple[PlannedStage, ...]
     evaluation: Sampler
     seed: int
@@ -169,7 +171,9 @@ def plan(
         raise ValueError(f"steps={steps}: at least one step must be made.")
     on = checked_device(str(default_device() if device is None else device))
     unit = getattr(hamiltonian, "unit", "J")
-    config, why = _model(hamiltonian, model, reference, symmetry if distinct is None else "none", on, minutes, unit)
+    config, mean_field, why = _model(
+        hamiltonian, model, reference, symmetry if distinct is None else "none", on, minutes, unit
+    )
     if pretrain == "mean-field":
         _check_determinant(config)
     wavefunction = config.build(hamiltonian.hilbert, on)
@@ -189,6 +193,7 @@ def plan(
     return Plan(
         hamiltonian=hamiltonian,
         model=config,
+        mean_field=mean_field,
         stages=stages,
         evaluation=chosen.evaluation,
         seed=seed,
@@ -215,8 +220,8 @@ def _model(
     device: torch.device,
     minutes: float | None,
     unit: str,
-) -> tuple[WavefunctionConfig, list[Reason]]:
-    """The wavefunction with everything chosen, and why."""
+) -> tuple[WavefunctionConfig, SlaterDeterminant | None, list[Reason]]:
+    """The wavefunction with everything chosen, the mean field that gives its signs, and the reasons."""
     if symmetry not in ("auto", "none"):
         raise ValueError(f"symmetry={symmetry!r}: choose 'auto' or 'none'.")
     base = model.base if isinstance(model, WithReference) else model
@@ -224,7 +229,7 @@ def _model(
         reference = model.reference
     if base is not None and not isinstance(base, (NetworkOptions, TransformerConfig)):
         assert model is not None
-        return model, [Reason("model", f"{type(model).__name__}, as it was given")]  # type: ignore[return-value]
+        return model, None, [Reason("model", f"{type(model).__name__}, as it was given")]  # type: ignore[return-value]
     wishes = _wishes(base)
     known = signs(hamiltonian, reference, wishes.phase, unit=unit)
     why = [Reason("signs", known.why)]
@@ -248,7 +253,8 @@ def _model(
     )
     if isinstance(base, TransformerConfig) and base.displacements is not None:
         chosen = replace(chosen, displacements=base.displacements)
-    return with_network(config, chosen), why
+    found = known.reference if reference == "auto" and isinstance(known.reference, SlaterDeterminant) else None
+    return with_network(config, chosen), found, why
 
 
 def _wishes(base: NetworkOptions | TransformerConfig | None) -> NetworkOptions:

@@ -26,8 +26,8 @@ SHARED_PREFIXES = 16
 
 def evaluations(wavefunction: Wavefunction) -> int:
     """Network evaluations for a sum over the whole sector."""
-    symmetric = isinstance(wavefunction, SymmetricWavefunction) return (wavefunction.base if symmetric else
-    wavefunction).hilbert.dimension  # type: ignore[union-attr, return-value]
+    symmetric = isinstance(wavefunction, SymmetricWavefunction)
+    return (wavefunction.base if symmetric else wavefunction).hilbert.dimension  # type: ignore[union-attr, return-value]
 
 
 def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> Sampler:
