@@ -244,8 +244,8 @@ def _introduction(plan: Plan, exact: ExactGroundState | None) -> list[str]:
     if plan.reason("symmetry"):
         lines.append(plan.reason("symmetry"))
     symmetry = getattr(plan.model, "symmetry", None)
-    unique = exact is not None and exact.gap > DEGENERATE
-    if unique and symmetry is not None and weight_in_sector(symmetry, hilbert, exact.state) < 0.5:
+    unique = exact if exact is not None and exact.gap > DEGENERATE else None
+    if unique is not None and symmetry is not None and weight_in_sector(symmetry, hilbert, unique.state) < 0.5:
         lines.append("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
     if "instead of" in plan.reason("steps"):
         lines.append(plan.reason("steps"))

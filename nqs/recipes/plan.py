@@ -44,7 +44,7 @@ class Plan:
     Attributes:
         hamiltonian: of the problem.
         model: the wavefunction: network, reference signs, symmetry sector.
-        mean_field: the determinant of Hartree-Fock, before it is projected on a symmetry sector, where it gives the signs.
+        mean_field: the determinant of Hartree-Fock where it gives the signs, before a projection on the sector.
         stages: of the steps, in their order.
         evaluation: sampler of the quoted energy.
         seed: of the samples; the network has one of its own.
