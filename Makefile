@@ -30,7 +30,7 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 run: $(INSTALLED)  ## find the ground state of a Bose-Hubbard chain (RUN_ARGS="--help" lists the options)
-	$(BIN)/python scripts/bose_hubbard.py $(RUN_ARGS)
+	$(BIN)/nqs run bose-hubbard $(RUN_ARGS)
 
 test: lint types  ## everything a change must pass: lint, types, tests
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(PYTEST_ARGS)

@@ -1,23 +1,12 @@
 """nqs: ground states of quantum many-body Hamiltonians from autoregressive neural quantum states."""
 
 import importlib
-import os
-import sys
-import time
 from typing import TYPE_CHECKING, Any
-
-# Idle OpenMP threads sleep instead of spinning: on a busy machine spinning makes a step several times slower
-# (measured: 5.1 s against 1.4 s on two loaded cores). Heeded only if torch was not imported before; then one thread is
-# the better choice, unless the environment says otherwise.
-if "torch" in sys.modules and not {"OMP_WAIT_POLICY", "OMP_NUM_THREADS"} & os.environ.keys():
-    sys.modules["torch"].set_num_threads(1)
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-BEGIN = time.monotonic()  # of the process, more or less: a time limit includes the imports
 
 if TYPE_CHECKING:
     from nqs import exact, recipes
     from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
+    from nqs.driver import ground_state
     from nqs.runtime.interruption import Interrupted
     from nqs.vmc.continuation import resume
     from nqs.vmc.guard import NonFiniteError
@@ -35,12 +24,19 @@ __all__ = [
     "Result",
     "RunConfig",
     "exact",
+    "ground_state",
     "recipes",
     "resume",
 ]
 
 # Imported when they are used: torch takes seconds, and the command line often does without.
-_HOMES = {"Interrupted": "runtime.interruption"} | dict.fromkeys(("Archive", "ArchiveError", "FlushPolicy"), "archive")
+_HOMES = {
+    "Archive": "archive",
+    "ArchiveError": "archive",
+    "FlushPolicy": "archive",
+    "Interrupted": "runtime.interruption",
+}
+_HOMES["ground_state"] = "driver"
 _HOMES |= dict.fromkeys(("VMC", "NonFiniteError", "Result", "RunConfig", "resume"), "vmc")
 
 

@@ -1,234 +1,276 @@
-"""What every script does around its Hamiltonian: common options, exact comparison, run, archive, figure.
+"""Find a ground state with one call: the plan of `nqs.recipes`, carried out.
 
-`python scripts/NAME.py` and `nqs run NAME` are the same call of `command_line`.
+`nqs.ground_state` in Python, the scripts and `nqs run` are this call: with the same options and the same seed they end
+at the same energy.
 """
 
-import inspect
-import sys
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
-import tyro
+import torch
 
-from nqs import BEGIN, exact, recipes
+from nqs import exact as exact_diagonalisation
 from nqs.archive.archive import Archive, FlushPolicy
 from nqs.archive.serialise import digest
-from nqs.cli.errors import ExitCode, clear_errors
-from nqs.cli.toml import command_line_flags, option_names, options_table, read_toml
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.exact.projection import weight_in_sector
 from nqs.hilbert import HilbertSpace
-from nqs.models import (
-    OnOrbits,
-    ProjectedDeterminant,
-    SlaterDeterminant,
-    Symmetrised,
-    TransformerConfig,
-    hartree_fock,
-    phase_agreement,
-)
-from nqs.optimisation.exact_steps import exact_steps
-from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
+from nqs.models import phase_agreement
 from nqs.pretraining import MeanField, Target, VectorTarget, fit
-from nqs.protocols import Hamiltonian, WavefunctionConfig
-from nqs.recipes.threads import use_threads_for
+from nqs.protocols import Hamiltonian, OptimiserConfig, ReferencePhase, Wavefunction, WavefunctionConfig
+from nqs.recipes.model import NetworkOptions, network_of
+from nqs.recipes.optimiser import OptimiserOptions
+from nqs.recipes.plan import Plan, Pretrain
+from nqs.recipes.plan import plan as planned
+from nqs.recipes.stages import FIT_FIDELITY, FIT_STEPS
 from nqs.report.figures import plot_run
+from nqs.runtime.device import checked_device, default_device
 from nqs.runtime.interruption import TimeLimit
-from nqs.runtime.progress import TensorBoard
-from nqs.samplers import ExhaustiveSampler, TreeSampler
+from nqs.runtime.progress import Watcher
+from nqs.runtime.threads import using_threads
 from nqs.transfer import origin, transfer
 from nqs.vmc.loop import VMC
 from nqs.vmc.result import Result
 from nqs.vmc.stages import RunConfig
+from nqs.vmc.warm_up import WarmUp
 
-Config = TypeVar("Config")
+EXACT_LIMIT = 200_000  # dimension up to which the exact ground state is found first: seconds on a CPU
 FIGURE_SECONDS = 5.0  # for the figure, after the run
-OF_THIS_CALL = {"of this call": True}  # metadata of options that a repeated run does not inherit
+DEGENERATE = 1e-8  # gap below which the exact ground state is one of many
 ENDINGS = (".h5", ".hdf5")
 
-OPEN_SHELL = 1e-9  # gap of a mean field
-FIT_STEPS, FIT_FIDELITY = 50, 0.999  # of --pretrain: no more than that; the energy takes over
 
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to run, whatever the Hamiltonian; `options: CommonOptions = field(default_factory=Options)` in a script."""
-
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
-    device: str = field(default_factory=recipes.default_device)
-    # of the CPU; None: one for small steps, else as PyTorch chooses (one a core)
-    threads: int | None = field(default=None, metadata=OF_THIS_CALL)
-    distinct: int | None = None  # distinct configurations a step; None: chosen from the dimension
-    # work in the symmetry sector of the ground state, where that is known and pays off
-    symmetry: Literal["auto", "none"] = "auto"
-    optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
-    # archive of another run whose parameters the model starts from: other couplings, or another lattice
-    initial: Path | None = None
-    # fit the model to a state before the first step: the determinant that gives its signs, or the exact ground state
-    pretrain: Literal["none", "mean-field", "exact"] = "none"
-    exact_limit: int = 200_000  # diagonalise exactly up to this dimension
-    flush: FlushPolicy = field(default_factory=FlushPolicy)
-    # HDF5 file, the figure beside it; None: results/, named after the options
-    archive: Path | None = field(default=None, metadata=OF_THIS_CALL)
-    # time for all: a shorter run or a narrower network is chosen if the usual one would take longer, by an estimate; it
-    # stops early enough to evaluate the energy within that time; repeat the command to go on
-    minutes: float | None = field(default=None, metadata=OF_THIS_CALL)
-    # folder for TensorBoard
-    tensorboard: Path | None = field(default=None, metadata=OF_THIS_CALL)
-    # TOML file with any of these options; those given here as well win
-    config: Path | None = field(default=None, metadata=OF_THIS_CALL)
-    started_by: Annotated[tuple[str, Mapping[str, Any]], tyro.conf.Suppress, tyro.conf.Fixed] = field(
-        default=("", {}), metadata=OF_THIS_CALL
-    )
-
-
-CommonOptions = Annotated[Options, tyro.conf.arg(name="")]  # flags without a prefix
-
-
-def diagonalise(hamiltonian: Hamiltonian, options: Options) -> ExactGroundState | None:
-    """Introduce the problem, and find its exact ground state if the sector is small enough."""
-    recipes.checked_device(options.device)  # what is wrong is said before hours of diagonalisation
-    TimeLimit(options.minutes)
-    if options.archive is not None:
-        checked_archive(options.archive)
-    if options.initial is not None:
-        Archive.open(options.initial).parameters()
-    print(hamiltonian, hamiltonian.hilbert, sep="\n")
-    if hamiltonian.hilbert.dimension > options.exact_limit:
-        print(f"no exact energy: the dimension is over --exact-limit {options.exact_limit:,}")
-        return None
-    ground_state = exact.ground_state(hamiltonian)
-    print(ground_state)
-    return ground_state
-
-
-def with_mean_field(
-    model: TransformerConfig, hamiltonian: Hamiltonian, ground_state: ExactGroundState | None, *, unit: str
-) -> TransformerConfig:
-    """The model times the signs of the Hartree-Fock determinant, introduced on the screen; fermions."""
-    try:
-        found = hartree_fock(hamiltonian)
-    except RuntimeError as error:
-        print(f"{error}\nGoing on without it: a phase head learns all signs.")
-        return model
-    shell = "" if found.gap > OPEN_SHELL else ", an open shell: one of many determinants"
-    unit = unit_of(hamiltonian)
-    print(f"Hartree-Fock E = {found.energy:.8f} {unit}, gap {found.gap:.4f} {unit}{shell}")
-    if ground_state is not None:
-        agreement = phase_agreement(found.determinant, hamiltonian.hilbert, ground_state.state)
-        print(f"its signs are right on {agreement:.2%} of the weight of the exact ground state")
-    return replace(model, reference=found.determinant)
-
-
-def solve(
+def ground_state(
     hamiltonian: Hamiltonian,
-    model: WavefunctionConfig,
-    options: Options,
     *,
-    name: str,
-    ground_state: ExactGroundState | None,
+    model: NetworkOptions | WavefunctionConfig | None = None,
+    reference: Literal["auto", "none"] | ReferencePhase = "auto",
+    symmetry: Literal["auto", "none"] = "auto",
+    distinct: int | None = None,
+    optimiser: OptimiserOptions | OptimiserConfig | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    temperature: float = 0.0,
+    annealing: float = 0.5,
+    initial: str | Path | None = None,
+    pretrain: Pretrain = "none",
+    device: torch.device | str | None = None,
+    threads: int | None = None,
+    exact: Literal["auto"] | ExactGroundState | float | None = "auto",
+    exact_limit: int = EXACT_LIMIT,
+    archive: str | Path | None = None,
+    name: str | None = None,
+    figure: bool = False,
+    flush: FlushPolicy | None = None,
+    watch: Iterable[Watcher] = (),
+    progress: bool = True,
+    started_by: tuple[str, Mapping[str, Any]] = ("", {}),
+    begin: float | None = None,
 ) -> Result:
-    """Run VMC (or continue the same run), print the result, leave archive and figure.
+    """Find the ground state of a Hamiltonian by variational Monte Carlo with an autoregressive transformer.
+
+    What is left open is chosen by `nqs.recipes.plan`, which also shows it without running it. A repeated call with the
+    same archive continues the run where it stopped, or shows its result.
 
     Args:
-        name: start of the archive's name in results/; a digest of all options follows it.
+        hamiltonian: the problem, which states the sector.
+        model, reference, symmetry, distinct, optimiser, steps, seed, temperature, annealing, initial, pretrain, device,
+            threads: as in `nqs.recipes.plan`.
+        minutes: time for all: exact diagonalisation, steps, evaluation and figure. A shorter run or a narrower network
+            is chosen if the usual one would take longer, by an estimate, and the steps end early enough.
+        exact: exact ground state or its energy, to show relative errors against; "auto": found first, up to the
+            dimension `exact_limit`; None: unknown.
+        exact_limit: see `exact`.
+        archive: HDF5 file of the run.
+        name: without an archive, keep the run in results/, in a file with this name and a digest of all choices.
+        figure: draw the figure of the run beside its archive.
+        flush: how often the archive is written.
+        watch: objects that follow the run, such as `nqs.runtime.progress.TensorBoard`.
+        progress: print what is done, and show a progress bar.
+        started_by: name of the script and its options, to keep in the archive.
+        begin: `time.monotonic()` from which the minutes count; None: now.
+
+    Raises:
+        ValueError: an impossible choice.
+        ArchiveError: the archive belongs to another run, is damaged, cannot be written, or another process writes it.
+        NonFiniteError: an energy or a parameter is not finite, even with small steps.
+        Interrupted: SIGINT or SIGTERM, with everything saved in the archive; it is a KeyboardInterrupt.
+
+    >>> from nqs.hamiltonians import Heisenberg
+    >>> from nqs.lattice import chain
+    >>> result = ground_state(Heisenberg(chain(4), total_sz=0), steps=20, device="cpu", progress=False)
+    >>> print(f"{result.estimate.energy:.6f}, exact {result.exact:.6f}")
+    -2.000000, exact -2.000000
     """
-    device = recipes.checked_device(options.device)
-    if options.symmetry == "auto" and options.distinct is None:
-        model, why = recipes.symmetrised(model, hamiltonian, device)
-        print(why)
-        if isinstance(model, (OnOrbits, Symmetrised)) and ground_state is not None and ground_state.multiplicity == 1:
-            share = weight_in_sector(model.symmetry, hamiltonian.hilbert, ground_state.state)
-            if share < 0.5:
-                print("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
-    hilbert = hamiltonian.hilbert
-    terms = model.symmetry.number_of_orbits(hilbert, device) if isinstance(model, OnOrbits) else hilbert.dimension
-    lattice = lattice_of(hamiltonian)
-    model = recipes.sized(model, terms, hilbert.n_sites, device, options.minutes, lattice=lattice)
-    wavefunction = model.build(hamiltonian.hilbert, device)
-    sampler = TreeSampler(n_distinct=options.distinct) if options.distinct is not None else None
-    vmc = VMC(hamiltonian, wavefunction, sampler, unit=unit)
-    exhaustive = isinstance(vmc.sampler, ExhaustiveSampler)
-    optimiser = exact_steps(options.optimiser) if exhaustive else options.optimiser
-    vmc = VMC(hamiltonian, wavefunction, sampler, optimiser, unit=unit)
-    steps, wanted = recipes.steps_within(options.minutes, vmc.of_steps, vmc.sampler, device)
-    if options.run.steps is None and steps < wanted:
-        print(f"{steps} steps instead of {wanted}, as far as can be told what fits into --minutes {options.minutes:g}")
-    run = replace(options.run, steps=options.run.steps or steps)
-    initial: dict[str, Any] = {}
-    if options.initial is not None:
-        source = Archive.open(options.initial)
-        print(transfer(wavefunction, hamiltonian, source))
-        initial |= origin(source)
-    if options.pretrain != "none":
-        initial |= {"fit": options.pretrain, "steps": FIT_STEPS, "fidelity": FIT_FIDELITY}
-    config = vmc.config(run, initial or None)
-    threads = use_threads_for(options.threads, vmc.sampler, vmc.of_steps)
-    print(plan(vmc, run, threads))
-    archive = checked_archive(options.archive or Path("results") / f"{name}-{digest(config)}.h5")
-    if options.pretrain != "none" and not (archive.exists() and Archive.open(archive).has_checkpoint):
-        target = pretraining_target(options.pretrain, model, hamiltonian, ground_state)
-        found = fit(wavefunction, target, steps=FIT_STEPS, fidelity=FIT_FIDELITY)
-        print(f"fit to the {options.pretrain} state: {found}")
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    result = vmc.run(
-        **asdict(run),
-        archive=archive,
-        exact=ground_state,
-        minutes=minutes_left(options.minutes),
-        flush=options.flush,
-        watch=[] if options.tensorboard is None else [TensorBoard(options.tensorboard)],
-        started_by=options.started_by,
-        initial=initial or None,
+    begin = time.monotonic() if begin is None else begin
+    run = RunConfig(steps=steps, seed=seed, temperature=temperature, annealing=annealing)  # refuses impossible values
+    say = print if progress else _silent
+    checked_device(str(default_device() if device is None else device))  # before hours of exact diagonalisation
+    TimeLimit(minutes)
+    if archive is not None:
+        checked_archive(Path(archive))
+    if initial is not None:
+        Archive.open(initial).parameters()
+    say(hamiltonian, hamiltonian.hilbert, sep="\n")
+    if exact == "auto":
+        exact = None
+        if hamiltonian.hilbert.dimension <= exact_limit:
+            exact = exact_diagonalisation.ground_state(hamiltonian)
+            say(exact)
+        else:
+            say(f"no exact energy: the dimension is over --exact-limit {exact_limit:,}")
+    plan = planned(
+        hamiltonian,
+        model=model,
+        reference=reference,
+        symmetry=symmetry,
+        distinct=distinct,
+        optimiser=optimiser,
+        steps=run.steps,
+        minutes=minutes,
+        seed=seed,
+        temperature=temperature,
+        annealing=annealing,
+        initial=initial,
+        pretrain=pretrain,
+        device=device,
+        threads=threads,
     )
-    leave(result, archive, hamiltonian.hilbert, ground_state)
+    return carry_out(
+        plan,
+        exact=exact,
+        archive=archive,
+        name=name,
+        figure=figure,
+        flush=flush,
+        watch=watch,
+        progress=progress,
+        started_by=started_by,
+        begin=begin,
+    )
+
+
+def carry_out(
+    plan: Plan,
+    *,
+    exact: ExactGroundState | float | None = None,
+    archive: str | Path | None = None,
+    name: str | None = None,
+    figure: bool = False,
+    flush: FlushPolicy | None = None,
+    watch: Iterable[Watcher] = (),
+    progress: bool = True,
+    started_by: tuple[str, Mapping[str, Any]] = ("", {}),
+    begin: float | None = None,
+) -> Result:
+    """Run a plan, or go on with it; arguments as in `ground_state`.
+
+    Raises:
+        ValueError, ArchiveError, NonFiniteError, Interrupted: as `ground_state`.
+    """
+    begin = time.monotonic() if begin is None else begin
+    hilbert, say = plan.hamiltonian.hilbert, print if progress else _silent
+    known_state = exact if isinstance(exact, ExactGroundState) else None
+    for line in _introduction(plan, known_state):
+        say(line)
+    wavefunction = plan.model.build(hilbert, plan.device)
+    source = None if plan.initial is None else Archive.open(plan.initial)
+    start = _start(plan, source)
+    if source is not None:
+        say(transfer(wavefunction, plan.hamiltonian, source))
+    vmc, run = built(plan, wavefunction)
+    say(plan.summary)
+    path = None if archive is None else checked_archive(Path(archive))
+    if path is None and name is not None:
+        path = Path("results") / f"{name}-{digest(vmc.config(run, start or None))}.h5"
+    with using_threads(plan.threads):
+        if plan.pretrain != "none" and not (path is not None and path.exists() and Archive.open(path).has_checkpoint):
+            target = pretraining_target(plan, known_state)
+            found = fit(wavefunction, target, steps=FIT_STEPS, fidelity=FIT_FIDELITY, progress=progress)
+            say(f"fit to the {plan.pretrain} state: {found}")
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        result = vmc.run(
+            **asdict(run),
+            archive=path,
+            exact=exact,
+            progress=progress,
+            minutes=minutes_left(plan.minutes, begin, FIGURE_SECONDS if figure else 0.0),
+            flush=flush,
+            watch=watch,
+            started_by=started_by,
+            initial=start or None,
+        )
+    if figure and path is not None:
+        plot_run(path, path.with_suffix(".png"), hilbert, known_state)
     return result
 
 
-def pretraining_target(
-    kind: str, model: WavefunctionConfig, hamiltonian: Hamiltonian, ground_state: ExactGroundState | None
-) -> Target:
-    """What --pretrain fits to.
+def built(plan: Plan, wavefunction: Wavefunction) -> tuple[VMC, RunConfig]:
+    """The loop that carries out a plan on its wavefunction, and the length and seed of its run."""
+    *before, main = plan.stages
+    warm_up = None
+    if before:
+        (first,) = before
+        share = first.steps / plan.steps
+        warm_up = WarmUp(share=share, sampler=first.sampler, optimiser=first.optimiser)  # type: ignore[arg-type]
+    vmc = VMC(
+        plan.hamiltonian,
+        wavefunction,
+        main.sampler,
+        main.optimiser,
+        plan.evaluation,
+        warm_up=warm_up,
+        unit=plan.unit,
+    )
+    run = RunConfig(steps=plan.steps, seed=plan.seed, temperature=plan.temperature, annealing=plan.annealing)
+    return vmc, run
+
+
+def _introduction(plan: Plan, exact: ExactGroundState | None) -> list[str]:
+    """What is known of the problem: signs and symmetry sector, compared with the exact ground state."""
+    hilbert, lines = plan.hamiltonian.hilbert, []
+    if "Hartree-Fock" in plan.reason("signs"):
+        lines.append(plan.reason("signs"))
+    if plan.mean_field is not None and exact is not None:
+        agreement = phase_agreement(plan.mean_field, hilbert, exact.state)
+        lines.append(f"its signs are right on {agreement:.2%} of the weight of the exact ground state")
+    if plan.reason("symmetry"):
+        lines.append(plan.reason("symmetry"))
+    symmetry = getattr(plan.model, "symmetry", None)
+    unique = exact if exact is not None and exact.multiplicity == 1 else None
+    if unique is not None and symmetry is not None and weight_in_sector(symmetry, hilbert, unique.state) < 0.5:
+        lines.append("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
+    if "instead of" in plan.reason("steps"):
+        lines.append(plan.reason("steps"))
+    return lines
+
+
+def _start(plan: Plan, source: Archive | None) -> dict[str, Any]:
+    """What the parameters come from, if not from the model's seed: a part of what the run is."""
+    start: dict[str, Any] = {} if source is None else origin(source)
+    if plan.pretrain != "none":
+        start |= {"fit": plan.pretrain, "steps": FIT_STEPS, "fidelity": FIT_FIDELITY}
+    return start
+
+
+def pretraining_target(plan: Plan, exact: ExactGroundState | None) -> Target:
+    """What the model is fitted to before the first step.
 
     Raises:
         ValueError: there is no such state.
     """
-    if kind == "exact":
-        if ground_state is None:
+    hilbert = plan.hamiltonian.hilbert
+    if plan.pretrain == "exact":
+        if exact is None:
             raise ValueError("--pretrain exact needs the exact ground state: raise --exact-limit, or leave it out.")
-        return VectorTarget(hamiltonian.hilbert, ground_state.state)
-    reference = getattr(getattr(model, "base", model), "reference", None)
-    if not isinstance(reference, (SlaterDeterminant, ProjectedDeterminant)):
-        found = "no reference" if reference is None else f"the reference {type(reference).__name__}"
-        raise ValueError(
-            f"--pretrain mean-field fits to the determinant that gives the model its signs, but this one has {found}: "
-            "only fermions with signs have a determinant; choose exact or none."
-        )
-    return MeanField(hamiltonian.hilbert, reference)
-
-
-def plan(vmc: VMC, run: RunConfig, threads: int) -> str:
-    """One line: what a run is going to do."""
-    sampler, parameters = vmc.sampler, vmc.wavefunction.n_parameters
-    if isinstance(sampler, ExhaustiveSampler):
-        samples = "every configuration in each"
-    elif isinstance(sampler, TreeSampler) and sampler.n_distinct is not None:
-        samples = f"about {sampler.n_distinct:,} distinct configurations in each"
-    else:
-        samples = str(sampler)
-    threads_text = f", {threads} thread{'s' * (threads > 1)}" if vmc.device.type == "cpu" else ""
-    return f"{run.steps:,} steps, {samples}, {parameters:,} parameters, on {vmc.device}{threads_text}"
-
-
-def leave(result: Result, archive: Path, hilbert: HilbertSpace, ground_state: ExactGroundState | None = None) -> None:
-    """Print the result, draw the figure beside the archive, and say where both are."""
-    print(result)
-    figure = archive.with_suffix(".png")
-    plot_run(archive, figure, hilbert, ground_state)
-    print(f"archive {archive}\nfigure  {figure}")
+        return VectorTarget(hilbert, exact.state)
+    return MeanField(hilbert, network_of(plan.model).reference)
 
 
 def checked_archive(path: Path) -> Path:
@@ -245,52 +287,26 @@ def checked_archive(path: Path) -> Path:
     return path
 
 
-def minutes_left(minutes: float | None) -> float | None:
-    """Of a time limit for the whole process, exact diagonalisation and figure included."""
-    if minutes is None or minutes <= 0:
-        return minutes
-    return max(minutes - (time.monotonic() - BEGIN + FIGURE_SECONDS) / 60, 1e-9)
+def minutes_left(minutes: float | None, begin: float, reserved: float = 0.0) -> float | None:
+    """What is left of a time limit.
 
-
-def command_line(
-    main: Callable[[Config], object],
-    config: type[Config],
-    description: str | None,
-    *,
-    args: Sequence[str] | None = None,
-    prog: str | None = None,
-) -> None:
-    """Parse the command line into the config dataclass and run main; what users got wrong ends in one line.
-
-    Raises:
-        SystemExit: with an `ExitCode` other than FINISHED; 2 for wrong options.
+    Args:
+        begin: `time.monotonic()` from which it counts.
+        reserved: seconds for what comes after the run.
     """
-    script = Path(inspect.getfile(config)).stem.replace("_", "-")
-    with clear_errors():
-        arguments = list(sys.argv[1:] if args is None else args)
-        arguments = _with_toml(arguments, config, script)
-        parsed: Any = tyro.cli(
-            config, description=description, args=arguments, prog=prog, config=(tyro.conf.SuppressFixed,)
-        )
-        if isinstance(getattr(parsed, "options", None), Options):
-            started_by = (script, options_table(parsed))
-            parsed = replace(parsed, options=replace(parsed.options, started_by=started_by))
-        result = main(parsed)
-        if isinstance(result, Result) and result.steps_left:
-            raise SystemExit(int(ExitCode.TIME_LIMIT))
+    if minutes is None or not (minutes > 0 and math.isfinite(minutes)):
+        return minutes
+    return max(minutes - (time.monotonic() - begin + reserved) / 60, 1e-9)
 
 
-def _with_toml(arguments: list[str], config: type, script: str) -> list[str]:
-    """The arguments with those of the file after --config in front of them."""
-    place = next((i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--config"), None)
-    if place is None:
-        return arguments
-    _, equals, path = arguments[place].partition("=")
-    if not equals:
-        path = "".join(arguments[place + 1 : place + 2])
-    if not path:
-        return arguments  # tyro says what is missing
-    file = Path(path)
-    needs_values = any(f.default is MISSING and f.default_factory is MISSING for f in fields(config))
-    known = None if needs_values else option_names(config())
-    return [*command_line_flags(read_toml(file, script), known, file), *arguments]
+def show(result: Result, archive: Path, hilbert: HilbertSpace | None = None) -> None:
+    """Print a result, and where archive and figure are; draw the figure where a space is given."""
+    print(result)
+    figure = archive.with_suffix(".png")
+    if hilbert is not None:
+        plot_run(archive, figure, hilbert)
+    print(f"archive {archive}\nfigure  {figure}")
+
+
+def _silent(*_: object, sep: str = "") -> None:
+    """Nothing is printed."""

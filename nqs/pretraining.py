@@ -34,7 +34,6 @@ import torch
 from jaxtyping import Complex128, Float64, Num, UInt8
 from torch import Tensor
 
-from nqs import recipes
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import HilbertSpace
 from nqs.models import ProjectedDeterminant, SlaterDeterminant
@@ -50,8 +49,11 @@ from nqs.protocols import (
     SamplerConfig,
     Wavefunction,
 )
+from nqs.recipes.optimiser import optimiser as completed
+from nqs.recipes.samplers import training_sampler
 from nqs.runtime.memory import max_chunk_rows
 from nqs.runtime.progress import Progress
+from nqs.samplers import ExhaustiveSampler
 from nqs.samples import LocalEnergies, Samples, distinct, split_counts
 from nqs.symmetry.group import Symmetry
 from nqs.vmc.guard import Guard, NonFiniteError
@@ -241,8 +243,8 @@ def fit(
     """
     _check(wavefunction, target, objective, steps, phase_weight)
     device = next(wavefunction.parameters()).device
-    sampler = sampler or recipes.training_sampler(wavefunction, device)
-    exact = recipes.is_exhaustive(sampler)
+    sampler = sampler or training_sampler(wavefunction, device)
+    exact = isinstance(sampler, ExhaustiveSampler)
     aim = Divergence(target, objective, phase_weight)
     running = RunningStage(
         wavefunction,
@@ -332,7 +334,8 @@ class FitOptimiser:
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Optimiser:
         if not isinstance(self.config, StochasticReconfiguration):
             return self.config.build(wavefunction, objective)
-        config = self.config.completed(exact=self.exact)
+        config = completed(self.config, exact=self.exact)
+        assert isinstance(config, StochasticReconfiguration)
         return NaturalGradient(config, wavefunction, implicit=False, logarithmic=self.kind != "reverse")
 
 

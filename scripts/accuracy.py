@@ -24,7 +24,6 @@ import tyro
 from nqs import recipes
 from nqs.archive import Archive
 
-SCRIPTS = Path(__file__).parent
 HUBBARD = "fermi_hubbard --boundary open"
 
 
@@ -119,7 +118,7 @@ def run(name: str, seed: int, config: Config) -> Outcome | None:
     path = config.folder / f"{name}-{seed}.h5"
     script, *options = PROBLEMS[name].command.split()
     if not path.exists() or Archive.open(path).result is None:
-        command = [sys.executable, str(SCRIPTS / f"{script}.py"), *options]
+        command = [sys.executable, "-m", "nqs.cli", "run", script.replace("_", "-"), *options]
         command += ["--seed", str(seed), "--model.seed", str(seed), "--minutes", str(config.minutes)]
         command += [
             "--device",

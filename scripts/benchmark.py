@@ -29,18 +29,20 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, Literal, get_args
 
-# First, because it makes idle threads sleep, which PyTorch heeds only if it was not loaded before.
-from nqs import recipes
+from nqs.runtime.threads import let_idle_threads_sleep
 
 # isort: split
+let_idle_threads_sleep()  # heeded only before torch is imported
+
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from nqs import recipes
 from nqs.amplitudes.evaluate import log_psi_in_chunks
-from nqs.driver import command_line
+from nqs.cli.options import command_line
 from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain

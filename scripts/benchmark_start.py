@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from nqs.driver import command_line
+from nqs.cli.options import command_line
 
 COMPILE = "from nqs import VMC, exact, hamiltonians, models, samplers"
 OURS = {

@@ -11,11 +11,10 @@ Repeat a command to see its result again; interrupt it and repeat it to continue
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nqs import Result, recipes
-from nqs.driver import CommonOptions, Options, command_line, diagonalise, solve
+from nqs import Result
+from nqs.cli.options import CommonOptions, Options, command_line
 from nqs.hamiltonians import BoseHubbard, harmonic_trap
 from nqs.lattice import hypercubic
-from nqs.models import TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +30,6 @@ class Config:
     trap: float = 0.0  # epsilon_i = trap * (distance from the centre)^2
     n_max: int | None = None  # largest occupation of a site; None for no cutoff
 
-    # Positive wavefunction: exact for J > 0 without flux.
-    model: TransformerConfig = field(default_factory=lambda: recipes.transformer(phase="zero"))
     options: CommonOptions = field(default_factory=Options)
 
 
@@ -47,15 +44,9 @@ def main(config: Config) -> Result:
         potential=harmonic_trap(lattice, config.trap) if config.trap else None,
         n_max=config.n_max,
     )
-    if config.model.phase == "zero" and not hamiltonian.is_stoquastic:
-        raise ValueError(
-            "this Hamiltonian has positive hopping elements, so its ground state has signs: add --model.phase learned."
-        )
-    ground_state = diagonalise(hamiltonian, config.options)
-
     sites = "x".join(map(str, config.shape))
     name = f"bose_hubbard-{sites}-N{config.n_particles}-U{config.U:g}"
-    return solve(hamiltonian, config.model, config.options, name=name, ground_state=ground_state)
+    return config.options.ground_state(hamiltonian, name=name)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,13 @@ those of the unrestricted Hartree-Fock determinant, with a phase head that learn
 Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
-from nqs import Result, recipes
-from nqs.driver import CommonOptions, Options, command_line, diagonalise, solve, with_mean_field
-from nqs.exact import ExactGroundState
+from nqs import Result
+from nqs.cli.options import CommonOptions, Options, command_line
 from nqs.hamiltonians import FermiHubbard, staggered_potential
 from nqs.lattice import hypercubic
-from nqs.models import TransformerConfig
-from nqs.protocols import WavefunctionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +36,7 @@ class Config:
     V: float = 0.0  # nearest-neighbour interaction
     staggered: float = 0.0  # site energy +staggered on one sublattice, -staggered on the other
 
-    model: TransformerConfig = field(default_factory=recipes.transformer)
-    reference: Literal["auto", "none"] = "auto"  # signs as above; none: a phase head learns all of them
     options: CommonOptions = field(default_factory=Options)
-
-
-def wavefunction(
-    config: Config, hamiltonian: FermiHubbard, ground_state: ExactGroundState | None
-) -> WavefunctionConfig:
-    """The network with what is known of the signs."""
-    if config.model.phase == "zero" and not hamiltonian.is_stoquastic:
-        raise ValueError("no rule gives the exact signs of this ground state: add --model.phase learned.")
-    if config.reference == "none":
-        return config.model
-    if hamiltonian.is_stoquastic:
-        return replace(config.model, phase="zero")
-    return with_mean_field(config.model, hamiltonian, ground_state)
 
 
 def main(config: Config) -> Result:
@@ -70,13 +52,10 @@ def main(config: Config) -> Result:
         potential=staggered_potential(lattice, config.staggered) if config.staggered else None,
         twist=config.twist,
     )
-    ground_state = diagonalise(hamiltonian, config.options)
-
-    model = wavefunction(config, hamiltonian, ground_state)
     sites = "x".join(map(str, config.shape))
     electrons = f"{hamiltonian.n_up}+{hamiltonian.n_down}"
     name = f"fermi_hubbard-{sites}-N{electrons}-U{config.U:g}"
-    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state)
+    return config.options.ground_state(hamiltonian, name=name)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,13 @@ alone where it is exact, else with a phase head that learns the rest; a phase he
 Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
-from nqs import Result, recipes
-from nqs.driver import CommonOptions, Options, command_line, diagonalise, solve
+from nqs import Result
+from nqs.cli.options import CommonOptions, Options, command_line
 from nqs.hamiltonians import Heisenberg
 from nqs.lattice import hypercubic
-from nqs.models import MarshallSign, TransformerConfig
-from nqs.protocols import WavefunctionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,37 +32,15 @@ class Config:
     h: float = 0.0  # field along z
     spin: float = 0.5
 
-    model: TransformerConfig = field(default_factory=recipes.transformer)
-    reference: Literal["auto", "none"] = "auto"  # signs as above; none: a phase head learns all of them
     options: CommonOptions = field(default_factory=Options)
-
-
-def wavefunction(config: Config, hamiltonian: Heisenberg) -> WavefunctionConfig:
-    """The network with what is known of the signs."""
-    known = hamiltonian.is_stoquastic or (config.reference == "auto" and hamiltonian.marshall_exact)
-    if config.model.phase == "zero" and not known:
-        raise ValueError("no rule gives the exact signs of this ground state: add --model.phase learned.")
-    if config.reference == "none":
-        return config.model
-    model = replace(config.model, phase="zero") if known else config.model
-    if hamiltonian.is_stoquastic or config.J[0] < 0:
-        return model
-    try:
-        sublattices = hamiltonian.lattice.sublattices()
-    except ValueError:  # no rule for lattices that are not bipartite
-        return model
-    return replace(model, reference=MarshallSign(sublattice=tuple(sublattices.tolist())))
 
 
 def main(config: Config) -> Result:
     lattice = hypercubic(config.shape, config.boundary)
     hamiltonian = Heisenberg(lattice, config.total_sz, J=config.J, Delta=config.Delta, h=config.h, spin=config.spin)
-    network = wavefunction(config, hamiltonian)
-    ground_state = diagonalise(hamiltonian, config.options)
-
     sites = "x".join(map(str, config.shape))
     name = f"heisenberg-{sites}-J{'-'.join(f'{J:g}' for J in config.J)}"
-    return solve(hamiltonian, network, config.options, name=name, ground_state=ground_state)
+    return config.options.ground_state(hamiltonian, name=name)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ Repeat a command to see its result again; interrupt it and repeat it to continue
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nqs import Result, recipes
-from nqs.driver import CommonOptions, Options, command_line, diagonalise, solve
+from nqs import Result
+from nqs.cli.options import CommonOptions, Options, command_line
 from nqs.hamiltonians import Ising
 from nqs.lattice import hypercubic
-from nqs.models import TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +27,15 @@ class Config:
     J: float = 1.0  # coupling; positive: ferromagnetic
     g: float = 0.0  # longitudinal field
 
-    # Positive wavefunction: exact for h >= 0.
-    model: TransformerConfig = field(default_factory=lambda: recipes.transformer(phase="zero"))
     options: CommonOptions = field(default_factory=Options)
 
 
 def main(config: Config) -> Result:
     lattice = hypercubic(config.shape, config.boundary)
     hamiltonian = Ising(lattice, h=config.h, J=config.J, g=config.g)
-    if config.model.phase == "zero" and not hamiltonian.is_stoquastic:
-        raise ValueError(f"h={config.h:g}: the ground state has signs; -h has the same energies without, take that.")
-    ground_state = diagonalise(hamiltonian, config.options)
-
     sites = "x".join(map(str, config.shape))
     name = f"ising-{sites}-h{config.h:g}"
-    return solve(hamiltonian, config.model, config.options, name=name, ground_state=ground_state)
+    return config.options.ground_state(hamiltonian, name=name)
 
 
 if __name__ == "__main__":

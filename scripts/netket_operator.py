@@ -14,16 +14,15 @@ Repeat a command to see its result again; interrupt it and repeat it to continue
 
 import math
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from nqs import Result, recipes
-from nqs.driver import CommonOptions, Options, command_line, diagonalise, solve
+from nqs import Result
+from nqs.cli.options import CommonOptions, Options, command_line
 from nqs.hamiltonians import NetKetOperator
-from nqs.models import MarshallSign, TransformerConfig
-from nqs.protocols import WavefunctionConfig
+from nqs.models import MarshallSign
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +35,6 @@ class Config:
     D: float = 0.0  # single-ion anisotropy
     total_sz: int | None = 0  # conserved total S^z; None for all
 
-    model: TransformerConfig = field(default_factory=recipes.transformer)
-    reference: Literal["marshall", "none"] = "marshall"  # the phase head starts from Marshall's signs, or from none
     options: CommonOptions = field(default_factory=Options)
 
 
@@ -60,14 +57,9 @@ def netket_operator(config: Config) -> Any:
 def main(config: Config) -> Result:
     formula = f"bilinear-biquadratic chain, theta = {config.theta:.4g}, D = {config.D:g}"
     hamiltonian = NetKetOperator.from_netket(netket_operator(config), name=formula)
-    ground_state = diagonalise(hamiltonian, config.options)
-
-    model: WavefunctionConfig = config.model
-    if config.reference == "marshall":
-        sublattice = tuple(site % 2 for site in range(config.L))
-        model = replace(config.model, reference=MarshallSign(sublattice=sublattice))
+    marshall = MarshallSign(sublattice=tuple(site % 2 for site in range(config.L)))  # a phase head learns the rest
     name = f"netket_operator-{config.L}-theta{config.theta:.3g}"
-    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state)
+    return config.options.ground_state(hamiltonian, name=name, reference=marshall)
 
 
 if __name__ == "__main__":

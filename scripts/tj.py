@@ -11,14 +11,13 @@ phase head learns them.
 Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
-from nqs import Result, recipes
-from nqs.driver import CommonOptions, Options, command_line, diagonalise, solve
+from nqs import Result
+from nqs.cli.options import CommonOptions, Options, command_line
 from nqs.hamiltonians import TJ, staggered_potential
 from nqs.lattice import hypercubic
-from nqs.models import TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,6 @@ class Config:
     t: float = 1.0  # hopping
     staggered: float = 0.0  # site energy +staggered on one sublattice, -staggered on the other
 
-    model: TransformerConfig = field(default_factory=recipes.transformer)
     options: CommonOptions = field(default_factory=Options)
 
 
@@ -49,14 +47,9 @@ def main(config: Config) -> Result:
         potential=staggered_potential(lattice, config.staggered) if config.staggered else None,
         twist=config.twist,
     )
-    if config.model.phase == "zero" and not hamiltonian.is_stoquastic:
-        raise ValueError("no rule gives the exact signs of this ground state: add --model.phase learned.")
-    ground_state = diagonalise(hamiltonian, config.options)
-
-    model = replace(config.model, phase="zero") if hamiltonian.is_stoquastic else config.model
     sites = "x".join(map(str, config.shape))
     name = f"tj-{sites}-N{config.n_up}+{config.n_down}-J{config.J:g}"
-    return solve(hamiltonian, model, config.options, name=name, ground_state=ground_state)
+    return config.options.ground_state(hamiltonian, name=name)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ import torch
 from torch.nn.utils import parameters_to_vector
 from variants import Variant
 
-from nqs import VMC, Archive, Result, RunConfig, exact, recipes, resume
-from nqs.driver import command_line, plan
+from nqs import VMC, Archive, Result, exact, recipes, resume
+from nqs.cli.options import command_line
 from nqs.exact import lowest_sector
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
@@ -397,47 +397,39 @@ def fermi_hubbard_script(folder: Path) -> Record:
 @golden
 def recipe_choices(folder: Path) -> Record:
     """What the recipes choose for problems that are too large to run here: symmetry, network, samplers, steps."""
-    positive, signed = recipes.transformer(phase="zero"), recipes.transformer()
-    ring, lattice = (MarshallSign(sublattice=row) for row in ((0, 1) * 6, (0, 1, 0, 1, 1, 0, 1, 0) * 2))
-    hubbard = FermiHubbard(chain(6), 3, 3, U=4.0)
-    determinant = replace(signed, reference=hartree_fock(hubbard).determinant)
-    problems: Sequence[tuple[Hamiltonian, WavefunctionConfig, float | None]] = (
-        (BoseHubbard(chain(8), 8, U=4.0), positive, None),
-        (BoseHubbard(chain(12), 12, U=4.0), positive, None),
-        (BoseHubbard(chain(20), 20, U=4.0), signed, None),
-        (Ising(chain(20), h=1.0), positive, None),
-        (Ising(chain(12), h=1.0), positive, 0.1),
-        (Heisenberg(chain(12), 0.0), replace(positive, reference=ring), None),
-        (Heisenberg(square(4), 0.0, J=(1.0, 0.5)), replace(signed, reference=lattice), None),
-        (hubbard, determinant, None),
-        (TJ(chain(8), 3, 3, J=0.4), signed, None),
+    signed, hubbard = recipes.NetworkOptions(phase="learned"), FermiHubbard(chain(6), 3, 3, U=4.0)
+    problems: Sequence[tuple[Hamiltonian, dict[str, Any]]] = (
+        (BoseHubbard(chain(8), 8, U=4.0), {}),
+        (BoseHubbard(chain(12), 12, U=4.0), {}),
+        (BoseHubbard(chain(20), 20, U=4.0), {"model": signed}),
+        (Ising(chain(20), h=1.0), {}),
+        (Ising(chain(12), h=1.0), {"minutes": 0.1}),
+        (Heisenberg(chain(12), 0.0), {}),
+        (Heisenberg(square(4), 0.0, J=(1.0, 0.5)), {}),
+        (hubbard, {"reference": hartree_fock(hubbard).determinant}),
+        (TJ(chain(8), 3, 3, J=0.4), {"model": signed}),
     )
-    return {"choices": [choice(*problem) for problem in problems]}
+    return {"choices": [choice(hamiltonian, **options) for hamiltonian, options in problems]}
 
 
-def choice(hamiltonian: Hamiltonian, model: WavefunctionConfig, minutes: float | None) -> str:
-    """What nqs.script.solve would do, up to its first step."""
-    hilbert, lattice = hamiltonian.hilbert, getattr(hamiltonian, "lattice", None)
-    model, why = recipes.symmetrised(model, hamiltonian, "cpu")
-    terms = model.symmetry.number_of_orbits(hilbert) if isinstance(model, OnOrbits) else hilbert.dimension
-    model = recipes.sized(model, terms, hilbert.n_sites, "cpu", minutes, lattice=lattice)
-    wavefunction = model.build(hilbert)
-    vmc = VMC(hamiltonian, wavefunction)
-    optimiser = vmc.optimiser
+def choice(hamiltonian: Hamiltonian, minutes: float | None = None, **options: Any) -> str:
+    """What `nqs.ground_state` would do, up to its first step."""
+    plan = recipes.plan(hamiltonian, minutes=minutes, device="cpu", threads=1, **options)
+    *before, main = plan.stages
+    optimiser = main.optimiser
     if isinstance(optimiser, ExactSteps):
         optimiser = optimiser.without_matrix
     assert isinstance(optimiser, StochasticReconfiguration)
-    steps, wanted = recipes.steps_within(minutes, vmc.of_steps, vmc.sampler, "cpu")
-    warm_up = "no warm-up"
-    if vmc.warm_up is not None:
-        warm_up = f"{vmc.warm_up.steps(steps)} steps of warm-up with {described(vmc.warm_up.sampler)}"
+    wavefunction = plan.model.build(hamiltonian.hilbert, "cpu")
+    _, wanted = recipes.steps_within(None, wavefunction, main.sampler, "cpu")
+    warm_up = "".join(f"{stage.steps} steps of warm-up with {described(stage.sampler)}" for stage in before)
     return (
-        f"{type(hamiltonian).__name__}, dimension {hilbert.dimension}: {why}; {plan(vmc, RunConfig(steps=steps), 1)}; "
-        f"{wanted} steps without a limit; {warm_up}; {vmc.of_steps.n_images} images in steps; "
+        f"{type(hamiltonian).__name__}, dimension {hamiltonian.hilbert.dimension}: {plan.reason('symmetry')}; "
+        f"{plan.summary}; {wanted} steps without a limit; {warm_up or 'no warm-up'}; {main.subgroup} images in steps; "
         f"{next(wavefunction.parameters()).dtype}, gradients {wavefunction.gradient_dtype}; "
         f"rates {optimiser.learning_rate:.12g} to {optimiser.final_learning_rate:.12g}, last shift "
         f"{optimiser.final_diagonal_shift:g}, steps up to {optimiser.max_step:g}, momentum {optimiser.momentum:g}; "
-        f"evaluated with {described(vmc.evaluation)}"
+        f"evaluated with {described(plan.evaluation)}"
     )
 
 

@@ -23,6 +23,7 @@ from nqs import VMC, Archive, FlushPolicy, exact
 from nqs import driver as script
 from nqs.cli import COMMANDS, main
 from nqs.cli.commands.run import script_names
+from nqs.cli.toml import command_line_flags
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
@@ -197,14 +198,20 @@ def test_toml_of_an_archive_starts_the_same_run(runs: Command, tmp_path: Path) -
     assert Archive.open("other.h5").config["hamiltonian"]["U"] == 4.0
 
 
-def test_toml_keeps_what_was_switched_off(nqs: Command, tmp_path: Path) -> None:
-    options = "--shape 3 --total-sz None --steps 1 --model.width 4"
+def test_toml_keeps_choices_and_none(nqs: Command, tmp_path: Path) -> None:
+    options = "--shape 3 --total-sz None --steps 1 --model.width 4 --model.phase learned"
     assert nqs(f"run heisenberg {options} --archive a.h5").code == 0
     text = nqs("show --toml a.h5").out
     assert 'total_sz = "None"' in text
+    assert 'phase = "learned"' in text
     (tmp_path / "run.toml").write_text(text)
     assert nqs("run heisenberg --config run.toml --archive b.h5").code == 0
     assert Archive.open("a.h5").config == Archive.open("b.h5").config
+
+
+def test_toml_switches_on_and_off() -> None:
+    table = {"open": True, "part": {"early_stop": False}}
+    assert command_line_flags(table, None, Path("run.toml")) == ["--open", "--part.no-early-stop"]
 
 
 @pytest.mark.parametrize(

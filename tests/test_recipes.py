@@ -1,28 +1,37 @@
-"""Default choices: what is chosen depends on the size of the sector and on the device."""
+"""Default choices: what is chosen depends on the size of the sector and on the device; plans say why."""
 
+import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 
+import nqs
 from nqs import VMC, exact, recipes
-from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, staggered_potential
+from nqs.archive.serialise import from_plain, to_plain
+from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, staggered_potential
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice import chain, from_edges, square
 from nqs.models import (
     MarshallSign,
     OnOrbits,
     ProjectedDeterminant,
+    SlaterDeterminant,
     Symmetrised,
     Transformer,
     TransformerConfig,
     hartree_fock,
 )
-from nqs.models.symmetric.wavefunction import SymmetricWavefunction
-from nqs.protocols import Hamiltonian, WavefunctionConfig
+from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
+from nqs.protocols import Connected, Hamiltonian, SymmetricWavefunction, WavefunctionConfig
+from nqs.recipes.model import network_of
+from nqs.recipes.samplers import EXHAUSTIVE_ROWS, SHARED_PREFIXES
+from nqs.recipes.sector import FEW_ORBITS
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry import symmetries_of, translations
+from nqs.vmc.continuation import known_types
 
 devices = pytest.mark.parametrize("device", ["cpu", "cuda", torch.device("cpu"), torch.device("cuda", 0)], ids=str)
 
@@ -31,43 +40,49 @@ def tiny(space: HilbertSpace) -> Transformer:
     return Transformer(space, width=2, layers=1, heads=1, mlp_ratio=1)
 
 
+def one_boson(dimension: int) -> Transformer:
+    """On as many sites as wished a single boson has any dimension."""
+    return tiny(bosons(dimension, 1))
+
+
+# -------------------------------------------------------------------------------------------------------- samplers
+
+
 @devices
 def test_small_sectors_are_enumerated_and_large_ones_sampled(device: str | torch.device) -> None:
-    kind = torch.device(device).type
-    # One boson on as many sites as wished has any dimension.
-    small, large = bosons(recipes.EXHAUSTIVE_ROWS[kind], 1), bosons(recipes.EXHAUSTIVE_ROWS[kind] + 1, 1)
-    assert recipes.training_sampler(tiny(small), device) == ExhaustiveSampler()
-    assert recipes.training_sampler(tiny(large), device) == TreeSampler(n_distinct=recipes.DISTINCT[kind])
-    assert recipes.evaluation_sampler(tiny(large), device) == ExhaustiveSampler()  # once that is affordable
+    rows = EXHAUSTIVE_ROWS[torch.device(device).type]
+    small, large = one_boson(rows), one_boson(rows + 1)
+    assert recipes.training_sampler(small, device) == ExhaustiveSampler()
+    sampled = recipes.training_sampler(large, device)
+    assert isinstance(sampled, TreeSampler)
+    assert 0 < sampled.n_distinct < rows
+    assert recipes.evaluation_sampler(large, device) == ExhaustiveSampler()  # once that is affordable
 
 
 def test_of_symmetric_states_the_orbits_count() -> None:
     h = BoseHubbard(chain(8), 8, U=4.0)
     model = OnOrbits(base=BASE, symmetry=symmetries_of(h)).build(h.hilbert)
-    assert h.hilbert.dimension > recipes.EXHAUSTIVE_ROWS["cpu"]
+    assert recipes.training_sampler(tiny(h.hilbert), "cpu") != ExhaustiveSampler()
     assert recipes.training_sampler(model, "cpu") == ExhaustiveSampler()
 
 
 @devices
 def test_averages_have_fewer_samples_the_more_images_they_have(device: str | torch.device) -> None:
-    kind = torch.device(device).type
     h = BoseHubbard(chain(14), 14, U=4.0)
     group = translations(chain(14), h.hilbert)
     model = Symmetrised(base=TransformerConfig(width=2, layers=1, heads=1), symmetry=group).build(h.hilbert)
-    n_distinct = recipes.ALL_IMAGES[kind] // 14
-    assert recipes.training_sampler(model, device) == TreeSampler(n_distinct=n_distinct)
-    assert recipes.steps(model, device, exact=False) == recipes.AVERAGED_STEPS[kind]
-    evaluation = recipes.evaluation_sampler(model, device)
-    if kind == "cpu":
-        assert isinstance(evaluation, TreeSampler)
-        assert n_distinct < evaluation.n_distinct <= recipes.EVALUATION_DISTINCT[kind]
-    else:  # 20 million configurations are 1.4 million orbits, evaluated as a tree of prefixes
-        assert evaluation == TreeSampler(n_distinct=recipes.EVALUATION_DISTINCT[kind])
-    times = {
-        images: recipes.steps_within(1.0, model, TreeSampler(n_distinct=n_distinct * images), device)[0]
+    sampler, alone = recipes.training_sampler(model, device), recipes.training_sampler(tiny(h.hilbert), device)
+    assert isinstance(sampler, TreeSampler)
+    assert isinstance(alone, TreeSampler)
+    assert sampler.n_distinct < alone.n_distinct < sampler.n_distinct * 14
+    evaluation = recipes.evaluation_sampler(model, device)  # 20 million configurations are 1.4 million orbits
+    assert isinstance(evaluation, TreeSampler)
+    assert sampler.n_distinct < evaluation.n_distinct <= recipes.evaluation_sampler(tiny(h.hilbert), device).n_distinct
+    few, many = (
+        recipes.steps_within(1.0, model, TreeSampler(n_distinct=sampler.n_distinct * images), device)[0]
         for images in (1, 100)
-    }
-    assert times[100] < times[1] <= recipes.AVERAGED_STEPS[kind]
+    )
+    assert many < few <= recipes.steps(model, device, exact=False)
 
 
 def test_averages_over_sectors_that_can_be_summed_are_evaluated_exactly() -> None:
@@ -84,7 +99,43 @@ def test_averages_over_sectors_that_can_be_summed_are_evaluated_exactly() -> Non
     # Its time is not that of so many samples: 2^20 / 80 orbits, each of 80 images instead of 20, but a small part of a
     # sample with all it connects to.
     seconds = vmc._evaluation_seconds({"seconds": 1.0, "distinct": 100.0})
-    assert seconds == pytest.approx(2**20 / 20 / 100 / recipes.SHARED_PREFIXES)
+    assert seconds == pytest.approx(2**20 / 20 / 100 / SHARED_PREFIXES)
+
+
+@devices
+def test_evaluation_draws_independent_samples_with_more_distinct_ones(device: str | torch.device) -> None:
+    large = one_boson(2**20)
+    sampler, evaluation = recipes.training_sampler(large, device), recipes.evaluation_sampler(large, device)
+    assert isinstance(sampler, TreeSampler)
+    assert isinstance(evaluation, TreeSampler)
+    assert evaluation.n_distinct > 4 * max(sampler.n_distinct, EXHAUSTIVE_ROWS[torch.device(device).type])
+
+
+def test_a_gpu_gets_more_work_than_a_cpu() -> None:
+    h = BoseHubbard(chain(14), 14, U=4.0)
+    group = translations(chain(14), h.hilbert)
+    averaged = Symmetrised(base=TransformerConfig(width=2, layers=1, heads=1), symmetry=group).build(h.hilbert)
+    for model in (one_boson(2**20), averaged):
+        for choose in (recipes.training_sampler, recipes.evaluation_sampler):
+            assert choose(model, "cuda").n_distinct > choose(model, "cpu").n_distinct
+        assert recipes.steps(model, "cuda", exact=False) > recipes.steps(model, "cpu", exact=False)
+    assert EXHAUSTIVE_ROWS["cuda"] > EXHAUSTIVE_ROWS["cpu"]
+
+
+# ----------------------------------------------------------------------------------------------------------- steps
+
+
+@devices
+def test_exact_runs_take_fewer_steps_where_parameters_suffice(device: str | torch.device) -> None:
+    few, many = tiny(bosons(2, 2)), tiny(bosons(8, 8))  # 3 and 6,435 configurations
+    quick, slow = recipes.steps(few, device, exact=True), recipes.steps(many, device, exact=True)
+    assert quick < recipes.steps(few, device, exact=False)
+    assert quick < slow
+    parameters = sum(p.numel() for p in few.parameters())
+    few.hilbert = bosons(parameters, 1)  # as many parameters as configurations, but not as amplitudes and phases
+    assert recipes.steps(few, device, exact=True) == slow
+    few.has_phase = False
+    assert recipes.steps(few, device, exact=True) == quick
 
 
 @pytest.mark.parametrize(
@@ -104,7 +155,7 @@ def test_averages_over_sectors_that_can_be_summed_are_evaluated_exactly() -> Non
 )
 def test_symmetries_over_which_steps_average(hamiltonian: Hamiltonian, most: int, order: int | None) -> None:
     group = symmetries_of(hamiltonian)
-    chosen = recipes.choices._trained(group, hamiltonian, most)
+    chosen = recipes.subgroup_of_steps(group, hamiltonian, most)
     assert (None if chosen is None else len(chosen)) == order
     averaged = Symmetrised(base=BASE, symmetry=group, trained=chosen).steps_over
     moves = {tuple(p) for p in hamiltonian.lattice.translations().tolist()}
@@ -114,78 +165,7 @@ def test_symmetries_over_which_steps_average(hamiltonian: Hamiltonian, most: int
 
 def test_without_a_lattice_steps_average_over_all() -> None:
     h = Ising(from_edges([(0, 1), (1, 2), (0, 2)]), h=1.0)
-    assert recipes.choices._trained(symmetries_of(h), h, 2) is None
-
-
-def test_determinants_are_projected_and_not_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(recipes.FEW_ORBITS, "cpu", 1)
-    fixed = replace(BASE, phase="zero", reference=hartree_fock(SIGNED).determinant)
-    chosen, why = recipes.symmetrised(fixed, SIGNED, "cpu")
-    assert isinstance(chosen, OnOrbits)
-    assert "projected Hartree-Fock" in why
-
-
-@devices
-def test_networks_that_are_averaged_are_narrow_on_a_cpu_and_rounded(device: str | torch.device) -> None:
-    h = Heisenberg(square(6), 0.0)
-    group = translations(square(6), h.hilbert)
-    reference = MarshallSign(sublattice=tuple(square(6).sublattices().tolist()))
-    model = Symmetrised(base=replace(recipes.transformer("zero"), reference=reference), symmetry=group)
-    sized = recipes.sized(model, h.hilbert.dimension, 36, device, lattice=h.lattice).base
-    width = recipes.NARROW if torch.device(device).type == "cpu" else recipes.WIDE
-    assert (sized.width, sized.dtype, sized.attention) == (width, "float32", "factored")
-    assert torch.equal(torch.tensor(sized.displacements), h.lattice.displacements())
-    alone = recipes.sized(recipes.transformer("zero"), h.hilbert.dimension, 36, device, lattice=h.lattice)
-    assert (alone.width, alone.dtype, alone.attention) == (recipes.WIDTH, "mixed", "dot-product")
-    nowhere = recipes.sized(model, h.hilbert.dimension, 36, device).base
-    assert (nowhere.attention, nowhere.displacements) == ("factored", None)
-    given = replace(recipes.transformer("zero"), width=24, dtype="float64", attention="dot-product")
-    assert recipes.sized(replace(model, base=given), h.hilbert.dimension, 36, device, lattice=h.lattice).base == given
-
-
-@devices
-def test_exact_runs_take_fewer_steps_where_parameters_suffice(device: str | torch.device) -> None:
-    kind = torch.device(device).type
-    few, many = tiny(bosons(2, 2)), tiny(bosons(8, 8))  # 3 and 6,435 configurations
-    assert recipes.steps(few, device, exact=False) == recipes.STEPS[kind]
-    assert recipes.steps(few, device, exact=True) == recipes.EXACT_STEPS[kind] < recipes.STEPS[kind]
-    assert recipes.steps(many, device, exact=True) == recipes.SLOW_STEPS
-    parameters = sum(p.numel() for p in few.parameters())
-    few.hilbert = bosons(parameters, 1)  # as many parameters as configurations, but not as amplitudes and phases
-    assert recipes.steps(few, device, exact=True) == recipes.SLOW_STEPS
-    few.has_phase = False
-    assert recipes.steps(few, device, exact=True) == recipes.EXACT_STEPS[kind]
-
-
-@devices
-def test_evaluation_draws_independent_samples_with_more_distinct_ones(device: str | torch.device) -> None:
-    kind = torch.device(device).type
-    large = tiny(bosons(recipes.EVALUATION_DISTINCT[kind] + 1, 1))
-    evaluation = recipes.evaluation_sampler(large, device)
-    assert isinstance(evaluation, TreeSampler)
-    assert evaluation.n_distinct is not None
-    assert evaluation.n_distinct > 4 * max(recipes.DISTINCT[kind], recipes.EXHAUSTIVE_ROWS[kind])
-
-
-def test_a_gpu_gets_more_work_than_a_cpu() -> None:
-    for numbers in (
-        recipes.EXHAUSTIVE_ROWS,
-        recipes.DISTINCT,
-        recipes.STEPS,
-        recipes.EXACT_STEPS,
-        recipes.FEW_ORBITS,
-        recipes.LISTED,
-        recipes.ALL_IMAGES,
-        recipes.AVERAGED_STEPS,
-        recipes.EVALUATION_DISTINCT,
-    ):
-        assert set(numbers) == {"cpu", "cuda"}
-        assert numbers["cuda"] > numbers["cpu"]
-
-
-@pytest.mark.parametrize("phase", ["learned", "zero"])
-def test_network_has_the_phase_that_was_asked_for(phase: str) -> None:
-    assert recipes.transformer(phase=phase).phase == phase
+    assert recipes.subgroup_of_steps(symmetries_of(h), h, 2) is None
 
 
 def test_vmc_takes_the_recipes() -> None:
@@ -198,6 +178,260 @@ def test_vmc_takes_the_recipes() -> None:
     assert vmc.sampler == recipes.training_sampler(vmc.wavefunction, "cpu")
     assert vmc.evaluation == recipes.evaluation_sampler(vmc.wavefunction, "cpu")
     assert vmc.default_steps == recipes.steps(vmc.wavefunction, "cpu", exact=False)
+
+
+# ------------------------------------------------------------------------------------------------------- optimiser
+
+
+def test_optimisers_are_chosen_from_the_noise() -> None:
+    exact_sums, sampled = recipes.optimiser(exact=True), recipes.optimiser(exact=False)
+    averaged = recipes.optimiser(exact=False, images=36)
+    for chosen in (exact_sums, sampled, averaged):
+        assert isinstance(chosen, StochasticReconfiguration)
+        assert None not in (chosen.learning_rate, chosen.final_learning_rate, chosen.max_step, chosen.momentum)
+        assert recipes.optimiser(chosen, exact=True) == recipes.optimiser(chosen, exact=False) == chosen
+    assert exact_sums.learning_rate == exact_sums.final_learning_rate  # nothing to average out
+    assert sampled.final_learning_rate < sampled.learning_rate < exact_sums.learning_rate
+    assert averaged.learning_rate == pytest.approx(6 * sampled.learning_rate)  # the variance of 36 samples
+    assert exact_sums.final_diagonal_shift < sampled.final_diagonal_shift < averaged.final_diagonal_shift
+    assert recipes.optimiser(exact=True, images=36) == exact_sums
+
+
+def test_wishes_for_the_optimiser_are_kept() -> None:
+    wishes = recipes.OptimiserOptions(max_step=0.03, momentum=0.0, precision="float32")
+    for images in (1, 36):
+        chosen = recipes.optimiser(wishes, exact=False, images=images)
+        assert (chosen.max_step, chosen.momentum, chosen.precision) == (0.03, 0.0, "float32")
+        assert replace(chosen, **recipes.OptimiserOptions().given) == chosen
+    adam = TorchOptimiser(name="Adam")
+    assert recipes.optimiser(adam, exact=False) is adam
+    with pytest.raises(ValueError, match=r"learning_rate=-1\.0: it must be a positive number"):
+        recipes.OptimiserOptions(learning_rate=-1.0)
+
+
+# --------------------------------------------------------------------------------------------------------- network
+
+
+@devices
+def test_networks_that_are_averaged_are_narrow_on_a_cpu_and_rounded(device: str | torch.device) -> None:
+    h = Heisenberg(square(6), 0.0)
+    wishes, terms = recipes.NetworkOptions(), h.hilbert.dimension
+    averaged = recipes.network(wishes, "zero", terms, h.hilbert, device, lattice=h.lattice, averaged=True)
+    alone = recipes.network(wishes, "zero", terms, h.hilbert, device, lattice=h.lattice)
+    assert (averaged.width < alone.width) == (torch.device(device).type == "cpu")
+    assert (averaged.dtype, averaged.attention) == ("float32", "factored")
+    assert torch.equal(torch.tensor(averaged.displacements), h.lattice.displacements())
+    assert (alone.dtype, alone.attention, alone.displacements) == ("mixed", "dot-product", None)
+    nowhere = recipes.network(wishes, "zero", terms, h.hilbert, device, averaged=True)
+    assert (nowhere.attention, nowhere.displacements) == ("factored", None)
+    for network in (averaged, alone, nowhere):
+        assert None not in (network.width, network.heads, network.attention, network.dtype)
+        assert network.completed() == network
+    given = recipes.NetworkOptions(width=24, dtype="float64", attention="dot-product", layers=3, heads=3)
+    found = recipes.network(given, "zero", terms, h.hilbert, device, lattice=h.lattice, averaged=True)
+    assert {name: getattr(found, name) for name in given.given} == given.given
+
+
+def test_wishes_for_the_network_are_checked() -> None:
+    with pytest.raises(ValueError, match="is not divisible by heads=3"):
+        recipes.NetworkOptions(width=8, heads=3)
+    with pytest.raises(ValueError, match="layers=0: it must be at least 1"):
+        recipes.NetworkOptions(layers=0)
+
+
+# ----------------------------------------------------------------------------------------------------------- signs
+
+TREE = from_edges([(0, 1), (1, 2), (1, 3)])
+
+
+@pytest.mark.parametrize(
+    ("hamiltonian", "phase", "reference"),
+    [
+        (BoseHubbard(chain(4), 4, U=4.0), "zero", None),
+        (BoseHubbard(chain(4), 4, U=4.0, J=-1.0), "learned", None),
+        (Ising(chain(4), h=1.0), "zero", None),
+        (Ising(chain(4), h=-1.0), "learned", None),
+        (Heisenberg(chain(4), 0.0), "zero", MarshallSign),
+        (Heisenberg(TREE, 0.0), "zero", MarshallSign),
+        (Heisenberg(chain(4), 0.0, J=-1.0), "zero", None),
+        (Heisenberg(chain(8), 0.0, J=(1.0, 0.5)), "learned", MarshallSign),
+        (Heisenberg(square(4), 0.0, J=(1.0, 0.5)), "learned", MarshallSign),
+        (Heisenberg(chain(6), 0.0, J=(-1.0, 0.5)), "learned", None),  # ferromagnetic bonds between the sublattices
+        (Heisenberg(chain(4, boundary="antiperiodic"), 0.0), "learned", MarshallSign),
+        (Heisenberg(chain(5), 0.5), "learned", None),  # not bipartite
+        (TV(chain(6), 3, V=1.0), "zero", None),
+        (TV(chain(6), 2, V=1.0), "learned", SlaterDeterminant),
+        (FermiHubbard(chain(4, boundary="open"), 2, 2, U=4.0), "zero", None),
+        (FermiHubbard(chain(4), 2, 2, U=4.0), "learned", SlaterDeterminant),
+        (TJ(chain(6), 2, 2, J=0.4), "learned", None),  # no determinant without double occupation
+        (TJ(chain(6), 1, 1, J=0.4), "zero", None),
+    ],
+    ids=str,
+)
+def test_signs_follow_from_the_hamiltonian(hamiltonian: Hamiltonian, phase: str, reference: type | None) -> None:
+    found = recipes.signs(hamiltonian)
+    assert found.phase == phase
+    assert (None if found.reference is None else type(found.reference)) == reference
+    assert recipes.signs(hamiltonian, "none").phase == "learned"
+    assert recipes.signs(hamiltonian, "none").reference is None
+    learned = recipes.signs(hamiltonian, phase="learned")
+    assert (learned.phase, learned.reference) == ("learned", found.reference)
+    if phase == "zero":
+        assert recipes.signs(hamiltonian, phase="zero") == found
+    else:
+        with pytest.raises(ValueError, match="no rule gives the exact signs of this ground state"):
+            recipes.signs(hamiltonian, phase="zero")
+    # Signs that are said to be exact are those of the exact ground state.
+    if phase == "zero":
+        psi = torch.from_numpy(exact.ground_state(hamiltonian).state).real
+        angle = 0 if found.reference is None else found.reference.phase(hamiltonian.hilbert.configurations())
+        signed = psi * torch.cos(torch.as_tensor(angle))
+        assert (signed >= -1e-12).all() or (signed <= 1e-12).all()
+
+
+def test_a_reference_of_ones_own_is_taken() -> None:
+    h, mine = Heisenberg(chain(6), 0.0), MarshallSign(sublattice=(1, 0) * 3)
+    assert recipes.signs(h, mine)[:2] == ("learned", mine)
+    assert recipes.signs(h, mine, "zero")[:2] == ("zero", mine)
+    config = recipes.plan(h, reference=mine, device="cpu").model
+    assert network_of(config).reference == mine
+
+
+def test_a_mean_field_that_does_not_converge_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(hamiltonian: Hamiltonian) -> None:
+        raise RuntimeError("Hartree-Fock did not converge")
+
+    monkeypatch.setattr("nqs.recipes.model.hartree_fock", failing)
+    found = recipes.signs(SIGNED)
+    assert (found.phase, found.reference) == ("learned", None)
+    assert found.why.splitlines() == [
+        "Hartree-Fock did not converge",
+        "Going on without it: a phase head learns all signs.",
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- plans
+
+PROBLEMS = [
+    BoseHubbard(chain(4), 4, U=4.0),
+    BoseHubbard(chain(9), 9, U=4.0),  # with a warm-up
+    BoseHubbard(chain(12), 12, U=4.0),  # averages
+    Heisenberg(square(4), 0.0, J=(1.0, 0.5)),
+    FermiHubbard(square(2, 3), 2, 2, U=8.0),
+    Ising(chain(24), h=1.0),
+]
+
+
+def open_fields(value: Any, name: str = "") -> list[str]:
+    """Names of what is None in plain data."""
+    if isinstance(value, dict):
+        return [found for key, item in value.items() for found in open_fields(item, f"{name}.{key}".lstrip("."))]
+    if isinstance(value, list):
+        return [found for item in value for found in open_fields(item, name)]
+    return [name] if value is None else []
+
+
+@pytest.mark.parametrize("hamiltonian", PROBLEMS, ids=str)
+def test_a_plan_is_resolved_stored_and_repeated(hamiltonian: Hamiltonian) -> None:
+    plan = recipes.plan(hamiltonian, device="cpu", threads=1)
+    assert recipes.plan(hamiltonian, device="cpu", threads=1) == plan
+    plain = json.loads(json.dumps(to_plain(plan)))
+    for part in ("model", "stages", "evaluation"):
+        chosen = plain[part] if part != "model" else to_plain(network_of(plan.model))
+        left = {name.split(".")[-1] for name in open_fields(chosen, part)}
+        # Displacements have no meaning for queries and keys; a tree has samples or distinct configurations.
+        assert left <= {"displacements", "n_samples", "max_frontier", "memory", "reference"}
+    types = known_types() | {kind.__name__: kind for kind in (recipes.Plan, recipes.PlannedStage, recipes.Reason)}
+    assert from_plain(plain, types) == plan
+    assert plan.steps == sum(stage.steps for stage in plan.stages)
+    assert plan.parameters == plan.model.build(hamiltonian.hilbert).n_parameters
+    text = str(plan)
+    assert text.startswith(str(hamiltonian))
+    assert all(reason.text.split()[0] in text for reason in plan.why)
+    assert {"signs", "symmetry", "network", "steps", "evaluation"} <= {reason.subject for reason in plan.why}
+    assert max(map(len, text.splitlines()[1:])) <= 120
+
+
+def test_a_plan_of_a_smaller_run() -> None:
+    h = Ising(chain(12), h=1.0)
+    usual, short = recipes.plan(h, device="cpu"), recipes.plan(h, device="cpu", minutes=0.1)
+    assert short.steps < usual.steps
+    assert short.seconds < 6.0 < usual.seconds
+    shortened = f"{short.steps} steps instead of {usual.steps}, as far as can be told what fits into --minutes 0.1"
+    assert short.reason("steps") == shortened
+    assert recipes.plan(h, device="cpu", steps=7).steps == 7
+    long = recipes.plan(BoseHubbard(chain(9), 9, U=4.0), device="cpu", steps=10)
+    assert [stage.name for stage in long.stages] == ["warm-up", "main"]
+    assert long.steps == 10
+    assert [stage.name for stage in recipes.plan(long.hamiltonian, device="cpu", steps=1).stages] == ["main"]
+
+
+def test_distinct_configurations_are_drawn_without_a_symmetry() -> None:
+    plan = recipes.plan(PROBLEMS[0], device="cpu", distinct=20)
+    assert plan.stages[-1].sampler == TreeSampler(n_distinct=20)
+    assert isinstance(plan.model, TransformerConfig)
+    assert plan.reason("symmetry") == ""
+
+
+def test_a_model_is_taken_as_far_as_it_is_given() -> None:
+    h = Heisenberg(chain(6), 0.0)
+    width = recipes.plan(h, model=recipes.NetworkOptions(width=12), device="cpu")
+    network = network_of(width.model)
+    assert (network.width, network.phase, type(network.reference)) == (12, "zero", MarshallSign)
+    given = TransformerConfig(width=12, heads=3, phase="learned", dtype="float64")
+    network = network_of(recipes.plan(h, model=given, device="cpu").model)
+    assert (replace(network, reference=None), type(network.reference)) == (
+        given,
+        MarshallSign,
+    )
+    mine = MarshallSign(sublattice=(1, 0) * 3)
+    given_both = replace(given, reference=mine)
+    assert network_of(recipes.plan(h, model=given_both, device="cpu").model) == given_both
+    whole = OnOrbits(base=given, symmetry=translations(chain(6), h.hilbert))
+    assert recipes.plan(h, model=whole, device="cpu").model == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pretrain": "nothing"}, "pretrain='nothing': choose among 'none', 'mean-field', 'exact'"),
+        ({"pretrain": "mean-field"}, "mean-field fits to the determinant that gives the model its signs"),
+        ({"symmetry": "some"}, "symmetry='some': choose 'auto' or 'none'"),
+        ({"steps": 0}, "steps=0: at least one step"),
+        ({"device": "tpu"}, "device 'tpu' is unknown"),
+        ({"distinct": 0}, "n_distinct=0"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_impossible_plans_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipes.plan(PROBLEMS[0], **{"device": "cpu"} | options)
+
+
+@dataclass(frozen=True)
+class Duck:
+    """A Hamiltonian with nothing but the contract: a spin that hops on a ring of four, as in Heisenberg's."""
+
+    n_sites: int = 4
+
+    @property
+    def hilbert(self) -> HilbertSpace:
+        return Heisenberg(chain(self.n_sites), 0.0).hilbert
+
+    def diagonal(self, n: torch.Tensor) -> torch.Tensor:
+        return Heisenberg(chain(self.n_sites), 0.0).diagonal(n)
+
+    def connected(self, n: torch.Tensor) -> Connected:
+        return Heisenberg(chain(self.n_sites), 0.0).connected(n)
+
+
+def test_a_hamiltonian_without_optional_members_is_planned_and_solved() -> None:
+    plan = recipes.plan(Duck(), device="cpu")
+    assert plan.unit == "J"
+    assert plan.reason("signs") == "a phase head learns all signs"
+    assert plan.reason("symmetry").startswith("no symmetry used")
+    result = nqs.ground_state(Duck(), steps=40, device="cpu", progress=False)
+    assert result.estimate.energy == pytest.approx(-2.0, abs=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ symmetries
@@ -258,6 +492,14 @@ def test_sector_of_the_ground_state(
     representatives, angle = symmetric.fold(n)
     of_representative = psi[hamiltonian.hilbert.rank(representatives)]
     torch.testing.assert_close(of_representative * angle.cos(), psi.real, rtol=0, atol=1e-8)
+
+
+def test_determinants_are_projected_and_not_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FEW_ORBITS, "cpu", 1)
+    fixed = replace(BASE, phase="zero", reference=hartree_fock(SIGNED).determinant)
+    chosen, why = recipes.symmetrised(fixed, SIGNED, "cpu")
+    assert isinstance(chosen, OnOrbits)
+    assert "projected Hartree-Fock" in why
 
 
 def test_default_device_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

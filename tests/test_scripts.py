@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from nqs import Archive, RunConfig, exact, recipes
-from nqs.driver import Options
+from nqs import Archive, exact, recipes
+from nqs.cli.options import Options
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
-from nqs.models import TransformerConfig
 from nqs.samplers.exhaustive import ExhaustiveSampling
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bose_hubbard.py"
@@ -201,9 +200,9 @@ def test_fermions_are_fitted_to_their_determinant(
 ) -> None:
     from nqs.scripts import fermi_hubbard
 
-    options = Options(run=RunConfig(steps=1), device="cpu", archive=tmp_path / "run.h5", pretrain="mean-field")
-    model = TransformerConfig(width=8, heads=2)
-    config = fermi_hubbard.Config(shape=(2, 2), boundary="open", n_up=2, n_down=2, model=model, options=options)
+    model = recipes.NetworkOptions(width=8, heads=2)
+    options = Options(model=model, steps=1, device="cpu", archive=tmp_path / "run.h5", pretrain="mean-field")
+    config = fermi_hubbard.Config(shape=(2, 2), boundary="open", n_up=2, n_down=2, options=options)
     fermi_hubbard.main(config)
     assert "fit to the mean-field state: fidelity 0.99" in capsys.readouterr().out
 
@@ -227,11 +226,13 @@ def test_archive_and_figure_lie_where_they_are_wanted(script: Script, tmp_path: 
     "options",
     [
         ("--shape", "2", "2", "--boundary", "open", "--U", "2"),
+        ("--J", "-1"),
         ("--J", "-1", "--model.phase", "learned"),
-        ("--boundary", "antiperiodic", "--model.phase", "learned"),
+        ("--boundary", "antiperiodic"),
+        ("--reference", "none"),
         ("--n-max", "1", "--V", "1", "--trap", "0.5"),
         ("--model.dtype", "float32"),
-        ("--device", "cpu", "--optimiser.momentum", "0.9", "--optimiser.space", "parameters"),
+        ("--device", "cpu", "--optimiser.momentum", "0.9", "--optimiser.memory", "1"),
     ],
     ids=" ".join,
 )
@@ -256,8 +257,11 @@ def test_insulator_with_energy_zero_runs(script: Script) -> None:
         (("--n-max", "0"), "n_max=0: at least one boson must fit on a site"),
         (("--shape", "0"), "a size of the lattice is 0; it must be at least 1"),
         (("--shape", "3", "-2"), "a size of the lattice is -2; it must be at least 1"),
-        (("--J", "-1"), "positive hopping elements, so its ground state has signs: add --model.phase learned"),
-        (("--boundary", "antiperiodic"), "positive hopping elements"),
+        (
+            ("--J", "-1", "--model.phase", "zero"),
+            "no rule gives the exact signs of this ground state: add ",
+        ),
+        (("--boundary", "antiperiodic", "--model.phase", "zero"), "no rule gives the exact signs"),
         (("--device", "nonsense"), "device 'nonsense' is unknown: choose 'cpu' or 'cuda'"),
         (("--distinct", "-3"), "n_distinct=-3: at least one configuration must be wanted"),
         (
@@ -268,7 +272,6 @@ def test_insulator_with_energy_zero_runs(script: Script) -> None:
         (("--initial", "none.h5"), "none.h5: no such archive."),
         (("--pretrain", "exact", "--exact-limit", "0"), "--pretrain exact needs the exact ground state: raise"),
         (("--pretrain", "mean-field"), "to the determinant that gives the model its signs, but this one has no ref"),
-        (("--first-samples", "0.1"), "ExhaustiveSampler has no number of samples that could grow"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -300,9 +303,9 @@ def test_missing_gpu_gives_one_clear_line(script: Script) -> None:
         (("--boundary", "twisted"), ["--boundary", "periodic", "open", "antiperiodic"]),
         (("--steps", "0"), ["steps=0: at least one step"]),
         (("--annealing", "2"), ["annealing=2.0: give the share"]),
-        (("--clip", "-1"), ["clip=-1.0: it must be a positive number"]),
         (("--model.heads", "3"), ["is not divisible by heads=3"]),
-        (("--optimiser.space", "momentum"), ["--optimiser.space", "samples", "parameters"]),
+        (("--optimiser.precision", "half"), ["--optimiser.precision", "float64", "float32", "tf32"]),
+        (("--optimiser.max-step", "-1"), ["max_step=-1.0: it must be a positive number"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -371,8 +374,8 @@ def flags(config: Any, prefix: str = "--") -> list[str]:
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value):
-            found += flags(value, prefix if field.name in ("options", "run") else f"{prefix}{field.name}.")
-        elif field.name != "started_by":
+            found += flags(value, prefix if field.name == "options" else f"{prefix}{field.name}.")
+        elif field.name not in ("started_by", "begin"):
             found.append(prefix + field.name.replace("_", "-"))
     return found
 
@@ -394,8 +397,8 @@ def test_a_sector_without_the_exact_ground_state_is_said(
     from nqs.scripts import fermi_hubbard
 
     warning = "but the exact ground state is not in this sector: the run will end above it (--symmetry none)"
-    for determinants, said in ((0, True), (recipes.PROJECTED, False)):
-        monkeypatch.setattr(recipes.choices, "PROJECTED", determinants)
-        options = Options(run=RunConfig(steps=1), device="cpu", archive=tmp_path / f"{determinants}.h5")
+    for determinants, said in ((0, True), (recipes.sector.PROJECTED, False)):
+        monkeypatch.setattr(recipes.sector, "PROJECTED", determinants)
+        options = Options(steps=1, device="cpu", archive=tmp_path / f"{determinants}.h5")
         fermi_hubbard.main(fermi_hubbard.Config(n_up=2, n_down=2, U=8.0, options=options))
         assert (warning in capsys.readouterr().out.splitlines()) == said

@@ -20,13 +20,14 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from nqs import VMC, Archive, ArchiveError, RunConfig, exact, resume
-from nqs.driver import Options
+from nqs import VMC, Archive, ArchiveError, exact, resume
+from nqs.cli.options import Options
 from nqs.hamiltonians import Heisenberg, Ising
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, kagome, square, triangular
-from nqs.models import Transformer, TransformerConfig
+from nqs.models import Transformer
 from nqs.protocols import Hamiltonian
+from nqs.recipes import NetworkOptions
 
 from families import heisenberg, ising
 from matrices import assert_same, dense, netket_matrix, netket_rows, rows
@@ -408,13 +409,14 @@ def script(name: str) -> ModuleType:
 @pytest.mark.parametrize(
     ("name", "options", "signs"),
     [
-        ("heisenberg", {"shape": (4,)}, ("MarshallSign", "zero")),
-        ("heisenberg", {"shape": (2, 3), "boundary": "open", "J": (1.0, 0.5)}, ("MarshallSign", "learned")),
-        ("heisenberg", {"shape": (3,), "spin": 1.0, "Delta": (0.5,)}, (None, "learned")),
-        ("heisenberg", {"shape": (3,), "total_sz": None, "J": (-1.0,)}, (None, "zero")),
-        ("heisenberg", {"shape": (6,), "J": (-1.0, 0.5), "h": 0.1}, (None, "learned")),
-        ("heisenberg", {"shape": (4,), "reference": "none"}, (None, "learned")),
-        ("ising", {"shape": (2, 3), "J": -1.0, "h": 0.5, "g": 0.1}, (None, "zero")),
+        ("heisenberg", {"shape": (4,)}, ("WithReference", "zero")),
+        ("heisenberg", {"shape": (2, 3), "boundary": "open", "J": (1.0, 0.5)}, ("WithReference", "learned")),
+        ("heisenberg", {"shape": (3,), "spin": 1.0, "Delta": (0.5,)}, ("TransformerConfig", "learned")),
+        ("heisenberg", {"shape": (3,), "total_sz": None, "J": (-1.0,)}, ("TransformerConfig", "zero")),
+        ("heisenberg", {"shape": (6,), "J": (-1.0, 0.5), "h": 0.1}, ("TransformerConfig", "learned")),
+        ("heisenberg", {"shape": (4,), "options": {"reference": "none"}}, ("TransformerConfig", "learned")),
+        ("ising", {"shape": (2, 3), "J": -1.0, "h": 0.5, "g": 0.1}, ("TransformerConfig", "zero")),
+        ("ising", {"shape": (4,), "h": -1.0}, ("TransformerConfig", "learned")),
     ],
 )
 def test_scripts_run_with_what_is_known_of_the_signs(
@@ -426,8 +428,8 @@ def test_scripts_run_with_what_is_known_of_the_signs(
 ) -> None:
     module = script(name)
     archive = tmp_path / "new" / "run.h5"
-    common = Options(run=RunConfig(steps=2), archive=archive, device="cpu", symmetry="none")
-    module.main(module.Config(**options, options=common))
+    common = {"steps": 2, "archive": archive, "device": "cpu", "symmetry": "none"} | options.get("options", {})
+    module.main(module.Config(**options | {"options": Options(**common)}))
     text = capsys.readouterr().out
     assert all(word in text for word in ("exact E", "E / site", str(archive)))
     assert archive.with_suffix(".png").exists()
@@ -442,18 +444,20 @@ def test_scripts_run_with_what_is_known_of_the_signs(
         ("heisenberg", {"shape": (5,)}, r"2 Sz = 0 is impossible on 5 sites"),
         (
             "heisenberg",
-            {"shape": (4,), "J": (1.0, 0.5), "model": TransformerConfig(phase="zero")},
+            {"shape": (4,), "J": (1.0, 0.5), "options": {"model": NetworkOptions(phase="zero")}},
             r"no rule gives.*learned",
         ),
         (
             "heisenberg",
-            {"shape": (4,), "reference": "none", "model": TransformerConfig(phase="zero")},
+            {"shape": (4,), "options": {"reference": "none", "model": NetworkOptions(phase="zero")}},
             r"no rule gives",
         ),
-        ("ising", {"shape": (4,), "h": -1.0}, r"h=-1.*-h has the same energies"),
+        ("ising", {"shape": (4,), "h": -1.0, "options": {"model": NetworkOptions(phase="zero")}}, r"no rule gives"),
     ],
 )
 def test_scripts_refuse_what_cannot_work(name: str, options: dict[str, Any], text: str, tmp_path: Path) -> None:
     module = script(name)
+    common = {"archive": tmp_path / "run.h5", "device": "cpu"} | options.get("options", {})
+    config = module.Config(**options | {"options": Options(**common)})
     with pytest.raises(ValueError, match=text):
-        module.main(module.Config(**options, options=Options(archive=tmp_path / "run.h5", device="cpu")))
+        module.main(config)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from nqs.optimisation import NaturalGradient, StochasticReconfiguration
 from nqs.optimisation.solve import Space
-from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.protocols import Objective, Wavefunction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +15,9 @@ class Variant(StochasticReconfiguration):
     logarithmic: bool | None = None
     space: Space = "auto"
 
-    def build(self, wavefunction: Wavefunction, hamiltonian: Hamiltonian | None = None) -> NaturalGradient:
+    def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> NaturalGradient:
         return NaturalGradient(
-            self.completed(exact=False),
+            self.completed(),
             wavefunction,
             implicit=self.implicit,
             logarithmic=self.logarithmic,

@@ -22,6 +22,7 @@ from nqs.cli.commands.resume import Resume
 from nqs.cli.commands.run import choices, run
 from nqs.cli.commands.show import Show
 from nqs.cli.commands.verify import Verify
+from nqs.runtime.threads import let_idle_threads_sleep
 
 # In the order in which --help lists them, after `run`.
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with the exit code, if that is not 0.
     """
+    let_idle_threads_sleep()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     first = arguments[0] if arguments else ""
     if first == "run" and run(arguments[1:]):

@@ -63,7 +63,7 @@ def option_names(config: Any) -> set[str]:
             names |= option_names(inner)
         else:
             names |= {f"{field.name}.{name}" for name in option_names(inner)}
-    return names - {"config", "started_by"}
+    return names - {"config", "started_by", "begin"}
 
 
 def to_toml(script: str, table: Mapping[str, Any]) -> str:

@@ -35,7 +35,6 @@ the present samples do not see is kept,
 """
 
 # Shapes: U distinct samples, P parameters, R rows of X.
-import math
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -98,34 +97,25 @@ class StochasticReconfiguration:
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
 
-    def completed(self, *, exact: bool, images: int = 1) -> "StochasticReconfiguration":
-        """Resolve unset fields.
+    def completed(self) -> "StochasticReconfiguration":
+        """Resolve unset fields for sampled steps without averages over a symmetry; nqs.recipes knows the others.
 
-        Args:
-            exact: expectation values have no sampling noise.
-            images: over which amplitudes are averaged.
+        The rate ends small and the shift stays large enough for the noise of the samples.
         """
-        if exact:
-            rate = self.learning_rate or 0.3
-            final_rate, final_shift, max_step, momentum = rate, 1e-7, 0.15, 0.0
-        else:
-            rate = self.learning_rate or 0.3 * math.sqrt(images)
-            of_samples, of_averages = (0.02, 1e-5, 0.1, 0.0), (rate / 20, 1e-4, 0.2, 0.9)
-            final_rate, final_shift, max_step, momentum = of_samples if images == 1 else of_averages
         return replace(
             self,
-            learning_rate=rate,
-            final_learning_rate=self.final_learning_rate or final_rate,
-            final_diagonal_shift=self.final_diagonal_shift or final_shift,
-            max_step=self.max_step or max_step,
-            momentum=momentum if self.momentum is None else self.momentum,
+            learning_rate=self.learning_rate or 0.3,
+            final_learning_rate=self.final_learning_rate or 0.02,
+            final_diagonal_shift=self.final_diagonal_shift or 1e-5,
+            max_step=self.max_step or 0.1,
+            momentum=self.momentum or 0.0,
         )
 
     def objective(self, hamiltonian: Hamiltonian) -> Energy:
         return Energy(hamiltonian)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> "NaturalGradient":
-        return NaturalGradient(self.completed(exact=False), wavefunction)
+        return NaturalGradient(self.completed(), wavefunction)
 
 
 class NaturalGradient:

@@ -1,4 +1,41 @@
-"""Default choices from the size of the problem and the device."""
+"""Every default of nqs: what a run does where nothing else is asked for, each number with what it was measured by.
 
-from nqs.recipes.choices import *  # noqa: F403
-from nqs.runtime.device import checked_device, default_device  # noqa: F401
+`plan` resolves all choices for a Hamiltonian; `nqs.ground_state` carries them out. `VMC` takes its samplers and its
+optimiser from the same functions where it is not given any.
+"""
+
+from nqs.recipes.model import NetworkOptions, network, on_lattice, signs
+from nqs.recipes.optimiser import OptimiserOptions, optimiser
+from nqs.recipes.plan import Plan, Reason, plan
+from nqs.recipes.samplers import evaluation_sampler, evaluations, training_sampler
+from nqs.recipes.sector import symmetrised
+from nqs.recipes.stages import PlannedStage, method, subgroup_of_steps, warm_up
+from nqs.recipes.steps import seconds, steps, steps_within
+from nqs.recipes.threads import threads
+from nqs.runtime.device import checked_device, default_device
+
+__all__ = [
+    "NetworkOptions",
+    "OptimiserOptions",
+    "Plan",
+    "PlannedStage",
+    "Reason",
+    "checked_device",
+    "default_device",
+    "evaluation_sampler",
+    "evaluations",
+    "method",
+    "network",
+    "on_lattice",
+    "optimiser",
+    "plan",
+    "seconds",
+    "signs",
+    "steps",
+    "steps_within",
+    "subgroup_of_steps",
+    "symmetrised",
+    "threads",
+    "training_sampler",
+    "warm_up",
+]

@@ -1,37 +1,56 @@
-"""How many threads a run uses on a CPU."""
+"""Threads of the CPU. Nothing happens at import: entry points of commands and runs call these functions.
 
-import torch
+Idle OpenMP threads spin by default: on a busy machine that makes a step several times slower (measured: 5.1 s against
+1.4 s on two loaded cores). They sleep where OMP_WAIT_POLICY is "passive" before torch is imported, which only the entry
+point of the command line can do. In a process that imported torch before, one thread is the better choice, unless
+OMP_NUM_THREADS or OMP_WAIT_POLICY says otherwise.
+"""
 
-# Entries of the Jacobian of a step from which on all threads pay off. Measured with 4,882 parameters on two cores that
-# shared their time with four other processes: 32 configurations took 0.19 s with one thread and 0.32 s with two, 128
-# took 0.26 to 0.34 s and 0.09 to 0.35 s, 512 0.83 s and 0.33 s (medians of wall times; CPU times grew by a third,
-# by 4 % and by nothing).
-MANY = 2**18
-# Averages over a symmetry spend their time on the images of connected configurations, in chunks that are small for
-# networks with fewer parameters than this: 120 steps of the Ising ring of 20 sites took 130 s with two threads on an
-# idle machine, and 130 to 134 s with one while another such run had the other core.
-FEW = 10_000
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")
 
 
-def use_threads(threads: int | None, jacobian_entries: int | None, *, n_parameters: int, n_images: int = 1) -> int:
-    """Sets the threads of this process, and returns how many.
+def let_idle_threads_sleep() -> None:
+    """For entry points: sets OMP_WAIT_POLICY for this process, unless it is set, or torch is imported already."""
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-    Args:
-        threads: their number, or None: one for small steps, on which a second one mostly waits, else as many as torch
-            has set (one a core, unless OMP_NUM_THREADS says otherwise).
-        jacobian_entries: distinct configurations of a step, at most, times parameters; None: unknown.
-        n_parameters: of the wavefunction.
-        n_images: images of a configuration that an amplitude averages over.
+
+def usable_threads() -> int:
+    """As many as torch has set (one a core, unless OMP_NUM_THREADS says otherwise); one where idle ones would spin."""
+    import torch
+
+    return torch.get_num_threads() if any(name in os.environ for name in VARIABLES) else 1
+
+
+@contextmanager
+def using_threads(number: int) -> Iterator[None]:
+    """So many threads between `with` and its end, afterwards as many as before.
 
     Raises:
         ValueError: less than one thread.
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads={threads}: at least one is needed; leave it out to have it chosen by size.")
-    few_rows = jacobian_entries is not None and jacobian_entries < MANY
-    small_chunks = n_images > 1 and n_parameters < FEW
-    if threads is None and (few_rows or small_chunks):
-        threads = 1
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return torch.get_num_threads()
+    import torch
+
+    checked_threads(number)
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def checked_threads(number: int) -> int:
+    """The number.
+
+    Raises:
+        ValueError: less than one thread.
+    """
+    if number < 1:
+        raise ValueError(f"threads={number}: at least one is needed; leave it out to have it chosen by size.")
+    return number

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from nqs import recipes
 from nqs.archive.archive import FlushPolicy
 from nqs.archive.memory import MemoryArchive
 from nqs.estimators.energy import estimate_energy, infinite_temperature_energy
 from nqs.estimators.local_energy import local_energies
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
-from nqs.optimisation.exact_steps import ExactSteps
-from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, unit_of
+from nqs.recipes.samplers import SHARED_PREFIXES, evaluations
+from nqs.recipes.stages import method
+from nqs.recipes.steps import steps as steps_of
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Progress, Watcher
 from nqs.samplers import ExhaustiveSampler
@@ -69,15 +69,9 @@ class VMC:
         self.wavefunction = wavefunction
         self.of_steps = wavefunction.for_steps()  # may average over fewer images
         self.device = next(wavefunction.parameters()).device
-        self.sampler = sampler or recipes.training_sampler(self.of_steps, self.device)
-        exhaustive = isinstance(self.sampler, ExhaustiveSampler)
-        self.optimiser = optimiser or (ExactSteps() if exhaustive else StochasticReconfiguration())
-        if isinstance(self.optimiser, StochasticReconfiguration):
-            self.optimiser = self.optimiser.completed(exact=exhaustive, images=self.of_steps.n_images)
-        self.evaluation = evaluation or (
-            self.sampler if exhaustive else recipes.evaluation_sampler(wavefunction, self.device)
-        )
-        self.warm_up = warm_up or (recipes.warm_up(self.of_steps, self.device) if sampler is None else None)
+        chosen = method(wavefunction, self.device, sampler=sampler, given=optimiser, evaluation=evaluation)
+        self.sampler, self.optimiser, self.evaluation = chosen.sampler, chosen.optimiser, chosen.evaluation
+        self.warm_up = warm_up or (None if chosen.warm_up is None else WarmUp(**chosen.warm_up._asdict()))
         self.unit = unit_of(hamiltonian) if unit is None else unit
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -102,7 +96,7 @@ class VMC:
     @property
     def default_steps(self) -> int:
         """As many steps as this kind of problem needs."""
-        return recipes.steps(self.of_steps, self.device, exact=isinstance(self.sampler, ExhaustiveSampler))
+        return steps_of(self.of_steps, self.device, exact=isinstance(self.sampler, ExhaustiveSampler))
 
     def run(
         self,
@@ -231,10 +225,10 @@ class VMC:
         if self.evaluation == self.sampler and self.warm_up is None and images == of_steps:
             return row["seconds"]
         limits = [getattr(self.evaluation, name, None) for name in ("n_distinct", "n_samples")]
-        orbits = recipes.evaluations(self.wavefunction) / images
+        orbits = evaluations(self.wavefunction) / images
         wanted = min([orbits, *(limit for limit in limits if limit is not None)]) * images / of_steps
         if images > 1 and isinstance(self.evaluation, ExhaustiveSampler):
-            wanted /= recipes.SHARED_PREFIXES
+            wanted /= SHARED_PREFIXES
         return row["seconds"] * max(1.0, wanted / row["distinct"])
 
     def _evaluate_last_good(

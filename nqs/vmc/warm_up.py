@@ -7,6 +7,7 @@ The sums then start near the end, where they converge in a few steps.
 from dataclasses import dataclass, field
 
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
+from nqs.recipes.optimiser import of_warm_up
 from nqs.samplers import TreeSampler
 
 
@@ -22,16 +23,12 @@ class WarmUp:
 
     share: float
     sampler: TreeSampler
-    optimiser: StochasticReconfiguration = field(
-        default_factory=lambda: StochasticReconfiguration(
-            learning_rate=0.3, final_learning_rate=0.1, final_diagonal_shift=1e-3, max_step=0.1, momentum=0.0
-        )
-    )
+    optimiser: StochasticReconfiguration = field(default_factory=of_warm_up)
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
             raise ValueError(f"share={self.share}: give the share of the steps, above 0 and below 1.")
 
     def steps(self, of: int) -> int:
-        """Steps of the warm-up in a run of so many."""
-        return round(self.share * of)
+        """Steps of the warm-up in a run of so many, of which the last one is never a part of it."""
+        return min(round(self.share * of), of - 1)

@@ -25,25 +25,28 @@ class Resume:
     def __call__(self) -> int:
         from nqs import recipes
         from nqs.archive.archive import Archive
-        from nqs.driver import checked_archive, leave, minutes_left
-        from nqs.recipes.threads import use_threads_for
+        from nqs.cli.options import process_began
+        from nqs.driver import FIGURE_SECONDS, checked_archive, minutes_left, show
         from nqs.runtime.progress import TensorBoard
+        from nqs.runtime.threads import using_threads
         from nqs.vmc.continuation import rebuild, resume
 
+        begin = process_began()
         with clear_errors():
             checked_archive(self.file)
             archive = Archive.open(self.file)
             print(archive.attributes["hamiltonian"])
             built = rebuild(archive.config)
-            use_threads_for(
-                self.threads, built["sampler"], built["model"].build(built["hamiltonian"].hilbert).for_steps()
-            )
-            result = resume(
-                self.file,
-                device=recipes.checked_device(self.device or recipes.default_device()),
-                minutes=minutes_left(self.minutes),
-                flush=self.flush,
-                watch=[] if self.tensorboard is None else [TensorBoard(self.tensorboard)],
-            )
-            leave(result, self.file, built["hamiltonian"].hilbert)
+            hilbert, threads = built["hamiltonian"].hilbert, self.threads
+            if threads is None:
+                threads = recipes.threads(built["sampler"], built["model"].build(hilbert).for_steps())
+            with using_threads(threads):
+                result = resume(
+                    self.file,
+                    device=recipes.checked_device(self.device or recipes.default_device()),
+                    minutes=minutes_left(self.minutes, begin, FIGURE_SECONDS),
+                    flush=self.flush,
+                    watch=[] if self.tensorboard is None else [TensorBoard(self.tensorboard)],
+                )
+            show(result, self.file, hilbert)
             return ExitCode.TIME_LIMIT if result.steps_left else ExitCode.FINISHED

@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> bool:
     module = script_names().get(arguments[0]) if arguments else None
     if module is None:
         return False
-    from nqs.driver import command_line
+    from nqs.cli.options import command_line
 
     name = arguments[0]
     script = importlib.import_module(f"nqs.scripts.{module}")

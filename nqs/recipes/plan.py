@@ -1,0 +1,319 @@
+"""The plan of a run: every choice resolved, with the reason for each."""
+
+import textwrap
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from nqs.models import OnOrbits, ProjectedDeterminant, SlaterDeterminant, TransformerConfig
+from nqs.protocols import (
+    Hamiltonian,
+    OptimiserConfig,
+    ReferencePhase,
+    SamplerConfig,
+    Wavefunction,
+    WavefunctionConfig,
+    lattice_of,
+    unit_of,
+)
+from nqs.recipes.model import NetworkOptions, network, network_of, signs, with_network
+from nqs.recipes.optimiser import OptimiserOptions
+from nqs.recipes.sector import symmetrised
+from nqs.recipes.stages import Method, PlannedStage, method
+from nqs.recipes.steps import seconds_of_step, steps_within
+from nqs.recipes.threads import threads as threads_of
+from nqs.runtime.device import checked_device, default_device
+from nqs.runtime.threads import checked_threads
+from nqs.samplers import ExhaustiveSampler, TreeSampler
+
+PRETRAIN = ("none", "mean-field", "exact")
+COLUMN = 12  # of the names in a printed plan
+
+Pretrain = Literal["none", "mean-field", "exact"]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something was chosen: one line about one subject."""
+
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run is going to do, with nothing left open: the same plan gives the same run.
+
+    It is plain data (`nqs.archive.serialise.to_plain`) where its Hamiltonian and model are.
+
+    Attributes:
+        hamiltonian: of the problem.
+        model: the wavefunction: network, reference signs, symmetry sector.
+        mean_field: the determinant of Hartree-Fock where it gives the signs, before a projection on the sector.
+        stages: of the steps, in their order.
+        evaluation: sampler of the quoted energy.
+        seed: of the samples; the network has one of its own.
+        temperature, annealing: of entropy annealing, in the unit of the energy, and over which fraction of the steps.
+        initial: archive that the parameters start from.
+        pretrain: state that the model is fitted to before the first step.
+        device: "cpu" or "cuda".
+        threads: of the CPU.
+        unit: of the energies.
+        precision: of the network: "float64", "float32" or "mixed".
+        parameters: their number.
+        minutes: time limit that the sizes were chosen for.
+        seconds: estimate for all steps.
+        why: the reasons for what was chosen.
+    """
+
+    hamiltonian: Hamiltonian
+    model: WavefunctionConfig
+    mean_field: SlaterDeterminant | None = None
+    stages: tuple[PlannedStage, ...]
+    evaluation: SamplerConfig
+    seed: int
+    temperature: float = 0.0
+    annealing: float = 0.5
+    initial: str | None = None
+    pretrain: Pretrain = "none"
+    device: str
+    threads: int
+    unit: str
+    precision: str
+    parameters: int
+    minutes: float | None = None
+    seconds: float
+    why: tuple[Reason, ...]
+
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def summary(self) -> str:
+        """One line: what the run is going to do."""
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else ""
+        samples = _samples(self.stages[-1].sampler)
+        return f"{self.steps:,} steps, {samples}, {self.parameters:,} parameters, on {self.device}{threads}"
+
+    def reason(self, subject: str) -> str:
+        """Why something was chosen, "" where nothing was."""
+        return "\n".join(reason.text for reason in self.why if reason.subject == subject)
+
+    def __str__(self) -> str:
+        rows = [("sector", str(self.hamiltonian.hilbert)), *((reason.subject, reason.text) for reason in self.why)]
+        rows.append(("time", f"about {self.seconds:.0f} s for the steps, by an estimate"))
+        lines = [str(self.hamiltonian)]
+        for subject, text in rows:
+            wrapped = textwrap.wrap(" ".join(text.split()), 120 - COLUMN - 2)
+            lines += [f"  {'' if i else subject:<{COLUMN}}{line}" for i, line in enumerate(wrapped)]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def plan(
+    hamiltonian: Hamiltonian,
+    *,
+    model: NetworkOptions | WavefunctionConfig | None = None,
+    reference: Literal["auto", "none"] | ReferencePhase = "auto",
+    symmetry: Literal["auto", "none"] = "auto",
+    distinct: int | None = None,
+    optimiser: OptimiserOptions | OptimiserConfig | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    temperature: float = 0.0,
+    annealing: float = 0.5,
+    initial: str | Path | None = None,
+    pretrain: Pretrain = "none",
+    device: torch.device | str | None = None,
+    threads: int | None = None,
+) -> Plan:
+    """Choose how to find the ground state of a Hamiltonian: what `nqs.ground_state` does, and why, before it is done.
+
+    Args:
+        hamiltonian: the problem, which states the sector.
+        model: wishes for the network, the others are chosen; or a model: one of `TransformerConfig` gets signs and
+            symmetry, one with a reference phase a symmetry, any other is taken as it is.
+        reference: what gives the signs of the ground state: "auto": what is known of them; "none": a phase head learns
+            all; or a reference phase, such as `nqs.models.MarshallSign`.
+        symmetry: "auto": the symmetry sector of the ground state, where that is known and pays off; "none".
+        distinct: distinct configurations of each step, without a symmetry; by default chosen from the sector.
+        optimiser: wishes for the natural gradient, the others are chosen; or an optimiser.
+        steps: optimisation steps in all.
+        minutes: time for all; a shorter run or a narrower network is chosen if the usual one would take longer, by an
+            estimate.
+        seed: of the samples.
+        temperature: of entropy annealing at the start, in the unit of the energy; 0 for none.
+        annealing: fraction of the steps over which the temperature falls to zero.
+        initial: archive of another run that the parameters start from: other couplings, or another lattice.
+        pretrain: state that the model is fitted to before the first step: the determinant that gives its signs
+            ("mean-field"), or the exact ground state ("exact").
+        device: "cpu" or "cuda"; by default a GPU where there is one.
+        threads: of the CPU; by default one for small steps, else one a core.
+
+    Raises:
+        ValueError: an unknown device, a phase that is not known exactly (phase="zero"), or another impossible choice.
+
+    >>> from nqs.hamiltonians import Heisenberg
+    >>> from nqs.lattice import chain
+    >>> chosen = plan(Heisenberg(chain(8), total_sz=0), device="cpu", threads=1)
+    >>> print(chosen)
+    Heisenberg, H = 1 sum_<ij> S_i.S_j, S = sigma/2, chain(8, periodic), total Sz = 0
+      sector      8 sites x 2 local states, 2 Sz = 0, dimension 70
+      signs       Marshall's rule gives the exact signs
+      symmetry    32 symmetries, all even (sector of the reference phase)
+      network     width 32, 2 layers, dot-product attention, mixed, 17,570 parameters
+      steps       80 steps, every configuration in each
+      evaluation  every configuration
+      time        about 12 s for the steps, by an estimate
+    """
+    if pretrain not in PRETRAIN:
+        raise ValueError(f"pretrain={pretrain!r}: choose among {', '.join(map(repr, PRETRAIN))}.")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps={steps}: at least one step must be made.")
+    on = checked_device(str(default_device() if device is None else device))
+    unit = unit_of(hamiltonian)
+    config, mean_field, why = _model(
+        hamiltonian, model, reference, symmetry if distinct is None else "none", on, minutes, unit
+    )
+    if pretrain == "mean-field":
+        _check_determinant(config)
+    wavefunction = config.build(hamiltonian.hilbert, on)
+    of_steps = wavefunction.for_steps()
+    sampler = None if distinct is None else TreeSampler(n_distinct=distinct)
+    chosen = method(wavefunction, on, sampler=sampler, given=optimiser)
+    fitting, wanted = steps_within(minutes, of_steps, chosen.sampler, on)
+    why.append(_network_reason(config, wavefunction))
+    text = f"{steps or fitting:,} steps, {_samples(chosen.sampler)}"
+    if steps is None and fitting < wanted:
+        text = f"{fitting} steps instead of {wanted}, as far as can be told what fits into --minutes {minutes:g}"
+    why.append(Reason("steps", text))
+    stages = _stages(chosen, steps or fitting)
+    if len(stages) > 1:
+        first = stages[0]
+        why.append(Reason("warm-up", f"the first {first.steps} steps from {_samples(first.sampler)}: sums take long"))
+    why.append(Reason("evaluation", _samples(chosen.evaluation).removesuffix(" in each")))
+    return Plan(
+        hamiltonian=hamiltonian,
+        model=config,
+        mean_field=mean_field,
+        stages=stages,
+        evaluation=chosen.evaluation,
+        seed=seed,
+        temperature=temperature,
+        annealing=annealing,
+        initial=None if initial is None else str(initial),
+        pretrain=pretrain,
+        device=str(on),
+        threads=threads_of(chosen.sampler, of_steps) if threads is None else checked_threads(threads),
+        unit=unit,
+        precision=_precision(config, wavefunction),
+        parameters=wavefunction.n_parameters,
+        minutes=minutes,
+        seconds=sum(stage.steps * seconds_of_step(of_steps, stage.sampler, on) for stage in stages),
+        why=tuple(why),
+    )
+
+
+def _model(
+    hamiltonian: Hamiltonian,
+    model: NetworkOptions | WavefunctionConfig | None,
+    reference: Literal["auto", "none"] | ReferencePhase,
+    symmetry: Literal["auto", "none"],
+    device: torch.device,
+    minutes: float | None,
+    unit: str,
+) -> tuple[WavefunctionConfig, SlaterDeterminant | None, list[Reason]]:
+    """The wavefunction with everything chosen, the mean field that gives its signs, and the reasons."""
+    if symmetry not in ("auto", "none"):
+        raise ValueError(f"symmetry={symmetry!r}: choose 'auto' or 'none'.")
+    base = model
+    if isinstance(base, TransformerConfig) and base.reference is not None and reference == "auto":
+        reference = base.reference
+    if base is not None and not isinstance(base, (NetworkOptions, TransformerConfig)):
+        assert model is not None
+        return model, None, [Reason("model", f"{type(model).__name__}, as it was given")]  # type: ignore[return-value]
+    wishes = _wishes(base)
+    known = signs(hamiltonian, reference, wishes.phase, unit=unit)
+    why = [Reason("signs", known.why)]
+    hilbert = hamiltonian.hilbert
+    # Sizes follow when the number of orbits is known.
+    config: Any = TransformerConfig(phase=known.phase, reference=known.reference)
+    if symmetry == "auto":
+        config, text = symmetrised(config, hamiltonian, device)
+        why.append(Reason("symmetry", text))
+    on_orbits = isinstance(config, OnOrbits)
+    chosen = network(
+        wishes,
+        known.phase,
+        config.symmetry.number_of_orbits(hilbert, device) if on_orbits else hilbert.dimension,
+        hilbert,
+        device,
+        minutes,
+        lattice=lattice_of(hamiltonian),
+        averaged=hasattr(config, "symmetry") and not on_orbits,
+    )
+    if isinstance(base, TransformerConfig) and base.displacements is not None:
+        chosen = replace(chosen, displacements=base.displacements)
+    found = known.reference if reference == "auto" and isinstance(known.reference, SlaterDeterminant) else None
+    return with_network(config, chosen), found, why
+
+
+def _wishes(base: NetworkOptions | TransformerConfig | None) -> NetworkOptions:
+    if isinstance(base, NetworkOptions):
+        return base
+    if base is None:
+        return NetworkOptions()
+    return NetworkOptions(**{field.name: getattr(base, field.name) for field in fields(NetworkOptions)})
+
+
+def _stages(chosen: Method, steps: int) -> tuple[PlannedStage, ...]:
+    warm = 0 if chosen.warm_up is None else chosen.warm_up.steps(steps)
+    main = PlannedStage(
+        name="main",
+        sampler=chosen.sampler,
+        optimiser=chosen.optimiser,
+        steps=steps - warm,
+        subgroup=chosen.images,
+    )
+    if chosen.warm_up is None or not warm:
+        return (main,)
+    sampler, optimiser = chosen.warm_up.sampler, chosen.warm_up.optimiser
+    return (replace(main, name="warm-up", sampler=sampler, optimiser=optimiser, steps=warm), main)
+
+
+def _network_reason(config: WavefunctionConfig, wavefunction: Wavefunction) -> Reason:
+    inner = network_of(config)
+    if not isinstance(inner, TransformerConfig):
+        return Reason("network", f"{type(inner).__name__}, {wavefunction.n_parameters:,} parameters")
+    size = f"width {inner.width}, {inner.layers} layer{'s' * (inner.layers > 1)}, {inner.attention} attention"
+    return Reason("network", f"{size}, {inner.dtype}, {wavefunction.n_parameters:,} parameters")
+
+
+def _precision(config: WavefunctionConfig, wavefunction: Wavefunction) -> str:
+    inner = network_of(config)
+    parameter = next(wavefunction.parameters())
+    return getattr(inner, "dtype", None) or str(parameter.dtype).removeprefix("torch.")
+
+
+def _samples(sampler: SamplerConfig) -> str:
+    if isinstance(sampler, ExhaustiveSampler):
+        return "every configuration in each"
+    if isinstance(sampler, TreeSampler) and sampler.n_distinct is not None:
+        return f"about {sampler.n_distinct:,} distinct configurations in each"
+    return str(sampler)
+
+
+def _check_determinant(model: WavefunctionConfig) -> None:
+    reference = getattr(network_of(model), "reference", None)
+    if not isinstance(reference, (SlaterDeterminant, ProjectedDeterminant)):
+        found = "no reference" if reference is None else f"the reference {type(reference).__name__}"
+        raise ValueError(
+            f"--pretrain mean-field fits to the determinant that gives the model its signs, but this one has {found}: "
+            "only fermions with signs have a determinant; choose exact or none."
+        )

@@ -1,0 +1,80 @@
+"""How many steps, and how long they take: estimates that a time limit is compared with.
+
+Times are estimated and not measured, so that a repeated command chooses the same run and continues it. Dictionaries
+hold one number for a CPU (two cores) and one for a GPU (an H200).
+"""
+
+import torch
+
+from nqs.protocols import SamplerConfig, Wavefunction
+from nqs.recipes.samplers import DISTINCT, evaluations
+from nqs.samplers import ExhaustiveSampler
+
+STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT in nqs.recipes.samplers)
+# Sums over the whole sector converge geometrically: eight bosons on a ring end at 3.4e-13 after 80 steps, the 2x4
+# Hubbard lattice (U = 8) at 3.4e-9 on a CPU and 2.0e-9 on a GPU. More slowly where there are fewer parameters than
+# amplitudes and phases to find.
+EXACT_STEPS, SLOW_STEPS = {"cpu": 80, "cuda": 150}, 400
+# Sums of at least so many terms begin with a warm-up (nqs.recipes.stages) and have a number of steps of their own,
+# because each takes long; twice as many where a phase is learned, without a warm-up: the 4x4 Hubbard lattice with 4 + 4
+# electrons ended at 1.1e-3 after 202 steps with, and at 4.1e-4 after 300 steps without one.
+LONG_SUM = {"cpu": 600, "cuda": 4_000}
+LONG_SUM_STEPS = {"cpu": 76, "cuda": 150}
+# Averages over a symmetry: the Ising ring of 20 sites ends at 1.7e-6 after 120 steps (105 s on a CPU), the 6x6
+# Heisenberg lattice at 2.6e-5 after 600 steps (330 s on a GPU).
+AVERAGED_STEPS = {"cpu": 120, "cuda": 600}
+
+# Operations in a second, and seconds of a step besides them, of small networks.
+RATE, OVERHEAD = {"cpu": 5e10, "cuda": 4e13}, {"cpu": 0.15, "cuda": 0.2}
+# Cost of a step of an average, with all connected configurations, in units of one that evaluates the images of the
+# samples alone.
+AVERAGED_COST = {"cpu": 12, "cuda": 40}
+# Share of a time limit that steps may take by the estimate, the rest is for exact diagonalisation and the evaluation;
+# and steps that are always made: fewer say nothing.
+SHARE_OF_TIME, LEAST_STEPS = 0.8, 20
+
+
+def steps(wavefunction: Wavefunction, device: torch.device | str, *, exact: bool) -> int:
+    """Optimisation steps of a run, warm-up included; `exact` where steps sum over the whole sector."""
+    kind = torch.device(device).type
+    if not exact:
+        return (STEPS if wavefunction.n_images == 1 else AVERAGED_STEPS)[kind]
+    terms = evaluations(wavefunction)
+    if wavefunction.has_phase and wavefunction.n_parameters < 2 * terms:
+        return SLOW_STEPS
+    if terms < LONG_SUM[kind]:
+        return EXACT_STEPS[kind]
+    return LONG_SUM_STEPS[kind] * (2 if wavefunction.has_phase else 1)
+
+
+def seconds(terms: int, rows: int, parameters: int, n_sites: int, device: torch.device | str) -> float:
+    """Estimate for one step: the matrix of the natural gradient and its factor, and the rows they are made from.
+
+    Args:
+        terms: distinct configurations, or orbits.
+        rows: of the Jacobian, twice as many where a phase is learned.
+    """
+    kind, small = torch.device(device).type, min(rows, parameters)
+    operations = rows * parameters * small + small**3 / 3 + 6 * terms * n_sites * parameters
+    return OVERHEAD[kind] + operations / RATE[kind]
+
+
+def seconds_of_step(wavefunction: Wavefunction, sampler: SamplerConfig, device: torch.device | str) -> float:
+    """Estimate for one step with a sampler."""
+    exact = isinstance(sampler, ExhaustiveSampler)
+    terms = evaluations(wavefunction) if exact else getattr(sampler, "n_distinct", None) or DISTINCT["cpu"]
+    rows = (2 if wavefunction.has_phase else 1) * terms
+    if wavefunction.n_images > 1 and not exact:
+        terms *= AVERAGED_COST[torch.device(device).type] * wavefunction.n_images
+    return seconds(terms, rows, wavefunction.n_parameters, wavefunction.hilbert.n_sites, device)
+
+
+def steps_within(
+    minutes: float | None, wavefunction: Wavefunction, sampler: SamplerConfig, device: torch.device | str
+) -> tuple[int, int]:
+    """Steps that fit into the time, and those that would be made without a limit."""
+    wanted = steps(wavefunction, device, exact=isinstance(sampler, ExhaustiveSampler))
+    if minutes is None:
+        return wanted, wanted
+    fitting = int(SHARE_OF_TIME * 60 * minutes / seconds_of_step(wavefunction, sampler, device))
+    return max(min(wanted, LEAST_STEPS), min(wanted, fitting)), wanted
