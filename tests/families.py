@@ -19,7 +19,7 @@ from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Isin
 from nqs.hilbert import bosons
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
 
-from readme import example
+import readme
 
 Recipe = Callable[[], Any]
 
@@ -266,7 +266,7 @@ def fermions_in_netket(h: FermiHubbard | TV | TJ) -> list[Any]:
     return [nk.operator.FermionOperator2ndNumba(space, products, weights, dtype=complex)]
 
 
-# ---- the example of README --------------------------------------------------------------------------
+# ---- the example of docs/adding_hamiltonian.md ----------------------------------------------------------
 
 
 @st.composite
@@ -274,7 +274,7 @@ def dipolar_bosons(draw: st.DrawFn) -> Recipe:
     lattice = draw(st.sampled_from(LATTICES))
     numbers = [n for n in range(lattice.n_sites + 1) if math.comb(lattice.n_sites, n) <= LARGEST]
     t = draw(COUPLINGS.filter(bool))
-    return functools.partial(example().DipolarBosons, lattice, draw(st.sampled_from(numbers)), draw(COUPLINGS), t)
+    return functools.partial(readme.dipolar_bosons().DipolarBosons, lattice, draw(st.sampled_from(numbers)), draw(COUPLINGS), t)
 
 
 def dipolar_bosons_in_netket(h: Any) -> list[Any]:

@@ -883,15 +883,15 @@ def test_two_readers_do_not_share_their_changes(archive: Archive) -> None:
     assert (first.step, second.step, archive.step, Archive.open(archive.path).step) == (1, 0, 0, 0)
 
 
-# ---------------------------------------------------------------------------------------------------- README
+# ----------------------------------------------------------------------------------------------- docs/archives.md
 
-README = (Path(__file__).parents[1] / "README.md").read_text().split("## Archives")[1].split("\n## ")[0]
+PAGE = (Path(__file__).parents[1] / "docs" / "archives.md").read_text()
 
 
-def test_readme_reads_an_archive_with_h5py_alone(
+def test_page_reads_an_archive_with_h5py_alone(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert set(re.findall(r"^import (\S+)", program, re.MULTILINE)) == {"h5py", "hashlib", "json"}
     assert "from " not in program
     shutil.copy(finished, tmp_path / "bh6.h5")
@@ -910,9 +910,10 @@ def test_readme_reads_an_archive_with_h5py_alone(
         exec(program, {})
 
 
-def test_readme_names_all_that_an_archive_holds(finished: Path) -> None:
+def test_page_names_all_that_an_archive_holds(finished: Path) -> None:
     documented = {}
-    for line in re.findall(r"^\| (.+) \| (.+) \|$", README, re.MULTILINE):
+    table = PAGE.split("## Format")[1].split("\n## ")[0]
+    for line in re.findall(r"^\| (.+) \| (.+) \|$", table, re.MULTILINE):
         place, what = line
         documented[place.replace("attributes of ", "").strip("`")] = set(re.findall(r"`(\w+)", what))
     with h5py.File(finished) as file:

@@ -60,7 +60,7 @@ CONTRACT = {
     "FermiHubbard": Family(fermions(FermiHubbard), fermions_in_netket),
     "TV": Family(fermions(TV), fermions_in_netket),
     "TJ": Family(fermions(TJ), fermions_in_netket, projected=True),
-    "DipolarBosons": Family(dipolar_bosons(), dipolar_bosons_in_netket),  # of README
+    "DipolarBosons": Family(dipolar_bosons(), dipolar_bosons_in_netket),  # of docs/adding_hamiltonian.md
     "NetKetOperator": Family(netket_operators(), as_it_was_in_netket),
 }
 
