@@ -74,13 +74,12 @@ def ground_state(
 ) -> Result:
     """Find the ground state of a Hamiltonian by variational Monte Carlo with an autoregressive transformer.
 
-    What is left open is chosen by `nqs.recipes.plan`, which also shows it without running it. A repeated call with the
-    same archive continues the run where it stopped, or shows its result.
+    What is left open is chosen by `nqs.recipes.plan`, which also shows it without running it, and which explains the
+    arguments that are not listed here. A repeated call with the same archive continues the run where it stopped, or
+    shows its result.
 
     Args:
         hamiltonian: the problem, which states the sector.
-        model, reference, symmetry, distinct, optimiser, steps, seed, temperature, annealing, initial, pretrain, device,
-            threads: as in `nqs.recipes.plan`.
         minutes: time for all: exact diagonalisation, steps, evaluation and figure. A shorter run or a narrower network
             is chosen if the usual one would take longer, by an estimate, and the steps end early enough.
         exact: exact ground state or its energy, to show relative errors against; "auto": found first, up to the

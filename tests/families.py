@@ -274,7 +274,8 @@ def dipolar_bosons(draw: st.DrawFn) -> Recipe:
     lattice = draw(st.sampled_from(LATTICES))
     numbers = [n for n in range(lattice.n_sites + 1) if math.comb(lattice.n_sites, n) <= LARGEST]
     t = draw(COUPLINGS.filter(bool))
-    return functools.partial(readme.dipolar_bosons().DipolarBosons, lattice, draw(st.sampled_from(numbers)), draw(COUPLINGS), t)
+    n_particles, V = draw(st.sampled_from(numbers)), draw(COUPLINGS)
+    return functools.partial(readme.dipolar_bosons().DipolarBosons, lattice, n_particles, V, t)
 
 
 def dipolar_bosons_in_netket(h: Any) -> list[Any]:

@@ -7,14 +7,28 @@ import importlib.util
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import tyro
 
-from readme import PAGES, ROOT, assert_same_output, assert_same_words, commands, output_of, page_blocks
+from nqs.cli.commands.run import script_names
+
+from readme import (
+    PAGES,
+    README,
+    ROOT,
+    assert_same_output,
+    assert_same_words,
+    blocks,
+    commands,
+    output_of,
+    page_blocks,
+)
 
 FOLDERS = {"nqs": "nqs", "hamiltonians": "nqs.hamiltonians", "models": "nqs.models", "samplers": "nqs.samplers"}
 
@@ -83,6 +97,29 @@ def test_commands_print_what_is_shown(tmp_path: Path) -> None:
         compare(output_of(line, tmp_path), output)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "file", [README, *(PAGES / f"{name}.md" for name in ("accuracy", "cli", "pretraining", "speed"))]
+)
+def test_options_of_documented_commands_exist(file: Path) -> None:
+    """Of every line of a shell, and of every table with commands, as far as they are runs of a script."""
+    names = script_names()
+    lines = [line for block in blocks(file, "sh") for line in block.splitlines()]
+    for row in re.findall(r"^\| .*$", file.read_text(), re.MULTILINE):
+        lines += re.findall(r"`([^`]+)`", row)
+    found = 0
+    for line in lines:
+        words = shlex.split(line.removeprefix("nqs run ").removeprefix("python scripts/").replace(".py", "", 1))
+        script = words[0].replace("_", "-") if words else ""
+        if file.stem == "speed" and script.startswith("--"):
+            script, words = "benchmark", ["benchmark", *words]
+        if script in names and "…" not in line:
+            module = importlib.import_module(f"nqs.scripts.{names[script]}")
+            tyro.cli(module.Config, args=[word for word in words[1:] if word not in ("--config", "run.toml")])
+            found += 1
+    assert found >= 4
+
+
 def test_an_added_hamiltonian_is_short() -> None:
     assert len(page_blocks("adding_hamiltonian.md", "python")[0].splitlines()) <= 50
 
@@ -118,7 +155,12 @@ def test_every_page_is_listed_and_links_lead_to_pages() -> None:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text):
             assert link.startswith("api/") or (PAGES / link).is_file(), (page.name, link)
         for link in re.findall(r"\{doc\}`(?:[^`<]*<)?([\w./]+)>?`", text):
-            assert link.startswith("api/nqs") or (PAGES / f"{link}.md").is_file(), (page.name, link)
+            if link.startswith("api/nqs"):  # a page for every module, none for a package
+                module = importlib.util.find_spec(link.removeprefix("api/"))
+                assert module is not None, (page.name, link)
+                assert module.submodule_search_locations is None, (page.name, link)
+            else:
+                assert (PAGES / f"{link}.md").is_file(), (page.name, link)
 
 
 def test_pages_include_sections_that_exist() -> None:
