@@ -94,11 +94,16 @@ def assert_same_words(found: str, shown: str) -> None:
 
 
 def lines_of(text: str) -> list[str]:
-    lines = []
+    """Without what depends on the machine, which includes the last column of a table if that is headed "seconds"."""
+    lines, timed = [], False
     for line in text.strip().splitlines():
         for pattern, instead in MACHINE:
             line = pattern.sub(instead, line)
-        lines.append(" ".join(line.split()))
+        words = line.split()
+        if timed and words:
+            words[-1] = "#"
+        timed = timed or words[-1:] == ["seconds"]
+        lines.append(" ".join(words))
     return lines
 
 
