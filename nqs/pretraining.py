@@ -49,16 +49,14 @@ from nqs.protocols import (
     SamplerConfig,
     Wavefunction,
 )
-from nqs.recipes.optimiser import optimiser as completed
-from nqs.recipes.samplers import training_sampler
+from nqs.recipes.optimiser import fit_optimiser
+from nqs.recipes.samplers import is_exhaustive, training_sampler
 from nqs.runtime.memory import max_chunk_rows
 from nqs.runtime.progress import Progress
-from nqs.samplers import ExhaustiveSampler
 from nqs.samples import LocalEnergies, Samples, distinct, split_counts
 from nqs.symmetry.group import Symmetry
 from nqs.vmc.guard import Guard, NonFiniteError
-from nqs.vmc.stages import RunningStage
-from nqs.vmc.steps import make_step
+from nqs.vmc.steps import RunningStage, make_step
 
 FitObjective = Literal["forward", "reverse", "infidelity"]
 OBJECTIVES = ("forward", "reverse", "infidelity")
@@ -244,13 +242,13 @@ def fit(
     _check(wavefunction, target, objective, steps, phase_weight)
     device = next(wavefunction.parameters()).device
     sampler = sampler or training_sampler(wavefunction, device)
-    exact = isinstance(sampler, ExhaustiveSampler)
+    optimiser = optimiser or fit_optimiser(objective, exact=is_exhaustive(sampler))
     aim = Divergence(target, objective, phase_weight)
     running = RunningStage(
         wavefunction,
         Mixture(wavefunction, target, sampler),
         aim,
-        FitOptimiser(optimiser or default_optimiser(objective, exact=exact), exact, objective),
+        FitOptimiser(optimiser, objective),
     )
     guard = Guard(wavefunction.parameters())
     generator = generator or torch.Generator(device).manual_seed(0)
@@ -325,8 +323,8 @@ class FitOptimiser:
     """An optimiser as these objectives need it: they have no stiff diagonal, and local values of the reverse divergence
     are logarithms already."""
 
-    def __init__(self, config: OptimiserConfig, exact: bool, kind: FitObjective) -> None:
-        self.config, self.exact, self.kind = config, exact, kind
+    def __init__(self, config: OptimiserConfig, kind: FitObjective) -> None:
+        self.config, self.kind = config, kind
 
     def objective(self, hamiltonian: Hamiltonian) -> Objective:
         return self.config.objective(hamiltonian)
@@ -334,22 +332,7 @@ class FitOptimiser:
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Optimiser:
         if not isinstance(self.config, StochasticReconfiguration):
             return self.config.build(wavefunction, objective)
-        config = completed(self.config, exact=self.exact)
-        assert isinstance(config, StochasticReconfiguration)
-        return NaturalGradient(config, wavefunction, implicit=False, logarithmic=self.kind != "reverse")
-
-
-def default_optimiser(objective: FitObjective, *, exact: bool) -> StochasticReconfiguration:
-    """Natural gradient in which a step of rate 1/2 would reach the target, if the model could follow.
-
-    Args:
-        exact: without sampling noise.
-    """
-    return StochasticReconfiguration(
-        learning_rate=1.0 if objective == "infidelity" else 0.5,
-        final_learning_rate=None if exact else 0.05,
-        max_step=0.3,
-    )
+        return NaturalGradient(self.config, wavefunction, implicit=False, logarithmic=self.kind != "reverse")
 
 
 class Comparison(NamedTuple):

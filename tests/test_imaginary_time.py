@@ -9,17 +9,18 @@ import torch
 from scipy.linalg import expm
 from torch.nn.utils import parameters_to_vector
 
-from nqs import VMC, exact
+from nqs import VMC, exact, recipes
 from nqs.estimators.local_energy import local_energies
 from nqs.exact import SectorMatrix
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
 from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig
 from nqs.optimisation import ExactSteps, StochasticReconfiguration
-from nqs.optimisation.exact_steps import SectorEnergy, exact_steps, normalised_amplitudes
+from nqs.optimisation.exact_steps import SectorEnergy, normalised_amplitudes
 from nqs.optimisation.imaginary_time import evolved
 from nqs.optimisation.targets import gain_ratio, log_of_one_plus
 from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.recipes import OptimiserOptions
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.symmetry import symmetries_of, translations
@@ -199,12 +200,12 @@ def test_exact_steps_say_what_they_need() -> None:
         ExactSteps().build(psi, RING).objective.local(psi, few)
     with pytest.raises(ValueError, match="time=0: it must be a positive number"):
         ExactSteps(time=0)
-    given = StochasticReconfiguration(learning_rate=0.5, max_step=0.3, memory=1.0)
-    assert exact_steps(given) == ExactSteps(time=0.5, max_step=0.3, memory=1.0)
-    assert exact_steps(StochasticReconfiguration()) == ExactSteps()
+    given = OptimiserOptions(learning_rate=0.5, max_step=0.3, memory=1.0)
+    assert recipes.optimiser(given, exact=True) == ExactSteps(time=0.5, max_step=0.3, memory=1.0)
+    assert recipes.optimiser(exact=True) == ExactSteps()
     for option in ({"momentum": 0.5}, {"final_learning_rate": 0.1}):
         with pytest.raises(ValueError, match=f"{next(iter(option))}=0.*whole sector"):
-            exact_steps(StochasticReconfiguration(**option))
+            recipes.optimiser(OptimiserOptions(**option), exact=True)
 
 
 def test_near_their_end_exact_sums_may_only_go_down() -> None:

@@ -101,30 +101,6 @@ class ExactSteps:
         )
 
 
-def exact_steps(options: StochasticReconfiguration) -> ExactSteps:
-    """Exact steps with the options of stochastic reconfiguration that were given.
-
-    Raises:
-        ValueError: an option is given that exact steps do not have.
-    """
-    default = ExactSteps()
-    if options.momentum:
-        raise ValueError(f"momentum={options.momentum:g}: sums over the whole sector have no use for it; leave it out.")
-    if options.final_learning_rate not in (None, options.learning_rate or default.time):
-        raise ValueError(
-            f"final_learning_rate={options.final_learning_rate:g}: the time of exact steps, which sum over the whole "
-            "sector, is the same in every step; leave it out."
-        )
-    return ExactSteps(
-        time=options.learning_rate or default.time,
-        diagonal_shift=options.diagonal_shift,
-        final_diagonal_shift=options.final_diagonal_shift or default.final_diagonal_shift,
-        max_step=options.max_step or default.max_step,
-        precision=options.precision,
-        memory=options.memory,
-    )
-
-
 class SectorEnergy:
     """Local energies of exhaustive sums by one product with the matrix of the sector, which is built once."""
 

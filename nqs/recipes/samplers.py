@@ -24,6 +24,11 @@ EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**19}
 SHARED_PREFIXES = 16
 
 
+def is_exhaustive(sampler: SamplerConfig) -> bool:
+    """Every draw sums over the whole sector, without sampling noise."""
+    return isinstance(sampler, ExhaustiveSampler)
+
+
 def evaluations(wavefunction: Wavefunction) -> int:
     """Network evaluations for a sum over the whole sector."""
     return wavefunction.sampled.hilbert.dimension

@@ -7,7 +7,7 @@ hold one number for a CPU (two cores) and one for a GPU (an H200).
 import torch
 
 from nqs.protocols import SamplerConfig, Wavefunction
-from nqs.recipes.samplers import DISTINCT, evaluations
+from nqs.recipes.samplers import DISTINCT, SHARED_PREFIXES, evaluations
 from nqs.samplers import ExhaustiveSampler
 
 STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT in nqs.recipes.samplers)
@@ -78,3 +78,21 @@ def steps_within(
         return wanted, wanted
     fitting = int(SHARE_OF_TIME * 60 * minutes / seconds_of_step(wavefunction, sampler, device))
     return max(min(wanted, LEAST_STEPS), min(wanted, fitting)), wanted
+
+
+def evaluation_seconds(
+    wavefunction: Wavefunction, of_steps: Wavefunction, evaluation: SamplerConfig, distinct: float, seconds: float
+) -> float:
+    """Upper estimate of the time for the final evaluation, from a sampled step: without gradients it costs less.
+
+    Args:
+        wavefunction, of_steps: what is evaluated, and its average over fewer images that steps are made with.
+        distinct, seconds: distinct configurations and wall time of a step.
+    """
+    n_images = wavefunction.n_images
+    limits = [getattr(evaluation, name, None) for name in ("n_distinct", "n_samples")]
+    orbits = evaluations(wavefunction) / n_images
+    wanted = min([orbits, *(limit for limit in limits if limit is not None)]) * n_images / of_steps.n_images
+    if n_images > 1 and isinstance(evaluation, ExhaustiveSampler):
+        wanted /= SHARED_PREFIXES
+    return seconds * max(1.0, wanted / distinct)

@@ -14,8 +14,6 @@ from nqs.exact.diagonalisation import ExactGroundState
 from nqs.runtime.progress import Watcher
 from nqs.vmc.loop import VMC
 from nqs.vmc.result import Result
-from nqs.vmc.stages import RunConfig
-from nqs.vmc.warm_up import WarmUp
 
 
 def resume(
@@ -81,7 +79,7 @@ def rebuild(
         ArchiveError: a part is missing, or its values do not fit.
         ValueError: a class that nqs does not know.
     """
-    known = known_types() | {"RunConfig": RunConfig, "WarmUp": WarmUp} | dict(types or {})
+    known = known_types() | dict(types or {})
     parts: tuple[str, ...] = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run")
     missing = [name for name in (*parts, "unit") if name not in config]
     if missing:

@@ -14,20 +14,18 @@ from nqs.estimators.energy import estimate_energy, infinite_temperature_energy
 from nqs.estimators.local_energy import local_energies
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
+from nqs.optimisation.stages import RunConfig, Stage, WarmUp, stages
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, unit_of
-from nqs.recipes.samplers import SHARED_PREFIXES, evaluations
+from nqs.recipes.optimiser import OptimiserOptions
 from nqs.recipes.stages import method
-from nqs.recipes.steps import steps as steps_of
+from nqs.recipes.steps import evaluation_seconds
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Progress, Watcher
-from nqs.samplers import ExhaustiveSampler
 from nqs.symmetry.of_hamiltonian import refuse_lower_symmetry
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
 from nqs.vmc.record import keep_exact, keep_step, open_archive, restore, row_of, status
 from nqs.vmc.result import Result
-from nqs.vmc.stages import RunConfig, stages
-from nqs.vmc.steps import make_step
-from nqs.vmc.warm_up import WarmUp
+from nqs.vmc.steps import RunningStage, make_step
 
 
 class VMC:
@@ -52,7 +50,7 @@ class VMC:
         hamiltonian: Hamiltonian,
         wavefunction: Wavefunction,
         sampler: SamplerConfig | None = None,
-        optimiser: OptimiserConfig | None = None,
+        optimiser: OptimiserConfig | OptimiserOptions | None = None,
         evaluation: SamplerConfig | None = None,
         *,
         warm_up: WarmUp | None = None,
@@ -71,7 +69,7 @@ class VMC:
         self.device = next(wavefunction.parameters()).device
         chosen = method(wavefunction, self.device, sampler=sampler, given=optimiser, evaluation=evaluation)
         self.sampler, self.optimiser, self.evaluation = chosen.sampler, chosen.optimiser, chosen.evaluation
-        self.warm_up = warm_up or (None if chosen.warm_up is None else WarmUp(**chosen.warm_up._asdict()))
+        self.warm_up, self.default_steps = warm_up or chosen.warm_up, chosen.steps
         self.unit = unit_of(hamiltonian) if unit is None else unit
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -92,11 +90,6 @@ class VMC:
             "initial": initial,
         }
         return {name: part for name, part in parts.items() if part is not None}
-
-    @property
-    def default_steps(self) -> int:
-        """As many steps as this kind of problem needs."""
-        return steps_of(self.of_steps, self.device, exact=isinstance(self.sampler, ExhaustiveSampler))
 
     def run(
         self,
@@ -164,7 +157,7 @@ class VMC:
         assert run.steps is not None
         guard = Guard(self.wavefunction.parameters())
         generator = torch.Generator(self.device).manual_seed(run.seed)
-        plan = list(stages(run, self.sampler, self.optimiser, self.warm_up))
+        plan = stages(run, self.sampler, self.optimiser, self.warm_up)
         with ExitStack() as stack:
             interruption = stack.enter_context(Interruption())  # first: the last flush is under its protection too
             for watcher in watchers:
@@ -174,7 +167,7 @@ class VMC:
             )
             record = stack.enter_context(opened)
             stage = next(stage for stage in plan if max(0, record.step - 1) in stage)
-            running = stage.start(self.hamiltonian, self.of_steps)
+            running = self._started(stage)
             restore(record, self.wavefunction, running, guard, generator)
             exact_energy = keep_exact(record, exact)
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
@@ -184,7 +177,7 @@ class VMC:
                 begin = time.perf_counter()
                 if step not in stage:
                     stage = next(stage for stage in plan if step in stage)
-                    running = stage.start(self.hamiltonian, self.of_steps)
+                    running = self._started(stage)
                     guard.new_stage()
                 temperature = run.temperature_at(step / run.steps)
                 try:
@@ -219,17 +212,16 @@ class VMC:
                 steps_left=run.steps - record.step,
             )
 
-    def _evaluation_seconds(self, row: dict[str, float]) -> float:
-        """Upper estimate of the time for the final evaluation, from a step: configurations cost less than there."""
-        images, of_steps = self.wavefunction.n_images, self.of_steps.n_images
-        if self.evaluation == self.sampler and self.warm_up is None and images == of_steps:
+    def _started(self, stage: Stage) -> RunningStage:
+        objective = stage.optimiser.objective(self.hamiltonian)
+        return RunningStage(self.of_steps, stage.sampler.build(self.of_steps), objective, stage.optimiser)
+
+    def _evaluation_seconds(self, row: Mapping[str, float]) -> float:
+        """Upper estimate of the time for the final evaluation, from a row of the history."""
+        same = self.evaluation == self.sampler and self.wavefunction.n_images == self.of_steps.n_images
+        if same and self.warm_up is None:
             return row["seconds"]
-        limits = [getattr(self.evaluation, name, None) for name in ("n_distinct", "n_samples")]
-        orbits = evaluations(self.wavefunction) / images
-        wanted = min([orbits, *(limit for limit in limits if limit is not None)]) * images / of_steps
-        if images > 1 and isinstance(self.evaluation, ExhaustiveSampler):
-            wanted /= SHARED_PREFIXES
-        return row["seconds"] * max(1.0, wanted / row["distinct"])
+        return evaluation_seconds(self.wavefunction, self.of_steps, self.evaluation, row["distinct"], row["seconds"])
 
     def _evaluate_last_good(
         self,

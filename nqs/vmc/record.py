@@ -16,8 +16,7 @@ from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.protocols import Wavefunction
 from nqs.vmc.guard import Guard
-from nqs.vmc.stages import RunningStage
-from nqs.vmc.steps import Step
+from nqs.vmc.steps import RunningStage, Step
 
 
 def open_archive(

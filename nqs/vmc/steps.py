@@ -2,16 +2,41 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from nqs.protocols import StepInfo
+from nqs.protocols import Objective, Optimiser, OptimiserConfig, Sampler, StepInfo, Wavefunction
 from nqs.samples import LocalEnergies, Samples
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
-from nqs.vmc.stages import RunningStage, annealed
 
 REFUSED = StepInfo(learning_rate=0.0, update_norm=0.0, gradient_norm=0.0)
+
+
+class RunningStage:
+    """Sampler, objective and optimiser of a stage, built for a wavefunction."""
+
+    def __init__(
+        self, wavefunction: Wavefunction, sampler: Sampler, objective: Objective, config: OptimiserConfig
+    ) -> None:
+        self.wavefunction = wavefunction
+        self.sampler = sampler
+        self.objective = objective
+        self.config = config
+        self.renew()
+
+    def renew(self) -> None:
+        """Build the optimiser anew, without its accumulated state."""
+        self.optimiser: Optimiser = self.config.build(self.wavefunction, self.objective)
+
+
+def annealed(local: LocalEnergies, samples: Samples, temperature: float) -> LocalEnergies:
+    """Local values of the free energy <H> + T <log |psi|^2>.
+
+    Hibat-Allah et al., Nat. Mach. Intell. 3, 952 (2021), arXiv:2101.10154: the entropy term prevents an early collapse
+    onto few configurations.
+    """
+    return local if temperature == 0 else replace(local, values=local.values + 2 * temperature * samples.log_modulus)
 
 
 @dataclass(frozen=True, kw_only=True)
