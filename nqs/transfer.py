@@ -14,7 +14,7 @@ Symmetries and references belong to the new model and are not copied.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -56,7 +56,6 @@ def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Arch
             f"{archive.path} holds a {type(old).__name__}, here is a {type(new).__name__}: only a transformer can "
             "start with the parameters of another one. Load others with load_state_dict."
         )
-    old, new = old.completed(), new.completed()
     _refuse_other_shape(archive, old, new)
     old_hilbert = built["hamiltonian"].hilbert
     local_states = _common_local_states(archive, old_hilbert, hamiltonian.hilbert)
@@ -158,6 +157,7 @@ def remixed(old: Mixing, new: Mixing, sites: Int64[Tensor, " L"]) -> Float64[Ten
 
 
 def _refuse_other_shape(archive: Archive, old: TransformerConfig, new: TransformerConfig) -> None:
+    old, new = (replace(config, heads=config.n_heads) for config in (old, new))
     names = [f.name for f in fields(TransformerConfig) if f.name not in FREE]
     wrong = [name for name in names if getattr(old, name) != getattr(new, name)]
     if wrong:

@@ -450,8 +450,10 @@ def test_a_step_that_the_model_did_not_follow_is_refused(phase: str) -> None:
 def test_trust_region_counts_amplitudes_that_would_grow_from_nothing(growth: float) -> None:
     """One configuration of weight 1e-20 may not take over, however little it weighs now."""
     weights = torch.tensor([1 - 1e-20, 1e-20], dtype=torch.float64)
+    n, zeros = torch.zeros((2, 1), dtype=torch.uint8), torch.zeros(2, dtype=torch.float64)
+    samples = Samples(configurations=n, weights=weights, log_modulus=zeros, phase=zeros)
     direction = weights.sqrt() * torch.tensor([0.01, -growth], dtype=torch.float64)
-    rate, norm = bounded(1.0, direction, weights, 0.1)
+    rate, norm = bounded(1.0, direction, samples, 0.1)
     assert norm == pytest.approx(finite_length(-rate * direction.numpy(), weights.numpy()))
     assert norm <= 0.1
     assert (rate < 1) == (growth == 60.0)

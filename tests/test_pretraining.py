@@ -23,17 +23,10 @@ from nqs.models import (
     hartree_fock,
 )
 from nqs.optimisation import TorchOptimiser
-from nqs.pretraining import (
-    OBJECTIVES,
-    FitObjective,
-    MeanField,
-    ProductState,
-    VectorTarget,
-    compare,
-    draw,
-    fit,
-    target_log_psi,
-)
+from nqs.pretraining import FitObjective, MeanField, ProductState, VectorTarget, compare, fit
+from nqs.pretraining.divergences import OBJECTIVES
+from nqs.pretraining.fitting import draw
+from nqs.pretraining.targets import target_log_psi
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.symmetry import symmetries_of, translations
@@ -253,7 +246,7 @@ def test_a_projected_determinant_is_not_projected_again(monkeypatch: pytest.Monk
     projected = ProjectedDeterminant(determinant=determinant, symmetry=symmetry, hilbert=CHAIN.hilbert)
     target, n = MeanField(CHAIN.hilbert, projected), CHAIN.hilbert.configurations()
     once, _ = target_log_psi(target, n, model)
-    monkeypatch.setattr("nqs.pretraining._symmetry_of", lambda state: symmetry if state is model else None)
+    monkeypatch.setattr("nqs.pretraining.targets.symmetry_of", lambda state: symmetry if state is model else None)
     twice, _ = target_log_psi(target, n, model)
     torch.testing.assert_close(once.exp(), twice.exp())
 

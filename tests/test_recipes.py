@@ -227,7 +227,6 @@ def test_networks_that_are_averaged_are_narrow_on_a_cpu_and_rounded(device: str 
     assert (nowhere.attention, nowhere.displacements) == ("factored", None)
     for network in (averaged, alone, nowhere):
         assert None not in (network.width, network.heads, network.attention, network.dtype)
-        assert network.completed() == network
     given = recipes.NetworkOptions(width=24, dtype="float64", attention="dot-product", layers=3, heads=3)
     found = recipes.network(given, "zero", terms, h.hilbert, device, lattice=h.lattice, averaged=True)
     assert {name: getattr(found, name) for name in given.given} == given.given

@@ -178,11 +178,11 @@ class ImaginaryTime:
         time, moved = evolved(x, matrix, config.time, config.max_step)
         ratio = moved * torch.polar(torch.ones_like(w), -samples.phase) / w.sqrt().clamp(min=SMALLEST)
         change = log_of_one_plus(ratio)
-        change -= (w * change).sum()
+        change -= samples.mean(change)
         wanted = residual(w, damping * change, X.shape[0]) / stiffness
         update = solve(X, -wanted / time, shift, matrix=kernel)
         linear = X.matvec(update)
-        time, norm = bounded(time, linear / stiffness, w, config.max_step)
+        time, norm = bounded(time, linear / stiffness, samples, config.max_step)
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - time * update.to(flat.dtype), self.parameters)
         found = gain_ratio(self.wavefunction, samples, wanted, -time * linear, stiffness)

@@ -153,7 +153,7 @@ class NaturalGradient:
         previous = config.momentum * self.update
         unseen = -wanted / rate - X.matvec(previous) if config.momentum else -wanted / rate
         self.update = previous + solve(X, unseen, shift, self.space, matrix)
-        rate, norm = bounded(rate, X.matvec(self.update) / stiffness, samples.weights, config.max_step)
+        rate, norm = bounded(rate, X.matvec(self.update) / stiffness, samples, config.max_step)
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
         limit = energy_limit(samples, local, energy, norm)

@@ -16,9 +16,7 @@ SMALLEST, LARGEST_EXPONENT = 1e-150, 300.0
 SLACK = 3.0  # times what a step of its length can do to the energy is still no reason to undo it
 
 
-def bounded(
-    rate: float, direction: Float64[Tensor, " rows"], weights: Float64[Tensor, " U"], max_step: float
-) -> tuple[float, float]:
+def bounded(rate: float, direction: Float64[Tensor, " rows"], samples: Samples, max_step: float) -> tuple[float, float]:
     """The learning rate, lowered until the step is short enough, and the length of that step.
 
     The length is that of the finite change psi -> psi exp(-rate c), sqrt(sum w |exp(-rate c) - 1|^2): where the change
@@ -27,11 +25,10 @@ def bounded(
     Args:
         direction: sqrt(w) c, real parts and below them imaginary ones.
     """
-    U = len(weights)
-    c = direction.view(-1, U) / weights.sqrt().clamp(min=SMALLEST)
+    c = direction.view(-1, samples.n_distinct) / samples.weights.sqrt().clamp(min=SMALLEST)
     while True:
         grown = torch.polar((-rate * c[0]).clamp(max=LARGEST_EXPONENT).exp(), -rate * c[1:].sum(0))
-        norm = (weights @ (grown - 1).abs().square()).sqrt().item()
+        norm = samples.mean((grown - 1).abs().square()).sqrt().item()
         if norm <= max_step or rate < SMALLEST:
             return rate, norm
         rate *= max(0.5, max_step / norm)
@@ -61,7 +58,7 @@ def gain_ratio(
     after = log_psi_in_chunks(wavefunction, samples.configurations)
     moved = torch.complex(after.log_modulus - samples.log_modulus, after.phase - samples.phase)
     moved = torch.where(samples.weights > 0, moved, 0.0)
-    made = residual(samples.weights, moved - (samples.weights * moved).sum(), len(wanted)) * stiffness
+    made = residual(samples.weights, moved - samples.mean(moved), len(wanted)) * stiffness
     promised = linear @ (2 * wanted - linear)
     return (made @ (2 * wanted - made) / promised).item() if promised > 0 else math.nan
 

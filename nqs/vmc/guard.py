@@ -64,7 +64,7 @@ class Guard:
         With exhaustive sums the limit is the lowest energy of the stage near its end.
         """
         energy = samples.mean(local.values.real)
-        noise = (samples.error_weights @ (local.values - energy).abs().square()).sqrt()
+        noise = samples.standard_error(local.values)
         exact = samples.is_exhaustive
         if exact and energy < self.lowest:
             self.lowest, self.best = energy.item(), self.current()

@@ -82,7 +82,7 @@ def make_step(
         samples = running.sampler.sample(generator)
         local = running.objective.local(running.wavefunction, samples)
         mean = samples.mean(local.values.real).item()
-        variance = samples.mean((local.values - mean).abs().square()).item()
+        variance = samples.variance(local.values).item()
         if is_finite(mean, variance):
             if enough(samples, local):
                 return Step(samples=samples, local=local, info=REFUSED, retries=retries, enough=True)
