@@ -16,9 +16,9 @@ of a Hamiltonian do. So do the gradients of the other two, because they have the
     reverse       f = log(p/q) - 2 lambda Re(z* exp(i delta)) + i lambda Im(z* exp(i delta)),  z = sum p exp(i delta)
     infidelity    f = 1 - r <r>* / <|r|^2>,   r = phi / psi,   averages over p.
 
-Small sectors are summed exactly. In larger ones half of the samples comes from the target, where that can be sampled,
-and the weights p / ((p + q) / 2) and q / ((p + q) / 2), which are never above 2, turn them into averages over p and q.
-Else all come from the wavefunction, with weights q / p that are normalised to 1.
+Small sectors are summed exactly. In larger ones half of the samples comes from the target, if that can be sampled, and
+the weights p / ((p + q) / 2) and q / ((p + q) / 2), bounded by 2, give averages over p and q. Otherwise all samples come
+from the wavefunction, with weights q / p normalised to 1.
 
 Forward and reverse divergences as objectives: Minka, Divergence measures and message passing, MSR-TR-2005-173.
 """
@@ -78,15 +78,15 @@ def compare(samples: Samples, phi: LogPsi, objective: FitObjective, phase_weight
     v = torch.where(seen, w.log() + log_ratio, -math.inf).exp()  # q, sums to 1
     forward = v[v > 0] @ log_ratio[v > 0]
     reverse = -(w[seen] @ log_ratio[seen])
-    turn = torch.polar(torch.ones_like(w), samples.phase - phi.phase)  # exp(i delta)
-    r = ratio.sqrt() * turn.conj()  # phi / psi, normalised to <|r|^2> = 1
+    relative_phase = torch.polar(torch.ones_like(w), samples.phase - phi.phase)  # exp(i delta)
+    r = ratio.sqrt() * relative_phase.conj()  # phi / psi, normalised to <|r|^2> = 1
     mean = samples.mean(r)
     fidelity = mean.abs().square().item()
     if objective == "infidelity":
         loss = 1 - fidelity
         return Comparison(loss, fidelity, forward.item(), reverse.item(), 1 - r * mean.conj(), 1 - v)
-    z = v.to(turn.dtype) @ turn if objective == "forward" else samples.mean(turn)
-    aligned = z.conj() * turn
+    z = v.to(relative_phase.dtype) @ relative_phase if objective == "forward" else samples.mean(relative_phase)
+    aligned = z.conj() * relative_phase
     if objective == "forward":
         divergence = forward
         local = torch.complex(-ratio, phase_weight * ratio * aligned.imag)

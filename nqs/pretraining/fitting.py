@@ -18,7 +18,6 @@ from nqs.protocols import (
     Objective,
     Optimiser,
     OptimiserConfig,
-    Sampler,
     SamplerConfig,
     Wavefunction,
 )
@@ -142,14 +141,39 @@ def fit(
 
 
 class Mixture:
-    """Samples of the wavefunction and, where possible, as many of the target."""
+    """Sampler of the wavefunction and, where possible, to equal parts of the target; weighted with p."""
 
     def __init__(self, wavefunction: Wavefunction, target: Target, sampler: SamplerConfig) -> None:
         self.wavefunction, self.target, self.config = wavefunction, target, sampler
         self.own = sampler.build(wavefunction)
 
+    @torch.no_grad()
     def sample(self, generator: torch.Generator) -> Samples:
-        return draw(self.wavefunction, self.target, self.own, self.config, generator)
+        wavefunction, target = self.wavefunction, self.target
+        own = self.own.sample(generator)
+        theirs = None if own.is_exhaustive else self._of_target(own.n_samples, generator)
+        if theirs is None:
+            return own
+        n = torch.cat([own.configurations, theirs.configurations])
+        first, classes = distinct(wavefunction.hilbert, n)
+        n = n[first]
+        fraction = torch.zeros(len(first), dtype=torch.float64, device=n.device)
+        fraction.index_add_(0, classes, torch.cat([own.weights, theirs.weights]) / 2)
+        psi = log_psi_in_chunks(wavefunction, n)
+        phi = target_log_psi(target, n, wavefunction)
+        mixture = torch.logaddexp(2 * psi.log_modulus, 2 * phi.log_modulus) - math.log(2)
+        weights = fraction * (2 * psi.log_modulus - mixture).exp()
+        return Samples(configurations=n, weights=weights / weights.sum(), log_modulus=psi.log_modulus, phase=psi.phase)
+
+    def _of_target(self, n_samples: int, generator: torch.Generator) -> Samples | None:
+        """Samples of the target as configurations that the wavefunction is sampled on; None if it cannot be sampled."""
+        symmetry = symmetry_of(self.wavefunction)
+        if isinstance(self.target, VectorTarget) and symmetry is None:
+            return self.target.sample(n_samples, generator)
+        if not isinstance(self.target, Wavefunction) or symmetry not in (None, symmetry_of(self.target)):
+            return None
+        samples = self.config.build(self.target).sample(generator)
+        return self.target.to_sector_samples(samples, generator) if symmetry is None else samples
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.own.state_dict()
@@ -172,42 +196,6 @@ class FitOptimiser:
         if not isinstance(self.config, StochasticReconfiguration):
             return self.config.build(wavefunction, objective)
         return NaturalGradient(self.config, wavefunction, implicit=False, logarithmic=self.kind != "reverse")
-
-
-@torch.no_grad()
-def draw(
-    wavefunction: Wavefunction, target: Target, sampler: Sampler, config: SamplerConfig, generator: torch.Generator
-) -> Samples:
-    """Samples of the wavefunction and, where possible, as many of the target, weighted with p."""
-    own = sampler.sample(generator)
-    theirs = None if own.is_exhaustive else _sampled(wavefunction, target, config, own, generator)
-    if theirs is None:
-        return own
-    n = torch.cat([own.configurations, theirs.configurations])
-    first, classes = distinct(wavefunction.hilbert, n)
-    n = n[first]
-    share = torch.zeros(len(first), dtype=torch.float64, device=n.device)
-    share.index_add_(0, classes, torch.cat([own.weights, theirs.weights]) / 2)
-    psi = log_psi_in_chunks(wavefunction, n)
-    phi = target_log_psi(target, n, wavefunction)
-    mixture = torch.logaddexp(2 * psi.log_modulus, 2 * phi.log_modulus) - math.log(2)
-    weights = share * (2 * psi.log_modulus - mixture).exp()
-    return Samples(configurations=n, weights=weights / weights.sum(), log_modulus=psi.log_modulus, phase=psi.phase)
-
-
-def _sampled(
-    wavefunction: Wavefunction, target: Target, sampler: SamplerConfig, own: Samples, generator: torch.Generator
-) -> Samples | None:
-    """Samples of the target among the configurations that samples of the wavefunction have; None if it has none."""
-    symmetry = symmetry_of(wavefunction)
-    if isinstance(target, VectorTarget) and symmetry is None:
-        return target.sample(own.n_samples, generator)
-    if not isinstance(target, Wavefunction) or symmetry not in (None, symmetry_of(target)):
-        return None
-    samples = sampler.build(target).sample(generator)
-    if isinstance(target, Wavefunction) and symmetry is None:
-        return target.to_sector_samples(samples, generator)
-    return samples
 
 
 def _check(wavefunction: Wavefunction, target: Target, objective: str, steps: int, phase_weight: float) -> None:

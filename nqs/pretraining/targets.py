@@ -134,11 +134,11 @@ def target_log_psi(target: Target, n: UInt8[Tensor, "B L"], wavefunction: Wavefu
         return evaluated(target, n)
     G, element = symmetry.order, torch.arange(symmetry.order, device=n.device)
     log_modulus, phase = evaluated(target, symmetry.images(n).flatten(0, 1))
-    turn = symmetry.phases(n.repeat_interleave(G, 0), element.repeat(len(n)), wavefunction.hilbert)
+    symmetry_phase = symmetry.phases(n.repeat_interleave(G, 0), element.repeat(len(n)), wavefunction.hilbert)
     largest = log_modulus.max()
     if largest == -math.inf:
         return LogPsi(log_modulus.view(-1, G)[:, 0], phase.view(-1, G)[:, 0])
-    terms = torch.polar((log_modulus - largest).exp(), phase - turn).view(-1, G)
+    terms = torch.polar((log_modulus - largest).exp(), phase - symmetry_phase).view(-1, G)
     mean = terms.mean(1)
     projected = as_log_psi(torch.where(mean.abs() > VANISHING * terms.abs().amax(1), mean, 0))
     return LogPsi(projected.log_modulus + largest, projected.phase)

@@ -155,8 +155,8 @@ def _turns_negative(hamiltonian: Hamiltonian, reference: ReferencePhase) -> bool
     """Whether a sign rule turns more of the positive off-diagonal elements than of the negative ones."""
     n = hamiltonian.hilbert.random(PROBES, torch.Generator().manual_seed(0))
     connected = hamiltonian.connected(n)
-    turn = torch.cos(reference.phase(connected.configurations) - reference.phase(n)[connected.parents])
-    return bool((connected.elements.real * (1 - turn)).sum() > 0)
+    sign = torch.cos(reference.phase(connected.configurations) - reference.phase(n)[connected.parents])
+    return bool((connected.elements.real * (1 - sign)).sum() > 0)
 
 
 # ----------------------------------------------------------------------------------------------------------- network
