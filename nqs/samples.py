@@ -53,7 +53,8 @@ class Samples:
         """c with (standard error)^2 = sum c |x - <x>|^2 for the mean of any x over the samples.
 
         Draws without replacement: configurations included with certainty do not contribute (arXiv:2002.06043,
-        appendix). Correlated samples count as n_samples / (2 tau) independent ones, tau the integrated autocorrelation time.
+        appendix). Correlated samples count as n_samples / (2 tau) independent ones, with the integrated
+        autocorrelation time tau.
         """
         if self.inclusion_probability is not None:
             return self.weights.square() * (1 - self.inclusion_probability)

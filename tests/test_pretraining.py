@@ -25,6 +25,7 @@ from nqs.models import (
 from nqs.optimisation import TorchOptimiser
 from nqs.pretraining import FitObjective, MeanField, ProductState, VectorTarget, compare, fit
 from nqs.pretraining.divergences import OBJECTIVES
+from nqs.pretraining.fitting import Mixture
 from nqs.pretraining.targets import target_log_psi
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler

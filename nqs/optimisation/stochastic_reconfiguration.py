@@ -19,17 +19,17 @@ eta (H_nn - E) > 2. Taking the diagonal of H at the end of the step instead,
     X^T (1 + eta D) X delta = X^T e,    D_n = max(H_nn - E, 0),
 
 is the Rayleigh-Gauss-Newton step (Webber and Lindsey, Phys. Rev. Research 4, 033099 (2022), arXiv:2106.10558) with H
-replaced by its diagonal. It costs nothing, it only scales rows: X -> (1 + eta D)^(1/2) X, e -> (1 + eta D)^(-1/2) e.
+replaced by its diagonal. It only scales rows, at no cost: X -> (1 + eta D)^(1/2) X, e -> (1 + eta D)^(-1/2) e.
 
 Logarithmic target. Such a step multiplies amplitudes, psi(n) -> psi(n) (1 - r) with r = eta (E_loc - E) / (1 + eta D),
-but its first-order change of log psi is -r: amplitudes that are far too small grow exponentially, and a wrong sign can
-never turn, since the amplitude only shrinks towards zero with it. The change that is meant is log(1 - r), which grows
-mildly for r < 0 and turns the phase by pi for r > 1. So the residual becomes e = sqrt(w) (1 + eta D) / eta times
--log(1 - r), its modulus part bounded; to first order in eta nothing changes. Regression on the logarithm of a
-propagated state: Kochkov and Clark, arXiv:1811.12423.
+but its first-order change of log psi is -r: amplitudes that are far too small grow exponentially, and a wrong sign never
+flips, because the amplitude only shrinks towards zero. The intended change is log(1 - r), which grows logarithmically
+for r < 0 and shifts the phase by pi for r > 1. The residual becomes e = -sqrt(w) (1 + eta D) / eta log(1 - r), its
+modulus part bounded; to first order in eta nothing changes. Regression on the logarithm of a propagated state: Kochkov
+and Clark, arXiv:1811.12423.
 
 Momentum follows SPRING (Goldshlager, Abrahamsen, Lin, arXiv:2401.10190): the part of the previous update delta' that
-the present samples do not see is kept,
+the present samples do not determine is kept,
 
     delta = mu delta' + X^T (X X^T + s)^-1 (e - mu X delta').
 """
@@ -51,7 +51,7 @@ from nqs.optimisation.targets import bounded, energy_limit, log_of_one_plus, res
 from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
 from nqs.samples import LocalEnergies, Samples
 
-# After a rejected step the next one is made with BACKOFF times the shift, which falls back by RECOVERY a step.
+# After a rejected step the shift is multiplied by BACKOFF, a factor that decays by RECOVERY per step.
 BACKOFF, RECOVERY = 100.0, 1.2
 
 
@@ -106,9 +106,9 @@ class NaturalGradient:
     """Stochastic reconfiguration of one wavefunction.
 
     Args:
-        implicit: take the diagonal of H implicitly. Objectives that are no energies have no stiff diagonal.
-        logarithmic: follow the logarithm of the propagated amplitudes. None: where there are at least as many
-            parameters as rows of X; fewer cannot follow large changes of single amplitudes.
+        implicit: treat the diagonal of H implicitly; False for objectives without a stiff diagonal.
+        logarithmic: follow the logarithm of the propagated amplitudes. None: if there are at least as many
+            parameters as rows of X; fewer cannot represent large changes of single amplitudes.
         space: of the linear system, see nqs.optimisation.solve.
     """
 

@@ -17,8 +17,8 @@ of a Hamiltonian do. So do the gradients of the other two, because they have the
     infidelity    f = 1 - r <r>* / <|r|^2>,   r = phi / psi,   averages over p.
 
 Small sectors are summed exactly. In larger ones half of the samples comes from the target, if that can be sampled, and
-the weights p / ((p + q) / 2) and q / ((p + q) / 2), bounded by 2, give averages over p and q. Otherwise all samples come
-from the wavefunction, with weights q / p normalised to 1.
+the weights p / ((p + q) / 2) and q / ((p + q) / 2), bounded by 2, give averages over p and q. Otherwise all samples
+come from the wavefunction, with weights q / p normalised to 1.
 
 Forward and reverse divergences as objectives: Minka, Divergence measures and message passing, MSR-TR-2005-173.
 """
@@ -42,12 +42,12 @@ PHASE_WEIGHT = 2.0  # lambda: with it modulus and phase count as in the infideli
 
 
 class Comparison(NamedTuple):
-    """Of a wavefunction with its target, on samples.
+    """Comparison of a wavefunction with its target on samples.
 
     Attributes:
         loss: value of the objective.
-        local: f(n) in the place of local energies, their mean is the loss.
-        diagonal: the part of f(n) that belongs to n itself, in the place of diagonal elements.
+        local: f(n), in place of local energies; the mean is the loss.
+        diagonal: diagonal part of f(n), in place of <n|H|n>.
     """
 
     loss: float
@@ -59,7 +59,7 @@ class Comparison(NamedTuple):
 
 
 def compare(samples: Samples, phi: LogPsi, objective: FitObjective, phase_weight: float = PHASE_WEIGHT) -> Comparison:
-    """Objective, its local values, and how close both states are.
+    """Objective, its local values, fidelity and divergences.
 
     Args:
         samples: of the wavefunction, with weights that stand for p.
@@ -117,7 +117,9 @@ class Divergence:
 
     def __init__(self, target: Target, kind: FitObjective, phase_weight: float) -> None:
         self.target, self.kind, self.phase_weight = target, kind, phase_weight
-        self._known: tuple[Tensor, LogPsi] | None = None  # of an exhaustive sum, the same in each step
+        self._known: tuple[Tensor, LogPsi] | None = (
+            None  # target on the configurations of an exhaustive sum, which are the same in every step
+        )
 
     @torch.no_grad()
     def local(self, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:

@@ -31,13 +31,13 @@ from nqs.vmc.steps import RunningStage, make_step
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """How close a wavefunction came to its target.
+    """Result of a fit.
 
     Attributes:
-        fidelity: |<phi|psi>|^2 at the end, exact where the sector was summed, else from the samples of a step.
+        fidelity: |<phi|psi>|^2 at the end, exact if the sector was summed, else estimated from the samples of the last step.
         forward: sum q log(q / p) at the end.
-        reverse: sum p log(p / q) at the end; infinite where the target vanishes.
-        steps: updates made.
+        reverse: sum p log(p / q) at the end; infinite if the target vanishes on a sample.
+        steps: number of updates.
         history: "loss", "fidelity", "forward", "reverse", "distinct", before every update and after the last one.
         seconds: wall time.
     """
@@ -75,19 +75,19 @@ def fit(
 
     Args:
         target: `VectorTarget`, `MeanField`, `ProductState`, another wavefunction, or anything with `log_psi`.
-        objective: "forward", "reverse" or "infidelity", see above.
-        steps: updates, at most.
-        fidelity: end as soon as the fidelity is as high.
-        sampler: of both states; chosen from the dimension by default.
+        objective: "forward", "reverse" or "infidelity", see nqs.pretraining.divergences.
+        steps: largest number of updates.
+        fidelity: stop at this fidelity.
+        sampler: of both states; by default chosen from the dimension.
         optimiser: natural gradient by default.
         phase_weight: lambda.
         generator: random numbers, on the device of the wavefunction.
         progress: show a progress bar, or lines where there is no terminal.
 
     Raises:
-        ValueError: another sector, an unknown objective, a target without weight in the symmetry sector, or one that
-            vanishes on configurations of the wavefunction, for which the reverse divergence is infinite.
-        FloatingPointError: the fit left finite numbers.
+        ValueError: another sector, an unknown objective, a target without weight in the symmetry sector, or an infinite
+            reverse divergence because the target vanishes on configurations of the wavefunction.
+        NonFiniteError: an energy or a parameter is not finite.
 
     >>> from nqs import exact
     >>> from nqs.hamiltonians import Heisenberg
@@ -183,8 +183,8 @@ class Mixture:
 
 
 class FitOptimiser:
-    """An optimiser as these objectives need it: they have no stiff diagonal, and local values of the reverse divergence
-    are logarithms already."""
+    """Natural gradient adapted to divergences: no implicit diagonal, and no logarithmic target for the reverse one, whose
+    local values are logarithms already. Other optimisers are used as they are."""
 
     def __init__(self, config: OptimiserConfig, kind: FitObjective) -> None:
         self.config, self.kind = config, kind

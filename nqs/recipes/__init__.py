@@ -1,7 +1,7 @@
-"""Every default of nqs: what a run does where nothing else is asked for, each number with what it was measured by.
+"""Every default of nqs, each number with the measurement that chose it.
 
-`plan` resolves all choices for a Hamiltonian; `nqs.ground_state` carries them out. `VMC` takes its samplers and its
-optimiser from the same functions where it is not given any.
+`plan` resolves all choices for a Hamiltonian; `nqs.ground_state` runs the plan. `VMC` uses the same functions for parts
+that are not given.
 """
 
 from nqs.recipes.model import NetworkOptions, network, on_lattice, signs

@@ -30,7 +30,7 @@ PROBES = 64  # random configurations whose matrix elements show whether a sign r
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """Wishes for the transformer; None: chosen from the problem and the device (nqs.recipes).
+    """Requested options of the transformer; None: chosen by nqs.recipes from the problem and the device.
 
     Attributes:
         width: embedding width.
@@ -57,7 +57,7 @@ class NetworkOptions:
 
     @property
     def given(self) -> dict[str, Any]:
-        """What is not None."""
+        """The options that are not None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -66,10 +66,10 @@ class NetworkOptions:
 
 
 class Signs(NamedTuple):
-    """What is known of the signs of a ground state.
+    """Known signs of a ground state.
 
     Attributes:
-        phase: "zero" where nothing is left to learn.
+        phase: "zero" if no phase is learned.
         reference: a fixed phase of each configuration.
         why: one line.
     """
@@ -173,7 +173,7 @@ def network(
     lattice: Lattice | None = None,
     averaged: bool = False,
 ) -> TransformerConfig:
-    """The network, with values for all that was left open.
+    """The network, fully resolved.
 
     Wide enough to follow every amplitude and phase of exact sums. Gradients may be rounded to float32, amplitudes not:
     the noise of their local energies would be fitted with large moves of the parameters where the diagonal shift is

@@ -13,7 +13,7 @@ from nqs.protocols import OptimiserConfig
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserOptions:
-    """Wishes for the natural gradient; None: chosen (nqs.recipes).
+    """Requested options of the natural gradient; None: chosen by nqs.recipes.
 
     Attributes:
         learning_rate: imaginary-time step at the start, in inverse units of the energy.
@@ -41,7 +41,7 @@ class OptimiserOptions:
 
     @property
     def given(self) -> dict[str, Any]:
-        """What is not None."""
+        """The options that are not None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 

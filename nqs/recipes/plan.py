@@ -37,7 +37,7 @@ Pretrain = Literal["none", "mean-field", "exact"]
 
 @dataclass(frozen=True)
 class Reason:
-    """Why something was chosen: one line about one subject."""
+    """Reason for a choice, one line."""
 
     subject: str
     text: str
@@ -45,7 +45,7 @@ class Reason:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run is going to do, with nothing left open: the same plan gives the same run.
+    """A fully resolved run: the same plan gives the same run.
 
     It is plain data (`nqs.archive.serialise.to_plain`) where its Hamiltonian and model are.
 
@@ -97,13 +97,13 @@ class Plan:
 
     @property
     def summary(self) -> str:
-        """One line: what the run is going to do."""
+        """One line: steps, samples, parameters, device."""
         threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else ""
         samples = _samples(self.stages[-1].sampler)
         return f"{self.steps:,} steps, {samples}, {self.parameters:,} parameters, on {self.device}{threads}"
 
     def reason(self, subject: str) -> str:
-        """Why something was chosen, "" where nothing was."""
+        """Reason for a choice, "" if there was none."""
         return "\n".join(reason.text for reason in self.why if reason.subject == subject)
 
     def __str__(self) -> str:

@@ -23,13 +23,13 @@ WARM_UP_FRACTION = {"cpu": 0.65, "cuda": 0.35}
 # Images of a configuration in steps, at most: a step then has more samples for the same cost, and the evaluation
 # averages over the others as well, which cannot raise the energy of a positive state.
 IMAGES = {"cpu": 20, "cuda": 12}
-# A fit before the first step ends after so many steps or at this fidelity, and the energy takes over: fits to a mean
+# A fit before the first step ends at this number of steps or fidelity: fits to a mean
 # field or the exact state take 10 to 14 steps where the sector can be summed.
 FIT_STEPS, FIT_FIDELITY = 50, 0.999
 
 
 class Method(NamedTuple):
-    """How a wavefunction is optimised and evaluated."""
+    """Resolved parts of a run for one wavefunction."""
 
     sampler: SamplerConfig
     optimiser: OptimiserConfig
@@ -47,9 +47,9 @@ def method(
     given: OptimiserConfig | OptimiserOptions | None = None,
     evaluation: SamplerConfig | None = None,
 ) -> Method:
-    """Samplers, optimiser and warm-up of a wavefunction, what is given is kept.
+    """Samplers, optimiser, warm-up and number of steps; given parts are kept.
 
-    Without noise in the steps the evaluation is the same sum; there is no warm-up where a sampler is given.
+    Exhaustive steps are evaluated by the same sum; no warm-up if a sampler is given.
     """
     of_steps = wavefunction.for_steps()  # may average over fewer images
     chosen = sampler or training_sampler(of_steps, device)
@@ -85,7 +85,7 @@ def subgroup_of_steps(group: Symmetry, hamiltonian: Hamiltonian, most: int) -> t
     Flips are kept: without them an ordered state would have to hold both orders at once.
 
     Args:
-        most: of them, unless these would be fewer than a third of that number (lattices of prime length).
+        most: largest number of elements; exceeded if fewer than a third of it were left (lattices of prime length).
     """
     lattice = lattice_of(hamiltonian)
     if group.order <= most or not isinstance(lattice, Lattice) or not lattice.shape:

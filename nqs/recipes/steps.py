@@ -1,4 +1,4 @@
-"""How many steps, and how long they take: estimates that a time limit is compared with.
+"""Number of steps and estimates of their time, to fit a run into a time limit.
 
 Times are estimated and not measured, so that a repeated command chooses the same run and continues it. Dictionaries
 hold one number for a CPU (two cores) and one for a GPU (an H200).
@@ -29,13 +29,13 @@ RATE, OVERHEAD = {"cpu": 5e10, "cuda": 4e13}, {"cpu": 0.15, "cuda": 0.2}
 # Cost of a step of an average, with all connected configurations, in units of one that evaluates the images of the
 # samples alone.
 AVERAGED_COST = {"cpu": 12, "cuda": 40}
-# Share of a time limit that steps may take by the estimate, the rest is for exact diagonalisation and the evaluation;
-# and steps that are always made: fewer say nothing.
-SHARE_OF_TIME, LEAST_STEPS = 0.8, 20
+# Fraction of a time limit for the steps, by the estimate; the rest is for exact diagonalisation and evaluation. Least
+# number of steps.
+FRACTION_OF_TIME, LEAST_STEPS = 0.8, 20
 
 
 def steps(wavefunction: Wavefunction, device: torch.device | str, *, exact: bool) -> int:
-    """Optimisation steps of a run, warm-up included; `exact` where steps sum over the whole sector."""
+    """Optimisation steps of a run, warm-up included; `exact`: exhaustive sums."""
     kind = torch.device(device).type
     if not exact:
         return (STEPS if wavefunction.n_images == 1 else AVERAGED_STEPS)[kind]
@@ -72,11 +72,11 @@ def seconds_of_step(wavefunction: Wavefunction, sampler: SamplerConfig, device: 
 def steps_within(
     minutes: float | None, wavefunction: Wavefunction, sampler: SamplerConfig, device: torch.device | str
 ) -> tuple[int, int]:
-    """Steps that fit into the time, and those that would be made without a limit."""
+    """Number of steps that fit into the time, and number without a limit."""
     wanted = steps(wavefunction, device, exact=isinstance(sampler, ExhaustiveSampler))
     if minutes is None:
         return wanted, wanted
-    fitting = int(SHARE_OF_TIME * 60 * minutes / seconds_of_step(wavefunction, sampler, device))
+    fitting = int(FRACTION_OF_TIME * 60 * minutes / seconds_of_step(wavefunction, sampler, device))
     return max(min(wanted, LEAST_STEPS), min(wanted, fitting)), wanted
 
 

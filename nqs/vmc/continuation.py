@@ -1,4 +1,4 @@
-"""Continue a run from its archive alone."""
+"""Resume runs from archives, and rebuild their objects."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +54,7 @@ def resume(
         warm_up=built.get("warm_up"),
         unit=config["unit"],
     )
-    # The configuration of the archive itself: one of an older version lacks options that came later.
+    # The stored configuration itself: those of older versions lack later options.
     return vmc.carry_out(
         built["run"],
         config,
@@ -73,7 +73,7 @@ def rebuild(
     """The objects of a run from the configuration in its archive: hamiltonian, model, sampler, optimiser, ...
 
     Args:
-        only: the parts that are wanted; all by default.
+        only: names of the parts to build; all by default.
 
     Raises:
         ArchiveError: a part is missing, or its values do not fit.
@@ -91,6 +91,6 @@ def rebuild(
 
 
 def known_types() -> dict[str, type]:
-    """The configuration classes of nqs, by name: what an archive may be rebuilt from."""
+    """Configuration classes of nqs by name, from which archives may be rebuilt."""
     modules = (hamiltonians, hilbert, lattice, models, samplers, optimisation, symmetry)
     return {name: item for module in modules for name, item in vars(module).items() if isinstance(item, type)}
