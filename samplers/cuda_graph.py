@@ -71,9 +71,8 @@ def padded_draw(
 def compacted(chosen: Bool[Tensor, " N"], capacity: int) -> Int64[Tensor, " C"]:
     """Positions of the first `capacity` True entries in their order, padded with 0."""
     place = chosen.cumsum(0) - 1
-    place = torch.where(chosen, place, capacity).clamp_(
-        max=capacity
-    )  # entries without a place go to the last one, which is cut off
+    # False entries and those beyond the capacity go to an extra last place, which is cut off.
+    place = torch.where(chosen, place, capacity).clamp_(max=capacity)
     positions = torch.arange(len(chosen), device=chosen.device)
     return torch.zeros(capacity + 1, dtype=torch.int64, device=chosen.device).scatter_(0, place, positions)[:capacity]
 

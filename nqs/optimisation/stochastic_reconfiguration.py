@@ -21,8 +21,8 @@ eta (H_nn - E) > 2. Taking the diagonal of H at the end of the step instead,
 is the Rayleigh-Gauss-Newton step (Webber and Lindsey, Phys. Rev. Research 4, 033099 (2022), arXiv:2106.10558) with H
 replaced by its diagonal. It only scales rows, at no cost: X -> (1 + eta D)^(1/2) X, e -> (1 + eta D)^(-1/2) e.
 
-Logarithmic target. Such a step multiplies amplitudes, psi(n) -> psi(n) (1 - r) with r = eta (E_loc - E) / (1 + eta D),
-but its first-order change of log psi is -r: amplitudes that are far too small grow exponentially, and a wrong sign never
+Logarithmic target. Such a step multiplies amplitudes, psi(n) -> psi(n) (1 - r), r = eta (E_loc - E) / (1 + eta D), but
+its first-order change of log psi is -r: amplitudes that are far too small grow exponentially, and a wrong sign never
 flips, because the amplitude only shrinks towards zero. The intended change is log(1 - r), which grows logarithmically
 for r < 0 and shifts the phase by pi for r > 1. The residual becomes e = -sqrt(w) (1 + eta D) / eta log(1 - r), its
 modulus part bounded; to first order in eta nothing changes. Regression on the logarithm of a propagated state: Kochkov

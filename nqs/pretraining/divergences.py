@@ -117,9 +117,7 @@ class Divergence:
 
     def __init__(self, target: Target, kind: FitObjective, phase_weight: float) -> None:
         self.target, self.kind, self.phase_weight = target, kind, phase_weight
-        self._known: tuple[Tensor, LogPsi] | None = (
-            None  # target on the configurations of an exhaustive sum, which are the same in every step
-        )
+        self._known: tuple[Tensor, LogPsi] | None = None  # reused: exhaustive sums repeat n
 
     @torch.no_grad()
     def local(self, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:

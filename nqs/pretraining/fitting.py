@@ -34,7 +34,7 @@ class FitResult:
     """Result of a fit.
 
     Attributes:
-        fidelity: |<phi|psi>|^2 at the end, exact if the sector was summed, else estimated from the samples of the last step.
+        fidelity: |<phi|psi>|^2 at the end, exact if the sector was summed, else from the last samples.
         forward: sum q log(q / p) at the end.
         reverse: sum p log(p / q) at the end; infinite if the target vanishes on a sample.
         steps: number of updates.
@@ -183,8 +183,8 @@ class Mixture:
 
 
 class FitOptimiser:
-    """Natural gradient adapted to divergences: no implicit diagonal, and no logarithmic target for the reverse one, whose
-    local values are logarithms already. Other optimisers are used as they are."""
+    """Natural gradient adapted to divergences: no implicit diagonal, and no logarithmic target for the reverse one,
+    whose local values are logarithms already. Other optimisers are used as they are."""
 
     def __init__(self, config: OptimiserConfig, kind: FitObjective) -> None:
         self.config, self.kind = config, kind

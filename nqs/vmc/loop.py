@@ -125,9 +125,9 @@ class VMC:
             options: other fields of RunConfig: seed, temperature, annealing.
 
         Raises:
-            ArchiveError: the archive belongs to another run, is damaged, not writable, or locked by another process.
-            NonFiniteError: an energy or a parameter is not finite, even with small steps; the archive has the last finite
-                state.
+            ArchiveError: the archive belongs to another run, is damaged, not writable, or in use.
+            NonFiniteError: an energy or a parameter is not finite, even with small steps; the last finite state is in the
+                archive.
             Interrupted: SIGINT or SIGTERM; it is a KeyboardInterrupt.
         """
         run = RunConfig(steps=self.default_steps if steps is None else steps, **options)
