@@ -126,8 +126,8 @@ class VMC:
 
         Raises:
             ArchiveError: the archive belongs to another run, is damaged, not writable, or in use.
-            NonFiniteError: an energy or a parameter is not finite, even with small steps; the last finite state is in the
-                archive.
+            NonFiniteError: an energy or a parameter is not finite, even with small steps; the last finite state is in
+                the archive.
             Interrupted: SIGINT or SIGTERM; it is a KeyboardInterrupt.
         """
         run = RunConfig(steps=self.default_steps if steps is None else steps, **options)
