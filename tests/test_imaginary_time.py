@@ -179,7 +179,6 @@ def test_only_plain_exact_sums_use_the_matrix(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(SectorMatrix, "of", spy)
     for options, expected in (
         ({}, 1),
-        ({"clip": 5.0}, 0),
         ({"temperature": 1.0, "annealing": 1.0}, 0),
         ({"temperature": 1.0, "annealing": 0.5}, 1),
     ):
@@ -197,7 +196,7 @@ def test_exact_steps_say_what_they_need() -> None:
         ExactSteps().build(psi)
     few = TreeSampler(n_distinct=5).build(psi).sample(torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="sum over the whole sector of 126 terms; the sampler gave"):
-        ExactSteps().build(psi, RING).objective.local(psi, few)
+        ExactSteps().objective(RING).local(psi, few)
     with pytest.raises(ValueError, match="time=0: it must be a positive number"):
         ExactSteps(time=0)
     given = OptimiserOptions(learning_rate=0.5, max_step=0.3, memory=1.0)

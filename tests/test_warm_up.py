@@ -70,8 +70,8 @@ def test_a_share_is_part_of_a_run() -> None:
 
 
 def test_the_last_step_is_never_one_of_the_warm_up() -> None:
-    for steps, warm in ((1, 0), (2, 1), (100, 99)):
-        assert warm(0.999).steps(steps) == warm
+    for steps, expected in ((1, 0), (2, 1), (100, 99)):
+        assert warm(0.999).steps(steps) == expected
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
