@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import expm
-from torch.nn.utils import parameters_to_vector
 
 from nqs import VMC, exact, recipes
 from nqs.estimators.local_energy import local_energies
@@ -24,6 +23,7 @@ from nqs.recipes import OptimiserOptions
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.symmetry import symmetries_of, translations
+from nqs.vmc.guard import Guard
 
 SMALL = TransformerConfig(width=8, layers=1, heads=2, seed=3)
 FLUX = BoseHubbard(chain(3), 3, U=2.0, phases=(0.5, -0.2, 0.9))
@@ -210,18 +210,21 @@ def test_exact_steps_say_what_they_need() -> None:
 def test_near_their_end_exact_sums_may_only_go_down() -> None:
     """They go on from the state of lowest energy, also after an interruption."""
     psi = Transformer(RING.hilbert, SMALL)
-    optimiser = ExactSteps().build(psi, RING)
+    objective = ExactSteps().objective(RING)
+    optimiser, guard = ExactSteps().build(psi, objective), Guard(psi.parameters())
     samples = ExhaustiveSampler().build(psi).sample(torch.Generator())
-    local = optimiser.objective.local(psi, samples)
-    lowest = parameters_to_vector(psi.parameters()).detach().clone()
+    local = objective.local(psi, samples)
+    lowest = guard.current()
+    assert not guard.rose(samples, local, 0.5)
     optimiser.step(samples, local, 0.5)
-    higher = replace(local, values=local.values + 1e-3)
-    assert optimiser.step(samples, higher, 0.6).learning_rate > 0
-    copy = ExactSteps().build(psi, RING)
-    copy.load_state_dict(optimiser.state_dict())
-    for refusing in (copy, optimiser):
-        assert refusing.step(samples, higher, 0.85).learning_rate == 0.0
-        assert torch.equal(parameters_to_vector(psi.parameters()), lowest)
+    after, higher = guard.current(), replace(local, values=local.values + 1e-3)
+    assert not guard.rose(samples, higher, 0.6)
+    copy = Guard(psi.parameters())
+    copy.load_state_dict(optimiser.state_dict() | guard.state_dict(), None, 1.0)
+    for judging in (copy, guard):
+        guard.restore(after)
+        assert judging.rose(samples, higher, 0.85)
+        assert torch.equal(guard.current(), lowest)
 
 
 def test_annealed_exact_sums_end_free_of_the_free_energies_before() -> None:
