@@ -10,7 +10,7 @@ MAX_ROWS = 2**15  # CUDA grids have at most 2^16 - 1 blocks along the batch
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention in which a site sees itself and the sites before it. Vaswani et al., arXiv:1706.03762."""
+    """Multi-head attention in which a site attends to itself and to earlier sites. Vaswani et al., arXiv:1706.03762."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class CausalSelfAttention(nn.Module):
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H L E"]:
-    """torch's attention kernels, which take a limited number of rows on a GPU."""
+    """torch's fused kernels, in chunks: on a GPU their batch is limited."""
     if not q.is_cuda or len(q) <= MAX_ROWS:
         return scaled_dot_product_attention(q, k, v, is_causal=True)
     chunks = zip(q.split(MAX_ROWS), k.split(MAX_ROWS), v.split(MAX_ROWS), strict=True)

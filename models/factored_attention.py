@@ -1,12 +1,12 @@
-"""Attention without queries and keys: how much a site takes from those before it depends on where they are alone.
+"""Factored attention: weights that depend on the positions of the two sites alone, without queries and keys.
 
     y_i = sum_{j <= i} A_{h, class(i, j)} v_j
 
-with one set of weights A for each head h and values v. Pairs of sites of one class share their weights: on a lattice
-those with the same displacement, which is what a site learns from its neighbours once and not on every site anew.
+with weights A for each head h and values v. Pairs of sites of one class share their weights: on a lattice pairs with
+the same displacement, so that correlations with neighbours are learned once for all sites.
 
-Factored attention: Rende and Viteritti, Mach. Learn.: Sci. Technol. 6, 010501 (2025), arXiv:2405.18874, who find it as
-accurate as queries and keys on the J1-J2 model; there without the causal order, which is what normalises states here.
+Rende and Viteritti, Mach. Learn.: Sci. Technol. 6, 010501 (2025), arXiv:2405.18874, as accurate as
+queries and keys on the J1-J2 model; without the causal order, which normalises states here.
 """
 
 # Shapes: U and B configurations, T tokens (sites, times images of a symmetry), L sites, D width, H heads, E = D / H,
@@ -23,10 +23,10 @@ class Mixing(nn.Module):
     """y_i = sum_{j <= i} A_{h, class(i, j)} x_j, for whole configurations; linear in the weights, too.
 
     Args:
-        classes: of the pairs of sites, L x L; None: every pair is a class of its own.
+        classes: class of every pair of sites, L x L; None: every pair is a class of its own.
     """
 
-    classes: Tensor  # (L, L), K for sites that come later
+    classes: Tensor  # (L, L), K for later sites
 
     def __init__(self, heads: int, n_sites: int, classes: Sequence[Sequence[int]] | None) -> None:
         super().__init__()
@@ -44,18 +44,18 @@ class Mixing(nn.Module):
         self.register_buffer("classes", by_pair, persistent=False)
 
     def matrices(self, begin: int = 0, end: int | None = None) -> Float[Tensor, "H T S"]:
-        """A of the T sites from `begin` and the S before `end` (None: all), 0 for sites that come later."""
+        """A between the T sites from `begin` and the S sites before `end` (None: all), 0 for later sites."""
         return nn.functional.pad(self.weight, (0, 1))[:, self.classes[begin:end, :end]]
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        """Of sites in their order, those of a configuration after those of the one before."""
+        """Rows are sites in order, one configuration after the other."""
         H, L = self.heads, len(self.classes)
         by_head = x.reshape(-1, L, H, x.shape[-1] // H).permute(2, 0, 3, 1)  # (H, B, E, L)
         mixed = torch.bmm(by_head.reshape(H, -1, L), self.matrices().mT)
         return mixed.view(by_head.shape).permute(1, 3, 0, 2).reshape(x.shape)
 
     def gradients(self, x: Float[Tensor, "U T D"], g: Float[Tensor, "U T D"]) -> Float[Tensor, "U H K"]:
-        """Of the weights, for each of U configurations: sums of g_i x_j over the pairs of a class, in all images."""
+        """Gradients of the weights per configuration: sums of g_i x_j over the pairs of a class and all images."""
         U, D, (H, K) = len(x), x.shape[2], self.weight.shape
         L = len(self.classes)
         by_head = [t.view(U, -1, L, H, D // H).permute(0, 3, 2, 1, 4).reshape(U * H, L, -1) for t in (g, x)]
@@ -66,7 +66,7 @@ class Mixing(nn.Module):
 
 
 class FactoredAttention(nn.Module):
-    """Values, mixed by position, and a linear layer on what heads found."""
+    """Linear values, mixed by position, and a linear output layer."""
 
     def __init__(self, width: int, heads: int, n_sites: int, classes: Sequence[Sequence[int]] | None) -> None:
         super().__init__()

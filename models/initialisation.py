@@ -9,7 +9,7 @@ def initialise(network: nn.Module, head: nn.Linear, *, n_sites: int, local_dim: 
     """Weights normal with variance 1 / inputs, biases 0, norms 1; logits small, phases of order 1.
 
     A phase head of exactly zero is a stationary point of every real Hamiltonian and would never learn; a small one
-    leaves it late, with wrong signs frozen in.
+    leaves it so slowly that wrong signs freeze in.
 
     Args:
         head: rows of logits, as many as local states, then those of the phases if there are any.

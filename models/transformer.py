@@ -1,17 +1,17 @@
 """Autoregressive transformer wavefunction, psi(n) = sqrt(p(n)) exp(i phi(n)), normalised over its sector.
 
 p(n) = prod_s p(n_s | n_1 .. n_{s-1}) and phi(n) = sum_s phi_s(n_s | n_1 .. n_{s-1}). The conditionals are a softmax
-over logits plus the log conditionals of the uniform distribution over the sector: what cannot lead into the sector
-has probability exactly zero, every product of conditionals is normalised, and zero logits mean the uniform
+over logits plus the log conditionals of the uniform distribution over the sector: prefixes that cannot reach the
+sector have probability exactly zero, every product of conditionals is normalised, and zero logits mean the uniform
 superposition of the whole sector. Decoder-only, pre-norm blocks as in GPT-2 (Radford et al. 2019); sampling and
 amplitudes as in Sharir et al., arXiv:1902.04057.
 
-This file defines the network, `DenseDecoder` what decoding means. `nqs.models.inference` computes the same faster.
+`nqs.models.inference.dense.DenseDecoder` defines decoding; `Decoder` there computes the same faster.
 """
 
-# Shapes: B configurations, L sites, S sites chosen so far, D width, d local states.
+# Shapes: B configurations, L sites, D width, d local states.
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Self, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
@@ -21,75 +21,70 @@ from nqs.hilbert import HilbertSpace
 from nqs.models.attention import CausalSelfAttention
 from nqs.models.factored_attention import FactoredAttention
 from nqs.models.inference.decoder import Decoder
+from nqs.models.inference.dense import DenseDecoder
 from nqs.models.inference.kernels import log_softmax_
 from nqs.models.initialisation import initialise
 from nqs.models.normalisation import LayerNorm
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, ReferencePhase
 
-WIDTH, HEADS = 32, 4  # where none are given
-
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Size and start of the network.
+    """Size, precision and seed of the network; nqs.recipes chooses other sizes for each problem.
 
     Attributes:
-        width: embedding width D. None: 32; the scripts take less where a step would be long (nqs.recipes).
+        width: embedding width D.
         layers: number of blocks.
-        heads: attention heads; must divide width. None: 4, or one a channel in factored attention.
-        attention: "dot-product" (queries and keys) or "factored" (weights that depend on positions alone, see
-            nqs.models.factored_attention). None: "dot-product"; the scripts take "factored" for averages over images.
+        heads: attention heads; must divide width. None: 4, or one per channel with factored attention.
+        attention: "dot-product" (queries and keys) or "factored" (weights by position, nqs.models.factored_attention).
         displacements: class of every pair of sites, L x L, for factored attention: pairs of one class share weights, as
-            those of one displacement do in `Lattice.displacements`. None: every pair has its own.
+            those of one displacement in `Lattice.displacements`. None: every pair is a class of its own.
         mlp_ratio: hidden width of the feed-forward part, in units of width.
         phase: "learned" for a phase head, "zero" for a positive wavefunction.
         dtype: precision of the network; conditionals and amplitudes are always formed in float64. "mixed" is float64
-            for samples and energies and float32 for the natural gradient, which needs fewer digits. None: "mixed"; the
-            scripts take "float32" where noise is larger (nqs.recipes).
+            for samples and energies and float32 for the natural gradient, which needs fewer digits.
         seed: of the initial parameters.
-        reference: fixed phase of every configuration, such as `MarshallSign`, which the learned phase adds to.
+        reference: fixed phase of every configuration, such as `MarshallSign`, added to the learned phase.
+
+    Raises:
+        ValueError: a value that is not allowed.
     """
 
-    width: int | None = WIDTH
+    width: int = 32
     layers: int = 2
     heads: int | None = None
-    attention: Literal["dot-product", "factored"] | None = "dot-product"
+    attention: Literal["dot-product", "factored"] = "dot-product"
     displacements: tuple[tuple[int, ...], ...] | None = None
     mlp_ratio: int = 2
     phase: Literal["learned", "zero"] = "learned"
-    dtype: Literal["float64", "float32", "mixed"] | None = "float64"
+    dtype: Literal["float64", "float32", "mixed"] = "float64"
     seed: int = 0
     reference: ReferencePhase | None = None
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "mlp_ratio"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: it must be at least 1.")
-        if self.attention not in ("dot-product", "factored", None):
-            raise ValueError(f"attention={self.attention!r}: choose 'dot-product' or 'factored'.")
+        for name in ("width", "layers", "mlp_ratio", "n_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.removeprefix('n_')}={getattr(self, name)}: it must be at least 1.")
+        for name, allowed in (
+            ("attention", ("dot-product", "factored")),
+            ("phase", ("learned", "zero")),
+            ("dtype", ("float64", "float32", "mixed")),
+        ):
+            if getattr(self, name) not in allowed:
+                *rest, last = map(repr, allowed)
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose {', '.join(rest)} or {last}.")
         if self.attention == "dot-product" and self.displacements is not None:
             raise ValueError("displacements are for attention='factored'; queries and keys have no use for them.")
-        width, heads = self.width or WIDTH, self.n_heads
-        if width % heads and (self.heads or self.attention):
-            raise ValueError(f"{width=} is not divisible by {heads=}; choose a multiple.")
-        if self.phase not in ("learned", "zero"):
-            raise ValueError(f"phase={self.phase!r}: choose 'learned' or 'zero'.")
-        if self.dtype not in ("float64", "float32", "mixed", None):
-            raise ValueError(f"dtype={self.dtype!r}: choose 'float64', 'float32' or 'mixed'.")
+        if self.width % self.n_heads:
+            raise ValueError(f"width={self.width} is not divisible by heads={self.n_heads}; choose a multiple.")
 
     @property
     def n_heads(self) -> int:
-        """Attention heads, also where none are given."""
-        return self.heads or ((self.width or WIDTH) if self.attention == "factored" else HEADS)
-
-    def completed(self) -> "TransformerConfig":
-        """With values for what was None, apart from displacements."""
-        attention, dtype = self.attention or "dot-product", self.dtype or "mixed"
-        return replace(self, width=self.width or WIDTH, heads=self.n_heads, attention=attention, dtype=dtype)
+        """Number of attention heads, with the default resolved."""
+        default = self.width if self.attention == "factored" else 4
+        return default if self.heads is None else self.heads
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Transformer":
-        """The network on a sector."""
         return Transformer(hilbert, self, device=device)
 
 
@@ -98,7 +93,7 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig, n_sites: int) -> None:
         super().__init__()
-        D, heads = config.width or WIDTH, config.n_heads
+        D, heads = config.width, config.n_heads
         hidden = config.mlp_ratio * D
         self.norm1 = LayerNorm(D)
         self.attention: CausalSelfAttention | FactoredAttention
@@ -144,12 +139,12 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
     ) -> None:
         super().__init__()
         self.hilbert = hilbert
-        self.config = config = replace(config or TransformerConfig(), **options).completed()
-        self.width = config.width or WIDTH
+        self.config = config = replace(config or TransformerConfig(), **options)
+        self.width = config.width
         self.has_phase = config.phase == "learned"
         L, d, D = hilbert.n_sites, hilbert.local_dim, self.width
-        # torch draws initial values of its own, which `initialise` replaces; global random numbers stay as they were.
-        # (On the meta device nothing would be drawn, but that loads a second's worth of Python modules.)
+        # The layers draw initial values that `initialise` replaces: keep the global random state. (The meta device
+        # would avoid the draws, but takes a second to import.)
         with torch.random.fork_rng(devices=[]):
             self.token = nn.Embedding(d + 1, D)  # local state of the site before; d before the first site
             self.site = nn.Embedding(L, D)
@@ -164,7 +159,7 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
     # --- whole configurations ---------------------------------------------------------------------------------------
 
     def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
-        # A row of sites for each configuration: gradients of one configuration need its own input of the layer.
+        # Sites expanded per configuration: per-configuration gradients need the input rows of each.
         sites = torch.arange(self.hilbert.n_sites, device=n.device)
         x = self.embedded(self.previous(n), sites.expand(n.shape))
         for block in self.blocks:
@@ -173,7 +168,7 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
         return self.of_outputs(self.head(self.norm(x)), log_uniform)
 
     def embedded(self, previous: Int64[Tensor, "*B"], sites: Int64[Tensor, "*S"]) -> Float[Tensor, "*B D"]:
-        """Input of the first block: what a site is, and what the site before it holds."""
+        """Input of the first block: embeddings of the site and of the local state of the site before it."""
         return self.token(previous) + self.site(sites)
 
     def previous(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
@@ -182,7 +177,7 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
         return torch.cat([first, n[:, :-1].long()], dim=1)
 
     def of_outputs(self, outputs: Float[Tensor, "*B out"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
-        """Conditionals from what the head returns, logits and phases; in float64 whatever the network's precision."""
+        """Conditionals from the outputs of the head, logits and phases; in float64 whatever the network's precision."""
         outputs = outputs.double()
         if self.has_phase:
             logits, phase = outputs.chunk(2, dim=-1)
@@ -212,36 +207,3 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
     @property
     def bytes_per_shared_site(self) -> int:
         return self.decoder.bytes_per_shared_site
-
-
-class Chosen(NamedTuple):
-    """Decoding state of `DenseDecoder`: the local states chosen so far."""
-
-    n: UInt8[Tensor, "B S"]
-
-    def select(self, indices: Int64[Tensor, " B2"]) -> Self:
-        return self._replace(n=self.n[indices])
-
-    def branch(self, indices: Int64[Tensor, " B2"]) -> Self:
-        return self.select(indices)
-
-
-class DenseDecoder:
-    """Decoding by definition: every step evaluates whole configurations, in which the sites to come hold anything."""
-
-    bytes_per_shared_site = 0
-
-    def __init__(self, transformer: Transformer) -> None:
-        self.transformer = transformer
-
-    def start(self, batch: int) -> Chosen:
-        return Chosen(torch.empty((batch, 0), dtype=torch.uint8, device=self.transformer.site.weight.device))
-
-    def step(self, tokens: UInt8[Tensor, " B"] | None, state: Chosen) -> tuple[Conditionals, Chosen]:
-        n = state.n if tokens is None else torch.cat([state.n, tokens[:, None]], dim=1)
-        site = n.shape[1]
-        log_p, phase = self.transformer.conditionals(nn.functional.pad(n, (0, self.transformer.hilbert.n_sites - site)))
-        return Conditionals(log_p[:, site], phase[:, site]), Chosen(n)
-
-    def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
-        return self.transformer.log_psi(n)

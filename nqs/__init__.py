@@ -7,12 +7,12 @@ if TYPE_CHECKING:
     from nqs import exact, recipes
     from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
     from nqs.driver import ground_state
+    from nqs.optimisation.stages import RunConfig
     from nqs.runtime.interruption import Interrupted
     from nqs.vmc.continuation import resume
     from nqs.vmc.guard import NonFiniteError
     from nqs.vmc.loop import VMC
     from nqs.vmc.result import Result
-    from nqs.vmc.stages import RunConfig
 
 __all__ = [
     "VMC",

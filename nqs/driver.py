@@ -20,6 +20,7 @@ from nqs.exact.diagonalisation import ExactGroundState
 from nqs.exact.projection import weight_in_sector
 from nqs.hilbert import HilbertSpace
 from nqs.models import phase_agreement
+from nqs.optimisation.stages import RunConfig, WarmUp
 from nqs.pretraining import MeanField, Target, VectorTarget, fit
 from nqs.protocols import Hamiltonian, OptimiserConfig, ReferencePhase, Wavefunction, WavefunctionConfig
 from nqs.recipes.model import NetworkOptions, network_of
@@ -35,8 +36,6 @@ from nqs.runtime.threads import using_threads
 from nqs.transfer import origin, transfer
 from nqs.vmc.loop import VMC
 from nqs.vmc.result import Result
-from nqs.vmc.stages import RunConfig
-from nqs.vmc.warm_up import WarmUp
 
 EXACT_LIMIT = 200_000  # dimension up to which the exact ground state is found first: seconds on a CPU
 FIGURE_SECONDS = 5.0  # for the figure, after the run
@@ -217,7 +216,7 @@ def built(plan: Plan, wavefunction: Wavefunction) -> tuple[VMC, RunConfig]:
     if before:
         (first,) = before
         share = first.steps / plan.steps
-        warm_up = WarmUp(share=share, sampler=first.sampler, optimiser=first.optimiser)  # type: ignore[arg-type]
+        warm_up = WarmUp(share=share, sampler=first.sampler, optimiser=first.optimiser)
     vmc = VMC(
         plan.hamiltonian,
         wavefunction,

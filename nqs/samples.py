@@ -16,7 +16,7 @@ class Samples:
     Attributes:
         configurations: distinct, (U, L).
         weights: estimate of |psi|^2 on them, sums to 1.
-        log_modulus, phase: log psi of each, found while sampling.
+        log_modulus, phase: log psi of each, as computed while sampling.
         counts: how often each was drawn in independent draws; None for other schemes.
         inclusion_probability: probability with which each entered a draw without replacement, 1 for an exhaustive sum;
             None for independent draws.
@@ -35,25 +35,26 @@ class Samples:
 
     @property
     def n_samples(self) -> int:
-        """Independent samples; the distinct ones where each was drawn once."""
+        """Number of independent samples; of distinct configurations where there are no counts."""
         return self.n_distinct if self.counts is None else int(self.counts.sum())
 
     @property
     def n_distinct(self) -> int:
-        """U."""
+        """Number of distinct configurations, U."""
         return len(self.configurations)
 
     @property
     def is_exhaustive(self) -> bool:
-        """Every configuration of the sector is there with its exact weight: expectation values have no noise."""
+        """All configurations of the sector with exact weights: expectation values have no sampling noise."""
         return self.inclusion_probability is not None and bool((self.inclusion_probability == 1).all())
 
     @property
     def error_weights(self) -> Float64[Tensor, " U"]:
         """c with (standard error)^2 = sum c |x - <x>|^2 for the mean of any x over the samples.
 
-        Draws without replacement: only what could have been missed fluctuates (arXiv:2002.06043, appendix). Correlated
-        samples count as n_samples / (2 tau) independent ones, tau the integrated autocorrelation time.
+        Draws without replacement: configurations included with certainty do not contribute (arXiv:2002.06043,
+        appendix). Correlated samples count as n_samples / (2 tau) independent ones, with the integrated
+        autocorrelation time tau.
         """
         if self.inclusion_probability is not None:
             return self.weights.square() * (1 - self.inclusion_probability)
@@ -83,20 +84,20 @@ class Samples:
 
     @property
     def perplexity(self) -> float:
-        """exp of the Shannon entropy -<log |psi|^2>: how many configurations carry the state."""
+        """exp of the Shannon entropy -<log |psi|^2>: effective number of configurations that carry the state."""
         occupied = self.weights > 0
         return (-2 * self.weights[occupied] @ self.log_modulus[occupied]).exp().item()
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalEnergies:
-    """Local values of an objective on the samples, E_loc(n) = <n|H|psi> / psi(n) for an energy, and what they cost.
+    """Local values of an objective on the samples, E_loc(n) = <n|H|psi> / psi(n) for an energy, and their cost.
 
     Attributes:
         values: of every distinct sample, in the Hamiltonian's unit.
-        diagonal: <n|H|n> of every distinct sample, a part of it.
-        n_connected: connected configurations, K.
-        n_evaluated: network evaluations made for them.
+        diagonal: <n|H|n> of every distinct sample, included in the values.
+        n_connected: number of connected configurations, K.
+        n_evaluated: number of network evaluations for them.
     """
 
     values: Complex128[Tensor, " U"]
@@ -111,7 +112,7 @@ class LocalEnergies:
 
 
 def distinct(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"]) -> tuple[Int64[Tensor, " U"], Int64[Tensor, " B"]]:
-    """Row of one representative of every distinct configuration, and for every row the number of its class.
+    """First row of every distinct configuration, and the class (index into these) of every row.
 
     Classes are numbered in lexicographic order of the configurations.
     Exact for any number of sites: keys of several words are made distinct word by word.
@@ -122,7 +123,7 @@ def distinct(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"]) -> tuple[Int64[Tens
         word_class = torch.unique(word, return_inverse=True)[1]
         classes = torch.unique(classes * len(n) + word_class, return_inverse=True)[1]
     n_classes = int(classes.max()) + 1 if len(n) else 0
-    # Any row of a class will do; the first one makes the choice independent of the order of parallel writes.
+    # The first row of a class, so that the result does not depend on the order of parallel writes.
     rows = torch.arange(len(n), device=n.device)
     first = torch.full((n_classes,), len(n), device=n.device).scatter_reduce_(0, classes, rows, "amin")
     return first, classes
@@ -133,8 +134,8 @@ def split_counts(
 ) -> Int64[Tensor, "F d"]:
     """Multinomial split of every count over its row of probabilities, by binary halving of the d choices.
 
-    A count goes to the left half of the choices binomially with the share of probability there; after log2(d)
-    rounds each choice stands alone. Equal in distribution to one multinomial draw a row.
+    A count goes to the left half of the choices binomially with the fraction of probability there; after log2(d)
+    rounds every choice is separate. Equal in distribution to one multinomial draw a row.
     """
     d = p.shape[1]
     levels = max(d - 1, 0).bit_length()
@@ -143,8 +144,8 @@ def split_counts(
     remaining = counts.double()[:, None]  # (F, 1), then (F, 2), (F, 4), ...; exact below 2^53
     for level in range(levels):
         halves = p.view(len(p), 2 ** (level + 1), -1).sum(-1).view(len(p), -1, 2)  # (F, 2^level, 2)
-        share = (halves[..., 0] / halves.sum(-1)).nan_to_num(0.0).clamp(0.0, 1.0)
-        left = torch.binomial(remaining, share, generator=generator)
+        fraction = (halves[..., 0] / halves.sum(-1)).nan_to_num(0.0).clamp(0.0, 1.0)
+        left = torch.binomial(remaining, fraction, generator=generator)
         remaining = torch.stack([left, remaining - left], dim=-1).flatten(1)
     return remaining[:, :d].long()
 
@@ -165,7 +166,7 @@ class Lookup:
         )
 
     def rows(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
-        """Row of each configuration among the given ones, which are distinct; -1 for those that are not there."""
+        """Row of each configuration among the given ones, which are distinct; -1 if absent."""
         if not len(self._rows):
             return torch.full((len(n),), -1, device=n.device)
         classes = torch.zeros(len(n), dtype=torch.int64, device=n.device)

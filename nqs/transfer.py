@@ -1,12 +1,12 @@
-"""Parameters of one transformer as the start of another: for other couplings, or for another lattice.
+"""Initial parameters from another run: for other couplings, or for another lattice.
 
 On the same sector all parameters are copied. On a lattice of another size the blocks, the norm and, for the local
 states that both sectors have, the rows of token embedding and head are copied. Local states that only the new sector
 has, higher occupations, start with the parameters of the highest one known. Site embeddings are repeated: the sites of
-the front half start as the first ones, those of the back half as the last ones, and what lies between takes turns with
-the two in the middle, direction by direction. The ends of a configuration are special even on a ring, because nothing
-stands before the first site, and the last ones must hold what the sector lacks; and sublattices stay what they were
-where sizes differ by an even number. Linear interpolation, which mixes them, started at higher energies in most cases
+the front half start as the first ones, those of the back half as the last ones, and those between alternate between
+the two in the middle, direction by direction. The ends of a configuration are special even on a ring, because the first
+site has no predecessor and the last ones hold the remaining particles; sublattices are preserved if sizes differ by an
+even number. Linear interpolation, which mixes them, started at higher energies in most cases
 tried (chains of spins and bosons, 4 to 6 and 6 to 12 sites).
 
 Phases are copied where both models measure them from the same kind of reference; else the phase head starts as it was.
@@ -14,7 +14,7 @@ Symmetries and references belong to the new model and are not copied.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -56,7 +56,6 @@ def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Arch
             f"{archive.path} holds a {type(old).__name__}, here is a {type(new).__name__}: only a transformer can "
             "start with the parameters of another one. Load others with load_state_dict."
         )
-    old, new = old.completed(), new.completed()
     _refuse_other_shape(archive, old, new)
     old_hilbert = built["hamiltonian"].hilbert
     local_states = _common_local_states(archive, old_hilbert, hamiltonian.hilbert)
@@ -158,6 +157,7 @@ def remixed(old: Mixing, new: Mixing, sites: Int64[Tensor, " L"]) -> Float64[Ten
 
 
 def _refuse_other_shape(archive: Archive, old: TransformerConfig, new: TransformerConfig) -> None:
+    old, new = (replace(config, heads=config.n_heads) for config in (old, new))
     names = [f.name for f in fields(TransformerConfig) if f.name not in FREE]
     wrong = [name for name in names if getattr(old, name) != getattr(new, name)]
     if wrong:

@@ -1,11 +1,11 @@
-"""Tree sampling with static shapes, recorded once as a CUDA graph and replayed for every draw.
+"""Tree sampling with static shapes, captured once as a CUDA graph and replayed for every draw.
 
-The kernels of a small network take a few microseconds each, less than it takes to launch them one by one. Here the
-frontier has room for a fixed number of prefixes, and the places that none fills hold no samples. Then neither shapes
-nor addresses depend on what is drawn, the host waits once a draw, and all kernels of all sites are launched at once.
+Kernels of a small network take a few microseconds each, less than their launch. Here the frontier has a fixed capacity,
+and unused places hold no samples, so that neither shapes nor addresses depend on the draw: one launch for all sites,
+one host synchronisation per draw.
 
-On a CPU the samples are those of TreeSampler, seed for seed; on a GPU random numbers belong to places, so that another
-capacity gives other, equally distributed samples. The recorded draw equals `padded_draw` bit for bit.
+On a CPU the samples are those of TreeSampler, seed for seed; on a GPU random numbers depend on the capacity, and the
+samples are equally distributed. The replayed draw equals `padded_draw` bit for bit.
 """
 
 # Shapes: C places on the frontier, L sites, d local states.
@@ -21,13 +21,13 @@ from nqs.protocols import AutoregressiveWavefunction
 from nqs.runtime.memory import max_chunk_rows
 from nqs.samples import split_counts
 
-MAX_CAPACITY = 2**15  # with more prefixes the kernels take longer than their launch
+MAX_CAPACITY = 2**15  # above it the kernels take longer than their launch
 MAX_BYTES = 2**31  # of a network evaluation
-MARGIN = 1.25  # places for every distinct configuration that is expected
+MARGIN = 1.25  # capacity per expected distinct configuration
 
 
 class Leaves(NamedTuple):
-    """Configurations in lexicographic order; places from `number` on are empty."""
+    """Configurations in lexicographic order; places from index `number` on are empty."""
 
     tokens: UInt8[Tensor, "C L"]
     counts: Int64[Tensor, " C"]
@@ -42,7 +42,7 @@ def padded_draw(
     capacity: int,
     generator: torch.Generator,
 ) -> Leaves:
-    """A draw of so many samples whose shapes depend on the capacity alone, without a look at the device."""
+    """A draw of n_samples samples; shapes depend on the capacity alone, without host synchronisation."""
     L, d, device = wavefunction.hilbert.n_sites, wavefunction.hilbert.local_dim, generator.device
     place = torch.arange(capacity, device=device)
     tokens = torch.zeros((capacity, L), dtype=torch.uint8, device=device)
@@ -69,32 +69,33 @@ def padded_draw(
 
 
 def compacted(chosen: Bool[Tensor, " N"], capacity: int) -> Int64[Tensor, " C"]:
-    """Positions of the first `capacity` True entries in their order, and 0 where there are no more."""
+    """Positions of the first `capacity` True entries in their order, padded with 0."""
     place = chosen.cumsum(0) - 1
-    place = torch.where(chosen, place, capacity).clamp_(max=capacity)  # what has no place goes to one that is cut off
+    # False entries and those beyond the capacity go to an extra last place, which is cut off.
+    place = torch.where(chosen, place, capacity).clamp_(max=capacity)
     positions = torch.arange(len(chosen), device=chosen.device)
     return torch.zeros(capacity + 1, dtype=torch.int64, device=chosen.device).scatter_(0, place, positions)[:capacity]
 
 
 def capacity_for(wavefunction: AutoregressiveWavefunction, n_samples: int, n_distinct: int | None) -> int | None:
-    """Places for a draw, 2^k or 3 2^k of them; None where it is too large to gain from being recorded.
+    """Capacity for a draw, 2^k or 3 2^k; None if it is too large to gain from a CUDA graph.
 
     Args:
-        n_distinct: distinct configurations that are expected; None if not known.
+        n_distinct: expected number of distinct configurations; None if unknown.
     """
-    most = min(n_samples, wavefunction.hilbert.dimension)
+    largest = min(n_samples, wavefunction.hilbert.dimension)
     if n_distinct is not None:
-        most = min(most, math.ceil(MARGIN * n_distinct))
-    power = 2 ** (most - 1).bit_length()
-    capacity = 3 * power // 4 if power >= 4 and 3 * power // 4 >= most else power
+        largest = min(largest, math.ceil(MARGIN * n_distinct))
+    power = 2 ** (largest - 1).bit_length()
+    capacity = 3 * power // 4 if power >= 4 and 3 * power // 4 >= largest else power
     fits = capacity <= MAX_CAPACITY and capacity * wavefunction.bytes_per_configuration <= MAX_BYTES
     return capacity if fits else None
 
 
-class RecordedDraw:
+class GraphedDraw:
     """`padded_draw` of one wavefunction and capacity as a CUDA graph.
 
-    It works on a copy of the wavefunction, because a graph reads parameters where they were when it was recorded.
+    It works on a copy of the wavefunction, because a graph reads parameters at the addresses of its capture.
     """
 
     def __init__(self, wavefunction: AutoregressiveWavefunction, capacity: int, device: torch.device) -> None:
@@ -103,11 +104,11 @@ class RecordedDraw:
         self.wavefunction = copy.deepcopy(wavefunction, shared).requires_grad_(False)
         self.generator = torch.Generator(device)
         self.n_samples = torch.ones(1, dtype=torch.int64, device=device)
-        aside = torch.cuda.Stream(device)
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):  # tables and handles are made here, which must not happen while recording
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):  # creates tables and handles, which is not allowed during capture
             padded_draw(self.wavefunction, self.n_samples, capacity, self.generator)
-        torch.cuda.current_stream(device).wait_stream(aside)
+        torch.cuda.current_stream(device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(self.generator)
         with torch.cuda.graph(self.graph):
@@ -115,9 +116,9 @@ class RecordedDraw:
 
     @torch.no_grad()
     def __call__(self, wavefunction: AutoregressiveWavefunction, n_samples: int, generator: torch.Generator) -> Leaves:
-        """The leaves, overwritten by the next call; the generator goes on behind the random numbers used."""
-        for mine, theirs in zip(_tensors(self.wavefunction), _tensors(wavefunction), strict=True):
-            mine.copy_(theirs)
+        """The leaves, overwritten by the next call; the generator is advanced past the random numbers used."""
+        for own, given in zip(_tensors(self.wavefunction), _tensors(wavefunction), strict=True):
+            own.copy_(given)
         self.n_samples.fill_(n_samples)
         self.generator.set_state(generator.get_state())
         self.graph.replay()
@@ -129,28 +130,28 @@ def _tensors(wavefunction: AutoregressiveWavefunction) -> list[Tensor]:
     return [*wavefunction.parameters(), *wavefunction.buffers()]
 
 
-class Recorder:
-    """The recorded draw of a wavefunction, made when it is first used and again for another capacity."""
+class GraphCache:
+    """CUDA graph of the draw of a wavefunction, captured at first use and again for another capacity."""
 
     def __init__(self, wavefunction: AutoregressiveWavefunction) -> None:
         self.wavefunction = wavefunction
-        self._recorded: RecordedDraw | None = None
+        self._graph: GraphedDraw | None = None
 
     def draw(self, n_samples: int, n_distinct: int | None, generator: torch.Generator) -> Leaves | None:
-        """Leaves without empty places; None where it is too large, memory is short, or more are found than expected."""
+        """Leaves without empty places; None if the draw is too large, memory is short, or the capacity was exceeded."""
         wavefunction = self.wavefunction
         capacity = capacity_for(wavefunction, n_samples, n_distinct)
         if capacity is None:
             return None
-        recorded = self._recorded
-        if recorded is None or not capacity <= recorded.capacity <= 2 * capacity:
+        graph = self._graph
+        if graph is None or not capacity <= graph.capacity <= 2 * capacity:
             if capacity > max_chunk_rows(wavefunction.bytes_per_configuration, generator.device, gpu_bytes=MAX_BYTES):
                 return None
-            self._recorded = recorded = RecordedDraw(wavefunction, capacity, generator.device)
+            self._graph = graph = GraphedDraw(wavefunction, capacity, generator.device)
         before = generator.get_state()
-        leaves = recorded(wavefunction, n_samples, generator)
+        leaves = graph(wavefunction, n_samples, generator)
         number = int(leaves.number)
-        if number > recorded.capacity:
+        if number > graph.capacity:
             generator.set_state(before)
             return None
         tokens, counts, log_p, phase = (part[:number].clone() for part in leaves[:4])

@@ -13,10 +13,10 @@ from nqs.samples import Samples
 
 @dataclass(frozen=True, kw_only=True)
 class ExhaustiveSampler:
-    """Enumerates the sector; for spaces small enough to evaluate at every step.
+    """Enumerates the sector; for sectors small enough to evaluate in every step.
 
     Args:
-        max_dimension: network evaluations; refuse larger sectors.
+        max_dimension: largest number of network evaluations.
     """
 
     max_dimension: int = 2**22
@@ -40,7 +40,9 @@ class ExhaustiveSampling(Independent):
         """
         wavefunction, device = self.wavefunction, generator.device
         hilbert, symmetry = wavefunction.hilbert, wavefunction.symmetry
-        at_least = hilbert.dimension // (1 if symmetry is None else symmetry.order)  # before any is listed
+        at_least = hilbert.dimension // (
+            1 if symmetry is None else symmetry.order
+        )  # lower bound, before orbits are enumerated
         self._check(wavefunction.n_images * at_least, hilbert)
         n, members = wavefunction.representatives(device)
         self._check(wavefunction.n_images * len(n), hilbert)

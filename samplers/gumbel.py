@@ -1,7 +1,7 @@
 """Sampling without replacement: a fixed number of distinct configurations, the likely ones with certainty.
 
 Every configuration gets the key G(n) = log p(n) + Gumbel noise; the K configurations with the largest keys are a
-sample without replacement (Gumbel top-k). They are found without visiting the others: the largest key below a prefix
+sample without replacement (Gumbel top-k). They are found without enumeration: the largest key below a prefix
 is itself log p(prefix) + Gumbel noise, so keys are drawn from the root downwards, children conditioned on their
 maximum, and only the K + 1 largest prefixes survive each site (stochastic beam search; Kool, van Hoof, Welling,
 arXiv:1903.06059). With kappa the (K + 1)-th largest key, a configuration was included with probability
@@ -37,7 +37,7 @@ class GumbelSampler:
 
     def __post_init__(self) -> None:
         if self.n_distinct < 1:
-            raise ValueError(f"n_distinct={self.n_distinct}: at least one configuration must be wanted.")
+            raise ValueError(f"n_distinct={self.n_distinct}: give at least 1.")
 
     def build(self, wavefunction: Wavefunction) -> "GumbelSampling":
         """Raises TypeError: the wavefunction is not autoregressive."""

@@ -6,10 +6,10 @@ from nqs.protocols import AutoregressiveWavefunction, Wavefunction
 
 
 def autoregressive(wavefunction: Wavefunction, config: object) -> AutoregressiveWavefunction:
-    """The state that is drawn from.
+    """The state that samples are drawn from.
 
     Raises:
-        TypeError: it is not autoregressive, as this sampler needs.
+        TypeError: it is not autoregressive.
     """
     if not isinstance(wavefunction.sampled, AutoregressiveWavefunction):
         raise TypeError(
@@ -19,10 +19,10 @@ def autoregressive(wavefunction: Wavefunction, config: object) -> Autoregressive
 
 
 class Independent:
-    """No state: a resumed run needs nothing to go on drawing."""
+    """A sampler without state between draws."""
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Archives hold an empty state."""
+        """Nothing to restore."""

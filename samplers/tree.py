@@ -14,12 +14,12 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.protocols import AutoregressiveWavefunction, DecodingState, Wavefunction
-from nqs.samplers.cuda_graph import Recorder
+from nqs.samplers.cuda_graph import GraphCache
 from nqs.samplers.independent import Independent, autoregressive
 from nqs.samples import Samples, split_counts
 
 MAX_SAMPLES = 10**12
-PILOT_GROWTH = 8.0  # how far a pilot run may be extrapolated to a larger number of samples
+PILOT_GROWTH = 8.0  # largest factor by which a pilot run is extrapolated in the number of samples
 
 
 class Frontier(NamedTuple):
@@ -43,13 +43,12 @@ class TreeSampler:
 
     Args:
         n_samples: number of independent samples, up to 1e12; or
-        n_distinct: number of distinct configurations wanted: the number of samples that reaches it is estimated
-            from pilot runs with random numbers of their own, then a fresh run is made with it.
-        max_frontier: prefixes decoded at once; a larger frontier is cut, and its parts are finished one after
-            another, which bounds memory and leaves the distribution as it is.
-        use_cuda_graph: on a GPU, record draws of some thousand distinct configurations as a CUDA graph
-            (nqs.samplers.cuda_graph), which is faster for small networks; the random numbers are other ones. Larger
-            draws are made without.
+        n_distinct: wanted number of distinct configurations: the number of samples that reaches it is estimated from
+            independent pilot runs.
+        max_frontier: largest number of prefixes decoded together; a larger frontier is split into chunks, which bounds
+            memory without changing the distribution.
+        use_cuda_graph: on a GPU, replay draws of up to some thousand distinct configurations as a CUDA graph
+            (nqs.samplers.cuda_graph): faster for small networks, with other random numbers.
 
     >>> from nqs.hilbert import bosons
     >>> from nqs.models import Transformer
@@ -70,9 +69,9 @@ class TreeSampler:
         if self.n_samples is not None and not 1 <= self.n_samples <= MAX_SAMPLES:
             raise ValueError(f"n_samples={self.n_samples}: choose 1 to {MAX_SAMPLES:.0e}.")
         if self.n_distinct is not None and self.n_distinct < 1:
-            raise ValueError(f"n_distinct={self.n_distinct}: at least one configuration must be wanted.")
+            raise ValueError(f"n_distinct={self.n_distinct}: give at least 1.")
         if self.max_frontier < 1:
-            raise ValueError(f"max_frontier={self.max_frontier}: at least one prefix must fit.")
+            raise ValueError(f"max_frontier={self.max_frontier}: give at least 1.")
 
     def build(self, wavefunction: Wavefunction) -> "TreeSampling":
         """Raises TypeError: the wavefunction is not autoregressive."""
@@ -86,13 +85,13 @@ class TreeSampling(Independent):
         self.config = config
         self.wavefunction = wavefunction
         self.base = autoregressive(wavefunction, config)
-        self._recorder = Recorder(self.base)
+        self._graph = GraphCache(self.base)
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator) -> Samples:
         """Distinct configurations with their counts, on the device of the generator.
 
-        Of a symmetric wavefunction distinct orbits; `n_distinct` then counts the configurations of its base.
+        For a symmetric wavefunction distinct orbits; `n_distinct` then counts configurations of its base.
         """
         n_samples = self.config.n_samples
         if n_samples is None:
@@ -103,7 +102,7 @@ class TreeSampling(Independent):
         wavefunction, config = self.base, self.config
         device, n_sites = generator.device, wavefunction.hilbert.n_sites
         if config.use_cuda_graph and device.type == "cuda":
-            drawn = self._recorder.draw(n_samples, config.n_distinct, generator)
+            drawn = self._graph.draw(n_samples, config.n_distinct, generator)
             if drawn is not None:
                 return as_samples(wavefunction, *drawn[:4])
         one = torch.zeros(1, dtype=torch.float64, device=device)
@@ -132,8 +131,8 @@ class TreeSampling(Independent):
     def _samples_for_target(self, generator: torch.Generator) -> int:
         """Number of samples N with E[distinct] = sum_n 1 - (1 - p(n))^N equal to n_distinct.
 
-        The sum is estimated from a pilot of M samples by weighting what it found with 1 / (1 - (1 - p)^M), the
-        inverse of the probability to be found (Horvitz and Thompson, J. Am. Stat. Assoc. 47, 663 (1952)).
+        The sum is estimated from a pilot of M samples, weighted with 1 / (1 - (1 - p)^M), the inverse of the
+        probability to be found (Horvitz and Thompson, J. Am. Stat. Assoc. 47, 663 (1952)).
         """
         wanted = self.config.n_distinct
         assert wanted is not None

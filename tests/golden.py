@@ -49,13 +49,13 @@ from nqs.models import (
     sector_of,
 )
 from nqs.optimisation import ExactSteps, OptimiserConfig, StochasticReconfiguration, TorchOptimiser
-from nqs.pretraining import FitObjective, MeanField, Target, VectorTarget, default_optimiser, fit
+from nqs.pretraining import FitObjective, MeanField, Target, VectorTarget, fit
 from nqs.protocols import Hamiltonian, Sampler, Wavefunction, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.scripts import bose_hubbard, fermi_hubbard, heisenberg
 from nqs.symmetry import symmetries_of
 from nqs.transfer import load, transfer
-from nqs.vmc.warm_up import WarmUp
+from nqs.vmc import WarmUp
 
 FILE = Path(__file__).with_suffix(".json")
 SHOWN = 8  # parameters of an entry
@@ -282,7 +282,7 @@ def narrow_sampled(folder: Path) -> Record:
     return run(Ising(chain(8), h=1.0), NARROW, TreeSampler(n_samples=10**6), optimiser, steps=6)
 
 
-WARM = WarmUp(share=0.5, sampler=TreeSampler(n_distinct=12))
+WARM = WarmUp(share=0.5, sampler=TreeSampler(n_distinct=12), optimiser=recipes.warm_up_optimiser())
 
 
 @golden
@@ -338,7 +338,7 @@ def fitted(folder: Path) -> Record:
 
     def start(wavefunction: Wavefunction) -> None:
         for target, objective, sampler in fits:
-            optimiser = default_optimiser(objective, exact=sampler is not tree)
+            optimiser = recipes.fit_optimiser(objective, exact=sampler is not tree)
             optimiser = replace(optimiser, diagonal_shift=10 * SHIFT, final_diagonal_shift=10 * SHIFT)
             made = fit(wavefunction, target, objective, steps=3, sampler=sampler, optimiser=optimiser, progress=False)
             losses.extend(made.history["loss"].tolist())
@@ -425,7 +425,7 @@ def choice(hamiltonian: Hamiltonian, minutes: float | None = None, **options: An
     warm_up = "".join(f"{stage.steps} steps of warm-up with {described(stage.sampler)}" for stage in before)
     return (
         f"{type(hamiltonian).__name__}, dimension {hamiltonian.hilbert.dimension}: {plan.reason('symmetry')}; "
-        f"{plan.summary}; {wanted} steps without a limit; {warm_up or 'no warm-up'}; {main.subgroup} images in steps; "
+        f"{plan.summary}; {wanted} steps without a limit; {warm_up or 'no warm-up'}; {plan.n_images} images in steps; "
         f"{next(wavefunction.parameters()).dtype}, gradients {wavefunction.gradient_dtype}; "
         f"rates {optimiser.learning_rate:.12g} to {optimiser.final_learning_rate:.12g}, last shift "
         f"{optimiser.final_diagonal_shift:g}, steps up to {optimiser.max_step:g}, momentum {optimiser.momentum:g}; "

@@ -7,22 +7,23 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import expm
-from torch.nn.utils import parameters_to_vector
 
-from nqs import VMC, exact
+from nqs import VMC, exact, recipes
 from nqs.estimators.local_energy import local_energies
 from nqs.exact import SectorMatrix
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
 from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig
 from nqs.optimisation import ExactSteps, StochasticReconfiguration
-from nqs.optimisation.exact_steps import SectorEnergy, exact_steps, normalised_amplitudes
+from nqs.optimisation.exact_steps import SectorEnergy, normalised_amplitudes
 from nqs.optimisation.imaginary_time import evolved
 from nqs.optimisation.targets import gain_ratio, log_of_one_plus
 from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.recipes import OptimiserOptions
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.symmetry import symmetries_of, translations
+from nqs.vmc.guard import Guard
 
 SMALL = TransformerConfig(width=8, layers=1, heads=2, seed=3)
 FLUX = BoseHubbard(chain(3), 3, U=2.0, phases=(0.5, -0.2, 0.9))
@@ -178,7 +179,6 @@ def test_only_plain_exact_sums_use_the_matrix(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(SectorMatrix, "of", spy)
     for options, expected in (
         ({}, 1),
-        ({"clip": 5.0}, 0),
         ({"temperature": 1.0, "annealing": 1.0}, 0),
         ({"temperature": 1.0, "annealing": 0.5}, 1),
     ):
@@ -196,32 +196,35 @@ def test_exact_steps_say_what_they_need() -> None:
         ExactSteps().build(psi)
     few = TreeSampler(n_distinct=5).build(psi).sample(torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="sum over the whole sector of 126 terms; the sampler gave"):
-        ExactSteps().build(psi, RING).objective.local(psi, few)
+        ExactSteps().objective(RING).local(psi, few)
     with pytest.raises(ValueError, match="time=0: it must be a positive number"):
         ExactSteps(time=0)
-    given = StochasticReconfiguration(learning_rate=0.5, max_step=0.3, memory=1.0)
-    assert exact_steps(given) == ExactSteps(time=0.5, max_step=0.3, memory=1.0)
-    assert exact_steps(StochasticReconfiguration()) == ExactSteps()
+    given = OptimiserOptions(learning_rate=0.5, max_step=0.3, memory=1.0)
+    assert recipes.optimiser(given, exact=True) == ExactSteps(time=0.5, max_step=0.3, memory=1.0)
+    assert recipes.optimiser(exact=True) == ExactSteps()
     for option in ({"momentum": 0.5}, {"final_learning_rate": 0.1}):
         with pytest.raises(ValueError, match=f"{next(iter(option))}=0.*whole sector"):
-            exact_steps(StochasticReconfiguration(**option))
+            recipes.optimiser(OptimiserOptions(**option), exact=True)
 
 
 def test_near_their_end_exact_sums_may_only_go_down() -> None:
     """They go on from the state of lowest energy, also after an interruption."""
     psi = Transformer(RING.hilbert, SMALL)
-    optimiser = ExactSteps().build(psi, RING)
+    objective = ExactSteps().objective(RING)
+    optimiser, guard = ExactSteps().build(psi, objective), Guard(psi.parameters())
     samples = ExhaustiveSampler().build(psi).sample(torch.Generator())
-    local = optimiser.objective.local(psi, samples)
-    lowest = parameters_to_vector(psi.parameters()).detach().clone()
+    local = objective.local(psi, samples)
+    lowest = guard.current()
+    assert not guard.rose(samples, local, 0.5)
     optimiser.step(samples, local, 0.5)
-    higher = replace(local, values=local.values + 1e-3)
-    assert optimiser.step(samples, higher, 0.6).learning_rate > 0
-    copy = ExactSteps().build(psi, RING)
-    copy.load_state_dict(optimiser.state_dict())
-    for refusing in (copy, optimiser):
-        assert refusing.step(samples, higher, 0.85).learning_rate == 0.0
-        assert torch.equal(parameters_to_vector(psi.parameters()), lowest)
+    after, higher = guard.current(), replace(local, values=local.values + 1e-3)
+    assert not guard.rose(samples, higher, 0.6)
+    copy = Guard(psi.parameters())
+    copy.load_state_dict(optimiser.state_dict() | guard.state_dict(), None, 1.0)
+    for judging in (copy, guard):
+        guard.restore(after)
+        assert judging.rose(samples, higher, 0.85)
+        assert torch.equal(guard.current(), lowest)
 
 
 def test_annealed_exact_sums_end_free_of_the_free_energies_before() -> None:

@@ -12,8 +12,8 @@ from nqs.models import Transformer
 from nqs.models.inference import decoder
 from nqs.models.inference import kernels as inference
 from nqs.models.inference.causal_products import causal_attention, head_by_head
+from nqs.models.inference.dense import DenseDecoder
 from nqs.models.inference.kernels import gelu, log_softmax_, softmax_
-from nqs.models.transformer import DenseDecoder
 from nqs.protocols import Hamiltonian
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples

@@ -23,17 +23,10 @@ from nqs.models import (
     hartree_fock,
 )
 from nqs.optimisation import TorchOptimiser
-from nqs.pretraining import (
-    OBJECTIVES,
-    FitObjective,
-    MeanField,
-    ProductState,
-    VectorTarget,
-    compare,
-    draw,
-    fit,
-    target_log_psi,
-)
+from nqs.pretraining import FitObjective, MeanField, ProductState, VectorTarget, compare, fit
+from nqs.pretraining.divergences import OBJECTIVES
+from nqs.pretraining.fitting import Mixture
+from nqs.pretraining.targets import target_log_psi
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.symmetry import symmetries_of, translations
@@ -85,7 +78,7 @@ def loss_by_enumeration(model: Wavefunction, phi: Tensor, objective: str, weight
 def test_loss_and_gradient_are_those_of_the_definition(objective: FitObjective, weight: float) -> None:
     model = tiny(HUBBARD.hilbert, seed=3)
     state = random_vector(36)
-    samples = draw(model, VectorTarget(HUBBARD.hilbert, state), ExhaustiveSampler(), torch.Generator())
+    samples = Mixture(model, VectorTarget(HUBBARD.hilbert, state), ExhaustiveSampler()).sample(torch.Generator())
     phi = VectorTarget(HUBBARD.hilbert, 5j * state).log_psi(samples.configurations)  # neither norm nor phase matter
     found = compare(samples, LogPsi(phi.log_modulus + 0.3, phi.phase), objective, weight)
     normalised = torch.from_numpy(state / np.linalg.norm(state))
@@ -107,7 +100,7 @@ def test_close_to_the_target_the_objectives_are_twice_the_infidelity() -> None:
     model = tiny(HUBBARD.hilbert)
     psi = dense(model, HUBBARD.hilbert)
     near = psi * np.exp(1e-4 * random_vector(36))
-    samples = draw(model, model, ExhaustiveSampler(), torch.Generator())
+    samples = Mixture(model, model, ExhaustiveSampler()).sample(torch.Generator())
     phi = VectorTarget(HUBBARD.hilbert, near).log_psi(samples.configurations)
     forward, reverse, infidelity = (compare(samples, phi, objective).loss for objective in OBJECTIVES)
     assert forward == pytest.approx(2 * infidelity, rel=1e-3)
@@ -253,7 +246,7 @@ def test_a_projected_determinant_is_not_projected_again(monkeypatch: pytest.Monk
     projected = ProjectedDeterminant(determinant=determinant, symmetry=symmetry, hilbert=CHAIN.hilbert)
     target, n = MeanField(CHAIN.hilbert, projected), CHAIN.hilbert.configurations()
     once, _ = target_log_psi(target, n, model)
-    monkeypatch.setattr("nqs.pretraining._symmetry_of", lambda state: symmetry if state is model else None)
+    monkeypatch.setattr("nqs.pretraining.targets.symmetry_of", lambda state: symmetry if state is model else None)
     twice, _ = target_log_psi(target, n, model)
     torch.testing.assert_close(once.exp(), twice.exp())
 
@@ -283,7 +276,7 @@ def test_weights_of_mixed_samples_are_those_of_the_wavefunction(of_a_vector: boo
     target = VectorTarget(HUBBARD.hilbert, dense(other, HUBBARD.hilbert)) if of_a_vector else other
     p = abs(dense(model, HUBBARD.hilbert)) ** 2
     n_samples = 10**6
-    samples = draw(model, target, TreeSampler(n_samples=n_samples), torch.Generator().manual_seed(0))
+    samples = Mixture(model, target, TreeSampler(n_samples=n_samples)).sample(torch.Generator().manual_seed(0))
     rank = HUBBARD.hilbert.rank(samples.configurations).numpy()
     assert len(rank) == 36
     np.testing.assert_allclose(samples.weights.numpy(), p[rank], atol=5 * np.sqrt(p.max() / n_samples))

@@ -24,8 +24,9 @@ from nqs.models import (
     TransformerConfig,
     hartree_fock,
 )
+from nqs.models.symmetric.wavefunction import SymmetricWavefunction
 from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
-from nqs.protocols import Connected, Hamiltonian, SymmetricWavefunction, WavefunctionConfig
+from nqs.protocols import Connected, Hamiltonian, WavefunctionConfig
 from nqs.recipes.model import network_of
 from nqs.recipes.samplers import EXHAUSTIVE_ROWS, SHARED_PREFIXES
 from nqs.recipes.sector import FEW_ORBITS
@@ -226,7 +227,6 @@ def test_networks_that_are_averaged_are_narrow_on_a_cpu_and_rounded(device: str 
     assert (nowhere.attention, nowhere.displacements) == ("factored", None)
     for network in (averaged, alone, nowhere):
         assert None not in (network.width, network.heads, network.attention, network.dtype)
-        assert network.completed() == network
     given = recipes.NetworkOptions(width=24, dtype="float64", attention="dot-product", layers=3, heads=3)
     found = recipes.network(given, "zero", terms, h.hilbert, device, lattice=h.lattice, averaged=True)
     assert {name: getattr(found, name) for name in given.given} == given.given
@@ -341,7 +341,7 @@ def test_a_plan_is_resolved_stored_and_repeated(hamiltonian: Hamiltonian) -> Non
         left = {name.split(".")[-1] for name in open_fields(chosen, part)}
         # Displacements have no meaning for queries and keys; a tree has samples or distinct configurations.
         assert left <= {"displacements", "n_samples", "max_frontier", "memory", "reference"}
-    types = known_types() | {kind.__name__: kind for kind in (recipes.Plan, recipes.PlannedStage, recipes.Reason)}
+    types = known_types() | {kind.__name__: kind for kind in (recipes.Plan, recipes.Reason)}
     assert from_plain(plain, types) == plan
     assert plan.steps == sum(stage.steps for stage in plan.stages)
     assert plan.parameters == plan.model.build(hamiltonian.hilbert).n_parameters

@@ -13,11 +13,17 @@ from nqs.models import Transformer, TransformerConfig
 from nqs.recipes.samplers import EXHAUSTIVE_ROWS
 from nqs.recipes.steps import LONG_SUM
 from nqs.samplers import ExhaustiveSampler, TreeSampler
-from nqs.vmc.warm_up import WarmUp
+from nqs.vmc import WarmUp
 
 RING = BoseHubbard(chain(4), 4, U=4.0)
 SMALL = TransformerConfig(width=8, layers=1, heads=2)
-WARM = WarmUp(share=0.5, sampler=TreeSampler(n_distinct=10))
+
+
+def warm(share: float) -> WarmUp:
+    return WarmUp(share=share, sampler=TreeSampler(n_distinct=10), optimiser=recipes.warm_up_optimiser())
+
+
+WARM = warm(0.5)
 
 
 def vmc(warm_up: WarmUp | None = WARM) -> VMC:
@@ -59,13 +65,13 @@ def test_an_interrupted_run_goes_on_bit_for_bit(stopped: int, tmp_path: Path) ->
 def test_a_share_is_part_of_a_run() -> None:
     for share in (0.0, 1.0, -0.5):
         with pytest.raises(ValueError, match=r"share=.*above 0 and below 1"):
-            WarmUp(share=share, sampler=TreeSampler(n_distinct=10))
+            warm(share)
     assert WARM.steps(7) == 4
 
 
 def test_the_last_step_is_never_one_of_the_warm_up() -> None:
-    for steps, warm in ((1, 0), (2, 1), (100, 99)):
-        assert WarmUp(share=0.999, sampler=TreeSampler(n_distinct=10)).steps(steps) == warm
+    for steps, expected in ((1, 0), (2, 1), (100, 99)):
+        assert warm(0.999).steps(steps) == expected
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -17,7 +17,7 @@ class Variant(StochasticReconfiguration):
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> NaturalGradient:
         return NaturalGradient(
-            self.completed(),
+            self,
             wavefunction,
             implicit=self.implicit,
             logarithmic=self.logarithmic,

@@ -1,7 +1,7 @@
-"""Attention for a new site, or for the sites after a shared prefix; what earlier sites are read for is stored.
+"""Attention of a new site, or of the sites after a shared prefix, with stored keys and values of earlier sites.
 
 Both kinds of attention have one interface: `storage` and `step` while samples grow, `nodes` and `after_prefix` for a
-tree of prefixes. They return what the heads find, before the linear layer `out`; all without gradients.
+tree of prefixes. They return the concatenated heads, before the linear layer `out`; all without gradients.
 """
 
 # Shapes: B configurations, T last of S sites, L all sites, N nodes of a tree of prefixes, C rows of storage, D width,
@@ -18,7 +18,7 @@ from nqs.models.inference.prefix_tree import Branches
 
 
 class CachedDotProduct:
-    """`CausalSelfAttention`, which reads keys and values of earlier sites."""
+    """`CausalSelfAttention` with stored keys and values."""
 
     def __init__(self, attention: CausalSelfAttention) -> None:
         self.attention = attention
@@ -26,15 +26,15 @@ class CachedDotProduct:
         self.stored_per_site = 2 * self.width  # numbers
 
     def scores_per_site(self, n_sites: int) -> int:
-        """Numbers that `after_prefix` holds for each evaluated site besides the input."""
+        """Temporary numbers of `after_prefix` per evaluated site, besides the input."""
         return 2 * self.attention.heads * n_sites
 
     def after_prefix(
         self, x: Float[Tensor, "B T D"], storage: Float[Tensor, "N W"], part: Branches
     ) -> Float[Tensor, "B T D"]:
-        """For the last T of S sites, which see themselves and what is before them.
+        """For the last T of S sites, which attend to themselves and to earlier sites.
 
-        Keys and values of those before are read from the storage, and those of new nodes are written to it.
+        Keys and values of earlier sites are read from the storage, those of new nodes are written to it.
         """
         B, _, D = x.shape
         qkv = self.attention.qkv(x)
@@ -46,7 +46,7 @@ class CachedDotProduct:
         return causal_attention(qkv[..., :D], keys_values, self.attention.heads)
 
     def step(self, x: Float[Tensor, "B D"], storage: Float[Tensor, "2 C H L E"], site: int) -> Float[Tensor, "B D"]:
-        """For a new site, which sees itself and those before it; it is written to the storage.
+        """For a new site, which attends to itself and to earlier sites; it is written to the storage.
 
         Row b of x owns row b of the storage, which may have more rows.
         """
@@ -59,17 +59,17 @@ class CachedDotProduct:
         return (scores.softmax(-1) @ values).flatten(1)
 
     def storage(self, rows: int, sites: int) -> Float[Tensor, "2 C H L E"]:
-        """Room for keys and values."""
+        """Storage of keys and values."""
         heads = self.attention.heads
         return self.attention.out.weight.new_empty((2, rows, heads, sites, self.width // heads))
 
     def nodes(self, N: int) -> Float[Tensor, "N W"]:
-        """Room for those of the nodes of a tree of prefixes."""
+        """Storage for the nodes of a prefix tree."""
         return self.attention.out.weight.new_empty((N, 2 * self.width))
 
 
 class CachedFactored:
-    """`FactoredAttention`, which reads values of earlier sites."""
+    """`FactoredAttention` with stored values."""
 
     def __init__(self, attention: FactoredAttention) -> None:
         self.attention = attention
@@ -89,8 +89,8 @@ class CachedFactored:
             values.view(D, B, -1)[:, :, part.begin :] = own.view(D, B, T)
         storage[:, part.nodes] = own.index_select(1, part.kept)
         A = self.attention.mixing.matrices(part.begin, part.begin + T)  # (H, T, S)
-        found = torch.bmm(values.view(len(A), -1, A.shape[2]), A.mT)  # (H, E B, T)
-        return found.view(D, B, T).permute(1, 2, 0)
+        mixed = torch.bmm(values.view(len(A), -1, A.shape[2]), A.mT)  # (H, E B, T)
+        return mixed.view(D, B, T).permute(1, 2, 0)
 
     def step(self, x: Float[Tensor, "B D"], storage: Float[Tensor, "1 C D L 1"], site: int) -> Float[Tensor, "B D"]:
         B, D = x.shape
@@ -101,9 +101,9 @@ class CachedFactored:
         return torch.bmm(held.transpose(0, 1), of_channels)[:, :, 0].T
 
     def storage(self, rows: int, sites: int) -> Float[Tensor, "1 C D L 1"]:
-        """Room for values; a channel of a prefix is contiguous, because that is what a step reads."""
+        """Storage of values; the channels of a prefix are contiguous because a step reads them."""
         return self.attention.out.weight.new_empty((1, rows, self.width, sites, 1))
 
     def nodes(self, N: int) -> Float[Tensor, "D N"]:
-        """Room for those of the nodes of a tree of prefixes; channels are contiguous, because they are mixed apart."""
+        """Storage for the nodes of a prefix tree; channels are contiguous because each is mixed separately."""
         return self.attention.out.weight.new_empty((self.width, N))

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from nqs.models.inference.kernels import softmax_
 
-CPU_SITES = 32  # evaluated at once on a CPU
-JOINT_WIDTH, JOINT_SITES = 64, 4  # on a GPU all heads at once up to this width, or for so few sites
+CPU_SITES = 32  # largest block of sites on a CPU
+JOINT_WIDTH, JOINT_SITES = 64, 4  # on a GPU all heads in one product up to this width or number of sites
 
 
 def causal_bias(T: int, S: int, like: Tensor) -> Float[Tensor, "T S"]:
-    """0 where the last T of S sites may look, -inf for sites after them."""
+    """Mask of the last T of S sites: 0 for sites they may attend to, -inf for later ones."""
     return like.new_full((T, S), -torch.inf).triu_(S - T + 1)
 
 
@@ -21,9 +21,8 @@ def causal_attention(
 ) -> Float[Tensor, "B T D"]:
     """softmax(q k^T / sqrt(E)) v of the last T of S sites in every head; without gradients.
 
-    All heads of a configuration at once, with queries that are zero in the others, are faster than head by head where
-    that leaves the products small. On a CPU many sites are halved, because the first half has no use for the keys of
-    the second.
+    All heads in one product, with queries that are zero in the other heads, are faster than head by head where the
+    products stay small. On a CPU long inputs are halved, because the first half does not need the keys of the second.
     """
     if q.is_cuda and q.shape[2] > JOINT_WIDTH and q.shape[1] > JOINT_SITES:
         return head_by_head(q, keys_values, heads)

@@ -1,7 +1,7 @@
-"""Cached decoding of a transformer: what `DenseDecoder` defines, without evaluating a site twice.
+"""Cached decoding of a transformer: results of `DenseDecoder`, without evaluating a site twice.
 
-A site sees only the sites before it, so that its keys, values and conditionals serve every configuration that
-continues its prefix. `step` reads them from the storage of the prefixes; `log_psi_in_order` evaluates all prefixes
+A site attends only to earlier sites, so that its keys, values and conditionals are valid for every configuration with
+the same prefix. `step` reads them from the storage of the prefixes; `log_psi_in_order` evaluates all prefixes
 that given configurations share as a tree.
 """
 
@@ -26,9 +26,11 @@ from nqs.models.inference.prefixes import FirstTables, Prefixes
 from nqs.models.normalisation import LayerNorm
 from nqs.protocols import Conditionals, LogPsi
 
-MAX_LOCAL_STATES = 4  # of tables in `step`: with more of them, most of what a prefix is compared with is not there
-READ_SITES = 8  # of a prefix take about as much memory and time as an evaluated one
-SHARED_STEP = 2  # on a GPU prefix lengths are rounded down to a multiple: fewer and larger batches for a few sites more
+MAX_LOCAL_STATES = 4  # limit for tables in `step`: larger one-hot products are mostly zeros
+READ_SITES = 8  # reading this many prefix sites costs about as much memory and time as evaluating one site
+SHARED_STEP = (
+    2  # on a GPU prefix lengths are rounded down to a multiple: fewer, larger batches at the cost of a few extra sites
+)
 
 
 class NetworkBlock(Protocol):
@@ -41,7 +43,7 @@ class NetworkBlock(Protocol):
 
 
 class Network(Protocol):
-    """What a decoder reads of a transformer."""
+    """The parts of a transformer that a decoder uses."""
 
     hilbert: HilbertSpace
     has_phase: bool
@@ -61,13 +63,13 @@ class Network(Protocol):
         """Input of the first block: a site, and the local state of the site before it."""
 
     def of_outputs(self, outputs: Float[Tensor, "*B out"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
-        """Conditionals from what the head returns."""
+        """Conditionals from the outputs of the head."""
 
     def reference_phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]: ...
 
 
 class CachedBlock:
-    """A block that reads earlier sites from a storage, without gradients."""
+    """A block with stored attention to earlier sites, without gradients."""
 
     def __init__(self, block: NetworkBlock) -> None:
         self.block = block
@@ -88,7 +90,7 @@ class CachedBlock:
         return self._add_(x, self.attention.step(self.block.norm1(x), storage, site))
 
     def _add_(self, x: Float[Tensor, "*B D"], found: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        """The block's output, in place of its input x, from what its heads found."""
+        """The block's output from its heads, overwriting its input x."""
         return self.add_mlp_(add_output_(self.block.attention.out, x, found))
 
     def add_mlp_(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
@@ -97,7 +99,7 @@ class CachedBlock:
 
 
 class Decoder:
-    """`start`, `step` and `log_psi_in_order` of a transformer. It holds no state: prefixes are the caller's."""
+    """`start`, `step` and `log_psi_in_order` of a transformer. Stateless: the caller holds the prefixes."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -152,10 +154,10 @@ class Decoder:
 
     @torch.no_grad()
     def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
-        """Every prefix that consecutive configurations have in common is evaluated once, for the first of them.
+        """log psi with common prefixes of consecutive configurations evaluated once, for the first of them.
 
-        Keys, values and conditionals of its sites are kept where several configurations continue it. Configurations
-        with equally long shared prefixes are evaluated together, in the order of these lengths.
+        Keys, values and conditionals of sites that later configurations share are stored. Configurations with shared
+        prefixes of equal length are evaluated together, shortest first.
         """
         network, end, d = self.network, self._sites_with_a_choice, self.hilbert.local_dim
         tree = PrefixTree(shared, end, SHARED_STEP if n.is_cuda else 1, self._rows_at_once(n.device))
@@ -193,7 +195,7 @@ class Decoder:
         storage: list[Float[Tensor, "_ _"]],
         part: Branches,
     ) -> Float[Tensor, "B T D"]:
-        """The last T of S sites, of which some become nodes."""
+        """Outputs of the blocks for the last T of S sites; some sites become nodes."""
         S = previous.shape[1]
         if first is None:
             sites = torch.arange(part.begin, S, device=previous.device)
@@ -206,10 +208,10 @@ class Decoder:
         return x
 
     def _rows_at_once(self, device: torch.device) -> Callable[[int], int]:
-        """Configurations to evaluate together that have T sites to evaluate."""
+        """Chunk size, as a function of the number T of sites to evaluate."""
         L, end = self.hilbert.n_sites, self._sites_with_a_choice
         itemsize = self.network.head.weight.element_size()
-        # Of a site, with the scores of queries and keys, and of the sites before it that are read.
+        # Memory per site, with attention scores and the earlier sites that are read.
         scores = itemsize * self.blocks[0].attention.scores_per_site(end)
         tokens = tokens_at_once(device, self.network.bytes_per_configuration // L + scores)
         return lambda T: tokens // (1 + T + end // READ_SITES)
@@ -223,7 +225,7 @@ class Decoder:
     # --- both -------------------------------------------------------------------------------------------------------
 
     def first_tables(self) -> FirstTables | None:
-        """Of the first block; with queries and keys on a GPU computing is cheaper than looking up."""
+        """Tables of the first block; None where computing is cheaper (queries and keys on a GPU)."""
         block = self.blocks[0].block
         factored = isinstance(block.attention, FactoredAttention)
         too_large, on_gpu = self.hilbert.local_dim > MAX_LOCAL_STATES, self.network.head.weight.is_cuda
@@ -239,7 +241,7 @@ class Decoder:
 
     @property
     def _sites_with_a_choice(self) -> int:
-        """All that contribute to log psi: a last site that the others determine does not, unless it has a phase."""
+        """Number of sites that contribute to log psi: a determined last site does only with a phase."""
         determined = self.hilbert.last_is_determined and not self.network.has_phase
         return max(1, self.hilbert.n_sites - determined)
 

@@ -1,8 +1,8 @@
-"""Attention of the first block, from tables.
+"""Attention of the first block from lookup tables.
 
-The first block reads embeddings, of a site and of the local state before it. So its queries, keys and values are rows
-of a table of L d rows: they are looked up, not computed again for every configuration, and while samples grow they are
-not stored either, because which rows a prefix holds is enough.
+The first block reads embeddings, of a site and of the local state before it. Its queries, keys and values are
+therefore rows of a table of L d rows: they are looked up, not recomputed for every configuration, and during sampling
+only the row indices of a prefix are stored.
 """
 
 # Shapes: B configurations, S sites so far, T last of them, L all sites, d local states, D width, H heads, E = D / H.
@@ -17,18 +17,16 @@ from nqs.models.inference.causal_products import causal_attention
 from nqs.models.inference.kernels import softmax_
 from nqs.models.normalisation import LayerNorm
 
-MAX_LOCAL_STATES = 4  # in `step`: with more of them, most of what a prefix is compared with is not there
-
 
 def rows_of_tables(previous: Int64[Tensor, "B S"], local_dim: int) -> Int64[Tensor, "B S"]:
-    """For sites and the local states before them; at the first site none."""
+    """Table rows of sites and the local states before them; row 0 at the first site."""
     rows = previous + local_dim * torch.arange(previous.shape[1], device=previous.device)
     rows[:, 0] = 0
     return rows
 
 
 class FirstAttention(NamedTuple):
-    """Rows of the tables, by site and local state before it; at the first site all local states mean none."""
+    """Tables by site and local state before it; at the first site the rows of all local states are equal."""
 
     stream: Float[Tensor, "L d D"]  # embeddings, and the bias of the output
     queries: Float[Tensor, "L*d D"]
@@ -56,7 +54,7 @@ class FirstAttention(NamedTuple):
         )
 
     def after_prefix(self, rows: Int64[Tensor, "B S"], T: int) -> Float[Tensor, "B T D"]:
-        """The last T of S sites with their attention to themselves and to those before them."""
+        """Residual stream plus attention for the last T of S sites."""
         B, S = rows.shape
         D = self.stream.shape[2]
         last = rows[:, S - T :].flatten()
@@ -66,7 +64,7 @@ class FirstAttention(NamedTuple):
         return self.stream.flatten(0, 1).index_select(0, last).addmm_(y, self.weight.flatten(0, 1)).view(B, T, D)
 
     def at(self, site: int) -> "FirstAttentionAt":
-        """What a step needs at a site."""
+        """Tables for a step at a site."""
         queries, keys = self.projected[0, :, site], self.projected[1, :, : site + 1]  # (H, d, E), (H, S, d, E)
         scores = (queries * queries.shape[2] ** -0.5) @ keys.flatten(1, 2).mT  # (H, d, S d)
         return FirstAttentionAt(
@@ -78,7 +76,7 @@ class FirstAttention(NamedTuple):
 
 
 class FirstAttentionAt(NamedTuple):
-    """The tables as one site sees them, itself and S - 1 before it."""
+    """Tables of one site and the S - 1 sites before it."""
 
     stream: Float[Tensor, "d D"]
     scores: Float[Tensor, "d H S*d"]
@@ -86,7 +84,7 @@ class FirstAttentionAt(NamedTuple):
     absent: Float[Tensor, "d d"]
 
     def step(self, previous: Int64[Tensor, " B"], storage: Float[Tensor, "1 B 1 L d"]) -> Float[Tensor, "B D"]:
-        """The site with its attention to itself and to those before it.
+        """Residual stream plus attention of the new site.
 
         Args:
             previous: local state before the site, 0 at the first one. It is written to the storage, which holds 0 for

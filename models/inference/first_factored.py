@@ -1,8 +1,8 @@
-"""Factored attention of the first block, from tables.
+"""Factored attention of the first block from lookup tables.
 
-The first block reads embeddings, of a site and of the local state before it, and its heads find sums over the sites
-before with fixed weights. What it adds to them, and they themselves, are then linear in which local states these hold:
-one product of a matrix of zeros and ones, which is all that a growing prefix stores, with a table.
+The first block reads embeddings, of a site and of the local state before it, and its heads are sums over earlier
+sites with fixed weights. Embedding plus attention is therefore linear in the one-hot occupations of the prefix: one
+product of a 0/1 matrix, the only storage of a growing prefix, with a table.
 """
 
 # Shapes: B configurations, S sites so far, T last of them, L all sites, d local states, D width, H heads, E = D / H.
@@ -17,7 +17,7 @@ from nqs.models.normalisation import LayerNorm
 
 
 class FirstFactored(NamedTuple):
-    """Of all sites; at the first site all local states before it mean none."""
+    """Tables of all sites; at the first site the rows of all local states are equal."""
 
     outputs: Float[Tensor, "L L*d D"]  # at a site, from each one up to it and the local state before that
     present: Float[Tensor, "d d"]  # 1 where two local states agree, else 0
@@ -35,7 +35,7 @@ class FirstFactored(NamedTuple):
         return cls(outputs=outputs.reshape(L, L * d, D), present=present)
 
     def after_prefix(self, rows: Int64[Tensor, "B S"], T: int) -> Float[Tensor, "B T D"]:
-        """The last T of S sites with what their heads find."""
+        """Residual stream plus attention for the last T of S sites."""
         B, S = rows.shape
         d, D = len(self.present), self.outputs.shape[2]
         held = self.outputs.new_zeros((B, S * d)).scatter_(1, rows, 1.0)
@@ -43,18 +43,18 @@ class FirstFactored(NamedTuple):
         return (held @ table).view(B, T, D)
 
     def at(self, site: int) -> "FirstFactoredAt":
-        """What a step needs at a site."""
+        """Tables for a step at a site."""
         return FirstFactoredAt(self.outputs[site, : (site + 1) * len(self.present)], self.present)
 
 
 class FirstFactoredAt(NamedTuple):
-    """The tables as one site sees them, itself and S - 1 before it."""
+    """Tables of one site and the S - 1 sites before it."""
 
     outputs: Float[Tensor, "S*d D"]
     present: Float[Tensor, "d d"]
 
     def step(self, previous: Int64[Tensor, " B"], storage: Float[Tensor, "1 B 1 L d"]) -> Float[Tensor, "B D"]:
-        """The site with what its heads find.
+        """Residual stream plus attention of the new site.
 
         Args:
             previous: local state before the site, 0 at the first one. It is written to the storage, which holds 1 for

@@ -1,4 +1,4 @@
-"""What a network computes without gradients, in fewer passes over memory than torch's kernels take on a CPU."""
+"""Inference kernels (no gradients) with fewer passes over memory than torch's on a CPU."""
 
 import math
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from nqs.runtime.memory import max_chunk_rows
 
 GELU_SCALE = 2 * math.sqrt(2 / math.pi)
-TOKENS = 2**12  # sites of configurations evaluated together on a CPU
+TOKENS = 2**12  # sites evaluated together on a CPU
 SHORT_ROW, LONG_ROW = 8, 64  # numbers
-LEAST_EXPONENT = -700.0  # exp of -inf takes four times as long as this, which is nothing next to 1 as well
-GPU_BYTES = 2**33  # of the sites of a large network on a GPU: smaller pieces fill it less
+LEAST_EXPONENT = -700.0  # exp(-inf) takes four times as long; exp(-700) is negligible next to 1
+GPU_BYTES = 2**33  # chunk of a large network on a GPU: smaller chunks underuse it
 
 
 def tokens_at_once(device: torch.device, bytes_per_token: float) -> int:
@@ -30,7 +30,7 @@ def add_output_(layer: nn.Linear, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B
 def take_rows(
     table: Float[Tensor, "R d"], rows: Int64[Tensor, " M"], out: Float[Tensor, "M d"] | None = None
 ) -> Float[Tensor, "M d"]:
-    """`table[rows]`; short ones on a GPU number by number, where torch spends a whole block of threads on every row."""
+    """`table[rows]`; short rows on a GPU element by element, because torch uses a whole block of threads per row."""
     if not table.is_cuda or table.shape[1] > SHORT_ROW:
         return torch.index_select(table, 0, rows, out=out)
     taken = table[rows[:, None], torch.arange(table.shape[1], device=table.device)]
@@ -38,7 +38,7 @@ def take_rows(
 
 
 def softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
-    """Softmax over the last dimension; x may be used up. Every row holds a finite number."""
+    """Softmax over the last dimension; x may be overwritten. Every row has a finite entry."""
     if x.dtype != torch.float64 or x.is_cuda or x.shape[-1] >= LONG_ROW:
         return x.softmax(-1)
     # torch's kernel for float64 takes twice as long on shorter rows.
@@ -49,7 +49,7 @@ def softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
 
 
 def log_softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
-    """Its logarithm; x may be used up. Every row holds a finite number."""
+    """Log-softmax over the last dimension; x may be overwritten. Every row has a finite entry."""
     if x.dtype != torch.float64 or x.is_cuda:
         return x.log_softmax(-1)
     x -= x.amax(-1, keepdim=True)

@@ -14,7 +14,7 @@ FirstTables = FirstAttention | FirstFactored
 
 
 class Prefixes(NamedTuple):
-    """What the sites chosen so far leave behind.
+    """Decoding state of prefixes with copy-on-branch storage.
 
     Keys and values stay where they were written while prefixes branch: every prefix owns a row of the storage, the
     first child takes over the row of its parent, and only further children need a copy.
@@ -22,8 +22,8 @@ class Prefixes(NamedTuple):
 
     site: int  # the last one decoded, -1 before the first
     remainder: Int64[Tensor, " B"]  # charge still missing, see HilbertSpace
-    rows: Int64[Tensor, " B"]  # of the storage, a permutation of 0 .. B - 1
-    # Of keys and values, one a block, with C >= B rows.
+    rows: Int64[Tensor, " B"]  # row of each prefix in the storage, a permutation of 0 .. B - 1
+    # Keys and values, one entry per block, with C >= B rows.
     storage: tuple[Float[Tensor, "parts C heads L E"], ...]
     first: FirstTables | None  # tables; the storage of the first block then holds local states only
 
@@ -50,7 +50,7 @@ class Prefixes(NamedTuple):
 
 
 def grown(storage: Float[Tensor, "parts B heads L E"], rows: int) -> Float[Tensor, "parts C heads L E"]:
-    """The same contents at the front of a storage of at least so many rows, at least twice the present one."""
+    """Storage enlarged to at least `rows`, and at least twice its size; contents at the front."""
     parts, C, *rest = storage.shape
     bigger = storage.new_empty((parts, max(rows, 2 * C), *rest))
     bigger[:, :C] = storage
@@ -60,5 +60,5 @@ def grown(storage: Float[Tensor, "parts B heads L E"], rows: int) -> Float[Tenso
 def copy_rows(
     storage: Float[Tensor, "parts C heads L E"], source: Int64[Tensor, " M"], target: Int64[Tensor, " M"], sites: int
 ) -> None:
-    """In place, the first `sites` sites; no row is source and target."""
+    """Copy the first `sites` sites in place; source and target rows are disjoint."""
     storage[:, target, :, :sites] = storage[:, source, :, :sites]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
 
-VANISHING = 1e-9  # ratio of pivots; the determinants of random matrices of 100 rows stay far above it
+VANISHING = 1e-9  # ratio of pivots; far below that of random 100 x 100 matrices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +57,9 @@ class SlaterDeterminant:
 def _minor(
     real: tuple[tuple[float, ...], ...], imaginary: tuple[tuple[float, ...], ...] | None, occupied: Tensor
 ) -> Num[Tensor, " B"]:
-    """det of the rows of the occupied sites; exactly 0 where it vanishes up to rounding.
+    """det of the rows of the occupied sites; exactly 0 where it vanishes to machine precision.
 
-    Symmetries make many determinants vanish, and the sign of what rounding leaves of them would depend on the device.
+    Symmetries make many determinants vanish, and the sign of the rounding error would depend on the device.
     """
     orbitals = torch.tensor(real, dtype=torch.float64, device=occupied.device)  # (L, N)
     if imaginary is not None:

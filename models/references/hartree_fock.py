@@ -9,9 +9,9 @@ also have the exchange term of equal spins. Up and down densities may differ, wh
 symmetries of the Hamiltonian, as in the antiferromagnet that a repulsive Hubbard model favours at half filling.
 
 E is minimised directly over all orbitals (L-BFGS with the gradient 2 (1 - P) F Q), from several starts, and the lowest
-is kept. Iterating "diagonalise F, fill the lowest levels" instead does not converge in open shells, where the lowest
-levels of F are no fixed set: with on-site interactions electrons of one spin do not feel each other, so that nothing
-opens a gap between degenerate levels. A minimum exists all the same; its `gap` is then 0.
+minimum is kept. The self-consistent iteration (diagonalise F, fill the lowest levels) does not converge in open shells:
+with on-site interactions electrons of one spin do not interact, so that degenerate levels stay degenerate. A minimum
+still exists; its `gap` is then 0.
 
 Szabo and Ostlund, Modern Quantum Chemistry, section 3.8; direct minimisation: Van Voorhis and Head-Gordon, Mol. Phys.
 100, 1713 (2002); Bach, Lieb, Loss and Solovej, Phys. Rev. Lett. 72, 2981 (1994) on shells.
@@ -30,9 +30,9 @@ from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import Hamiltonian, lattice_of
 
 RANDOM_STARTS = (0, 1, 2, 3)  # seeds
-POLISHING = 2000  # steps at most
+POLISHING = 2000  # largest number of steps
 ROUNDING = 1e-13  # of F P - P F
-SAME = 1e-8  # energies closer than this are of one solution, or of one and its mirror images
+SAME = 1e-8  # solutions with energies closer than this count as one (or as symmetry partners)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,9 @@ class HartreeFock:
         gap: between the last occupied and the first empty level of the same spin, the smaller one of both spins. Where
             it is 0 the shell is open, and other determinants have the same energy. (Where equal spins attract each
             other, V < 0, the orbitals of lowest energy need not be the lowest levels; it is 0 then too.)
-        start: the start that led there.
-        energies: what each start converged to.
-        solutions: determinants of all different energies that were found, the lowest first.
+        start: the start that converged to it.
+        energies: converged energy of each start.
+        solutions: one determinant for each distinct energy found, lowest first.
     """
 
     determinant: SlaterDeterminant
@@ -68,18 +68,18 @@ def hartree_fock(
     tolerance: float = 1e-6,
     max_iterations: int = 5000,
 ) -> HartreeFock:
-    """The determinant of lowest energy among those that several starts lead to.
+    """The determinant of lowest energy among the minima reached from several starts.
 
     Real orbitals where the Hamiltonian is real, complex ones where it is twisted.
 
     Args:
         hamiltonian: lattice fermions with density-density interactions and fixed numbers, such as `FermiHubbard`
-            (t, t2, U, V, potential, field, twist) and `TV`. Two-body terms of other kinds are left out.
+            (t, t2, U, V, potential, field, twist) and `TV`. Two-body terms of other kinds are ignored.
         starts: fields whose ground states are the first orbitals: "uniform" (none, the symmetries of the hopping stay),
             "staggered" (opposite on the two sublattices and for the two spins), or the seed of a random field. None:
             all of these, "staggered" where the lattice is bipartite.
         symmetry_breaking: strength of these fields, in the Hamiltonian's unit.
-        tolerance: of the gradient, the largest element of (1 - P) F Q; the error of the energy is of its square.
+        tolerance: largest element of the gradient (1 - P) F Q; the error of the energy is quadratic in it.
         max_iterations: of each start.
 
     Raises:
@@ -164,7 +164,7 @@ def _minimised(
     tolerance: float,
     max_iterations: int,
 ) -> tuple[float, list[np.ndarray], float]:
-    """Energy, orthonormal orbitals of each spin, (L, N), and what is left of the gradient at a local minimum of E.
+    """Energy, orthonormal orbitals of each spin, (L, N), and largest gradient element at a local minimum of E.
 
     E depends only on the space that the orbitals of a spin span, so that they are varied without constraint.
     """
@@ -189,7 +189,7 @@ def _minimised(
     x: Any = np.concatenate([q.astype(dtype).ravel() for q in orbitals]).view(float)
     left = np.inf
     options: Any = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 0.0, "gtol": tolerance}
-    for _ in range(2):  # a second run forgets a history that rounding has spoiled
+    for _ in range(2):  # a second run discards an L-BFGS history degraded by rounding errors
         x = minimize(energy_and_gradient, x, jac=True, method="L-BFGS-B", options=options).x
         Q = [np.linalg.qr(q)[0] for q in unpacked(x)]
         x = np.concatenate([q.ravel() for q in Q]).view(float)
@@ -203,9 +203,10 @@ def _minimised(
 def _polished(
     one_body: list[np.ndarray], interaction: np.ndarray, orbitals: list[np.ndarray], tolerance: float
 ) -> tuple[float, list[np.ndarray]]:
-    """The same minimum to rounding, where L-BFGS sees no change of the energy any more; determinants that vanish by
-    symmetry then do. Level shifts keep the occupied orbitals occupied: Saunders and Hillier, Int. J. Quantum Chem. 7,
-    699 (1973)."""
+    """The same minimum to machine precision, which L-BFGS cannot resolve: amplitudes zero by symmetry then vanish.
+
+    Level shifts keep the occupied orbitals occupied: Saunders and Hillier, Int. J. Quantum Chem. 7, 699 (1973).
+    """
     shift = float(np.abs(interaction).sum((2, 3)).max())
     for _ in range(POLISHING):
         P = [q @ q.conj().T for q in orbitals]

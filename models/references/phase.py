@@ -2,9 +2,9 @@
 
 A model takes it as an argument, `TransformerConfig(reference=MarshallSign(...))`.
 
-The energy is a property of the whole state, so a reference only moves the starting point: where it is right, nothing is
-left to learn; where it is wrong, the phase head can compensate it. A reference that carries most of the sign structure
-is what makes fermions and frustrated spins tractable.
+The energy is a property of the whole state, so a reference only changes the starting point: where it is exact nothing
+is left to learn, where it is wrong the phase head can compensate. A reference with most of the sign structure makes
+fermions and frustrated spins tractable.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from nqs.protocols import ReferencePhase
 
 
 def phase_agreement(reference: ReferencePhase, hilbert: HilbertSpace, state: np.ndarray) -> float:
-    """Share of the weight |psi|^2 of an exact state whose sign the reference gets right, up to a global phase.
+    """Fraction of the weight |psi|^2 of an exact state with the correct sign in the reference, up to a global phase.
 
     For real states (1 + |sum |psi|^2 s_ref s_exact|) / 2; 1 means exact, 1/2 is no better than chance. For complex
     states the overlap of the phase factors enters the same way.

@@ -24,7 +24,7 @@ from nqs.runtime.memory import max_chunk_rows
 from nqs.symmetry.group import TURN, Symmetry
 
 PROBES = 64  # random configurations on which the phases of a reference are compared
-VANISHING = 1e-10  # amplitude, share of a state or of a variance that is nothing but rounding
+VANISHING = 1e-10  # modulus of an amplitude below which it is rounding error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def terms_of_projection(projected: ProjectedDeterminant, n: UInt8[Tensor, "B L"]
 
 
 def sector_of(reference: ReferencePhase, symmetry: Symmetry, hilbert: HilbertSpace) -> Symmetry:
-    """The elements that change a reference phase by a constant, with the character that this constant gives."""
+    """The subgroup that changes a reference phase by a constant, with that constant as its character."""
     n = hilbert.random(PROBES, torch.Generator().manual_seed(0))
     images = symmetry.images(n)
     phase = reference.phase(images.flatten(0, 1)).view(PROBES, symmetry.order) - reference.phase(n)[:, None]
@@ -70,9 +70,9 @@ def sector_of(reference: ReferencePhase, symmetry: Symmetry, hilbert: HilbertSpa
     signs = symmetry.with_angles([0.0] * symmetry.order).phases(
         n.repeat_interleave(symmetry.order, 0), element, hilbert
     )
-    turn = torch.polar(torch.ones_like(phase), phase - signs.view_as(phase))  # chi(g), if it is one
-    constant = ((turn - turn[:1]).abs() < 1e-6).all(0)
-    angles = (torch.angle(turn[0]) / TURN * 720).round() / 720 % 1.0
+    character = torch.polar(torch.ones_like(phase), phase - signs.view_as(phase))  # chi(g), if it is one
+    constant = ((character - character[:1]).abs() < 1e-6).all(0)
+    angles = (torch.angle(character[0]) / TURN * 720).round() / 720 % 1.0
     angles = torch.where(constant, angles, 0.0)
     kept = symmetry.subgroup(constant.tolist())
     return kept.with_angles(angles[constant].tolist())

@@ -111,14 +111,14 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
         return LogPsi(modulus, phase.view(len(n), G).gather(1, self.symmetry.canonical(n)[:, None])[:, 0])
 
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
-        representatives, turn = self.fold(n)
+        representatives, symmetry_phase = self.fold(n)
         if torch.is_grad_enabled():
             log_modulus, phase = self(n)
             phase = phase + self.base.reference_phase(representatives)
         else:
             log_modulus, phase = self._without_gradients(n)
         forbidden = self.symmetry.forbidden(representatives, self.hilbert)
-        return LogPsi(log_modulus.masked_fill(forbidden, -math.inf), phase + turn)
+        return LogPsi(log_modulus.masked_fill(forbidden, -math.inf), phase + symmetry_phase)
 
     def _without_gradients(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """Log modulus, and the base's phase at the representative; the images of all configurations share prefixes."""
@@ -158,5 +158,5 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
 
     @property
     def bytes_per_amplitude(self) -> int:
-        # What the base needs is bounded by the pieces in which it evaluates the images.
+        # What the base needs is bounded by its own chunks of images.
         return self.n_images * (self.hilbert.n_sites + IMAGE_BYTES)

@@ -59,9 +59,9 @@ class OrbitWavefunction(SymmetricWavefunction):
         return LogPsi(log_modulus - self._log_members(n) / 2, phase)
 
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
-        representatives, turn = self.fold(n)
+        representatives, symmetry_phase = self.fold(n)
         log_modulus, phase = self(representatives)
-        return LogPsi(log_modulus, phase + self.base.reference_phase(representatives) + turn)
+        return LogPsi(log_modulus, phase + self.base.reference_phase(representatives) + symmetry_phase)
 
     def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
         log_modulus, phase = self.base.log_psi_in_order(n, shared)

@@ -62,18 +62,18 @@ class SymmetricWavefunction(Wavefunction):
         if samples.counts is None:
             row = torch.arange(samples.n_distinct, device=device).repeat_interleave(E)
             number = torch.arange(E, device=device).repeat(len(n))
-            shares = None
+            split = None
         else:
-            shares = split_counts(samples.counts, torch.full((len(n), E), 1 / E, device=device).double(), generator)
-            row, number = shares.nonzero().T
+            split = split_counts(samples.counts, torch.full((len(n), E), 1 / E, device=device).double(), generator)
+            row, number = split.nonzero().T
         element = elements[number]
         moved = self.symmetry.image(n[row], element)
         first, classes = distinct(self.hilbert, moved)
-        if shares is None:
+        if split is None:
             fraction = samples.weights[row] / E
             counts, weights = None, fraction.new_zeros(len(first)).index_add_(0, classes, fraction)
         else:
-            counts = torch.zeros_like(first).index_add_(0, classes, shares[row, number])
+            counts = torch.zeros_like(first).index_add_(0, classes, split[row, number])
             weights = counts.double() / counts.sum()
         row, element = row[first], element[first]
         return Samples(

@@ -1,4 +1,4 @@
-"""Amplitudes of configurations, those of the samples taken from the samples themselves."""
+"""Amplitude cache: amplitudes computed while sampling are reused, for example in local energies."""
 
 # Shapes: U samples, K connected configurations, L sites.
 
@@ -14,7 +14,7 @@ from nqs.samples import Lookup, Samples, distinct
 def amplitudes_with_cache(
     wavefunction: Wavefunction, n: UInt8[Tensor, "K L"], samples: Samples, known: Lookup | None = None
 ) -> tuple[LogPsi, int]:
-    """log psi of the configurations n, and how many of them had to be evaluated; `known` looks up the samples."""
+    """log psi of the configurations n, and the number of network evaluations; `known`: lookup of the samples."""
     lookup = known or Lookup(wavefunction.hilbert, samples.configurations)
     return amplitudes_at(wavefunction, n, samples, lookup.rows(n))
 
@@ -22,7 +22,7 @@ def amplitudes_with_cache(
 def amplitudes_at(
     wavefunction: Wavefunction, n: UInt8[Tensor, "K L"], samples: Samples, rows: Int64[Tensor, " K"]
 ) -> tuple[LogPsi, int]:
-    """The same, where the row of each configuration among the samples is known already; -1 for those not there."""
+    """The same, given the row of each configuration among the samples; -1 if not sampled."""
     unknown = (rows < 0).nonzero()[:, 0]
     if not len(unknown):
         return LogPsi(samples.log_modulus[rows], samples.phase[rows]), 0

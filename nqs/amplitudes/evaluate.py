@@ -10,8 +10,8 @@ from nqs.runtime.memory import in_chunks, max_chunk_rows
 
 @torch.no_grad()
 def log_psi_in_chunks(wavefunction: Wavefunction, n: UInt8[Tensor, "B L"]) -> LogPsi:
-    """`wavefunction.log_psi(n)` without gradients, in pieces sized to memory."""
+    """`wavefunction.log_psi(n)` without gradients, in chunks sized to memory."""
     if not len(n):
         return wavefunction.log_psi(n)
-    parts = in_chunks(wavefunction.log_psi, n, max_chunk_rows(wavefunction.bytes_per_amplitude, n.device))
-    return LogPsi(torch.cat([p.log_modulus for p in parts]), torch.cat([p.phase for p in parts]))
+    chunks = in_chunks(wavefunction.log_psi, n, max_chunk_rows(wavefunction.bytes_per_amplitude, n.device))
+    return LogPsi(torch.cat([p.log_modulus for p in chunks]), torch.cat([p.phase for p in chunks]))

@@ -1,7 +1,7 @@
 """Energy estimates with their error bars, and the V-score."""
 
 import torch
-from jaxtyping import Complex128, Float64
+from jaxtyping import Complex128
 from torch import Tensor
 
 from nqs.estimators.estimate import EnergyEstimate
@@ -27,33 +27,6 @@ def estimate_energy(
         n_samples=samples.n_samples,
         n_distinct=samples.n_distinct,
     )
-
-
-def clipped(
-    local_energies: Complex128[Tensor, " U"], weights: Float64[Tensor, " U"], clip: float
-) -> tuple[Complex128[Tensor, " U"], float]:
-    """Local energies that are no further from their median than `clip` median absolute deviations.
-
-    What is further keeps its direction in the complex plane. For gradients only: the mean of what remains is no energy.
-    Where the median deviation is zero, one configuration holding half of the weight, nothing is clipped.
-
-    Returns:
-        The values, and the share of the weight that was moved.
-    """
-    centre = torch.complex(weighted_median(local_energies.real, weights), weighted_median(local_energies.imag, weights))
-    deviation = local_energies - centre
-    distance = deviation.abs()
-    limit = clip * weighted_median(distance, weights)
-    outside = (distance > limit) & (limit > 0)
-    moved = centre + deviation * (limit / distance.clamp(min=torch.finfo(distance.dtype).tiny))
-    return torch.where(outside, moved, local_energies), weights[outside].sum().item()
-
-
-def weighted_median(values: Float64[Tensor, " U"], weights: Float64[Tensor, " U"]) -> Float64[Tensor, ""]:
-    """The smallest value at which at least half of the weight has been reached."""
-    values, order = values.sort()
-    cumulative = weights[order].cumsum(0)
-    return values[torch.searchsorted(cumulative, cumulative[-1:] / 2).clamp(max=len(values) - 1)][0]
 
 
 def v_score(energy: float, variance: float, n_dof: int, energy_infinity: float) -> float:

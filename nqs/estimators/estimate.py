@@ -1,9 +1,9 @@
-"""An energy with its error bar, and how such numbers are printed."""
+"""Energy estimates and the notation of numbers with errors."""
 
 import math
 from dataclasses import dataclass
 
-MAX_DECIMALS = 14  # of what double precision holds
+MAX_DECIMALS = 14  # of double precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,8 @@ class EnergyEstimate:
         error: standard error of the mean; 0 for an exhaustive sum.
         variance: <H^2> - <H>^2, the mean of |E_loc - energy|^2; 0 on an eigenstate.
         v_score: N Var(H) / (E - E_inf)^2, N sites.
-        n_samples: samples behind it.
-        n_distinct: distinct configurations behind it.
+        n_samples: number of samples.
+        n_distinct: number of distinct configurations.
     """
 
     energy: float
@@ -28,7 +28,7 @@ class EnergyEstimate:
 
 
 def with_error(value: float, error: float) -> str:
-    """A number with its error in the last two digits; eight decimals where there is no error.
+    """A number with its error in the last two digits; eight decimals without an error.
 
     >>> with_error(-7.4597912, 3.1e-5)
     '-7.459791(31)'

@@ -1,10 +1,10 @@
-"""Local energies with every amplitude evaluated once.
+"""Local energies, with every amplitude evaluated once.
 
     E_loc(n) = <n|H|psi> / psi(n) = <n|H|n> + sum_n' <n|H|n'> psi(n') / psi(n).
 
-Connected configurations are made distinct across the batch and looked up among the samples, whose amplitudes the
-sampler has found already; only the rest goes through the network, and of these every prefix that several share
-once (nqs.amplitudes.prefixes). On a converged, well-sampled state that saves most evaluations.
+Connected configurations are made distinct across the batch and looked up among the samples, whose amplitudes are known;
+only the others are evaluated, with shared prefixes once (nqs.amplitudes.prefixes). On a converged, well-sampled state
+this saves most evaluations.
 """
 
 # Shapes: U samples, K connected configurations, L sites.
@@ -19,7 +19,7 @@ from nqs.protocols import Hamiltonian, Wavefunction, max_connected
 from nqs.runtime.memory import in_chunks, max_chunk_rows
 from nqs.samples import LocalEnergies, Lookup, Samples
 
-CPU_BYTES = 2**30  # connected configurations handled at once on a CPU: more of them share more
+CPU_BYTES = 2**30  # chunk of connected configurations on a CPU: larger chunks share more
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Energy:
 
 @torch.no_grad()
 def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
-    """E_loc of every sample, the known amplitudes taken from the samples themselves."""
+    """E_loc of every sample; amplitudes of the samples are reused."""
     n = samples.configurations
     L = n.shape[1]
     diagonal = hamiltonian.diagonal(n)
@@ -43,21 +43,21 @@ def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples
 
     def evaluate(part: Tensor) -> tuple[int, int]:
         connected = hamiltonian.connected(n[part])
-        configurations, turn = wavefunction.fold(connected.configurations)
+        configurations, symmetry_phase = wavefunction.fold(connected.configurations)
         columns = known.rows(configurations)
         amplitudes, evaluated = amplitudes_at(wavefunction, configurations, samples, columns)
         parents = part[connected.parents]
         log_ratio = amplitudes.log_modulus - samples.log_modulus[parents]
-        ratio = torch.polar(log_ratio.exp(), amplitudes.phase + turn - samples.phase[parents])
+        ratio = torch.polar(log_ratio.exp(), amplitudes.phase + symmetry_phase - samples.phase[parents])
         values.index_add_(0, parents, connected.elements * ratio)
         return len(parents), evaluated
 
     bytes_per_sample = max_connected(hamiltonian) * (2 * L + 256)  # with keys and sorting buffers
     rows = max_chunk_rows(bytes_per_sample, n.device, CPU_BYTES)
-    pieces = in_chunks(evaluate, torch.arange(len(n), device=n.device), rows)
+    chunks = in_chunks(evaluate, torch.arange(len(n), device=n.device), rows)
     return LocalEnergies(
         values=values,
         diagonal=diagonal,
-        n_connected=sum(connected for connected, _ in pieces),
-        n_evaluated=sum(evaluated for _, evaluated in pieces),
+        n_connected=sum(connected for connected, _ in chunks),
+        n_evaluated=sum(evaluated for _, evaluated in chunks),
     )

@@ -2,6 +2,7 @@
 
 from nqs.optimisation.exact_steps import ExactSteps
 from nqs.optimisation.first_order import FirstOrder, TorchOptimiser
+from nqs.optimisation.stages import RunConfig, Stage, WarmUp
 from nqs.optimisation.stochastic_reconfiguration import NaturalGradient, StochasticReconfiguration
 from nqs.protocols import Optimiser, OptimiserConfig, StepInfo
 
@@ -11,7 +12,10 @@ __all__ = [
     "NaturalGradient",
     "Optimiser",
     "OptimiserConfig",
+    "RunConfig",
+    "Stage",
     "StepInfo",
     "StochasticReconfiguration",
     "TorchOptimiser",
+    "WarmUp",
 ]

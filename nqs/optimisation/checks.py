@@ -4,7 +4,7 @@ import math
 
 
 def check_positive(config: object, *names: str) -> None:
-    """Raises ValueError where one of the fields is not a positive number."""
+    """Raises ValueError if a field is not a positive finite number."""
     for name in names:
         value = getattr(config, name)
         if not (value > 0 and math.isfinite(value)):

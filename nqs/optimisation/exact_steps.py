@@ -1,17 +1,16 @@
-"""Natural-gradient steps that follow imaginary time exactly, where the samples are the whole sector.
+"""Natural-gradient steps along exact imaginary time, for exhaustive sums over the sector.
 
-H between all configurations, or all orbits of a symmetry, is known then (nqs.exact.sector_matrix), and need not be
-replaced by its diagonal as in nqs.optimisation.stochastic_reconfiguration: the target is the change of log psi by
+The matrix of H on all configurations, or all orbits of a symmetry, is known (nqs.exact.sector_matrix) and replaces the
+diagonal approximation of nqs.optimisation.stochastic_reconfiguration: the target is the change of log psi by
 exp(-tau (H - E)) itself (nqs.optimisation.imaginary_time); the rows of X keep the weights 1 + tau D of the implicit
-diagonal. A step then goes as far as imaginary time does, and a time of 1 is not too long for spectra of any width. A
-sum over the sector with H between its terms is what exact diagonalisation has, too: such steps say how well the network
-can represent the state, and how far a run could get without sampling noise.
+diagonal. Steps are as long as imaginary time, and a time of 1 is stable for spectra of any width. Exact
+diagonalisation needs the same matrix: such steps show how well the network can represent the state, and the accuracy
+of a run without sampling noise.
 
-Adaptive shift. Without sampling noise the shift has to guard only against steps that the linearisation does not
-describe. The gain ratio of a step is by how much it brought log psi nearer to its target, in units of what the
-linearisation promised: if it exceeds GOOD the next shift is reduced, if it is below POOR raised, up to its schedule, as
-in the method of Levenberg and Marquardt (Nocedal and Wright, Numerical Optimization, section 10.3). Convergence then
-stays geometric down to machine precision.
+Adaptive shift. Without sampling noise the shift only has to limit steps to the range of the linearisation. The gain
+ratio is the actual over the predicted approach of log psi to its target: if it exceeds GOOD the next shift is reduced,
+if it is below POOR it is raised, up to the schedule (Levenberg-Marquardt ; Nocedal and Wright, Numerical
+Optimization, section 10.3). Convergence is then geometric down to machine precision.
 """
 
 # Shapes: N configurations or orbits.
@@ -35,8 +34,8 @@ from nqs.optimisation.targets import SMALLEST, bounded, energy_limit, gain_ratio
 from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
 from nqs.samples import LocalEnergies, Samples
 
-# After a refused step the next one is made with BACKOFF times the shift, which falls back by RECOVERY a step: less and
-# sooner than for sampled steps, because a refused step without noise costs little.
+# After a rejected step the shift is multiplied by BACKOFF, a factor that decays by RECOVERY per step: both milder than
+# for sampled steps, because a rejected step without noise costs little.
 BACKOFF, RECOVERY = 10.0, 2.0
 # A step with a gain ratio above GOOD lowers the next shift by RELAX; one below POOR raises it by TIGHTEN.
 GOOD, RELAX, POOR, TIGHTEN = 0.5, 4.0, 0.25, 3.0
@@ -54,7 +53,7 @@ class ExactSteps:
         final_diagonal_shift: at the end of the schedule, reached geometrically; the adaptive shift goes below it.
         max_step: trust region: the step is shortened to this length of the change of the normalised state.
         precision: of the products X X^T and X^T X. Shifts below 1e-5 need "float64".
-        memory: GiB of the rows of X and of what they are made from; where they do not fit they are streamed. None:
+        memory: GiB for the rows of X and the tensors they are computed from; X is streamed where it does not fit. None:
             2 on a CPU, 60 % of what the matrix leaves free on a GPU. The matrix and its factor come on top.
     """
 
@@ -101,30 +100,6 @@ class ExactSteps:
         )
 
 
-def exact_steps(options: StochasticReconfiguration) -> ExactSteps:
-    """Exact steps with the options of stochastic reconfiguration that were given.
-
-    Raises:
-        ValueError: an option is given that exact steps do not have.
-    """
-    default = ExactSteps()
-    if options.momentum:
-        raise ValueError(f"momentum={options.momentum:g}: sums over the whole sector have no use for it; leave it out.")
-    if options.final_learning_rate not in (None, options.learning_rate or default.time):
-        raise ValueError(
-            f"final_learning_rate={options.final_learning_rate:g}: the time of exact steps, which sum over the whole "
-            "sector, is the same in every step; leave it out."
-        )
-    return ExactSteps(
-        time=options.learning_rate or default.time,
-        diagonal_shift=options.diagonal_shift,
-        final_diagonal_shift=options.final_diagonal_shift or default.final_diagonal_shift,
-        max_step=options.max_step or default.max_step,
-        precision=options.precision,
-        memory=options.memory,
-    )
-
-
 class SectorEnergy:
     """Local energies of exhaustive sums by one product with the matrix of the sector, which is built once."""
 
@@ -133,7 +108,7 @@ class SectorEnergy:
         self._matrix: SectorMatrix | None = None
 
     def matrix(self, wavefunction: Wavefunction, samples: Samples) -> SectorMatrix:
-        """Of the samples' sector or orbits.
+        """Matrix on the sector or orbits of the samples.
 
         Raises:
             ValueError: the samples are not all of them.
@@ -151,7 +126,7 @@ class SectorEnergy:
 
     @torch.no_grad()
     def local(self, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
-        """E_loc = (H x)_n / x_n; <n|H|n> where the probability is so small that it counts as zero."""
+        """E_loc = (H x)_n / x_n; <n|H|n> where the probability underflows to zero."""
         matrix = self.matrix(wavefunction, samples)
         x = normalised_amplitudes(samples)
         values = torch.where(samples.weights > 0, matrix.apply(x) / x, matrix.diagonal).to(torch.complex128)
@@ -159,7 +134,7 @@ class SectorEnergy:
 
 
 def normalised_amplitudes(samples: Samples) -> Num[Tensor, " N"]:
-    """sqrt(w) exp(i phase) of an exhaustive sum, real where all phases are 0 or pi."""
+    """sqrt(w) exp(i phase) of an exhaustive sum, real if all phases are 0 or pi."""
     root = samples.weights.sqrt()
     if torch.sin(samples.phase).abs().max() < REAL:
         return root * torch.cos(samples.phase).round()
@@ -184,7 +159,7 @@ class ImaginaryTime:
         matrix = self.objective.matrix(self.wavefunction, samples)
         energy = samples.mean(local.values.real)
         deviation = local.values - energy
-        # A network that cannot follow every amplitude needs whatever shift keeps its steps true.
+        # Fewer parameters than amplitudes: the linearisation needs a shift above the schedule.
         shift = self.shift
         if self.n_parameters >= len(diagonal) * n_parts(self.wavefunction):
             shift = min(shift, geometric(config.diagonal_shift, config.final_diagonal_shift, progress))
@@ -199,18 +174,18 @@ class ImaginaryTime:
         gradient = residual(w, deviation, X.shape[0]) / stiffness
         gradient_norm = 2 * transposed_norm(X, gradient, kernel if in_samples else None)
         x = normalised_amplitudes(samples)
-        time, moved = evolved(x, matrix, config.time, config.max_step)
-        ratio = moved * torch.polar(torch.ones_like(w), -samples.phase) / w.sqrt().clamp(min=SMALLEST)
+        time, evolution = evolved(x, matrix, config.time, config.max_step)
+        ratio = evolution * torch.polar(torch.ones_like(w), -samples.phase) / w.sqrt().clamp(min=SMALLEST)
         change = log_of_one_plus(ratio)
-        change -= (w * change).sum()
+        change -= samples.mean(change)
         wanted = residual(w, damping * change, X.shape[0]) / stiffness
         update = solve(X, -wanted / time, shift, matrix=kernel)
         linear = X.matvec(update)
-        time, norm = bounded(time, linear / stiffness, w, config.max_step)
+        time, norm = bounded(time, linear / stiffness, samples, config.max_step)
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - time * update.to(flat.dtype), self.parameters)
-        found = gain_ratio(self.wavefunction, samples, wanted, -time * linear, stiffness)
-        factor = 1 / RELAX if found > GOOD else TIGHTEN if found < POOR else 1.0
+        gain = gain_ratio(self.wavefunction, samples, wanted, -time * linear, stiffness)
+        factor = 1 / RELAX if gain > GOOD else TIGHTEN if gain < POOR else 1.0
         self.shift = max(LOWEST_SHIFT, factor * shift)
         return StepInfo(time, norm, gradient_norm, energy_limit(samples, local, energy, norm))
 

@@ -14,7 +14,7 @@ from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
 from nqs.runtime.memory import max_chunk_rows
 from nqs.samples import LocalEnergies, Samples
 
-# Those of torch.optim that need no closure and take dense gradients of parameters of any shape.
+# Optimisers of torch.optim without closure, for dense gradients of parameters of any shape.
 FIRST_ORDER = (
     "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"
 )  # fmt: skip
@@ -24,7 +24,7 @@ FIRST_ORDER = (
 class TorchOptimiser:
     """A first-order optimiser of torch.optim on the energy gradient 2 Re <(E_loc - E)* O>.
 
-    Without E, a control variate, the mean of the gradient would be the same, because <O> = 0, and its variance larger.
+    E is a control variate: it leaves the mean of the gradient unchanged, because <O> = 0, and reduces its variance.
 
     Attributes:
         name: class in torch.optim, such as "Adam", "AdamW" or "SGD".
@@ -67,7 +67,7 @@ class FirstOrder:
         energy = samples.mean(local.values.real)
         deviation = samples.weights * (local.values - energy)
         for n, d in zip(samples.configurations.split(rows), deviation.split(rows), strict=True):
-            # Its gradient is 2 Re <(E_loc - E)* O>: the energies are constants here.
+            # The gradient of this surrogate is 2 Re <(E_loc - E)* O>; the energies are constants.
             psi = self.wavefunction.log_psi(n)
             (2 * (d.real @ psi.log_modulus + d.imag @ psi.phase)).backward()
         gradient_norm = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None]).norm().item()
@@ -76,7 +76,7 @@ class FirstOrder:
         return StepInfo(learning_rate=rate, update_norm=change, gradient_norm=gradient_norm)
 
     def reject(self) -> None:
-        """First-order steps promise no limit of the energy, so that none is rejected."""
+        """Never called: first-order steps state no energy limit."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat: "3.exp_avg" is the first moment of parameter 3."""

@@ -1,4 +1,4 @@
-"""Evolution of a state in imaginary time where all of its amplitudes are known.
+"""Imaginary-time evolution of a state vector.
 
 exp(-tau (H - E)) |psi> from the Krylov space of H and |psi>: with the Lanczos vectors V and the tridiagonal matrix T of
 H in them, it is V exp(-tau (T - E)) e_1 to an accuracy that grows faster than any power with the number of vectors
@@ -14,9 +14,9 @@ from torch import Tensor
 from nqs.exact.lanczos import krylov
 from nqs.exact.sector_matrix import SectorMatrix
 
-KRYLOV = 40  # Lanczos vectors at most; tau times the width of the spectrum of 100 needs no more
-ROUNDING = 1e-15  # of the largest element: a residual that means nothing
-SHORTER = 0.8  # factor on a time that leads too far
+KRYLOV = 40  # largest number of Lanczos vectors, enough for tau times the spectral width up to 100
+ROUNDING = 1e-15  # relative residual at machine precision
+SHORTER = 0.8  # factor on the time while the step is too long
 
 
 def evolved(
@@ -27,15 +27,15 @@ def evolved(
     Args:
         x: the state in the basis of the matrix, normalised.
         time: tau, in inverse units of the energy.
-        max_step: the time is shortened until the state turns by an angle of at most this tangent.
+        max_step: the time is reduced until the tangent of the rotation angle of the state is at most this.
 
     Returns:
-        The time, and d orthogonal to x with exp(-tau H) x = c (x + d).
+        The time used, and d orthogonal to x with exp(-tau H) x = c (x + d).
     """
     vectors, alpha, beta = lanczos_vectors(x, matrix)
     energies, states = np.linalg.eigh(np.diag(alpha) + np.diag(beta, 1) + np.diag(beta, -1))
     while True:
-        # exp - 1, lest small changes drown in the rounding of 1.
+        # expm1: small changes would be lost to rounding in exp.
         found = states @ (np.expm1(-time * (energies - alpha[0])) * states[0])
         turned = found[1:] / (1 + found[0])
         if np.linalg.norm(turned) <= max_step:
@@ -45,7 +45,7 @@ def evolved(
 
 
 def lanczos_vectors(x: Num[Tensor, " N"], matrix: SectorMatrix) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Orthonormal vectors (m, N) whose first is x, with the diagonal (m,) and the sides (m - 1,) of H in them."""
+    """Orthonormal vectors (m, N), the first is x, and diagonal (m,) and off-diagonal (m - 1,) elements of H in them."""
     dtype = x.dtype if matrix.is_real else torch.complex128
     vectors = torch.zeros((min(KRYLOV, len(x)), len(x)), dtype=dtype, device=x.device)
     alpha: list[float] = []

@@ -1,10 +1,10 @@
 """Per-configuration gradients of log psi, O_k(n) = d log psi(n) / d theta_k, and their products with vectors.
 
-Two ways. Where the rows of every layer's input belong to the configurations one after another, as in the models of
-nqs, one backward pass of the whole batch gives the gradients g with respect to the outputs of all layers, and the
-gradient of a parameter for one configuration follows from g and the layer's input x: sum_t g_t x_t^T over its tokens t
-for the weight of a linear layer (Goodfellow, arXiv:1510.01799). Log modulus and phase share the forward pass. Any other
-module is differentiated with torch.func, which is slower.
+Two methods. If the input rows of every layer belong to the configurations in order, as in the models of nqs, one
+backward pass of the whole batch gives the gradients g of the outputs of all layers, and the gradient of a parameter for
+one configuration follows from g and the layer's input x: sum_t g_t x_t^T over its tokens t
+for the weight of a linear layer (Goodfellow, arXiv:1510.01799). Log modulus and phase share the forward pass. Other
+modules are differentiated with torch.func, which is slower.
 """
 
 # Shapes: U configurations, T tokens of each (sites, times images of a symmetry), P parameters, parts: log modulus, and
@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nqs.protocols import Wavefunction
 from nqs.runtime.memory import in_chunks, max_chunk_rows
 
-ACTIVATION_COPIES = 8  # memory of a configuration with gradients, in units of one without
+ACTIVATION_COPIES = 8  # memory per configuration with gradients relative to that without
 
 Jacobian = tuple[Float[Tensor, "U P"], Tensor | None]
 
@@ -31,8 +31,8 @@ Jacobian = tuple[Float[Tensor, "U P"], Tensor | None]
 def jacobian(wavefunction: Wavefunction, n: UInt8[Tensor, "U L"]) -> Jacobian:
     """Gradients of the log modulus and of the phase for each configuration, in `wavefunction.gradient_dtype`.
 
-    Parameters are flattened in the order of `wavefunction.parameters()`. The phase part is None where the
-    wavefunction has no phase to learn.
+    Parameters are flattened in the order of `wavefunction.parameters()`. The phase part is None if the
+    wavefunction has no learned phase.
     """
     ones = torch.ones(len(n), dtype=torch.float64, device=n.device)
     parts = scaled_jacobian(wavefunction, n, ones).unbind()
@@ -42,7 +42,7 @@ def jacobian(wavefunction: Wavefunction, n: UInt8[Tensor, "U L"]) -> Jacobian:
 def scaled_jacobian(
     wavefunction: Wavefunction, n: UInt8[Tensor, "U L"], factor: Float64[Tensor, " U"]
 ) -> Float[Tensor, "parts U P"]:
-    """factor(n) O_k(n), of the log modulus and of the phase if there is one to learn."""
+    """factor(n) O_k(n), of the log modulus and of the phase if it is learned."""
     gradients = by_layers if has_known_layers(wavefunction) else by_vmap
     parameters = rounded_parameters(wavefunction)
     n_parameters = sum(p.numel() for p in parameters.values())
@@ -57,11 +57,11 @@ def scaled_jacobian(
     return parts
 
 
-Parameters = dict[str, Tensor]  # the trainable ones by name, in the precision of the gradients
+Parameters = dict[str, Tensor]  # by name, in the precision of the gradients
 
 
 def rounded_parameters(wavefunction: Wavefunction, *, trainable: bool = True) -> Parameters:
-    """Those that are trained, or the others."""
+    """Trainable parameters, or the frozen ones, in the precision of the gradients."""
     return {
         name: p.detach().to(wavefunction.gradient_dtype or p.dtype)
         for name, p in wavefunction.named_parameters()
@@ -74,7 +74,7 @@ def n_parts(wavefunction: Wavefunction) -> int:
 
 
 def rows_with_gradients(wavefunction: Wavefunction, device: torch.device) -> int:
-    """Configurations whose forward and backward pass fit into memory at once."""
+    """Chunk size for forward and backward passes."""
     return max_chunk_rows(ACTIVATION_COPIES * wavefunction.bytes_per_configuration, device)
 
 
@@ -85,7 +85,7 @@ def by_vmap(
     factor: Float64[Tensor, " U"],
     out: list[Tensor],
 ) -> None:
-    """Fills the gradients of the log modulus, and of the phase if wanted, times the factor; for any module."""
+    """Fill `out` with factor(n) times the gradients of the log modulus (and phase); for any module."""
 
     frozen = rounded_parameters(wavefunction, trainable=False)
 
@@ -106,7 +106,7 @@ def by_vmap(
 def combined(
     wavefunction: Wavefunction, n: UInt8[Tensor, "U L"], coefficients: Float64[Tensor, "parts U"]
 ) -> Float64[Tensor, " P"]:
-    """sum_n c(n) O(n), log modulus and phase with a coefficient each: one backward pass, for any module."""
+    """sum_n c(n) O(n), with coefficients for log modulus and phase: one backward pass, for any module."""
     variables = {name: p.requires_grad_() for name, p in rounded_parameters(wavefunction).items()}
     frozen = rounded_parameters(wavefunction, trainable=False)
     total = coefficients.new_zeros(sum(p.numel() for p in variables.values()))
@@ -128,7 +128,7 @@ def directional(
 ) -> Float64[Tensor, "parts U"]:
     """O(n) v for each configuration, for wavefunctions with known layers.
 
-    These are linear in their parameters: with v in place of them a layer returns the change of its output.
+    Layers are linear in their parameters: with v in place of these a layer returns the change of its output.
     """
     parameters, layers = rounded_parameters(wavefunction), trainable_layers(wavefunction)
     trainable = [p for p in wavefunction.parameters() if p.requires_grad]
@@ -159,11 +159,11 @@ def directional(
 
 
 class Call(NamedTuple):
-    """A use of a layer in a forward pass."""
+    """One call of a layer in a forward pass."""
 
     layer: nn.Module
     x: Num[Tensor, "U T *in"]  # its input, by configuration
-    gradients: tuple[Float[Tensor, "U T out"], ...]  # of each part times a factor, with respect to its output
+    gradients: tuple[Float[Tensor, "U T out"], ...]  # of each part times the factor, with respect to the output
 
 
 def outer_products(layer: nn.Module, x: Float[Tensor, "U T in"], g: Float[Tensor, "U T out"]) -> Tensor:
@@ -188,7 +188,7 @@ def sums_by_token(layer: nn.Module, x: Tensor, g: Float[Tensor, "U T D"]) -> Flo
 
 GradientFormula = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of layer, input, gradients of the output
 
-# Of layers of torch, by parameter. Others state their own in a class attribute `parameter_gradients` of the same kind.
+# For layers of torch, by parameter; other layers state theirs in a class attribute `parameter_gradients`.
 OF_TORCH: dict[type[nn.Module], dict[str, GradientFormula]] = {
     nn.Linear: {"weight": outer_products, "bias": sums},
     nn.LayerNorm: {"weight": scales, "bias": sums},
@@ -197,9 +197,9 @@ OF_TORCH: dict[type[nn.Module], dict[str, GradientFormula]] = {
 
 
 def parameter_gradients(layer: nn.Module) -> Mapping[str, GradientFormula] | None:
-    """Formulas of the per-configuration gradients of a layer's parameters by name; None where there are none.
+    """Formulas of the per-configuration gradients of a layer's parameters by name; None if unknown.
 
-    They belong to exactly this class: a subclass may compute something else, and states its own.
+    Not inherited: a subclass may compute something else and states its own.
     """
     own: Mapping[str, GradientFormula] | None = vars(type(layer)).get("parameter_gradients")
     return own or OF_TORCH.get(type(layer))
@@ -218,12 +218,12 @@ def has_known_layers(wavefunction: Wavefunction) -> bool:
 
 
 def all_layers_known(wavefunction: Wavefunction) -> bool:
-    """Whether every trainable parameter belongs to a kind of layer whose gradient is known here in closed form."""
+    """Whether every trainable parameter belongs to a layer with a known gradient formula."""
     return all(parameter_gradients(layer) and _plain(layer) for layer in trainable_layers(wavefunction))
 
 
 def _plain(layer: nn.Module) -> bool:
-    """Without options of torch that change the gradient."""
+    """Without options that change the gradient formula."""
     if isinstance(layer, nn.Embedding):
         return layer.padding_idx is None and layer.max_norm is None and not layer.scale_grad_by_freq
     return not isinstance(layer, nn.LayerNorm) or len(layer.normalized_shape) == 1
@@ -235,7 +235,7 @@ def trainable_layers(wavefunction: Wavefunction) -> list[nn.Module]:
 
 @contextmanager
 def _recorded(layers: list[nn.Module]) -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
-    """A list that grows by (layer, input, output) at every call of one of the layers."""
+    """List of (layer, input, output) of every call of one of the layers."""
     calls: list[tuple[nn.Module, Tensor, Tensor]] = []
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -256,7 +256,7 @@ def layer_calls(
     factor: Float64[Tensor, " U"],
     layers: list[nn.Module],
 ) -> list[Call]:
-    """The calls of some layers in the forward pass of n, in their order; the backward pass ends at the first of them.
+    """Calls of some layers in the forward pass of n, in order; the backward pass ends at the first of them.
 
     Args:
         parameters: from `rounded_parameters`.
@@ -292,9 +292,9 @@ def layer_calls(
 
 
 def parameter_users(layers: list[nn.Module]) -> dict[nn.Parameter, list[tuple[int, str]]]:
-    """Of each trainable parameter of these (calls of) layers: which of them use it, and under which name.
+    """For each trainable parameter the indices of the layers (or layer calls) that use it, and its name there.
 
-    A parameter may serve several layers, or a layer several times: its gradient is the sum over them.
+    Its gradient is the sum over these uses.
     """
     found: dict[nn.Parameter, list[tuple[int, str]]] = defaultdict(list)
     for i, layer in enumerate(layers):

@@ -2,13 +2,13 @@
 
     X = [ a (Re O - <Re O>) ; a (Im O - <Im O>) ],    R x P, with a factor a(n) for each configuration
 
-A natural-gradient step needs no more of X than X X^T or X^T X, X v and X^T y. Where X does not fit into memory:
+A natural-gradient step needs X X^T or X^T X, and the products X v and X^T y. Where X does not fit into memory:
 
-- X X^T grows by blocks of columns: the inputs and output gradients of some layers are kept for all configurations (of
-  layers with few parameters their gradients), each column is made from them once, and a forward and backward pass is
-  needed for every group of layers that fits. For modules with other than the known layers it is made from pairs of
-  blocks of rows, of K blocks each made (K + 1) / 2 times.
-- X^T X grows by blocks of rows, each made once.
+- X X^T is summed over blocks of columns: the inputs and output gradients of some layers are stored for all
+  configurations (of layers with few parameters their gradients), each column is computed from them once, with one
+  forward and backward pass for every group of layers that fits into memory. For modules with unknown layers it is
+  computed from pairs of row blocks; each of K blocks is computed (K + 1) / 2 times.
+- X^T X is summed over blocks of rows, each computed once.
 - X^T y is one backward pass; X v follows from the inputs and output gradients of all layers, without X.
 
 A million parameters at ten thousand configurations then cost gigabytes instead of a hundred.
@@ -43,29 +43,29 @@ from nqs.protocols import Wavefunction
 from nqs.runtime.memory import free_memory, in_chunks
 from nqs.samples import Samples
 
-CPU_BYTES, GPU_SHARE = 2**31, 0.6  # of X and what it is made from; on a GPU of what the matrix leaves free
+CPU_BYTES, GPU_FRACTION = 2**31, 0.6  # memory of X and its factors; on a GPU a fraction of what the matrix leaves free
 MATRIX_COPIES = 3  # the matrix, its lower triangle and its factor
-# Columns in one product: sums of float32 are not longer than this before they are added up in float64.
+# Columns in one product: the longest float32 sum before it is added up in float64.
 COLUMNS = 2**14
-MADE_COLUMNS = 2**15  # at once: of the outer products of few outputs most time would go into reading the inputs
-# Of rows in X X^T: more leave less to multiply, but tensor cores are slower on blocks of a thousand rows.
+MADE_COLUMNS = 2**15  # columns per block: smaller blocks would spend most time on reading the layer inputs
+# Row blocks of X X^T: more blocks skip more of the upper triangle, but tensor cores are slower on 1,000-row blocks.
 BLOCKS, TENSOR_CORE_BLOCKS = 8, 4
-COLUMN_COPIES = 3  # blocks of columns that exist at once, at most: one that is made, narrow ones beside it, their union
-PASS_COPIES = 2  # memory of a forward and backward pass in units of the inputs and output gradients of all its layers
+COLUMN_COPIES = 3  # blocks in memory at once: the one being computed, narrow ones, their concatenation
+PASS_COPIES = 2  # memory of a forward and backward pass relative to the inputs and output gradients of all layers
 
 Precision = Literal["float64", "float32", "tf32"]
 
 
 class CentredJacobian(Protocol):
-    """X, without saying where its rows are."""
+    """X as a linear operator, dense or streamed."""
 
     shape: tuple[int, int]
 
     def gram(self) -> Float64[Tensor, "R R"]:
-        """Lower triangle of X X^T; what is above it is not defined."""
+        """Lower triangle of X X^T; the upper one is undefined."""
 
     def metric(self) -> Float64[Tensor, "P P"]:
-        """Lower triangle of X^T X; what is above it is not defined."""
+        """Lower triangle of X^T X; the upper one is undefined."""
 
     def matvec(self, v: Float64[Tensor, " P"]) -> Float64[Tensor, " R"]:
         """X v."""
@@ -78,7 +78,7 @@ class DenseJacobian:
     """X as a matrix.
 
     Args:
-        precision: of its products. Those in float32 round by more than a diagonal shift below 1e-5.
+        precision: of its products; float32 rounding errors exceed diagonal shifts below 1e-5.
     """
 
     def __init__(self, X: Float[Tensor, "R P"], precision: Precision = "float64") -> None:
@@ -105,19 +105,18 @@ class DenseJacobian:
 
 
 class LayerFactors(NamedTuple):
-    """What columns of X are made from: of a call of a layer the input and output gradients or, where that is less,
-    the gradients of its parameters."""
+    """Factors of columns of X: input and output gradients of a layer call, or its parameter gradients if smaller."""
 
     layer: nn.Module
-    names: tuple[str, ...]  # of parameters whose gradients are kept; none: the input and output gradients are
-    tensors: tuple[Num[Tensor, "U ..."], ...]  # for each name those of each part; or x, and those of each part
+    names: tuple[str, ...]  # parameters whose gradients are stored; empty: input and output gradients are
+    tensors: tuple[Num[Tensor, "U ..."], ...]  # gradients by name and part; or x and the output gradients of each part
 
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     def gradient(self, name: str, part: int, outputs: slice) -> Float[Tensor, "U ..."]:
-        """Of some outputs of a parameter, for each configuration."""
+        """Gradient of some output rows of a parameter, for each configuration."""
         if self.names:
             parts = len(self.tensors) // len(self.names)
             return self.tensors[self.names.index(name) * parts + part][:, outputs]
@@ -125,29 +124,28 @@ class LayerFactors(NamedTuple):
         return gradient_of(self.layer, name, x, gradients[part][..., outputs])
 
     def like(self, rows: int) -> "LayerFactors":
-        """Tensors of the same kind for so many configurations, not filled."""
+        """Uninitialised tensors of the same kind for `rows` configurations."""
         return self._replace(tensors=tuple(tensor.new_empty((rows, *tensor.shape[1:])) for tensor in self.tensors))
 
 
 def layer_factors(call: Call) -> LayerFactors:
-    """The smaller of both."""
+    """The smaller of the two representations."""
     layer = call.layer
     trainable = {name: p for name, p in layer.named_parameters(recurse=False) if p.requires_grad}
     factors = (call.x, *call.gradients)
     numbers = len(call.x) * len(call.gradients) * sum(p.numel() for p in trainable.values())
     if numbers * call.gradients[0].itemsize >= sum(tensor.nbytes for tensor in factors):
         return LayerFactors(layer, (), factors)
-    made = (gradient_of(layer, name, call.x, g) for name in trainable for g in call.gradients)
-    return LayerFactors(layer, tuple(trainable), tuple(made))
+    computed = (gradient_of(layer, name, call.x, g) for name in trainable for g in call.gradients)
+    return LayerFactors(layer, tuple(trainable), tuple(computed))
 
 
 class StreamedJacobian:
-    """X in blocks that are made when they are needed.
+    """X in blocks that are computed on demand.
 
     Args:
         factor: a(n), positive where the weight is.
-        memory: bytes of blocks and of what they are made from, the passes through the network included; more where a
-            single layer needs more.
+        memory: bytes for blocks, their factors and passes through the network; exceeded if one layer needs more.
         precision: of the products X X^T and X^T X.
     """
 
@@ -176,7 +174,7 @@ class StreamedJacobian:
         if self.by_layers:
             for block in self.column_blocks():
                 add_columns(gram, block, self.precision)
-                del block  # before the next one is made
+                del block  # before the next one is allocated
             return gram
         for i, (rows, block) in enumerate(self.row_blocks()):
             for others, other in islice(self.row_blocks(), i):
@@ -213,12 +211,12 @@ class StreamedJacobian:
 
     @cached_property
     def means(self) -> list[Float64[Tensor, " P"]]:
-        """Of the gradients of each part."""
+        """Weighted mean of the gradients of each part."""
         coefficients = torch.eye(self.parts, device=self.factor.device).double()[:, :, None] * self.weights
         return [combined(self.wavefunction, self.configurations, c) for c in coefficients]
 
     def row_blocks(self) -> Iterator[tuple[Tensor, Float[Tensor, "r P"]]]:
-        """All rows of X, and where they belong."""
+        """Row blocks of X with their row indices."""
         U, P = len(self.factor), self.shape[1]
         size = max(1, self.memory // (4 * 8 * self.parts * P))
         for index in torch.arange(U, device=self.factor.device).split(size):
@@ -233,39 +231,39 @@ class StreamedJacobian:
 
     @cached_property
     def bytes_per_column(self) -> int:
-        """With its rounded copy, if there is one."""
+        """With its copy in lower precision, if there is one."""
         return self.shape[0] * _bytes_of_number(self.wavefunction, self.precision)
 
     @cached_property
     def width(self) -> int:
-        """Columns made at once: they and their copies take at most half of the memory."""
+        """Columns per block: with their copies at most half of the memory."""
         return max(1, min(MADE_COLUMNS, self.memory // (2 * COLUMN_COPIES * self.bytes_per_column)))
 
     @cached_property
     def calls_of_one(self) -> list[Call]:
-        """Of a single configuration: those of all layers, in their order."""
+        """Calls of all layers for a single configuration, in order."""
         parameters, layers = rounded_parameters(self.wavefunction), trainable_layers(self.wavefunction)
         return layer_calls(self.wavefunction, parameters, self.configurations[:1], self.factor[:1], layers)
 
     @cached_property
     def bytes_of_pass(self) -> int:
-        """Of a forward and backward pass, for one configuration."""
+        """Memory of a forward and backward pass per configuration."""
         return PASS_COPIES * sum(tensor.nbytes for call in self.calls_of_one for tensor in (call.x, *call.gradients))
 
     @cached_property
     def rows_of_pass(self) -> int:
-        """Configurations in one pass: at most a quarter of the memory."""
+        """Configurations per pass: at most a quarter of the memory."""
         fit = rows_with_gradients(self.wavefunction, self.factor.device)
         return max(1, min(fit, len(self.factor), self.memory // (4 * self.bytes_of_pass)))
 
     @cached_property
     def memory_for_calls(self) -> int:
-        """What a pass, while they are collected, and later blocks of columns leave: at least half."""
+        """Memory for layer factors besides a pass or blocks of columns: at least half."""
         columns = COLUMN_COPIES * self.width * self.bytes_per_column
         return self.memory - min(self.memory // 2, max(columns, self.rows_of_pass * self.bytes_of_pass))
 
     def column_blocks(self) -> Iterator[Float[Tensor, "R p"]]:
-        """All columns of X that are not zero, in blocks, layers in no particular order."""
+        """Nonzero columns of X in blocks, in no particular order."""
         dtype, width = _dtype(self.precision), self.width
         for layers in self.groups():
             narrow: list[Tensor] = []
@@ -282,7 +280,7 @@ class StreamedJacobian:
                 yield torch.cat(narrow, dim=1)
 
     def groups(self) -> list[list[nn.Module]]:
-        """Layers of which what is kept fits into memory together, last layers first.
+        """Groups of layers whose factors fit into memory together, last layers first.
 
         Layers that share a parameter stay together.
         """
@@ -307,7 +305,7 @@ class StreamedJacobian:
         return groups
 
     def _columns_of(self, layers: list[nn.Module], width: int) -> Iterator[Float[Tensor, "R p"]]:
-        """Columns of the parameters of some layers, of a weight matrix about `width` at a time."""
+        """Columns of the parameters of some layers, about `width` at a time for weight matrices."""
         calls = self._collected(layers)
         for parameter, users in parameter_users([call.layer for call in calls]).items():
             outputs = parameter.shape[0]
@@ -318,7 +316,7 @@ class StreamedJacobian:
                 yield self._centred(of_users, slice(first, first + step) if sliced else slice(None))
 
     def _centred(self, of_users: list[tuple[LayerFactors, str]], outputs: slice) -> Float[Tensor, "R p"]:
-        """Columns of one parameter, from the calls that use it; made once: their memory is overwritten."""
+        """Centred columns of one parameter from the calls that use it; the gradients are overwritten."""
         parts = []
         for part in range(self.parts):
             gradients = (call.gradient(name, part, outputs) for call, name in of_users)
@@ -326,10 +324,9 @@ class StreamedJacobian:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _collected(self, layers: list[nn.Module]) -> list[LayerFactors]:
-        """Of the calls of some layers for all configurations, gradients times a(n).
+        """Factors of the calls of some layers for all configurations, gradients times a(n).
 
-        What is kept is allocated once and filled piece by piece: joining pieces would take it twice, and leave the
-        memory of a GPU in fragments.
+        Allocated once and filled chunk by chunk: concatenation would need twice the memory and fragment that of a GPU.
         """
         parameters = rounded_parameters(self.wavefunction)
         whole = [layer_factors(call).like(len(self.factor)) for call in self.calls_of_one if call.layer in layers]
@@ -338,8 +335,8 @@ class StreamedJacobian:
             rows = slice(int(index[0]), int(index[-1]) + 1)
             calls = layer_calls(self.wavefunction, parameters, self.configurations[rows], self.factor[rows], layers)
             for target, call in zip(whole, calls, strict=True):
-                for tensor, piece in zip(target.tensors, layer_factors(call).tensors, strict=True):
-                    tensor[rows] = piece
+                for tensor, chunk in zip(target.tensors, layer_factors(call).tensors, strict=True):
+                    tensor[rows] = chunk
 
         in_chunks(fill, torch.arange(len(self.factor)), self.rows_of_pass)
         return whole
@@ -352,10 +349,10 @@ def centred_jacobian(
     memory: int | None = None,
     precision: Precision = "float64",
 ) -> CentredJacobian:
-    """X with rows scaled by `factor`: as a matrix if that takes no more than so many bytes, else streamed in as many.
+    """X with rows scaled by `factor`: a dense matrix if it fits into `memory`, else streamed.
 
     Args:
-        memory: bytes; None: 2 GiB on a CPU, on a GPU a share of what X X^T or X^T X leaves free.
+        memory: bytes; None: 2 GiB on a CPU, on a GPU 60 % of what X X^T or X^T X leaves free.
         precision: of the products X X^T and X^T X.
     """
     P = sum(p.numel() for p in wavefunction.parameters() if p.requires_grad)
@@ -363,7 +360,7 @@ def centred_jacobian(
     if memory is None:
         device = factor.device
         matrices = MATRIX_COPIES * 8 * min(R, P) ** 2
-        memory = int(GPU_SHARE * max(0, free_memory(device) - matrices)) if device.type == "cuda" else CPU_BYTES
+        memory = int(GPU_FRACTION * max(0, free_memory(device) - matrices)) if device.type == "cuda" else CPU_BYTES
     if _bytes_of_number(wavefunction, precision) * R * P > memory:
         return StreamedJacobian(wavefunction, samples, factor, memory, precision)
     rows = scaled_jacobian(wavefunction, samples.configurations, factor)
@@ -376,8 +373,8 @@ def centre(
     scaled: Float[Tensor, "U p"], weights: Float64[Tensor, " U"], factor: Float64[Tensor, " U"]
 ) -> Float[Tensor, "U p"]:
     """a O - a <O> from a O, in place, where <O> = sum w O = sum (w / a) (a O)."""
-    share = torch.where(factor > 0, weights / factor, 0.0).to(scaled.dtype)
-    return scaled.addr_(factor.to(scaled.dtype), share @ scaled, alpha=-1)
+    coefficients = torch.where(factor > 0, weights / factor, 0.0).to(scaled.dtype)
+    return scaled.addr_(factor.to(scaled.dtype), coefficients @ scaled, alpha=-1)
 
 
 # ---- products ------------------------------------------------------------------------------------------------------
@@ -388,14 +385,14 @@ def _dtype(precision: Precision) -> torch.dtype:
 
 
 def _bytes_of_number(wavefunction: Wavefunction, precision: Precision) -> int:
-    """While X is made: of the gradient, and of the same rounded for the products."""
+    """Bytes per element of X: the gradient, and its copy in the precision of the products."""
     gradient = next(iter(rounded_parameters(wavefunction).values())).dtype
     return gradient.itemsize + (_dtype(precision).itemsize if _dtype(precision) != gradient else 0)
 
 
 @contextmanager
 def matrix_products(precision: Precision) -> Iterator[None]:
-    """Where "tf32", products of float32 matrices on a GPU round their factors to 10 bits; their sums are float32."""
+    """With "tf32", float32 matrix products on a GPU round their factors to 10 bits and sum in float32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else before)
     try:
@@ -405,13 +402,13 @@ def matrix_products(precision: Precision) -> Iterator[None]:
 
 
 def add_columns(gram: Float64[Tensor, "n n"], A: Float[Tensor, "n m"], precision: Precision = "float64") -> None:
-    """Adds the lower triangle of A A^T, a few columns of A after the other. The rest of the matrix is not defined."""
+    """Add the lower triangle of A A^T, block by block of columns; the upper triangle is undefined."""
     for columns in A.split(COLUMNS, dim=1):
         add_gram(gram, columns, precision)
 
 
 def add_gram(gram: Float64[Tensor, "n n"], A: Float[Tensor, "n m"], precision: Precision = "float64") -> None:
-    """The same in one product for each block of rows: little more than half the work of the full one."""
+    """The same with one product per block of rows: little more than half the work of the full matrix."""
     blocks = TENSOR_CORE_BLOCKS if precision == "tf32" and A.is_cuda else BLOCKS
     with matrix_products(precision):
         for block in torch.arange(len(A)).chunk(blocks):

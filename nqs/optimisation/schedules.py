@@ -1,6 +1,5 @@
 """Schedules of rates and shifts."""
 
-# Shapes: U distinct samples, P parameters, R rows of X.
 import math
 
 

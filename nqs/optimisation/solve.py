@@ -14,7 +14,7 @@ Space = Literal["auto", "samples", "parameters"]
 
 
 def transposed_norm(X: CentredJacobian, y: Float64[Tensor, " R"], gram: Float64[Tensor, "R R"] | None) -> float:
-    """|X^T y|. Where rows are streamed it follows from the lower triangle of X X^T, if known, without a pass."""
+    """|X^T y|. For streamed rows from the lower triangle of X X^T, if known, without a backward pass."""
     if gram is None or isinstance(X, DenseJacobian):
         return X.rmatvec(y).norm().item()
     square = 2 * y @ (gram.tril() @ y) - gram.diagonal() @ y.square()
@@ -31,7 +31,7 @@ def solve(
     """(X^T X + s)^-1 X^T e, in the smaller of sample and parameter space.
 
     Args:
-        matrix: lower triangle of X X^T or X^T X in that space, overwritten in place; None if it is still to be made.
+        matrix: lower triangle of X X^T or X^T X in that space, overwritten in place; None: computed here.
     """
     in_samples = in_sample_space(X, space)
     if matrix is None:
@@ -50,7 +50,7 @@ def solve_shifted(
 ) -> Float64[Tensor, " n"]:
     """(A + shift mean)^-1 b from the lower triangle of A, which is overwritten in place.
 
-    Where rounding makes the matrix indefinite the shift is raised, and at last the pseudo-inverse taken, which is slow.
+    If rounding errors make the matrix indefinite, the shift is raised up to 1000 times; then the slow pseudo-inverse.
     """
     added = 0.0
     for s in (shift, 10 * shift, 100 * shift, 1000 * shift):

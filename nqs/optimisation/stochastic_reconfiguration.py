@@ -19,23 +19,23 @@ eta (H_nn - E) > 2. Taking the diagonal of H at the end of the step instead,
     X^T (1 + eta D) X delta = X^T e,    D_n = max(H_nn - E, 0),
 
 is the Rayleigh-Gauss-Newton step (Webber and Lindsey, Phys. Rev. Research 4, 033099 (2022), arXiv:2106.10558) with H
-replaced by its diagonal. It costs nothing, it only scales rows: X -> (1 + eta D)^(1/2) X, e -> (1 + eta D)^(-1/2) e.
+replaced by its diagonal. It only scales rows, at no cost: X -> (1 + eta D)^(1/2) X, e -> (1 + eta D)^(-1/2) e.
 
-Logarithmic target. Such a step multiplies amplitudes, psi(n) -> psi(n) (1 - r) with r = eta (E_loc - E) / (1 + eta D),
-but its first-order change of log psi is -r: amplitudes that are far too small grow exponentially, and a wrong sign can
-never turn, since the amplitude only shrinks towards zero with it. The change that is meant is log(1 - r), which grows
-mildly for r < 0 and turns the phase by pi for r > 1. So the residual becomes e = sqrt(w) (1 + eta D) / eta times
--log(1 - r), its modulus part bounded; to first order in eta nothing changes. Regression on the logarithm of a
-propagated state: Kochkov and Clark, arXiv:1811.12423.
+Logarithmic target. Such a step multiplies amplitudes, psi(n) -> psi(n) (1 - r), r = eta (E_loc - E) / (1 + eta D), but
+its first-order change of log psi is -r: amplitudes that are far too small grow exponentially, and a wrong sign never
+flips, because the amplitude only shrinks towards zero. The intended change is log(1 - r), which grows logarithmically
+for r < 0 and shifts the phase by pi for r > 1. The residual becomes e = -sqrt(w) (1 + eta D) / eta log(1 - r), its
+modulus part bounded; to first order in eta nothing changes. Regression on the logarithm of a propagated state: Kochkov
+and Clark, arXiv:1811.12423.
 
 Momentum follows SPRING (Goldshlager, Abrahamsen, Lin, arXiv:2401.10190): the part of the previous update delta' that
-the present samples do not see is kept,
+the present samples do not determine is kept,
 
     delta = mu delta' + X^T (X X^T + s)^-1 (e - mu X delta').
 """
 
 # Shapes: U distinct samples, P parameters, R rows of X.
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -51,80 +51,64 @@ from nqs.optimisation.targets import bounded, energy_limit, log_of_one_plus, res
 from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
 from nqs.samples import LocalEnergies, Samples
 
-# After a rejected step the next one is made with BACKOFF times the shift, which falls back by RECOVERY a step.
+# After a rejected step the shift is multiplied by BACKOFF, a factor that decays by RECOVERY per step.
 BACKOFF, RECOVERY = 100.0, 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class StochasticReconfiguration:
-    """Natural gradient with a bounded step.
+    """Natural gradient with a bounded step. The defaults are those for sampled steps without symmetry averages;
+    nqs.recipes has others where expectation values are exact and where amplitudes are averaged over a symmetry.
 
     Attributes:
-        learning_rate: imaginary-time step eta at the start, in inverse units of the energy. None: 0.3, times the root
-            of the number of images where amplitudes are averages over a symmetry: each averaged amplitude has the
-            variance of that many independent samples.
-        final_learning_rate: eta at the end, reached along a cosine. None: that of the start where expectation values
-            are exact, else 0.02, or a twentieth of it for averages.
-        diagonal_shift: s at the start, in units of the mean eigenvalue of the metric on the samples' span.
-        final_diagonal_shift: s at the end, reached geometrically. None: 1e-7 where expectation values are exact, else
-            1e-5, or 1e-4 for averages.
+        learning_rate: initial imaginary-time step eta, in inverse units of the energy.
+        final_learning_rate: eta at the end, reached along a cosine; small because of sampling noise.
+        diagonal_shift: initial shift s, in units of the mean eigenvalue of the metric on the samples' span.
+        final_diagonal_shift: s at the end, reached geometrically; large enough for sampling noise.
         momentum: mu of SPRING, which keeps what the samples of a step do not determine; 0 for plain stochastic
-            reconfiguration. None: 0.9 for sampled averages, else 0.
-        max_step: trust region: the step is shortened to this length of the change of the normalised state. None: 0.15
-            where expectation values are exact, else 0.1, or 0.2 for averages.
+            reconfiguration.
+        max_step: trust region: upper bound of the change of the normalised state in one step.
         precision: of the products X X^T and X^T X, which take most of the time of large steps. "float32" is for shifts
-            of 1e-5 and more; "tf32" is float32 with factors rounded to 10 bits on GPUs that can, for shifts of 1e-3 and
-            more (docs/profile.md): `scripts/benchmark.py --rounding` shows what it does to a step.
-        memory: GiB of the rows of X and of what they are made from; where they do not fit they are streamed. None:
+            of 1e-5 and more; "tf32" is float32 with factors rounded to 10 bits on GPUs that support it, for shifts of
+            1e-3 and more (docs/profile.md): `scripts/benchmark.py --rounding` measures its effect on a step.
+        memory: GiB for the rows of X and the tensors they are computed from; X is streamed where it does not fit. None:
             2 on a CPU, 60 % of what the matrix leaves free on a GPU. The matrix and its factor come on top.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
-    learning_rate: float | None = None
-    final_learning_rate: float | None = None
+    learning_rate: float = 0.3
+    final_learning_rate: float = 0.02
     diagonal_shift: float = 1e-3
-    final_diagonal_shift: float | None = None
-    momentum: float | None = None
-    max_step: float | None = None
+    final_diagonal_shift: float = 1e-5
+    momentum: float = 0.0
+    max_step: float = 0.1
     precision: Precision = "float64"
     memory: float | None = None
 
     def __post_init__(self) -> None:
-        optional = ("learning_rate", "final_learning_rate", "final_diagonal_shift", "max_step", "memory")
-        given = [name for name in optional if getattr(self, name) is not None]
-        check_positive(self, "diagonal_shift", *given)
-        if not 0 <= (self.momentum or 0) < 1:
+        positive = ("learning_rate", "final_learning_rate", "diagonal_shift", "final_diagonal_shift", "max_step")
+        check_positive(self, *positive, *(() if self.memory is None else ("memory",)))
+        if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: it must be at least 0 and below 1.")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
-
-    def completed(self) -> "StochasticReconfiguration":
-        """Resolve unset fields for sampled steps without averages over a symmetry; nqs.recipes knows the others.
-
-        The rate ends small and the shift stays large enough for the noise of the samples.
-        """
-        return replace(
-            self,
-            learning_rate=self.learning_rate or 0.3,
-            final_learning_rate=self.final_learning_rate or 0.02,
-            final_diagonal_shift=self.final_diagonal_shift or 1e-5,
-            max_step=self.max_step or 0.1,
-            momentum=self.momentum or 0.0,
-        )
 
     def objective(self, hamiltonian: Hamiltonian) -> Energy:
         return Energy(hamiltonian)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> "NaturalGradient":
-        return NaturalGradient(self.completed(), wavefunction)
+        return NaturalGradient(self, wavefunction)
 
 
 class NaturalGradient:
     """Stochastic reconfiguration of one wavefunction.
 
     Args:
-        implicit: take the diagonal of H implicitly. Objectives that are no energies have no stiff diagonal.
-        logarithmic: follow the logarithm of the propagated amplitudes. None: where there are at least as many
-            parameters as rows of X; fewer cannot follow large changes of single amplitudes.
+        implicit: treat the diagonal of H implicitly; False for objectives without a stiff diagonal.
+        logarithmic: follow the logarithm of the propagated amplitudes. None: if there are at least as many
+            parameters as rows of X; fewer cannot represent large changes of single amplitudes.
         space: of the linear system, see nqs.optimisation.solve.
     """
 
@@ -147,9 +131,8 @@ class NaturalGradient:
     @torch.no_grad()
     def step(self, samples: Samples, local: LocalEnergies, progress: float) -> StepInfo:
         config = self.config
-        assert config.max_step is not None
-        assert config.momentum is not None
-        rate, shift = self._schedules(progress)
+        rate = cosine(config.learning_rate, config.final_learning_rate, progress)
+        shift = geometric(config.diagonal_shift, config.final_diagonal_shift, progress)
         energy = samples.mean(local.values.real)
         deviation = local.values - energy
         shift, self.backoff = shift * self.backoff, max(1.0, self.backoff / RECOVERY)
@@ -170,7 +153,7 @@ class NaturalGradient:
         previous = config.momentum * self.update
         unseen = -wanted / rate - X.matvec(previous) if config.momentum else -wanted / rate
         self.update = previous + solve(X, unseen, shift, self.space, matrix)
-        rate, norm = bounded(rate, X.matvec(self.update) / stiffness, samples.weights, config.max_step)
+        rate, norm = bounded(rate, X.matvec(self.update) / stiffness, samples, config.max_step)
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
         limit = energy_limit(samples, local, energy, norm)
@@ -179,16 +162,6 @@ class NaturalGradient:
     def reject(self) -> None:
         self.backoff *= BACKOFF
         self.update.zero_()
-
-    def _schedules(self, progress: float) -> tuple[float, float]:
-        """Learning rate and diagonal shift."""
-        config = self.config
-        assert config.learning_rate is not None
-        assert config.final_learning_rate is not None
-        assert config.final_diagonal_shift is not None
-        rate = cosine(config.learning_rate, config.final_learning_rate, progress)
-        shift = geometric(config.diagonal_shift, config.final_diagonal_shift, progress)
-        return rate, shift
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"update": self.update, "trust": torch.tensor([self.backoff], dtype=torch.float64)}

@@ -1,4 +1,4 @@
-"""What natural-gradient steps follow and how far they may go: residuals, bounded changes of log psi, trust region."""
+"""Residuals, bounded targets for log psi, gain ratio and trust region of natural-gradient steps."""
 
 # Shapes: U distinct samples, R rows of X.
 import math
@@ -13,25 +13,22 @@ from nqs.samples import LocalEnergies, Samples
 
 MAX_LOG_CHANGE = 1.0  # of an amplitude in one step of the logarithmic target
 SMALLEST, LARGEST_EXPONENT = 1e-150, 300.0
-SLACK = 3.0  # times what a step of its length can do to the energy is still no reason to undo it
+SLACK = 3.0  # factor on the second-order bound of the energy change above which a step is undone
 
 
-def bounded(
-    rate: float, direction: Float64[Tensor, " rows"], weights: Float64[Tensor, " U"], max_step: float
-) -> tuple[float, float]:
-    """The learning rate, lowered until the step is short enough, and the length of that step.
+def bounded(rate: float, direction: Float64[Tensor, " rows"], samples: Samples, max_step: float) -> tuple[float, float]:
+    """Learning rate reduced to the trust region, and the length of the step.
 
-    The length is that of the finite change psi -> psi exp(-rate c), sqrt(sum w |exp(-rate c) - 1|^2): where the change
-    c of log psi is small that is the metric, and an amplitude that would grow from nothing counts with what it is then.
+    The length is that of the finite change psi -> psi exp(-rate c), sqrt(sum w |exp(-rate c) - 1|^2): for small
+    changes c of log psi this is the metric, and amplitudes that grow from almost zero count with their new value.
 
     Args:
-        direction: sqrt(w) c, real parts and below them imaginary ones.
+        direction: sqrt(w) c, real parts followed by imaginary parts.
     """
-    U = len(weights)
-    c = direction.view(-1, U) / weights.sqrt().clamp(min=SMALLEST)
+    c = direction.view(-1, samples.n_distinct) / samples.weights.sqrt().clamp(min=SMALLEST)
     while True:
         grown = torch.polar((-rate * c[0]).clamp(max=LARGEST_EXPONENT).exp(), -rate * c[1:].sum(0))
-        norm = (weights @ (grown - 1).abs().square()).sqrt().item()
+        norm = samples.mean((grown - 1).abs().square()).sqrt().item()
         if norm <= max_step or rate < SMALLEST:
             return rate, norm
         rate *= max(0.5, max_step / norm)
@@ -50,30 +47,30 @@ def gain_ratio(
     linear: Float64[Tensor, " R"],
     stiffness: Float64[Tensor, " R"],
 ) -> float:
-    """By how much a step brought log psi nearer to its target, (|t|^2 - |t - a|^2) / (|t|^2 - |t - l|^2).
+    """Gain ratio (|t|^2 - |t - a|^2) / (|t|^2 - |t - l|^2), actual over predicted approach to the target.
 
-    t is the wanted change, a the one that was made, l its linear prediction; 1 where the step was linear. In the norm
-    sum w (1 + eta D) |.|^2, mean free. nan where nothing was predicted.
+    t is the target change of log psi, a the actual change, l its linear prediction; 1 for a linear step, nan if no
+    reduction was predicted. Mean-free norm sum w (1 + eta D) |.|^2.
 
     Args:
         samples: with log psi before the step.
     """
     after = log_psi_in_chunks(wavefunction, samples.configurations)
-    moved = torch.complex(after.log_modulus - samples.log_modulus, after.phase - samples.phase)
-    moved = torch.where(samples.weights > 0, moved, 0.0)
-    made = residual(samples.weights, moved - (samples.weights * moved).sum(), len(wanted)) * stiffness
-    promised = linear @ (2 * wanted - linear)
-    return (made @ (2 * wanted - made) / promised).item() if promised > 0 else math.nan
+    change = torch.complex(after.log_modulus - samples.log_modulus, after.phase - samples.phase)
+    change = torch.where(samples.weights > 0, change, 0.0)
+    actual = residual(samples.weights, change - samples.mean(change), len(wanted)) * stiffness
+    predicted = linear @ (2 * wanted - linear)
+    return (actual @ (2 * wanted - actual) / predicted).item() if predicted > 0 else math.nan
 
 
 def residual(weights: Tensor, deviation: Complex128[Tensor, " U"], rows: int) -> Float64[Tensor, " R"]:
-    """sqrt(w) times the real parts, and below them the imaginary ones where there are 2 U rows."""
+    """sqrt(w) times the real parts, followed by the imaginary parts if there are 2 U rows."""
     scaled = weights.sqrt() * deviation
     return scaled.real if rows == len(weights) else torch.cat([scaled.real, scaled.imag])
 
 
 def energy_limit(samples: Samples, local: LocalEnergies, energy: Float64[Tensor, ""], norm: float) -> float:
-    """What the energy may at most become by a step of length `norm`, with SLACK for what is not of second order."""
+    """Upper bound of the energy after a step of length `norm`: second-order bound times SLACK."""
     variance = samples.mean((local.values - energy).abs().square())
     scale = (local.diagonal - energy).abs().max()
     return (energy + SLACK * (2 * variance.sqrt() * norm + scale * norm**2)).item()

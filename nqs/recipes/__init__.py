@@ -1,15 +1,15 @@
-"""Every default of nqs: what a run does where nothing else is asked for, each number with what it was measured by.
+"""Every default of nqs, each number with the measurement that chose it.
 
-`plan` resolves all choices for a Hamiltonian; `nqs.ground_state` carries them out. `VMC` takes its samplers and its
-optimiser from the same functions where it is not given any.
+`plan` resolves all choices for a Hamiltonian; `nqs.ground_state` runs the plan. `VMC` uses the same functions for parts
+that are not given.
 """
 
 from nqs.recipes.model import NetworkOptions, network, on_lattice, signs
-from nqs.recipes.optimiser import OptimiserOptions, optimiser
+from nqs.recipes.optimiser import OptimiserOptions, fit_optimiser, optimiser, warm_up_optimiser
 from nqs.recipes.plan import Plan, Reason, plan
 from nqs.recipes.samplers import evaluation_sampler, evaluations, training_sampler
 from nqs.recipes.sector import symmetrised
-from nqs.recipes.stages import PlannedStage, method, subgroup_of_steps, warm_up
+from nqs.recipes.stages import method, subgroup_of_steps, warm_up
 from nqs.recipes.steps import seconds, steps, steps_within
 from nqs.recipes.threads import threads
 from nqs.runtime.device import checked_device, default_device
@@ -18,12 +18,12 @@ __all__ = [
     "NetworkOptions",
     "OptimiserOptions",
     "Plan",
-    "PlannedStage",
     "Reason",
     "checked_device",
     "default_device",
     "evaluation_sampler",
     "evaluations",
+    "fit_optimiser",
     "method",
     "network",
     "on_lattice",
@@ -38,4 +38,5 @@ __all__ = [
     "threads",
     "training_sampler",
     "warm_up",
+    "warm_up_optimiser",
 ]

@@ -30,7 +30,7 @@ PROBES = 64  # random configurations whose matrix elements show whether a sign r
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """Wishes for the transformer; None: chosen from the problem and the device (nqs.recipes).
+    """Requested options of the transformer; None: chosen by nqs.recipes from the problem and the device.
 
     Attributes:
         width: embedding width.
@@ -57,7 +57,7 @@ class NetworkOptions:
 
     @property
     def given(self) -> dict[str, Any]:
-        """What is not None."""
+        """The options that are not None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -66,10 +66,10 @@ class NetworkOptions:
 
 
 class Signs(NamedTuple):
-    """What is known of the signs of a ground state.
+    """Known signs of a ground state.
 
     Attributes:
-        phase: "zero" where nothing is left to learn.
+        phase: "zero" if no phase is learned.
         reference: a fixed phase of each configuration.
         why: one line.
     """
@@ -155,8 +155,8 @@ def _turns_negative(hamiltonian: Hamiltonian, reference: ReferencePhase) -> bool
     """Whether a sign rule turns more of the positive off-diagonal elements than of the negative ones."""
     n = hamiltonian.hilbert.random(PROBES, torch.Generator().manual_seed(0))
     connected = hamiltonian.connected(n)
-    turn = torch.cos(reference.phase(connected.configurations) - reference.phase(n)[connected.parents])
-    return bool((connected.elements.real * (1 - turn)).sum() > 0)
+    sign = torch.cos(reference.phase(connected.configurations) - reference.phase(n)[connected.parents])
+    return bool((connected.elements.real * (1 - sign)).sum() > 0)
 
 
 # ----------------------------------------------------------------------------------------------------------- network
@@ -173,7 +173,7 @@ def network(
     lattice: Lattice | None = None,
     averaged: bool = False,
 ) -> TransformerConfig:
-    """The network, with values for all that was left open.
+    """The network, fully resolved.
 
     Wide enough to follow every amplitude and phase of exact sums. Gradients may be rounded to float32, amplitudes not:
     the noise of their local energies would be fitted with large moves of the parameters where the diagonal shift is

@@ -1,10 +1,11 @@
 """Rates, shifts and trust region of the natural gradient."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
-from nqs.optimisation.exact_steps import exact_steps
+from nqs.optimisation.exact_steps import ExactSteps
 from nqs.optimisation.kernel import Precision
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
 from nqs.protocols import OptimiserConfig
@@ -12,7 +13,7 @@ from nqs.protocols import OptimiserConfig
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserOptions:
-    """Wishes for the natural gradient; None: chosen (nqs.recipes).
+    """Requested options of the natural gradient; None: chosen by nqs.recipes.
 
     Attributes:
         learning_rate: imaginary-time step at the start, in inverse units of the energy.
@@ -40,7 +41,7 @@ class OptimiserOptions:
 
     @property
     def given(self) -> dict[str, Any]:
-        """What is not None."""
+        """The options that are not None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -48,44 +49,63 @@ class OptimiserOptions:
 def optimiser(
     given: OptimiserConfig | OptimiserOptions | None = None, *, exact: bool, images: int = 1
 ) -> OptimiserConfig:
-    """The optimiser, with nothing left open; one of a kind that has nothing to choose is returned as it is.
+    """The optimiser, fully resolved; an `OptimiserConfig` is returned as it is.
 
     Sums over the sector have no noise: steps follow exp(-(H - E) / J) itself, a shift of 1e-7 guards only against steps
     that the linearisation does not describe, and the rate need not fall. Sampled steps end with a small rate and a
-    larger shift, for the noise. An amplitude that is an average over images has the variance of as many independent
-    samples, so that rates grow with the root of their number, and momentum pays off: the 6x6 Heisenberg lattice ended
-    at 3e-5 with a momentum of 0.9 (width 48, 600 steps), and at 1.0e-4 before.
+    larger shift, because of the noise. An amplitude that is an average over images has the variance of as many
+    independent samples, so that rates grow with the root of their number, and momentum pays off: the 6x6 Heisenberg
+    lattice ended at 3e-5 with a momentum of 0.9 (width 48, 600 steps), and at 1.0e-4 before.
 
     Args:
         exact: expectation values have no sampling noise.
-        images: over which amplitudes are averaged in steps.
+        images: number of images over which amplitudes are averaged in steps.
+
+    Raises:
+        ValueError: exact steps do not have a requested option.
     """
-    if given is None or isinstance(given, OptimiserOptions):
-        given = StochasticReconfiguration(**({} if given is None else given.given))
-        if exact:
-            return exact_steps(given)
-    if not isinstance(given, StochasticReconfiguration):
+    if given is not None and not isinstance(given, OptimiserOptions):
         return given
+    wishes = {} if given is None else given.given
     if exact:
-        rate = given.learning_rate or 0.3
-        final_rate, final_shift, max_step, momentum = rate, 1e-7, 0.15, 0.0
-    elif images == 1:
-        return given.completed()
-    else:
-        rate = given.learning_rate or 0.3 * math.sqrt(images)
-        final_rate, final_shift, max_step, momentum = rate / 20, 1e-4, 0.2, 0.9
-    return replace(
-        given,
-        learning_rate=rate,
-        final_learning_rate=given.final_learning_rate or final_rate,
-        final_diagonal_shift=given.final_diagonal_shift or final_shift,
-        max_step=given.max_step or max_step,
-        momentum=momentum if given.momentum is None else given.momentum,
-    )
+        return _exact_steps(wishes)
+    if images > 1:
+        rate = wishes.get("learning_rate", 0.3 * math.sqrt(images))
+        averaged = {"final_learning_rate": rate / 20, "final_diagonal_shift": 1e-4, "max_step": 0.2, "momentum": 0.9}
+        wishes = {"learning_rate": rate, **averaged, **wishes}
+    return StochasticReconfiguration(**wishes)
 
 
-def of_warm_up() -> StochasticReconfiguration:
+def _exact_steps(wishes: Mapping[str, Any]) -> ExactSteps:
+    options = dict(wishes)
+    momentum, final = options.pop("momentum", 0.0), options.pop("final_learning_rate", None)
+    if momentum:
+        raise ValueError(f"momentum={momentum:g}: sums over the whole sector have no use for it; leave it out.")
+    if "learning_rate" in options:
+        options["time"] = options.pop("learning_rate")
+    steps = ExactSteps(**options)
+    if final not in (None, steps.time):
+        raise ValueError(
+            f"final_learning_rate={final:g}: the time of exact steps, which sum over the whole sector, is the same in "
+            "every step; leave it out."
+        )
+    return steps
+
+
+def warm_up_optimiser() -> StochasticReconfiguration:
     """Rate and shift stay where noise is harmless: a warm-up from samples need not converge."""
+    return StochasticReconfiguration(final_learning_rate=0.1, final_diagonal_shift=1e-3)
+
+
+def fit_optimiser(objective: str, *, exact: bool) -> StochasticReconfiguration:
+    """Natural gradient for a fit; a step of rate 1/2 (infidelity: 1) would reach the target if the model could.
+
+    Args:
+        objective: "forward", "reverse" or "infidelity" (nqs.pretraining).
+        exact: the sector is summed, without sampling noise.
+    """
+    rate = 1.0 if objective == "infidelity" else 0.5
+    final_rate, final_shift = (rate, 1e-7) if exact else (0.05, 1e-5)
     return StochasticReconfiguration(
-        learning_rate=0.3, final_learning_rate=0.1, final_diagonal_shift=1e-3, max_step=0.1, momentum=0.0
+        learning_rate=rate, final_learning_rate=final_rate, final_diagonal_shift=final_shift, max_step=0.3
     )

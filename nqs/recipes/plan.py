@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from nqs.models import OnOrbits, ProjectedDeterminant, SlaterDeterminant, TransformerConfig
+from nqs.optimisation.stages import RunConfig, Stage, stages
 from nqs.protocols import (
     Hamiltonian,
     OptimiserConfig,
@@ -21,7 +22,7 @@ from nqs.protocols import (
 from nqs.recipes.model import NetworkOptions, network, network_of, signs, with_network
 from nqs.recipes.optimiser import OptimiserOptions
 from nqs.recipes.sector import symmetrised
-from nqs.recipes.stages import Method, PlannedStage, method
+from nqs.recipes.stages import method
 from nqs.recipes.steps import seconds_of_step, steps_within
 from nqs.recipes.threads import threads as threads_of
 from nqs.runtime.device import checked_device, default_device
@@ -36,7 +37,7 @@ Pretrain = Literal["none", "mean-field", "exact"]
 
 @dataclass(frozen=True)
 class Reason:
-    """Why something was chosen: one line about one subject."""
+    """Reason for a choice, one line."""
 
     subject: str
     text: str
@@ -44,7 +45,7 @@ class Reason:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run is going to do, with nothing left open: the same plan gives the same run.
+    """A fully resolved run: the same plan gives the same run.
 
     It is plain data (`nqs.archive.serialise.to_plain`) where its Hamiltonian and model are.
 
@@ -52,7 +53,8 @@ class Plan:
         hamiltonian: of the problem.
         model: the wavefunction: network, reference signs, symmetry sector.
         mean_field: the determinant of Hartree-Fock where it gives the signs, before a projection on the sector.
-        stages: of the steps, in their order.
+        stages: of the steps, in their order, without annealing.
+        n_images: number of images over which amplitudes are averaged in steps; 1 without an average.
         evaluation: sampler of the quoted energy.
         seed: of the samples; the network has one of its own.
         temperature, annealing: of entropy annealing, in the unit of the energy, and over which fraction of the steps.
@@ -71,7 +73,8 @@ class Plan:
     hamiltonian: Hamiltonian
     model: WavefunctionConfig
     mean_field: SlaterDeterminant | None = None
-    stages: tuple[PlannedStage, ...]
+    stages: tuple[Stage, ...]
+    n_images: int
     evaluation: SamplerConfig
     seed: int
     temperature: float = 0.0
@@ -94,13 +97,13 @@ class Plan:
 
     @property
     def summary(self) -> str:
-        """One line: what the run is going to do."""
+        """One line: steps, samples, parameters, device."""
         threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else ""
         samples = _samples(self.stages[-1].sampler)
         return f"{self.steps:,} steps, {samples}, {self.parameters:,} parameters, on {self.device}{threads}"
 
     def reason(self, subject: str) -> str:
-        """Why something was chosen, "" where nothing was."""
+        """Reason for a choice, "" if there was none."""
         return "\n".join(reason.text for reason in self.why if reason.subject == subject)
 
     def __str__(self) -> str:
@@ -193,16 +196,17 @@ def plan(
     if steps is None and fitting < wanted:
         text = f"{fitting} steps instead of {wanted}, as far as can be told what fits into --minutes {minutes:g}"
     why.append(Reason("steps", text))
-    stages = _stages(chosen, steps or fitting)
-    if len(stages) > 1:
-        first = stages[0]
+    parts = stages(RunConfig(steps=steps or fitting), chosen.sampler, chosen.optimiser, chosen.warm_up)
+    first = parts[0]
+    if first.name == "warm-up":
         why.append(Reason("warm-up", f"the first {first.steps} steps from {_samples(first.sampler)}: sums take long"))
     why.append(Reason("evaluation", _samples(chosen.evaluation).removesuffix(" in each")))
     return Plan(
         hamiltonian=hamiltonian,
         model=config,
         mean_field=mean_field,
-        stages=stages,
+        stages=parts,
+        n_images=chosen.n_images,
         evaluation=chosen.evaluation,
         seed=seed,
         temperature=temperature,
@@ -215,7 +219,7 @@ def plan(
         precision=_precision(config, wavefunction),
         parameters=wavefunction.n_parameters,
         minutes=minutes,
-        seconds=sum(stage.steps * seconds_of_step(of_steps, stage.sampler, on) for stage in stages),
+        seconds=sum(stage.steps * seconds_of_step(of_steps, stage.sampler, on) for stage in parts),
         why=tuple(why),
     )
 
@@ -270,21 +274,6 @@ def _wishes(base: NetworkOptions | TransformerConfig | None) -> NetworkOptions:
     if base is None:
         return NetworkOptions()
     return NetworkOptions(**{field.name: getattr(base, field.name) for field in fields(NetworkOptions)})
-
-
-def _stages(chosen: Method, steps: int) -> tuple[PlannedStage, ...]:
-    warm = 0 if chosen.warm_up is None else chosen.warm_up.steps(steps)
-    main = PlannedStage(
-        name="main",
-        sampler=chosen.sampler,
-        optimiser=chosen.optimiser,
-        steps=steps - warm,
-        subgroup=chosen.images,
-    )
-    if chosen.warm_up is None or not warm:
-        return (main,)
-    sampler, optimiser = chosen.warm_up.sampler, chosen.warm_up.optimiser
-    return (replace(main, name="warm-up", sampler=sampler, optimiser=optimiser, steps=warm), main)
 
 
 def _network_reason(config: WavefunctionConfig, wavefunction: Wavefunction) -> Reason:

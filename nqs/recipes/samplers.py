@@ -1,4 +1,4 @@
-"""Which samplers: sums over the whole sector where a step then takes about a second, else distinct configurations.
+"""Samplers: exhaustive sums if a step then takes about a second, else a number of distinct configurations.
 
 Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 """
@@ -8,8 +8,8 @@ import torch
 from nqs.protocols import SamplerConfig, Wavefunction
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 
-# Configurations, or orbits of a symmetry, in a step that sums over the sector; distinct ones in a sampled step: what a
-# step of a network of width 32 affords in about a second. Sums reach machine precision (the 440 orbits of eight bosons
+# Largest number of configurations (or orbits) in an exhaustive step, and number of distinct ones in a sampled step:
+# about one second per step with a network of width 32. Sums reach machine precision (the 440 orbits of eight bosons
 # on a ring: 3.4e-13 after 80 steps), samples of the 4,752 orbits of ten bosons 2e-5 in 76 s.
 EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
@@ -17,20 +17,25 @@ DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 # the 6x6 Heisenberg lattice ended with a V-score of 1.7e-4 (8,000 samples and 640 steps, width 48), and with 4.0e-4 at
 # width 32 (12,000 samples and 600 steps, or 6,000 and 1,150).
 ALL_IMAGES = {"cpu": 6_000, "cuda": 64_000}
-# Distinct configurations of the quoted energy: they need no gradients and are drawn once, so that many more than those
-# of a step take the time of a few steps.
+# Distinct configurations of the final energy: drawn once and without gradients, many more than in a step
+# take the time of a few steps.
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**19}
-# Images of all configurations share prefixes: they are evaluated so many times as fast, about, as one by one.
+# Speed-up of evaluating images of all configurations with shared prefixes.
 SHARED_PREFIXES = 16
 
 
+def is_exhaustive(sampler: SamplerConfig) -> bool:
+    """Every draw sums over the whole sector, without sampling noise."""
+    return isinstance(sampler, ExhaustiveSampler)
+
+
 def evaluations(wavefunction: Wavefunction) -> int:
-    """Network evaluations for a sum over the whole sector."""
+    """Number of network evaluations of a sum over the whole sector."""
     return wavefunction.sampled.hilbert.dimension
 
 
 def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig:
-    """Every configuration where the sector is small enough, else a tree with as many distinct ones as pay off."""
+    """Exhaustive sums for small sectors, else tree sampling of DISTINCT configurations."""
     kind = torch.device(device).type
     if evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
         return ExhaustiveSampler()
@@ -40,7 +45,7 @@ def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> 
 
 
 def evaluation_sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig:
-    """For the quoted energy: the whole sector where that can be summed once, else many more samples than a step has."""
+    """For the final energy: the whole sector if one sum is affordable, else many more samples than in a step."""
     limit, each = EVALUATION_DISTINCT[torch.device(device).type], wavefunction.n_images
     if evaluations(wavefunction) <= (limit if each == 1 else ExhaustiveSampler().max_dimension):
         return ExhaustiveSampler()

@@ -3,17 +3,16 @@
 Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from nqs.lattice.lattice import Lattice
-from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
+from nqs.optimisation.stages import WarmUp
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, lattice_of
-from nqs.recipes.optimiser import OptimiserOptions, of_warm_up, optimiser
+from nqs.recipes.optimiser import OptimiserOptions, optimiser, warm_up_optimiser
 from nqs.recipes.samplers import EXHAUSTIVE_ROWS, evaluation_sampler, evaluations, training_sampler
-from nqs.recipes.steps import LONG_SUM
+from nqs.recipes.steps import LONG_SUM, steps
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry.group import Symmetry
 
@@ -24,50 +23,20 @@ WARM_UP_FRACTION = {"cpu": 0.65, "cuda": 0.35}
 # Images of a configuration in steps, at most: a step then has more samples for the same cost, and the evaluation
 # averages over the others as well, which cannot raise the energy of a positive state.
 IMAGES = {"cpu": 20, "cuda": 12}
-# A fit before the first step ends after so many steps or at this fidelity, and the energy takes over: fits to a mean
+# A fit before the first step ends at this number of steps or fidelity: fits to a mean
 # field or the exact state take 10 to 14 steps where the sector can be summed.
 FIT_STEPS, FIT_FIDELITY = 50, 0.999
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlannedStage:
-    """Consecutive steps of one kind.
-
-    Attributes:
-        name: "warm-up" or "main".
-        sampler: of the steps.
-        optimiser: of the steps, with nothing left open.
-        steps: their number.
-        subgroup: order of the subgroup over which amplitudes are averaged; 1 without an average.
-    """
-
-    name: str
-    sampler: SamplerConfig
-    optimiser: OptimiserConfig
-    steps: int
-    subgroup: int = 1
-
-
-class WarmUpChoice(NamedTuple):
-    """First steps of a run: their fraction of all steps, and what makes them."""
-
-    share: float
-    sampler: TreeSampler
-    optimiser: StochasticReconfiguration
-
-    def steps(self, of: int) -> int:
-        """In a run of so many steps, of which the last one is never a part of the warm-up."""
-        return min(round(self.share * of), of - 1)
-
-
 class Method(NamedTuple):
-    """How a wavefunction is optimised and evaluated."""
+    """Resolved parts of a run for one wavefunction."""
 
     sampler: SamplerConfig
     optimiser: OptimiserConfig
     evaluation: SamplerConfig
-    warm_up: WarmUpChoice | None
-    images: int  # of one amplitude in steps
+    warm_up: WarmUp | None
+    n_images: int  # over which an amplitude is averaged in steps
+    steps: int
 
 
 def method(
@@ -78,9 +47,9 @@ def method(
     given: OptimiserConfig | OptimiserOptions | None = None,
     evaluation: SamplerConfig | None = None,
 ) -> Method:
-    """Samplers, optimiser and warm-up of a wavefunction, what is given is kept.
+    """Samplers, optimiser, warm-up and number of steps; given parts are kept.
 
-    Without noise in the steps the evaluation is the same sum; there is no warm-up where a sampler is given.
+    Exhaustive steps are evaluated by the same sum; no warm-up if a sampler is given.
     """
     of_steps = wavefunction.for_steps()  # may average over fewer images
     chosen = sampler or training_sampler(of_steps, device)
@@ -90,11 +59,12 @@ def method(
         optimiser=optimiser(given, exact=exact, images=of_steps.n_images),
         evaluation=evaluation or (chosen if exact else evaluation_sampler(wavefunction, device)),
         warm_up=warm_up(of_steps, device) if sampler is None else None,
-        images=of_steps.n_images,
+        n_images=of_steps.n_images,
+        steps=steps(of_steps, device, exact=exact),
     )
 
 
-def warm_up(wavefunction: Wavefunction, device: torch.device | str) -> WarmUpChoice | None:
+def warm_up(wavefunction: Wavefunction, device: torch.device | str) -> WarmUp | None:
     """First steps from samples, where sums over the whole sector take long and no phase is learned.
 
     Samples teach rare configurations wrong signs, which take longer to turn than the warm-up saves: the 4x4 Hubbard
@@ -105,7 +75,7 @@ def warm_up(wavefunction: Wavefunction, device: torch.device | str) -> WarmUpCho
         return None
     distinct = max(LEAST_DISTINCT, round(WARM_UP_DISTINCT * terms))
     sampler = TreeSampler(n_distinct=max(1, distinct // wavefunction.n_images))
-    return WarmUpChoice(share=WARM_UP_FRACTION[kind], sampler=sampler, optimiser=of_warm_up())
+    return WarmUp(share=WARM_UP_FRACTION[kind], sampler=sampler, optimiser=warm_up_optimiser())
 
 
 def subgroup_of_steps(group: Symmetry, hamiltonian: Hamiltonian, most: int) -> tuple[int, ...] | None:
@@ -115,7 +85,7 @@ def subgroup_of_steps(group: Symmetry, hamiltonian: Hamiltonian, most: int) -> t
     Flips are kept: without them an ordered state would have to hold both orders at once.
 
     Args:
-        most: of them, unless these would be fewer than a third of that number (lattices of prime length).
+        most: largest number of elements; exceeded if fewer than a third of it were left (lattices of prime length).
     """
     lattice = lattice_of(hamiltonian)
     if group.order <= most or not isinstance(lattice, Lattice) or not lattice.shape:

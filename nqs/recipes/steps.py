@@ -1,4 +1,4 @@
-"""How many steps, and how long they take: estimates that a time limit is compared with.
+"""Number of steps and estimates of their time, to fit a run into a time limit.
 
 Times are estimated and not measured, so that a repeated command chooses the same run and continues it. Dictionaries
 hold one number for a CPU (two cores) and one for a GPU (an H200).
@@ -7,7 +7,7 @@ hold one number for a CPU (two cores) and one for a GPU (an H200).
 import torch
 
 from nqs.protocols import SamplerConfig, Wavefunction
-from nqs.recipes.samplers import DISTINCT, evaluations
+from nqs.recipes.samplers import DISTINCT, SHARED_PREFIXES, evaluations
 from nqs.samplers import ExhaustiveSampler
 
 STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT in nqs.recipes.samplers)
@@ -29,13 +29,13 @@ RATE, OVERHEAD = {"cpu": 5e10, "cuda": 4e13}, {"cpu": 0.15, "cuda": 0.2}
 # Cost of a step of an average, with all connected configurations, in units of one that evaluates the images of the
 # samples alone.
 AVERAGED_COST = {"cpu": 12, "cuda": 40}
-# Share of a time limit that steps may take by the estimate, the rest is for exact diagonalisation and the evaluation;
-# and steps that are always made: fewer say nothing.
-SHARE_OF_TIME, LEAST_STEPS = 0.8, 20
+# Fraction of a time limit for the steps, by the estimate; the rest is for exact diagonalisation and evaluation. Least
+# number of steps.
+FRACTION_OF_TIME, LEAST_STEPS = 0.8, 20
 
 
 def steps(wavefunction: Wavefunction, device: torch.device | str, *, exact: bool) -> int:
-    """Optimisation steps of a run, warm-up included; `exact` where steps sum over the whole sector."""
+    """Optimisation steps of a run, warm-up included; `exact`: exhaustive sums."""
     kind = torch.device(device).type
     if not exact:
         return (STEPS if wavefunction.n_images == 1 else AVERAGED_STEPS)[kind]
@@ -72,9 +72,27 @@ def seconds_of_step(wavefunction: Wavefunction, sampler: SamplerConfig, device: 
 def steps_within(
     minutes: float | None, wavefunction: Wavefunction, sampler: SamplerConfig, device: torch.device | str
 ) -> tuple[int, int]:
-    """Steps that fit into the time, and those that would be made without a limit."""
+    """Number of steps that fit into the time, and number without a limit."""
     wanted = steps(wavefunction, device, exact=isinstance(sampler, ExhaustiveSampler))
     if minutes is None:
         return wanted, wanted
-    fitting = int(SHARE_OF_TIME * 60 * minutes / seconds_of_step(wavefunction, sampler, device))
+    fitting = int(FRACTION_OF_TIME * 60 * minutes / seconds_of_step(wavefunction, sampler, device))
     return max(min(wanted, LEAST_STEPS), min(wanted, fitting)), wanted
+
+
+def evaluation_seconds(
+    wavefunction: Wavefunction, of_steps: Wavefunction, evaluation: SamplerConfig, distinct: float, seconds: float
+) -> float:
+    """Upper estimate of the time for the final evaluation, from a sampled step: without gradients it costs less.
+
+    Args:
+        wavefunction, of_steps: what is evaluated, and its average over fewer images that steps are made with.
+        distinct, seconds: distinct configurations and wall time of a step.
+    """
+    n_images = wavefunction.n_images
+    limits = [getattr(evaluation, name, None) for name in ("n_distinct", "n_samples")]
+    orbits = evaluations(wavefunction) / n_images
+    wanted = min([orbits, *(limit for limit in limits if limit is not None)]) * n_images / of_steps.n_images
+    if n_images > 1 and isinstance(evaluation, ExhaustiveSampler):
+        wanted /= SHARED_PREFIXES
+    return seconds * max(1.0, wanted / distinct)

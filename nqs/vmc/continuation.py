@@ -1,4 +1,4 @@
-"""Continue a run from its archive alone."""
+"""Resume runs from archives, and rebuild their objects."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +14,6 @@ from nqs.exact.diagonalisation import ExactGroundState
 from nqs.runtime.progress import Watcher
 from nqs.vmc.loop import VMC
 from nqs.vmc.result import Result
-from nqs.vmc.stages import RunConfig
-from nqs.vmc.warm_up import WarmUp
 
 
 def resume(
@@ -56,7 +54,7 @@ def resume(
         warm_up=built.get("warm_up"),
         unit=config["unit"],
     )
-    # The configuration of the archive itself: one of an older version lacks options that came later.
+    # The stored configuration itself: those of older versions lack later options.
     return vmc.carry_out(
         built["run"],
         config,
@@ -75,13 +73,13 @@ def rebuild(
     """The objects of a run from the configuration in its archive: hamiltonian, model, sampler, optimiser, ...
 
     Args:
-        only: the parts that are wanted; all by default.
+        only: names of the parts to build; all by default.
 
     Raises:
         ArchiveError: a part is missing, or its values do not fit.
         ValueError: a class that nqs does not know.
     """
-    known = known_types() | {"RunConfig": RunConfig, "WarmUp": WarmUp} | dict(types or {})
+    known = known_types() | dict(types or {})
     parts: tuple[str, ...] = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run")
     missing = [name for name in (*parts, "unit") if name not in config]
     if missing:
@@ -93,6 +91,6 @@ def rebuild(
 
 
 def known_types() -> dict[str, type]:
-    """The configuration classes of nqs, by name: what an archive may be rebuilt from."""
+    """Configuration classes of nqs by name, from which archives may be rebuilt."""
     modules = (hamiltonians, hilbert, lattice, models, samplers, optimisation, symmetry)
     return {name: item for module in modules for name, item in vars(module).items() if isinstance(item, type)}

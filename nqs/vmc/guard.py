@@ -1,4 +1,4 @@
-"""The one roll-back of a run: what happens when an energy is not finite, or rose by more than a step can explain."""
+"""Roll-back of a run: after an energy that is not finite, or that rose above the limit stated by the step."""
 
 import math
 import sys
@@ -10,12 +10,12 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nqs.samples import LocalEnergies, Samples
 
-UNLIMITED = sys.float_info.max  # an energy above all; finite, as all numbers in archives
-MIN_DAMPING = 2.0**-5  # of the update after a state that was not finite: five halvings
+UNLIMITED = sys.float_info.max  # no limit; finite, as archives require
+MIN_DAMPING = 2.0**-5  # smallest damping of the update after non-finite states: five halvings
 RECOVERY = 1.1  # growth of the damping factor with every good step
 NOISE = 6.0  # standard errors by which the energy may exceed its limit
-ROUNDING = 1e-12  # fraction of an energy below which a rise means nothing
-STRICT = 0.8  # fraction of a stage after which exact sums go on from their lowest energy and may not rise above it
+ROUNDING = 1e-12  # relative increase of the energy that counts as rounding error
+STRICT = 0.8  # progress of a stage after which exhaustive sums may not rise above their lowest energy
 
 
 class NonFiniteError(FloatingPointError):
@@ -30,18 +30,18 @@ class NonFiniteError(FloatingPointError):
         )
 
     def at(self, where: str, kept: str) -> "NonFiniteError":
-        """The same, with the place and where the last finite state is."""
+        """The same error with the step and the location of the last finite state."""
         return NonFiniteError(self.energy, self.variance, self.retries, where, kept)
 
 
 class Guard:
-    """Judges every state before a step is made from it, and goes back where it is worse than it may be.
+    """Checks every state before a step is made from it, and rolls back states that are worse than allowed.
 
     Attributes:
         before: parameters before the last update, whose energy was finite, (P,); None before the first one.
-        limit: what the energy may at most have become by the last step.
-        lowest, best: lowest energy of an exhaustive sum in this stage, and its parameters.
-        damping: factor on the next update, 1 unless a state was not finite.
+        limit: upper bound of the energy after the last step.
+        lowest, best: lowest energy of exhaustive sums in this stage, and its parameters.
+        damping: factor on the next update; below 1 after non-finite states.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -52,19 +52,19 @@ class Guard:
         self.new_stage()
 
     def new_stage(self) -> None:
-        """Another optimiser, or another objective: energies so far set no limit."""
+        """Reset the energy limits: the optimiser or the objective changes."""
         self.limit = self.lowest = UNLIMITED
 
     def current(self) -> Tensor:
         return parameters_to_vector(self.parameters).detach().clone()
 
     def rose(self, samples: Samples, local: LocalEnergies, progress: float) -> bool:
-        """Whether the energy is above its limit beyond the noise; the parameters are then those of a better state.
+        """Whether the energy exceeds its limit beyond the noise; the parameters of a better state are then restored.
 
-        With exhaustive sums the limit is the lowest energy of the stage near its end.
+        Near the end of a stage the limit of exhaustive sums is the lowest energy of the stage.
         """
         energy = samples.mean(local.values.real)
-        noise = (samples.error_weights @ (local.values - energy).abs().square()).sqrt()
+        noise = samples.standard_error(local.values)
         exact = samples.is_exhaustive
         if exact and energy < self.lowest:
             self.lowest, self.best = energy.item(), self.current()
@@ -78,10 +78,10 @@ class Guard:
         return True
 
     def accept(self, before: Tensor, energy_limit: float) -> bool:
-        """Take the update that was made since `before`, damped; False where it is not finite.
+        """Accept the update since `before`, damped; False if it is not finite.
 
         Args:
-            energy_limit: of the state after it, as the optimiser promises.
+            energy_limit: upper bound of the next energy, stated by the optimiser.
         """
         after = self.current()
         if self.damping < 1:
@@ -94,7 +94,7 @@ class Guard:
         return True
 
     def retreat(self, to: Tensor) -> bool:
-        """Back to a finite state for another try with half the step; False after five of them."""
+        """Restore a finite state for another attempt with half the step; False after five attempts."""
         self.damping /= 2
         self.restore(to)
         self.new_stage()
@@ -110,7 +110,7 @@ class Guard:
         return state if self.best is None else state | {"best": self.best}
 
     def load_state_dict(self, state: dict[str, Tensor], before: Tensor | None, damping: float) -> None:
-        """Archives of 0.1 hold limit, factor on the shift, shift, and lowest energy of the optimiser."""
+        """Also reads archives of 0.1: limit, factor on the shift, shift, lowest energy of the optimiser."""
         self.before, self.damping = before, damping
         if "guard" not in state:
             return

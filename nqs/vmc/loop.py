@@ -14,34 +14,31 @@ from nqs.estimators.energy import estimate_energy, infinite_temperature_energy
 from nqs.estimators.local_energy import local_energies
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
+from nqs.optimisation.stages import RunConfig, Stage, WarmUp, stages
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, unit_of
-from nqs.recipes.samplers import SHARED_PREFIXES, evaluations
+from nqs.recipes.optimiser import OptimiserOptions
 from nqs.recipes.stages import method
-from nqs.recipes.steps import steps as steps_of
+from nqs.recipes.steps import evaluation_seconds
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Progress, Watcher
-from nqs.samplers import ExhaustiveSampler
 from nqs.symmetry.of_hamiltonian import refuse_lower_symmetry
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
 from nqs.vmc.record import keep_exact, keep_step, open_archive, restore, row_of, status
 from nqs.vmc.result import Result
-from nqs.vmc.stages import RunConfig, stages
-from nqs.vmc.steps import make_step
-from nqs.vmc.warm_up import WarmUp
+from nqs.vmc.steps import RunningStage, make_step
 
 
 class VMC:
-    """Minimises the energy of a wavefunction by sampling it, with every part chosen by the user or by `nqs.recipes`.
+    """Variational Monte Carlo with every part chosen by the user, or by `nqs.recipes` where it is not given.
 
     Args:
-        hamiltonian: the model, which states the sector.
+        hamiltonian: states the sector.
         wavefunction: the variational state, on the same sector.
-        sampler: scheme of the optimisation; by default chosen from the dimension.
-        optimiser: by default exact steps where each sums over the whole sector, else stochastic reconfiguration.
-        evaluation: sampler of the quoted energy; by default far more samples than a step has, or all configurations
-            where the steps have them too.
-        warm_up: first steps of another kind; chosen with the sampler by default, none where a sampler is given.
-        unit: name of the energy unit, for print; that of the Hamiltonian by default.
+        sampler: of the steps; by default chosen from the dimension.
+        optimiser: by default exact steps for exhaustive sums, else stochastic reconfiguration.
+        evaluation: sampler of the final energy; by default far more samples than in a step, or the same exhaustive sum.
+        warm_up: sampled steps before exhaustive sums; by default chosen with the sampler, none if a sampler is given.
+        unit: printed name of the energy unit; that of the Hamiltonian by default.
 
     Raises:
         ValueError: the wavefunction lives on another sector, or has a symmetry that the Hamiltonian has not.
@@ -52,7 +49,7 @@ class VMC:
         hamiltonian: Hamiltonian,
         wavefunction: Wavefunction,
         sampler: SamplerConfig | None = None,
-        optimiser: OptimiserConfig | None = None,
+        optimiser: OptimiserConfig | OptimiserOptions | None = None,
         evaluation: SamplerConfig | None = None,
         *,
         warm_up: WarmUp | None = None,
@@ -67,15 +64,15 @@ class VMC:
             refuse_lower_symmetry(hamiltonian, wavefunction.symmetry)
         self.hamiltonian = hamiltonian
         self.wavefunction = wavefunction
-        self.of_steps = wavefunction.for_steps()  # may average over fewer images
+        self.of_steps = wavefunction.for_steps()  # may average over a subgroup
         self.device = next(wavefunction.parameters()).device
         chosen = method(wavefunction, self.device, sampler=sampler, given=optimiser, evaluation=evaluation)
         self.sampler, self.optimiser, self.evaluation = chosen.sampler, chosen.optimiser, chosen.evaluation
-        self.warm_up = warm_up or (None if chosen.warm_up is None else WarmUp(**chosen.warm_up._asdict()))
+        self.warm_up, self.default_steps = warm_up or chosen.warm_up, chosen.steps
         self.unit = unit_of(hamiltonian) if unit is None else unit
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Everything that the outcome depends on; what the archive stores and resume rebuilds.
+        """Configuration that determines the outcome; stored in the archive and rebuilt by `resume`.
 
         Args:
             initial: as in `run`.
@@ -93,11 +90,6 @@ class VMC:
         }
         return {name: part for name, part in parts.items() if part is not None}
 
-    @property
-    def default_steps(self) -> int:
-        """As many steps as this kind of problem needs."""
-        return steps_of(self.of_steps, self.device, exact=isinstance(self.sampler, ExhaustiveSampler))
-
     def run(
         self,
         steps: int | None = None,
@@ -114,29 +106,28 @@ class VMC:
     ) -> Result:
         """Optimise, then evaluate the energy.
 
-        A state whose energy or parameters are not finite is rolled back to the last good one, and the step is made
-        again, half as long; the column "retries" of the history counts that. Where the last step led to such a state,
-        the energy is that of the state before it. SIGINT and SIGTERM end the run after the step in flight, with
-        everything in the archive.
+        A state with non-finite energy or parameters is rolled back to the last finite one and the step is repeated with
+        half its length, counted in the column "retries" of the history; after such a last step the energy is that of
+        the state before it. SIGINT and SIGTERM end the run after the current step, with everything in the archive.
 
         Args:
-            steps: optimisation steps in all; chosen from the problem by default.
-            archive: HDF5 file of the run. If it exists and holds this very run, that is continued where it stopped; on
-                the CPU it then equals an uninterrupted run bit for bit.
-            exact: exact ground state or its energy, to show relative errors against and to store.
+            steps: total number of optimisation steps; chosen by nqs.recipes by default.
+            archive: HDF5 file of the run. If it already holds this run, the run is resumed; on the CPU the result then
+                equals that of an uninterrupted run bit for bit.
+            exact: exact ground state or its energy, for relative errors; stored in the archive.
             progress: show a progress bar, or lines where there is no terminal.
             minutes: stop early enough to evaluate the energy within that time; at least one step is made.
             flush: how often the archive is written.
-            watch: objects that follow the run, such as `nqs.runtime.progress.TensorBoard`; they are closed at its end.
+            watch: observers such as `nqs.runtime.progress.TensorBoard`; closed at the end.
             started_by: name of the script and its options, to keep in the archive.
-            initial: what the parameters come from, if not from the model's seed, in plain data: a part of what the run
-                is. Its archive then keeps the parameters of the start, too.
+            initial: origin of the initial parameters, if not the seed of the model, in plain data: part of the
+                configuration. The archive then also stores the initial parameters.
             options: other fields of RunConfig: seed, temperature, annealing.
 
         Raises:
-            ArchiveError: the archive belongs to another run, is damaged, cannot be written, or another process does.
-            NonFiniteError: an energy or a parameter is not finite, even with small steps; the last good state is in the
-                archive.
+            ArchiveError: the archive belongs to another run, is damaged, not writable, or in use.
+            NonFiniteError: an energy or a parameter is not finite, even with small steps; the last finite state is in
+                the archive.
             Interrupted: SIGINT or SIGTERM; it is a KeyboardInterrupt.
         """
         run = RunConfig(steps=self.default_steps if steps is None else steps, **options)
@@ -159,14 +150,14 @@ class VMC:
         watch: Iterable[Watcher] = (),
         started_by: tuple[str, Mapping[str, Any]] = ("", {}),
     ) -> Result:
-        """`run` with a configuration that is known already: that of an archive to be resumed."""
+        """`run` with a given configuration: that of an archive to be resumed."""
         limit, flush, watchers = TimeLimit(minutes), flush or FlushPolicy(), list(watch)
         assert run.steps is not None
         guard = Guard(self.wavefunction.parameters())
         generator = torch.Generator(self.device).manual_seed(run.seed)
-        plan = list(stages(run, self.sampler, self.optimiser, self.warm_up))
+        plan = stages(run, self.sampler, self.optimiser, self.warm_up)
         with ExitStack() as stack:
-            interruption = stack.enter_context(Interruption())  # first: the last flush is under its protection too
+            interruption = stack.enter_context(Interruption())  # first, so that it also protects the last flush
             for watcher in watchers:
                 stack.enter_context(closing(watcher))
             opened = open_archive(
@@ -174,7 +165,7 @@ class VMC:
             )
             record = stack.enter_context(opened)
             stage = next(stage for stage in plan if max(0, record.step - 1) in stage)
-            running = stage.start(self.hamiltonian, self.of_steps)
+            running = self._started(stage)
             restore(record, self.wavefunction, running, guard, generator)
             exact_energy = keep_exact(record, exact)
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
@@ -184,7 +175,7 @@ class VMC:
                 begin = time.perf_counter()
                 if step not in stage:
                     stage = next(stage for stage in plan if step in stage)
-                    running = stage.start(self.hamiltonian, self.of_steps)
+                    running = self._started(stage)
                     guard.new_stage()
                 temperature = run.temperature_at(step / run.steps)
                 try:
@@ -219,17 +210,16 @@ class VMC:
                 steps_left=run.steps - record.step,
             )
 
-    def _evaluation_seconds(self, row: dict[str, float]) -> float:
-        """Upper estimate of the time for the final evaluation, from a step: configurations cost less than there."""
-        images, of_steps = self.wavefunction.n_images, self.of_steps.n_images
-        if self.evaluation == self.sampler and self.warm_up is None and images == of_steps:
+    def _started(self, stage: Stage) -> RunningStage:
+        objective = stage.optimiser.objective(self.hamiltonian)
+        return RunningStage(self.of_steps, stage.sampler.build(self.of_steps), objective, stage.optimiser)
+
+    def _evaluation_seconds(self, row: Mapping[str, float]) -> float:
+        """Upper estimate of the time for the final evaluation, from a row of the history."""
+        same = self.evaluation == self.sampler and self.wavefunction.n_images == self.of_steps.n_images
+        if same and self.warm_up is None:
             return row["seconds"]
-        limits = [getattr(self.evaluation, name, None) for name in ("n_distinct", "n_samples")]
-        orbits = evaluations(self.wavefunction) / images
-        wanted = min([orbits, *(limit for limit in limits if limit is not None)]) * images / of_steps
-        if images > 1 and isinstance(self.evaluation, ExhaustiveSampler):
-            wanted /= SHARED_PREFIXES
-        return row["seconds"] * max(1.0, wanted / row["distinct"])
+        return evaluation_seconds(self.wavefunction, self.of_steps, self.evaluation, row["distinct"], row["seconds"])
 
     def _evaluate_last_good(
         self,
@@ -239,7 +229,7 @@ class VMC:
         guard: Guard,
         exact: ExactGroundState | None,
     ) -> None:
-        """The quoted energy; that of the state before the last step where that led to one that is not finite."""
+        """Final energy, of the state before the last step if that made it non-finite."""
         before = generator.get_state()
         try:
             self._evaluate(generator, energy_infinity, record, exact)
@@ -258,8 +248,8 @@ class VMC:
         record: MemoryArchive,
         exact: ExactGroundState | None,
     ) -> None:
-        """The energy from fresh samples; stored with them and the observables of `nqs.observables.measure`."""
-        record.flush()  # all steps, before something that takes long
+        """Energy from new samples, stored with them and with the observables of `nqs.observables.measure`."""
+        record.flush()  # save all steps before a long evaluation
         samples = self.evaluation.build(self.wavefunction).sample(generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
         estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)

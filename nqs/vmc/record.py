@@ -1,4 +1,4 @@
-"""What a run keeps of its steps: the archive of this very run, rows of the history, one line of progress."""
+"""Storage of a run: open its archive, rows of the history, checkpoints, progress line."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +16,7 @@ from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.protocols import Wavefunction
 from nqs.vmc.guard import Guard
-from nqs.vmc.stages import RunningStage
-from nqs.vmc.steps import Step
+from nqs.vmc.steps import RunningStage, Step
 
 
 def open_archive(
@@ -28,10 +27,10 @@ def open_archive(
     unit: str,
     started_by: tuple[str, Mapping[str, Any]],
 ) -> MemoryArchive:
-    """The archive of this very run, to write to: on disk, or in memory where no path is given.
+    """The archive of this run, for writing: on disk, or in memory without a path.
 
     Raises:
-        ArchiveError: the file holds another run, is damaged, cannot be written, or another process writes it.
+        ArchiveError: the file holds another run, is damaged, not writable, or locked by another process.
     """
     script, options = started_by
     if path is None:
@@ -59,7 +58,7 @@ def keep_step(
     guard: Guard,
     generator: torch.Generator,
 ) -> None:
-    """Row of the history and checkpoint after a step."""
+    """Store a row of the history and a checkpoint."""
     archive.record(
         row,
         int(row["step"]) + 1,
@@ -79,9 +78,9 @@ def restore(
     guard: Guard,
     generator: torch.Generator,
 ) -> None:
-    """Bring back the state after the last recorded step; keep that before the first one where a run starts from it."""
+    """Restore the state after the last recorded step; store an initial state that the configuration does not fix."""
     if not archive.has_checkpoint:
-        if "initial" in archive.config:  # else a resumed run could not know the parameters
+        if "initial" in archive.config:  # the configuration does not determine the parameters
             archive.start(wavefunction.state_dict(), running.optimiser.state_dict(), generator.get_state())
             archive.flush()
         return
@@ -95,12 +94,12 @@ def restore(
     guard.load_state_dict(optimiser, before, archive.damping)
     if len(random) == len(generator.get_state()):
         generator.set_state(random)
-    else:  # written on another kind of device: go on with fresh random numbers
+    else:  # written on another kind of device: new random numbers
         generator.manual_seed(generator.initial_seed() + archive.step)
 
 
 def keep_exact(archive: MemoryArchive, exact: ExactGroundState | float | None) -> float | None:
-    """The exact energy, where it is known, and stored where it is new."""
+    """The exact energy, if known; stored if new."""
     known = archive.exact["energy"] if archive.exact is not None else None
     if not isinstance(exact, ExactGroundState):
         return known if exact is None else exact
@@ -131,7 +130,7 @@ def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> di
 
 
 def status(estimate: EnergyEstimate, exact: float | None) -> str:
-    """For the progress bar."""
+    """Text of the progress bar."""
     parts = [
         f"E = {with_error(estimate.energy, estimate.error)}",
         f"var {estimate.variance:.1e}",

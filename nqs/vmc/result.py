@@ -1,4 +1,4 @@
-"""What a run found."""
+"""Result of a run."""
 
 import math
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from nqs.runtime.notebook import html_table
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run found.
+    """Result of a run.
 
     Attributes:
         estimate: energy, error bar, variance and V-score of the final evaluation, from samples that were not used
             for optimisation.
         n_sites: L.
         unit: of the energies.
-        history: every recorded quantity, one value a step.
+        history: every recorded quantity, one value per step.
         seconds: wall time of the optimisation, over all resumed parts.
         exact: exact ground-state energy, where known.
-        archive: the file it is kept in.
-        steps_left: steps that a time limit left for another time.
+        archive: path of the archive.
+        steps_left: remaining steps after a time limit.
     """
 
     estimate: EnergyEstimate

@@ -1,28 +1,53 @@
-"""One optimisation step: sample, local values, judge, update; the same for an energy and for a fit to a target."""
+"""One optimisation step: sample, local values, check, update; for energies and for fits to a target."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from nqs.protocols import StepInfo
+from nqs.protocols import Objective, Optimiser, OptimiserConfig, Sampler, StepInfo, Wavefunction
 from nqs.samples import LocalEnergies, Samples
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
-from nqs.vmc.stages import RunningStage, annealed
 
-REFUSED = StepInfo(learning_rate=0.0, update_norm=0.0, gradient_norm=0.0)
+REJECTED = StepInfo(learning_rate=0.0, update_norm=0.0, gradient_norm=0.0)
+
+
+class RunningStage:
+    """Sampler, objective and optimiser of a stage, built for a wavefunction."""
+
+    def __init__(
+        self, wavefunction: Wavefunction, sampler: Sampler, objective: Objective, config: OptimiserConfig
+    ) -> None:
+        self.wavefunction = wavefunction
+        self.sampler = sampler
+        self.objective = objective
+        self.config = config
+        self.renew()
+
+    def renew(self) -> None:
+        """Build the optimiser anew, without its accumulated state."""
+        self.optimiser: Optimiser = self.config.build(self.wavefunction, self.objective)
+
+
+def annealed(local: LocalEnergies, samples: Samples, temperature: float) -> LocalEnergies:
+    """Local values of the free energy <H> + T <log |psi|^2>.
+
+    Hibat-Allah et al., Nat. Mach. Intell. 3, 952 (2021), arXiv:2101.10154: the entropy term prevents an early collapse
+    onto few configurations.
+    """
+    return local if temperature == 0 else replace(local, values=local.values + 2 * temperature * samples.log_modulus)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What a step was made from, and what it did.
+    """Input and outcome of a step.
 
     Attributes:
         samples, local: of the state before the update.
-        info: of the update; `REFUSED` where the state was given up for a better one instead.
-        retries: how often the step began anew because an energy or a parameter was not finite.
-        enough: no update was wanted.
+        info: of the update; `REJECTED` if a better state was restored instead.
+        retries: number of repetitions because an energy or a parameter was not finite.
+        enough: the stopping criterion was met, no update was made.
     """
 
     samples: Samples
@@ -46,10 +71,10 @@ def make_step(
     Args:
         progress: within the stage, from 0 to 1.
         temperature: weight of the entropy.
-        enough: the state is good as it is: no update is made.
+        enough: stopping criterion, evaluated before the update.
 
     Raises:
-        NonFiniteError: also after retries from the last good state; the parameters are those before the step.
+        NonFiniteError: also after retries from the last finite state; the parameters before the step are restored.
     """
     begin, retries = guard.current(), 0
     while True:
@@ -57,17 +82,17 @@ def make_step(
         samples = running.sampler.sample(generator)
         local = running.objective.local(running.wavefunction, samples)
         mean = samples.mean(local.values.real).item()
-        variance = samples.mean((local.values - mean).abs().square()).item()
+        variance = samples.variance(local.values).item()
         if is_finite(mean, variance):
             if enough(samples, local):
-                return Step(samples=samples, local=local, info=REFUSED, retries=retries, enough=True)
+                return Step(samples=samples, local=local, info=REJECTED, retries=retries, enough=True)
             target = annealed(local, samples, temperature)
             if guard.rose(samples, target, progress):
                 running.optimiser.reject()
-                return Step(samples=samples, local=local, info=REFUSED, retries=retries)
+                return Step(samples=samples, local=local, info=REJECTED, retries=retries)
             info = running.optimiser.step(samples, target, progress)
             damping = guard.damping
-            # Free energies rise as the temperature falls.
+            # No limit while annealing: free energies rise as the temperature falls.
             if guard.accept(now, info.energy_limit if temperature == 0 else math.inf):
                 info = info._replace(learning_rate=damping * info.learning_rate, update_norm=damping * info.update_norm)
                 return Step(samples=samples, local=local, info=info, retries=retries)
@@ -76,5 +101,5 @@ def make_step(
         if not guard.retreat(now):
             guard.restore(begin)
             raise NonFiniteError(mean, variance, retries)
-        running.renew()  # without the momentum that led there
+        running.renew()  # discard the momentum
         retries += 1

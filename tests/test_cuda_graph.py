@@ -11,7 +11,7 @@ from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain
 from nqs.models import MarshallSign, Transformer, TransformerConfig
 from nqs.samplers import TreeSampler
-from nqs.samplers.cuda_graph import RecordedDraw, capacity_for, compacted, padded_draw
+from nqs.samplers.cuda_graph import GraphedDraw, capacity_for, compacted, padded_draw
 
 SECTORS = {
     "bosons": bosons(4, 3),
@@ -109,7 +109,7 @@ def test_capacity_is_rounded_up_and_bounded() -> None:
 @every_sector
 def test_recorded_draws_are_the_same_bit_for_bit(hilbert: HilbertSpace, dtype: str, attention: str) -> None:
     model = transformer(hilbert, dtype=dtype, attention=attention, device="cuda")
-    recorded = RecordedDraw(model, 32, torch.device("cuda"))
+    recorded = GraphedDraw(model, 32, torch.device("cuda"))
     one, other = (torch.Generator("cuda").manual_seed(5) for _ in range(2))
     for n_samples in (10**3, 10**9, 1):
         with torch.no_grad():

@@ -1,0 +1,105 @@
+"""Length, seed and stages of an optimisation: plain data, stored in archives."""
+
+import math
+from dataclasses import dataclass
+
+from nqs.optimisation.exact_steps import ExactSteps
+from nqs.protocols import OptimiserConfig, SamplerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Length and randomness of a run.
+
+    Attributes:
+        steps: number of optimisation steps, all stages together; None: chosen by nqs.recipes.
+        seed: of the samples.
+        temperature: initial temperature T of entropy annealing, in the Hamiltonian's unit; 0 for none.
+        annealing: fraction of the steps over which T falls to zero.
+    """
+
+    steps: int | None = None
+    seed: int = 0
+    temperature: float = 0.0
+    annealing: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps={self.steps}: at least one step must be made.")
+        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature={self.temperature}: it must be 0 (no annealing) or positive.")
+        if not 0 < self.annealing <= 1:
+            raise ValueError(f"annealing={self.annealing}: give the fraction of the steps, above 0 and at most 1.")
+
+    def temperature_at(self, progress: float) -> float:
+        """Linear from `temperature` to 0, for a progress from 0 to 1."""
+        return self.temperature * max(0.0, 1 - progress / self.annealing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp:
+    """Sampled steps before sums over the whole sector; these then start close to the minimum and need few steps.
+
+    Attributes:
+        share: fraction of the steps of a run, above 0 and below 1.
+        sampler, optimiser: of these steps.
+    """
+
+    share: float
+    sampler: SamplerConfig
+    optimiser: OptimiserConfig
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"share={self.share}: give the fraction of the steps, above 0 and below 1.")
+
+    def steps(self, total: int) -> int:
+        """Number of warm-up steps in a run of `total` steps; the last step of a run never belongs to the warm-up."""
+        return min(round(self.share * total), total - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Consecutive steps with the same sampler and optimiser.
+
+    Attributes:
+        name: "warm-up", "annealing" or "main".
+        sampler, optimiser: fully resolved configurations.
+        first: index of the first step in the run.
+        steps: number of steps.
+    """
+
+    name: str
+    sampler: SamplerConfig
+    optimiser: OptimiserConfig
+    first: int
+    steps: int
+
+    def __contains__(self, step: int) -> bool:
+        return self.first <= step < self.first + self.steps
+
+    def progress(self, step: int) -> float:
+        """Progress within the stage, from 0 to below 1."""
+        return (step - self.first) / self.steps
+
+
+def stages(
+    run: RunConfig, sampler: SamplerConfig, optimiser: OptimiserConfig, warm_up: WarmUp | None
+) -> tuple[Stage, ...]:
+    """Stages of a run: warm-up, annealing where the main optimiser cannot use a free energy, main steps.
+
+    Exact steps follow the energy alone. While the temperature is above zero they are replaced by stochastic
+    reconfiguration with the same options.
+    """
+    assert run.steps is not None
+    begin, found = 0, []
+    if warm_up is not None:
+        begin = warm_up.steps(run.steps)
+        found.append(Stage(name="warm-up", sampler=warm_up.sampler, optimiser=warm_up.optimiser, first=0, steps=begin))
+    if isinstance(optimiser, ExactSteps):
+        cold = next((k for k in range(begin, run.steps) if run.temperature_at(k / run.steps) == 0), run.steps)
+        annealing = optimiser.without_matrix
+        found.append(Stage(name="annealing", sampler=sampler, optimiser=annealing, first=begin, steps=cold - begin))
+        begin = cold
+    found.append(Stage(name="main", sampler=sampler, optimiser=optimiser, first=begin, steps=run.steps - begin))
+    return tuple(stage for stage in found if stage.steps)
