@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nqs.archive.archive import Archive, ArchiveError
 from nqs.estimators.estimate import with_error
+from nqs.report.summary import energy_of, require_step
 
 if TYPE_CHECKING:  # torch takes seconds to import: where exact energies are known a table does without
     from nqs.protocols import Hamiltonian
@@ -48,47 +49,40 @@ def compared(archives: Sequence[Archive], exact_limit: int) -> list[Row]:
         exact_limit: find exact energies that no archive knows, up to this dimension, and store them in all of them.
 
     Raises:
-        ValueError: a run without a finished step.
+        ArchiveError: a run without a finished step.
     """
     groups: dict[str, list[Archive]] = {}
     for archive in archives:
-        if archive.step == 0:
-            raise ValueError(f"{archive.path} holds no finished step: there is nothing to compare.")
+        require_step(archive, "compare")
         groups.setdefault(json.dumps(archive.config["hamiltonian"], sort_keys=True), []).append(archive)
     return [row for group in groups.values() for row in _rows(group, exact_limit)]
 
 
 def _rows(group: Sequence[Archive], exact_limit: int) -> list[Row]:
     exact = _exact(group, exact_limit)
-    found = sorted((_energy(archive) for archive in group), key=lambda item: item[1]["energy"])
-    lowest = found[0][1]["energy"]
+    found = sorted(
+        ((archive, energy_of(archive, exact)) for archive in group), key=lambda pair: pair[1].estimate.energy
+    )
+    lowest = found[0][1].estimate.energy
     return [
         Row(
             file=str(archive.path),
             hamiltonian=str(archive.attributes["hamiltonian"]),
-            unit=str(archive.attributes["unit"]),
+            unit=run.unit,
             step=archive.step,
-            excess=values["energy"] - lowest,
+            evaluated=run.evaluated,
+            energy=run.estimate.energy,
+            error=run.estimate.error,
+            excess=run.estimate.energy - lowest,
             exact=exact,
-            relative=(values["energy"] - exact) / abs(exact) if exact else None,
+            relative=run.relative_error if exact else None,
+            variance=run.estimate.variance,
+            v_score=run.estimate.v_score,
+            distinct=run.estimate.n_distinct,
             seconds=float(archive.history["seconds"].sum()),
-            **values,
         )
-        for archive, values in found
+        for archive, run in found
     ]
-
-
-def _energy(archive: Archive) -> tuple[Archive, dict[str, Any]]:
-    """The energy of the last evaluation, or of the last step where there was none."""
-    result, history = archive.result, archive.history
-    values: dict[str, Any]
-    if result is not None:
-        names = ("energy", "error", "variance", "v_score")
-        values = {name: getattr(result, name) for name in names} | {"distinct": result.n_distinct}
-    else:
-        values = {name: float(history[name][-1]) for name in ("energy", "error", "variance", "v_score")}
-        values["distinct"] = int(history["distinct"][-1])
-    return archive, values | {"evaluated": result is not None}
 
 
 def _exact(group: Sequence[Archive], limit: int) -> float | None:

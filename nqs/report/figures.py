@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from nqs.archive.archive import Archive, ArchiveError
+from nqs.archive.archive import Archive
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.hilbert import HilbertSpace
-from nqs.report.panels import Arrays, draw_panels, has_panels, plain, summary
+from nqs.report.panels import Arrays, draw_panels, has_panels, one_line, plain
+from nqs.report.summary import energy_of, require_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,8 +44,7 @@ def plot_run(
     from matplotlib.figure import Figure
 
     run = Archive.open(archive)
-    if not run.history:
-        raise ArchiveError(f"{archive} holds no finished step yet: there is nothing to plot.")
+    require_step(run, "plot")
     energy_exact = exact.energy if exact is not None else (run.exact or {}).get("energy")
     observables = run.observables()
     rows = 2 if has_panels(observables) else 1
@@ -55,7 +55,7 @@ def plot_run(
     left, middle, right = panels[0]
     if rows == 2:
         draw_panels(tuple(panels[1]), observables)
-        canvas.supxlabel(summary(observables), fontsize=9)
+        canvas.supxlabel(one_line(observables), fontsize=9)
     draw_energy(left, run, energy_exact)
     draw_accuracy(middle, run, energy_exact)
     draw_local_states(right, observables, hilbert, exact)
@@ -80,8 +80,7 @@ def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
 
     runs = [Archive.open(archive) for archive in archives]
     for run in runs:
-        if not run.history:
-            raise ArchiveError(f"{run.path} holds no finished step yet: there is nothing to plot.")
+        require_step(run, "plot")
     exact = [(run.exact or {}).get("energy") for run in runs]
     canvas = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(canvas)
@@ -112,26 +111,25 @@ def draw_convergence(
 
 
 def draw_energy(axes: Axes, run: Archive, exact: float | None) -> None:
-    """Energy and its error bar over the steps, the exact energy, and the final evaluation."""
-    history, result, unit = run.history, run.result, plain(run.attributes["unit"])
+    """Energy and its error bar over the steps, the exact energy, and the evaluation of the final state."""
+    history, found = run.history, energy_of(run, exact)
     step, energy, error = history["step"], history["energy"], history["error"]
     axes.fill_between(step, energy - error, energy + error, color=VMC_COLOUR, alpha=0.3, lw=0)
     axes.plot(step, energy, color=VMC_COLOUR, lw=1, label="VMC")
     if exact is not None:
         axes.axhline(exact, color=EXACT_COLOUR, lw=1, ls="--", label="exact")
-    if result is not None:
-        axes.errorbar(
-            step[-1], result.energy, yerr=result.error, fmt="o", ms=4, color=VMC_COLOUR, label="final evaluation"
-        )
+    if found.evaluated:
+        value, bar = found.estimate.energy, found.estimate.error
+        axes.errorbar(found.step - 1, value, yerr=bar, fmt="o", ms=4, color=VMC_COLOUR, label="evaluation")
     _zoom(axes, energy, exact)
-    axes.set(xlabel="step", ylabel=f"energy ({unit})")
+    axes.set(xlabel="step", ylabel=f"energy ({plain(found.unit)})")
     axes.legend(fontsize=8, frameon=False)
     axes.locator_params(axis="x", integer=True)
 
 
 def draw_accuracy(axes: Axes, run: Archive, exact: float | None) -> None:
     """Relative error over the steps; the variance where no exact energy is known."""
-    history, result, unit = run.history, run.result, plain(run.attributes["unit"])
+    history, found = run.history, energy_of(run, exact)
     step, energy, error = history["step"], history["energy"], history["error"]
     if exact:  # no relative error of zero
         relative = np.abs(energy - exact) / abs(exact)
@@ -139,18 +137,17 @@ def draw_accuracy(axes: Axes, run: Archive, exact: float | None) -> None:
         axes.plot(step, relative, ".", ms=2, color=VMC_COLOUR, label="each step", rasterized=many)
         if error.any():  # an exhaustive sum has none
             axes.plot(step, error / abs(exact), color="0.6", lw=0.8, label="error bar of a step")
-        if result is not None:
-            final = abs(result.energy - exact) / abs(exact)
-            bar = result.error / abs(exact)
+        if found.evaluated:
+            value, bar = abs(found.relative_error), found.estimate.error / abs(exact)
             # The lower end of an error bar that includes zero cannot be drawn on a logarithmic axis.
             axes.errorbar(
-                step[-1], final, yerr=[[min(bar, 0.9 * final)], [bar]], fmt="o", ms=4, color=EXACT_COLOUR,
-                label=f"final: {final:.1e}",
+                found.step - 1, value, yerr=[[min(bar, 0.9 * value)], [bar]], fmt="o", ms=4, color=EXACT_COLOUR,
+                label=f"evaluation: {value:.1e}",
             )  # fmt: skip
         axes.set(xlabel="step", ylabel="relative error |E - E₀| / |E₀|")
     else:
         axes.plot(step, history["variance"], color=VMC_COLOUR, lw=1, label="variance")
-        axes.set(xlabel="step", ylabel=f"variance ({unit}²)")
+        axes.set(xlabel="step", ylabel=f"variance ({plain(found.unit)}²)")
     if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # not on an exact eigenstate
         axes.set_yscale("log")
     axes.legend(fontsize=8, frameon=False)

@@ -16,10 +16,10 @@ import numpy as np
 
 from nqs.archive.archive import Archive, ArchiveError
 from nqs.archive.lock import writer_of
-from nqs.estimators.estimate import with_error
 from nqs.report import figures as report
 from nqs.report.compare import COLUMNS, NOTE, Row, hamiltonian_of, tables
 from nqs.report.panels import draw_panels, has_panels, scalars
+from nqs.report.summary import energy_of, origin_of, require_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,8 +81,7 @@ def html_report(archives: Sequence[Archive], rows: Sequence[Row]) -> str:
     exact = {row.file: row.exact for row in rows}
     pages = []
     for archive in archives:
-        if archive.step == 0:
-            raise ArchiveError(f"{archive.path} holds no finished step yet: there is nothing to report.")
+        require_step(archive, "report")
         try:
             pages.append(_page(archive, exact[str(archive.path)]))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:  # sealed, but not by nqs
@@ -104,22 +103,19 @@ def html_report(archives: Sequence[Archive], rows: Sequence[Row]) -> str:
         note="" if all(row.evaluated for row in rows) else NOTE,
         pages=pages,
         differences=_differences(archives),
-        written=_time(datetime.now(UTC).isoformat()),
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         version=archives[0].attributes["package_version"],
     )
 
 
 def _page(archive: Archive, exact: float | None) -> RunPage:
-    header, history, result, unit = archive.attributes, archive.history, archive.result, archive.attributes["unit"]
-    if result is None:
-        energy, error = float(history["energy"][-1]), float(history["error"][-1])
-        behind = f"last step: {history['samples'][-1]:,.0f} samples on {history['distinct'][-1]:,.0f} configurations"
-        variance, v_score = float(history["variance"][-1]), float(history["v_score"][-1])
-    else:
-        energy, error, variance, v_score = result.energy, result.error, result.variance, result.v_score
-        behind = f"evaluation after {archive.result_step:,} steps: {result.n_samples:,} samples on "
-        behind += f"{result.n_distinct:,} distinct configurations"
-    facts = [("found by", behind), ("variance", f"{variance:.2e} {unit}²"), ("V-score", f"{v_score:.2e}")]
+    found = energy_of(archive, exact)
+    energy, error, unit = found.estimate.energy, found.estimate.error, found.unit
+    facts = [
+        ("found by", found.source),
+        ("variance", f"{found.estimate.variance:.2e} {unit}²"),
+        ("V-score", f"{found.estimate.v_score:.2e}"),
+    ]
     if exact is not None:
         stored = archive.exact
         origin = f" ({stored['method']}, dimension {stored['dimension']:,})" if stored is not None else ""
@@ -127,15 +123,13 @@ def _page(archive: Archive, exact: float | None) -> RunPage:
         bars = f" = {(energy - exact) / error:+.1f} error bars" if error > 0 else ""
         facts.append(("difference", f"{energy - exact:+.2e} {unit}{bars}"))
         if exact:
-            facts.append(("relative error", f"{(energy - exact) / abs(exact):.1e}"))
-    script = f"nqs run {header['script']}, " if header["script"] else ""
-    commit = f", commit {str(header['commit'])[:7]}" if header["commit"] else ""
-    facts.append(("started", f"{_time(header['created'])} UTC by {script}nqs {header['package_version']}{commit}"))
+            facts.append(("relative error", f"{found.relative_error:.1e}"))
+    facts.append(("started", origin_of(archive)))
     return RunPage(
         name=str(archive.path),
-        hamiltonian=str(header["hamiltonian"]),
+        hamiltonian=str(archive.attributes["hamiltonian"]),
         state=_state(archive),
-        energy=f"{with_error(energy, error)} {unit}",
+        energy=str(found),
         facts=facts,
         panels=list(_panels(archive, exact)),
         observables=[
@@ -150,11 +144,6 @@ def _page(archive: Archive, exact: float | None) -> RunPage:
         sampler=_sampler(archive),
         configuration=list(_leaves(archive.config)),
     )
-
-
-def _time(text: object) -> str:
-    """2026-01-31 12:34 from what an archive says."""
-    return str(text).replace("T", " ")[:16]
 
 
 def _value(value: float, error: float | None) -> str:

@@ -78,7 +78,7 @@ def scalars(found: Arrays) -> list[Scalar]:
     ]
 
 
-def summary(found: Arrays) -> str:
+def one_line(found: Arrays) -> str:
     """The numbers of a run in one line."""
     parts = []
     for name, value, error, exact in scalars(found):

@@ -41,13 +41,16 @@ def open_archive(
     if not path.exists():
         return Archive.create(path, config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
     archive = Archive.open(path, "a")
-    lines = differences(upgraded(archive.config), upgraded(plain))
-    if lines:
+    try:
+        old, new = (upgraded(one, finished=archive.finished) for one in (archive.config, plain))
+        if lines := differences(old, new):
+            raise ArchiveError(
+                f"{archive.path} holds another run; in the archive / now:\n  " + "\n  ".join(lines) + "\n"
+                "Choose another archive, move this file away, or use the options it was started with."
+            )
+    except ArchiveError:
         archive.close()
-        raise ArchiveError(
-            f"{archive.path} holds another run; in the archive / now:\n  " + "\n  ".join(lines) + "\n"
-            "Choose another archive, move this file away, or use the options it was started with."
-        )
+        raise
     return archive
 
 

@@ -29,12 +29,12 @@ class Export:
 
     def __call__(self) -> None:
         from nqs.archive.archive import Archive
+        from nqs.report.summary import require_step
 
         writers = {".csv": write_csv, ".json": write_json, ".safetensors": write_parameters}
         with clear_errors():
             archive = Archive.open(self.file)
-            if archive.step == 0:
-                raise ValueError(f"{self.file} holds no finished step: there is nothing to export.")
+            require_step(archive, "export")
             unknown = [str(path) for path in self.output if path.suffix not in writers]
             if unknown or not self.output:
                 raise ValueError(
@@ -56,13 +56,13 @@ def write_csv(archive: "Archive", path: Path) -> None:
 
 def write_json(archive: "Archive", path: Path) -> None:
     """What `nqs show --json` prints, with the history under "history"; null for what is not finite."""
-    from nqs.cli.commands.show import summary
+    from nqs.cli.commands.show import plain_data
 
     history = {
         name: [value if math.isfinite(value) else None for value in values.tolist()]
         for name, values in archive.history.items()
     }
-    path.write_text(json.dumps(summary(archive) | {"history": history}, indent=1) + "\n")
+    path.write_text(json.dumps(plain_data(archive) | {"history": history}, indent=1) + "\n")
 
 
 def write_parameters(archive: "Archive", path: Path) -> None:

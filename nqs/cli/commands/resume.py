@@ -36,7 +36,7 @@ class Resume:
             checked_archive(self.file)
             archive = Archive.open(self.file)
             print(archive.attributes["hamiltonian"])
-            built = rebuild(archive.config)
+            built = rebuild(archive.config, finished=archive.finished)
             hilbert, threads = built["hamiltonian"].hilbert, self.threads
             if threads is None:
                 threads = recipes.threads(built["sampler"], built["model"].build(hilbert).for_steps())

@@ -31,12 +31,12 @@ class Show:
                 if self.toml:
                     print(_toml(archive), end="")
                 elif self.json:
-                    print(json.dumps(summary(archive)))
+                    print(json.dumps(plain_data(archive)))
                 else:
                     print("\n" * bool(number) + text(archive))
 
 
-def summary(archive: "Archive") -> dict[str, Any]:
+def plain_data(archive: "Archive") -> dict[str, Any]:
     """Everything but the arrays, as plain data."""
     result = archive.result
     history = archive.history
@@ -58,39 +58,27 @@ def summary(archive: "Archive") -> dict[str, Any]:
 def text(archive: "Archive") -> str:
     """Several lines for people."""
     from nqs.archive.lock import writer_of
-    from nqs.estimators.estimate import relative_error, with_error
+    from nqs.report.summary import energy_of, origin_of
 
-    header, history, result, unit = archive.attributes, archive.history, archive.result, archive.attributes["unit"]
-    script = f"nqs run {header['script']}, " if header["script"] else ""
-    commit = f", commit {str(header['commit'])[:7]}" if header["commit"] else ""
+    history = archive.history
     writer = writer_of(archive.path)
     if writer is not None:
         state = f"going on ({writer})"
     else:
         state = "finished" if archive.finished else f"stopped; nqs resume {archive.path} goes on"
     lines = [
-        f"{archive.path}: {header['hamiltonian']}",
-        f"  started     {header['created']} by {script}nqs {header['package_version']}{commit}",
+        f"{archive.path}: {archive.attributes['hamiltonian']}",
+        f"  started     {origin_of(archive)}",
         f"  progress    {archive.step:,} of {archive.steps:,} steps, {state}",
     ]
-    energy = error = None
-    if result is not None:
-        energy, error, variance, v_score = result.energy, result.error, result.variance, result.v_score
-        where = "final evaluation" if archive.finished else f"evaluated after {archive.result_step:,} steps"
-        behind = f"{result.n_samples:,} samples, {result.n_distinct:,} distinct"
-    elif archive.step:
-        energy, error, variance, v_score = (
-            history[name][-1].item() for name in ("energy", "error", "variance", "v_score")
-        )
-        where = "last step"
-        behind = f"{history['samples'][-1]:,.0f} samples, {history['distinct'][-1]:,.0f} distinct"
-    if energy is not None and error is not None:
-        lines.append(f"  energy      {with_error(energy, error)} {unit} ({where}: {behind})")
-        lines.append(f"              variance {variance:.2e}, V-score {v_score:.2e}")
+    found = energy_of(archive) if archive.step else None
+    if found is not None:
+        lines.append(f"  energy      {found} ({found.source})")
+        lines.append(f"              variance {found.estimate.variance:.2e}, V-score {found.estimate.v_score:.2e}")
     if archive.exact is not None:
         exact, origin = archive.exact["energy"], f"{archive.exact['method']}, dimension {archive.exact['dimension']:,}"
-        relative = "" if energy is None else f", relative error {relative_error(energy, exact):.1e}"
-        lines.append(f"  exact       {exact:.8f} {unit} ({origin}){relative}")
+        relative = "" if found is None else f", relative error {found.relative_error:.1e}"
+        lines.append(f"  exact       {exact:.8f} {archive.attributes['unit']} ({origin}){relative}")
     if archive.step:
         seconds = history["seconds"].sum()
         lines.append(f"  time        {seconds:,.0f} s, {seconds / archive.step:.2g} s a step{_writing(history)}")
