@@ -299,7 +299,7 @@ def minutes_left(minutes: float | None, begin: float, reserved: float = 0.0) -> 
     return max(minutes - (time.monotonic() - begin + reserved) / 60, 1e-9)
 
 
-def show(result: Result, archive: Path, hilbert: HilbertSpace | None = None) -> None:
+def report_result(result: Result, archive: Path, hilbert: HilbertSpace | None = None) -> None:
     """Print a result, and where archive and figure are; draw the figure where a space is given."""
     print(result)
     figure = archive.with_suffix(".png")

@@ -23,7 +23,7 @@ OURS = {
 import torch
 from nqs.hamiltonians import Heisenberg
 from nqs.lattice import chain
-from nqs.local_energy import local_energies
+from nqs.estimators.local_energy import local_energies
 from nqs.models import MarshallSign, TransformerConfig
 from nqs.optimisation import StochasticReconfiguration
 from nqs.samplers import TreeSampler

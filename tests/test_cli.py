@@ -251,10 +251,11 @@ def test_show_says_what_it_is_how_far_it_is_and_what_it_found(runs: Command) -> 
     lines = runs("show a.h5").out.splitlines()
     assert lines[0].startswith("a.h5: Bose-Hubbard, H = -1 sum_<ij>")
     assert re.fullmatch(
-        r"  started     \d{4}-\d\d-\d\dT\S+ by nqs run bose-hubbard, nqs \S+(, commit [0-9a-f]{7})?", lines[1]
+        r"  started     \d{4}-\d\d-\d\d \d\d:\d\d UTC by nqs run bose-hubbard, nqs \S+(, commit [0-9a-f]{7})?", lines[1]
     )
     assert lines[2] == "  progress    5 of 5 steps, finished"
-    assert re.fullmatch(r"  energy      -\d\.\d+ J \(final evaluation: 3 samples, 3 distinct\)", lines[3])
+    behind = "evaluation after 5 steps: 3 samples, 3 distinct configurations"
+    assert re.fullmatch(rf"  energy      -\d\.\d+ J \({behind}\)", lines[3])
     assert re.fullmatch(r"              variance \S+, V-score \S+", lines[4])
     assert re.fullmatch(rf"  exact       {EXACT:.8f} J \(dense, dimension 10\), relative error \S+", lines[5])
     assert re.fullmatch(
@@ -482,7 +483,7 @@ def test_verify_of_version_1_promises_nothing(nqs: Command) -> None:
         ("export empty.h5 -o x.txt", "empty.h5 holds no finished step"),
         ("resume empty.h5", "the archive holds no run of nqs: its configuration lacks hamiltonian, model, sampler"),
         ("plot empty.h5 -o x.png", "the archive holds no run of nqs"),
-        ("plot empty.h5 empty.h5 -o x.png", "empty.h5 holds no finished step yet: there is nothing to plot."),
+        ("plot empty.h5 empty.h5 -o x.png", "empty.h5 holds no finished step: there is nothing to plot."),
         (f"{TOY} --minutes 0", "minutes=0.0: a time limit is a positive number of minutes; leave it out for none."),
         (f"{TOY} --archive x.png", "archive x.png: its name must end with .h5 or .hdf5, because the figure is"),
         ("run tj --shape 2 2 --n-up 2 --n-down 1 --model.phase zero", "no rule gives the exact signs of this ground"),

@@ -1,4 +1,4 @@
-"""What is known of a run: its configuration, history, checkpoint and results. Reading only."""
+"""Read access to the record of a run: configuration, history, checkpoint and results."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,11 +25,11 @@ class Checkpoint(NamedTuple):
 
 
 class RunRecord:
-    """The record of one run, wherever it is kept.
+    """The record of one run, in memory or from a file.
 
     Attributes:
-        config: the whole resolved configuration.
-        options: of the script that started the run; empty for a run from Python.
+        config: the complete resolved configuration, as plain data.
+        options: options of the script that started the run; {} for a run from Python.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RunRecord:
 
     @property
     def place(self) -> str:
-        """Where the record is kept, for messages."""
+        """Name of the archive in messages."""
         return "the archive in memory"
 
     @property
@@ -57,12 +57,12 @@ class RunRecord:
 
     @property
     def has_checkpoint(self) -> bool:
-        """A state to go on from: after a step, or before the first one if the run began with parameters of its own."""
+        """Whether there is a checkpoint: after a step, or of given initial parameters."""
         return "checkpoint" in self._attributes
 
     @property
     def steps(self) -> int:
-        """Number of steps that the run is meant to have; `step` where the configuration does not say."""
+        """Number of steps of the complete run; `step` if the configuration does not say."""
         steps = self.config.get("run", {}).get("steps")
         return steps if isinstance(steps, int) else self.step
 
@@ -79,20 +79,20 @@ class RunRecord:
 
     @property
     def result(self) -> EnergyEstimate | None:
-        """The last evaluation, if the run got that far."""
+        """The last evaluation of the energy, if there was one."""
         values: dict[str, Any] = dict(self._attributes.get("result", {}))
         values.pop("step", None)
         return EnergyEstimate(**values) if values else None
 
     @property
     def result_step(self) -> int | None:
-        """Number of steps after which `result` was found: less than `steps` where a time limit stopped the run."""
+        """Number of steps before the evaluation in `result`: less than `steps` if a time limit stopped the run."""
         result = self._attributes.get("result")
         return None if result is None else int(result["step"])
 
     @property
     def finished(self) -> bool:
-        """All steps made and the energy evaluated after the last one."""
+        """Whether all steps were made and the energy was evaluated after the last one."""
         return self.result_step == self.steps
 
     def samples(self) -> dict[str, np.ndarray]:

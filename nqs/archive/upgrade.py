@@ -82,13 +82,14 @@ def _part(part: Any, finished: bool) -> Any:
     if not isinstance(part, Mapping):
         return part
     kind = str(part.get("type"))
-    removed, renamed = REMOVED.get(kind, {}), RENAMED.get(kind, {})
-    for name, default in removed.items():
-        if not finished and part.get(name, default) != default:
-            raise _removed(kind, name, part[name])
-    new = DEFAULTS.get(kind, {}) | {
-        renamed.get(name, name): _part(value, finished) for name, value in part.items() if name not in removed
-    }
+    removed: Mapping[str, Any] = REMOVED.get(kind, {})
+    renamed: Mapping[str, str] = RENAMED.get(kind, {})
+    new = dict(DEFAULTS.get(kind, {}))
+    for name, value in part.items():
+        if name not in removed:
+            new[renamed.get(name, name)] = _part(value, finished)
+        elif value != removed[name] and not finished:
+            raise _removed(kind, name, value)
     return new | _resolved(new) if kind == "TransformerConfig" else new
 
 

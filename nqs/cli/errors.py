@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
+def errors_to_exit_codes() -> Iterator[None]:
     """What users can get wrong ends the process with one line and an `ExitCode`, not with a traceback.
 
     Raises:

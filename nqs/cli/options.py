@@ -15,7 +15,7 @@ import tyro
 
 from nqs import driver
 from nqs.archive.archive import FlushPolicy
-from nqs.cli.errors import ExitCode, clear_errors
+from nqs.cli.errors import ExitCode, errors_to_exit_codes
 from nqs.cli.toml import command_line_flags, option_names, options_table, read_toml
 from nqs.protocols import Hamiltonian, ReferencePhase
 from nqs.recipes import NetworkOptions, OptimiserOptions, default_device
@@ -96,7 +96,7 @@ class Options:
             begin=self.begin,
         )
         assert result.archive is not None
-        driver.show(result, result.archive)
+        driver.report_result(result, result.archive)
         return result
 
 
@@ -118,7 +118,7 @@ def command_line(
     """
     begin = process_began()
     script = Path(inspect.getfile(config)).stem.replace("_", "-")
-    with clear_errors():
+    with errors_to_exit_codes():
         arguments = list(sys.argv[1:] if args is None else args)
         arguments = _with_toml(arguments, config, script)
         parsed: Any = tyro.cli(config, description=description, args=arguments, prog=prog)

@@ -1,4 +1,4 @@
-"""Figures of a run: convergence of the energy, and what was measured in the state found."""
+"""Figures of runs: convergence of the energy, and observables of the final state."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 VMC_COLOUR, EXACT_COLOUR = "#1f6f8b", "#d1495b"
-TRANSIENT = 0.1  # share of the steps left out when the energy axis is chosen
+TRANSIENT = 0.1  # fraction of the steps ignored when the range of the energy axis is chosen
 TITLE_WIDTH = 140  # characters
-RASTERISED_FROM = 2000  # points of a curve, in vector graphics
+RASTERISED_FROM = 2000  # points of a curve from which it is rasterised in vector graphics
 
 
 def plot_run(
@@ -33,11 +33,11 @@ def plot_run(
     Args:
         archive: HDF5 file of a run.
         figure: file to write; its ending chooses the format.
-        hilbert: names the local states.
-        exact: exact ground state, for its local-state probabilities; its energy is also taken from the archive.
+        hilbert: space of the run, for the names of the local states.
+        exact: exact ground state, for its local-state probabilities; by default its energy is that in the archive.
 
     Raises:
-        ArchiveError: no readable archive, or one without a finished step.
+        ArchiveError: no readable archive, or a run without a finished step.
         ValueError: a format that matplotlib cannot write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -65,14 +65,14 @@ def plot_run(
 def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
     """Convergence of several runs, over steps and over time, as PNG, PDF or SVG.
 
-    The relative error where all exact energies are known, else the energy above the lowest one found.
+    Relative errors if all exact energies are known, else energies above the lowest one.
 
     Args:
         archives: HDF5 files of runs, of any Hamiltonians.
         figure: file to write; its ending chooses the format.
 
     Raises:
-        ArchiveError: one of them is no readable archive, or has no finished step.
+        ArchiveError: no readable archive, or a run without a finished step.
         ValueError: a format that matplotlib cannot write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -95,7 +95,7 @@ def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
 def draw_convergence(
     axes: Axes, runs: Sequence[Archive], exact: Sequence[float | None], over: Literal["step", "seconds"]
 ) -> None:
-    """Relative errors of several runs where all exact energies are known, else energies above the lowest one found."""
+    """Relative errors of several runs if all exact energies are known, else energies above the lowest one."""
     lowest = min(run.history["energy"].min() for run in runs)
     for run, reference in zip(runs, exact, strict=True):
         energy = run.history["energy"]
@@ -105,13 +105,13 @@ def draw_convergence(
     unit = plain(runs[0].attributes["unit"])
     label = "relative error |E - E₀| / |E₀|" if all(exact) else f"energy above the lowest ({unit})"
     axes.set(xlabel=over, ylabel=label)
-    if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # not on an exact eigenstate
+    if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # zero on an exact eigenstate
         axes.set_yscale("log")
     axes.legend(fontsize=7, frameon=False)
 
 
 def draw_energy(axes: Axes, run: Archive, exact: float | None) -> None:
-    """Energy and its error bar over the steps, the exact energy, and the evaluation of the final state."""
+    """Energy and its error bar over the steps, the exact energy, and the evaluation."""
     history, found = run.history, energy_of(run, exact)
     step, energy, error = history["step"], history["energy"], history["error"]
     axes.fill_between(step, energy - error, energy + error, color=VMC_COLOUR, alpha=0.3, lw=0)
@@ -128,14 +128,14 @@ def draw_energy(axes: Axes, run: Archive, exact: float | None) -> None:
 
 
 def draw_accuracy(axes: Axes, run: Archive, exact: float | None) -> None:
-    """Relative error over the steps; the variance where no exact energy is known."""
+    """Relative error over the steps; the variance if no exact energy is known."""
     history, found = run.history, energy_of(run, exact)
     step, energy, error = history["step"], history["energy"], history["error"]
     if exact:  # no relative error of zero
         relative = np.abs(energy - exact) / abs(exact)
         many = len(step) > RASTERISED_FROM
         axes.plot(step, relative, ".", ms=2, color=VMC_COLOUR, label="each step", rasterized=many)
-        if error.any():  # an exhaustive sum has none
+        if error.any():  # zero for exhaustive sums
             axes.plot(step, error / abs(exact), color="0.6", lw=0.8, label="error bar of a step")
         if found.evaluated:
             value, bar = abs(found.relative_error), found.estimate.error / abs(exact)
@@ -148,14 +148,14 @@ def draw_accuracy(axes: Axes, run: Archive, exact: float | None) -> None:
     else:
         axes.plot(step, history["variance"], color=VMC_COLOUR, lw=1, label="variance")
         axes.set(xlabel="step", ylabel=f"variance ({plain(found.unit)}²)")
-    if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # not on an exact eigenstate
+    if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # zero on an exact eigenstate
         axes.set_yscale("log")
     axes.legend(fontsize=8, frameon=False)
     axes.locator_params(axis="x", integer=True)
 
 
 def _zoom(axes: Axes, energy: np.ndarray, exact: float | None) -> None:
-    """Choose the energy axis from what follows the first transient."""
+    """Choose the range of the energy axis from the steps after the initial transient."""
     settled = energy[int(TRANSIENT * len(energy)) :]
     values = np.append(settled, exact) if exact is not None else settled
     margin = 0.1 * np.ptp(values) or 1e-3
@@ -163,10 +163,10 @@ def _zoom(axes: Axes, energy: np.ndarray, exact: float | None) -> None:
 
 
 def draw_sampling(axes: Axes, run: Archive) -> None:
-    """Distinct configurations of every step, and how many of them carry the state."""
+    """Number of distinct configurations and perplexity of every step."""
     history = run.history
     for name, label, colour in (("distinct", "distinct", VMC_COLOUR), ("perplexity", "perplexity", EXACT_COLOUR)):
-        if name in history:  # format 1 did not have all
+        if name in history:  # format version 1 lacks some
             axes.plot(history["step"], history[name], lw=1, color=colour, label=label)
     axes.set(xlabel="step", ylabel="configurations", yscale="log")
     axes.locator_params(axis="x", integer=True)
@@ -179,7 +179,7 @@ def draw_local_states(
     """Probability of each local state, averaged over sites: bars for the run, circles for the exact state.
 
     Args:
-        hilbert: names the local states; None where it is not known.
+        hilbert: space of the run, for the names of the local states; None: they are numbered.
     """
     if "local_state_probabilities" not in observables:
         axes.set_axis_off()

@@ -1,7 +1,7 @@
-"""One self-contained web page about runs: figures, tables and text, nothing loaded from elsewhere and no script.
+"""One self-contained web page about runs: figures, tables and text; no scripts, no external resources.
 
-The template is `page.html`. Jinja escapes every text, and a content security policy forbids scripts, so that the
-archive of a stranger can only be looked at.
+The template is `page.html`. Jinja escapes all text and a content security policy forbids scripts: pages of untrusted
+archives are safe.
 """
 
 import base64
@@ -24,14 +24,14 @@ from nqs.report.summary import energy_of, origin_of, require_step
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PANEL = (4.6, 3.3)  # inches; the letters have the size of the page's where it is 440 pixels wide
+PANEL = (4.6, 3.3)  # inches; fonts match those of the page at a width of 440 pixels
 OVER: dict[str, Literal["step", "seconds"]] = {"Over steps": "step", "Over time": "seconds"}
-# Colours that follow the mode of the reader, by what is drawn: in light mode, in dark mode.
+# Colours in light mode and in dark mode, by the colour in the figure.
 COLOURS = {"#000000": ("#1d2129", "#e4e6eb"), report.VMC_COLOUR: ("#1f6f8b", "#58b4d3")}
 
 
 class Panel(NamedTuple):
-    """A figure, as the address of an image that holds itself."""
+    """A figure as a data URL."""
 
     title: str
     image: str
@@ -42,7 +42,7 @@ Table = list[tuple[str, str]]  # names and values
 
 @dataclass(frozen=True, kw_only=True)
 class RunPage:
-    """What the page says about one run."""
+    """Contents of the page about one run."""
 
     name: str
     hamiltonian: str
@@ -58,7 +58,7 @@ class RunPage:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs of the same Hamiltonian: their table, and where several, their convergence."""
+    """Runs of the same Hamiltonian: their table, and the convergence of several runs."""
 
     hamiltonian: str
     exact: str
@@ -67,14 +67,14 @@ class Group:
 
 
 def html_report(archives: Sequence[Archive], rows: Sequence[Row]) -> str:
-    """The page, as text.
+    """HTML text of the page.
 
     Args:
         archives: at least one, with a finished step each.
-        rows: of `nqs.report.compare.compared` for the same archives.
+        rows: result of `nqs.report.compare.compared` for the same archives.
 
     Raises:
-        ArchiveError: an archive without a finished step, or with contents that cannot be drawn.
+        ArchiveError: an archive without a finished step, or contents that cannot be drawn.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -84,10 +84,15 @@ def html_report(archives: Sequence[Archive], rows: Sequence[Row]) -> str:
         require_step(archive, "report")
         try:
             pages.append(_page(archive, exact[str(archive.path)]))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:  # sealed, but not by nqs
+        except (
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:  # a valid file that nqs did not write
             raise ArchiveError(
-                f"{archive.path} cannot be drawn: {type(error).__name__}: {error}. It does not hold what a run of nqs "
-                "leaves; the README lists that."
+                f"{archive.path} cannot be drawn: {type(error).__name__}: {error}. It was not written by a run of nqs."
             ) from error
     environment = Environment(
         loader=PackageLoader("nqs.report", "."),
@@ -149,7 +154,7 @@ def _page(archive: Archive, exact: float | None) -> RunPage:
 def _value(value: float, error: float | None) -> str:
     if error is None:
         return f"{value:.4f}"
-    return f"{value:.6g} ± {error:.1g}" if error > 0 else f"{value:.6g}"  # an exhaustive sum has no error
+    return f"{value:.6g} ± {error:.1g}" if error > 0 else f"{value:.6g}"  # zero for exhaustive sums
 
 
 def _state(archive: Archive) -> str:
@@ -196,7 +201,7 @@ def _panels(archive: Archive, exact: float | None) -> Iterator[Panel]:
     if "local_state_probabilities" in observables:
         try:
             hilbert = hamiltonian_of(archive).hilbert
-        except ValueError:  # of a class of one's own: the local states are shown by their numbers
+        except ValueError:  # a class that nqs does not know: local states are numbered
             hilbert = None
         yield _drawn("Local states", lambda axes: report.draw_local_states(axes, observables, hilbert, None))
     if has_panels(observables):
@@ -219,7 +224,7 @@ def _figure() -> "Axes":
 
 
 def _saved(title: str, axes: "Axes") -> Panel:
-    """An SVG in an image of its own, which follows the light or dark mode of the reader."""
+    """The figure as an SVG image that follows the light or dark mode of the browser."""
     file = io.StringIO()
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -253,7 +258,7 @@ def _groups(archives: Sequence[Archive], rows: Sequence[Row]) -> list[Group]:
 
 
 def _differences(archives: Sequence[Archive]) -> list[tuple[str, list[str]]]:
-    """Options that are not the same in all runs: name, and value in each."""
+    """Options that differ between the runs: name, and value in each run."""
     leaves = [dict(_leaves(archive.config)) for archive in archives]
     names = dict.fromkeys(name for one in leaves for name in one)
     values = ((name, [one.get(name, "-") for one in leaves]) for name in names)

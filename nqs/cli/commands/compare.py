@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nqs.cli.errors import clear_errors
+from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
 
 
@@ -22,7 +22,7 @@ class Compare:
         from nqs.archive.archive import Archive
         from nqs.report.compare import WRITERS, compared
 
-        with clear_errors():
+        with errors_to_exit_codes():
             at_least_one(self.files, "compare")
             rows = compared([Archive.open(file) for file in self.files], self.exact_limit)
             print(WRITERS[self.format](rows), end="")

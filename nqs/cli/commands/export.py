@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nqs.cli.errors import clear_errors
+from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import File
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Export:
         from nqs.report.summary import require_step
 
         writers = {".csv": write_csv, ".json": write_json, ".safetensors": write_parameters}
-        with clear_errors():
+        with errors_to_exit_codes():
             archive = Archive.open(self.file)
             require_step(archive, "export")
             unknown = [str(path) for path in self.output if path.suffix not in writers]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from nqs.cli.errors import clear_errors
+from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
 
 
@@ -31,7 +31,7 @@ class Plot:
         from nqs.report.figures import plot_run, plot_runs
         from nqs.vmc.continuation import rebuild
 
-        with clear_errors():
+        with errors_to_exit_codes():
             at_least_one(self.files, "plot")
             if self.follow is not None and not self.follow > 0:
                 raise ValueError(f"follow={self.follow}: give the seconds between two figures.")

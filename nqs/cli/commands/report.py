@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from nqs.cli.errors import clear_errors
+from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
 
 ENDINGS = (".html", ".htm")
@@ -31,7 +31,7 @@ class Report:
         from nqs.report.compare import compared
         from nqs.report.page import html_report
 
-        with clear_errors():
+        with errors_to_exit_codes():
             at_least_one(self.files, "report")
             if self.output.suffix.lower() not in ENDINGS:
                 raise ValueError(f"output {self.output}: the name of a web page must end with {' or '.join(ENDINGS)}.")

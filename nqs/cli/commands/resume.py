@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nqs.archive.flush import FlushPolicy
-from nqs.cli.errors import ExitCode, clear_errors
+from nqs.cli.errors import ExitCode, errors_to_exit_codes
 from nqs.cli.files import File
 
 
@@ -26,13 +26,13 @@ class Resume:
         from nqs import recipes
         from nqs.archive.archive import Archive
         from nqs.cli.options import process_began
-        from nqs.driver import FIGURE_SECONDS, checked_archive, minutes_left, show
+        from nqs.driver import FIGURE_SECONDS, checked_archive, minutes_left, report_result
         from nqs.runtime.progress import TensorBoard
         from nqs.runtime.threads import using_threads
         from nqs.vmc.continuation import rebuild, resume
 
         begin = process_began()
-        with clear_errors():
+        with errors_to_exit_codes():
             checked_archive(self.file)
             archive = Archive.open(self.file)
             print(archive.attributes["hamiltonian"])
@@ -48,5 +48,5 @@ class Resume:
                     flush=self.flush,
                     watch=[] if self.tensorboard is None else [TensorBoard(self.tensorboard)],
                 )
-            show(result, self.file, hilbert)
+            report_result(result, self.file, hilbert)
             return ExitCode.TIME_LIMIT if result.steps_left else ExitCode.FINISHED

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nqs.cli.errors import clear_errors
+from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Show:
     def __call__(self) -> None:
         from nqs.archive.archive import Archive
 
-        with clear_errors():
+        with errors_to_exit_codes():
             at_least_one(self.files, "show")
             if self.toml and self.json:
                 raise ValueError("give --toml or --json, not both.")

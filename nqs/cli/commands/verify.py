@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nqs.cli.errors import ExitCode, clear_errors
+from nqs.cli.errors import ExitCode, errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
 
 
@@ -15,7 +15,7 @@ class Verify:
     def __call__(self) -> int:
         from nqs.archive.archive import Archive, ArchiveError
 
-        with clear_errors():
+        with errors_to_exit_codes():
             at_least_one(self.files, "verify")
             damaged = 0
             for file in self.files:
