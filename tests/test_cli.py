@@ -128,7 +128,7 @@ def test_time_limit_stops_in_time_and_resume_ends_like_an_uninterrupted_run(nqs:
     assert "stopped at the time limit with 4 steps left: resume to go on" in stopped.out
     archive = Archive.open("run.h5")
     assert (archive.step, archive.result_step, archive.finished) == (1, 1, False)
-    assert "progress    1 of 5 steps, stopped; nqs resume run.h5 goes on" in nqs("show run.h5").out
+    assert "progress    1 of 5 steps, stopped; continue with: nqs resume run.h5" in nqs("show run.h5").out
     assert nqs("resume run.h5 --minutes 1e-9").code == 3
     resumed = nqs("resume run.h5")
     assert resumed.code == 0
@@ -259,9 +259,9 @@ def test_show_says_what_it_is_how_far_it_is_and_what_it_found(runs: Command) -> 
     assert re.fullmatch(r"              variance \S+, V-score \S+", lines[4])
     assert re.fullmatch(rf"  exact       {EXACT:.8f} J \(dense, dimension 10\), relative error \S+", lines[5])
     assert re.fullmatch(
-        r"  time        [\d,]+ s, \S+ s a step, and \d+\.\d\d% on top for writing the archive", lines[6]
+        r"  time        [\d,]+ s, \S+ s per step; writing the archive \d+\.\d\d% of the whole", lines[6]
     )
-    assert re.fullmatch(r"  size        [\d,]+ bytes, of which \d+ for each step", lines[7])
+    assert re.fullmatch(r"  size        [\d,]+ bytes, \d+ per step for the history", lines[7])
     assert lines[8].startswith("  model       OnOrbits(base=TransformerConfig(width=4, ")
     assert runs("show a.h5 b.h5").out.count("\n\n") == 1
 
@@ -289,7 +289,7 @@ def test_show_of_a_run_going_on_and_of_one_before_its_first_step(nqs: Command) -
     vmc = VMC(h, Transformer(h.hilbert, width=4, layers=1, heads=1), None, None, TreeSampler(n_samples=10))
     vmc.run(2, archive="run.h5", progress=False, watch=[Looker()], flush=FlushPolicy(longest=0))
     for step, text in enumerate(seen, 1):
-        assert f"  progress    {step} of 2 steps, going on (process {os.getpid()} on " in text
+        assert f"  progress    {step} of 2 steps, running (process {os.getpid()} on " in text
         assert "(last step: " in text
     Archive.create("empty.h5", config={}, hamiltonian="H", unit="J").close()
     text = nqs("show empty.h5").out

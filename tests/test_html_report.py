@@ -95,7 +95,7 @@ def test_page_of_one_run_says_all(folder: Path, tmp_path: Path) -> None:
         f"{GROUND.energy:.8f} J (dense, dimension 10)",
         f"{(result.energy - GROUND.energy) / abs(GROUND.energy):.1e}",
         f"evaluation after 6 steps: 500 samples, {result.n_distinct} distinct configurations",
-        "retries after states not finite",
+        "retries after non-finite states",
         "perplexity",
         "condensate fraction",
         "one body density matrix",

@@ -121,7 +121,7 @@ def test_interrupted_call_is_continued_by_repeating_it(
         patch.setattr(ExhaustiveSampling, "sample", interrupted)
         stopped = script(*TOY)
     assert stopped.code == 130
-    assert "interrupted: what was recorded is in the archive; repeat the command to go on." in stopped.err
+    assert "interrupted: recorded steps are in the archive; repeat the command to continue." in stopped.err
     (archive,) = (tmp_path / "results").iterdir()
     assert Archive.open(archive).step == 3
     continued = script(*TOY)
@@ -210,7 +210,7 @@ def test_fermions_are_fitted_to_their_determinant(
 def test_options_that_change_no_number_use_the_same_archive(script: Script) -> None:
     first, other = script(*TOY), script(*TOY, "--exact-limit", "0")
     assert first.paths == other.paths
-    assert "no exact energy: the dimension is over --exact-limit 0\n" in other.out
+    assert "no exact energy: the dimension is above exact_limit=0\n" in other.out
     assert f"exact {EXACT:.8f}" in other.out  # the archive remembers it
     assert other.out.splitlines()[3:6] == first.out.splitlines()[3:6]
 
@@ -270,7 +270,7 @@ def test_insulator_with_energy_zero_runs(script: Script) -> None:
         ),
         (("--archive", "run"), "archive run: its name must end with .h5 or .hdf5"),
         (("--initial", "none.h5"), "none.h5: no such archive."),
-        (("--pretrain", "exact", "--exact-limit", "0"), "--pretrain exact needs the exact ground state: raise"),
+        (("--pretrain", "exact", "--exact-limit", "0"), 'pretrain="exact" needs the exact ground state: raise'),
         (("--pretrain", "mean-field"), "to the determinant that gives the model its signs, but this one has no ref"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

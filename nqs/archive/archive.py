@@ -168,7 +168,7 @@ class Archive(MemoryArchive):
         self._recorded = True
 
     def how_to_continue(self) -> str:
-        return f"{self.step} of {self.steps} steps are saved in {self.path}; repeat the command or resume to go on."
+        return f"{self.step} of {self.steps} steps are saved in {self.path}; repeat the command or resume to continue."
 
     def where_last_state_is(self) -> str:
         return f"The state before it is in {self.path}."

@@ -66,7 +66,7 @@ def upgraded(config: Mapping[str, Any], *, finished: bool = False) -> dict[str, 
         finished: no step is left, so that removed options are dropped whatever their value.
 
     Raises:
-        ArchiveError: steps are left, and a removed option has a value that today's package cannot go on with.
+        ArchiveError: steps are left, and a removed option has a value that this package cannot continue with.
     """
     new = {name: _part(part, finished) for name, part in config.items()}
     old = config.get("optimiser")

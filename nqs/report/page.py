@@ -82,7 +82,7 @@ def html_report(archives: Sequence[Archive], rows: Sequence[Row]) -> str:
     pages = []
     for archive in archives:
         require_step(archive, "report")
-        try:
+        try:  # a valid archive may hold contents that nqs did not write
             pages.append(_page(archive, exact[str(archive.path)]))
         except (
             KeyError,
@@ -160,7 +160,7 @@ def _value(value: float, error: float | None) -> str:
 def _state(archive: Archive) -> str:
     progress = f"{archive.step:,} of {archive.steps:,} steps"
     if (writer := writer_of(archive.path)) is not None:
-        return f"{progress}, going on ({writer})"
+        return f"{progress}, running ({writer})"
     return f"{progress}, {'finished' if archive.finished else 'stopped'}"
 
 
@@ -174,11 +174,11 @@ def _sampler(archive: Archive) -> Table:
         ("distinct configurations", f"{last['distinct']:,.0f}"),
         ("perplexity", _number(last.get("perplexity"), "{:,.1f}")),
         ("amplitudes reused", _number(last.get("share_saved"), "{:.1%}")),
-        ("retries after states not finite", _number(retries, "{:.0f}")),
-        ("optimisation", f"{seconds:,.0f} s, {seconds / archive.step:.2g} s a step"),
+        ("retries after non-finite states", _number(retries, "{:.0f}")),
+        ("optimisation", f"{seconds:,.0f} s, {seconds / archive.step:.2g} s per step"),
     ]
     if "clipped" in history:
-        rows.append(("clipped for the updates, mean over the steps", f"{history['clipped'].mean():.2%}"))
+        rows.append(("clipped weight in the updates, mean over the steps", f"{history['clipped'].mean():.2%}"))
     if "archive_seconds" in history:
         writing = float(np.nansum(history["archive_seconds"]))
         rows.append(("writing the archive", f"{writing:.2g} s, {writing / (writing + seconds):.2%} on top"))

@@ -125,8 +125,8 @@ def _shell_means(found: Arrays, name: str, shells: list[np.ndarray]) -> Arrays:
 
 
 def _momenta(axes: Axes, found: Arrays) -> None:
-    """Momentum distribution and structure factors on a ring; on a two-dimensional torus the first of them as a map; else
-    coherence over distance."""
+    """Momentum distribution and structure factors on a ring; the first of them as a map on a two-dimensional torus;
+    else coherence over distance."""
     names = [*(["momentum_distribution"] if "momentum_distribution" in found else [])]
     names += _named(found, "structure_factor_")
     vectors = found.get("wave_vectors")

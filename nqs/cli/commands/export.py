@@ -1,4 +1,4 @@
-"""nqs export: a run for other programs."""
+"""nqs export: history and parameters of a run in formats of other programs."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ class Export:
     """
 
     file: File
-    # the ending chooses the format: .csv, .json or .safetensors
+    # files; the ending chooses the format: .csv, .json or .safetensors
     output: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-o"], metavar="FILE...")]
 
     def __call__(self) -> None:
@@ -46,7 +46,7 @@ class Export:
 
 
 def write_csv(archive: "Archive", path: Path) -> None:
-    """One line a step, every digit."""
+    """One line per step, every digit."""
     history = {"step": archive.history["step"]} | archive.history
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -55,7 +55,7 @@ def write_csv(archive: "Archive", path: Path) -> None:
 
 
 def write_json(archive: "Archive", path: Path) -> None:
-    """What `nqs show --json` prints, with the history under "history"; null for what is not finite."""
+    """The output of `nqs show --json`, with the history under "history"; null for values that are not finite."""
     from nqs.cli.commands.show import plain_data
 
     history = {
@@ -66,7 +66,7 @@ def write_json(archive: "Archive", path: Path) -> None:
 
 
 def write_parameters(archive: "Archive", path: Path) -> None:
-    """Parameters by name, with what they belong to as metadata."""
+    """Parameters by name, with Hamiltonian, unit, package version, configuration and step as metadata."""
     from safetensors.numpy import save_file
 
     header = archive.attributes

@@ -1,4 +1,4 @@
-"""nqs resume: go on with a run from its archive alone."""
+"""nqs resume: continue a run from its archive."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +10,14 @@ from nqs.cli.files import File
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Go on with a run where it stopped, here or on another device; a finished run shows its result.
+    """Continue a run where it stopped, also on another device; show the result of a finished run.
 
-    On the CPU the result is bit for bit that of a run that was never interrupted.
+    On the CPU the result is bit for bit that of an uninterrupted run.
     """
 
     file: File
-    device: str | None = None  # None: a GPU where there is one, else the CPU
-    threads: int | None = None  # of the CPU; None: one for small steps, else as PyTorch chooses (one a core)
+    device: str | None = None  # None: a GPU if there is one, else the CPU
+    threads: int | None = None  # of the CPU; None: one for small steps, else as PyTorch chooses (one per core)
     minutes: float | None = None  # stop early enough to evaluate the energy within that time
     flush: FlushPolicy = field(default_factory=FlushPolicy)
     tensorboard: Path | None = None  # folder for TensorBoard

@@ -1,4 +1,4 @@
-"""nqs verify: whether archives are whole."""
+"""nqs verify: check the integrity of archives."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from nqs.cli.files import Files, at_least_one
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Check that every byte of archives is as it was written. Exit code 1 if one of them is not."""
+    """Check archives against the checksums written with them. Exit code 1 if one of them is damaged."""
 
     files: Files = ()
 
