@@ -160,7 +160,7 @@ def test_signal_saves_and_says_so(number: signal.Signals, nqs: Command, monkeypa
     assert outcome.code == 128 + number
     assert f"{number.name}: finishing this step, then saving\n" in outcome.err
     assert outcome.err.endswith(
-        f"interrupted: {number.name}: 3 of 5 steps are saved in run.h5; repeat the command or resume to go on.\n"
+        f"interrupted: {number.name}: 3 of 5 steps are saved in run.h5; repeat the command or resume to continue.\n"
     )
     assert Archive.open("run.h5").step == 3
     assert nqs("verify run.h5").code == 0
@@ -175,7 +175,7 @@ def test_real_process_survives_sigterm(tmp_path: Path) -> None:
         process.terminate()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "steps are saved in run.h5; repeat the command or resume to go on." in err
+    assert "steps are saved in run.h5; repeat the command or resume to continue." in err
     assert Archive.open(tmp_path / "run.h5").step >= 1
     assert {path.name for path in tmp_path.iterdir()} == {"run.h5"}
 

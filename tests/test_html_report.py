@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from nqs import VMC, Archive, exact
+from nqs.archive import Checkpoint
 from nqs.cli import main
 from nqs.estimators.estimate import EnergyEstimate, with_error
 from nqs.hamiltonians import BoseHubbard
@@ -145,7 +146,9 @@ def hostile(path: Path) -> Path:
     with Archive.create(path, config=config, hamiltonian=EVIL, unit=EVIL, script=EVIL) as archive:
         for step in (0, 1):
             state = {EVIL: torch.zeros(1)}
-            archive.record({"step": step, **numbers}, step + 1, state, state, torch.zeros(1, dtype=torch.uint8))
+            archive.record(
+                {"step": step, **numbers}, step + 1, Checkpoint(state, state, torch.zeros(1, dtype=torch.uint8))
+            )
         name = EVIL.replace("/", "|")  # of an HDF5 dataset
         for stem in (f"density_{name}", f"correlations_{name}"):
             values = np.ones((2, 2)) if stem.startswith("corr") else np.ones(2)
@@ -182,7 +185,7 @@ def test_archive_that_nqs_did_not_fill_gives_one_clear_line(missing: str, messag
     names = ("step", "energy", "error", "variance", "v_score", "samples", "distinct", "seconds")
     with Archive.create(tmp_path / "x.h5", config={"hamiltonian": {}}, hamiltonian="H", unit="J") as archive:
         numbers = {name: 1.0 for name in names if name != missing}
-        archive.record(numbers, 1, state, state, torch.zeros(1, dtype=torch.uint8))
+        archive.record(numbers, 1, Checkpoint(state, state, torch.zeros(1, dtype=torch.uint8)))
         archive.write_observable("local_state_probabilities", np.ones(3))
     with pytest.raises(SystemExit, match=rf"error: .*x\.h5 {message}"):
         main(["report", str(tmp_path / "x.h5"), "-o", str(tmp_path / "x.html")])

@@ -9,7 +9,7 @@ import numpy as np
 from nqs.archive.contents import EXACT, Attributes, Datasets
 from nqs.archive.flush import FlushPolicy
 from nqs.archive.header import new_header
-from nqs.archive.record import RunRecord
+from nqs.archive.record import Checkpoint, RunRecord
 from nqs.estimators.estimate import EnergyEstimate
 
 if TYPE_CHECKING:  # importing torch takes seconds: `nqs show` does without
@@ -38,59 +38,29 @@ class MemoryArchive(RunRecord):
 
     # --- steps ------------------------------------------------------------------------------------------------
 
-    def record(
-        self,
-        quantities: Mapping[str, float],
-        step: int,
-        model: "Mapping[str, Tensor]",
-        optimiser: "Mapping[str, Tensor]",
-        generator: "Tensor",
-        *,
-        sampler: "Mapping[str, Tensor] | None" = None,
-        damping: float = 1.0,
-        last_good: "Tensor | None" = None,
-    ) -> None:
+    def record(self, quantities: Mapping[str, float], step: int, checkpoint: Checkpoint) -> None:
         """Record a finished step: a row of the history, and the checkpoint after it. `flush` writes it to disk."""
-        attributes, datasets = self._with_checkpoint(
-            step, model, optimiser, generator, sampler or {}, damping=damping, last_good=last_good
-        )
+        attributes, datasets = self._with_checkpoint(step, checkpoint)
         # In one assignment, so that an interrupt leaves no half-recorded step.
         rows = [*self._rows, dict(quantities)]
         self._rows, self._attributes, self._datasets = rows, attributes, datasets
         self._changed()
 
-    def start(
-        self,
-        model: "Mapping[str, Tensor]",
-        optimiser: "Mapping[str, Tensor]",
-        generator: "Tensor",
-        *,
-        sampler: "Mapping[str, Tensor] | None" = None,
-    ) -> None:
+    def start(self, checkpoint: Checkpoint) -> None:
         """Checkpoint before the first step, for a run whose parameters do not follow from the model's seed."""
-        self._attributes, self._datasets = self._with_checkpoint(0, model, optimiser, generator, sampler or {})
+        self._attributes, self._datasets = self._with_checkpoint(0, checkpoint)
         self._changed()
 
-    def _with_checkpoint(
-        self,
-        step: int,
-        model: "Mapping[str, Tensor]",
-        optimiser: "Mapping[str, Tensor]",
-        generator: "Tensor",
-        sampler: "Mapping[str, Tensor]",
-        *,
-        damping: float = 1.0,
-        last_good: "Tensor | None" = None,
-    ) -> tuple[Attributes, Datasets]:
+    def _with_checkpoint(self, step: int, new: Checkpoint) -> tuple[Attributes, Datasets]:
         """All attributes and datasets with the checkpoint replaced."""
-        tensors = {"checkpoint/generator": generator}
-        for kind, state in (("model", model), ("optimiser", optimiser), ("sampler", sampler)):
-            tensors |= {f"checkpoint/{kind}/{name}": tensor for name, tensor in state.items()}
-        if last_good is not None:
-            tensors["checkpoint/last_good"] = last_good
-        new = {path: tensor.detach().cpu().numpy().copy() for path, tensor in tensors.items()}
-        attributes = self._attributes | {"checkpoint": {"step": step, "damping": damping}}
-        datasets = {path: old for path, old in self._datasets.items() if not path.startswith("checkpoint/")} | new
+        tensors = {"checkpoint/generator": new.generator}
+        for kind in ("model", "optimiser", "sampler"):
+            tensors |= {f"checkpoint/{kind}/{name}": tensor for name, tensor in getattr(new, kind).items()}
+        if new.last_good is not None:
+            tensors["checkpoint/last_good"] = new.last_good
+        arrays = {path: tensor.detach().cpu().numpy().copy() for path, tensor in tensors.items()}
+        attributes = self._attributes | {"checkpoint": {"step": step, "damping": new.damping}}
+        datasets = {path: old for path, old in self._datasets.items() if not path.startswith("checkpoint/")} | arrays
         return attributes, datasets
 
     def roll_back(self, model: "Mapping[str, Tensor]") -> None:

@@ -16,12 +16,23 @@ else:
 
 
 class Checkpoint(NamedTuple):
-    """State after the last finished step."""
+    """State after the last finished step, each part by name.
+
+    Attributes:
+        model: parameters and buffers.
+        optimiser: state of the optimiser.
+        generator: state of the random generator, bytes.
+        sampler: state of the sampler; {} if it has none.
+        damping: factor on the next update.
+        last_good: all parameters before the last update, (P,), whose energy was finite.
+    """
 
     model: dict[str, Tensor]
     optimiser: dict[str, Tensor]
     generator: Tensor
-    sampler: dict[str, Tensor]
+    sampler: dict[str, Tensor] = {}  # noqa: RUF012  # never changed
+    damping: float = 1.0
+    last_good: Tensor | None = None
 
 
 class RunRecord:
@@ -114,7 +125,7 @@ class RunRecord:
         return self._group("checkpoint/model")
 
     def checkpoint(self) -> Checkpoint:
-        """States of model, optimiser, random generator and sampler; {} for a sampler without a state.
+        """The state to continue from.
 
         Raises:
             ArchiveError: the run has not finished a step.
@@ -125,18 +136,15 @@ class RunRecord:
             {name: torch.from_numpy(values.copy()) for name, values in group.items()}
             for group in (self.parameters(), self._group("checkpoint/optimiser"), self._group("checkpoint/sampler"))
         )
-        generator = torch.from_numpy(self._datasets["checkpoint/generator"].copy())
-        return Checkpoint(model=model, optimiser=optimiser, generator=generator, sampler=sampler)
-
-    @property
-    def damping(self) -> float:
-        """Factor on the next update."""
-        return float(self._attributes.get("checkpoint", {}).get("damping", 1.0))
-
-    @property
-    def last_good(self) -> np.ndarray | None:
-        """All parameters before the last update, (P,), whose energy was found finite."""
-        return self._datasets.get("checkpoint/last_good")
+        last_good = self._datasets.get("checkpoint/last_good")
+        return Checkpoint(
+            model=model,
+            optimiser=optimiser,
+            generator=torch.from_numpy(self._datasets["checkpoint/generator"].copy()),
+            sampler=sampler,
+            damping=float(self._attributes["checkpoint"]["damping"]),
+            last_good=None if last_good is None else torch.from_numpy(last_good.copy()),
+        )
 
     def _group(self, name: str) -> dict[str, np.ndarray]:
         prefix = f"{name}/"
