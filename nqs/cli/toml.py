@@ -16,7 +16,7 @@ TOML has no null; the text "None" represents it.
 import difflib
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -24,46 +24,41 @@ SCRIPT = "script"  # key of the script's name
 
 
 def options_table(config: Any) -> dict[str, Any]:
-    """Options of a script's configuration by their names on the command line.
+    """Options of a script's configuration by their names on the command line, those with a dot in tables.
 
     Fields that are None by default are left out if they are None, and so are options of this call alone.
     """
-    hints = get_type_hints(type(config), include_extras=True)
     table: dict[str, Any] = {}
-    for field in fields(config):
-        value = getattr(config, field.name)
-        metadata = getattr(hints[field.name], "__metadata__", ())
+    for name, field, value in _options(config):
         if field.metadata.get("of this call") or (value is None and field.default is None):
             continue
-        if not is_dataclass(value):
-            table[field.name] = _plain(value)
-        elif any(getattr(item, "name", None) == "" for item in metadata):  # tyro.conf.arg(name=""): without a prefix
-            table |= options_table(value)
-        else:
-            table[field.name] = options_table(value)
+        *names, last = name.split(".")
+        inner = table
+        for outer in names:
+            inner = inner.setdefault(outer, {})
+        if value is None or isinstance(value, Path):
+            value = str(value)
+        inner[last] = list(value) if isinstance(value, tuple) else value
     return table
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
 
 
 def option_names(config: Any) -> set[str]:
     """Names of all options in a TOML file; those in tables contain a dot."""
+    return {name for name, _, _ in _options(config)} - {"config", "started_by", "begin"}
+
+
+def _options(config: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
+    """Name on the command line, field and value of every option."""
     hints = get_type_hints(type(config), include_extras=True)
-    names = set()
     for field in fields(config):
-        inner = getattr(config, field.name)
+        value = getattr(config, field.name)
         metadata = getattr(hints[field.name], "__metadata__", ())
-        if not is_dataclass(inner):
-            names.add(field.name)
-        elif any(getattr(item, "name", None) == "" for item in metadata):
-            names |= option_names(inner)
+        if not is_dataclass(value):
+            yield prefix + field.name, field, value
+        elif any(getattr(item, "name", None) == "" for item in metadata):  # tyro.conf.arg(name=""): without a prefix
+            yield from _options(value, prefix)
         else:
-            names |= {f"{field.name}.{name}" for name in option_names(inner)}
-    return names - {"config", "started_by", "begin"}
+            yield from _options(value, f"{prefix}{field.name}.")
 
 
 def to_toml(script: str, table: Mapping[str, Any]) -> str:
