@@ -508,8 +508,8 @@ def test_flush_is_due_by_its_cost_or_after_the_longest_time(archive: Archive, mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"share": 0.0}, r"share=0\.0: the share of the time for writing is above 0 and at most 1"),
-        ({"share": 2.0}, r"share=2\.0: the share"),
+        ({"share": 0.0}, r"share=0\.0: give a fraction of the time, above 0 and at most 1"),
+        ({"share": 2.0}, r"share=2\.0: give a fraction"),
         ({"longest": -1.0}, r"longest=-1\.0: give the seconds between two writes, 0 for every step"),
         ({"longest": float("nan")}, r"longest=nan: give the seconds"),
     ],

@@ -221,7 +221,10 @@ def test_toml_switches_on_and_off() -> None:
         ("U = = 3", "run.toml is no TOML: Invalid value"),
         ("[model]\nwidht = 4", "run.toml: 'model.widht' is no option of this script; did you mean 'model.width'?"),
         ("zzz = 4", "run.toml: 'zzz' is no option of this script; --help lists the options."),
-        ('script = "ising"', "run.toml holds options of 'ising', not of 'bose-hubbard': run that script, or change the file."),
+        (
+            'script = "ising"',
+            "run.toml holds options of 'ising', not of 'bose-hubbard': run that script, or change the file.",
+        ),
         ("U = 2020-01-01", "run.toml: U = datetime.date(2020, 1, 1) is neither a number, text, true or false"),
         ("U = [[1]]", "run.toml: U = [[1]] is neither a number"),
     ],

@@ -36,7 +36,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 def upgrade(attributes: Attributes, datasets: Datasets) -> None:
     """Remove `WithReference` from the configuration and the names of the parameters, in place."""
     config = json.loads(str(attributes[""]["config"]))
-    model, removed = without_wrapper(config.get("model"))
+    model, removed = without_wrapper(config.get("model")) if isinstance(config, dict) else (None, 0)
     if not removed:
         return
     attributes[""]["config"] = json.dumps(config | {"model": model})
