@@ -223,7 +223,7 @@ def test_toml_switches_on_and_off() -> None:
         ("zzz = 4", "run.toml: 'zzz' is no option of this script; --help lists the options."),
         (
             'script = "ising"',
-            "run.toml holds options of 'ising', not of 'bose-hubbard': run that script, or change the file.",
+            "run.toml holds options of 'ising', not of 'bose-hubbard': run that script",
         ),
         ("U = 2020-01-01", "run.toml: U = datetime.date(2020, 1, 1) is neither a number, text, true or false"),
         ("U = [[1]]", "run.toml: U = [[1]] is neither a number"),

@@ -397,7 +397,7 @@ def test_a_sector_without_the_exact_ground_state_is_said(
     """The lowest determinant alone leads to a wrong sector here (test_sectors.py)."""
     from nqs.scripts import fermi_hubbard
 
-    warning = "but the exact ground state is not in this sector: the run will end above it (symmetry="none")"
+    warning = 'but the exact ground state is not in this sector: the run will end above it (symmetry="none")'
     for determinants, said in ((0, True), (recipes.sector.PROJECTED, False)):
         monkeypatch.setattr(recipes.sector, "PROJECTED", determinants)
         options = Options(steps=1, device="cpu", archive=tmp_path / f"{determinants}.h5")
