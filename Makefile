@@ -1,15 +1,15 @@
-# A fresh machine needs Python 3.11, 3.12 or 3.13 with pip, and make; everything else goes to .venv/.
+# A fresh machine needs Python 3.11, 3.12 or 3.13 with pip, and make; everything else is installed in .venv/.
 # Another Python:  make PYTHON=python3.12 test       Arguments for pytest:  make test PYTEST_ARGS="-x -k hubbard"
 #
 # Why the package is installed twice.
 # The folders hamiltonians/, models/, samplers/ and scripts/ are mapped to nqs.hamiltonians, … by pyproject.toml.
-# - To run, the package is installed in (ordinary, "lenient") editable mode: setuptools registers an import finder that
-#   knows the mapping. It also answers where ./nqs comes first on sys.path, as in `python -c "import nqs.models"` or
-#   `python -m pytest` from this directory: Python finds nqs in ./nqs, does not find models there, and asks the next
-#   finder. New and renamed files are seen at once. The strict mode, a tree of links, would do neither.
-# - mypy and import-linter run no import finders, so for `make types` and `make lint` the five folders are copied, by the
-#   build step that also fills the wheel (build_py), to build/typed/, where they lie as they are imported. Both run
-#   there; the paths in the messages of mypy are then turned back into those of the sources.
+# - To run, the package is installed in (default, "lenient") editable mode: setuptools registers an import finder with
+#   the mapping. It also works if ./nqs comes first on sys.path, as in `python -c "import nqs.models"` or
+#   `python -m pytest` in this directory: Python finds nqs in ./nqs, does not find models there, and asks the next
+#   finder. New and renamed files are found at once. The strict mode, a tree of links, does neither.
+# - mypy and import-linter run no import finders, so for `make types` and `make lint` the five folders are copied to build/typed/
+#   in the layout of their import names, by the build step of the wheel (build_py). Both tools run there; the paths in
+#   the messages of mypy are then mapped back to those of the sources.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -20,7 +20,7 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 INSTALLED := .venv/.installed
 DOCUMENTED := .venv/.documented
 TYPED := build/typed
-# The folders too: their times change when a file is added or removed.
+# Folders are included because their times change when a file is added or removed.
 SOURCES := $(shell find nqs hamiltonians models samplers scripts \( -type d ! -name __pycache__ -o -name '*.py' -o -name py.typed \) -print)
 
 .DEFAULT_GOAL := help
@@ -32,16 +32,16 @@ help:  ## show this list
 run: $(INSTALLED)  ## find the ground state of a Bose-Hubbard chain (RUN_ARGS="--help" lists the options)
 	$(BIN)/nqs run bose-hubbard $(RUN_ARGS)
 
-test: lint types  ## everything a change must pass: lint, types, tests
+test: lint types  ## all checks: lint, types, tests
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(PYTEST_ARGS)
 
-lint: $(TYPED)/.built  ## ruff, rules and format, and the import floors, changing nothing
+lint: $(TYPED)/.built  ## ruff (rules and format) and the import floors, without changes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@echo "$(BIN)/lint-imports  (in $(TYPED)/)"
 	@cd $(TYPED) && ../../$(BIN)/lint-imports ../../pyproject.toml --no-cache --no-logo
 
-format: $(INSTALLED)  ## ruff, mending what it can
+format: $(INSTALLED)  ## apply the fixes and the format of ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -66,11 +66,11 @@ clean:  ## remove builds and caches (the environment stays: rm -r .venv removes 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
 	    echo "nqs needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'not there')." \
-	         "Name one that fits, for example: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	         "Choose another one, for example: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Making the environment .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv .venv
 
-# setuptools first, so that the version in constraints.txt also builds the package.
+# setuptools first: the version in constraints.txt also builds the package.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing nqs and the versions of constraints.txt into .venv (a first time takes some minutes)"
 	@$(PIP) install -c constraints.txt setuptools

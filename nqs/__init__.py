@@ -29,14 +29,9 @@ __all__ = [
     "resume",
 ]
 
-# Imported when they are used: torch takes seconds, and the command line often does without.
-_HOMES = {
-    "Archive": "archive",
-    "ArchiveError": "archive",
-    "FlushPolicy": "archive",
-    "Interrupted": "runtime.interruption",
-}
-_HOMES["ground_state"] = "driver"
+# Imported on first use: torch takes seconds, and many commands do not need it.
+_HOMES = {"Interrupted": "runtime.interruption", "ground_state": "driver"}
+_HOMES |= dict.fromkeys(("Archive", "ArchiveError", "FlushPolicy"), "archive")
 _HOMES |= dict.fromkeys(("VMC", "NonFiniteError", "Result", "RunConfig", "resume"), "vmc")
 
 

@@ -1,7 +1,6 @@
-"""Find a ground state with one call: the plan of `nqs.recipes`, carried out.
+"""Find a ground state with one call: make the plan of `nqs.recipes` and carry it out.
 
-`nqs.ground_state` in Python, the scripts and `nqs run` are this call: with the same options and the same seed they end
-at the same energy.
+The scripts and `nqs run` call `ground_state`, too: the same options and seed give the same energy.
 """
 
 import math
@@ -37,9 +36,8 @@ from nqs.transfer import origin, transfer
 from nqs.vmc.loop import VMC
 from nqs.vmc.result import Result
 
-EXACT_LIMIT = 200_000  # dimension up to which the exact ground state is found first: seconds on a CPU
-FIGURE_SECONDS = 5.0  # for the figure, after the run
-DEGENERATE = 1e-8  # gap below which the exact ground state is one of many
+EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed first: seconds on a CPU
+FIGURE_SECONDS = 5.0  # reserved for the figure after the run
 ENDINGS = (".h5", ".hdf5")
 
 
@@ -73,28 +71,29 @@ def ground_state(
 ) -> Result:
     """Find the ground state of a Hamiltonian by variational Monte Carlo with an autoregressive transformer.
 
-    What is left open is chosen by `nqs.recipes.plan`, which also shows it without running it, and which explains the
-    arguments that are not listed here. A repeated call with the same archive continues the run where it stopped, or
-    shows its result.
+    Unset options are chosen by `nqs.recipes.plan`, which also shows them without running. A repeated call with the same
+    archive continues the run where it stopped, or returns its result.
 
     Args:
         hamiltonian: the problem, which states the sector.
-        minutes: time for all: exact diagonalisation, steps, evaluation and figure. A shorter run or a narrower network
-            is chosen if the usual one would take longer, by an estimate, and the steps end early enough.
-        exact: exact ground state or its energy, to show relative errors against; "auto": found first, up to the
-            dimension `exact_limit`; None: unknown.
+        model, reference, symmetry, distinct, optimiser, steps, seed, temperature, annealing, initial, pretrain, device,
+            threads: as in `nqs.recipes.plan`.
+        minutes: time limit for exact diagonalisation, steps, evaluation and figure together. If the default run is
+            estimated to take longer, fewer steps or a narrower network are chosen.
+        exact: exact ground state or its energy, for relative errors; "auto": computed first, up to the dimension
+            `exact_limit`; None: unknown.
         exact_limit: see `exact`.
         archive: HDF5 file of the run.
-        name: without an archive, keep the run in results/, in a file with this name and a digest of all choices.
+        name: without `archive`, the run is kept in results/NAME-DIGEST.h5, with a digest of all choices.
         figure: draw the figure of the run beside its archive.
         flush: how often the archive is written.
-        watch: objects that follow the run, such as `nqs.runtime.progress.TensorBoard`.
-        progress: print what is done, and show a progress bar.
-        started_by: name of the script and its options, to keep in the archive.
-        begin: `time.monotonic()` from which the minutes count; None: now.
+        watch: observers of the run, such as `nqs.runtime.progress.TensorBoard`.
+        progress: print the choices and show a progress bar.
+        started_by: name of the script and its options, stored in the archive.
+        begin: `time.monotonic()` at which the time limit begins; None: now.
 
     Raises:
-        ValueError: an impossible choice.
+        ValueError: an invalid option.
         ArchiveError: the archive belongs to another run, is damaged, cannot be written, or another process writes it.
         NonFiniteError: an energy or a parameter is not finite, even with small steps.
         Interrupted: SIGINT or SIGTERM, with everything saved in the archive; it is a KeyboardInterrupt.
@@ -106,9 +105,10 @@ def ground_state(
     -2.000000, exact -2.000000
     """
     begin = time.monotonic() if begin is None else begin
-    run = RunConfig(steps=steps, seed=seed, temperature=temperature, annealing=annealing)  # refuses impossible values
     say = print if progress else _silent
-    checked_device(str(default_device() if device is None else device))  # before hours of exact diagonalisation
+    # Validate options first: exact diagonalisation may take long.
+    RunConfig(steps=steps, seed=seed, temperature=temperature, annealing=annealing)
+    checked_device(str(default_device() if device is None else device))
     TimeLimit(minutes)
     if archive is not None:
         checked_archive(Path(archive))
@@ -121,7 +121,7 @@ def ground_state(
             exact = exact_diagonalisation.ground_state(hamiltonian)
             say(exact)
         else:
-            say(f"no exact energy: the dimension is over --exact-limit {exact_limit:,}")
+            say(f"no exact energy: the dimension is above exact_limit={exact_limit:,}")
     plan = planned(
         hamiltonian,
         model=model,
@@ -129,7 +129,7 @@ def ground_state(
         symmetry=symmetry,
         distinct=distinct,
         optimiser=optimiser,
-        steps=run.steps,
+        steps=steps,
         minutes=minutes,
         seed=seed,
         temperature=temperature,
@@ -166,7 +166,7 @@ def carry_out(
     started_by: tuple[str, Mapping[str, Any]] = ("", {}),
     begin: float | None = None,
 ) -> Result:
-    """Run a plan, or go on with it; arguments as in `ground_state`.
+    """Run a plan, or continue its run; arguments as in `ground_state`.
 
     Raises:
         ValueError, ArchiveError, NonFiniteError, Interrupted: as `ground_state`.
@@ -210,13 +210,13 @@ def carry_out(
 
 
 def built(plan: Plan, wavefunction: Wavefunction) -> tuple[VMC, RunConfig]:
-    """The loop that carries out a plan on its wavefunction, and the length and seed of its run."""
+    """The loop that carries out a plan, and length and seed of the run."""
     *before, main = plan.stages
     warm_up = None
     if before:
         (first,) = before
-        share = first.steps / plan.steps
-        warm_up = WarmUp(share=share, sampler=first.sampler, optimiser=first.optimiser)
+        fraction = first.steps / plan.steps
+        warm_up = WarmUp(share=fraction, sampler=first.sampler, optimiser=first.optimiser)
     vmc = VMC(
         plan.hamiltonian,
         wavefunction,
@@ -231,7 +231,7 @@ def built(plan: Plan, wavefunction: Wavefunction) -> tuple[VMC, RunConfig]:
 
 
 def _introduction(plan: Plan, exact: ExactGroundState | None) -> list[str]:
-    """What is known of the problem: signs and symmetry sector, compared with the exact ground state."""
+    """Choice of signs and symmetry sector, compared with the exact ground state if that is known."""
     hilbert, lines = plan.hamiltonian.hilbert, []
     if "Hartree-Fock" in plan.reason("signs"):
         lines.append(plan.reason("signs"))
@@ -243,14 +243,14 @@ def _introduction(plan: Plan, exact: ExactGroundState | None) -> list[str]:
     symmetry = getattr(plan.model, "symmetry", None)
     unique = exact if exact is not None and exact.multiplicity == 1 else None
     if unique is not None and symmetry is not None and weight_in_sector(symmetry, hilbert, unique.state) < 0.5:
-        lines.append("but the exact ground state is not in this sector: the run will end above it (--symmetry none)")
+        lines.append('but the exact ground state is not in this sector: the run will end above it (symmetry="none")')
     if "instead of" in plan.reason("steps"):
         lines.append(plan.reason("steps"))
     return lines
 
 
 def _start(plan: Plan, source: Archive | None) -> dict[str, Any]:
-    """What the parameters come from, if not from the model's seed: a part of what the run is."""
+    """Origin of the initial parameters, {} if they follow from the model's seed; part of the run's configuration."""
     start: dict[str, Any] = {} if source is None else origin(source)
     if plan.pretrain != "none":
         start |= {"fit": plan.pretrain, "steps": FIT_STEPS, "fidelity": FIT_FIDELITY}
@@ -258,24 +258,24 @@ def _start(plan: Plan, source: Archive | None) -> dict[str, Any]:
 
 
 def pretraining_target(plan: Plan, exact: ExactGroundState | None) -> Target:
-    """What the model is fitted to before the first step.
+    """State that the model is fitted to before the first step.
 
     Raises:
-        ValueError: there is no such state.
+        ValueError: the exact ground state is not known.
     """
     hilbert = plan.hamiltonian.hilbert
     if plan.pretrain == "exact":
         if exact is None:
-            raise ValueError("--pretrain exact needs the exact ground state: raise --exact-limit, or leave it out.")
+            raise ValueError('pretrain="exact" needs the exact ground state: raise exact_limit, or leave it out.')
         return VectorTarget(hilbert, exact.state)
     return MeanField(hilbert, network_of(plan.model).reference)
 
 
 def checked_archive(path: Path) -> Path:
-    """The path of an archive.
+    """The path, if it ends as that of an HDF5 file; else the figure beside it could overwrite it.
 
     Raises:
-        ValueError: an ending that is not that of an HDF5 file; the figure beside it could overwrite it.
+        ValueError: another ending.
     """
     if path.suffix not in ENDINGS:
         raise ValueError(
@@ -286,19 +286,14 @@ def checked_archive(path: Path) -> Path:
 
 
 def minutes_left(minutes: float | None, begin: float, reserved: float = 0.0) -> float | None:
-    """What is left of a time limit.
-
-    Args:
-        begin: `time.monotonic()` from which it counts.
-        reserved: seconds for what comes after the run.
-    """
+    """Remaining minutes of a time limit that began at `time.monotonic() == begin`; `reserved` seconds are kept back."""
     if minutes is None or not (minutes > 0 and math.isfinite(minutes)):
         return minutes
     return max(minutes - (time.monotonic() - begin + reserved) / 60, 1e-9)
 
 
-def show(result: Result, archive: Path, hilbert: HilbertSpace | None = None) -> None:
-    """Print a result, and where archive and figure are; draw the figure where a space is given."""
+def report_result(result: Result, archive: Path, hilbert: HilbertSpace | None = None) -> None:
+    """Print a result and the paths of archive and figure; draw the figure if `hilbert` is given."""
     print(result)
     figure = archive.with_suffix(".png")
     if hilbert is not None:
@@ -307,4 +302,4 @@ def show(result: Result, archive: Path, hilbert: HilbertSpace | None = None) -> 
 
 
 def _silent(*_: object, sep: str = "") -> None:
-    """Nothing is printed."""
+    """Replaces `print` if nothing is to be printed."""

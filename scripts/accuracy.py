@@ -1,13 +1,13 @@
-"""How close the default recipes come to exact ground states: a table of problems, several seeds each.
+"""Accuracy of the default recipes: relative errors of ground-state energies for a table of problems and seeds.
 
-    python scripts/accuracy.py                                  every problem, three seeds, on the GPU if there is one
+    python scripts/accuracy.py                                  all problems, three seeds, on a GPU if there is one
     python scripts/accuracy.py --problems bh8-U4 j1j2-4x4       some problems
     python scripts/accuracy.py --seeds 0 --parallel 1           one seed, one run at a time
-    python scripts/accuracy.py --list                           what there is
+    python scripts/accuracy.py --list                           list the problems
 
-Each run is a process of its own with the script of its Hamiltonian and no option but the physics, the seeds and the
-time limit; several share the device, since small problems do not fill a GPU. Archives and figures go to a folder; what
-is finished there is not run again, what was interrupted goes on. Exit code 1 if a run failed.
+Each run is a separate process of the script of its Hamiltonian, with options for the physics, the seeds and the time
+limit only; several share the device, because small problems do not fill a GPU. Archives and figures are kept in a
+folder: finished runs are not repeated, interrupted ones are continued. Exit code 1 if a run failed.
 """
 
 import json
@@ -23,6 +23,7 @@ import tyro
 
 from nqs import recipes
 from nqs.archive import Archive
+from nqs.report.summary import energy_of
 
 HUBBARD = "fermi_hubbard --boundary open"
 
@@ -35,7 +36,7 @@ class Problem:
         command: script and options.
         energy: exact ground-state energy.
         target: relative error to reach.
-        seeds: at most so many.
+        seeds: largest number of seeds.
     """
 
     command: str
@@ -72,15 +73,15 @@ TOY = ("bh4", "tv6")  # for tests
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which runs, and how."""
+    """Problems, seeds and resources."""
 
     problems: tuple[str, ...] = tuple(name for name in PROBLEMS if name not in TOY)
     seeds: tuple[int, ...] = (0, 1, 2)
-    parallel: int = 4  # runs side by side
-    minutes: float = 10.0  # for one run, the evaluation included
-    device: str = ""  # default: cuda where there is a GPU
+    parallel: int = 4  # number of runs at the same time
+    minutes: float = 10.0  # time limit of each run, including the evaluation
+    device: str = ""  # default: cuda if there is a GPU
     folder: Path = Path("results/accuracy")
-    list: bool = False  # name the problems and stop
+    list: bool = False  # list the problems and stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +98,15 @@ class Outcome:
 
 
 def outcome(name: str, seed: int, path: Path) -> Outcome:
-    """What an archive says."""
+    """Errors, time and steps of a run with a stored evaluation."""
     archive = Archive.open(path)
-    assert archive.result is not None
-    exact = PROBLEMS[name].energy
+    found = energy_of(archive, PROBLEMS[name].energy)
     fidelity = archive.observables().get("fidelity")
     return Outcome(
         problem=name,
         seed=seed,
-        relative_error=(archive.result.energy - exact) / abs(exact),
-        v_score=archive.result.v_score,
+        relative_error=found.relative_error,
+        v_score=found.estimate.v_score,
         fidelity=None if fidelity is None else float(fidelity),
         seconds=float(archive.history["seconds"].sum()),
         steps=archive.step,
@@ -114,18 +114,13 @@ def outcome(name: str, seed: int, path: Path) -> Outcome:
 
 
 def run(name: str, seed: int, config: Config) -> Outcome | None:
-    """One run in a process of its own; None if it failed. Its output stays beside the archive."""
+    """One run in a separate process; None if it failed. Its output is written beside the archive."""
     path = config.folder / f"{name}-{seed}.h5"
     script, *options = PROBLEMS[name].command.split()
     if not path.exists() or Archive.open(path).result is None:
         command = [sys.executable, "-m", "nqs.cli", "run", script.replace("_", "-"), *options]
         command += ["--seed", str(seed), "--model.seed", str(seed), "--minutes", str(config.minutes)]
-        command += [
-            "--device",
-            config.device or recipes.default_device(),
-            "--archive",
-            str(path),
-        ]
+        command += ["--device", config.device or recipes.default_device(), "--archive", str(path)]
         begin = time.monotonic()
         with path.with_suffix(".txt").open("w") as log:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
@@ -138,7 +133,7 @@ def run(name: str, seed: int, config: Config) -> Outcome | None:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """Median and worst of the seeds of each problem."""
+    """Markdown table with median and largest error over the seeds of each problem."""
     lines = ["| problem | seeds | median rel. error | worst | target | V-score | fidelity | steps | seconds |"]
     lines.append("|---" * 9 + "|")
     for name in dict.fromkeys(o.problem for o in outcomes):

@@ -1,23 +1,23 @@
-"""How fast sampler, local energy, gradient and whole step are, and against what.
+"""Speed of sampler, local energies, gradient and whole step, also against a naive version and NetKet.
 
     python scripts/benchmark.py                                              Heisenberg chain L=20, 1,024 samples
-    python scripts/benchmark.py --L 16 32 64 128 --distinct 500              exponent of the cost against L
-    python scripts/benchmark.py --problem bose-hubbard --against naive       our own plain version
+    python scripts/benchmark.py --L 16 32 64 128 --distinct 500              scaling exponent of the cost with L
+    python scripts/benchmark.py --problem bose-hubbard --against naive       a naive version of nqs
     python scripts/benchmark.py --against netket                             NetKet with two layers of LSTM
     python scripts/benchmark.py --breakdown                                  natural gradient next to plain gradient
     python scripts/benchmark.py --rounding                                   natural gradient in lower precisions
-    python scripts/benchmark.py --profile                                    which operations take the time of a step
+    python scripts/benchmark.py --profile                                    the operations that take most of a step
 
-Times are CPU seconds on a CPU (all threads added up) and wall seconds on a GPU, the best of a few repetitions after
-one that is not counted; with --repeats 0, for sizes at which that takes minutes, those of a single run, and nothing is
-counted. Matrix products are counted while they run, and the time they would take at the rate of a large product in the
-same precision (float64, float32, TF32) is set against the time measured; bytes are those of the inputs and outputs of
-every operation, set against the rate of a large copy.
+Times are CPU seconds on a CPU (summed over threads) and wall seconds on a GPU: the best of several repetitions after a
+warm-up; with --repeats 0, for very large sizes, those of a single run without counting operations. The floating-point
+operations of matrix products are counted, and the time they would take at the rate of a large product in the same
+precision (float64, float32, TF32) is compared with the measured time; so are the bytes of the inputs and outputs of all
+operations with the rate of a large copy.
 
-Naive means: every sample drawn by itself, each site from a network evaluation of the whole prefix; every connected
-configuration of every distinct sample evaluated from scratch; gradients with torch.func. It runs on as
-many of the samples as --naive-samples says, chosen at random, and ratios compare rates. "Prefix sharing alone" compares
-local energies of all samples that differ in nothing else.
+The naive version draws every sample separately, evaluates the whole prefix for every site and every connected
+configuration of every distinct sample from scratch, and takes gradients with torch.func. It runs on a random subset of
+--naive-samples samples, and ratios compare rates. "Prefix sharing alone" compares local energies with and without
+prefix sharing, all else equal.
 """
 
 import json
@@ -32,7 +32,7 @@ from typing import Any, Literal, get_args
 from nqs.runtime.threads import let_idle_threads_sleep
 
 # isort: split
-let_idle_threads_sleep()  # heeded only before torch is imported
+let_idle_threads_sleep()  # has an effect only before torch is imported
 
 import numpy as np
 import torch
@@ -57,35 +57,35 @@ from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples
 
 SHIFTS = (1e-3, 1e-4, 1e-5, 1e-6)
-NETKET_CHAINS = 512  # Markov chains side by side: more vectorise better, and each is shorter
+NETKET_CHAINS = 512  # parallel Markov chains: more of them vectorise better, but each is shorter
 Part = Literal["sampler", "local energy", "gradient", "step"]
 PARTS: tuple[Part, ...] = ("sampler", "local energy", "gradient", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured."""
+    """Problem, sizes and measurements."""
 
     problem: Literal["heisenberg", "bose-hubbard", "fermi-hubbard"] = "heisenberg"
-    L: tuple[int, ...] = (20,)  # sites of the chain; several give the exponent of the cost
-    samples: int = 1024  # independent samples
-    distinct: int | None = None  # so many distinct configurations instead, drawn without replacement
-    recorded: bool = True  # sample with a CUDA graph on a GPU; its operations are those of the sampler without it
-    sector: bool = False  # Heisenberg at total Sz = 0; False: all of it, as NetKet samples it
+    L: tuple[int, ...] = (20,)  # number of sites; several give the scaling exponent of the cost
+    samples: int = 1024  # number of independent samples
+    distinct: int | None = None  # number of distinct configurations instead, drawn without replacement
+    use_cuda_graph: bool = True  # sample with a CUDA graph on a GPU; operations are counted without it
+    sector: bool = False  # Heisenberg at total Sz = 0; False: all total Sz, as NetKet samples
     train: int = 0  # optimisation steps before the measurement
-    training_samples: int = 4096  # at most so many in each of them
+    training_samples: int = 4096  # largest number of samples in each of them
     model: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=16, layers=2, heads=2, phase="zero")
     )
     optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
     device: str = field(default_factory=recipes.default_device)
-    threads: int | None = None  # of the CPU; None: as PyTorch chooses
-    repeats: int = 3  # 0: everything once, for sizes at which that takes minutes
+    threads: int | None = None  # CPU threads; None: as PyTorch chooses
+    repeats: int = 3  # 0: a single run, for very large sizes
     parts: tuple[Part, ...] = PARTS
     against: Literal["nothing", "naive", "netket"] = "nothing"
     naive_samples: int = 256
-    breakdown: bool = False  # parts of a natural-gradient step next to a plain gradient step
-    rounding: bool = False  # how far updates in lower precisions are from that in float64
+    breakdown: bool = False  # parts of a natural-gradient step, and a plain-gradient step
+    rounding: bool = False  # rounding errors of updates in lower precisions
     profile: bool = False  # list the operations that take most of a step
     seed: int = 0
 
@@ -114,7 +114,7 @@ def wavefunction(config: Config, h: Hamiltonian) -> AutoregressiveWavefunction:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One part at one size: seconds, operations in products by precision, bytes in and out of the operations."""
+    """One part at one size: seconds, operations in matrix products by precision, bytes of all inputs and outputs."""
 
     seconds: float
     operations: dict[str, int]
@@ -122,7 +122,7 @@ class Measurement:
 
 
 class Counted(TorchDispatchMode):
-    """Adds up operations in matrix products, and bytes of the inputs and outputs of everything that is no view."""
+    """Counts operations in matrix products, and bytes of the inputs and outputs of all operations except views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Counted(TorchDispatchMode):
 
 
 def attention_operations(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    """Of the two products in q k^T and the weights times v, shapes (B, H, T, E); torch's own table lacks the CPU's."""
+    """Operations in q k^T and in weights times v, shapes (B, H, T, E); torch's table lacks the CPU kernels."""
     return 4 * q.numel() * k.shape[2]
 
 
@@ -160,7 +160,7 @@ COUNTED: dict[Any, Callable[..., int]] = flop_registry | {
 
 
 def seconds_of(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Best of some repetitions, after one that warms up; of a single run for 0."""
+    """Shortest of several repetitions after a warm-up; time of a single run if `repeats` is 0."""
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     best = float("inf")
     for repetition in range(repeats + 1):
@@ -181,7 +181,7 @@ def synchronise(device: torch.device) -> None:
 def measure(
     run: Callable[[], object], device: torch.device, repeats: int, counted_run: Callable[[], object] | None = None
 ) -> Measurement:
-    """Seconds of `run`; operations of `counted_run` if that is given, for what cannot be counted while it runs."""
+    """Seconds of `run`; operations of `counted_run`, if given, because those of a CUDA graph cannot be counted."""
     seconds = seconds_of(run, device, repeats)
     if not repeats:
         return Measurement(seconds, {}, 0)
@@ -191,7 +191,7 @@ def measure(
 
 
 def operations_of(run: Callable[[], object], device: torch.device) -> str:
-    """The operations that take longest, as a table."""
+    """Table of the operations that take longest."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -223,13 +223,13 @@ def copy_rate(device: torch.device) -> float:
     return 2 * large.numel() / seconds_of(lambda: target.copy_(large), device, 3)
 
 
-def share_of_products(m: Measurement, device: torch.device) -> float:
-    """Time that the matrix products would take at the measured rates, in units of the time measured."""
+def fraction_of_products(m: Measurement, device: torch.device) -> float:
+    """Time of the matrix products at the rates of large products, as a fraction of the measured time."""
     return sum(number / product_rate(device, kind) for kind, number in m.operations.items()) / m.seconds
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU since the start, or of the process."""
+    """Peak memory since the start in bytes, of the GPU or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource  # not on Windows
@@ -242,7 +242,7 @@ def peak_memory(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A system with a state, trained as wanted."""
+    """A Hamiltonian and a wavefunction after `train` steps, with what a step needs."""
 
     hamiltonian: Hamiltonian
     psi: AutoregressiveWavefunction
@@ -261,7 +261,7 @@ def prepare(config: Config, L: int) -> Prepared:
     device = recipes.checked_device(config.device)
     h = hamiltonian(config, L)
     psi = wavefunction(config, h)
-    sampler: SamplerConfig = TreeSampler(n_samples=config.samples, use_cuda_graph=config.recorded)
+    sampler: SamplerConfig = TreeSampler(n_samples=config.samples, use_cuda_graph=config.use_cuda_graph)
     if config.distinct is not None:
         sampler = GumbelSampler(n_distinct=config.distinct)
     generator = torch.Generator(device).manual_seed(config.seed)
@@ -273,7 +273,7 @@ def prepare(config: Config, L: int) -> Prepared:
 
 
 def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], dict[str, Any], Samples, LocalEnergies]:
-    """Each part, and the state it was measured on: numbers about it, samples, their local energies."""
+    """Measurements of all parts; numbers about the state, its samples and their local energies."""
     h, psi, sampler, generator = prepared.hamiltonian, prepared.psi, prepared.sampler, prepared.generator
     optimiser, device = prepared.optimiser, prepared.device
     parameters = [p.detach().clone() for p in psi.parameters()]
@@ -297,14 +297,14 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
         "step": lambda: prepared.step(sampler=unrecorded),
     }
     found: dict[str, Measurement] = {}
-    if not config.repeats:  # these two runs are the measurement
+    if not config.repeats:  # the runs above are the measurement
         found = {
             "sampler": Measurement(times[1] - times[0], {}, 0),
             "local energy": Measurement(times[2] - times[1], {}, 0),
         }
         found = {part: m for part, m in found.items() if part in config.parts}
     for part in [part for part in config.parts if part not in found]:
-        with torch.no_grad():  # every part at the same state
+        with torch.no_grad():  # measure every part with the same parameters
             for parameter, value in zip(psi.parameters(), parameters, strict=True):
                 parameter.copy_(value)
         found[part] = measure(runs[part], device, config.repeats, plain.get(part))
@@ -339,9 +339,9 @@ def ours(config: Config, prepared: Prepared) -> tuple[dict[str, Measurement], di
 
 
 def breakdown(config: Config, prepared: Prepared) -> dict[str, float]:
-    """Seconds of the parts of a step with natural gradient, and of the update with the plain gradient (Adam).
+    """Seconds of the parts of a natural-gradient step, and of a plain-gradient update (Adam).
 
-    A Jacobian that does not fit into memory is streamed: then the time of its gradients is in the kernel and the rest.
+    If the Jacobian does not fit into memory it is streamed, and its time is contained in that of kernel and rest.
     """
     h, psi, sampler, device = prepared.hamiltonian, prepared.psi, prepared.sampler, prepared.device
     samples = sampler.sample(prepared.generator)
@@ -396,7 +396,7 @@ def print_breakdown(found: dict[str, float], unit: str) -> None:
 
 @torch.no_grad()
 def rounding(config: Config, prepared: Prepared) -> dict[str, list[float]]:
-    """Distance |X (delta - delta64)| / |X delta64| of updates in lower precisions from that in float64, by shift."""
+    """Rounding errors |X (delta - delta64)| / |X delta64| of updates in lower precisions, for each of SHIFTS."""
     samples = prepared.sampler.sample(prepared.generator)
     local = local_energies(prepared.hamiltonian, prepared.psi, samples).values
     memory = None if config.optimiser.memory is None else int(config.optimiser.memory * 2**30)
@@ -425,7 +425,7 @@ def rounding(config: Config, prepared: Prepared) -> dict[str, list[float]]:
 
 @torch.no_grad()
 def naive_samples(psi: AutoregressiveWavefunction, n_samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Independent samples, none of them shared: each site from a network evaluation of all sites."""
+    """Independent samples, (n_samples, L): every site from a network evaluation of all sites."""
     L = psi.hilbert.n_sites
     n = torch.zeros((n_samples, L), dtype=torch.uint8, device=generator.device)
     for site in range(L):
@@ -436,7 +436,7 @@ def naive_samples(psi: AutoregressiveWavefunction, n_samples: int, generator: to
 
 @torch.no_grad()
 def naive_local_energies(h: Hamiltonian, psi: AutoregressiveWavefunction, samples: Samples) -> torch.Tensor:
-    """Every connected configuration evaluated from scratch, in pieces of the size that is fastest."""
+    """Local energies with every connected configuration evaluated from scratch, in chunks of the fastest size."""
     n = samples.configurations
     values = h.diagonal(n).to(torch.complex128)
     for part in torch.arange(len(n), device=n.device).split(256):
@@ -452,7 +452,7 @@ def naive_local_energies(h: Hamiltonian, psi: AutoregressiveWavefunction, sample
 
 
 def naive(config: Config, prepared: Prepared, samples: Samples, local: LocalEnergies) -> dict[str, float]:
-    """Rates per second of the plain version on the same state: distinct samples, local energies, gradients."""
+    """Rates per second of the naive version on the same state: distinct samples, local energies, gradients."""
     h, psi, generator, device = prepared.hamiltonian, prepared.psi, prepared.generator, prepared.device
     size = config.naive_samples
     print(f"naive: timed on {min(size, samples.n_distinct):,} of {samples.n_distinct:,} distinct samples, at random")
@@ -470,7 +470,7 @@ def naive(config: Config, prepared: Prepared, samples: Samples, local: LocalEner
     kind = next(iter(parameters.values()))
     out = [torch.empty((len(few), n_parameters), dtype=kind.dtype, device=device) for _ in range(1 + psi.has_phase)]
     ones = torch.ones(len(few), dtype=torch.float64, device=device)
-    # A sample of the plain version is as distinct as one of ours: each counts as n_distinct / n_samples.
+    # Each independent sample counts as n_distinct / n_samples distinct ones, as in the tree sampler.
     rates = {
         "sampler": len(few)
         / seconds_of(lambda: naive_samples(psi, size, generator), device, 1)
@@ -492,15 +492,15 @@ def naive(config: Config, prepared: Prepared, samples: Samples, local: LocalEner
 
 
 def rbm_alpha(n_parameters: float, visible: int) -> int:
-    """Hidden units of a restricted Boltzmann machine of about so many parameters, in units of the visible ones."""
+    """Ratio of hidden to visible units of a restricted Boltzmann machine with about `n_parameters` parameters."""
     return max(1, round((n_parameters - visible) / (visible * (visible + 1))))
 
 
 def netket(config: Config, L: int, n_parameters: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """CPU seconds of NetKet's parts, compilation excluded, on the same Hamiltonian and number of samples.
+    """CPU seconds of NetKet's parts without compilation, for the same Hamiltonian and number of samples.
 
-    Where a number of particles is conserved, its autoregressive models cannot be used: a restricted Boltzmann machine
-    of about as many real parameters is sampled by a Markov chain in the sector.
+    NetKet's autoregressive models do not conserve particle numbers; there, a restricted Boltzmann machine with about as
+    many real parameters is sampled by Markov chains in the sector.
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
@@ -512,7 +512,7 @@ def netket(config: Config, L: int, n_parameters: int) -> tuple[dict[str, float],
     if config.problem == "heisenberg":
         hilbert: Any = nk.hilbert.Spin(0.5, L)
         operator = nk.operator.Heisenberg(hilbert, graph, J=0.25, sign_rule=True).to_jax_operator()
-        # The plain LSTM takes the faster step, the one with fast sampling the faster samples.
+        # LSTMNet has the faster step, FastLSTMNet the faster sampler.
         models = {name: getattr(nk.experimental.models, name)(hilbert=hilbert, layers=2, features=32)
                   for name in ("LSTMNet", "FastLSTMNet")}  # fmt: skip
         sampler: Any = nk.sampler.ARDirectSampler(hilbert)
@@ -520,13 +520,13 @@ def netket(config: Config, L: int, n_parameters: int) -> tuple[dict[str, float],
         hilbert = nk.hilbert.Fock(n_max=L, N=L, n_particles=L)
         operator = nk.operator.BoseHubbard(hilbert, graph, U=4.0, J=1.0).to_jax_operator()
         models = {"RBM": nk.models.RBM(alpha=rbm_alpha(n_parameters, L))}
-        # Not MetropolisExchange, which only permutes the occupation numbers.
+        # MetropolisExchange only permutes the occupation numbers.
         sampler = nk.sampler.MetropolisHamiltonian(hilbert, hamiltonian=operator, n_chains=chains)
     else:
         hilbert = nk.hilbert.SpinOrbitalFermions(L, s=1 / 2, n_fermions_per_spin=(L // 2, L // 2))
         operator = nk.operator.FermiHubbardJax(hilbert, t=1.0, U=4.0, graph=graph)
         models = {"RBM": nk.models.RBM(alpha=rbm_alpha(n_parameters, 2 * L))}
-        options = {"mode": "real"}  # as NetKet advises: no phase is learned, as in our model here
+        options = {"mode": "real"}  # as NetKet recommends without a phase
         sampler = nk.sampler.MetropolisFermionHop(hilbert, graph=graph, n_chains=chains)
     best: dict[str, float] = {}
     counts: dict[str, Any] = {}
@@ -551,7 +551,7 @@ def netket(config: Config, L: int, n_parameters: int) -> tuple[dict[str, float],
         }  # fmt: skip
         for part, run in runs.items():
             if part in config.parts:
-                run()  # compiles; one more warms up in seconds_of
+                run()  # compiles; seconds_of does the warm-up
                 seconds = seconds_of(run, torch.device("cpu"), config.repeats)
                 print(f"NetKet {name}: {part} {seconds:.4f} CPU s")
                 best[part] = min(best.get(part, float("inf")), seconds)
@@ -589,7 +589,7 @@ def main(config: Config) -> None:
         size: dict[str, Any] = {"L": L, **state, "parts": {}}
         for part, m in found.items():
             times.setdefault(part, []).append(m.seconds)
-            product = share_of_products(m, device)
+            product = fraction_of_products(m, device)
             traffic = m.bytes / m.seconds / limits["bandwidth"]
             operations = sum(m.operations.values()) / 1e9
             print(f"{part:14}{m.seconds:10.4f}{rate_text(state['distinct'] / m.seconds):>16}{operations:10.2f}"

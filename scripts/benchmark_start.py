@@ -1,11 +1,11 @@
-"""Time from the start of a process to its first result, ours against NetKet's: a first VMC step, exact energies.
+"""Time from the start of a process to its first result, nqs against NetKet: a first VMC step, exact energies.
 
-    python scripts/benchmark_start.py                    every case, one process each, in turn
+    python scripts/benchmark_start.py                    all cases, one process each, one after another
     python scripts/benchmark_start.py --cases first-step
 
-Imports and compilation are part of these times, as they are of a user's. NetKet gets its fastest working setting: the
-two-layer LSTM with 32 features for the step; both get Marshall's sign rule. Without a cutoff it refuses ten bosons on
-ten sites; the case with at most four on a site is another, smaller problem, for comparison.
+The times include imports and compilation. NetKet runs in its fastest working setting, for the step a two-layer LSTM
+with 32 features; both packages use Marshall's sign rule. NetKet refuses ten bosons on ten sites without a cutoff; the
+case with at most four bosons per site is a smaller problem, for comparison.
 """
 
 import json
@@ -23,7 +23,7 @@ OURS = {
 import torch
 from nqs.hamiltonians import Heisenberg
 from nqs.lattice import chain
-from nqs.local_energy import local_energies
+from nqs.estimators.local_energy import local_energies
 from nqs.models import MarshallSign, TransformerConfig
 from nqs.optimisation import StochasticReconfiguration
 from nqs.samplers import TreeSampler
@@ -80,10 +80,10 @@ NETKET["bose-hubbard-10-cutoff-4"] = NETKET["bose-hubbard-10"].replace("n_max=10
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured."""
+    """Cases and time limit."""
 
     cases: tuple[str, ...] = tuple(OURS)
-    limit: float = 300.0  # seconds for one process
+    limit: float = 300.0  # time limit of each process, seconds
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class Run:
 
 
 def run(program: str, limit: float) -> Run:
-    """A process of its own; CPU seconds are those of all its threads."""
+    """Run a program in a separate process; CPU seconds are summed over its threads."""
     import resource  # not on Windows
 
     environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONWARNINGS="ignore")
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # nqs compiled once, as installed packages are
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # byte code is kept, as for an installed package
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.perf_counter()
     try:

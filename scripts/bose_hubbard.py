@@ -5,7 +5,7 @@
     python scripts/bose_hubbard.py --shape 3 3 --n-particles 9      a square lattice
     python scripts/bose_hubbard.py --help                           every option
 
-Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
+A repeated command continues an interrupted run, or shows the result of a finished one.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from nqs.lattice import hypercubic
 class Config:
     """H = -J sum_<ij> (b+_i b_j + h.c.) + U/2 sum_i n_i (n_i - 1) + V sum_<ij> n_i n_j + sum_i epsilon_i n_i."""
 
-    shape: tuple[int, ...] = (8,)  # sites along each direction: 8, or 3 3
+    shape: tuple[int, ...] = (8,)  # number of sites along each direction: 8, or 3 3
     boundary: Literal["periodic", "open", "antiperiodic"] = "periodic"
     n_particles: int = 8
     U: float = 4.0  # on-site interaction

@@ -6,10 +6,10 @@
     python scripts/fermi_hubbard.py --n-up 2 --n-down 2 --t2 -0.3   away from half filling, with t'
     python scripts/fermi_hubbard.py --help                          every option
 
-Signs: none where all off-diagonal elements are negative (open chains, rings with odd numbers of each spin); elsewhere
-those of the unrestricted Hartree-Fock determinant, with a phase head that learns the rest.
+Signs: none if all off-diagonal elements are negative (open chains, rings with odd numbers of each spin); else
+those of the unrestricted Hartree-Fock determinant, with a phase head that learns corrections.
 
-Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
+A repeated command continues an interrupted run, or shows the result of a finished one.
 """
 
 from dataclasses import dataclass, field

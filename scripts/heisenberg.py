@@ -5,10 +5,10 @@
     python scripts/heisenberg.py --Delta 0.5 --spin 1               XXZ, spin 1
     python scripts/heisenberg.py --help                             every option
 
-Signs: none where all off-diagonal elements are negative; for antiferromagnets on bipartite lattices Marshall's rule,
-alone where it is exact, else with a phase head that learns the rest; a phase head alone elsewhere.
+Signs: none if all off-diagonal elements are negative; for antiferromagnets on bipartite lattices Marshall's rule,
+alone if it is exact, else with a phase head that learns corrections; otherwise a phase head alone.
 
-Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
+A repeated command continues an interrupted run, or shows the result of a finished one.
 """
 
 from dataclasses import dataclass, field

@@ -5,7 +5,7 @@
     python scripts/ising.py --shape 4 4 --h 3                       a square lattice
     python scripts/ising.py --help                                  every option
 
-Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
+A repeated command continues an interrupted run, or shows the result of a finished one.
 """
 
 from dataclasses import dataclass, field

@@ -9,7 +9,7 @@
 NetKet: the sector comes from its Hilbert space. At the AKLT point, tan(theta) = 1/3 and D = 0, the exact energy is
 -2/3 cos(theta) for each bond (Affleck, Kennedy, Lieb, Tasaki, Phys. Rev. Lett. 59, 799 (1987)).
 
-Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
+A repeated command continues an interrupted run, or shows the result of a finished one.
 """
 
 import math
@@ -57,7 +57,7 @@ def netket_operator(config: Config) -> Any:
 def main(config: Config) -> Result:
     formula = f"bilinear-biquadratic chain, theta = {config.theta:.4g}, D = {config.D:g}"
     hamiltonian = NetKetOperator.from_netket(netket_operator(config), name=formula)
-    marshall = MarshallSign(sublattice=tuple(site % 2 for site in range(config.L)))  # a phase head learns the rest
+    marshall = MarshallSign(sublattice=tuple(site % 2 for site in range(config.L)))  # a phase head learns corrections
     name = f"netket_operator-{config.L}-theta{config.theta:.3g}"
     return config.options.ground_state(hamiltonian, name=name, reference=marshall)
 

@@ -5,10 +5,10 @@
     python scripts/tj.py --shape 2 4 --boundary open                a ladder
     python scripts/tj.py --help                                     every option
 
-Signs: none where all off-diagonal elements are negative (open chains, rings with odd numbers of each spin); elsewhere a
+Signs: none if all off-diagonal elements are negative (open chains, rings with odd numbers of each spin); else a
 phase head learns them.
 
-Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
+A repeated command continues an interrupted run, or shows the result of a finished one.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from nqs.lattice import hypercubic
 class Config:
     """H = -t sum_<ij>,s (c+_is c_js + h.c.) + J sum_<ij> (S_i . S_j - n_i n_j / 4), no doubly occupied sites."""
 
-    shape: tuple[int, ...] = (8,)  # sites along each direction: 8, or 2 4
+    shape: tuple[int, ...] = (8,)  # number of sites along each direction: 8, or 2 4
     boundary: Literal["periodic", "open", "antiperiodic"] = "periodic"
     twist: tuple[float, ...] | None = None  # boundary phase of each direction, radians
     n_up: int = 3  # number of up electrons

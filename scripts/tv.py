@@ -5,10 +5,10 @@
     python scripts/tv.py --shape 4 4 --boundary open                a square lattice
     python scripts/tv.py --help                                     every option
 
-Signs: none where all off-diagonal elements are negative (open chains, rings with an odd number of fermions); elsewhere
-those of the Hartree-Fock determinant, with a phase head that learns the rest.
+Signs: none if all off-diagonal elements are negative (open chains, rings with an odd number of fermions); else
+those of the Hartree-Fock determinant, with a phase head that learns corrections.
 
-Repeat a command to see its result again; interrupt it and repeat it to continue where it stopped.
+A repeated command continues an interrupted run, or shows the result of a finished one.
 """
 
 from dataclasses import dataclass, field

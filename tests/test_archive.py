@@ -28,7 +28,7 @@ import nqs.archive.archive
 import nqs.archive.hdf5
 import nqs.archive.versions
 from nqs import VMC, Archive, ArchiveError, FlushPolicy, exact
-from nqs.archive import ArchiveLockedError
+from nqs.archive import ArchiveLockedError, Checkpoint
 from nqs.archive.lock import writer_of
 from nqs.archive.storage import seal
 from nqs.estimators.estimate import EnergyEstimate
@@ -60,7 +60,9 @@ def archive(tmp_path: Path) -> Archive:
 
 def record(archive: Archive, step: int, **tensors: Tensor) -> None:
     """One finished step with these parameters."""
-    archive.record({"step": step, "energy": -step / 3}, step + 1, tensors, {}, torch.arange(4, dtype=torch.uint8))
+    archive.record(
+        {"step": step, "energy": -step / 3}, step + 1, Checkpoint(tensors, {}, torch.arange(4, dtype=torch.uint8))
+    )
 
 
 def listing(folder: Path) -> set[str]:
@@ -506,8 +508,8 @@ def test_flush_is_due_by_its_cost_or_after_the_longest_time(archive: Archive, mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"share": 0.0}, r"share=0\.0: the share of the time for writing is above 0 and at most 1"),
-        ({"share": 2.0}, r"share=2\.0: the share"),
+        ({"share": 0.0}, r"share=0\.0: give a fraction of the time, above 0 and at most 1"),
+        ({"share": 2.0}, r"share=2\.0: give a fraction"),
         ({"longest": -1.0}, r"longest=-1\.0: give the seconds between two writes, 0 for every step"),
         ({"longest": float("nan")}, r"longest=nan: give the seconds"),
     ],
@@ -680,7 +682,7 @@ def test_version_1_is_read_and_upgraded_when_it_is_written(tmp_path: Path) -> No
         assert old.history.keys() == file["history"].keys()
         np.testing.assert_array_equal(old.history["energy"], file["history/energy"][:])
         assert set(old.checkpoint()[0]) == set(file["checkpoint/model"])
-    assert (old.damping, old.last_good, old.options) == (1.0, None, {})
+    assert (old.checkpoint().damping, old.checkpoint().last_good, old.options) == (1.0, None, {})
     with Archive.open(path, "a") as archive:
         archive.flush()
     assert path.read_bytes().startswith(b"nqs-run/2\n")
@@ -717,7 +719,7 @@ def test_history_grows_until_it_is_compressed_and_over_reopening(archive: Archiv
 
 def test_history_keeps_what_is_not_finite(archive: Archive) -> None:
     for value in (1.0, float("inf"), float("-inf"), float("nan")):
-        archive.record({"v_score": value}, 1, {}, {}, torch.zeros(1, dtype=torch.uint8))
+        archive.record({"v_score": value}, 1, Checkpoint({}, {}, torch.zeros(1, dtype=torch.uint8)))
     np.testing.assert_array_equal(archive.history["v_score"], [1.0, np.inf, -np.inf, np.nan])
 
 
@@ -753,7 +755,7 @@ def test_parameters_come_back_bit_for_bit(tmp_path: Path, tensors: dict[str, Any
     optimiser = {f"{name}.moment": tensor.clone() for name, tensor in model.items()}
     generator = torch.Generator().manual_seed(3).get_state()
     archive = Archive.create(path, config={}, hamiltonian="", unit="J")
-    archive.record({}, 1, model, optimiser, generator)
+    archive.record({}, 1, Checkpoint(model, optimiser, generator))
     archive.flush()
     for found, expected in zip(Archive.open(path).checkpoint(), (model, optimiser), strict=False):
         assert_bitwise(found, expected)
@@ -770,9 +772,9 @@ def test_parameters_that_need_gradients_or_are_views_are_stored_by_value(archive
 
 def test_quantity_that_comes_later_is_filled_up_and_one_that_goes_is_kept(archive: Archive) -> None:
     for row in ({"step": 0, "old": 1.5}, {"step": 1, "old": 2.5}):
-        archive.record(row, 1, {}, {}, torch.zeros(1, dtype=torch.uint8))
+        archive.record(row, 1, Checkpoint({}, {}, torch.zeros(1, dtype=torch.uint8)))
     archive.flush()
-    archive.record({"step": 2, "new": 3.5}, 1, {}, {}, torch.zeros(1, dtype=torch.uint8))
+    archive.record({"step": 2, "new": 3.5}, 1, Checkpoint({}, {}, torch.zeros(1, dtype=torch.uint8)))
     archive.flush()
     history = Archive.open(archive.path).history
     assert history["step"].tolist() == [0, 1, 2]
@@ -795,7 +797,7 @@ def test_compression_pays(archive: Archive, tmp_path: Path) -> None:
     """Samples shrink, parameters are not tried: random digits do not."""
     n = torch.randint(0, 3, (4000, 16), generator=torch.Generator().manual_seed(0))
     archive.write_samples(samples_of(n.tolist()))
-    archive.record({}, 1, {"w": torch.rand(4000)}, {}, torch.zeros(1, dtype=torch.uint8))
+    archive.record({}, 1, Checkpoint({"w": torch.rand(4000)}, {}, torch.zeros(1, dtype=torch.uint8)))
     archive.flush()
     with h5py.File(archive.path) as file:
         configurations = file["samples/configurations"]

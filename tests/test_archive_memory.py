@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nqs import Archive, ArchiveError, FlushPolicy, exact
-from nqs.archive import MemoryArchive
+from nqs.archive import Checkpoint, MemoryArchive
 from nqs.estimators.estimate import EnergyEstimate
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
@@ -54,12 +54,14 @@ def record(archive: MemoryArchive, step: int, *, sampler: Mapping[str, Tensor] |
     archive.record(
         {"step": step, "energy": -step / 3} | row,
         step + 1,
-        model,
-        {"update": torch.ones(3) * step},
-        GENERATOR,
-        sampler=sampler,
-        damping=0.5,
-        last_good=torch.arange(4.0),
+        Checkpoint(
+            model,
+            {"update": torch.ones(3) * step},
+            GENERATOR,
+            sampler=sampler or {},
+            damping=0.5,
+            last_good=torch.arange(4.0),
+        ),
     )
 
 
@@ -79,7 +81,7 @@ def test_new_archive_knows_its_configuration_and_nothing_else(home: MemoryArchiv
         "script": "toy",
     }
     assert (home.step, home.steps, home.has_checkpoint, home.finished) == (0, 7, False, False)
-    assert (home.exact, home.result, home.result_step, home.last_good, home.damping) == (None, None, None, None, 1.0)
+    assert (home.exact, home.result, home.result_step) == (None, None, None)
     assert home.history == home.samples() == home.observables() == {}
     with pytest.raises(ArchiveError, match="holds no checkpoint: the run ended before its first step"):
         home.checkpoint()
@@ -91,9 +93,9 @@ def test_checkpoint_is_the_state_after_the_last_step(home: MemoryArchive, seen: 
     found = seen()
     checkpoint = found.checkpoint()
     assert found.step == 3
-    assert found.damping == 0.5
-    assert found.last_good is not None
-    assert found.last_good.tolist() == [0, 1, 2, 3]
+    assert checkpoint.damping == 0.5
+    assert checkpoint.last_good is not None
+    assert checkpoint.last_good.tolist() == [0, 1, 2, 3]
     assert {name: t.tolist() for name, t in checkpoint.model.items()} == {"a.w": [[2.0, 2.0], [2.0, 2.0]], "a.b": 2}
     assert checkpoint.model["a.b"].dtype == torch.int64
     assert checkpoint.optimiser["update"].tolist() == [2, 2, 2]
@@ -105,7 +107,7 @@ def test_checkpoint_is_the_state_after_the_last_step(home: MemoryArchive, seen: 
 
 def test_record_keeps_values_and_not_tensors(home: MemoryArchive) -> None:
     weights = torch.nn.Parameter(torch.zeros(2))
-    home.record({"step": 0}, 1, {"w": weights}, {}, GENERATOR)
+    home.record({"step": 0}, 1, Checkpoint({"w": weights}, {}, GENERATOR))
     with torch.no_grad():
         weights += 1
     home.checkpoint().model["w"].add_(5)
@@ -113,9 +115,9 @@ def test_record_keeps_values_and_not_tensors(home: MemoryArchive) -> None:
 
 
 def test_start_is_a_checkpoint_without_steps(home: MemoryArchive, seen: Callable[[], MemoryArchive]) -> None:
-    home.start({"w": torch.ones(2)}, {}, GENERATOR, sampler={"walkers": torch.zeros(1)})
+    home.start(Checkpoint({"w": torch.ones(2)}, {}, GENERATOR, sampler={"walkers": torch.zeros(1)}))
     found = seen()
-    assert (found.step, found.has_checkpoint, found.damping) == (0, True, 1.0)
+    assert (found.step, found.has_checkpoint, found.checkpoint().damping) == (0, True, 1.0)
     assert found.checkpoint().model["w"].tolist() == [1, 1]
     assert found.checkpoint().sampler["walkers"].tolist() == [0]
 
@@ -180,7 +182,8 @@ def test_messages_say_where_the_run_is_kept(home: MemoryArchive) -> None:
     record(home, 0)
     if isinstance(home, Archive):
         assert (
-            home.how_to_continue() == f"1 of 7 steps are saved in {home.path}; repeat the command or resume to go on."
+            home.how_to_continue()
+            == f"1 of 7 steps are saved in {home.path}; repeat the command or resume to continue."
         )
         assert home.where_last_state_is() == f"The state before it is in {home.path}."
     else:

@@ -128,7 +128,7 @@ def test_time_limit_stops_in_time_and_resume_ends_like_an_uninterrupted_run(nqs:
     assert "stopped at the time limit with 4 steps left: resume to go on" in stopped.out
     archive = Archive.open("run.h5")
     assert (archive.step, archive.result_step, archive.finished) == (1, 1, False)
-    assert "progress    1 of 5 steps, stopped; nqs resume run.h5 goes on" in nqs("show run.h5").out
+    assert "progress    1 of 5 steps, stopped; continue with: nqs resume run.h5" in nqs("show run.h5").out
     assert nqs("resume run.h5 --minutes 1e-9").code == 3
     resumed = nqs("resume run.h5")
     assert resumed.code == 0
@@ -160,7 +160,7 @@ def test_signal_saves_and_says_so(number: signal.Signals, nqs: Command, monkeypa
     assert outcome.code == 128 + number
     assert f"{number.name}: finishing this step, then saving\n" in outcome.err
     assert outcome.err.endswith(
-        f"interrupted: {number.name}: 3 of 5 steps are saved in run.h5; repeat the command or resume to go on.\n"
+        f"interrupted: {number.name}: 3 of 5 steps are saved in run.h5; repeat the command or resume to continue.\n"
     )
     assert Archive.open("run.h5").step == 3
     assert nqs("verify run.h5").code == 0
@@ -175,7 +175,7 @@ def test_real_process_survives_sigterm(tmp_path: Path) -> None:
         process.terminate()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "steps are saved in run.h5; repeat the command or resume to go on." in err
+    assert "steps are saved in run.h5; repeat the command or resume to continue." in err
     assert Archive.open(tmp_path / "run.h5").step >= 1
     assert {path.name for path in tmp_path.iterdir()} == {"run.h5"}
 
@@ -221,7 +221,10 @@ def test_toml_switches_on_and_off() -> None:
         ("U = = 3", "run.toml is no TOML: Invalid value"),
         ("[model]\nwidht = 4", "run.toml: 'model.widht' is no option of this script; did you mean 'model.width'?"),
         ("zzz = 4", "run.toml: 'zzz' is no option of this script; --help lists the options."),
-        ('script = "ising"', "run.toml holds options of 'ising', not of 'bose-hubbard': run that, or change the file."),
+        (
+            'script = "ising"',
+            "run.toml holds options of 'ising', not of 'bose-hubbard': run that script",
+        ),
         ("U = 2020-01-01", "run.toml: U = datetime.date(2020, 1, 1) is neither a number, text, true or false"),
         ("U = [[1]]", "run.toml: U = [[1]] is neither a number"),
     ],
@@ -251,16 +254,17 @@ def test_show_says_what_it_is_how_far_it_is_and_what_it_found(runs: Command) -> 
     lines = runs("show a.h5").out.splitlines()
     assert lines[0].startswith("a.h5: Bose-Hubbard, H = -1 sum_<ij>")
     assert re.fullmatch(
-        r"  started     \d{4}-\d\d-\d\dT\S+ by nqs run bose-hubbard, nqs \S+(, commit [0-9a-f]{7})?", lines[1]
+        r"  started     \d{4}-\d\d-\d\d \d\d:\d\d UTC by nqs run bose-hubbard, nqs \S+(, commit [0-9a-f]{7})?", lines[1]
     )
     assert lines[2] == "  progress    5 of 5 steps, finished"
-    assert re.fullmatch(r"  energy      -\d\.\d+ J \(final evaluation: 3 samples, 3 distinct\)", lines[3])
+    behind = "evaluation after 5 steps: 3 samples, 3 distinct configurations"
+    assert re.fullmatch(rf"  energy      -\d\.\d+ J \({behind}\)", lines[3])
     assert re.fullmatch(r"              variance \S+, V-score \S+", lines[4])
     assert re.fullmatch(rf"  exact       {EXACT:.8f} J \(dense, dimension 10\), relative error \S+", lines[5])
     assert re.fullmatch(
-        r"  time        [\d,]+ s, \S+ s a step, and \d+\.\d\d% on top for writing the archive", lines[6]
+        r"  time        [\d,]+ s, \S+ s per step; writing the archive \d+\.\d\d% of the whole", lines[6]
     )
-    assert re.fullmatch(r"  size        [\d,]+ bytes, of which \d+ for each step", lines[7])
+    assert re.fullmatch(r"  size        [\d,]+ bytes, \d+ per step for the history", lines[7])
     assert lines[8].startswith("  model       OnOrbits(base=TransformerConfig(width=4, ")
     assert runs("show a.h5 b.h5").out.count("\n\n") == 1
 
@@ -288,7 +292,7 @@ def test_show_of_a_run_going_on_and_of_one_before_its_first_step(nqs: Command) -
     vmc = VMC(h, Transformer(h.hilbert, width=4, layers=1, heads=1), None, None, TreeSampler(n_samples=10))
     vmc.run(2, archive="run.h5", progress=False, watch=[Looker()], flush=FlushPolicy(longest=0))
     for step, text in enumerate(seen, 1):
-        assert f"  progress    {step} of 2 steps, going on (process {os.getpid()} on " in text
+        assert f"  progress    {step} of 2 steps, running (process {os.getpid()} on " in text
         assert "(last step: " in text
     Archive.create("empty.h5", config={}, hamiltonian="H", unit="J").close()
     text = nqs("show empty.h5").out
@@ -482,7 +486,7 @@ def test_verify_of_version_1_promises_nothing(nqs: Command) -> None:
         ("export empty.h5 -o x.txt", "empty.h5 holds no finished step"),
         ("resume empty.h5", "the archive holds no run of nqs: its configuration lacks hamiltonian, model, sampler"),
         ("plot empty.h5 -o x.png", "the archive holds no run of nqs"),
-        ("plot empty.h5 empty.h5 -o x.png", "empty.h5 holds no finished step yet: there is nothing to plot."),
+        ("plot empty.h5 empty.h5 -o x.png", "empty.h5 holds no finished step: there is nothing to plot."),
         (f"{TOY} --minutes 0", "minutes=0.0: a time limit is a positive number of minutes; leave it out for none."),
         (f"{TOY} --archive x.png", "archive x.png: its name must end with .h5 or .hdf5, because the figure is"),
         ("run tj --shape 2 2 --n-up 2 --n-down 1 --model.phase zero", "no rule gives the exact signs of this ground"),

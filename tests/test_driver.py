@@ -133,7 +133,7 @@ def test_the_exact_energy_may_be_given_or_left_out(capsys: pytest.CaptureFixture
         assert nqs.ground_state(RING, exact=given, **options).exact == expected
         assert ("exact E" in capsys.readouterr().out) == (given == "auto")
     assert nqs.ground_state(RING, exact_limit=5, **options).exact is None
-    assert "no exact energy: the dimension is over --exact-limit 5" in capsys.readouterr().out
+    assert "no exact energy: the dimension is above exact_limit=5" in capsys.readouterr().out
 
 
 def test_a_name_keeps_the_run_in_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

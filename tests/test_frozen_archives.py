@@ -24,6 +24,7 @@ RUNS = {
     "0.1-warm-up": (1, 8, 11.139700407590457, None),
     "0.1-initial": (1, 4, -0.5109264050097746, None),
     "0.1-gumbel-annealed": (6, 6, 0.07130932778428857, None),
+    "0.1-script": (1, 6, 0.5210586748309982, -3.976513013742048),
 }
 UNFINISHED = [name for name, (made, wanted, _, _) in RUNS.items() if made < wanted]
 
@@ -39,7 +40,8 @@ def copied(name: str, folder: Path) -> Path:
 
 
 def test_every_file_is_listed() -> None:
-    assert {path.stem for path in DATA.glob("*.h5")} == set(RUNS)
+    """Those named version-2-* are of tests/test_upgrade.py."""
+    assert {path.stem for path in DATA.glob("*.h5") if not path.stem.startswith("version-2-")} == set(RUNS)
     assert all(path.stat().st_size < 100_000 for path in DATA.glob("*.h5"))
 
 
@@ -95,7 +97,6 @@ def test_it_is_written_again_without_a_loss(frozen: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- going on
-# These build the run from its configuration: options that were renamed or removed since need an upgrade of theirs.
 
 
 @pytest.mark.parametrize("name", UNFINISHED)

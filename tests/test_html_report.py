@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from nqs import VMC, Archive, exact
+from nqs.archive import Checkpoint
 from nqs.cli import main
 from nqs.estimators.estimate import EnergyEstimate, with_error
 from nqs.hamiltonians import BoseHubbard
@@ -94,8 +95,8 @@ def test_page_of_one_run_says_all(folder: Path, tmp_path: Path) -> None:
         "6 of 6 steps, finished",
         f"{GROUND.energy:.8f} J (dense, dimension 10)",
         f"{(result.energy - GROUND.energy) / abs(GROUND.energy):.1e}",
-        f"evaluation after 6 steps: 500 samples on {result.n_distinct} distinct configurations",
-        "retries after states not finite",
+        f"evaluation after 6 steps: 500 samples, {result.n_distinct} distinct configurations",
+        "retries after non-finite states",
         "perplexity",
         "condensate fraction",
         "one body density matrix",
@@ -145,7 +146,9 @@ def hostile(path: Path) -> Path:
     with Archive.create(path, config=config, hamiltonian=EVIL, unit=EVIL, script=EVIL) as archive:
         for step in (0, 1):
             state = {EVIL: torch.zeros(1)}
-            archive.record({"step": step, **numbers}, step + 1, state, state, torch.zeros(1, dtype=torch.uint8))
+            archive.record(
+                {"step": step, **numbers}, step + 1, Checkpoint(state, state, torch.zeros(1, dtype=torch.uint8))
+            )
         name = EVIL.replace("/", "|")  # of an HDF5 dataset
         for stem in (f"density_{name}", f"correlations_{name}"):
             values = np.ones((2, 2)) if stem.startswith("corr") else np.ones(2)
@@ -173,12 +176,18 @@ def test_archive_of_a_stranger_cannot_inject_anything(tmp_path: Path, capsys: py
         assert not kinds & {"script", "image", "foreignObject", "a"}
 
 
-def test_archive_that_nqs_did_not_fill_gives_one_clear_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("samples", "was not written by a run of nqs: its history lacks samples"), ("", "cannot be drawn: TypeError: ")],
+)
+def test_archive_that_nqs_did_not_fill_gives_one_clear_line(missing: str, message: str, tmp_path: Path) -> None:
     state = {"x": torch.zeros(1)}
-    numbers = dict.fromkeys(("energy", "error", "variance", "v_score", "distinct", "seconds"), 1.0)  # no samples
+    names = ("step", "energy", "error", "variance", "v_score", "samples", "distinct", "seconds")
     with Archive.create(tmp_path / "x.h5", config={"hamiltonian": {}}, hamiltonian="H", unit="J") as archive:
-        archive.record({"step": 0, **numbers}, 1, state, state, torch.zeros(1, dtype=torch.uint8))
-    with pytest.raises(SystemExit, match=r"error: .*x\.h5 cannot be drawn: KeyError: 'samples'\. It does not hold"):
+        numbers = {name: 1.0 for name in names if name != missing}
+        archive.record(numbers, 1, Checkpoint(state, state, torch.zeros(1, dtype=torch.uint8)))
+        archive.write_observable("local_state_probabilities", np.ones(3))
+    with pytest.raises(SystemExit, match=rf"error: .*x\.h5 {message}"):
         main(["report", str(tmp_path / "x.h5"), "-o", str(tmp_path / "x.html")])
     assert not (tmp_path / "x.html").exists()
 
@@ -214,7 +223,7 @@ def test_run_that_was_killed_is_reported(tmp_path: Path, monkeypatch: pytest.Mon
     main(["report", str(tmp_path / "a.h5"), "-o", str(tmp_path / "a.html"), "--exact-limit", "0"])
     page = Page(tmp_path / "a.html")
     assert "6 of 6 steps, stopped" in page.text
-    assert "last step: 60 samples on" in page.text
+    assert "last step: 60 samples, " in page.text
     assert "exact energy not known" in page.text
     assert "* of the last step: the run has not been evaluated yet" in page.text
     assert list(page.figures()) == ["Energy", "Variance", "Sampling"]

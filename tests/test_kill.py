@@ -156,7 +156,7 @@ def assert_complete(archive: Archive) -> None:
     """History, parameters and generator belong to the same step, and all of it can be read."""
     assert all(len(values) == archive.step for values in archive.history.values())
     assert archive.history["step"].tolist() == list(range(archive.step))
-    model, optimiser, generator, _ = archive.checkpoint()
+    model, optimiser, generator, *_ = archive.checkpoint()
     assert all(tensor.isfinite().all() for tensor in [*model.values(), *optimiser.values()])
     torch.Generator().set_state(generator)
 

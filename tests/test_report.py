@@ -121,7 +121,7 @@ def test_unknown_ending_is_refused(with_exact: Path, tmp_path: Path) -> None:
 
 def test_archive_without_a_step_is_refused(tmp_path: Path) -> None:
     Archive.create(tmp_path / "new.h5", config={}, hamiltonian="", unit="J")
-    with pytest.raises(ArchiveError, match=r"new\.h5 holds no finished step yet"):
+    with pytest.raises(ArchiveError, match=r"new\.h5 holds no finished step"):
         plot_run(tmp_path / "new.h5", tmp_path / "figure.png", H.hilbert)
     assert not (tmp_path / "figure.png").exists()
 
@@ -159,7 +159,7 @@ def test_energy_panel(with_exact: Path, monkeypatch: pytest.MonkeyPatch) -> None
     np.testing.assert_array_equal(shown["VMC"].get_xdata(), np.arange(STEPS))
     np.testing.assert_array_equal(shown["VMC"].get_ydata(), history["energy"])
     assert list(shown["exact"].get_ydata()) == [GROUND.energy, GROUND.energy]
-    assert legend(left) == ["VMC", "exact", "final evaluation"]
+    assert legend(left) == ["VMC", "exact", "evaluation"]
     assert left.get_xlabel() == "step"
     assert left.get_ylabel() == "energy (J)"
     low, high = left.get_ylim()
@@ -181,12 +181,12 @@ def test_relative_error_panel(with_exact: Path, monkeypatch: pytest.MonkeyPatch)
     assert middle.get_ylabel() == "relative error |E - E₀| / |E₀|"
     assert archive.result is not None
     final = abs(archive.result.energy / GROUND.energy - 1)
-    assert legend(middle) == ["each step", "error bar of a step", f"final: {final:.1e}"]
+    assert legend(middle) == ["each step", "error bar of a step", f"evaluation: {final:.1e}"]
 
 
 def test_variance_panel_where_no_exact_energy_is_known(without_exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left, middle, _, *_ = drawn(without_exact, monkeypatch)
-    assert legend(left) == ["VMC", "final evaluation"]
+    assert legend(left) == ["VMC", "evaluation"]
     np.testing.assert_array_equal(
         lines(middle)["variance"].get_ydata(), Archive.open(without_exact).history["variance"]
     )

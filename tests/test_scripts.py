@@ -121,7 +121,7 @@ def test_interrupted_call_is_continued_by_repeating_it(
         patch.setattr(ExhaustiveSampling, "sample", interrupted)
         stopped = script(*TOY)
     assert stopped.code == 130
-    assert "interrupted: what was recorded is in the archive; repeat the command to go on." in stopped.err
+    assert "interrupted: recorded steps are in the archive; repeat the command to continue." in stopped.err
     (archive,) = (tmp_path / "results").iterdir()
     assert Archive.open(archive).step == 3
     continued = script(*TOY)
@@ -210,7 +210,7 @@ def test_fermions_are_fitted_to_their_determinant(
 def test_options_that_change_no_number_use_the_same_archive(script: Script) -> None:
     first, other = script(*TOY), script(*TOY, "--exact-limit", "0")
     assert first.paths == other.paths
-    assert "no exact energy: the dimension is over --exact-limit 0\n" in other.out
+    assert "no exact energy: the dimension is above exact_limit=0\n" in other.out
     assert f"exact {EXACT:.8f}" in other.out  # the archive remembers it
     assert other.out.splitlines()[3:6] == first.out.splitlines()[3:6]
 
@@ -232,7 +232,7 @@ def test_archive_and_figure_lie_where_they_are_wanted(script: Script, tmp_path: 
         ("--reference", "none"),
         ("--n-max", "1", "--V", "1", "--trap", "0.5"),
         ("--model.dtype", "float32"),
-        ("--device", "cpu", "--optimiser.momentum", "0.9", "--optimiser.memory", "1"),
+        ("--distinct", "7", "--device", "cpu", "--optimiser.momentum", "0.9", "--optimiser.memory", "1"),
     ],
     ids=" ".join,
 )
@@ -270,7 +270,8 @@ def test_insulator_with_energy_zero_runs(script: Script) -> None:
         ),
         (("--archive", "run"), "archive run: its name must end with .h5 or .hdf5"),
         (("--initial", "none.h5"), "none.h5: no such archive."),
-        (("--pretrain", "exact", "--exact-limit", "0"), "--pretrain exact needs the exact ground state: raise"),
+        (("--pretrain", "exact", "--exact-limit", "0"), 'pretrain="exact" needs the exact ground state: raise'),
+        (("--optimiser.momentum", "0.9"), "momentum=0.9: sums over the whole sector have no use for it"),
         (("--pretrain", "mean-field"), "to the determinant that gives the model its signs, but this one has no ref"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -302,7 +303,7 @@ def test_missing_gpu_gives_one_clear_line(script: Script) -> None:
         (("--n-particles", "2.5"), ["--n-particles", "2.5"]),
         (("--boundary", "twisted"), ["--boundary", "periodic", "open", "antiperiodic"]),
         (("--steps", "0"), ["steps=0: at least one step"]),
-        (("--annealing", "2"), ["annealing=2.0: give the share"]),
+        (("--annealing", "2"), ["annealing=2.0: give the fraction"]),
         (("--model.heads", "3"), ["is not divisible by heads=3"]),
         (("--optimiser.precision", "half"), ["--optimiser.precision", "float64", "float32", "tf32"]),
         (("--optimiser.max-step", "-1"), ["max_step=-1.0: it must be a positive number"]),
@@ -396,7 +397,7 @@ def test_a_sector_without_the_exact_ground_state_is_said(
     """The lowest determinant alone leads to a wrong sector here (test_sectors.py)."""
     from nqs.scripts import fermi_hubbard
 
-    warning = "but the exact ground state is not in this sector: the run will end above it (--symmetry none)"
+    warning = 'but the exact ground state is not in this sector: the run will end above it (symmetry="none")'
     for determinants, said in ((0, True), (recipes.sector.PROJECTED, False)):
         monkeypatch.setattr(recipes.sector, "PROJECTED", determinants)
         options = Options(steps=1, device="cpu", archive=tmp_path / f"{determinants}.h5")

@@ -287,7 +287,7 @@ def test_arrays_keep_what_is_not_finite_and_tensors_lose_their_gradients() -> No
         ({"dtype": "object"}, "an array of 'object': an archive holds bool, "),
         ({"dtype": ["i8"]}, r"an array of \['i8'\]"),
         ({"shape": [3]}, r"an array of shape \[3\] whose data are .*: they do not fit"),
-        ({"shape": [-1]}, r"an array of shape \[-1\]: it must be a list of whole numbers"),
+        ({"shape": [-1]}, r"an array of shape \[-1\]: it must be a list of integers"),
         ({"shape": 2}, "an array of shape 2"),
         ({"data": [1, "2"]}, "they do not fit"),
         ({"data": [1, [2]]}, "they do not fit"),

@@ -5,5 +5,15 @@ from nqs.archive.contents import FORMAT, VERSION
 from nqs.archive.errors import ArchiveError, ArchiveLockedError
 from nqs.archive.flush import FlushPolicy
 from nqs.archive.memory import MemoryArchive
+from nqs.archive.record import Checkpoint
 
-__all__ = ["FORMAT", "VERSION", "Archive", "ArchiveError", "ArchiveLockedError", "FlushPolicy", "MemoryArchive"]
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "Archive",
+    "ArchiveError",
+    "ArchiveLockedError",
+    "Checkpoint",
+    "FlushPolicy",
+    "MemoryArchive",
+]

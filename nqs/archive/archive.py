@@ -4,23 +4,23 @@
     /                attributes: format, version, package_version, commit, created, hamiltonian, unit, config (JSON),
                      script, options (JSON)
     /history/NAME    one value a step: step, energy, error, variance, ... (steps,)
-    /checkpoint      attributes: step, the number of finished steps; damping, factor on the next update (1: none)
+    /checkpoint      attributes: step, number of finished steps; damping, factor on the next update (1: none)
     /checkpoint/model/NAME, /checkpoint/optimiser/NAME    parameters and state by name
     /checkpoint/sampler/NAME    state of the sampler, where it has one: walkers of a Markov chain
     /checkpoint/generator    state of the random generator, bytes
     /checkpoint/last_good    all parameters before the last update, (P,)
     /samples         the last batch: configurations (U, L), weights, log_modulus, phase (U,)
-    /result          attributes: energy, error, variance, v_score, n_samples, n_distinct of the last evaluation, and the
-                     step after which it was made
+    /result          attributes: energy, error, variance, v_score, n_samples, n_distinct of the last evaluation; step,
+                     number of steps after which it was made
     /exact           attributes: energy, gap, dimension, method, seconds
     /observables/NAME
 
 `script` and `options` say which script started the run and with which options; "" and {} for a run from Python. Large
-datasets but the parameters, which do not shrink, are compressed with gzip, which every HDF5 library reads.
+datasets are compressed with gzip, which every HDF5 library reads; parameters are not, because they do not compress.
 
-The contents are kept in memory; a flush writes the whole image beside the old file and renames it over that (atomic on
-POSIX). A reader therefore always finds a complete file, also while the run goes on or after it was killed. One process
-at a time may write.
+The contents are kept in memory; a flush writes a complete new file beside the old one and renames it (atomic on POSIX).
+A reader therefore always finds a complete file, also during the run or after it was killed. One process at a time may
+write.
 
 Version 1 had no user block, no script and options, no damping and last_good, and no step in /result.
 """
@@ -66,7 +66,7 @@ class Archive(MemoryArchive):
         self.size = size
         self.read_version = VERSION
         self._lock = lock
-        self._recorded = False  # something that is not on disk
+        self._recorded = False  # changes that are not on disk yet
         self._last_flush = (-math.inf, 0.0)  # end and duration
 
     @classmethod
@@ -110,7 +110,7 @@ class Archive(MemoryArchive):
             mode: "r" to read, also while another process writes; "a" to write as well, alone until it is closed.
 
         Raises:
-            ArchiveError: no file, damaged, not of this format, of a version to come, or written by another process.
+            ArchiveError: no file, damaged, another format or a later version of it, or written by another process.
         """
         path = Path(path)
         if not path.is_file():
@@ -131,10 +131,10 @@ class Archive(MemoryArchive):
         return str(self.path)
 
     def flush(self) -> None:
-        """Replace the file on disk by the present state, in one atomic step.
+        """Replace the file on disk by the present state, atomically.
 
         Raises:
-            ArchiveError: the archive was opened for reading, or the disk refuses; the last complete version stays.
+            ArchiveError: the archive was opened for reading, or writing failed; the last complete version stays.
         """
         if self._lock is None:
             raise ArchiveError(f"{self.path} was opened for reading or closed: open it with mode 'a' to write.")
@@ -154,12 +154,12 @@ class Archive(MemoryArchive):
         self._last_flush = (end, end - begin)
 
     def flush_if_due(self, policy: FlushPolicy) -> None:
-        """Flush where that does not cost more time than the policy allows, or where the last time is long ago."""
+        """Flush if the policy allows the time for it, or if the last flush was too long ago."""
         if policy.due(*self._last_flush):
             self.flush()
 
     def close(self) -> None:
-        """Let others write. What was not flushed stays in memory only."""
+        """Release the lock. Changes since the last flush stay in memory only."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -168,13 +168,13 @@ class Archive(MemoryArchive):
         self._recorded = True
 
     def how_to_continue(self) -> str:
-        return f"{self.step} of {self.steps} steps are saved in {self.path}; repeat the command or resume to go on."
+        return f"{self.step} of {self.steps} steps are saved in {self.path}; repeat the command or resume to continue."
 
     def where_last_state_is(self) -> str:
         return f"The state before it is in {self.path}."
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Flush what was recorded, unless a flush is what failed, and close."""
+        """Flush recorded changes, unless a flush has just failed, and close."""
         try:
             if self._recorded and not (kind is not None and issubclass(kind, ArchiveError)):
                 self.flush()

@@ -1,4 +1,4 @@
-"""What an archive holds, as attributes and datasets by path, and the checks that readers rely on."""
+"""Contents of an archive as attributes and datasets by path, and the layout that readers rely on."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ Attributes = dict[str, dict[str, Scalar]]  # by path of the group, "" for the ro
 
 
 def check_layout(attributes: Attributes, datasets: Datasets) -> None:
-    """Raises ValueError, KeyError or TypeError where readers would stumble."""
+    """Raises ValueError, KeyError or TypeError: readers would fail on these contents."""
     for name in HEADER:
         if not isinstance(attributes[""][name], str):
             raise ValueError(f"attribute {name} is not text")
@@ -38,7 +38,7 @@ def check_layout(attributes: Attributes, datasets: Datasets) -> None:
     if "result" in attributes:
         values: dict[str, Any] = dict(attributes["result"])
         if not isinstance(values.pop("step"), int):
-            raise ValueError("the step of the result is no whole number")
+            raise ValueError("the step of the result is not an integer")
         EnergyEstimate(**values)
         if any(isinstance(value, str) for value in values.values()):
             raise ValueError("the result holds text instead of numbers")

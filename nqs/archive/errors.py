@@ -1,9 +1,9 @@
-"""What can be wrong with an archive."""
+"""Errors of archives."""
 
 
 class ArchiveError(Exception):
-    """An archive that cannot be read or written, or that does not belong to this run."""
+    """An archive cannot be read or written, or belongs to another run."""
 
 
 class ArchiveLockedError(ArchiveError):
-    """Another process writes this archive."""
+    """Another process is writing this archive."""

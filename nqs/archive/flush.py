@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class FlushPolicy:
-    """When an archive is written during a run: a SIGKILL or a power failure costs what came after the last time.
+    """When an archive is written during a run: SIGKILL or a power failure loses the steps since the last write.
 
-    Signals that a process can catch, errors and the end of the run write it in any case.
+    It is always written at the end of the run, on errors, and on signals that a process can catch.
 
     Attributes:
-        share: of the time, spent on writing at most ...
-        longest: ... unless that many seconds have passed; 0 to write after every step.
+        share: largest fraction of the time spent on writing, unless `longest` has passed.
+        longest: largest time between two writes, in seconds; 0: write after every step.
     """
 
     share: float = 0.01
@@ -20,10 +20,15 @@ class FlushPolicy:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise ValueError(f"share={self.share}: the share of the time for writing is above 0 and at most 1.")
+            raise ValueError(f"share={self.share}: give a fraction of the time, above 0 and at most 1.")
         if not self.longest >= 0:
             raise ValueError(f"longest={self.longest}: give the seconds between two writes, 0 for every step.")
 
     def due(self, last_end: float, last_seconds: float) -> bool:
-        """Whether to write now, from when the last write ended (time.perf_counter) and how long it took."""
+        """Whether to write now.
+
+        Args:
+            last_end: `time.perf_counter()` at the end of the last write.
+            last_seconds: its duration.
+        """
         return time.perf_counter() - last_end >= min(last_seconds / self.share, self.longest)

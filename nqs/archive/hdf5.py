@@ -8,14 +8,14 @@ import numpy as np
 
 from nqs.archive.contents import Attributes, Datasets, Scalar
 
-COMPRESSED_FROM = 4096  # bytes; smaller datasets do not get smaller
-MAX_DEFLATION = 1032  # no gzip stream holds more than that many times its length
+COMPRESSED_FROM = 4096  # bytes; smaller datasets do not compress
+MAX_DEFLATION = 1032  # largest compression ratio of gzip; a larger dataset is not in the file
 IMAGE_READ_ONLY = 0  # flag of H5LT_open_file_image, which h5py does not name
 
 
 def to_image(attributes: Attributes, datasets: Datasets) -> bytes:
     """Bytes of an HDF5 file."""
-    # A name of its own, never seen on disk: HDF5 takes two open files of one name for the same file.
+    # A unique name, never on disk: HDF5 identifies open files by their names.
     with h5py.File(f"{uuid4()}.h5", "w", driver="core", backing_store=False) as file:
         for group, values in attributes.items():
             file.require_group(f"/{group}").attrs.update(values)
@@ -28,10 +28,10 @@ def to_image(attributes: Attributes, datasets: Datasets) -> bytes:
 
 
 def from_image(image: bytes) -> tuple[Attributes, Datasets]:
-    """All that an HDF5 file holds, if that is groups, numbers and text inside the file.
+    """Attributes and datasets of an untrusted HDF5 file.
 
     Raises:
-        ValueError: anything else.
+        ValueError: it holds something else than groups, numbers and text inside the file itself.
     """
     attributes: Attributes = {}
     datasets: Datasets = {}
@@ -44,7 +44,7 @@ def from_image(image: bytes) -> tuple[Attributes, Datasets]:
                 raise ValueError(f"{path}/{name} is a link to elsewhere")
             item, inner = group[name], f"{path}/{name}".lstrip("/")
             if isinstance(item, h5py.Group):
-                if inner.count("/") > 2:  # a group may hold itself
+                if inner.count("/") > 2:  # a group may contain itself
                     raise ValueError(f"{inner} is nested too deeply")
                 read(item, inner)
             elif isinstance(item, h5py.Dataset) and item.dtype.kind in "fiubc" and item.shape is not None:

@@ -1,4 +1,4 @@
-"""The header of an archive: what wrote it, and when."""
+"""Header of an archive: package version, commit and time, Hamiltonian, unit, script."""
 
 import subprocess
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from nqs.archive.contents import FORMAT, VERSION, Scalar
 
 
 def new_header(*, hamiltonian: str, unit: str, script: str) -> dict[str, Scalar]:
-    """Everything but configuration and options."""
+    """Attributes of the root group except configuration and options."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -30,7 +30,7 @@ def _package_version() -> str:
 
 
 def _commit() -> str:
-    """Commit of the source tree that this file lies in, "" where it is installed without one."""
+    """Commit of the source tree that contains this file; "" if there is none."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()

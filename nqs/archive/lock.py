@@ -11,15 +11,15 @@ from filelock import FileLock, Timeout
 
 from nqs.archive.errors import ArchiveLockedError
 
-# Not zero: the last owner may remove the file between opening and locking it, and `nqs show` looks who the owner is.
+# Not zero: the last owner may remove the file between opening and locking it, and `nqs show` locks it for a moment.
 PATIENCE, INTERVAL = 0.1, 0.01  # seconds
 
 
 class WriterLock:
-    """The right to write a file, held by at most one process; the operating system frees it when that process ends.
+    """Exclusive lock of the process that writes an archive; the operating system releases it when that process ends.
 
-    It is on a hidden file beside the archive, because the archive itself is replaced at every flush; the name of the
-    owner is in it. Symbolic links are followed, so that two names of one archive share its lock.
+    The lock is on a hidden file beside the archive, because the archive itself is replaced at every flush; it contains
+    the process id and host of the owner. Symbolic links are followed, so that two names of an archive share its lock.
 
     Raises:
         ArchiveLockedError: another process holds it.
@@ -36,7 +36,7 @@ class WriterLock:
         except Timeout:
             raise ArchiveLockedError(
                 f"{path} is being written by another process ({_owner(self._file) or 'just starting'}): wait for it or "
-                "stop it, or name another archive. Reading it is allowed all the time."
+                "stop it, or name another archive. Reading is always possible."
             ) from None
         with suppress(PermissionError):  # Windows forbids a second access to a locked file: the owner stays unknown
             self._file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -45,7 +45,7 @@ class WriterLock:
             leftover.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Give it back; the second time does nothing."""
+        """Release the lock, if it is held."""
         if self._lock.is_locked:
             with suppress(OSError):  # before the release, or another process could own it already
                 self._file.unlink()
@@ -63,7 +63,7 @@ class WriterLock:
 
 
 def writer_of(path: Path) -> str | None:
-    """Who writes the file just now, such as "process 123 on host"; None for nobody."""
+    """The process that is writing the file, such as "process 123 on host"; None if there is none."""
     from filelock import lock_descriptor
 
     file = _lock_file(path)
@@ -85,7 +85,7 @@ def _lock_file(path: Path) -> Path:
 
 
 def _owner(file: Path) -> str:
-    """ "" where it cannot be read."""
+    """Text of a lock file; "" if it cannot be read."""
     try:
         return file.read_bytes()[:200].decode(errors="replace").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""The record of a run in memory: the interface that the loop writes to, with or without a file behind it."""
+"""The record of a run in memory: the interface that the loop writes to, whether or not there is a file."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,7 +9,7 @@ import numpy as np
 from nqs.archive.contents import EXACT, Attributes, Datasets
 from nqs.archive.flush import FlushPolicy
 from nqs.archive.header import new_header
-from nqs.archive.record import RunRecord
+from nqs.archive.record import Checkpoint, RunRecord
 from nqs.estimators.estimate import EnergyEstimate
 
 if TYPE_CHECKING:  # importing torch takes seconds: `nqs show` does without
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # importing torch takes seconds: `nqs show` does without
 
 
 class MemoryArchive(RunRecord):
-    """One run in memory, gone with the process. Make it with `create`."""
+    """The record of a run without a file. Make it with `create`."""
 
     @classmethod
     def create(
@@ -32,73 +32,43 @@ class MemoryArchive(RunRecord):
         script: str = "",
         options: Mapping[str, Any] | None = None,
     ) -> Self:
-        """An empty record. The configuration may hold any object."""
+        """An empty record. The configuration may contain any objects."""
         header = new_header(hamiltonian=hamiltonian, unit=unit, script=script)
         return cls(config, options or {}, {"": header}, {})
 
     # --- steps ------------------------------------------------------------------------------------------------
 
-    def record(
-        self,
-        quantities: Mapping[str, float],
-        step: int,
-        model: "Mapping[str, Tensor]",
-        optimiser: "Mapping[str, Tensor]",
-        generator: "Tensor",
-        *,
-        sampler: "Mapping[str, Tensor] | None" = None,
-        damping: float = 1.0,
-        last_good: "Tensor | None" = None,
-    ) -> None:
-        """One finished step: its quantities and the state after it. `flush` brings it to the disk, if there is one."""
-        attributes, datasets = self._with_checkpoint(
-            step, model, optimiser, generator, sampler or {}, damping=damping, last_good=last_good
-        )
-        # Together, so that an interrupted record leaves no half of a step.
+    def record(self, quantities: Mapping[str, float], step: int, checkpoint: Checkpoint) -> None:
+        """Record a finished step: a row of the history, and the checkpoint after it. `flush` writes it to disk."""
+        attributes, datasets = self._with_checkpoint(step, checkpoint)
+        # In one assignment, so that an interrupt leaves no half-recorded step.
         rows = [*self._rows, dict(quantities)]
         self._rows, self._attributes, self._datasets = rows, attributes, datasets
         self._changed()
 
-    def start(
-        self,
-        model: "Mapping[str, Tensor]",
-        optimiser: "Mapping[str, Tensor]",
-        generator: "Tensor",
-        *,
-        sampler: "Mapping[str, Tensor] | None" = None,
-    ) -> None:
-        """The state before the first step, for a run that begins with parameters of its own."""
-        self._attributes, self._datasets = self._with_checkpoint(0, model, optimiser, generator, sampler or {})
+    def start(self, checkpoint: Checkpoint) -> None:
+        """Checkpoint before the first step, for a run whose parameters do not follow from the model's seed."""
+        self._attributes, self._datasets = self._with_checkpoint(0, checkpoint)
         self._changed()
 
-    def _with_checkpoint(
-        self,
-        step: int,
-        model: "Mapping[str, Tensor]",
-        optimiser: "Mapping[str, Tensor]",
-        generator: "Tensor",
-        sampler: "Mapping[str, Tensor]",
-        *,
-        damping: float = 1.0,
-        last_good: "Tensor | None" = None,
-    ) -> tuple[Attributes, Datasets]:
-        """All attributes and datasets with this checkpoint in the place of the last one."""
-        tensors = {"checkpoint/generator": generator}
-        for kind, state in (("model", model), ("optimiser", optimiser), ("sampler", sampler)):
-            tensors |= {f"checkpoint/{kind}/{name}": tensor for name, tensor in state.items()}
-        if last_good is not None:
-            tensors["checkpoint/last_good"] = last_good
-        new = {path: tensor.detach().cpu().numpy().copy() for path, tensor in tensors.items()}
-        attributes = self._attributes | {"checkpoint": {"step": step, "damping": damping}}
-        datasets = {path: old for path, old in self._datasets.items() if not path.startswith("checkpoint/")} | new
+    def _with_checkpoint(self, step: int, new: Checkpoint) -> tuple[Attributes, Datasets]:
+        """All attributes and datasets with the checkpoint replaced."""
+        tensors = {"checkpoint/generator": new.generator}
+        for kind in ("model", "optimiser", "sampler"):
+            tensors |= {f"checkpoint/{kind}/{name}": tensor for name, tensor in getattr(new, kind).items()}
+        if new.last_good is not None:
+            tensors["checkpoint/last_good"] = new.last_good
+        arrays = {path: tensor.detach().cpu().numpy().copy() for path, tensor in tensors.items()}
+        attributes = self._attributes | {"checkpoint": {"step": step, "damping": new.damping}}
+        datasets = {path: old for path, old in self._datasets.items() if not path.startswith("checkpoint/")} | arrays
         return attributes, datasets
 
     def roll_back(self, model: "Mapping[str, Tensor]") -> None:
-        """Replace the parameters after the last step by those before it, which counts as a retry."""
+        """Replace the parameters after the last step by those before it, and count a retry."""
         self._settle()
         for name, tensor in model.items():
             self._datasets[f"checkpoint/model/{name}"] = tensor.detach().cpu().numpy().copy()
-        if "history/retries" in self._datasets:  # a run begun in format 1 did not count them
+        if "history/retries" in self._datasets:  # format version 1 has no such column
             self._datasets["history/retries"] = self._datasets["history/retries"].copy()
             self._datasets["history/retries"][-1] += 1
         self._changed()
@@ -111,7 +81,7 @@ class MemoryArchive(RunRecord):
             self._datasets[f"samples/{name}"] = getattr(samples, name).cpu().numpy().copy()
 
     def write_exact(self, exact: "ExactGroundState") -> None:
-        """Store the exact ground-state energy and where it comes from."""
+        """Store the exact ground-state energy, gap, dimension, method and seconds."""
         self._attributes["exact"] = {name: getattr(exact, name) for name in EXACT}
 
     def write_result(self, result: EnergyEstimate) -> None:
@@ -122,28 +92,28 @@ class MemoryArchive(RunRecord):
         """Store one observable by name."""
         self._datasets[f"observables/{name}"] = np.array(values)
 
-    keeps_observables = False  # they take time, and nobody could read them
+    keeps_observables = False  # measuring takes time, and nothing could read them later
 
-    # --- keeping ----------------------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Bring everything to the disk, if there is one."""
+        """Write everything to disk, if there is a file."""
 
     def flush_if_due(self, policy: FlushPolicy) -> None:
-        """Flush where the policy says so."""
+        """Flush if the policy says so."""
 
     def close(self) -> None:
-        """The end of writing."""
+        """End writing."""
 
     def _changed(self) -> None:
-        """The state of the run is another one than at the last flush."""
+        """Called after every change."""
 
     def how_to_continue(self) -> str:
-        """For the message of a run that was stopped."""
+        """Message of a run that was stopped."""
         return f"stopped after step {self.step} of {self.steps}; nothing is saved, because the run has no archive."
 
     def where_last_state_is(self) -> str:
-        """For the message of a run whose energy is not finite."""
+        """Message of a run whose energy is not finite."""
         return "The state before it was restored."
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What is known of a run: its configuration, history, checkpoint and results. Reading only."""
+"""Read access to the record of a run: configuration, history, checkpoint and results."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,20 +16,31 @@ else:
 
 
 class Checkpoint(NamedTuple):
-    """State after the last finished step."""
+    """State after the last finished step, each part by name.
+
+    Attributes:
+        model: parameters and buffers.
+        optimiser: state of the optimiser.
+        generator: state of the random generator, bytes.
+        sampler: state of the sampler; {} if it has none.
+        damping: factor on the next update.
+        last_good: all parameters before the last update, (P,), whose energy was finite.
+    """
 
     model: dict[str, Tensor]
     optimiser: dict[str, Tensor]
     generator: Tensor
-    sampler: dict[str, Tensor]
+    sampler: dict[str, Tensor] = {}  # noqa: RUF012  # never changed
+    damping: float = 1.0
+    last_good: Tensor | None = None
 
 
 class RunRecord:
-    """The record of one run, wherever it is kept.
+    """The record of one run, in memory or from a file.
 
     Attributes:
-        config: the whole resolved configuration.
-        options: of the script that started the run; empty for a run from Python.
+        config: the complete resolved configuration, as plain data.
+        options: options of the script that started the run; {} for a run from Python.
     """
 
     def __init__(
@@ -42,7 +53,7 @@ class RunRecord:
 
     @property
     def place(self) -> str:
-        """Where the record is kept, for messages."""
+        """Name of the archive in messages."""
         return "the archive in memory"
 
     @property
@@ -57,12 +68,12 @@ class RunRecord:
 
     @property
     def has_checkpoint(self) -> bool:
-        """A state to go on from: after a step, or before the first one if the run began with parameters of its own."""
+        """Whether there is a checkpoint: after a step, or of given initial parameters."""
         return "checkpoint" in self._attributes
 
     @property
     def steps(self) -> int:
-        """Number of steps that the run is meant to have; `step` where the configuration does not say."""
+        """Number of steps of the complete run; `step` if the configuration does not say."""
         steps = self.config.get("run", {}).get("steps")
         return steps if isinstance(steps, int) else self.step
 
@@ -79,20 +90,20 @@ class RunRecord:
 
     @property
     def result(self) -> EnergyEstimate | None:
-        """The last evaluation, if the run got that far."""
+        """The last evaluation of the energy, if there was one."""
         values: dict[str, Any] = dict(self._attributes.get("result", {}))
         values.pop("step", None)
         return EnergyEstimate(**values) if values else None
 
     @property
     def result_step(self) -> int | None:
-        """Number of steps after which `result` was found: less than `steps` where a time limit stopped the run."""
+        """Number of steps before the evaluation in `result`: less than `steps` if a time limit stopped the run."""
         result = self._attributes.get("result")
         return None if result is None else int(result["step"])
 
     @property
     def finished(self) -> bool:
-        """All steps made and the energy evaluated after the last one."""
+        """Whether all steps were made and the energy was evaluated after the last one."""
         return self.result_step == self.steps
 
     def samples(self) -> dict[str, np.ndarray]:
@@ -114,7 +125,7 @@ class RunRecord:
         return self._group("checkpoint/model")
 
     def checkpoint(self) -> Checkpoint:
-        """States of model, optimiser, random generator and sampler; {} for a sampler without a state.
+        """The state to continue from.
 
         Raises:
             ArchiveError: the run has not finished a step.
@@ -125,18 +136,15 @@ class RunRecord:
             {name: torch.from_numpy(values.copy()) for name, values in group.items()}
             for group in (self.parameters(), self._group("checkpoint/optimiser"), self._group("checkpoint/sampler"))
         )
-        generator = torch.from_numpy(self._datasets["checkpoint/generator"].copy())
-        return Checkpoint(model=model, optimiser=optimiser, generator=generator, sampler=sampler)
-
-    @property
-    def damping(self) -> float:
-        """Factor on the next update."""
-        return float(self._attributes.get("checkpoint", {}).get("damping", 1.0))
-
-    @property
-    def last_good(self) -> np.ndarray | None:
-        """All parameters before the last update, (P,), whose energy was found finite."""
-        return self._datasets.get("checkpoint/last_good")
+        last_good = self._datasets.get("checkpoint/last_good")
+        return Checkpoint(
+            model=model,
+            optimiser=optimiser,
+            generator=torch.from_numpy(self._datasets["checkpoint/generator"].copy()),
+            sampler=sampler,
+            damping=float(self._attributes["checkpoint"]["damping"]),
+            last_good=None if last_good is None else torch.from_numpy(last_good.copy()),
+        )
 
     def _group(self, name: str) -> dict[str, np.ndarray]:
         prefix = f"{name}/"

@@ -1,4 +1,4 @@
-"""Configuration objects as plain data (JSON), and back: dataclasses named by their class, arrays; nothing executed."""
+"""Configuration dataclasses and arrays as plain data (JSON), and back. Reading executes no code of an archive."""
 
 import hashlib
 import json
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-LONG = 32  # entries of a list that is printed in full
-ADDED = {"species"}  # fields that archives of version 0.1 lack, which is no difference
-# Numbers that Python's own hold exactly, so that JSON keeps every bit: no long double.
+LONG = 32  # largest number of entries of a list that messages show in full
+ADDED = {"species"}  # fields that archives of version 0.1 lack; not compared
+# Types whose values Python's int and float represent exactly, so that JSON keeps every bit; no long double.
 ARRAY_TYPES = {"bool", "float16", "float32", "float64"} | {f"{k}int{b}" for k in ("", "u") for b in (8, 16, 32, 64)}
 COMPLEX_TYPES = {"complex64": "float32", "complex128": "float64"}  # stored as pairs, in a last axis
 
@@ -24,10 +24,10 @@ def to_plain(value: Any, *, strict: bool = True) -> Any:
     order.
 
     Args:
-        strict: refuse what JSON cannot hold; else it stays as it is, for configurations that are kept in memory.
+        strict: refuse objects that JSON cannot represent; else keep them, for configurations in memory.
 
     Raises:
-        TypeError: something that JSON cannot hold.
+        TypeError: `strict`, and an object that JSON cannot represent.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__name__} | {
@@ -52,8 +52,8 @@ def to_plain(value: Any, *, strict: bool = True) -> Any:
 
 
 def _as_array(value: Any) -> np.ndarray | None:
-    """The numbers of an array or a tensor; None for anything else. A tensor exists only where torch was imported."""
-    torch = sys.modules.get("torch")
+    """Array or tensor as an array; None for anything else."""
+    torch = sys.modules.get("torch")  # without it there are no tensors, and importing it takes seconds
     if torch is not None and isinstance(value, torch.Tensor):
         try:
             return value.detach().cpu().resolve_conj().resolve_neg().numpy()
@@ -68,7 +68,7 @@ def _to_array(data: Mapping[str, Any]) -> np.ndarray:
     """The array of {"dtype": ..., "shape": ..., "data": ...}.
 
     Raises:
-        ValueError: not what `to_plain` writes.
+        ValueError: data that `to_plain` does not write.
     """
     dtype, shape, numbers = data.get("dtype"), data.get("shape"), data.get("data")
     pairs = isinstance(dtype, str) and dtype in COMPLEX_TYPES
@@ -77,7 +77,7 @@ def _to_array(data: Mapping[str, Any]) -> np.ndarray:
             f"an array of {dtype!r}: an archive holds {', '.join(sorted(ARRAY_TYPES | COMPLEX_TYPES.keys()))}."
         )
     if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise ValueError(f"an array of shape {_brief(shape)}: it must be a list of whole numbers.")
+        raise ValueError(f"an array of shape {_brief(shape)}: it must be a list of integers.")
     fit = isinstance(numbers, list) and len(numbers) == math.prod(shape) * (2 if pairs else 1)
     if not fit or not all(isinstance(number, (int, float)) for number in numbers or ()):
         raise ValueError(f"an array of shape {shape} whose data are {_brief(numbers)}: they do not fit.")
@@ -121,7 +121,7 @@ def from_plain(data: Any, types: Mapping[str, type]) -> Any:
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[str]:
-    """Where two plain configurations differ, one line each: 'hamiltonian.U: 4.0 / 8.0'."""
+    """Differences of two plain configurations, one line each: 'hamiltonian.U: 4.0 / 8.0'."""
     if isinstance(first, dict) and isinstance(second, dict):
         keys = [*first, *(key for key in second if key not in first and key not in ADDED)]
         pairs = [(f"{path}.{key}".lstrip("."), first.get(key), second.get(key)) for key in keys]
@@ -130,12 +130,12 @@ def differences(first: Any, second: Any, path: str = "") -> list[str]:
 
 
 def _brief(value: Any) -> str:
-    """Without most of the rows of a long table, such as those of a symmetry group."""
+    """Text of a value; long lists, such as the permutations of a symmetry group, are shortened."""
     long = isinstance(value, list) and len(value) > LONG
     return f"[{', '.join(map(_brief, value[:2]))}, … {len(value)} in all]" if long else str(value)
 
 
 def digest(value: Any) -> str:
-    """Eight hexadecimal digits that stand for a configuration, to name files after it."""
+    """Eight hexadecimal digits of the SHA-256 of a configuration, for file names."""
     text = json.dumps(to_plain(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

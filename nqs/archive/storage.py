@@ -1,12 +1,12 @@
-"""Bytes on disk: sealed with a checksum, replaced in one step.
+"""Files on disk: sealed with a checksum, replaced atomically.
 
 A sealed file is a user block of 512 bytes, which HDF5 skips, and an HDF5 image:
 
     nqs-run/2                    format and version
     sha256 0123…cdef             of all bytes after the user block
-    bytes 123456                 their number; zeros follow up to byte 512
+    bytes 123456                 number of these bytes; zeros follow up to byte 512
 
-Every bit of the file is checked before the HDF5 library, which crashes on damaged files, sees any of it. By hand:
+The whole file is checked before the HDF5 library reads it, because that may crash on damaged files. By hand:
 
     head -n 3 run.h5; tail -c +513 run.h5 | sha256sum
 """
@@ -27,7 +27,7 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def seal(image: bytes, *, format: str, version: int) -> bytes:
-    """The user block of an image, 512 bytes."""
+    """The user block of an HDF5 image, 512 bytes."""
     text = f"{format}/{version}\nsha256 {hashlib.sha256(image).hexdigest()}\nbytes {len(image)}\n"
     return text.encode().ljust(USER_BLOCK, b"\0")
 
@@ -36,7 +36,7 @@ def unseal(data: bytes, *, format: str) -> tuple[int, bytes]:
     """Version and image of a sealed file.
 
     Raises:
-        ValueError: no such file, or any of its bits has changed.
+        ValueError: the data have no seal of this format, or were changed since.
     """
     match = SEAL.fullmatch(data[:USER_BLOCK])
     if match is None or match[1] != format.encode():
@@ -51,9 +51,9 @@ def unseal(data: bytes, *, format: str) -> tuple[int, bytes]:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put data at path in one atomic step: whoever reads finds the old bytes or the new ones.
+    """Write a file atomically: readers find the old contents or the new ones.
 
-    A symbolic link stays: the file that it leads to is replaced. A file that is replaced keeps its permissions.
+    The target of a symbolic link is replaced, not the link. Permissions of the file are kept.
 
     Raises:
         OSError: disk full, folder read-only or missing; the old file stays.
@@ -64,11 +64,11 @@ def replace_file(path: Path, data: bytes) -> None:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())  # or a power failure could leave the new name with none of the bytes
+            os.fsync(file.fileno())  # else a power failure could leave an empty file under the new name
         with suppress(FileNotFoundError, PermissionError):  # a new file; a file system without permissions
             partial.chmod(stat.S_IMODE(path.stat().st_mode))
         os.replace(partial, path)
     except OSError:
-        with suppress(OSError):  # a file system that has become read-only refuses this too
+        with suppress(OSError):  # a file system that became read-only refuses this too
             partial.unlink(missing_ok=True)
         raise

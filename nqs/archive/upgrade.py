@@ -1,7 +1,10 @@
-"""Archives of earlier packages in the terms of this one, changed in memory when they are read.
+"""Archives of earlier packages in the terms of this one.
 
-0.1 had a model `WithReference(base, reference)` around a network. The reference phase has become an argument of the
-network, whose parameters thereby lose one "base." of their names.
+`upgrade` changes what is read: 0.1 had a model `WithReference(base, reference)` around a network, whose reference phase
+has become an argument of the network; the names of its parameters thereby lose one "base.".
+
+`upgraded` is applied where a run is rebuilt or compared with another one. `nqs show` therefore prints the options as
+they were stored, and a removed option prevents resuming the run, but not looking at it.
 """
 
 import json
@@ -14,11 +17,26 @@ from nqs.archive.errors import ArchiveError
 WRAPPER = "WithReference"
 PARAMETERS = "checkpoint/model/"
 
+# Options that 0.1 had, by class, with the default value: that of today's only behaviour.
+REMOVED: dict[str, dict[str, Any]] = {
+    "StochasticReconfiguration": {
+        "adaptive": True, "implicit": True, "propagated": True, "logarithmic": None, "space": "auto",
+    },
+    "TorchOptimiser": {"baseline": True},
+    "RunConfig": {"clip": None, "first_samples": 1.0},
+}  # fmt: skip
+RENAMED = {"TreeSampler": {"recorded": "use_cuda_graph"}}
+# Values of options that archives of format version 1 lack.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "StochasticReconfiguration": {"precision": "float64"},
+    "TreeSampler": {"use_cuda_graph": True},
+}
+
 
 def upgrade(attributes: Attributes, datasets: Datasets) -> None:
-    """In place, the configuration and the names of the parameters."""
+    """Remove `WithReference` from the configuration and the names of the parameters, in place."""
     config = json.loads(str(attributes[""]["config"]))
-    model, removed = without_wrapper(config.get("model"))
+    model, removed = without_wrapper(config.get("model")) if isinstance(config, dict) else (None, 0)
     if not removed:
         return
     attributes[""]["config"] = json.dumps(config | {"model": model})
@@ -28,9 +46,9 @@ def upgrade(attributes: Attributes, datasets: Datasets) -> None:
 
 
 def without_wrapper(model: Any) -> tuple[Any, int]:
-    """The configuration of a model with the reference phase in that of the network, and the wrappers removed.
+    """The configuration of a model with the reference phase in that of the network, and the number of wrappers removed.
 
-    A reference phase of a reference phase stays as it is: it cannot be expressed any more, and building it says so.
+    A reference phase of a reference phase stays as it is: no model of today expresses it, and building it says so.
     """
     if not isinstance(model, dict) or not isinstance(model.get("base"), dict):
         return model, 0
@@ -40,56 +58,62 @@ def without_wrapper(model: Any) -> tuple[Any, int]:
     return base | {"reference": model.get("reference")}, removed + 1
 
 
-# Options that StochasticReconfiguration had in 0.1, with their default.
-_REMOVED = {"adaptive": True, "implicit": True, "propagated": True, "logarithmic": None, "space": "auto"}
+def upgraded(config: Mapping[str, Any], *, finished: bool = False) -> dict[str, Any]:
+    """The configuration of an archive as a run of today would store it.
 
-
-def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of an archive as a run of today would write it.
+    Args:
+        config: all of it or some of its parts.
+        finished: no step is left, so that removed options are dropped whatever their value.
 
     Raises:
-        ArchiveError: an option that was removed has a value that stands in the way.
+        ArchiveError: steps are left, and a removed option has a value that this package cannot continue with.
     """
-    return _optimiser(dict(config))
-
-
-def _optimiser(config: dict[str, Any]) -> dict[str, Any]:
-    """Exact steps were stochastic reconfiguration with a sampler that sums over the whole sector."""
+    new = {name: _part(part, finished) for name, part in config.items()}
     old = config.get("optimiser")
-    if not isinstance(old, Mapping):
-        return config
-    if old.get("type") == "TorchOptimiser":
-        return config | {"optimiser": _without(old, {"baseline": True})}
-    if old.get("type") != "StochasticReconfiguration":
-        return config
-    exact = "propagated" in old and config.get("sampler", {}).get("type") == "ExhaustiveSampler"
-    changed: dict[str, Any] = {"optimiser": _without(old, _REMOVED)}
-    if exact:
-        changed["optimiser"] = _exact_steps(changed["optimiser"])
-    warm_up = config.get("warm_up")
-    if isinstance(warm_up, Mapping) and isinstance(warm_up.get("optimiser"), Mapping):
-        changed["warm_up"] = {**warm_up, "optimiser": _without(warm_up["optimiser"], _REMOVED)}
-    return config | changed
+    exact = new.get("sampler", {}).get("type") == "ExhaustiveSampler"
+    if exact and isinstance(old, Mapping) and "propagated" in old:  # exact steps were an option
+        new["optimiser"] = _exact_steps(new["optimiser"], finished)
+    return new
 
 
-def _exact_steps(old: Mapping[str, Any]) -> dict[str, Any]:
+def _part(part: Any, finished: bool) -> Any:
+    if isinstance(part, list):
+        return [_part(item, finished) for item in part] if any(isinstance(item, dict) for item in part) else part
+    if not isinstance(part, Mapping):
+        return part
+    kind = str(part.get("type"))
+    removed: Mapping[str, Any] = REMOVED.get(kind, {})
+    renamed: Mapping[str, str] = RENAMED.get(kind, {})
+    new = dict(DEFAULTS.get(kind, {}))
+    for name, value in part.items():
+        if name not in removed:
+            new[renamed.get(name, name)] = _part(value, finished)
+        elif value != removed[name] and not finished:
+            raise _removed(kind, name, value)
+    return new | _resolved(new) if kind == "TransformerConfig" else new
+
+
+def _resolved(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of unset fields, as `TransformerConfig.completed` gives them; importing it would import torch."""
+    width, attention = network.get("width") or 32, network.get("attention") or "dot-product"
+    heads = network.get("heads") or (width if attention == "factored" else 4)
+    return {"width": width, "heads": heads, "attention": attention, "dtype": network.get("dtype") or "mixed"}
+
+
+def _exact_steps(old: Mapping[str, Any], finished: bool) -> dict[str, Any]:
+    """In 0.1 exact steps were stochastic reconfiguration with a sampler that sums over the whole sector."""
     rate = old.get("learning_rate") or 1.0
-    if old.get("momentum"):
-        raise _in_the_way("momentum", old["momentum"])
-    if old.get("final_learning_rate") not in (None, rate):
-        raise _in_the_way("final_learning_rate", old["final_learning_rate"])
+    allowed = {"momentum": (None, 0.0), "final_learning_rate": (None, rate)}
+    for name, values in allowed.items():
+        if not finished and old.get(name) not in values:
+            raise _removed("ExactSteps", name, old[name])
     names = ("diagonal_shift", "final_diagonal_shift", "max_step", "precision", "memory")
     return {"type": "ExactSteps", "time": rate} | {name: old[name] for name in names if old.get(name) is not None}
 
 
-def _without(old: Mapping[str, Any], removed: Mapping[str, Any]) -> dict[str, Any]:
-    for name, default in removed.items():
-        if name in old and old[name] != default:
-            raise _in_the_way(name, old[name])
-    return {name: value for name, value in old.items() if name not in removed}
-
-
-def _in_the_way(name: str, value: object) -> ArchiveError:
+def _removed(kind: str, name: str, value: object) -> ArchiveError:
+    subject = "this run" if kind == "RunConfig" else "the optimiser of this run"
     return ArchiveError(
-        f"the optimiser of this run has {name}={value!r}, an option that was removed: nqs 0.1 can go on with it."
+        f"{subject} has {name}={value!r}, an option that was removed: nqs 0.1 can resume it; here it can be shown, "
+        "compared, reported and plotted."
     )

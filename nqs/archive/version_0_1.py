@@ -1,4 +1,4 @@
-"""What archives of version 0.1 leave unsaid."""
+"""Species of particles, which archives of version 0.1 do not state."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,9 +7,9 @@ from nqs.hilbert import Charge, HilbertSpace, Species, bosons, electrons, fermio
 
 
 def with_species(hilbert: HilbertSpace) -> HilbertSpace:
-    """A space without species, as version 0.1 kept it, with those of the equal space that a constructor makes.
+    """A Hilbert space without species, with the species of the constructor that makes an equal space.
 
-    Spaces of a user's own equal none of them and stay as they are.
+    Other spaces are returned unchanged.
     """
     L, d, states = hilbert.n_sites, hilbert.local_dim, hilbert.state_names
     targets = [charge.target for charge in hilbert.charges]
@@ -24,7 +24,7 @@ def with_species(hilbert: HilbertSpace) -> HilbertSpace:
     for build in candidates:
         try:
             candidate = build()
-        except (TypeError, ValueError):  # not these numbers
+        except (TypeError, ValueError):  # impossible for this constructor
             continue
         if candidate == hilbert:
             return replace(hilbert, species=candidate.species)
@@ -32,7 +32,7 @@ def with_species(hilbert: HilbertSpace) -> HilbertSpace:
 
 
 def _electrons_of_fixed_total(n_sites: int, total: int | None) -> HilbertSpace:
-    """As imported from NetKet, whose Jordan-Wigner order has the orbitals of spin down first."""
+    """Electrons with a fixed total number, as imported from NetKet; its Jordan-Wigner order has spin down first."""
     up, down = (0, 1, 0, 1), (0, 0, 1, 1)
     species = (
         Species("down electrons", "fermion", down, tuple(-n for n in down)),

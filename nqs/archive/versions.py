@@ -1,4 +1,4 @@
-"""Archives of every version of the format, as the present version has them."""
+"""Read archives of every version of the format, upgraded to the present one."""
 
 import subprocess
 import sys
@@ -13,7 +13,11 @@ from nqs.archive.upgrade import upgrade
 
 
 def read_file(path: Path) -> tuple[int, Attributes, Datasets, int]:
-    """Version, attributes, datasets and size of an archive of any version; upgraded to the present version."""
+    """Format version, attributes, datasets, and size in bytes of an archive; contents upgraded to the present version.
+
+    Raises:
+        ArchiveError: the file cannot be read, is damaged, has another format, or a later version of it.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -33,7 +37,7 @@ def read_file(path: Path) -> tuple[int, Attributes, Datasets, int]:
         )
     try:
         attributes, datasets = from_image(image)
-    except Exception as error:  # h5py raises whatever it likes
+    except Exception as error:  # h5py raises errors of many types
         raise ArchiveError(
             f"{path} is no readable archive: {error}. The file was left as it is; restore it from a copy."
         ) from error
@@ -57,16 +61,16 @@ def read_file(path: Path) -> tuple[int, Attributes, Datasets, int]:
 
 
 def _probe(path: Path) -> None:
-    """Read a file without a checksum in another process first, because HDF5 may crash on a damaged one.
+    """Read a file without a checksum in a child process first, because HDF5 may crash on a damaged one.
 
     Raises:
-        ValueError: that process did not survive.
+        ValueError: the child process failed.
     """
     command = [sys.executable, "-P", "-c", PROBE, str(path)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
-        raise ValueError("the HDF5 library does not come to an end with it") from None
+        raise ValueError("the HDF5 library does not finish reading it") from None
     if done.returncode:
         raise ValueError(f"the HDF5 library cannot read it ({(done.stderr.splitlines() or ['it crashed'])[-1]})")
 
@@ -87,7 +91,7 @@ def _from_version_1(attributes: Attributes, datasets: Datasets) -> None:
     attributes[""] |= {"version": VERSION, "script": "", "options": "{}"}
     if "checkpoint" in attributes:
         attributes["checkpoint"].setdefault("damping", 1.0)
-    if "result" in attributes:  # made after the last step only
+    if "result" in attributes:  # format version 1 has only evaluations after the last step
         attributes["result"]["step"] = attributes["checkpoint"]["step"]
 
 

@@ -1,9 +1,9 @@
-"""The command `nqs`: run, resume, look at, compare, draw, check and export runs.
+"""The command `nqs`: run, resume, show, compare, plot, report, verify and export runs.
 
-One file a command, each a frozen dataclass whose fields are its options and which is called to run; a new one is one
-more line in COMMANDS. Exit codes: `nqs.cli.errors.ExitCode`, and 2 for wrong options.
+Each command is a file with a frozen dataclass: its fields are the options, calling it runs the command. New commands
+are added to COMMANDS. Exit codes: `nqs.cli.errors.ExitCode`, and 2 for wrong options.
 
-Nothing heavy is imported before a command needs it: `nqs --help` and `nqs show` do without torch.
+Large packages are imported when a command needs them: `nqs --help` and `nqs show` do not import torch.
 """
 
 import inspect
@@ -38,14 +38,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 DESCRIPTION = """Ground states of quantum many-body Hamiltonians from neural quantum states.
 
-  nqs run bose-hubbard --U 8           a run; interrupt it and repeat the command to go on
-  nqs show results/*.h5                what there is
+  nqs run bose-hubbard --U 8           a run; repeat the command to continue it after an interrupt
+  nqs show results/*.h5                state, energies and options of runs
   nqs compare results/*.h5             a table against the exact energies
   nqs report results/*.h5 -o all.html  a web page with figures
   nqs COMMAND --help                   more
 
-Exit codes: 0 done; 1 error; 2 wrong options; 3 stopped at --minutes with steps left; 130, 143 stopped by
-SIGINT, SIGTERM with everything saved."""
+Exit codes: 0 done; 1 error; 2 wrong options; 3 stopped at --minutes with remaining steps; 130, 143 stopped
+by SIGINT, SIGTERM with everything saved."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first = arguments[0] if arguments else ""
     if first == "run" and run(arguments[1:]):
         return
-    if first not in COMMANDS:  # help, a mistake, or run with one of them
+    if first not in COMMANDS:  # help, a wrong command, or a wrong name after run
         tyro.cli(whole_command_line(choices()), prog="nqs", description=DESCRIPTION, args=arguments)
         return
     command = COMMANDS[first]
@@ -70,11 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def whole_command_line(run_type: Any) -> Any:
-    """A union that tyro makes the command line of.
-
-    Args:
-        run_type: what follows `nqs run`.
-    """
+    """All commands as a union for tyro; `run_type` is that of the scripts after `nqs run`."""
     commands: list[Any] = [Annotated[run_type, tyro.conf.subcommand("run", description="Find a ground state.")]]
     for name, command in COMMANDS.items():
         first_paragraph = inspect.cleandoc(command.__doc__ or "").split("\n\n")[0]

@@ -1,4 +1,4 @@
-"""How commands and scripts end: exit codes, and one clear line for what users can get wrong."""
+"""Exit codes of commands and scripts; user errors exit with one line."""
 
 import sys
 from collections.abc import Iterator
@@ -14,26 +14,26 @@ class ExitCode(IntEnum):
 
     FINISHED = 0
     ERROR = 1
-    TIME_LIMIT = 3  # all is saved, steps are left: resume
-    SIGINT = 130  # all is saved
-    SIGTERM = 143  # all is saved
+    TIME_LIMIT = 3  # everything is saved, steps remain: resume
+    SIGINT = 130  # everything is saved
+    SIGTERM = 143  # everything is saved
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """What users can get wrong ends the process with one line and an `ExitCode`, not with a traceback.
+def errors_to_exit_codes() -> Iterator[None]:
+    """Context manager: user errors and interrupts exit with one line and an `ExitCode`, without a traceback.
 
     Raises:
-        SystemExit: instead of the error.
+        SystemExit: instead of these errors.
     """
     try:
         yield
     except Interrupted as error:
         _end(f"interrupted: {error}", error.exit_code)
     except KeyboardInterrupt:
-        _end("interrupted: what was recorded is in the archive; repeat the command to go on.", ExitCode.SIGINT)
+        _end("interrupted: recorded steps are in the archive; repeat the command to continue.", ExitCode.SIGINT)
     except BrokenPipeError:  # nqs show ... | head
-        sys.stderr.close()  # or Python would complain at its end
+        sys.stderr.close()  # else Python reports the broken pipe at its end
         raise SystemExit(int(ExitCode.FINISHED)) from None
     except (ValueError, OSError, FloatingPointError, ArchiveError) as error:
         raise SystemExit(f"error: {error}") from None  # printed by the interpreter, which ends with 1

@@ -1,4 +1,4 @@
-"""Archives named on the command line."""
+"""Archives as arguments of commands."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +13,6 @@ File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help=
 
 
 def at_least_one(files: Sequence[Path], command: str) -> None:
-    """Raises ValueError where no file was named."""
+    """Raises ValueError: no file was given."""
     if not files:
         raise ValueError(f"nqs {command} needs at least one archive: nqs {command} results/*.h5")

@@ -1,6 +1,6 @@
 """Options of a script as TOML, and TOML as options on the command line.
 
-The keys are the long flags without dashes, those with a dot in tables:
+Keys are the long flags without leading dashes; flags with a dot are in tables:
 
     script = "bose-hubbard"
     shape = [3, 3]
@@ -10,64 +10,59 @@ The keys are the long flags without dashes, those with a dot in tables:
     [model]
     width = 32
 
-TOML has no null: the text "None" stands for it.
+TOML has no null; the text "None" represents it.
 """
 
 import difflib
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-SCRIPT = "script"  # the key that names the script
+SCRIPT = "script"  # key of the script's name
 
 
 def options_table(config: Any) -> dict[str, Any]:
-    """Options of a script's configuration under the names that its command line gives them.
+    """Options of a script's configuration by their names on the command line, those with a dot in tables.
 
-    Fields that are empty by default are left out while they are, and so is what says where a run is kept and watched.
+    Fields that are None by default are left out if they are None, and so are options of this call alone.
     """
-    hints = get_type_hints(type(config), include_extras=True)
     table: dict[str, Any] = {}
-    for field in fields(config):
-        value = getattr(config, field.name)
-        metadata = getattr(hints[field.name], "__metadata__", ())
+    for name, field, value in _options(config):
         if field.metadata.get("of this call") or (value is None and field.default is None):
             continue
-        if not is_dataclass(value):
-            table[field.name] = _plain(value)
-        elif any(getattr(item, "name", None) == "" for item in metadata):  # tyro.conf.arg(name=""): without a prefix
-            table |= options_table(value)
-        else:
-            table[field.name] = options_table(value)
+        *names, last = name.split(".")
+        inner = table
+        for outer in names:
+            inner = inner.setdefault(outer, {})
+        if value is None or isinstance(value, Path):
+            value = str(value)
+        inner[last] = list(value) if isinstance(value, tuple) else value
     return table
 
 
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
 def option_names(config: Any) -> set[str]:
-    """Every name that a TOML file may give, those in tables with a dot."""
+    """Names of all options in a TOML file; those in tables contain a dot."""
+    return {name for name, _, _ in _options(config)} - {"config", "started_by", "begin"}
+
+
+def _options(config: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
+    """Name on the command line, field and value of every option."""
     hints = get_type_hints(type(config), include_extras=True)
-    names = set()
     for field in fields(config):
-        inner = getattr(config, field.name)
+        value = getattr(config, field.name)
         metadata = getattr(hints[field.name], "__metadata__", ())
-        if not is_dataclass(inner):
-            names.add(field.name)
-        elif any(getattr(item, "name", None) == "" for item in metadata):
-            names |= option_names(inner)
+        if not is_dataclass(value):
+            yield prefix + field.name, field, value
+        elif any(getattr(item, "name", None) == "" for item in metadata):  # tyro.conf.arg(name=""): without a prefix
+            yield from _options(value, prefix)
         else:
-            names |= {f"{field.name}.{name}" for name in option_names(inner)}
-    return names - {"config", "started_by", "begin"}
+            yield from _options(value, f"{prefix}{field.name}.")
 
 
 def to_toml(script: str, table: Mapping[str, Any]) -> str:
-    """TOML text that starts the same run."""
+    """TOML text of the options of a run, for --config."""
     import tomli_w
 
     return tomli_w.dumps({SCRIPT: script, **table})
@@ -77,7 +72,7 @@ def read_toml(path: Path, script: str) -> dict[str, Any]:
     """The options in a file.
 
     Raises:
-        ValueError: no such file, no TOML, or options of another script.
+        ValueError: no such file, invalid TOML, or options of another script.
     """
     try:
         table = tomllib.loads(path.read_text())
@@ -87,19 +82,19 @@ def read_toml(path: Path, script: str) -> dict[str, Any]:
         raise ValueError(f"{path} is no TOML: {error}.") from None
     named = table.pop(SCRIPT, script)
     if named != script:
-        raise ValueError(f"{path} holds options of {named!r}, not of {script!r}: run that, or change the file.")
+        raise ValueError(f"{path} holds options of {named!r}, not of {script!r}: run that script, or change the file.")
     return table
 
 
 def command_line_flags(table: Mapping[str, Any], known: Collection[str] | None, path: Path) -> list[str]:
-    """The options of a table as arguments of the command line.
+    """The options of a table as command-line arguments.
 
     Args:
-        known: names of all options that there are; None if that is not known.
-        path: of the file, for messages.
+        known: names of all options; None if they are not known.
+        path: path of the file, for messages.
 
     Raises:
-        ValueError: an option that does not exist, or a value that no option can have.
+        ValueError: an unknown option, or a value of an impossible type.
     """
     flags = []
     for name, value in _flat(table):

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 CHECK_EVERY = 5  # Lanczos steps
@@ -35,6 +34,8 @@ def lanczos(
     Raises:
         RuntimeError: no convergence.
     """
+    from scipy.linalg import eigh_tridiagonal  # here, because importing scipy takes time
+
     x = start / float(dot(start, start).real) ** 0.5
     diagonal: list[float] = []
     side: list[float] = []

@@ -12,12 +12,11 @@ is Hermitian, and |x|^2 = 1 for a normalised state.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64, Num, UInt8
-from scipy import sparse
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
@@ -25,6 +24,11 @@ from nqs.protocols import Connected, Hamiltonian
 from nqs.runtime.memory import available_memory, max_chunk_rows
 from nqs.samples import Lookup
 from nqs.symmetry.group import Symmetry
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+else:
+    csr_array = Any  # importing scipy takes time, and sampled steps do not need it
 
 MAX_DIMENSION = 5_000_000
 ROWS = 2**15  # matrix rows built at once
@@ -58,7 +62,7 @@ class SectorMatrix:
     sizes: Int64[Tensor, " N"]
     diagonal: Float64[Tensor, " N"]
     symmetry: Symmetry | None
-    _csr: sparse.csr_array = field(repr=False)
+    _csr: csr_array = field(repr=False)
 
     @classmethod
     def of(
@@ -119,7 +123,9 @@ class SectorMatrix:
         if symmetry is not None:
             root = sizes.double().sqrt().cpu().numpy()
             values = values * (root[rows] / root[columns])
-        matrix = sparse.coo_array((values, (rows, columns)), shape=(len(n), len(n))).tocsr()
+        from scipy.sparse import coo_array
+
+        matrix = coo_array((values, (rows, columns)), shape=(len(n), len(n))).tocsr()
         return cls(configurations=n, sizes=sizes, diagonal=diagonal, symmetry=symmetry, _csr=matrix)
 
     def __len__(self) -> int:
@@ -149,7 +155,7 @@ class SectorMatrix:
         """Elements besides the diagonal."""
         return self._csr.nnz - len(self)
 
-    def to_scipy(self) -> sparse.csr_array:
+    def to_scipy(self) -> csr_array:
         """The matrix itself, not a copy."""
         return self._csr
 
@@ -172,7 +178,7 @@ class SectorMatrix:
         return torch.sparse_csr_tensor(starts, columns, values, size=csr.shape)
 
 
-def sparse_matrix(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -> sparse.csr_array:
+def sparse_matrix(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -> csr_array:
     """<n|H|n'> in the lexicographic basis of the sector, real if all elements are.
 
     Raises:

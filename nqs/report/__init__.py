@@ -1,1 +1,1 @@
-"""Figures, tables and pages of runs."""
+"""Energies, tables, figures and web pages of runs."""

@@ -1,4 +1,4 @@
-"""Tables of runs: against the exact energy, found once and kept in the archives, and against each other."""
+"""Tables that compare runs with the exact energy, computed once and stored in the archives, and with each other."""
 
 import csv
 import io
@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from nqs.archive.archive import Archive, ArchiveError
 from nqs.estimators.estimate import with_error
+from nqs.report.summary import energy_of, require_step
 
-if TYPE_CHECKING:  # torch takes seconds to import: where exact energies are known a table does without
+if TYPE_CHECKING:  # importing torch takes seconds; a table with known exact energies does not need it
     from nqs.protocols import Hamiltonian
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A run in the table.
+    """A run in the table; energies in `unit`.
 
     Attributes:
-        evaluated: the energy is that of an evaluation, not of the last step.
-        excess: energy minus the lowest one of the same Hamiltonian.
-        relative: (E - E_exact) / |E_exact|; None where E_exact is not known or 0.
+        evaluated: the energy is from an evaluation, not from the last step.
+        excess: energy minus the lowest energy of the same Hamiltonian.
+        relative: (E - E_exact) / |E_exact|; None if E_exact is unknown or 0.
     """
 
     file: str
@@ -42,57 +43,50 @@ class Row:
 
 
 def compared(archives: Sequence[Archive], exact_limit: int) -> list[Row]:
-    """A row for every run; those of the same Hamiltonian stand together, the lowest energy first.
+    """One row per run, grouped by Hamiltonian, the lowest energy first.
 
     Args:
-        exact_limit: find exact energies that no archive knows, up to this dimension, and store them in all of them.
+        exact_limit: largest dimension for which an unknown exact energy is computed, and stored in the archives.
 
     Raises:
-        ValueError: a run without a finished step.
+        ArchiveError: a run without a finished step, or an archive that nqs did not write.
     """
     groups: dict[str, list[Archive]] = {}
     for archive in archives:
-        if archive.step == 0:
-            raise ValueError(f"{archive.path} holds no finished step: there is nothing to compare.")
+        require_step(archive, "compare")
         groups.setdefault(json.dumps(archive.config["hamiltonian"], sort_keys=True), []).append(archive)
     return [row for group in groups.values() for row in _rows(group, exact_limit)]
 
 
 def _rows(group: Sequence[Archive], exact_limit: int) -> list[Row]:
     exact = _exact(group, exact_limit)
-    found = sorted((_energy(archive) for archive in group), key=lambda item: item[1]["energy"])
-    lowest = found[0][1]["energy"]
+    found = sorted(
+        ((archive, energy_of(archive, exact)) for archive in group), key=lambda pair: pair[1].estimate.energy
+    )
+    lowest = found[0][1].estimate.energy
     return [
         Row(
             file=str(archive.path),
             hamiltonian=str(archive.attributes["hamiltonian"]),
-            unit=str(archive.attributes["unit"]),
+            unit=run.unit,
             step=archive.step,
-            excess=values["energy"] - lowest,
+            evaluated=run.evaluated,
+            energy=run.estimate.energy,
+            error=run.estimate.error,
+            excess=run.estimate.energy - lowest,
             exact=exact,
-            relative=(values["energy"] - exact) / abs(exact) if exact else None,
+            relative=run.relative_error if exact else None,
+            variance=run.estimate.variance,
+            v_score=run.estimate.v_score,
+            distinct=run.estimate.n_distinct,
             seconds=float(archive.history["seconds"].sum()),
-            **values,
         )
-        for archive, values in found
+        for archive, run in found
     ]
 
 
-def _energy(archive: Archive) -> tuple[Archive, dict[str, Any]]:
-    """The energy of the last evaluation, or of the last step where there was none."""
-    result, history = archive.result, archive.history
-    values: dict[str, Any]
-    if result is not None:
-        names = ("energy", "error", "variance", "v_score")
-        values = {name: getattr(result, name) for name in names} | {"distinct": result.n_distinct}
-    else:
-        values = {name: float(history[name][-1]) for name in ("energy", "error", "variance", "v_score")}
-        values["distinct"] = int(history["distinct"][-1])
-    return archive, values | {"evaluated": result is not None}
-
-
 def _exact(group: Sequence[Archive], limit: int) -> float | None:
-    """The exact energy from one of the archives; else found now, and stored in all of them."""
+    """The exact energy from one of the archives, or computed now and stored in all of them."""
     known = next((archive.exact["energy"] for archive in group if archive.exact is not None), None)
     if known is not None:
         return float(known)
@@ -111,7 +105,7 @@ def _exact(group: Sequence[Archive], limit: int) -> float | None:
             with Archive.open(archive.path, "a") as file:
                 file.write_exact(ground_state)
                 file.flush()
-        except ArchiveError as error:  # it is being written, or lies in a read-only folder
+        except ArchiveError as error:  # another process writes it, or its folder is read-only
             print(f"the exact energy was not stored: {error}", file=sys.stderr)
     return ground_state.energy
 
@@ -120,7 +114,7 @@ def hamiltonian_of(archive: Archive) -> "Hamiltonian":
     """The Hamiltonian of a run.
 
     Raises:
-        ValueError: it is made of classes that are not in nqs, or its values do not fit them.
+        ValueError: it contains classes that are not in nqs, or impossible values.
     """
     from nqs.archive.serialise import from_plain
     from nqs.vmc.continuation import known_types
@@ -151,14 +145,14 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def tables(rows: Sequence[Row]) -> list[tuple[str, str, list[tuple[str, ...]]]]:
-    """Hamiltonian, exact energy and cells of every group."""
-    tables = []
-    for hamiltonian in dict.fromkeys((row.hamiltonian, row.unit, row.exact) for row in rows):
-        name, unit, exact = hamiltonian
-        members = [row for row in rows if (row.hamiltonian, row.unit, row.exact) == hamiltonian]
-        line = "exact energy not known" if exact is None else f"exact E = {exact:.8f} {unit}"
-        tables.append((name, line, [_cells(row) for row in members]))
-    return tables
+    """Hamiltonian, text of the exact energy, and rows of cells, for every group."""
+    groups: dict[tuple[str, str, float | None], list[tuple[str, ...]]] = {}
+    for row in rows:
+        groups.setdefault((row.hamiltonian, row.unit, row.exact), []).append(_cells(row))
+    return [
+        (name, "exact energy not known" if exact is None else f"exact E = {exact:.8f} {unit}", cells)
+        for (name, unit, exact), cells in groups.items()
+    ]
 
 
 NOTE = "* of the last step: the run has not been evaluated yet"
@@ -185,7 +179,7 @@ def text(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table for GitHub and notes."""
+    """Markdown tables."""
     lines = []
     for name, exact, cells in tables(rows):
         lines += [f"**{name}**, {exact}", "", "| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
@@ -197,7 +191,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
-    """Every digit, one line a run."""
+    """CSV with every digit, one line per run."""
     names = list(Row.__dataclass_fields__)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

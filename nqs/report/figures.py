@@ -1,4 +1,4 @@
-"""Figures of a run: convergence of the energy, and what was measured in the state found."""
+"""Figures of runs: convergence of the energy, and observables of the final state."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from nqs.archive.archive import Archive, ArchiveError
+from nqs.archive.archive import Archive
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.hilbert import HilbertSpace
-from nqs.report.panels import Arrays, draw_panels, has_panels, plain, summary
+from nqs.report.panels import Arrays, draw_panels, has_panels, one_line, plain
+from nqs.report.summary import energy_of, require_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 VMC_COLOUR, EXACT_COLOUR = "#1f6f8b", "#d1495b"
-TRANSIENT = 0.1  # share of the steps left out when the energy axis is chosen
+TRANSIENT = 0.1  # fraction of the steps ignored when the range of the energy axis is chosen
 TITLE_WIDTH = 140  # characters
-RASTERISED_FROM = 2000  # points of a curve, in vector graphics
+RASTERISED_FROM = 2000  # points of a curve from which it is rasterised in vector graphics
 
 
 def plot_run(
@@ -32,19 +33,18 @@ def plot_run(
     Args:
         archive: HDF5 file of a run.
         figure: file to write; its ending chooses the format.
-        hilbert: names the local states.
-        exact: exact ground state, for its local-state probabilities; its energy is also taken from the archive.
+        hilbert: space of the run, for the names of the local states.
+        exact: exact ground state, for its local-state probabilities; by default its energy is that in the archive.
 
     Raises:
-        ArchiveError: no readable archive, or one without a finished step.
+        ArchiveError: no readable archive, or a run without a finished step.
         ValueError: a format that matplotlib cannot write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     run = Archive.open(archive)
-    if not run.history:
-        raise ArchiveError(f"{archive} holds no finished step yet: there is nothing to plot.")
+    require_step(run, "plot")
     energy_exact = exact.energy if exact is not None else (run.exact or {}).get("energy")
     observables = run.observables()
     rows = 2 if has_panels(observables) else 1
@@ -55,7 +55,7 @@ def plot_run(
     left, middle, right = panels[0]
     if rows == 2:
         draw_panels(tuple(panels[1]), observables)
-        canvas.supxlabel(summary(observables), fontsize=9)
+        canvas.supxlabel(one_line(observables), fontsize=9)
     draw_energy(left, run, energy_exact)
     draw_accuracy(middle, run, energy_exact)
     draw_local_states(right, observables, hilbert, exact)
@@ -65,14 +65,14 @@ def plot_run(
 def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
     """Convergence of several runs, over steps and over time, as PNG, PDF or SVG.
 
-    The relative error where all exact energies are known, else the energy above the lowest one found.
+    Relative errors if all exact energies are known, else energies above the lowest one.
 
     Args:
         archives: HDF5 files of runs, of any Hamiltonians.
         figure: file to write; its ending chooses the format.
 
     Raises:
-        ArchiveError: one of them is no readable archive, or has no finished step.
+        ArchiveError: no readable archive, or a run without a finished step.
         ValueError: a format that matplotlib cannot write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -80,8 +80,7 @@ def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
 
     runs = [Archive.open(archive) for archive in archives]
     for run in runs:
-        if not run.history:
-            raise ArchiveError(f"{run.path} holds no finished step yet: there is nothing to plot.")
+        require_step(run, "plot")
     exact = [(run.exact or {}).get("energy") for run in runs]
     canvas = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(canvas)
@@ -96,7 +95,7 @@ def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
 def draw_convergence(
     axes: Axes, runs: Sequence[Archive], exact: Sequence[float | None], over: Literal["step", "seconds"]
 ) -> None:
-    """Relative errors of several runs where all exact energies are known, else energies above the lowest one found."""
+    """Relative errors of several runs if all exact energies are known, else energies above the lowest one."""
     lowest = min(run.history["energy"].min() for run in runs)
     for run, reference in zip(runs, exact, strict=True):
         energy = run.history["energy"]
@@ -106,59 +105,57 @@ def draw_convergence(
     unit = plain(runs[0].attributes["unit"])
     label = "relative error |E - E₀| / |E₀|" if all(exact) else f"energy above the lowest ({unit})"
     axes.set(xlabel=over, ylabel=label)
-    if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # not on an exact eigenstate
+    if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # zero on an exact eigenstate
         axes.set_yscale("log")
     axes.legend(fontsize=7, frameon=False)
 
 
 def draw_energy(axes: Axes, run: Archive, exact: float | None) -> None:
-    """Energy and its error bar over the steps, the exact energy, and the final evaluation."""
-    history, result, unit = run.history, run.result, plain(run.attributes["unit"])
+    """Energy and its error bar over the steps, the exact energy, and the evaluation."""
+    history, found = run.history, energy_of(run, exact)
     step, energy, error = history["step"], history["energy"], history["error"]
     axes.fill_between(step, energy - error, energy + error, color=VMC_COLOUR, alpha=0.3, lw=0)
     axes.plot(step, energy, color=VMC_COLOUR, lw=1, label="VMC")
     if exact is not None:
         axes.axhline(exact, color=EXACT_COLOUR, lw=1, ls="--", label="exact")
-    if result is not None:
-        axes.errorbar(
-            step[-1], result.energy, yerr=result.error, fmt="o", ms=4, color=VMC_COLOUR, label="final evaluation"
-        )
+    if found.evaluated:
+        value, bar = found.estimate.energy, found.estimate.error
+        axes.errorbar(found.step - 1, value, yerr=bar, fmt="o", ms=4, color=VMC_COLOUR, label="evaluation")
     _zoom(axes, energy, exact)
-    axes.set(xlabel="step", ylabel=f"energy ({unit})")
+    axes.set(xlabel="step", ylabel=f"energy ({plain(found.unit)})")
     axes.legend(fontsize=8, frameon=False)
     axes.locator_params(axis="x", integer=True)
 
 
 def draw_accuracy(axes: Axes, run: Archive, exact: float | None) -> None:
-    """Relative error over the steps; the variance where no exact energy is known."""
-    history, result, unit = run.history, run.result, plain(run.attributes["unit"])
+    """Relative error over the steps; the variance if no exact energy is known."""
+    history, found = run.history, energy_of(run, exact)
     step, energy, error = history["step"], history["energy"], history["error"]
     if exact:  # no relative error of zero
         relative = np.abs(energy - exact) / abs(exact)
         many = len(step) > RASTERISED_FROM
         axes.plot(step, relative, ".", ms=2, color=VMC_COLOUR, label="each step", rasterized=many)
-        if error.any():  # an exhaustive sum has none
+        if error.any():  # zero for exhaustive sums
             axes.plot(step, error / abs(exact), color="0.6", lw=0.8, label="error bar of a step")
-        if result is not None:
-            final = abs(result.energy - exact) / abs(exact)
-            bar = result.error / abs(exact)
+        if found.evaluated:
+            value, bar = abs(found.relative_error), found.estimate.error / abs(exact)
             # The lower end of an error bar that includes zero cannot be drawn on a logarithmic axis.
             axes.errorbar(
-                step[-1], final, yerr=[[min(bar, 0.9 * final)], [bar]], fmt="o", ms=4, color=EXACT_COLOUR,
-                label=f"final: {final:.1e}",
+                found.step - 1, value, yerr=[[min(bar, 0.9 * value)], [bar]], fmt="o", ms=4, color=EXACT_COLOUR,
+                label=f"evaluation: {value:.1e}",
             )  # fmt: skip
         axes.set(xlabel="step", ylabel="relative error |E - E₀| / |E₀|")
     else:
         axes.plot(step, history["variance"], color=VMC_COLOUR, lw=1, label="variance")
-        axes.set(xlabel="step", ylabel=f"variance ({unit}²)")
-    if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # not on an exact eigenstate
+        axes.set(xlabel="step", ylabel=f"variance ({plain(found.unit)}²)")
+    if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # zero on an exact eigenstate
         axes.set_yscale("log")
     axes.legend(fontsize=8, frameon=False)
     axes.locator_params(axis="x", integer=True)
 
 
 def _zoom(axes: Axes, energy: np.ndarray, exact: float | None) -> None:
-    """Choose the energy axis from what follows the first transient."""
+    """Choose the range of the energy axis from the steps after the initial transient."""
     settled = energy[int(TRANSIENT * len(energy)) :]
     values = np.append(settled, exact) if exact is not None else settled
     margin = 0.1 * np.ptp(values) or 1e-3
@@ -166,10 +163,10 @@ def _zoom(axes: Axes, energy: np.ndarray, exact: float | None) -> None:
 
 
 def draw_sampling(axes: Axes, run: Archive) -> None:
-    """Distinct configurations of every step, and how many of them carry the state."""
+    """Number of distinct configurations and perplexity of every step."""
     history = run.history
     for name, label, colour in (("distinct", "distinct", VMC_COLOUR), ("perplexity", "perplexity", EXACT_COLOUR)):
-        if name in history:  # format 1 did not have all
+        if name in history:  # format version 1 lacks some
             axes.plot(history["step"], history[name], lw=1, color=colour, label=label)
     axes.set(xlabel="step", ylabel="configurations", yscale="log")
     axes.locator_params(axis="x", integer=True)
@@ -182,7 +179,7 @@ def draw_local_states(
     """Probability of each local state, averaged over sites: bars for the run, circles for the exact state.
 
     Args:
-        hilbert: names the local states; None where it is not known.
+        hilbert: space of the run, for the names of the local states; None: they are numbered.
     """
     if "local_state_probabilities" not in observables:
         axes.set_axis_off()

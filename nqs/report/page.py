@@ -1,7 +1,7 @@
-"""One self-contained web page about runs: figures, tables and text, nothing loaded from elsewhere and no script.
+"""One self-contained web page about runs: figures, tables and text; no scripts, no external resources.
 
-The template is `page.html`. Jinja escapes every text, and a content security policy forbids scripts, so that the
-archive of a stranger can only be looked at.
+The template is `page.html`. Jinja escapes all text and a content security policy forbids scripts: pages of untrusted
+archives are safe.
 """
 
 import base64
@@ -16,22 +16,22 @@ import numpy as np
 
 from nqs.archive.archive import Archive, ArchiveError
 from nqs.archive.lock import writer_of
-from nqs.estimators.estimate import with_error
 from nqs.report import figures as report
 from nqs.report.compare import COLUMNS, NOTE, Row, hamiltonian_of, tables
 from nqs.report.panels import draw_panels, has_panels, scalars
+from nqs.report.summary import energy_of, origin_of, require_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PANEL = (4.6, 3.3)  # inches; the letters have the size of the page's where it is 440 pixels wide
+PANEL = (4.6, 3.3)  # inches; fonts match those of the page at a width of 440 pixels
 OVER: dict[str, Literal["step", "seconds"]] = {"Over steps": "step", "Over time": "seconds"}
-# Colours that follow the mode of the reader, by what is drawn: in light mode, in dark mode.
+# Colours in light mode and in dark mode, by the colour in the figure.
 COLOURS = {"#000000": ("#1d2129", "#e4e6eb"), report.VMC_COLOUR: ("#1f6f8b", "#58b4d3")}
 
 
 class Panel(NamedTuple):
-    """A figure, as the address of an image that holds itself."""
+    """A figure as a data URL."""
 
     title: str
     image: str
@@ -42,7 +42,7 @@ Table = list[tuple[str, str]]  # names and values
 
 @dataclass(frozen=True, kw_only=True)
 class RunPage:
-    """What the page says about one run."""
+    """Contents of the page about one run."""
 
     name: str
     hamiltonian: str
@@ -58,7 +58,7 @@ class RunPage:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs of the same Hamiltonian: their table, and where several, their convergence."""
+    """Runs of the same Hamiltonian: their table, and the convergence of several runs."""
 
     hamiltonian: str
     exact: str
@@ -67,28 +67,32 @@ class Group:
 
 
 def html_report(archives: Sequence[Archive], rows: Sequence[Row]) -> str:
-    """The page, as text.
+    """HTML text of the page.
 
     Args:
         archives: at least one, with a finished step each.
-        rows: of `nqs.report.compare.compared` for the same archives.
+        rows: result of `nqs.report.compare.compared` for the same archives.
 
     Raises:
-        ArchiveError: an archive without a finished step, or with contents that cannot be drawn.
+        ArchiveError: an archive without a finished step, or contents that cannot be drawn.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     exact = {row.file: row.exact for row in rows}
     pages = []
     for archive in archives:
-        if archive.step == 0:
-            raise ArchiveError(f"{archive.path} holds no finished step yet: there is nothing to report.")
-        try:
+        require_step(archive, "report")
+        try:  # a valid archive may hold contents that nqs did not write
             pages.append(_page(archive, exact[str(archive.path)]))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:  # sealed, but not by nqs
+        except (
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:  # a valid file that nqs did not write
             raise ArchiveError(
-                f"{archive.path} cannot be drawn: {type(error).__name__}: {error}. It does not hold what a run of nqs "
-                "leaves; the README lists that."
+                f"{archive.path} cannot be drawn: {type(error).__name__}: {error}. It was not written by a run of nqs."
             ) from error
     environment = Environment(
         loader=PackageLoader("nqs.report", "."),
@@ -104,22 +108,19 @@ def html_report(archives: Sequence[Archive], rows: Sequence[Row]) -> str:
         note="" if all(row.evaluated for row in rows) else NOTE,
         pages=pages,
         differences=_differences(archives),
-        written=_time(datetime.now(UTC).isoformat()),
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         version=archives[0].attributes["package_version"],
     )
 
 
 def _page(archive: Archive, exact: float | None) -> RunPage:
-    header, history, result, unit = archive.attributes, archive.history, archive.result, archive.attributes["unit"]
-    if result is None:
-        energy, error = float(history["energy"][-1]), float(history["error"][-1])
-        behind = f"last step: {history['samples'][-1]:,.0f} samples on {history['distinct'][-1]:,.0f} configurations"
-        variance, v_score = float(history["variance"][-1]), float(history["v_score"][-1])
-    else:
-        energy, error, variance, v_score = result.energy, result.error, result.variance, result.v_score
-        behind = f"evaluation after {archive.result_step:,} steps: {result.n_samples:,} samples on "
-        behind += f"{result.n_distinct:,} distinct configurations"
-    facts = [("found by", behind), ("variance", f"{variance:.2e} {unit}²"), ("V-score", f"{v_score:.2e}")]
+    found = energy_of(archive, exact)
+    energy, error, unit = found.estimate.energy, found.estimate.error, found.unit
+    facts = [
+        ("found by", found.source),
+        ("variance", f"{found.estimate.variance:.2e} {unit}²"),
+        ("V-score", f"{found.estimate.v_score:.2e}"),
+    ]
     if exact is not None:
         stored = archive.exact
         origin = f" ({stored['method']}, dimension {stored['dimension']:,})" if stored is not None else ""
@@ -127,15 +128,13 @@ def _page(archive: Archive, exact: float | None) -> RunPage:
         bars = f" = {(energy - exact) / error:+.1f} error bars" if error > 0 else ""
         facts.append(("difference", f"{energy - exact:+.2e} {unit}{bars}"))
         if exact:
-            facts.append(("relative error", f"{(energy - exact) / abs(exact):.1e}"))
-    script = f"nqs run {header['script']}, " if header["script"] else ""
-    commit = f", commit {str(header['commit'])[:7]}" if header["commit"] else ""
-    facts.append(("started", f"{_time(header['created'])} UTC by {script}nqs {header['package_version']}{commit}"))
+            facts.append(("relative error", f"{found.relative_error:.1e}"))
+    facts.append(("started", origin_of(archive)))
     return RunPage(
         name=str(archive.path),
-        hamiltonian=str(header["hamiltonian"]),
+        hamiltonian=str(archive.attributes["hamiltonian"]),
         state=_state(archive),
-        energy=f"{with_error(energy, error)} {unit}",
+        energy=str(found),
         facts=facts,
         panels=list(_panels(archive, exact)),
         observables=[
@@ -152,21 +151,16 @@ def _page(archive: Archive, exact: float | None) -> RunPage:
     )
 
 
-def _time(text: object) -> str:
-    """2026-01-31 12:34 from what an archive says."""
-    return str(text).replace("T", " ")[:16]
-
-
 def _value(value: float, error: float | None) -> str:
     if error is None:
         return f"{value:.4f}"
-    return f"{value:.6g} ± {error:.1g}" if error > 0 else f"{value:.6g}"  # an exhaustive sum has no error
+    return f"{value:.6g} ± {error:.1g}" if error > 0 else f"{value:.6g}"  # zero for exhaustive sums
 
 
 def _state(archive: Archive) -> str:
     progress = f"{archive.step:,} of {archive.steps:,} steps"
     if (writer := writer_of(archive.path)) is not None:
-        return f"{progress}, going on ({writer})"
+        return f"{progress}, running ({writer})"
     return f"{progress}, {'finished' if archive.finished else 'stopped'}"
 
 
@@ -180,11 +174,11 @@ def _sampler(archive: Archive) -> Table:
         ("distinct configurations", f"{last['distinct']:,.0f}"),
         ("perplexity", _number(last.get("perplexity"), "{:,.1f}")),
         ("amplitudes reused", _number(last.get("share_saved"), "{:.1%}")),
-        ("retries after states not finite", _number(retries, "{:.0f}")),
-        ("optimisation", f"{seconds:,.0f} s, {seconds / archive.step:.2g} s a step"),
+        ("retries after non-finite states", _number(retries, "{:.0f}")),
+        ("optimisation", f"{seconds:,.0f} s, {seconds / archive.step:.2g} s per step"),
     ]
     if "clipped" in history:
-        rows.append(("clipped for the updates, mean over the steps", f"{history['clipped'].mean():.2%}"))
+        rows.append(("clipped weight in the updates, mean over the steps", f"{history['clipped'].mean():.2%}"))
     if "archive_seconds" in history:
         writing = float(np.nansum(history["archive_seconds"]))
         rows.append(("writing the archive", f"{writing:.2g} s, {writing / (writing + seconds):.2%} on top"))
@@ -207,7 +201,7 @@ def _panels(archive: Archive, exact: float | None) -> Iterator[Panel]:
     if "local_state_probabilities" in observables:
         try:
             hilbert = hamiltonian_of(archive).hilbert
-        except ValueError:  # of a class of one's own: the local states are shown by their numbers
+        except ValueError:  # a class that nqs does not know: local states are numbered
             hilbert = None
         yield _drawn("Local states", lambda axes: report.draw_local_states(axes, observables, hilbert, None))
     if has_panels(observables):
@@ -230,7 +224,7 @@ def _figure() -> "Axes":
 
 
 def _saved(title: str, axes: "Axes") -> Panel:
-    """An SVG in an image of its own, which follows the light or dark mode of the reader."""
+    """The figure as an SVG image that follows the light or dark mode of the browser."""
     file = io.StringIO()
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -264,7 +258,7 @@ def _groups(archives: Sequence[Archive], rows: Sequence[Row]) -> list[Group]:
 
 
 def _differences(archives: Sequence[Archive]) -> list[tuple[str, list[str]]]:
-    """Options that are not the same in all runs: name, and value in each."""
+    """Options that differ between the runs: name, and value in each run."""
     leaves = [dict(_leaves(archive.config)) for archive in archives]
     names = dict.fromkeys(name for one in leaves for name in one)
     values = ((name, [one.get(name, "-") for one in leaves]) for name in names)

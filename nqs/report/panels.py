@@ -1,4 +1,4 @@
-"""The observables of a run as panels of its figure: points are the run, circles the exact ground state."""
+"""Observables of a run as panels of its figure: points for the run, circles for the exact ground state."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, np.ndarray]  # as `Archive.observables` returns them; names as in nqs.observables.measure
 
 COLOURS = ("#1f6f8b", "#e08e45", "#6a994e")
-SMALLEST_RANGE = 0.1  # of the axis of densities
-TOTALS = ("particles", "Sz")  # of electrons; where both are there, the numbers of each spin say the same
+SMALLEST_RANGE = 0.1  # of the density axis
+TOTALS = ("particles", "Sz")  # of electrons; with both, the densities of each spin are redundant
 OF_EACH_SPIN = ("up_electrons", "down_electrons")
 SCALARS = {
     "fidelity": "fidelity",
@@ -28,7 +28,7 @@ def has_panels(found: Arrays) -> bool:
 
 
 def draw_panels(axes: tuple[Axes, Axes, Axes], found: Arrays) -> None:
-    """Densities of the sites, correlations over distance, and what depends on the momentum."""
+    """Densities of the sites, correlations over distance, and momentum distribution or structure factors."""
     left, middle, right = axes
     for colour, name in zip(COLOURS, _named(found, "density_"), strict=False):
         sites = np.arange(len(found[name]))
@@ -36,7 +36,7 @@ def draw_panels(axes: tuple[Axes, Axes, Axes], found: Arrays) -> None:
     left.set(xlabel="site", ylabel="density")
     left.locator_params(axis="x", integer=True)
     low, high = left.get_ylim()
-    room = max(0.0, SMALLEST_RANGE - (high - low)) / 2  # differences of 1e-4 are no pattern to look at
+    room = max(0.0, SMALLEST_RANGE - (high - low)) / 2  # differences of 1e-4 are noise
     left.set_ylim(low - room, high + room)
 
     distances = found.get("distances")
@@ -55,7 +55,7 @@ def draw_panels(axes: tuple[Axes, Axes, Axes], found: Arrays) -> None:
 
 
 class Scalar(NamedTuple):
-    """A number among the observables; error and exact value where they are known."""
+    """A scalar observable; error and exact value if known."""
 
     name: str
     value: float
@@ -64,7 +64,7 @@ class Scalar(NamedTuple):
 
 
 def scalars(found: Arrays) -> list[Scalar]:
-    """The numbers of a run; the double occupancy is the mean over sites."""
+    """Scalar observables of a run; the double occupancy is the mean over sites."""
 
     def number(name: str) -> float | None:
         return float(found[name].mean()) if name in found else None
@@ -78,8 +78,8 @@ def scalars(found: Arrays) -> list[Scalar]:
     ]
 
 
-def summary(found: Arrays) -> str:
-    """The numbers of a run in one line."""
+def one_line(found: Arrays) -> str:
+    """Scalar observables of a run in one line."""
     parts = []
     for name, value, error, exact in scalars(found):
         number = f"{value:.4f}" if error is None else f"{value:.6g} ± {error:.1g}"
@@ -88,7 +88,7 @@ def summary(found: Arrays) -> str:
 
 
 def plain(text: object) -> str:
-    """Text from an archive or a file name as it is, for matplotlib, which would read $...$ as a formula."""
+    """Text with escaped dollar signs, which matplotlib would read as a formula."""
     return str(text).replace("$", r"\$")
 
 
@@ -109,7 +109,7 @@ def _points(axes: Axes, x: np.ndarray, found: Arrays, name: str, colour: str, la
 
 
 def _shells(distances: np.ndarray | None, n_sites: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The different distances between two sites, and which pairs have each, (L, L)."""
+    """Distinct distances between two sites, and for each a mask of the pairs at this distance, (L, L)."""
     if distances is None:
         i = np.arange(n_sites)
         distances = np.abs(i[:, None] - i).astype(float)
@@ -119,14 +119,14 @@ def _shells(distances: np.ndarray | None, n_sites: int) -> tuple[np.ndarray, lis
 
 
 def _shell_means(found: Arrays, name: str, shells: list[np.ndarray]) -> Arrays:
-    """Means over pairs; their error is at most the mean of the errors, which it is where all move together."""
+    """Means over pairs. The quoted error is the mean of the errors, an upper bound reached for full correlation."""
     names = (name, f"{name}_error", f"{name}_exact")
     return {key: np.array([found[key][pairs].mean() for pairs in shells]) for key in names if key in found}
 
 
 def _momenta(axes: Axes, found: Arrays) -> None:
-    """Momentum distribution and structure factors on a ring, the first of them as a map on a torus of two directions;
-    coherence over distance where momentum is not conserved."""
+    """Momentum distribution and structure factors on a ring; the first of them as a map on a two-dimensional torus;
+    else coherence over distance."""
     names = [*(["momentum_distribution"] if "momentum_distribution" in found else [])]
     names += _named(found, "structure_factor_")
     vectors = found.get("wave_vectors")
@@ -156,5 +156,5 @@ def _momenta(axes: Axes, found: Arrays) -> None:
 
 
 def _folded(k: np.ndarray) -> np.ndarray:
-    """Into (-pi, pi], for lattices with orthogonal directions of unit length; others keep their cell."""
+    """Wave vectors folded into (-pi, pi]."""
     return np.pi - (np.pi - k) % (2 * np.pi)

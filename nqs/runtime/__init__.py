@@ -1,1 +1,1 @@
-"""Device, memory, threads, progress and interruption of a process."""
+"""Device, memory, threads, progress, and interruption of a process."""

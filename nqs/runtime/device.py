@@ -4,7 +4,7 @@ import torch
 
 
 def default_device() -> str:
-    """ "cuda" where there is a GPU, else "cpu"."""
+    """ "cuda" if there is a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -12,7 +12,7 @@ def checked_device(name: str) -> torch.device:
     """The device of that name.
 
     Raises:
-        ValueError: no such device here.
+        ValueError: an unknown device, or one that this machine lacks.
     """
     try:
         device = torch.device(name)

@@ -1,4 +1,4 @@
-"""Runs that end early without losing anything: signals, and a limit on the time."""
+"""Signals and a time limit: runs that end early with everything saved."""
 
 import math
 import os
@@ -18,13 +18,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Between `with` and its end, the first SIGINT or SIGTERM is noted only, so that the step can be finished.
+    """Context manager that delays SIGINT and SIGTERM, so that the current step is finished and saved.
 
-    A second SIGINT raises KeyboardInterrupt at once. Outside the main thread, which alone receives signals, nothing is
-    changed, and neither for signals that the process ignores.
+    A second SIGINT raises KeyboardInterrupt at once. Signal handlers stay unchanged outside the main thread, which
+    alone receives signals, and for signals that the process ignores.
 
     Attributes:
-        number: of the first signal; None before it.
+        number: number of the first signal; None if none has come.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,10 @@ class Interruption:
         os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
 
     def check(self, saved: str) -> None:
-        """End the run if a signal has come; `saved` says in the message where it can be continued.
+        """End the run if a signal has come.
+
+        Args:
+            saved: where the run can be continued, for the message.
 
         Raises:
             Interrupted: a signal has come.
@@ -62,10 +65,13 @@ class Interruption:
 
 
 class TimeLimit:
-    """Ends the steps of a run early enough for its evaluation.
+    """Time limit that includes the final evaluation of a run.
 
     Args:
-        minutes: from now on; None for no limit.
+        minutes: time from now; None for no limit.
+
+    Raises:
+        ValueError: not a positive, finite number of minutes.
     """
 
     def __init__(self, minutes: float | None) -> None:
@@ -74,5 +80,5 @@ class TimeLimit:
         self._end = math.inf if minutes is None else time.monotonic() + 60 * minutes
 
     def allows(self, seconds: float) -> bool:
-        """Whether something that takes so long would end in time."""
+        """Whether a task that takes this long would end in time."""
         return time.monotonic() + seconds <= self._end

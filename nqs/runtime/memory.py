@@ -1,4 +1,4 @@
-"""Work in pieces that fit into memory."""
+"""Available memory, and work in chunks that fit into it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,32 +7,36 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-# Work set of one piece of a network evaluation on a CPU: larger ones leave its cache, smaller ones cost calls.
+# Chunk size in bytes on a CPU, about its L2/L3 cache; smaller chunks cost more calls.
 CPU_BYTES = 2**25
-GPU_SHARE, GPU_BYTES = 0.25, 2**31  # of the free device memory, and at most so much
+GPU_FRACTION, GPU_BYTES = 0.25, 2**31  # fraction of the free device memory, and upper limit
 
-Piece = TypeVar("Piece")
+Chunk = TypeVar("Chunk")
 
 
 def max_chunk_rows(
     bytes_per_row: int, device: torch.device, cpu_bytes: int | None = None, gpu_bytes: int | None = None
 ) -> int:
-    """How many rows of the given size to process at once on the device."""
+    """Number of rows of the given size to process at once on the device, at least 1.
+
+    Args:
+        cpu_bytes, gpu_bytes: largest chunk in bytes; by default `CPU_BYTES` and `GPU_BYTES`.
+    """
     on_cpu = CPU_BYTES if cpu_bytes is None else cpu_bytes
     on_gpu = GPU_BYTES if gpu_bytes is None else gpu_bytes
     if device.type == "cuda":
-        return max(1, int(min(on_gpu, GPU_SHARE * free_memory(device)) / bytes_per_row))
+        return max(1, int(min(on_gpu, GPU_FRACTION * free_memory(device)) / bytes_per_row))
     return max(1, on_cpu // bytes_per_row)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes on a GPU that nothing uses, with those that torch holds for later tensors."""
+    """Free bytes of a GPU, including those that torch's allocator holds in reserve."""
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
 
 
 def available_memory() -> int | None:
-    """Bytes of main memory that this process can take without swapping; None where the system does not say."""
+    """Bytes of main memory that this process can allocate without swapping; None if the system does not say."""
     limits = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -45,16 +49,19 @@ def available_memory() -> int | None:
     return min(limits, default=None)
 
 
-def in_chunks(evaluate: Callable[[Tensor], Piece], rows: Tensor, size: int) -> list[Piece]:
-    """`evaluate` of consecutive pieces of `rows`, `size` of them each.
+def in_chunks(evaluate: Callable[[Tensor], Chunk], rows: Tensor, size: int) -> list[Chunk]:
+    """`evaluate` of consecutive chunks of `size` rows each; the results as a list.
 
-    Where the device runs out of memory, that piece and all that follow are halved.
+    If the device runs out of memory, this chunk and the following ones are halved.
+
+    Raises:
+        torch.OutOfMemoryError: even a single row does not fit.
     """
-    pieces: list[Piece] = []
+    chunks: list[Chunk] = []
     start = 0
     while start < len(rows):
         try:
-            pieces.append(evaluate(rows[start : start + size]))
+            chunks.append(evaluate(rows[start : start + size]))
         except torch.OutOfMemoryError:
             size = min(size, len(rows) - start)
             if size == 1:
@@ -62,6 +69,6 @@ def in_chunks(evaluate: Callable[[Tensor], Piece], rows: Tensor, size: int) -> l
         else:
             start += size
             continue
-        size = (size + 1) // 2  # here the exception, which holds on to the tensors of the failed piece, is gone
+        size = (size + 1) // 2  # outside the except block: the exception keeps the tensors of the failed chunk alive
         torch.cuda.empty_cache()
-    return pieces
+    return chunks

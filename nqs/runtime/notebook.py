@@ -1,11 +1,11 @@
-"""How results look in notebooks."""
+"""Tables for notebooks."""
 
 from collections.abc import Iterable
 from html import escape
 
 
 def html_table(title: str, rows: Iterable[tuple[str, str]]) -> str:
-    """A table of names and values under a title; every text is escaped."""
+    """HTML table of names and values under a title; all text is escaped."""
     lines = "".join(
         f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
         for name, value in rows

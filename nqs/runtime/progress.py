@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a bar on a terminal, plain lines elsewhere; TensorBoard for who wants it."""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere, and optionally TensorBoard."""
 
 import sys
 import time
@@ -12,19 +12,22 @@ LINE_EVERY = 15.0  # seconds between plain lines
 
 
 class Watcher(Protocol):
-    """Something that follows a run; give it to `VMC.run(watch=...)`."""
+    """Observer of a run, for `VMC.run(watch=...)`."""
 
     def step(self, row: Mapping[str, float]) -> None:
-        """A step is finished; the row of the history that belongs to it."""
+        """Called after every step with its row of the history."""
 
     def close(self) -> None:
-        """The run ends, whether it is finished or not."""
+        """Called at the end of the run, finished or not."""
 
 
 class Progress:
-    """Steps done and left: a bar where standard error is a terminal, else a line now and then, or nothing.
+    """Progress bar if standard error is a terminal, else lines: first and last step, and every 15 seconds in between.
 
-    Lines do not fill the log of a batch job: the first step, the last, and one every 15 seconds in between.
+    Args:
+        total: number of steps of the whole run.
+        initial: number of steps made before.
+        show: False: print nothing.
     """
 
     def __init__(self, total: int, initial: int, *, show: bool) -> None:
@@ -36,7 +39,7 @@ class Progress:
         self._last_line = -float("inf")
 
     def update(self, status: str) -> None:
-        """One more step is done."""
+        """Called after every step."""
         self._done += 1
         self._bar.set_postfix_str(status, refresh=False)
         self._bar.update()
@@ -55,10 +58,10 @@ class Progress:
 
 
 class TensorBoard:
-    """Every quantity of the history as a TensorBoard scalar.
+    """Watcher that writes every quantity of the history as a TensorBoard scalar.
 
     Args:
-        folder: for the event files; `tensorboard --logdir FOLDER` shows them.
+        folder: folder of the event files; `tensorboard --logdir FOLDER` shows them.
 
     Raises:
         ValueError: TensorBoard is not installed.

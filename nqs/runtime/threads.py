@@ -1,9 +1,9 @@
-"""Threads of the CPU. Nothing happens at import: entry points of commands and runs call these functions.
+"""Number of CPU threads. Importing this file changes nothing: the entry points of commands and runs call it.
 
-Idle OpenMP threads spin by default: on a busy machine that makes a step several times slower (measured: 5.1 s against
-1.4 s on two loaded cores). They sleep where OMP_WAIT_POLICY is "passive" before torch is imported, which only the entry
-point of the command line can do. In a process that imported torch before, one thread is the better choice, unless
-OMP_NUM_THREADS or OMP_WAIT_POLICY says otherwise.
+Idle OpenMP threads spin by default, which makes a step several times slower on a busy machine (measured: 5.1 s against
+1.4 s on two loaded cores). They sleep if OMP_WAIT_POLICY is "passive" before torch is imported, which only the entry
+point of the command line can ensure. In a process that imported torch before, one thread is faster, unless
+OMP_NUM_THREADS or OMP_WAIT_POLICY is set.
 """
 
 import os
@@ -15,13 +15,13 @@ VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")
 
 
 def let_idle_threads_sleep() -> None:
-    """For entry points: sets OMP_WAIT_POLICY for this process, unless it is set, or torch is imported already."""
+    """Set OMP_WAIT_POLICY of this process, unless it is set or torch is imported already. For entry points."""
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def usable_threads() -> int:
-    """As many as torch has set (one a core, unless OMP_NUM_THREADS says otherwise); one where idle ones would spin."""
+    """Number of threads set in torch (by default one per core); 1 if idle threads would spin."""
     import torch
 
     return torch.get_num_threads() if any(name in os.environ for name in VARIABLES) else 1
@@ -29,7 +29,7 @@ def usable_threads() -> int:
 
 @contextmanager
 def using_threads(number: int) -> Iterator[None]:
-    """So many threads between `with` and its end, afterwards as many as before.
+    """Context manager that sets the number of threads and restores it afterwards.
 
     Raises:
         ValueError: less than one thread.
@@ -46,11 +46,11 @@ def using_threads(number: int) -> Iterator[None]:
 
 
 def checked_threads(number: int) -> int:
-    """The number.
+    """The number of threads, if it is valid.
 
     Raises:
         ValueError: less than one thread.
     """
     if number < 1:
-        raise ValueError(f"threads={number}: at least one is needed; leave it out to have it chosen by size.")
+        raise ValueError(f"threads={number}: at least one is needed; leave it out for the default.")
     return number

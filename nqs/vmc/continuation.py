@@ -43,7 +43,7 @@ def resume(
     config = file.config
     if "initial" in config and not file.has_checkpoint:
         raise ArchiveError(f"{archive} was stopped before its initial parameters were kept: repeat the command.")
-    built = rebuild(config, types)
+    built = rebuild(config, types, finished=file.finished)
     wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
     vmc = VMC(
         built["hamiltonian"],
@@ -68,12 +68,17 @@ def resume(
 
 
 def rebuild(
-    config: Mapping[str, Any], types: Mapping[str, type] | None = None, *, only: Sequence[str] = ()
+    config: Mapping[str, Any],
+    types: Mapping[str, type] | None = None,
+    *,
+    only: Sequence[str] = (),
+    finished: bool = False,
 ) -> dict[str, Any]:
     """The objects of a run from the configuration in its archive: hamiltonian, model, sampler, optimiser, ...
 
     Args:
-        only: names of the parts to build; all by default.
+        only: the parts that are wanted; all by default.
+        finished: no step is left, so that removed options do not matter.
 
     Raises:
         ArchiveError: a part is missing, or its values do not fit.
@@ -86,7 +91,7 @@ def rebuild(
         raise ArchiveError(f"the archive holds no run of nqs: its configuration lacks {', '.join(missing)}.")
     parts += tuple(name for name in ("warm_up",) if name in config)
     parts = tuple(only) or parts
-    config = upgraded({name: config[name] for name in parts})
+    config = upgraded({name: config[name] for name in parts}, finished=finished)
     return {name: from_plain(config[name], known) for name in parts}
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nqs.archive.archive import Archive
 from nqs.archive.errors import ArchiveError
 from nqs.archive.memory import MemoryArchive
+from nqs.archive.record import Checkpoint
 from nqs.archive.serialise import differences, to_plain
 from nqs.archive.upgrade import upgraded
 from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
@@ -40,13 +40,16 @@ def open_archive(
     if not path.exists():
         return Archive.create(path, config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
     archive = Archive.open(path, "a")
-    lines = differences(upgraded(archive.config), upgraded(plain))
-    if lines:
+    try:
+        old, new = (upgraded(one, finished=archive.finished) for one in (archive.config, plain))
+        if lines := differences(old, new):
+            raise ArchiveError(
+                f"{archive.path} holds another run; in the archive / now:\n  " + "\n  ".join(lines) + "\n"
+                "Choose another archive, move this file away, or use the options it was started with."
+            )
+    except ArchiveError:
         archive.close()
-        raise ArchiveError(
-            f"{archive.path} holds another run; in the archive / now:\n  " + "\n  ".join(lines) + "\n"
-            "Choose another archive, move this file away, or use the options it was started with."
-        )
+        raise
     return archive
 
 
@@ -58,17 +61,16 @@ def keep_step(
     guard: Guard,
     generator: torch.Generator,
 ) -> None:
-    """Store a row of the history and a checkpoint."""
-    archive.record(
-        row,
-        int(row["step"]) + 1,
-        wavefunction.state_dict(),
-        running.optimiser.state_dict() | guard.state_dict(),
-        generator.get_state(),
+    """Row of the history and checkpoint after a step."""
+    checkpoint = Checkpoint(
+        model=wavefunction.state_dict(),
+        optimiser=running.optimiser.state_dict() | guard.state_dict(),
+        generator=generator.get_state(),
         sampler=running.sampler.state_dict(),
         damping=guard.damping,
         last_good=guard.before,
     )
+    archive.record(row, int(row["step"]) + 1, checkpoint)
 
 
 def restore(
@@ -80,21 +82,19 @@ def restore(
 ) -> None:
     """Restore the state after the last recorded step; store an initial state that the configuration does not fix."""
     if not archive.has_checkpoint:
-        if "initial" in archive.config:  # the configuration does not determine the parameters
-            archive.start(wavefunction.state_dict(), running.optimiser.state_dict(), generator.get_state())
+        if "initial" in archive.config:  # else a resumed run could not know the parameters
+            archive.start(Checkpoint(wavefunction.state_dict(), running.optimiser.state_dict(), generator.get_state()))
             archive.flush()
         return
-    model, optimiser, random, sampler = archive.checkpoint()
-    wavefunction.load_state_dict(model)
-    running.optimiser.load_state_dict(optimiser)
-    running.sampler.load_state_dict(sampler)
-    before: Tensor | None = None
-    if archive.last_good is not None:
-        before = torch.from_numpy(archive.last_good).to(guard.parameters[0].device)
-    guard.load_state_dict(optimiser, before, archive.damping)
-    if len(random) == len(generator.get_state()):
-        generator.set_state(random)
-    else:  # written on another kind of device: new random numbers
+    found = archive.checkpoint()
+    wavefunction.load_state_dict(found.model)
+    running.optimiser.load_state_dict(found.optimiser)
+    running.sampler.load_state_dict(found.sampler)
+    before = None if found.last_good is None else found.last_good.to(guard.parameters[0].device)
+    guard.load_state_dict(found.optimiser, before, found.damping)
+    if len(found.generator) == len(generator.get_state()):
+        generator.set_state(found.generator)
+    else:  # written on another kind of device: go on with fresh random numbers
         generator.manual_seed(generator.initial_seed() + archive.step)
 
 

@@ -1,28 +1,28 @@
-"""nqs compare: a table of runs against the exact energy and against each other."""
+"""nqs compare: tables of energies and errors of runs."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from nqs.cli.errors import clear_errors
+from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Compare runs: against the exact energy, found once and kept in the archives, and against each other.
+    """Compare runs with the exact energy, which is computed once and stored in the archives, and with each other.
 
-    Runs of the same Hamiltonian share a table, the lowest energy first.
+    One table per Hamiltonian, the lowest energy first.
     """
 
     files: Files = ()
     format: Literal["text", "csv", "markdown"] = "text"
-    exact_limit: int = 200_000  # diagonalise exactly up to this dimension where no exact energy is known
+    exact_limit: int = 200_000  # largest dimension for exact diagonalisation if no exact energy is known
 
     def __call__(self) -> None:
         from nqs.archive.archive import Archive
         from nqs.report.compare import WRITERS, compared
 
-        with clear_errors():
+        with errors_to_exit_codes():
             at_least_one(self.files, "compare")
             rows = compared([Archive.open(file) for file in self.files], self.exact_limit)
             print(WRITERS[self.format](rows), end="")

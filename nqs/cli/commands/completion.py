@@ -1,4 +1,4 @@
-"""nqs completion: a script that makes the shell complete commands, scripts and options."""
+"""nqs completion: shell completion of commands, scripts and options."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""nqs export: a run for other programs."""
+"""nqs export: history and parameters of a run in formats of other programs."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nqs.cli.errors import clear_errors
+from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import File
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ class Export:
     """
 
     file: File
-    # the ending chooses the format: .csv, .json or .safetensors
+    # files; the ending chooses the format: .csv, .json or .safetensors
     output: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-o"], metavar="FILE...")]
 
     def __call__(self) -> None:
         from nqs.archive.archive import Archive
+        from nqs.report.summary import require_step
 
         writers = {".csv": write_csv, ".json": write_json, ".safetensors": write_parameters}
-        with clear_errors():
+        with errors_to_exit_codes():
             archive = Archive.open(self.file)
-            if archive.step == 0:
-                raise ValueError(f"{self.file} holds no finished step: there is nothing to export.")
+            require_step(archive, "export")
             unknown = [str(path) for path in self.output if path.suffix not in writers]
             if unknown or not self.output:
                 raise ValueError(
@@ -46,7 +46,7 @@ class Export:
 
 
 def write_csv(archive: "Archive", path: Path) -> None:
-    """One line a step, every digit."""
+    """One line per step, every digit."""
     history = {"step": archive.history["step"]} | archive.history
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -55,18 +55,18 @@ def write_csv(archive: "Archive", path: Path) -> None:
 
 
 def write_json(archive: "Archive", path: Path) -> None:
-    """What `nqs show --json` prints, with the history under "history"; null for what is not finite."""
-    from nqs.cli.commands.show import summary
+    """The output of `nqs show --json`, with the history under "history"; null for values that are not finite."""
+    from nqs.cli.commands.show import plain_data
 
     history = {
         name: [value if math.isfinite(value) else None for value in values.tolist()]
         for name, values in archive.history.items()
     }
-    path.write_text(json.dumps(summary(archive) | {"history": history}, indent=1) + "\n")
+    path.write_text(json.dumps(plain_data(archive) | {"history": history}, indent=1) + "\n")
 
 
 def write_parameters(archive: "Archive", path: Path) -> None:
-    """Parameters by name, with what they belong to as metadata."""
+    """Parameters by name, with Hamiltonian, unit, package version, configuration and step as metadata."""
     from safetensors.numpy import save_file
 
     header = archive.attributes

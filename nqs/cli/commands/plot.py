@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from nqs.cli.errors import clear_errors
+from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
 
 
@@ -16,14 +16,14 @@ class Plot:
     """Draw the energy, its error and the occupation statistics of a run, or the convergence of several.
 
     nqs plot run.h5 -o run.png
-    nqs plot run.h5 -o run.png --follow 10       a live figure: drawn anew while the run goes on
+    nqs plot run.h5 -o run.png --follow 10       a live figure, redrawn every 10 s during the run
     nqs plot results/*.h5 -o all.pdf             relative errors over steps and time
     """
 
     files: Files = ()
-    # PNG, PDF or SVG
+    # PNG, PDF or SVG file
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FIGURE")]
-    follow: float | None = None  # draw anew every so many seconds until all runs have ended
+    follow: float | None = None  # redraw after this many seconds until all runs have ended
 
     def __call__(self) -> None:
         from nqs.archive.archive import Archive
@@ -31,7 +31,7 @@ class Plot:
         from nqs.report.figures import plot_run, plot_runs
         from nqs.vmc.continuation import rebuild
 
-        with clear_errors():
+        with errors_to_exit_codes():
             at_least_one(self.files, "plot")
             if self.follow is not None and not self.follow > 0:
                 raise ValueError(f"follow={self.follow}: give the seconds between two figures.")

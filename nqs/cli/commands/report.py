@@ -1,4 +1,4 @@
-"""nqs report: a web page about runs."""
+"""nqs report: one web page about runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from nqs.cli.errors import clear_errors
+from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
 
 ENDINGS = (".html", ".htm")
@@ -21,9 +21,9 @@ class Report:
     """
 
     files: Files = ()
-    # web page
+    # HTML file
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.html")]
-    exact_limit: int = 200_000  # diagonalise exactly up to this dimension where no exact energy is known
+    exact_limit: int = 200_000  # largest dimension for exact diagonalisation if no exact energy is known
 
     def __call__(self) -> None:
         from nqs.archive.archive import Archive
@@ -31,14 +31,14 @@ class Report:
         from nqs.report.compare import compared
         from nqs.report.page import html_report
 
-        with clear_errors():
+        with errors_to_exit_codes():
             at_least_one(self.files, "report")
             if self.output.suffix.lower() not in ENDINGS:
                 raise ValueError(f"output {self.output}: the name of a web page must end with {' or '.join(ENDINGS)}.")
             if not self.output.parent.is_dir():
-                raise ValueError(f"output {self.output}: no folder {self.output.parent} is there; make it first.")
+                raise ValueError(f"output {self.output}: there is no folder {self.output.parent}; make it first.")
             archives = [Archive.open(file) for file in dict.fromkeys(self.files)]
             rows = compared(archives, self.exact_limit)
-            archives = [Archive.open(archive.path) for archive in archives]  # with exact energies found just now
+            archives = [Archive.open(archive.path) for archive in archives]  # with the exact energies computed just now
             replace_file(self.output, html_report(archives, rows).encode())
             print(self.output)

@@ -1,23 +1,23 @@
-"""nqs resume: go on with a run from its archive alone."""
+"""nqs resume: continue a run from its archive."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nqs.archive.flush import FlushPolicy
-from nqs.cli.errors import ExitCode, clear_errors
+from nqs.cli.errors import ExitCode, errors_to_exit_codes
 from nqs.cli.files import File
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Go on with a run where it stopped, here or on another device; a finished run shows its result.
+    """Continue a run where it stopped, also on another device; show the result of a finished run.
 
-    On the CPU the result is bit for bit that of a run that was never interrupted.
+    On the CPU the result is bit for bit that of an uninterrupted run.
     """
 
     file: File
-    device: str | None = None  # None: a GPU where there is one, else the CPU
-    threads: int | None = None  # of the CPU; None: one for small steps, else as PyTorch chooses (one a core)
+    device: str | None = None  # None: a GPU if there is one, else the CPU
+    threads: int | None = None  # of the CPU; None: one for small steps, else as PyTorch chooses (one per core)
     minutes: float | None = None  # stop early enough to evaluate the energy within that time
     flush: FlushPolicy = field(default_factory=FlushPolicy)
     tensorboard: Path | None = None  # folder for TensorBoard
@@ -26,17 +26,17 @@ class Resume:
         from nqs import recipes
         from nqs.archive.archive import Archive
         from nqs.cli.options import process_began
-        from nqs.driver import FIGURE_SECONDS, checked_archive, minutes_left, show
+        from nqs.driver import FIGURE_SECONDS, checked_archive, minutes_left, report_result
         from nqs.runtime.progress import TensorBoard
         from nqs.runtime.threads import using_threads
         from nqs.vmc.continuation import rebuild, resume
 
         begin = process_began()
-        with clear_errors():
+        with errors_to_exit_codes():
             checked_archive(self.file)
             archive = Archive.open(self.file)
             print(archive.attributes["hamiltonian"])
-            built = rebuild(archive.config)
+            built = rebuild(archive.config, finished=archive.finished)
             hilbert, threads = built["hamiltonian"].hilbert, self.threads
             if threads is None:
                 threads = recipes.threads(built["sampler"], built["model"].build(hilbert).for_steps())
@@ -48,5 +48,5 @@ class Resume:
                     flush=self.flush,
                     watch=[] if self.tensorboard is None else [TensorBoard(self.tensorboard)],
                 )
-            show(result, self.file, hilbert)
+            report_result(result, self.file, hilbert)
             return ExitCode.TIME_LIMIT if result.steps_left else ExitCode.FINISHED

@@ -1,4 +1,4 @@
-"""nqs run NAME: the scripts of `nqs.scripts` under their names."""
+"""nqs run NAME: the scripts in `nqs.scripts`."""
 
 import ast
 import importlib
@@ -11,7 +11,7 @@ import tyro
 
 
 def script_names() -> dict[str, str]:
-    """Module of every script that can be run, by its name on the command line; none is imported."""
+    """Modules of all scripts by their names on the command line, found without importing them."""
     sources = [item for item in files("nqs.scripts").iterdir() if item.name.endswith(".py")]
     return {
         item.name.removesuffix(".py").replace("_", "-"): item.name.removesuffix(".py")
@@ -21,7 +21,7 @@ def script_names() -> dict[str, str]:
 
 
 def choices(*, real: bool = False) -> Any:
-    """The names that may follow `nqs run`, as a union for tyro: for --help, and with their options for completion."""
+    """The names after `nqs run` as a union for tyro; `real`: with their options, for completion."""
     alternatives: list[Any] = []
     for name, module in script_names().items():
         if real:
@@ -36,7 +36,7 @@ def choices(*, real: bool = False) -> Any:
 
 
 def run(arguments: Sequence[str]) -> bool:
-    """Run the script that the first argument names; False if it names none."""
+    """Run the script named by the first argument; False if there is no such script."""
     module = script_names().get(arguments[0]) if arguments else None
     if module is None:
         return False

@@ -1,10 +1,10 @@
-"""nqs show: what an archive is, how far it is, and what it found."""
+"""nqs show: origin, progress, energy and configuration of runs."""
 
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nqs.cli.errors import clear_errors
+from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
 
 if TYPE_CHECKING:
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Show what archives are, how far they are, and the energies with their error bars; also of runs going on."""
+    """Show origin, progress, energy with error bar, and configuration of runs, also while they are running."""
 
     files: Files = ()
     toml: bool = False  # print the options as TOML, for nqs run NAME --config
-    json: bool = False  # print everything but the arrays as JSON
+    json: bool = False  # print everything except arrays as JSON
 
     def __call__(self) -> None:
         from nqs.archive.archive import Archive
 
-        with clear_errors():
+        with errors_to_exit_codes():
             at_least_one(self.files, "show")
             if self.toml and self.json:
                 raise ValueError("give --toml or --json, not both.")
@@ -31,13 +31,13 @@ class Show:
                 if self.toml:
                     print(_toml(archive), end="")
                 elif self.json:
-                    print(json.dumps(summary(archive)))
+                    print(json.dumps(plain_data(archive)))
                 else:
                     print("\n" * bool(number) + text(archive))
 
 
-def summary(archive: "Archive") -> dict[str, Any]:
-    """Everything but the arrays, as plain data."""
+def plain_data(archive: "Archive") -> dict[str, Any]:
+    """Everything except arrays, as plain data."""
     result = archive.result
     history = archive.history
     return {
@@ -56,73 +56,63 @@ def summary(archive: "Archive") -> dict[str, Any]:
 
 
 def text(archive: "Archive") -> str:
-    """Several lines for people."""
+    """Several lines of text."""
     from nqs.archive.lock import writer_of
-    from nqs.estimators.estimate import relative_error, with_error
+    from nqs.report.summary import energy_of, origin_of
 
-    header, history, result, unit = archive.attributes, archive.history, archive.result, archive.attributes["unit"]
-    script = f"nqs run {header['script']}, " if header["script"] else ""
-    commit = f", commit {str(header['commit'])[:7]}" if header["commit"] else ""
+    history = archive.history
     writer = writer_of(archive.path)
     if writer is not None:
-        state = f"going on ({writer})"
+        state = f"running ({writer})"
     else:
-        state = "finished" if archive.finished else f"stopped; nqs resume {archive.path} goes on"
+        state = "finished" if archive.finished else f"stopped; continue with: nqs resume {archive.path}"
     lines = [
-        f"{archive.path}: {header['hamiltonian']}",
-        f"  started     {header['created']} by {script}nqs {header['package_version']}{commit}",
+        f"{archive.path}: {archive.attributes['hamiltonian']}",
+        f"  started     {origin_of(archive)}",
         f"  progress    {archive.step:,} of {archive.steps:,} steps, {state}",
     ]
-    energy = error = None
-    if result is not None:
-        energy, error, variance, v_score = result.energy, result.error, result.variance, result.v_score
-        where = "final evaluation" if archive.finished else f"evaluated after {archive.result_step:,} steps"
-        behind = f"{result.n_samples:,} samples, {result.n_distinct:,} distinct"
-    elif archive.step:
-        energy, error, variance, v_score = (
-            history[name][-1].item() for name in ("energy", "error", "variance", "v_score")
-        )
-        where = "last step"
-        behind = f"{history['samples'][-1]:,.0f} samples, {history['distinct'][-1]:,.0f} distinct"
-    if energy is not None and error is not None:
-        lines.append(f"  energy      {with_error(energy, error)} {unit} ({where}: {behind})")
-        lines.append(f"              variance {variance:.2e}, V-score {v_score:.2e}")
+    found = energy_of(archive) if archive.step else None
+    if found is not None:
+        lines.append(f"  energy      {found} ({found.source})")
+        lines.append(f"              variance {found.estimate.variance:.2e}, V-score {found.estimate.v_score:.2e}")
     if archive.exact is not None:
         exact, origin = archive.exact["energy"], f"{archive.exact['method']}, dimension {archive.exact['dimension']:,}"
-        relative = "" if energy is None else f", relative error {relative_error(energy, exact):.1e}"
-        lines.append(f"  exact       {exact:.8f} {unit} ({origin}){relative}")
+        relative = "" if found is None else f", relative error {found.relative_error:.1e}"
+        lines.append(f"  exact       {exact:.8f} {archive.attributes['unit']} ({origin}){relative}")
     if archive.step:
         seconds = history["seconds"].sum()
-        lines.append(f"  time        {seconds:,.0f} s, {seconds / archive.step:.2g} s a step{_writing(history)}")
+        lines.append(f"  time        {seconds:,.0f} s, {seconds / archive.step:.2g} s per step{_writing(history)}")
         if "retries" in history and history["retries"].sum():
-            lines.append(f"  retries     {history['retries'].sum():.0f} after states that were not finite")
+            lines.append(f"  retries     {history['retries'].sum():.0f} after non-finite energies or parameters")
         if "clipped" in history:
-            share = history["clipped"].mean()
-            lines.append(f"  clipped     {share:.2%} of the weight, on average over the steps, for the updates alone")
+            clipped = history["clipped"].mean()
+            lines.append(f"  clipped     {clipped:.2%} of the weight in the updates, mean over the steps")
     lines.append(f"  size        {archive.size:,} bytes{_size_of_a_step(archive)}")
     for name, part in archive.config.items():
-        if name not in ("hamiltonian", "unit"):  # the first line says it
+        if name not in ("hamiltonian", "unit"):  # shown in the first line
             lines.append(f"  {name:<12}{_short(part)}")
     return "\n".join(lines)
 
 
 def _writing(history: dict[str, Any]) -> str:
-    """Share of the time that went into the archive."""
+    """Time for writing the archive, relative to the whole run."""
     if "archive_seconds" not in history:
         return ""
-    writing = history["archive_seconds"][history["archive_seconds"] == history["archive_seconds"]].sum()
-    return f", and {writing / (writing + history['seconds'].sum()):.2%} on top for writing the archive"
+    import numpy as np
+
+    writing = np.nansum(history["archive_seconds"])  # nan in the first steps of a run begun in format version 1
+    return f"; writing the archive {writing / (writing + history['seconds'].sum()):.2%} of the whole"
 
 
 def _size_of_a_step(archive: "Archive") -> str:
-    """What the history takes on disk, per step."""
+    """Bytes of the history on disk, per step."""
     import h5py
 
     if not archive.step:
         return ""
     with h5py.File(archive.path) as file:
         stored = sum(values.id.get_storage_size() for values in file["history"].values())
-    return f", of which {stored / archive.step:.0f} for each step"
+    return f", {stored / archive.step:.0f} per step for the history"
 
 
 def _short(part: Any) -> str:

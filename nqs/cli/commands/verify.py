@@ -1,21 +1,21 @@
-"""nqs verify: whether archives are whole."""
+"""nqs verify: check the integrity of archives."""
 
 from dataclasses import dataclass
 
-from nqs.cli.errors import ExitCode, clear_errors
+from nqs.cli.errors import ExitCode, errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Check that every byte of archives is as it was written. Exit code 1 if one of them is not."""
+    """Check archives against the checksums written with them. Exit code 1 if one of them is damaged."""
 
     files: Files = ()
 
     def __call__(self) -> int:
         from nqs.archive.archive import Archive, ArchiveError
 
-        with clear_errors():
+        with errors_to_exit_codes():
             at_least_one(self.files, "verify")
             damaged = 0
             for file in self.files:
