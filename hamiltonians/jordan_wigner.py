@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Num, UInt8
 from torch import Tensor
 
+from nqs.hilbert.jordan_wigner import fermions_between
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
@@ -65,15 +66,6 @@ def lattice_hops(lattice: Lattice, t: Sequence[float], twist: Sequence[float] | 
     return Hops(torch.cat([i, j]), torch.cat([j, i]), torch.cat([amplitude.conj(), amplitude]))
 
 
-def electrons_between(
-    occupied: Bool[Tensor, "B L"], parents: Int64[Tensor, " K"], i: Int64[Tensor, " K"], j: Int64[Tensor, " K"]
-) -> Int64[Tensor, " K"]:
-    """Occupied orbitals of row `parents` strictly between i and j, which differ and come in any order."""
-    up_to = occupied.cumsum(1)  # (B, L), int64
-    low, high = torch.minimum(i, j), torch.maximum(i, j)
-    return up_to[parents, high - 1] - up_to[parents, low]
-
-
 def hopped(
     n: UInt8[Tensor, "B L"], occupied: Bool[Tensor, "B L"], free: Bool[Tensor, "B L"], hops: Hops, electron: int
 ) -> Connected:
@@ -89,7 +81,7 @@ def hopped(
     source, target, amplitude = (part.to(n.device) for part in hops)
     parents, hop = (occupied[:, source] & free[:, target]).nonzero().T  # (K,) each
     source, target, amplitude = source[hop], target[hop], amplitude[hop]
-    odd = electrons_between(occupied, parents, source, target) % 2 == 1
+    odd = fermions_between(occupied, parents, source, target) % 2 == 1
     return Connected(toggled(n[parents], source, target, electron), torch.where(odd, -amplitude, amplitude), parents)
 
 

@@ -31,7 +31,6 @@ from nqs.hamiltonians.formula import signed_sum
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
     checked_numbers,
-    electrons_between,
     hopped,
     joined,
     lattice_hops,
@@ -40,6 +39,7 @@ from nqs.hamiltonians.jordan_wigner import (
     toggled,
 )
 from nqs.hilbert import HilbertSpace, electrons
+from nqs.hilbert.jordan_wigner import fermions_between
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
@@ -120,7 +120,7 @@ class TJ:
         i, j, amplitude = (part.to(n.device) for part in self._exchange)
         parents, bond = (n[:, i] + n[:, j] == UP + DOWN).nonzero().T  # (K,) each
         i, j, amplitude = i[bond], j[bond], amplitude[bond]
-        odd = electrons_between(n > 0, parents, i, j) % 2 == 1
+        odd = fermions_between(n > 0, parents, i, j) % 2 == 1
         return Connected(toggled(n[parents], i, j, UP | DOWN), torch.where(odd, -amplitude, amplitude), parents)
 
     @cached_property

@@ -37,7 +37,6 @@ from torch import Tensor
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import HilbertSpace
 from nqs.models import ProjectedDeterminant, SlaterDeterminant
-from nqs.models.references.projection import terms_of_projection
 from nqs.optimisation.stochastic_reconfiguration import NaturalGradient, StochasticReconfiguration
 from nqs.protocols import (
     Hamiltonian,
@@ -134,7 +133,7 @@ class MeanField:
         if isinstance(self.determinant, SlaterDeterminant):
             return _log_psi(self.determinant.amplitude(n))
         rows = max_chunk_rows(16 * self.determinant.symmetry.order * (self.hilbert.n_sites + 2) ** 2, n.device)
-        return _log_psi(torch.cat([terms_of_projection(self.determinant, part).mean(1) for part in n.split(rows)]))
+        return _log_psi(torch.cat([self.determinant.terms(part).mean(1) for part in n.split(rows)]))
 
 
 @dataclass(frozen=True, eq=False)

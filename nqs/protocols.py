@@ -5,7 +5,7 @@ Letters: B configurations, L sites, d local states, K connected configurations.
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Float64, Int64, Num, UInt8
@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
 from nqs.samples import LocalEnergies, Samples
-
-if TYPE_CHECKING:
-    from nqs.symmetry.group import Symmetry
+from nqs.symmetry.group import Symmetry
 
 
 class Connected(NamedTuple):
@@ -125,7 +123,7 @@ class Wavefunction(nn.Module, ABC):
     config: "WavefunctionConfig"
     has_phase: bool
     normalised: bool = True
-    symmetry: "Symmetry | None" = None
+    symmetry: Symmetry | None = None
     n_images: int = 1
     shares_prefixes: bool = False
     rowwise_layers: bool = False

@@ -30,10 +30,9 @@ import torch
 from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.local_terms import Change, LocalTerms
+from nqs.hamiltonians.local_terms import Change, Digits, LocalTerms
 from nqs.hamiltonians.netket.terms import (
     HERMITIAN,
-    Digits,
     Matrix,
     Support,
     Terms,

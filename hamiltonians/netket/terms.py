@@ -28,14 +28,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from nqs.hamiltonians.local_terms import Digits
 from nqs.hilbert import MAX_LOCAL_STATES, Charge, HilbertSpace, Species, bosons, fermions, product_space, spins
 
 FLIPS = 6  # X and Y of a Pauli string that become a matrix
 FALLBACK = 4096  # configurations of the sector of an operator of unknown structure
 FALLBACK_STATES = 2**24  # configurations of its sites without a sector
 HERMITIAN = 1e-10  # two elements are equal up to this share of the largest one
-
-Digits = tuple[int, ...]
 
 # ---- spaces ------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import ReferencePhase
 from nqs.runtime.memory import max_chunk_rows
 from nqs.symmetry.group import TURN, Symmetry
+from nqs.symmetry.projection import projection_terms
 
 PROBES = 64  # random configurations on which the phases of a reference are compared
 VANISHING = 1e-10  # amplitude, share of a state or of a variance that is nothing but rounding
@@ -42,23 +43,16 @@ class ProjectedDeterminant:
     hilbert: HilbertSpace
 
     def phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
-        terms = [terms_of_projection(self, part).sum(1) for part in n.split(self._rows(n.device))]
+        terms = [self.terms(part).sum(1) for part in n.split(self._rows(n.device))]
         total = torch.cat(terms) if terms else n.new_zeros(0).double()
         return torch.where(total.abs() > VANISHING, torch.angle(total), 0.0)
 
+    def terms(self, n: UInt8[Tensor, "B L"]) -> Num[Tensor, "B G"]:
+        """c_g(n)^* <g n|D> for every element; their mean is <n|P_chi|D>."""
+        return projection_terms(self.determinant.amplitude, self.symmetry, self.hilbert, n)
+
     def _rows(self, device: torch.device) -> int:
         return max_chunk_rows(16 * self.symmetry.order * (self.hilbert.n_sites + 2) ** 2, device)
-
-
-def terms_of_projection(projected: ProjectedDeterminant, n: UInt8[Tensor, "B L"]) -> Num[Tensor, "B G"]:
-    """c_g(n)^* <g n|D> for every element; their mean is <n|P_chi|D>. Real where determinant and characters are."""
-    symmetry, G = projected.symmetry, projected.symmetry.order
-    amplitude = projected.determinant.amplitude(symmetry.images(n).flatten(0, 1)).view(len(n), G)
-    element = torch.arange(G, device=n.device).repeat(len(n))
-    phases = symmetry.phases(n.repeat_interleave(G, dim=0), element, projected.hilbert).view(len(n), G)
-    if all(angle in (0.0, 0.5) for angle in symmetry.angles):
-        return amplitude * torch.cos(phases)
-    return amplitude * torch.polar(torch.ones_like(phases), -phases)
 
 
 def sector_of(reference: ReferencePhase, symmetry: Symmetry, hilbert: HilbertSpace) -> Symmetry:

@@ -82,7 +82,7 @@ class ExactGroundState:
         place = torch.searchsorted(ranks, found).clamp(max=len(ranks) - 1)
         angle = -self.symmetry.phases(n, g, hilbert)
         psi = torch.where(ranks[place] == found, amplitudes[place] * torch.polar(torch.ones_like(angle), angle), 0)
-        real = not np.iscomplexobj(self.state) and all(a in (0.0, 0.5) for a in self.symmetry.angles)
+        real = not np.iscomplexobj(self.state) and self.symmetry.has_real_characters
         return (psi.real if real else psi).numpy()
 
 

@@ -267,7 +267,7 @@ def _elements(
         if symmetry is not None:
             g = symmetry.canonical(found)
             angle = -symmetry.phases(found, g, hilbert)
-            turned = torch.cos(angle) if _real_characters(symmetry) else torch.polar(torch.ones_like(angle), angle)
+            turned = torch.cos(angle) if symmetry.has_real_characters else torch.polar(torch.ones_like(angle), angle)
             value = value * turned
             column = position(symmetry.image(found, g))
             if not symmetry.is_trivial:
@@ -297,11 +297,7 @@ def _doubled(connected: Connected) -> Connected:
 
 
 def _real(connected: Connected, symmetry: Symmetry | None) -> bool:
-    return not connected.elements.is_complex() and (symmetry is None or _real_characters(symmetry))
-
-
-def _real_characters(symmetry: Symmetry) -> bool:
-    return all(angle in (0.0, 0.5) for angle in symmetry.angles)
+    return not connected.elements.is_complex() and (symmetry is None or symmetry.has_real_characters)
 
 
 def _positions(

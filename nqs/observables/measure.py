@@ -21,6 +21,7 @@ charges and the fidelity are measured.
 """
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Int64
@@ -38,11 +39,11 @@ from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import StateVector, exact_samples, fidelity
 from nqs.protocols import (
     Hamiltonian,
+    SamplerConfig,
     Wavefunction,
     has_boundary_phases,
     lattice_of,
 )
-from nqs.samplers import TreeSampler
 from nqs.samples import Samples
 
 # Configurations n' that all samples together may lead to: seconds on the device.
@@ -109,32 +110,36 @@ def affordable(wavefunction: Wavefunction, device: torch.device | str) -> int:
 
 
 def samples_for(
-    samples: Samples, wavefunction: Wavefunction, generator: torch.Generator
+    samples: Samples,
+    wavefunction: Wavefunction,
+    generator: torch.Generator,
+    sampler: Callable[..., SamplerConfig],
 ) -> tuple[Samples, Samples, Int64[Tensor, "K L"] | None]:
-    """The first three of what `measure` needs from samples of the energy: all, few, and permutations of sites.
+    """Samples of the energy as `measure` needs them: all samples, few samples, and permutations of sites.
 
     Of a symmetric state one member of each orbit of the permutations is enough for `few`. Fermions in a sector without
     their signs are the exception: there a+_i a_j changes its sign under permutations.
+
+    Args:
+        sampler: of independent samples, such as TreeSampler; called with `n_distinct` or `n_samples` if there are too
+            many samples.
     """
+
+    def drawn(**number: int) -> Samples:
+        return sampler(**number).build(wavefunction).sample(generator)
+
     limit = affordable(wavefunction, generator.device)
     if wavefunction.symmetry is None:
-        few = (
-            samples
-            if samples.n_distinct <= limit
-            else TreeSampler(n_distinct=limit).build(wavefunction).sample(generator)
-        )
-        return samples, few, None
+        return samples, samples if samples.n_distinct <= limit else drawn(n_distinct=limit), None
     every, symmetry = wavefunction.to_sector_samples(samples, generator), wavefunction.symmetry
     if wavefunction.hilbert.of_kind("fermion") and not symmetry.fermions:
         if every.n_distinct <= limit:
             return every, every, None
-        few = TreeSampler(n_samples=limit).build(wavefunction).sample(generator)  # of as many orbits as there are
+        few = drawn(n_samples=limit)  # of as many orbits as there are
         return every, wavefunction.to_sector_samples(few, generator), None
     elements = symmetry.one_for_each_map()
     limit = max(1, limit // len(elements))
-    few = (
-        samples if samples.n_distinct <= limit else TreeSampler(n_distinct=limit).build(wavefunction).sample(generator)
-    )
+    few = samples if samples.n_distinct <= limit else drawn(n_distinct=limit)
     return every, wavefunction.to_sector_samples(few, generator, elements), symmetry.site_permutations()
 
 

@@ -15,7 +15,7 @@ N independent samples the variance over N - 1; without replacement only what cou
 zero for an exhaustive sum. For nonlinear functions (connected correlations, fidelity, entropy, condensate fraction)
 they are propagated to first order. The error of a complex value is sqrt(Var Re + Var Im).
 
-Fermions: Jordan-Wigner order as in nqs.hamiltonians.jordan_wigner, all up orbitals first, in the order of the sites.
+Fermions: Jordan-Wigner order, all orbitals of one species before those of the next, in the order of the sites.
 """
 
 # Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Complex128, Int64
 from torch import Tensor
 
-from nqs.hamiltonians.jordan_wigner import electrons_between
+from nqs.hilbert.jordan_wigner import fermions_between
 from nqs.lattice.lattice import Lattice
 from nqs.observables.expectation import Expectation, _means
 from nqs.observables.momenta import _plane_waves
@@ -53,7 +53,7 @@ def _local_one_body(known: _Known, kinds: Sequence[Ladder], rows: Int64[Tensor, 
         n_prime[k, j] = raised[row, j].to(torch.uint8)
         element = (occupation[row, i] * (occupation[row, j] + 1)).sqrt()
         if kind.is_fermion:
-            element = element * (1 - 2 * (electrons_between(occupation > 0, row, i, j) % 2))
+            element = element * (1 - 2 * (fermions_between(occupation > 0, row, i, j) % 2))
         local = torch.zeros_like(x)
         local[row, i, j] = element * known.ratios(n_prime, rows[row])
         x += (local + local.mH) / 2

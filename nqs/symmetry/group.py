@@ -78,7 +78,7 @@ class Symmetry:
             wrong = (np.sort(rows, axis=1) != np.arange(rows.shape[1])).any(1)
             if wrong.any():
                 raise ValueError(f"{name}: {rows[wrong][0].tolist()} is no permutation of 0 .. {rows.shape[1] - 1}.")
-        products, angles = self._products, np.array(self.angles)
+        products, angles = self.products, np.array(self.angles)
         mismatch = angles[:, None] + angles - angles[products]
         if (abs(mismatch - mismatch.round()) > 1e-9).any():
             g, h = np.argwhere(abs(mismatch - mismatch.round()) > 1e-9)[0]
@@ -100,6 +100,11 @@ class Symmetry:
     def is_trivial(self) -> bool:
         """psi(g n) = psi(n) for every g and n."""
         return not self.fermions and not any(self.angles)
+
+    @property
+    def has_real_characters(self) -> bool:
+        """chi(g) is +1 or -1 for every element."""
+        return all(angle in (0.0, 0.5) for angle in self.angles)
 
     def __matmul__(self, other: "Symmetry") -> "Symmetry":
         """The product of two groups, whose characters multiply."""
@@ -127,7 +132,7 @@ class Symmetry:
 
     def real_characters(self) -> tuple["Symmetry", ...]:
         """This group with every character of values +1 and -1, the trivial one first."""
-        products = self._products
+        products = self.products
         exponents = {0: 0}  # element: bit mask of the generators that occur in it an odd number of times
         generators: list[int] = []
         for g in range(self.order):
@@ -274,7 +279,7 @@ class Symmetry:
         return np.array(self.permutations), np.array(self.maps)
 
     @property
-    def _products(self) -> np.ndarray:
+    def products(self) -> np.ndarray:
         """(G, G): number of the element g h, first h and then g."""
         return _products_of(self.permutations, self.maps)
 
