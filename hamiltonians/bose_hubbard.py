@@ -86,7 +86,7 @@ class BoseHubbard:
 
     @cached_property
     def hilbert(self) -> HilbertSpace:
-        """The sector, stated by n_particles and n_max."""
+        """The sector given by n_particles and n_max."""
         return bosons(self.lattice.n_sites, self.n_particles, self.n_max)
 
     @property

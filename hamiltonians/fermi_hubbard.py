@@ -89,7 +89,7 @@ class FermiHubbard:
 
     @cached_property
     def hilbert(self) -> HilbertSpace:
-        """The sector, stated by n_up and n_down."""
+        """The sector given by n_up and n_down."""
         return spinful_fermions(self.lattice.n_sites, self.n_up, self.n_down)
 
     @property

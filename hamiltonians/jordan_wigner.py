@@ -69,14 +69,14 @@ def lattice_hops(lattice: Lattice, t: Sequence[float], twist: Sequence[float] | 
 def hopped(
     n: UInt8[Tensor, "B L"], occupied: Bool[Tensor, "B L"], free: Bool[Tensor, "B L"], hops: Hops, electron: int
 ) -> Connected:
-    """One electron of one spin moves along each hop that starts where it is and ends where there is room for it.
+    """One electron of one spin moves along each hop from an occupied to a free site.
 
     Args:
         n: configurations.
         occupied: the sites with an electron of this spin.
-        free: the sites that can take one.
-        hops: where electrons go.
-        electron: the bit of a local state that stands for it.
+        free: the sites to which one can hop.
+        hops: bonds in each direction, with amplitudes.
+        electron: bit of this spin in a local state.
     """
     source, target, amplitude = (part.to(n.device) for part in hops)
     parents, hop = (occupied[:, source] & free[:, target]).nonzero().T  # (K,) each
@@ -94,7 +94,7 @@ def toggled(n: UInt8[Tensor, "K L"], i: Int64[Tensor, " K"], j: Int64[Tensor, " 
 
 
 def joined(parts: Sequence[Connected]) -> Connected:
-    """Several lists as one."""
+    """Connected configurations of several terms, concatenated."""
     configurations, elements, parents = zip(*parts, strict=True)
     return Connected(torch.cat(configurations), torch.cat(elements), torch.cat(parents))
 
@@ -113,7 +113,7 @@ def never_positive(hops: Hops, n_sites: int, n_others: int | None) -> bool:
     """
     if hops.amplitude.is_complex():
         return False
-    if n_others is not None and not 0 <= n_others <= n_sites - 2:  # nobody to move, or nowhere to go
+    if n_others is not None and not 0 <= n_others <= n_sites - 2:  # no electron, or no free site
         return True
     inside = (hops.source - hops.target).abs() - 1  # (M,) sites between
     if n_others is None:

@@ -79,7 +79,7 @@ class TJ:
 
     @cached_property
     def hilbert(self) -> HilbertSpace:
-        """The sector, stated by n_up and n_down."""
+        """The sector given by n_up and n_down."""
         return electrons(self.lattice.n_sites, ("empty", "up", "down"), self.n_up, self.n_down)
 
     @property

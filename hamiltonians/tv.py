@@ -73,7 +73,7 @@ class TV:
 
     @cached_property
     def hilbert(self) -> HilbertSpace:
-        """The sector, stated by n_particles."""
+        """The sector given by n_particles."""
         return fermions(self.lattice.n_sites, self.n_particles)
 
     @property

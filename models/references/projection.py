@@ -11,6 +11,7 @@ chapter 11. Which sector has the lowest energy: nqs.exact.projection.
 """
 
 # Shapes: B configurations, G group elements, L sites.
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ from nqs.hilbert import HilbertSpace
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import ReferencePhase
 from nqs.runtime.memory import max_chunk_rows
-from nqs.symmetry.group import TURN, Symmetry
+from nqs.symmetry.group import Symmetry
 from nqs.symmetry.projection import projection_terms
 
 PROBES = 64  # random configurations on which the phases of a reference are compared
@@ -66,7 +67,7 @@ def sector_of(reference: ReferencePhase, symmetry: Symmetry, hilbert: HilbertSpa
     )
     turn = torch.polar(torch.ones_like(phase), phase - signs.view_as(phase))  # chi(g), if it is one
     constant = ((turn - turn[:1]).abs() < 1e-6).all(0)
-    angles = (torch.angle(turn[0]) / TURN * 720).round() / 720 % 1.0
+    angles = (torch.angle(turn[0]) / math.tau * 720).round() / 720 % 1.0
     angles = torch.where(constant, angles, 0.0)
     kept = symmetry.subgroup(constant.tolist())
     return kept.with_angles(angles[constant].tolist())

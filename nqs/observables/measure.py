@@ -1,4 +1,4 @@
-"""What is measured at the end of a run: the observables that are natural for its particles, by name.
+"""Standard observables of a model, measured at the end of a run, by name.
 
 Archives keep each under `observables/NAME` with its standard error under `NAME_error`, and where the exact state is
 known and small its value under `NAME_exact`:
@@ -37,18 +37,12 @@ from nqs.observables.one_body import condensate_fraction, one_body, one_body_den
 from nqs.observables.species import mobile, quantities, spins_half, up_and_down
 from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import StateVector, exact_samples, fidelity
-from nqs.protocols import (
-    Hamiltonian,
-    SamplerConfig,
-    Wavefunction,
-    has_boundary_phases,
-    lattice_of,
-)
+from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, has_boundary_phases, lattice_of
 from nqs.samples import Samples
 
-# Configurations n' that all samples together may lead to: seconds on the device.
+# Budget of connected configurations for off-diagonal observables: seconds on the device.
 MOVES = {"cpu": 2**20, "cuda": 2**26}
-DEGENERATE = 1e-8  # gap, in the Hamiltonian's unit, below which no exact state is *the* ground state
+DEGENERATE = 1e-8  # gap, in the Hamiltonian's unit, below which the ground state counts as degenerate
 
 
 def measure(
@@ -60,15 +54,15 @@ def measure(
     permutations: Int64[Tensor, "K L"] | None = None,
     exact: ExactGroundState | None = None,
 ) -> dict[str, Expectation]:
-    """Everything of the list above that the space, the lattice and the samples allow.
+    """All observables of the list above that exist for the space, the lattice and the samples.
 
     Args:
         samples: of the wavefunction.
         wavefunction: amplitudes of configurations that were not sampled.
         hamiltonian: its `lattice`, if it has one, gives the momenta.
-        few: fewer samples, see `samples_for`, for the observables that change the configuration (from the one-body
-            density matrix to the spin correlations), since each leads to up to L^2 others; None for the same.
-        permutations: of sites that the state is symmetric under, if `few` has one member of each of its orbits only.
+        few: fewer samples, see `samples_for`, for off-diagonal observables (from the one-body density matrix to the
+            spin correlations), which connect each sample with up to L^2 configurations; None for `samples`.
+        permutations: site permutations under which the state is symmetric, if `few` has only one member of each orbit.
         exact: exact ground state, for the fidelity.
     """
     hilbert = wavefunction.hilbert
@@ -105,7 +99,7 @@ def measure(
 
 
 def affordable(wavefunction: Wavefunction, device: torch.device | str) -> int:
-    """Distinct samples for which all observables can be measured in seconds."""
+    """Number of distinct samples for which all observables can be measured in seconds."""
     return max(1, MOVES[torch.device(device).type] // (wavefunction.n_images * wavefunction.hilbert.n_sites**2))
 
 
@@ -135,7 +129,7 @@ def samples_for(
     if wavefunction.hilbert.of_kind("fermion") and not symmetry.fermions:
         if every.n_distinct <= limit:
             return every, every, None
-        few = drawn(n_samples=limit)  # of as many orbits as there are
+        few = drawn(n_samples=limit)  # the number of orbits is not limited
         return every, wavefunction.to_sector_samples(few, generator), None
     elements = symmetry.one_for_each_map()
     limit = max(1, limit // len(elements))
@@ -152,7 +146,7 @@ def stored(
     permutations: Int64[Tensor, "K L"] | None = None,
     exact: ExactGroundState | None = None,
 ) -> dict[str, torch.Tensor]:
-    """All of `measure`, with the names and the company that it has in archives; arguments as there."""
+    """All of `measure`, and the arrays that accompany it, under their names in archives; arguments as in `measure`."""
     hilbert = wavefunction.hilbert
     arrays = {"local_state_probabilities": local_state_probabilities(samples, hilbert)}
     found = measure(samples, wavefunction, hamiltonian, few=few, permutations=permutations, exact=exact)

@@ -11,14 +11,14 @@ Diagonal observables are averages over the samples. All others average the local
     O_loc(n) = sum_n' <n|O|n'> psi(n') / psi(n),
 
 where each n' is looked up among the samples and otherwise evaluated. Error bars are those of `estimate_energy`: with
-N independent samples the variance over N - 1; without replacement only what could have been missed fluctuates;
-zero for an exhaustive sum. For nonlinear functions (connected correlations, fidelity, entropy, condensate fraction)
-they are propagated to first order. The error of a complex value is sqrt(Var Re + Var Im).
+N independent samples the variance over N - 1; without replacement only configurations that could have been
+missed contribute; zero for an exhaustive sum. For nonlinear functions (connected correlations, fidelity, entropy,
+condensate fraction) they are propagated to first order. The error of a complex value is sqrt(Var Re + Var Im).
 
 Fermions: Jordan-Wigner order, all orbitals of one species before those of the next, in the order of the sites.
 """
 
-# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
+# Shapes: b samples of a chunk, L sites, K wave vectors or permutations, D dimensions.
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,15 +28,17 @@ from torch import Tensor
 
 from nqs.hilbert.jordan_wigner import fermions_between
 from nqs.lattice.lattice import Lattice
-from nqs.observables.expectation import Expectation, _means
-from nqs.observables.momenta import _plane_waves
-from nqs.observables.moves import MOVES_CPU_BYTES, _Known, _moves_bytes, _PairAverage
+from nqs.observables.expectation import Expectation, means
+from nqs.observables.momenta import plane_waves
+from nqs.observables.moves import MOVES_CPU_BYTES, AmplitudeRatios, PairAverage, bytes_of_moves
 from nqs.observables.species import Ladder, at_sites, ladders, species_hint
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
 
 
-def _local_one_body(known: _Known, kinds: Sequence[Ladder], rows: Int64[Tensor, " b"]) -> Complex128[Tensor, "b L L"]:
+def _local_one_body(
+    known: AmplitudeRatios, kinds: Sequence[Ladder], rows: Int64[Tensor, " b"]
+) -> Complex128[Tensor, "b L L"]:
     """Local values of (a+_i a_j + (a+_j a_i)^dagger) / 2, summed over the kinds of particles."""
     n = known.parents.configurations[rows]
     L = n.shape[1]
@@ -82,12 +84,12 @@ def one_body_density_matrix(
     Raises:
         ValueError: neither bosons nor fermions, or a spin where there is none.
     """
-    kinds, known = ladders(wavefunction.hilbert, spin), _Known(wavefunction, samples)
-    average = _PairAverage(permutations, samples.weights.device)
-    return _means(
+    kinds, known = ladders(wavefunction.hilbert, spin), AmplitudeRatios(wavefunction, samples)
+    average = PairAverage(permutations, samples.weights.device)
+    return means(
         samples,
         lambda rows: average(_local_one_body(known, kinds, rows)),
-        _moves_bytes(wavefunction.hilbert.n_sites),
+        bytes_of_moves(wavefunction.hilbert.n_sites),
         MOVES_CPU_BYTES,
     )
 
@@ -128,8 +130,8 @@ def one_body(
 ) -> tuple[Expectation, Expectation]:
     """`one_body_density_matrix` and `momentum_distribution` from the same amplitudes; arguments as there."""
     kinds = ladders(wavefunction.hilbert, spin)
-    waves = _plane_waves(lattice, wavefunction.hilbert, wave_vectors, antiperiodic=True).to(samples.weights.device)
-    known, average = _Known(wavefunction, samples), _PairAverage(permutations, samples.weights.device)
+    waves = plane_waves(lattice, wavefunction.hilbert, wave_vectors, antiperiodic=True).to(samples.weights.device)
+    known, average = AmplitudeRatios(wavefunction, samples), PairAverage(permutations, samples.weights.device)
 
     def local(rows: Tensor) -> Tensor:
         x = average(_local_one_body(known, kinds, rows))
@@ -137,7 +139,7 @@ def one_body(
         return torch.cat([x.flatten(1), occupations.to(x.dtype)], dim=1)
 
     L = lattice.n_sites
-    value, error = _means(samples, local, _moves_bytes(L) + 64 * waves.numel(), MOVES_CPU_BYTES)
+    value, error = means(samples, local, bytes_of_moves(L) + 64 * waves.numel(), MOVES_CPU_BYTES)
     matrix = Expectation(value[: L * L].view(L, L), error[: L * L].view(L, L))
     return matrix, Expectation(value[L * L :].real, error[L * L :])
 
@@ -152,12 +154,12 @@ def condensate_fraction(
 ) -> Expectation:
     """Largest eigenvalue of the one-body density matrix over the number of bosons (Penrose and Onsager), a scalar.
 
-    The error is that of the occupation of the orbital found; noise in the matrix also lifts its largest eigenvalue,
+    The error is that of the occupation of the leading orbital; noise in the matrix also lifts its largest eigenvalue,
     by an amount of second order in the error.
 
     Args:
         samples, wavefunction, permutations: as in `one_body_density_matrix`.
-        matrix: what that returned for them, if it is known.
+        matrix: its value of `one_body_density_matrix`, (L, L), if it is known.
 
     Raises:
         ValueError: the particles are no bosons.
@@ -172,12 +174,12 @@ def condensate_fraction(
     fraction = values[-1] / number
     if not samples.error_weights.any():
         return Expectation(fraction, torch.zeros_like(fraction))
-    kinds, known = ladders(hilbert), _Known(wavefunction, samples)
-    average = _PairAverage(permutations, samples.weights.device)
+    kinds, known = ladders(hilbert), AmplitudeRatios(wavefunction, samples)
+    average = PairAverage(permutations, samples.weights.device)
 
     def local(rows: Tensor) -> Tensor:  # first-order change of the fraction, mean 0
         x = average(_local_one_body(known, kinds, rows))
         occupation = torch.einsum("i,bij,j->b", v.conj(), x, v).real
         return (occupation - fraction * x.diagonal(dim1=1, dim2=2).sum(1).real) / number
 
-    return Expectation(fraction, _means(samples, local, _moves_bytes(hilbert.n_sites), MOVES_CPU_BYTES).error)
+    return Expectation(fraction, means(samples, local, bytes_of_moves(hilbert.n_sites), MOVES_CPU_BYTES).error)
