@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.formula import signed_sum
+from nqs.hamiltonians.couplings import signed_sum
 from nqs.hilbert import HilbertSpace, spins
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected

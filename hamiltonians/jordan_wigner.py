@@ -12,12 +12,11 @@ Spinful families put ALL UP ORBITALS FIRST in the order of the sites, then all d
 spin passes only electrons of its own spin, and each spin has the signs of spinless fermions.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float64, Int64, Num, UInt8
+from jaxtyping import Bool, Int64, Num, UInt8
 from torch import Tensor
 
 from nqs.hilbert.jordan_wigner import fermions_between
@@ -123,34 +122,3 @@ def never_positive(hops: Hops, n_sites: int, n_others: int | None) -> bool:
         most = inside.clamp(max=n_others)
     sign = 1 - 2 * (fewest % 2)
     return bool(((fewest == most) & (hops.amplitude * sign <= 0)).all())
-
-
-def checked_numbers(hamiltonian: Any, couplings: Sequence[str]) -> None:
-    """Refuse couplings, potentials and twists that are not finite or do not fit; the lists become tuples.
-
-    Raises:
-        ValueError: numbers that are not finite, not one energy for each site, or not one angle for each direction.
-    """
-    lattice: Lattice = hamiltonian.lattice
-    for name in couplings:
-        if not math.isfinite(getattr(hamiltonian, name)):
-            raise ValueError(f"{name}={getattr(hamiltonian, name)}: it must be a finite number.")
-    lists = (("potential", "energies", "sites", lattice.n_sites), ("twist", "angles", "directions", len(lattice.shape)))
-    for name, things, places, length in lists:
-        given = getattr(hamiltonian, name)
-        if given is None:
-            continue
-        values = tuple(float(x) for x in given)
-        if len(values) != length:
-            raise ValueError(
-                f"{name} has {len(values)} {things}, but {lattice} has {length} {places}: give one for each."
-            )
-        if not all(map(math.isfinite, values)):
-            raise ValueError(f"{name}={values}: all {things} must be finite numbers.")
-        object.__setattr__(hamiltonian, name, values)
-
-
-def neighbour_products(lattice: Lattice, x: Float64[Tensor, "B L"]) -> Float64[Tensor, " B"]:
-    """sum_<ij> x_i x_j over nearest neighbours."""
-    i, j = lattice.bonds().to(x.device).T
-    return (x[:, i] * x[:, j]).sum(1)

@@ -27,14 +27,12 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.formula import signed_sum
+from nqs.hamiltonians.couplings import checked_numbers, neighbour_products, potential_energy, signed_sum
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
-    checked_numbers,
     hopped,
     joined,
     lattice_hops,
-    neighbour_products,
     never_positive,
     toggled,
 )
@@ -108,9 +106,7 @@ class TJ:
         """J sum_<ij> (S^z_i S^z_j - n_i n_j / 4) + sum epsilon_i n_i: -J/2 for each antiparallel pair."""
         x, spin = (n > 0).double(), (n == UP).double() - (n == DOWN).double()  # (B, L); S^z = spin / 2
         energy = self.J / 4 * (neighbour_products(self.lattice, spin) - neighbour_products(self.lattice, x))
-        if self.potential is not None:
-            energy = energy + x @ torch.as_tensor(self.potential, dtype=torch.float64, device=n.device)
-        return energy
+        return energy + potential_energy(x, self.potential)
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """One electron hops onto an empty neighbour; two antiparallel neighbours exchange their spins."""

@@ -465,7 +465,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
             )
         ),
         TypeError,
-        r"PermutationOperator cannot be taken apart into local terms \(known are LocalOperator, Ising.*20 sites.*limit "
+        r"PermutationOperator cannot be decomposed into local terms \(known are LocalOperator, Ising.*20 sites.*limit "
         r"is 4096",
     ),
     "product without cutoff": (

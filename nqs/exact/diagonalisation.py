@@ -7,11 +7,12 @@ lexicographic basis of its Hilbert space; Lanczos finds the lowest states.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
-from nqs.exact.lanczos import Vector, dot, lanczos
+from nqs.exact.lanczos import dot, lanczos
 from nqs.exact.sector_matrix import MAX_DIMENSION, SectorMatrix
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
@@ -143,40 +144,25 @@ def _lowest_level(matrix: SectorMatrix, equal: float) -> tuple[np.ndarray, np.nd
     Args:
         equal: difference of energies below which they belong to one level.
     """
-    if matrix.device.type == "cpu":
-        csr = matrix.to_scipy()
-        return _search(csr.__matmul__, lambda x: x.astype(csr.dtype), matrix.bound or 1.0, equal, len(matrix))
+    apply: Callable[[Any], Any] = matrix.apply
     dtype = torch.float64 if matrix.is_real else torch.complex128
-    energies, state = _search(
-        matrix.apply,
-        lambda x: torch.from_numpy(x).to(matrix.device, dtype),
-        matrix.bound or 1.0,
-        equal,
-        len(matrix),
-    )
-    return energies, state.cpu().numpy()
-
-
-def _search(
-    apply: Callable[[Vector], Vector],
-    prepared: Callable[[np.ndarray], Vector],
-    bound: float,
-    equal: float,
-    dimension: int,
-) -> tuple[np.ndarray, Vector]:
-    """`_lowest_level` for numpy or torch; `prepared` makes a start vector of an array of random numbers."""
-    random = np.random.default_rng(0)
-    states: list[Vector] = []
+    on_cpu = matrix.device.type == "cpu"
+    if on_cpu:
+        csr = matrix.to_scipy()
+        apply = csr.__matmul__
+    bound, random = matrix.bound or 1.0, np.random.default_rng(0)
+    states: list[Any] = []  # arrays on a CPU, tensors on a GPU
     energies: list[float] = []
 
-    def deflated(x: Vector) -> Vector:
+    def deflated(x: Any) -> Any:
         y = apply(x)
         for state in states:
             y += (2 * bound * dot(state, x)) * state
         return y
 
-    while len(states) < min(MAX_COUNTED, dimension):
-        start = prepared(random.standard_normal(dimension))
+    while len(states) < min(MAX_COUNTED, len(matrix)):
+        start: Any = random.standard_normal(len(matrix))
+        start = start.astype(csr.dtype) if on_cpu else torch.from_numpy(start).to(matrix.device, dtype)
         energy, state = lanczos(deflated, start, TOLERANCE * bound, vector=not states)
         energies.append(energy)
         if energy > energies[0] + equal:
@@ -184,4 +170,4 @@ def _search(
         if states:  # another member of the level is needed as a vector, the first excited state is not
             _, state = lanczos(deflated, start, TOLERANCE * bound)
         states.append(state)
-    return np.sort(energies), states[0]
+    return np.sort(energies), states[0] if on_cpu else states[0].cpu().numpy()

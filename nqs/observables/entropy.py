@@ -1,6 +1,6 @@
 """Second Renyi entropy of a part of the sites."""
 
-# Shapes: b samples of a chunk, L sites, M moves or pairs.
+# Shapes: B configurations, L sites, M draws.
 from collections.abc import Sequence
 
 import torch

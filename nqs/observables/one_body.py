@@ -18,7 +18,7 @@ condensate fraction) they are propagated to first order. The error of a complex 
 Fermions: Jordan-Wigner order, all orbitals of one species before those of the next, in the order of the sites.
 """
 
-# Shapes: b samples of a chunk, L sites, K wave vectors or permutations, D dimensions.
+# Shapes: b samples of a chunk, L sites, K wave vectors or permutations.
 from collections.abc import Sequence
 
 import numpy as np

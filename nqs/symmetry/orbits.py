@@ -37,7 +37,7 @@ def smallest_of_orbits(
         row, token = (tables.log_uniform[s, remainder] > -torch.inf).nonzero().T
         prefixes = torch.cat([prefixes.index_select(0, row), token[:, None].to(torch.uint8)], dim=1)
         remainder = tables.after(s, remainder[row], token)
-        # Number of leading sites of each image that the prefix determines. Only images with more than before can decide.
+        # Number of leading sites of each image that the prefix determines. Only images with more than before matter.
         decided = np.cumprod(permutations <= s, axis=1).sum(1)
         news = decided > decided_before
         decided_before = decided
