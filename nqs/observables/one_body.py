@@ -19,7 +19,7 @@ Fermions: Jordan-Wigner order, all orbitals of one species before those of the n
 """
 
 # Shapes: b samples of a chunk, L sites, K wave vectors or permutations.
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -31,35 +31,44 @@ from nqs.lattice.lattice import Lattice
 from nqs.observables.expectation import Expectation, means
 from nqs.observables.momenta import plane_waves
 from nqs.observables.moves import MOVES_CPU_BYTES, AmplitudeRatios, PairAverage, bytes_of_moves
-from nqs.observables.species import Ladder, at_sites, ladders, species_hint
+from nqs.observables.species import at_sites, ladders, species_hint
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
 
 
 def _local_one_body(
-    known: AmplitudeRatios, kinds: Sequence[Ladder], rows: Int64[Tensor, " b"]
-) -> Complex128[Tensor, "b L L"]:
-    """Local values of (a+_i a_j + (a+_j a_i)^dagger) / 2, summed over the kinds of particles."""
-    n = known.parents.configurations[rows]
-    L = n.shape[1]
-    x = torch.zeros((len(n), L, L), dtype=torch.complex128, device=n.device)
-    elsewhere = ~torch.eye(L, dtype=torch.bool, device=n.device)
-    for kind in kinds:
-        occupation, lowered, raised = (at_sites(table, n) for table in kind[:3])  # (b, L) each
-        x += torch.diag_embed(occupation)
-        # <n|a+_i a_j|n'> with n' = n - e_i + e_j.
-        row, i, j = ((lowered >= 0)[:, :, None] & (raised >= 0)[:, None, :] & elsewhere).nonzero().T
-        k = torch.arange(len(row), device=n.device)
-        n_prime = n[row]
-        n_prime[k, i] = lowered[row, i].to(torch.uint8)
-        n_prime[k, j] = raised[row, j].to(torch.uint8)
-        element = (occupation[row, i] * (occupation[row, j] + 1)).sqrt()
-        if kind.is_fermion:
-            element = element * (1 - 2 * (fermions_between(occupation > 0, row, i, j) % 2))
-        local = torch.zeros_like(x)
-        local[row, i, j] = element * known.ratios(n_prime, rows[row])
-        x += (local + local.mH) / 2
-    return x
+    samples: Samples, wavefunction: Wavefunction, spin: str | None, permutations: Int64[Tensor, "K L"] | None
+) -> Callable[[Int64[Tensor, " b"]], Complex128[Tensor, "b L L"]]:
+    """Function that gives the local values of (a+_i a_j + (a+_j a_i)^dagger) / 2 for rows of the samples.
+
+    They are summed over the kinds of particles and averaged over the permutations.
+    """
+    kinds, known = ladders(wavefunction.hilbert, spin), AmplitudeRatios(wavefunction, samples)
+    average = PairAverage(permutations, samples.weights.device)
+
+    def local(rows: Tensor) -> Tensor:
+        n = samples.configurations[rows]
+        L = n.shape[1]
+        x = torch.zeros((len(n), L, L), dtype=torch.complex128, device=n.device)
+        elsewhere = ~torch.eye(L, dtype=torch.bool, device=n.device)
+        for kind in kinds:
+            occupation, lowered, raised = (at_sites(table, n) for table in kind[:3])  # (b, L) each
+            x += torch.diag_embed(occupation)
+            # <n|a+_i a_j|n'> with n' = n - e_i + e_j.
+            row, i, j = ((lowered >= 0)[:, :, None] & (raised >= 0)[:, None, :] & elsewhere).nonzero().T
+            k = torch.arange(len(row), device=n.device)
+            n_prime = n[row]
+            n_prime[k, i] = lowered[row, i].to(torch.uint8)
+            n_prime[k, j] = raised[row, j].to(torch.uint8)
+            element = (occupation[row, i] * (occupation[row, j] + 1)).sqrt()
+            if kind.is_fermion:
+                element = element * (1 - 2 * (fermions_between(occupation > 0, row, i, j) % 2))
+            moved = torch.zeros_like(x)
+            moved[row, i, j] = element * known.ratios(n_prime, rows[row])
+            x += (moved + moved.mH) / 2
+        return average(x)
+
+    return local
 
 
 @torch.no_grad()
@@ -84,14 +93,8 @@ def one_body_density_matrix(
     Raises:
         ValueError: neither bosons nor fermions, or a spin where there is none.
     """
-    kinds, known = ladders(wavefunction.hilbert, spin), AmplitudeRatios(wavefunction, samples)
-    average = PairAverage(permutations, samples.weights.device)
-    return means(
-        samples,
-        lambda rows: average(_local_one_body(known, kinds, rows)),
-        bytes_of_moves(wavefunction.hilbert.n_sites),
-        MOVES_CPU_BYTES,
-    )
+    local = _local_one_body(samples, wavefunction, spin, permutations)
+    return means(samples, local, bytes_of_moves(wavefunction.hilbert.n_sites), MOVES_CPU_BYTES)
 
 
 def momentum_distribution(
@@ -129,12 +132,11 @@ def one_body(
     permutations: Int64[Tensor, "K L"] | None = None,
 ) -> tuple[Expectation, Expectation]:
     """`one_body_density_matrix` and `momentum_distribution` from the same amplitudes; arguments as there."""
-    kinds = ladders(wavefunction.hilbert, spin)
+    local_matrix = _local_one_body(samples, wavefunction, spin, permutations)
     waves = plane_waves(lattice, wavefunction.hilbert, wave_vectors, antiperiodic=True).to(samples.weights.device)
-    known, average = AmplitudeRatios(wavefunction, samples), PairAverage(permutations, samples.weights.device)
 
     def local(rows: Tensor) -> Tensor:
-        x = average(_local_one_body(known, kinds, rows))
+        x = local_matrix(rows)
         occupations = torch.einsum("bki,ki->bk", torch.einsum("bij,kj->bki", x, waves.conj()), waves).real
         return torch.cat([x.flatten(1), occupations.to(x.dtype)], dim=1)
 
@@ -174,11 +176,10 @@ def condensate_fraction(
     fraction = values[-1] / number
     if not samples.error_weights.any():
         return Expectation(fraction, torch.zeros_like(fraction))
-    kinds, known = ladders(hilbert), AmplitudeRatios(wavefunction, samples)
-    average = PairAverage(permutations, samples.weights.device)
+    local_matrix = _local_one_body(samples, wavefunction, None, permutations)
 
     def local(rows: Tensor) -> Tensor:  # first-order change of the fraction, mean 0
-        x = average(_local_one_body(known, kinds, rows))
+        x = local_matrix(rows)
         occupation = torch.einsum("i,bij,j->b", v.conj(), x, v).real
         return (occupation - fraction * x.diagonal(dim1=1, dim2=2).sum(1).real) / number
 
