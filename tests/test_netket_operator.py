@@ -444,7 +444,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
             nk.operator.EmbedOperator(spin_half(2) * fock(2, 2), nk.operator.spin.sigmaz(spin_half(2), 0), 0)
         ),
         ValueError,
-        r"only spaces with the same local states on every site",
+        r"on products of different spaces only LocalOperator and sums",
     ),
     "superoperator": (
         lambda: wrap(nk.operator.LocalLiouvillian(operator("Ising chain"), [])),

@@ -209,7 +209,7 @@ IDENTITY, SWAP = (0, 1), (1, 0)
         ),
         (
             lambda: Symmetry(permutations=((0, 1, 2), (1, 2, 0)), maps=(IDENTITY,) * 2, angles=(0.0, 0.0)),
-            "form no group: the product of two of them is none of them",
+            "form no group: the product of two of them is not among them",
         ),
         (
             lambda: Symmetry(permutations=(IDENTITY, SWAP), maps=(IDENTITY,) * 2, angles=(0.0, 0.25)),
