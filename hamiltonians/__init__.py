@@ -1,4 +1,4 @@
-"""Hamiltonians, one model family a file."""
+"""Hamiltonians, one model family per file."""
 
 from nqs.hamiltonians.bose_hubbard import BoseHubbard, harmonic_trap
 from nqs.hamiltonians.fermi_hubbard import FermiHubbard, staggered_potential

@@ -14,7 +14,6 @@ Without phases and with J > 0 all off-diagonal elements are negative: the ground
 Fisher et al., Phys. Rev. B 40, 546 (1989). The same matrix as netket.operator.BoseHubbard with the same J, U, V and mu.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
@@ -23,7 +22,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.formula import signed_sum
+from nqs.hamiltonians.couplings import checked_numbers, neighbour_products, potential_energy, signed_sum
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
@@ -68,25 +67,12 @@ class BoseHubbard:
     n_max: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("U", "J", "V", "mu"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)}: it must be a finite number.")
-        for name, length in (("potential", self.lattice.n_sites), ("phases", len(self.lattice.bonds()))):
-            values = getattr(self, name)
-            if values is None:
-                continue
-            values = tuple(float(x) for x in values)
-            object.__setattr__(self, name, values)
-            if len(values) != length:
-                raise ValueError(
-                    f"{name} has {len(values)} values, but {self.lattice} has {length} "
-                    f"{'sites' if name == 'potential' else 'bonds'}: give one value for each."
-                )
+        checked_numbers(self, ("U", "J", "V", "mu"))
         self.hilbert  # noqa: B018 - refuses an impossible sector now
 
     @cached_property
     def hilbert(self) -> HilbertSpace:
-        """The sector, stated by n_particles and n_max."""
+        """The sector given by n_particles and n_max."""
         return bosons(self.lattice.n_sites, self.n_particles, self.n_max)
 
     @property
@@ -112,13 +98,10 @@ class BoseHubbard:
         x = n.double()
         energy = self.U / 2 * (x * (x - 1)).sum(1)
         if self.V:
-            i, j = self.lattice.bonds().to(n.device).T
-            energy = energy + self.V * (x[:, i] * x[:, j]).sum(1)
+            energy = energy + self.V * neighbour_products(self.lattice, x)
         if self.mu:
             energy = energy - self.mu * x.sum(1)
-        if self.potential is not None:
-            energy = energy + x @ torch.as_tensor(self.potential, dtype=torch.float64, device=n.device)
-        return energy
+        return energy + potential_energy(x, self.potential)
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """One boson hops over each bond in each direction, where the source is occupied and the target not full."""

@@ -27,18 +27,15 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
-import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.formula import signed_sum
+from nqs.hamiltonians.couplings import checked_numbers, neighbour_products, potential_energy, signed_sum
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
-    checked_numbers,
     hopped,
     joined,
     lattice_hops,
-    neighbour_products,
     never_positive,
 )
 from nqs.hilbert import HilbertSpace, spinful_fermions
@@ -89,7 +86,7 @@ class FermiHubbard:
 
     @cached_property
     def hilbert(self) -> HilbertSpace:
-        """The sector, stated by n_up and n_down."""
+        """The sector given by n_up and n_down."""
         return spinful_fermions(self.lattice.n_sites, self.n_up, self.n_down)
 
     @property
@@ -122,9 +119,7 @@ class FermiHubbard:
             energy = energy - self.mu * x.sum(1)
         if self.h:
             energy = energy - self.h / 2 * (up - down).sum(1)
-        if self.potential is not None:
-            energy = energy + x @ torch.as_tensor(self.potential, dtype=torch.float64, device=n.device)
-        return energy
+        return energy + potential_energy(x, self.potential)
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """One electron hops over each bond in each direction, onto a site without one of its spin."""

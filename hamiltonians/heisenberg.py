@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
+from nqs.hamiltonians.couplings import signed_sum
 from nqs.hilbert import HilbertSpace, spins
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
@@ -85,7 +86,7 @@ class Heisenberg:
 
     @cached_property
     def hilbert(self) -> HilbertSpace:
-        """The sector, stated by total_sz and spin."""
+        """The sector given by total_sz and spin."""
         return spins(self.lattice.n_sites, self.total_sz, self.spin)
 
     @property
@@ -171,10 +172,9 @@ class Heisenberg:
             product = "S_i.S_j" if Delta == 1 else f"(S^x_i S^x_j + S^y_i S^y_j + {Delta:g} S^z_i S^z_j)"
             terms.append((J, f"sum_{bonds} {product}"))
         terms.append((-self.h, "sum_i S^z_i"))
-        formula = " + ".join(f"{factor:g} {text}" for factor, text in terms if factor).replace("+ -", "- ") or "0"
         spin = Fraction(self.spin)
         operators = "S = sigma/2" if spin == Fraction(1, 2) else f"spin operators of S = {spin}"
         sector = "all total Sz" if self.total_sz is None else f"total Sz = {Fraction(self.total_sz)}"
-        return f"Heisenberg, H = {formula}, {operators}, {self.lattice}, {sector}"
+        return f"Heisenberg, H = {signed_sum(terms)}, {operators}, {self.lattice}, {sector}"
 
     __repr__ = __str__

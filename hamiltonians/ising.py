@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
+from nqs.hamiltonians.couplings import signed_sum
 from nqs.hilbert import HilbertSpace, spins
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
@@ -99,7 +100,6 @@ class Ising:
 
     def __str__(self) -> str:
         terms = [(-self.J, "sum_<ij> Z_i Z_j"), (-self.h, "sum_i X_i"), (-self.g, "sum_i Z_i")]
-        formula = " + ".join(f"{factor:g} {text}" for factor, text in terms if factor).replace("+ -", "- ") or "0"
-        return f"Ising, H = {formula}, Pauli matrices, {self.lattice}"
+        return f"Ising, H = {signed_sum(terms)}, Pauli matrices, {self.lattice}"
 
     __repr__ = __str__

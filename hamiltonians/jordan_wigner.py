@@ -12,14 +12,14 @@ Spinful families put ALL UP ORBITALS FIRST in the order of the sites, then all d
 spin passes only electrons of its own spin, and each spin has the signs of spinless fermions.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float64, Int64, Num, UInt8
+from jaxtyping import Bool, Int64, Num, UInt8
 from torch import Tensor
 
+from nqs.hilbert.jordan_wigner import fermions_between
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
@@ -65,31 +65,22 @@ def lattice_hops(lattice: Lattice, t: Sequence[float], twist: Sequence[float] | 
     return Hops(torch.cat([i, j]), torch.cat([j, i]), torch.cat([amplitude.conj(), amplitude]))
 
 
-def electrons_between(
-    occupied: Bool[Tensor, "B L"], parents: Int64[Tensor, " K"], i: Int64[Tensor, " K"], j: Int64[Tensor, " K"]
-) -> Int64[Tensor, " K"]:
-    """Occupied orbitals of row `parents` strictly between i and j, which differ and come in any order."""
-    up_to = occupied.cumsum(1)  # (B, L), int64
-    low, high = torch.minimum(i, j), torch.maximum(i, j)
-    return up_to[parents, high - 1] - up_to[parents, low]
-
-
 def hopped(
     n: UInt8[Tensor, "B L"], occupied: Bool[Tensor, "B L"], free: Bool[Tensor, "B L"], hops: Hops, electron: int
 ) -> Connected:
-    """One electron of one spin moves along each hop that starts where it is and ends where there is room for it.
+    """One electron of one spin moves along each hop from an occupied to a free site.
 
     Args:
         n: configurations.
         occupied: the sites with an electron of this spin.
-        free: the sites that can take one.
-        hops: where electrons go.
-        electron: the bit of a local state that stands for it.
+        free: the sites to which one can hop.
+        hops: bonds in each direction, with amplitudes.
+        electron: bit of this spin in a local state.
     """
     source, target, amplitude = (part.to(n.device) for part in hops)
     parents, hop = (occupied[:, source] & free[:, target]).nonzero().T  # (K,) each
     source, target, amplitude = source[hop], target[hop], amplitude[hop]
-    odd = electrons_between(occupied, parents, source, target) % 2 == 1
+    odd = fermions_between(occupied, parents, source, target) % 2 == 1
     return Connected(toggled(n[parents], source, target, electron), torch.where(odd, -amplitude, amplitude), parents)
 
 
@@ -102,7 +93,7 @@ def toggled(n: UInt8[Tensor, "K L"], i: Int64[Tensor, " K"], j: Int64[Tensor, " 
 
 
 def joined(parts: Sequence[Connected]) -> Connected:
-    """Several lists as one."""
+    """Connected configurations of several terms, concatenated."""
     configurations, elements, parents = zip(*parts, strict=True)
     return Connected(torch.cat(configurations), torch.cat(elements), torch.cat(parents))
 
@@ -121,7 +112,7 @@ def never_positive(hops: Hops, n_sites: int, n_others: int | None) -> bool:
     """
     if hops.amplitude.is_complex():
         return False
-    if n_others is not None and not 0 <= n_others <= n_sites - 2:  # nobody to move, or nowhere to go
+    if n_others is not None and not 0 <= n_others <= n_sites - 2:  # no electron, or no free site
         return True
     inside = (hops.source - hops.target).abs() - 1  # (M,) sites between
     if n_others is None:
@@ -131,34 +122,3 @@ def never_positive(hops: Hops, n_sites: int, n_others: int | None) -> bool:
         most = inside.clamp(max=n_others)
     sign = 1 - 2 * (fewest % 2)
     return bool(((fewest == most) & (hops.amplitude * sign <= 0)).all())
-
-
-def checked_numbers(hamiltonian: Any, couplings: Sequence[str]) -> None:
-    """Refuse couplings, potentials and twists that are not finite or do not fit; the lists become tuples.
-
-    Raises:
-        ValueError: numbers that are not finite, not one energy for each site, or not one angle for each direction.
-    """
-    lattice: Lattice = hamiltonian.lattice
-    for name in couplings:
-        if not math.isfinite(getattr(hamiltonian, name)):
-            raise ValueError(f"{name}={getattr(hamiltonian, name)}: it must be a finite number.")
-    lists = (("potential", "energies", "sites", lattice.n_sites), ("twist", "angles", "directions", len(lattice.shape)))
-    for name, things, places, length in lists:
-        given = getattr(hamiltonian, name)
-        if given is None:
-            continue
-        values = tuple(float(x) for x in given)
-        if len(values) != length:
-            raise ValueError(
-                f"{name} has {len(values)} {things}, but {lattice} has {length} {places}: give one for each."
-            )
-        if not all(map(math.isfinite, values)):
-            raise ValueError(f"{name}={values}: all {things} must be finite numbers.")
-        object.__setattr__(hamiltonian, name, values)
-
-
-def neighbour_products(lattice: Lattice, x: Float64[Tensor, "B L"]) -> Float64[Tensor, " B"]:
-    """sum_<ij> x_i x_j over nearest neighbours."""
-    i, j = lattice.bonds().to(x.device).T
-    return (x[:, i] * x[:, j]).sum(1)

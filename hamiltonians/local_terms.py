@@ -1,15 +1,11 @@
-"""Sums of local terms."""
+"""Local matrices and the places where they act: the plain data that a `NetKetOperator` consists of."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nqs.hamiltonians.netket.terms import Digits
-
-Change = tuple[tuple[int, int, int], ...]  # (mode, digit before, digit after) of what changes
-
-
-# ---- the operator ------------------------------------------------------------------------------------------
+Digits = tuple[int, ...]  # local states of some modes
+Change = tuple[tuple[int, int, int], ...]  # (mode, digit before, digit after) of each mode that changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +15,9 @@ class LocalTerms:
     Attributes:
         entries: (row digits, column digits, real part, imaginary part) of every element that is not zero.
         modes: for each place the modes that the digits belong to.
-        coefficients: for each place a factor.
-        signs: for each place modes that contribute (-1)^x; () where no place has any.
-        flips: for each place modes of two states that change; () where no place has any.
+        coefficients: factor of the matrix at each place.
+        signs: for each place the modes that contribute (-1)^x; () if no place has any.
+        flips: for each place the modes of two states that are flipped; () if no place has any.
     """
 
     entries: tuple[tuple[Digits, Digits, float, float], ...]
@@ -40,7 +36,7 @@ class LocalTerms:
 
     @property
     def n_elements(self) -> int:
-        """Elements of the fullest row, at least 1, at all places."""
+        """Number of elements of the fullest row, at least 1, summed over the places."""
         return len(self.modes) * max(Counter(row for row, *_ in self.entries).values())
 
     @property
@@ -49,10 +45,10 @@ class LocalTerms:
         return max(map(abs, self.coefficients)) * max(abs(complex(re, im)) for *_, re, im in self.entries)
 
     def changes(self) -> Iterator[Change]:
-        """What changes, once for each place and each way of changing it."""
-        ways = {
+        """The changes of digits that the off-diagonal elements make, once for each place."""
+        patterns = {
             tuple((k, a, b) for k, (a, b) in enumerate(zip(row, column, strict=True)) if a != b)
             for row, column, _ in self.elements(diagonal=False)
         }
         for modes in self.modes:
-            yield from (tuple((modes[k], a, b) for k, a, b in way) for way in ways)
+            yield from (tuple((modes[k], a, b) for k, a, b in pattern) for pattern in patterns)

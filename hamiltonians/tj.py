@@ -27,19 +27,17 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.formula import signed_sum
+from nqs.hamiltonians.couplings import checked_numbers, neighbour_products, potential_energy, signed_sum
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
-    checked_numbers,
-    electrons_between,
     hopped,
     joined,
     lattice_hops,
-    neighbour_products,
     never_positive,
     toggled,
 )
 from nqs.hilbert import HilbertSpace, electrons
+from nqs.hilbert.jordan_wigner import fermions_between
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
@@ -79,7 +77,7 @@ class TJ:
 
     @cached_property
     def hilbert(self) -> HilbertSpace:
-        """The sector, stated by n_up and n_down."""
+        """The sector given by n_up and n_down."""
         return electrons(self.lattice.n_sites, ("empty", "up", "down"), self.n_up, self.n_down)
 
     @property
@@ -108,9 +106,7 @@ class TJ:
         """J sum_<ij> (S^z_i S^z_j - n_i n_j / 4) + sum epsilon_i n_i: -J/2 for each antiparallel pair."""
         x, spin = (n > 0).double(), (n == UP).double() - (n == DOWN).double()  # (B, L); S^z = spin / 2
         energy = self.J / 4 * (neighbour_products(self.lattice, spin) - neighbour_products(self.lattice, x))
-        if self.potential is not None:
-            energy = energy + x @ torch.as_tensor(self.potential, dtype=torch.float64, device=n.device)
-        return energy
+        return energy + potential_energy(x, self.potential)
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """One electron hops onto an empty neighbour; two antiparallel neighbours exchange their spins."""
@@ -120,7 +116,7 @@ class TJ:
         i, j, amplitude = (part.to(n.device) for part in self._exchange)
         parents, bond = (n[:, i] + n[:, j] == UP + DOWN).nonzero().T  # (K,) each
         i, j, amplitude = i[bond], j[bond], amplitude[bond]
-        odd = electrons_between(n > 0, parents, i, j) % 2 == 1
+        odd = fermions_between(n > 0, parents, i, j) % 2 == 1
         return Connected(toggled(n[parents], i, j, UP | DOWN), torch.where(odd, -amplitude, amplitude), parents)
 
     @cached_property

@@ -22,17 +22,14 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
-import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.formula import signed_sum
+from nqs.hamiltonians.couplings import checked_numbers, neighbour_products, potential_energy, signed_sum
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
-    checked_numbers,
     hopped,
     lattice_hops,
-    neighbour_products,
     never_positive,
 )
 from nqs.hilbert import HilbertSpace, fermions
@@ -73,7 +70,7 @@ class TV:
 
     @cached_property
     def hilbert(self) -> HilbertSpace:
-        """The sector, stated by n_particles."""
+        """The sector given by n_particles."""
         return fermions(self.lattice.n_sites, self.n_particles)
 
     @property
@@ -101,9 +98,7 @@ class TV:
         energy = self.V * neighbour_products(self.lattice, x)
         if self.mu:
             energy = energy - self.mu * x.sum(1)
-        if self.potential is not None:
-            energy = energy + x @ torch.as_tensor(self.potential, dtype=torch.float64, device=n.device)
-        return energy
+        return energy + potential_energy(x, self.potential)
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """One fermion hops over each bond in each direction, from an occupied to an empty site."""

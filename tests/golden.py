@@ -43,6 +43,7 @@ from nqs.lattice import chain, square
 from nqs.models import (
     MarshallSign,
     OnOrbits,
+    ProjectedDeterminant,
     Symmetrised,
     TransformerConfig,
     hartree_fock,
@@ -241,8 +242,9 @@ def electrons_on_orbits(folder: Path) -> Record:
     """Electrons on orbits, in the sector of the projected Hartree-Fock determinant, with a phase head; sums."""
     hamiltonian = FermiHubbard(chain(6), 2, 2, U=4.0)
     symmetry = symmetries_of(hamiltonian, fermions=True)
-    projected, _ = lowest_sector(hamiltonian, symmetry, [hartree_fock(hamiltonian).determinant])
-    model = OnOrbits(base=replace(TOY, reference=projected), symmetry=projected.symmetry)
+    determinant, sector, _ = lowest_sector(hamiltonian, symmetry, [hartree_fock(hamiltonian).determinant])
+    projected = ProjectedDeterminant(determinant=determinant, symmetry=sector, hilbert=hamiltonian.hilbert)
+    model = OnOrbits(base=replace(TOY, reference=projected), symmetry=sector)
     return run(hamiltonian, model, ExhaustiveSampler(), steps=6)
 
 

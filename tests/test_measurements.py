@@ -109,7 +109,7 @@ def test_one_member_of_each_orbit_serves_for_all(case: str) -> None:
     model = OnOrbits(base=config, symmetry=symmetry).build(h.hilbert)
     generator = torch.Generator().manual_seed(0)
     samples = ExhaustiveSampler().build(model).sample(generator)
-    every, few, permutations = measurements.samples_for(samples, model, generator)
+    every, few, permutations = measurements.samples_for(samples, model, generator, TreeSampler)
     assert every.n_distinct > samples.n_distinct
     assert (permutations is not None) == (few.n_distinct < every.n_distinct) == enough
     plain = measurements.measure(every, model, h)
@@ -120,7 +120,7 @@ def test_one_member_of_each_orbit_serves_for_all(case: str) -> None:
         assert not error.any()
         assert not found[name].error.any()
     samples = TreeSampler(n_samples=3000).build(model).sample(generator)
-    every, few, permutations = measurements.samples_for(samples, model, generator)
+    every, few, permutations = measurements.samples_for(samples, model, generator, TreeSampler)
     assert few.counts is not None
     assert few.counts.sum() == 3000
     found = measurements.measure(every, model, h, few=few, permutations=permutations)
@@ -139,7 +139,7 @@ def test_large_samples_are_replaced_by_a_few(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(measurements, "affordable", lambda *_: 20)
     for model in (config.build(h.hilbert), symmetric, unsigned):
         samples = ExhaustiveSampler().build(model).sample(generator)
-        every, few, _ = measurements.samples_for(samples, model, generator)
+        every, few, _ = measurements.samples_for(samples, model, generator, TreeSampler)
         assert every.n_distinct > 200
         assert 5 < few.n_distinct < 40  # about as many as wanted
         assert few.counts is not None

@@ -444,7 +444,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
             nk.operator.EmbedOperator(spin_half(2) * fock(2, 2), nk.operator.spin.sigmaz(spin_half(2), 0), 0)
         ),
         ValueError,
-        r"only spaces with the same local states on every site",
+        r"on products of different spaces only LocalOperator and sums",
     ),
     "superoperator": (
         lambda: wrap(nk.operator.LocalLiouvillian(operator("Ising chain"), [])),
@@ -465,7 +465,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
             )
         ),
         TypeError,
-        r"PermutationOperator cannot be taken apart into local terms \(known are LocalOperator, Ising.*20 sites.*limit "
+        r"PermutationOperator cannot be decomposed into local terms \(known are LocalOperator, Ising.*20 sites.*limit "
         r"is 4096",
     ),
     "product without cutoff": (
@@ -522,7 +522,7 @@ RUNS = {
     "Heisenberg chain": 40,
     "J1-J2": 60,
     "spin one": 120,
-    "PauliStrings": 120,
+    "PauliStrings": 80,
     "BoseHubbard": 40,
     "LocalOperator complex": 100,
     "t-V twisted": 60,
@@ -530,16 +530,23 @@ RUNS = {
 }
 
 
-def short_run(h: NetKetOperator, seed: int = 1) -> VMC:
+SMALL = {"width": 8, "heads": 2, "layers": 1}
+# The landscape of the energy has a plateau at a relative error of 1e-2, which a small network leaves after 30 to more
+# than 120 steps, depending on seed and processor; the recipe's network left it in 15 to 39 steps with twelve seeds.
+WIDE = {"PauliStrings"}
+
+
+def short_run(h: NetKetOperator, seed: int = 1, network: dict[str, int] = SMALL) -> VMC:
     phase = "zero" if h.is_stoquastic else "learned"  # as the scripts choose it
-    model = Transformer(h.hilbert, width=8, heads=2, layers=1, phase=phase, seed=seed)
+    model = Transformer(h.hilbert, **network, phase=phase, seed=seed)
     return VMC(h, model, ExhaustiveSampler(), evaluation=ExhaustiveSampler())
 
 
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_short_run_converges(kind: str, unchecked: None) -> None:
     h = wrap(operator(kind))
-    result = short_run(h).run(RUNS[kind], exact=exact.ground_state(h), progress=False)
+    run = short_run(h, network={} if kind in WIDE else SMALL)
+    result = run.run(RUNS[kind], exact=exact.ground_state(h), progress=False)
     assert -1e-10 < result.relative_error < 1e-3
 
 

@@ -121,11 +121,11 @@ def test_an_eigenstate_is_improved_by_nothing() -> None:
     ids=str,
 )
 def test_lowest_sector_holds_a_ground_state(h: Any, order: int) -> None:
-    projected, energy = lowest_sector(h, symmetries_of(h, fermions=True), hartree_fock(h).solutions)
-    assert projected.symmetry.order == order
+    determinant, sector, energy = lowest_sector(h, symmetries_of(h, fermions=True), hartree_fock(h).solutions)
+    assert sector.order == order
     ground = np.linalg.eigvalsh(dense(h))[0]
-    assert levels(h, projected.symmetry)[0] == pytest.approx(ground, abs=1e-8)
-    psi = projector(h, projected.symmetry) @ vector(h, projected.determinant)
+    assert levels(h, sector)[0] == pytest.approx(ground, abs=1e-8)
+    psi = projector(h, sector) @ vector(h, determinant)
     assert np.vdot(psi, dense(h) @ psi).real / np.vdot(psi, psi).real == pytest.approx(energy, abs=1e-8)
     assert ground - 1e-9 <= energy
 
@@ -151,9 +151,9 @@ def test_one_determinant_may_not_be_enough() -> None:
     h = FermiHubbard(chain(6), 2, 2, U=8.0)
     found = hartree_fock(h)
     group = symmetries_of(h, fermions=True)
-    alone, _ = lowest_sector(h, group, found.solutions[:1])
+    _, alone, _ = lowest_sector(h, group, found.solutions[:1])
     ground = np.linalg.eigvalsh(dense(h))[0]
-    assert levels(h, alone.symmetry)[0] > ground + 0.3
+    assert levels(h, alone)[0] > ground + 0.3
     assert found.solutions[0] == found.determinant
     energies = [np.vdot(v, dense(h) @ v).real for v in (vector(h, d) for d in found.solutions)]
     assert len(energies) > 1
@@ -178,9 +178,10 @@ def test_phases_of_a_projection(h: Any) -> None:
     assert seen
 
 
-def test_phases_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phases_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     h = CASES["ladder"]
-    projected, _ = lowest_sector(h, symmetries_of(h, fermions=True), hartree_fock(h).solutions)
+    determinant, sector, _ = lowest_sector(h, symmetries_of(h, fermions=True), hartree_fock(h).solutions)
+    projected = ProjectedDeterminant(determinant=determinant, symmetry=sector, hilbert=h.hilbert)
     n = h.hilbert.configurations()
     whole = projected.phase(n)
     monkeypatch.setattr("nqs.runtime.memory.CPU_BYTES", 1)

@@ -121,7 +121,7 @@ def test_electrons_with_phonons() -> None:
     assert found.trace().real.item() == pytest.approx(2, abs=1e-12)
     assert site_values(space, "phonons").tolist() == phonons.tolist()
     without = HilbertSpace(2, space.local_states, charges, species[:2])
-    with pytest.raises(ValueError, match=r"do not tell its local states .* apart"):
+    with pytest.raises(ValueError, match=r"several of the local states .* hold the same particles"):
         one_body_density_matrix(exact_samples(without, psi), StateVector(without, psi))
 
 

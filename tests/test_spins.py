@@ -409,14 +409,14 @@ def script(name: str) -> ModuleType:
 @pytest.mark.parametrize(
     ("name", "options", "signs"),
     [
-        ("heisenberg", {"shape": (4,)}, ("WithReference", "zero")),
-        ("heisenberg", {"shape": (2, 3), "boundary": "open", "J": (1.0, 0.5)}, ("WithReference", "learned")),
-        ("heisenberg", {"shape": (3,), "spin": 1.0, "Delta": (0.5,)}, ("TransformerConfig", "learned")),
-        ("heisenberg", {"shape": (3,), "total_sz": None, "J": (-1.0,)}, ("TransformerConfig", "zero")),
-        ("heisenberg", {"shape": (6,), "J": (-1.0, 0.5), "h": 0.1}, ("TransformerConfig", "learned")),
-        ("heisenberg", {"shape": (4,), "options": {"reference": "none"}}, ("TransformerConfig", "learned")),
-        ("ising", {"shape": (2, 3), "J": -1.0, "h": 0.5, "g": 0.1}, ("TransformerConfig", "zero")),
-        ("ising", {"shape": (4,), "h": -1.0}, ("TransformerConfig", "learned")),
+        ("heisenberg", {"shape": (4,)}, ("MarshallSign", "zero")),
+        ("heisenberg", {"shape": (2, 3), "boundary": "open", "J": (1.0, 0.5)}, ("MarshallSign", "learned")),
+        ("heisenberg", {"shape": (3,), "spin": 1.0, "Delta": (0.5,)}, (None, "learned")),
+        ("heisenberg", {"shape": (3,), "total_sz": None, "J": (-1.0,)}, (None, "zero")),
+        ("heisenberg", {"shape": (6,), "J": (-1.0, 0.5), "h": 0.1}, (None, "learned")),
+        ("heisenberg", {"shape": (4,), "options": {"reference": "none"}}, (None, "learned")),
+        ("ising", {"shape": (2, 3), "J": -1.0, "h": 0.5, "g": 0.1}, (None, "zero")),
+        ("ising", {"shape": (4,), "h": -1.0}, (None, "learned")),
     ],
 )
 def test_scripts_run_with_what_is_known_of_the_signs(

@@ -24,6 +24,7 @@ from nqs.lattice import chain
 from nqs.models import (
     MarshallSign,
     OnOrbits,
+    ProjectedDeterminant,
     Symmetrised,
     TransformerConfig,
     hartree_fock,
@@ -51,8 +52,9 @@ SUBGROUP = "bosons, steps over a subgroup"
 
 def electrons() -> tuple[Hamiltonian, Symmetrised]:
     h = FermiHubbard(RING, 2, 2, U=4.0)
-    projected, _ = lowest_sector(h, symmetries_of(h, fermions=True), hartree_fock(h).solutions)
-    return h, Symmetrised(base=replace(BASE, reference=projected), symmetry=projected.symmetry)
+    determinant, sector, _ = lowest_sector(h, symmetries_of(h, fermions=True), hartree_fock(h).solutions)
+    projected = ProjectedDeterminant(determinant=determinant, symmetry=sector, hilbert=h.hilbert)
+    return h, Symmetrised(base=replace(BASE, reference=projected), symmetry=sector)
 
 
 def with_symmetry(h: Hamiltonian, symmetry: Symmetry) -> tuple[Hamiltonian, Symmetrised]:

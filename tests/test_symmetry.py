@@ -209,7 +209,7 @@ IDENTITY, SWAP = (0, 1), (1, 0)
         ),
         (
             lambda: Symmetry(permutations=((0, 1, 2), (1, 2, 0)), maps=(IDENTITY,) * 2, angles=(0.0, 0.0)),
-            "form no group: the product of two of them is none of them",
+            "form no group: the product of two of them is not among them",
         ),
         (
             lambda: Symmetry(permutations=(IDENTITY, SWAP), maps=(IDENTITY,) * 2, angles=(0.0, 0.25)),
@@ -285,7 +285,7 @@ def test_representatives_of_long_configurations(hilbert: HilbertSpace) -> None:
     assert group.image(shifted, group.canonical(shifted)).equal(representatives)
 
 
-def test_orbits_come_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_orbits_come_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     h, group = CASES["electrons, half filling"]
     whole = group.orbits(h.hilbert)
     monkeypatch.setattr("nqs.runtime.memory.CPU_BYTES", 1)
@@ -296,7 +296,7 @@ def test_orbits_come_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("digits", [2.0**53, 2.0**5], ids=["long words", "short words"])
-def test_orbits_are_complete_without_a_look_at_all_configurations(
+def test_orbits_are_complete_without_enumerating_all_configurations(
     digits: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Different representatives, each the smallest of its orbit, whose members are the whole sector."""

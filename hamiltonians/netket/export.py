@@ -23,8 +23,9 @@ def to_netket(hamiltonian: Hamiltonian) -> Any:
     """The same operator in NetKet, on the space of NetKet with the same sector.
 
     BoseHubbard, Heisenberg and Ising become a LocalOperator, TV and FermiHubbard a FermionOperator2nd; each is built
-    from the couplings and bonds of the family, not from its matrix elements. Every other Hamiltonian, also one of your
-    own, becomes an operator of NetKet that asks the Hamiltonian for its elements (torch on the CPU, not jitted).
+    from the couplings and bonds of the family, not from its matrix elements. Every other Hamiltonian, including
+    user-defined ones, becomes an operator of NetKet that calls its `diagonal` and `connected` (torch on the CPU, not
+    jitted).
 
     Local states as for `NetKetOperator`: spins are 2 S^z, occupation numbers themselves; electrons are on
     orbital i of the down block or i of the up block. The matrix elements are those of the Hamiltonian. Sectors that
@@ -133,7 +134,7 @@ def _number(orbital: int) -> list[tuple[int, int]]:
 
 @functools.cache
 def _elements_operator() -> type:
-    """A class of NetKet operators that ask a Hamiltonian of nqs for their elements."""
+    """A class of NetKet operators whose elements come from a Hamiltonian of nqs."""
     import netket as nk
 
     class ElementsOperator(nk.operator.DiscreteOperator):

@@ -1,12 +1,12 @@
 r"""Any discrete operator of NetKet as a Hamiltonian of nqs.
 
-NetKet's operator is taken apart once (see `netket_terms` for the kinds), into local matrices and where they act,
+NetKet's operator is decomposed once (see nqs.hamiltonians.netket.terms for the kinds) into local matrices and the
+places where they act,
 
     H = sum_t sum_p c_tp  M_t(modes_tp)  prod_{m in signs_tp} Z_m  prod_{m in flips_tp} X_m,
 
-with Z = (-1)^x and X the flip on modes of two states that M does not touch. What is kept are these numbers and the
-sector, nothing of NetKet: the elements are found in torch on any device, and an archive rebuilds the operator without
-NetKet.
+with Z = (-1)^x, and X the flip, on modes of two states on which M does not act. Only these numbers and the sector are
+stored: matrix elements are computed in torch on any device, and an archive rebuilds the operator without NetKet.
 
 Units, signs and the counting of bonds are those of the operator: nk.operator.Heisenberg, for instance, uses Pauli
 matrices and applies Marshall's rule to bipartite graphs, so that its energies are 4 times ours.
@@ -30,10 +30,9 @@ import torch
 from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.local_terms import Change, LocalTerms
+from nqs.hamiltonians.local_terms import Change, Digits, LocalTerms
 from nqs.hamiltonians.netket.terms import (
     HERMITIAN,
-    Digits,
     Matrix,
     Support,
     Terms,
@@ -47,10 +46,10 @@ from nqs.hilbert import MAX_LOCAL_STATES, HilbertSpace
 from nqs.protocols import Connected
 from nqs.samples import distinct
 
-TABLE = 2**24  # rows of all local matrices of one size together
-ELEMENTS = 2**22  # connected configurations that are looked at together
-CHECKED = 2**12  # configurations on which a new operator is tested, and connected ones
-NEGLIGIBLE = 1e-14  # elements below this share of the largest one are rounding errors
+TABLE = 2**24  # largest total number of rows of all local matrices of one size
+ELEMENTS = 2**22  # connected configurations in a chunk
+CHECKED = 2**12  # configurations on which a new operator is tested
+NEGLIGIBLE = 1e-14  # elements below this fraction of the largest one are rounding errors
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ class NetKetOperator:
     Args:
         hilbert: the sector.
         terms: local matrices and where they act.
-        modes: the modes of NetKet that make up each site, for more than one the lowest bit first.
-        name: what the operator is called when it is printed.
+        modes: the modes of NetKet that each site holds, the one of the lowest bit first.
+        name: used in print and in messages.
 
     Raises:
         ValueError: modes that do not fit the sector.
@@ -83,15 +82,15 @@ class NetKetOperator:
 
     @classmethod
     def from_netket(cls, operator: Any, hilbert: Any = None, *, name: str | None = None) -> Self:
-        """Take an operator of NetKet apart.
+        """Decompose an operator of NetKet into local matrices.
 
         Args:
-            operator: any discrete operator, see `netket_terms`.
+            operator: any discrete operator, see nqs.hamiltonians.netket.terms.
             hilbert: the sector, as a space of nqs or of NetKet; by default the operator's own (constrained) space.
-            name: what it is called when it is printed; by default the kind of operator.
+            name: used in print and in messages; by default the kind of operator.
 
         Raises:
-            TypeError: no discrete operator, or one that cannot be taken apart.
+            TypeError: no discrete operator, or one that cannot be decomposed.
             ValueError: a space or a constraint that nqs does not have, a sector that does not fit the operator, terms
                 that leave the sector, or an operator that is not Hermitian.
         """
@@ -104,15 +103,14 @@ class NetKetOperator:
 
     @property
     def max_connected(self) -> int:
-        """Elements of the fullest rows of all local matrices."""
+        """Number of elements of the fullest rows of all local matrices."""
         return sum(terms.n_elements for terms in self.terms)
 
     @property
     def is_stoquastic(self) -> bool:
         """All local matrices have real, negative off-diagonal elements: the ground state can be chosen positive.
 
-        False only says that it cannot be seen from one term alone; fermions that hop with Jordan-Wigner signs are
-        an example.
+        False if the terms one by one do not prove it, as for fermions that hop with Jordan-Wigner signs.
         """
         return not any(
             signs or element.imag or c * element.real > 0
@@ -155,7 +153,7 @@ class NetKetOperator:
     def _changed(
         self, x: UInt8[Tensor, "B M"], compiled: "Compiled"
     ) -> tuple[UInt8[Tensor, "K M"], Num[Tensor, " K"], Int64[Tensor, " K"]]:
-        """Digits of the n', elements and parents; equal n' are added, what remains negligible is left out."""
+        """Digits of the n', elements and parents; elements of equal n' are added, negligible sums are left out."""
         digits = [x[:0]]
         values = [torch.zeros(0, dtype=compiled.dtype, device=x.device)]
         parents = [torch.zeros(0, dtype=torch.int64, device=x.device)]
@@ -197,12 +195,12 @@ class NetKetOperator:
             before, after = n[parents[k]].tolist(), n_prime[k].tolist()
             raise ValueError(
                 f"{self.name} leaves the sector: it takes the configuration {before} to {after} with the element "
-                f"{elements[k].item():g}, which changes {self._what_changed(before, after)}. The sector is "
+                f"{elements[k].item():g}, which changes {self._changed_charges(before, after)}. The sector is "
                 f"{self.hilbert}. Remove the terms that do not conserve it, or give a larger sector as `hilbert`."
             )
         return Connected(n_prime, elements, parents)
 
-    def _what_changed(self, before: list[int], after: list[int]) -> str:
+    def _changed_charges(self, before: list[int], after: list[int]) -> str:
         for site, (state, d) in enumerate(zip(after, self.hilbert.local_dims, strict=True)):
             if state >= d:
                 return f"a site to a state beyond the largest one, {self.hilbert.states_at(site)[-1]!r}"
@@ -227,8 +225,8 @@ class NetKetOperator:
     def _check(self, *, hermitian: bool) -> None:
         """Refuse terms that leave the sector, and operators that are not Hermitian, with an example.
 
-        Where the terms one by one are no proof, every configuration of a small sector is tried, and random ones of a
-        large sector; `connected` then looks for terms that leave at every call.
+        If the terms one by one do not prove it, every configuration of a small sector is tested, or random ones of a
+        large sector; `connected` then checks for terms that leave the sector at every call.
         """
         generator = torch.Generator().manual_seed(0)
         small = self.hilbert.dimension <= CHECKED
@@ -267,11 +265,11 @@ class NetKetOperator:
     __repr__ = __str__
 
 
-# ---- the flat form -----------------------------------------------------------------------------------------
+# ---- tensors on one device ---------------------------------------------------------------------------------
 
 
 class Places(NamedTuple):
-    """Where local matrices of one size act. Row r of all of them together belongs to the digits r spells."""
+    """Where local matrices of one size act. Their rows are stacked: row = offset + sum of digit x stride."""
 
     modes: Int64[Tensor, "P k"]
     offsets: Int64[Tensor, " P"]  # first row of the matrix
@@ -305,13 +303,13 @@ class OffDiagonal(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """All of an operator as tensors on one device."""
+    """An operator as tensors on one device."""
 
     diagonal: list[tuple[Places, Tensor]]
     connected: list[OffDiagonal]
     overlapping: bool  # several places can lead to the same n'
     conserving: bool  # no term can leave the sector
-    keys: HilbertSpace  # of all digits, to tell n' apart
+    keys: HilbertSpace  # of all digits, for keys of n'
     rows_at_once: int
     dtype: torch.dtype
     largest: float
@@ -319,7 +317,7 @@ class Compiled(NamedTuple):
 
 
 def _compile(operator: NetKetOperator, device: torch.device) -> Compiled:
-    """Matrices on equally many modes are stacked, so that a few tensor operations evaluate all places."""
+    """Matrices on the same number of modes are stacked, so that a few tensor operations evaluate all places."""
     n_modes, levels = sum(map(len, operator.modes)), operator._levels
     real = not any(im for terms in operator.terms for *_, im in terms.entries)
     diagonal, connected = [], []
@@ -376,13 +374,13 @@ def _compile(operator: NetKetOperator, device: torch.device) -> Compiled:
 
 
 def _conserves(operator: NetKetOperator, changes: Iterable[Change]) -> bool:
-    """Whether every change keeps the charges of the sector, each a sum over modes; False if that cannot be seen."""
-    charges = []  # modulus, and for every mode what its digits carry
+    """Whether every change conserves the charges of the sector, each a sum over modes; False if this is not proven."""
+    charges = []  # modulus, and for every mode the charge of its digits
     for charge in operator.hilbert.charges:
         if charge.target is None:
             continue
         bits = len(operator.modes[0])
-        if operator.hilbert.local_dim < 2**bits > 2:  # some combinations of the modes are no local state
+        if operator.hilbert.local_dim < 2**bits > 2:  # some combinations of digits are no local state
             return False
         carried: dict[int, list[int]] = {}
         for modes, values in zip(operator.modes, operator.hilbert.table(charge.values).tolist(), strict=True):
@@ -418,7 +416,7 @@ def _row(digits: Digits, strides: tuple[int, ...]) -> int:
 def _places(
     chosen: list[LocalTerms], strides: tuple[int, ...], table: int, n_modes: int, device: torch.device
 ) -> Places:
-    """All places of some matrices, each matrix with its own rows."""
+    """The places of several matrices, whose rows are stacked."""
     counts = torch.tensor([len(terms.modes) for terms in chosen])
     modes = [modes for terms in chosen for modes in terms.modes]
     signs, flips = ([place for terms in chosen for place in strings(terms)] for strings in (_signs, _flips))
@@ -449,7 +447,7 @@ def _masks(places: list[tuple[int, ...]], n_modes: int) -> UInt8[Tensor, "P M"]:
 
 
 def _grouped(terms: Terms) -> tuple[LocalTerms, ...]:
-    """Equal matrices with all their places together; a real factor is taken out of each."""
+    """Equal matrices with all their places; a real factor of each place becomes its coefficient."""
     largest = max((abs(x) for matrix in terms.values() for x in matrix.values()), default=0.0)
     groups: dict[Any, tuple[Matrix, list[tuple[Support, float]]]] = {}
     for support, matrix in terms.items():

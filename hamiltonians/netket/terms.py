@@ -1,4 +1,4 @@
-r"""NetKet operators taken apart into local matrices, and NetKet spaces as sectors, for `NetKetOperator`.
+r"""NetKet operators decomposed into local matrices, and NetKet spaces as sectors, for `NetKetOperator`.
 
     kind of operator                               becomes
     LocalOperator, GraphOperator, Heisenberg       its own matrices
@@ -9,11 +9,11 @@ r"""NetKet operators taken apart into local matrices, and NetKet spaces as secto
     FermionOperator2nd, FermiHubbardJax, the       a matrix on the orbitals that occur in a term, signs on those that
     particle-number conserving operators           its Jordan-Wigner strings pass, in the order of NetKet's orbitals
     sums, products, adjoints, squares of these     sums and products of these
-    any other (permutations, one of your own)      one matrix on all sites, up to FALLBACK configurations of the sector
+    any other (permutations, user-defined)         one matrix on all sites, up to FALLBACK configurations of the sector
 
-Terms on the same modes are added, so that what cancels is gone. On products of different spaces LocalOperator and sums
-of them are taken. Refused are continuous operators and superoperators. NetKet is imported only when a function here is
-called.
+Terms on the same modes are added, so that cancelling elements vanish. On products of different spaces only
+LocalOperator and sums of them are supported; continuous operators and superoperators are refused. NetKet is imported
+only when a function of this file is called.
 """
 
 import functools
@@ -28,14 +28,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from nqs.hamiltonians.local_terms import Digits
 from nqs.hilbert import MAX_LOCAL_STATES, Charge, HilbertSpace, Species, bosons, fermions, product_space, spins
 
-FLIPS = 6  # X and Y of a Pauli string that become a matrix
+FLIPS = 6  # largest number of X and Y of a Pauli string that becomes a matrix
 FALLBACK = 4096  # configurations of the sector of an operator of unknown structure
 FALLBACK_STATES = 2**24  # configurations of its sites without a sector
-HERMITIAN = 1e-10  # two elements are equal up to this share of the largest one
-
-Digits = tuple[int, ...]
+HERMITIAN = 1e-10  # difference of equal elements, as a fraction of the largest one
 
 # ---- spaces ------------------------------------------------------------------------------------------------
 
@@ -45,9 +44,9 @@ class Basis(NamedTuple):
 
     Attributes:
         sector: of nqs.
-        modes: of NetKet that make up each site.
+        modes: the modes of NetKet that each site holds.
         values: NetKet's local states by digit, ascending.
-        levels: digits that occur in the sector; the one after stands for every larger one.
+        levels: number of digits that occur in the sector; digit `levels` represents every larger one.
         reversed: of each mode, whether NetKet's matrices count its local states from the largest value.
         sizes: number of local states of each mode of a product of different spaces; None where all modes are alike.
     """
@@ -60,7 +59,7 @@ class Basis(NamedTuple):
     sizes: tuple[int, ...] | None = None
 
     def occurs(self, row: Digits) -> bool:
-        """Whether some configuration of the sector can have these digits on some modes; False is certain."""
+        """Whether some configuration of the sector can have these digits on some modes; True if that is not known."""
         if max(row, default=0) >= self.levels:
             return False
         if len(self.modes[0]) > 1:
@@ -69,7 +68,7 @@ class Basis(NamedTuple):
         for charge in self.sector.charges:
             if charge.target is not None and charge.modulus is None:
                 if self.sector.sites_differ:
-                    continue  # which sites the row is about is not known here
+                    continue  # the sites of the row are not known here
                 values = self.sector.table(charge.values)[0].tolist()
                 missing = charge.target - sum(values[digit] for digit in row)
                 if not others * min(values) <= missing <= others * max(values):
@@ -99,8 +98,8 @@ def basis_of(operator: Any, hilbert: Any = None) -> Basis:
         return _basis_of_product(operator, hilbert)
     if not isinstance(space, nk.hilbert.HomogeneousHilbert):
         raise ValueError(
-            f"the operator acts on {space}: only spaces with the same local states on every site can be used, such as "
-            "Spin, Fock, Qubit or SpinOrbitalFermions, and products of these can be used."
+            f"the operator acts on {space}: only spaces with the same local states on every site, such as "
+            "Spin, Fock, Qubit or SpinOrbitalFermions, and products of these are supported."
         )
     if isinstance(hilbert, HilbertSpace):
         sector = hilbert if hilbert.species else replace(hilbert, species=species_of(space, hilbert.local_dim))
@@ -109,7 +108,7 @@ def basis_of(operator: Any, hilbert: Any = None) -> Basis:
     else:
         raise TypeError(f"hilbert is a {type(hilbert).__name__}: give a HilbertSpace of nqs, or a space of NetKet.")
 
-    components = 1  # modes of a site
+    components = 1  # modes per site
     if isinstance(space, nk.hilbert.SpinOrbitalFermions) and sector.local_dim > 2:
         components = (sector.local_dim - 1).bit_length()
     sites = space.size // components
@@ -122,7 +121,10 @@ def basis_of(operator: Any, hilbert: Any = None) -> Basis:
             f"does not fit the sector: {sector}."
         )
     if MAX_LOCAL_STATES == sector.local_dim < space.local_size:
-        raise ValueError(f"{sector}: at most {MAX_LOCAL_STATES - 1} local states of a larger number can be used.")
+        raise ValueError(
+            f"{space} has {space.local_size} local states, more than {MAX_LOCAL_STATES}: give a sector with at most "
+            f"{MAX_LOCAL_STATES - 1} of them; found {sector}."
+        )
     modes = tuple(tuple(block * sites + i for block in reversed(range(components))) for i in range(sites))
     levels = sector.local_dim if components == 1 else 2
     if isinstance(space, nk.hilbert.Fock):  # perhaps without a cutoff
@@ -137,7 +139,7 @@ def _basis_of_product(operator: Any, hilbert: Any) -> Basis:
     if not _is_local(operator):
         raise ValueError(
             f"{type(operator).__name__} acts on the product {space}: on products of different spaces only "
-            "LocalOperator and sums of them can be used."
+            "LocalOperator and sums of them are supported."
         )
     sector = hilbert if isinstance(hilbert, HilbertSpace) else hilbert_of(space if hilbert is None else hilbert)
     sizes = tuple(int(size) for size in space.shape)
@@ -193,10 +195,9 @@ def hilbert_of(space: Any) -> HilbertSpace:
 
 
 def species_of(space: Any, local_dim: int) -> tuple[Species, ...]:
-    """What the particles of a space of NetKet are, with so many local states of a site of nqs.
+    """The particles of a space of NetKet, for sites of `local_dim` local states.
 
-    Fermions come in NetKet's Jordan-Wigner order, the orbitals of the lowest S^z first; () where the local states are
-    none of theirs.
+    Fermions are in NetKet's Jordan-Wigner order, the orbitals of the lowest S^z first.
     """
     import netket as nk
 
@@ -262,7 +263,7 @@ def sector_constraint() -> Any:
 
 
 def _conserved(space: Any) -> tuple[int | None, tuple[int | None, ...]]:
-    """The sum over all sites that a constraint fixes, or the numbers of fermions of each spin."""
+    """The total over all sites, or the numbers of fermions of each spin, that a constraint fixes."""
     from netket.hilbert.constraint import SumConstraint, SumOnPartitionConstraint
 
     constraint = space.constraint
@@ -328,7 +329,7 @@ def terms_of(operator: Any, basis: Basis) -> Terms:
 
 
 def _terms(operator: Any, basis: Basis) -> Terms:
-    """By the most specific class of the operator that is known."""
+    """Decomposition by the most specific known class of the operator."""
     for kind in type(operator).__mro__:
         if kind.__name__ in KINDS:
             return KINDS[kind.__name__](operator, basis)
@@ -336,7 +337,7 @@ def _terms(operator: Any, basis: Basis) -> Terms:
 
 
 def _is_known(operator: Any) -> bool:
-    """Whether the operator, with all its parts, can be taken apart."""
+    """Whether the operator, with all its parts, can be decomposed."""
     kinds = {kind.__name__ for kind in type(operator).__mro__}
     if kinds & {"SumOperator", "ProductOperator"}:
         return all(map(_is_known, operator.operators))
@@ -438,7 +439,7 @@ def _fermions(products: Iterable[tuple[Iterable[tuple[int, int]], complex]]) -> 
 
 @functools.lru_cache(maxsize=4096)
 def _jordan_wigner(ladder: tuple[tuple[int, int], ...]) -> list[tuple[Digits, Digits, int]]:
-    """Elements <row|product|column> of a product of c+ and c on the orbitals 0, 1, ... alone."""
+    """Elements <row|product|column> of a product of c+ and c on the orbitals 0, 1, ... of this product."""
     elements = []
     for column in itertools.product((0, 1), repeat=1 + max((orbital for orbital, _ in ladder), default=-1)):
         row, sign = list(column), 1
@@ -457,7 +458,7 @@ def _fermion_operator(operator: Any, basis: Basis) -> Terms:
 
 
 def _conserving_fermions(operator: Any, basis: Basis) -> Terms:
-    """NetKet's particle-number conserving operators and FermiHubbardJax; they keep nothing but index tables.
+    """NetKet's particle-number conserving operators and FermiHubbardJax, which store index tables.
 
     A table lists terms w c+_k1 .. c+_km c_l1 .. c_lm by k, with 0 for no term. Keys of spinful operators name the
     spins, or in the groups "mixed" the pairs of spins, that share a table; there the terms are w c+_k1 c_l1 c+_k2 c_l2.
@@ -511,9 +512,9 @@ def _product(operator: Any, basis: Basis) -> Terms:
         raise ValueError(
             f"{operator.hilbert} has {states} local states: too many for a product of operators, set n_max."
         )
-    if not _is_known(operator):  # elements of a factor outside the sector would be missing
+    if not _is_known(operator):  # factors of unknown structure have no elements outside the sector
         return _from_elements(operator, basis)
-    if basis.levels < states:  # between the factors the sector may be left
+    if basis.levels < states:  # intermediate states may lie outside the sector
         basis = basis._replace(levels=states, values=np.arange(states))
     result: Terms = {Support(()): {((), ()): complex(operator.coefficient.item())}}
     for factor in operator.operators:
@@ -522,7 +523,7 @@ def _product(operator: Any, basis: Basis) -> Terms:
 
 
 def _multiply(left: Terms, right: Terms) -> Terms:
-    """The product, term by term: what one factor has on the modes of the other's matrix enters the new matrix."""
+    """The product, term by term; signs and flips of a factor on modes of the other's matrix enter the new matrix."""
     terms: Terms = {}
     for (a, b), (A, B) in zip(
         itertools.product(left, right), itertools.product(left.values(), right.values()), strict=True
@@ -550,7 +551,7 @@ def _multiply(left: Terms, right: Terms) -> Terms:
 
 
 def _collected(operator: Any, basis: Basis) -> Terms:
-    """Adjoint, Transpose, Squared: NetKet works them out."""
+    """Adjoint, Transpose, Squared: evaluated by NetKet."""
     return _terms(operator.collect(), basis)
 
 
@@ -560,7 +561,7 @@ def _from_elements(operator: Any, basis: Basis) -> Terms:
     if basis.sector.dimension > FALLBACK or basis.levels**n_modes > FALLBACK_STATES:
         known = ", ".join(KINDS).replace("Base", "")
         raise TypeError(
-            f"{type(operator).__name__} cannot be taken apart into local terms (known are {known}), and its sector is "
+            f"{type(operator).__name__} cannot be decomposed into local terms (known are {known}), and its sector is "
             f"too large to list all elements: {basis.sector}; the limit is {FALLBACK} configurations. Write it as a "
             "sum or product of known operators."
         )

@@ -11,6 +11,7 @@ chapter 11. Which sector has the lowest energy: nqs.exact.projection.
 """
 
 # Shapes: B configurations, G group elements, L sites.
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,8 @@ from nqs.hilbert import HilbertSpace
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import ReferencePhase
 from nqs.runtime.memory import max_chunk_rows
-from nqs.symmetry.group import TURN, Symmetry
+from nqs.symmetry.group import Symmetry
+from nqs.symmetry.projection import projection_terms
 
 PROBES = 64  # random configurations on which the phases of a reference are compared
 VANISHING = 1e-10  # modulus of an amplitude below which it is rounding error
@@ -42,23 +44,16 @@ class ProjectedDeterminant:
     hilbert: HilbertSpace
 
     def phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
-        terms = [terms_of_projection(self, part).sum(1) for part in n.split(self._rows(n.device))]
+        terms = [self.terms(part).sum(1) for part in n.split(self._rows(n.device))]
         total = torch.cat(terms) if terms else n.new_zeros(0).double()
         return torch.where(total.abs() > VANISHING, torch.angle(total), 0.0)
 
+    def terms(self, n: UInt8[Tensor, "B L"]) -> Num[Tensor, "B G"]:
+        """c_g(n)^* <g n|D> for every element; their mean is <n|P_chi|D>."""
+        return projection_terms(self.determinant.amplitude, self.symmetry, self.hilbert, n)
+
     def _rows(self, device: torch.device) -> int:
         return max_chunk_rows(16 * self.symmetry.order * (self.hilbert.n_sites + 2) ** 2, device)
-
-
-def terms_of_projection(projected: ProjectedDeterminant, n: UInt8[Tensor, "B L"]) -> Num[Tensor, "B G"]:
-    """c_g(n)^* <g n|D> for every element; their mean is <n|P_chi|D>. Real where determinant and characters are."""
-    symmetry, G = projected.symmetry, projected.symmetry.order
-    amplitude = projected.determinant.amplitude(symmetry.images(n).flatten(0, 1)).view(len(n), G)
-    element = torch.arange(G, device=n.device).repeat(len(n))
-    phases = symmetry.phases(n.repeat_interleave(G, dim=0), element, projected.hilbert).view(len(n), G)
-    if all(angle in (0.0, 0.5) for angle in symmetry.angles):
-        return amplitude * torch.cos(phases)
-    return amplitude * torch.polar(torch.ones_like(phases), -phases)
 
 
 def sector_of(reference: ReferencePhase, symmetry: Symmetry, hilbert: HilbertSpace) -> Symmetry:
@@ -72,7 +67,7 @@ def sector_of(reference: ReferencePhase, symmetry: Symmetry, hilbert: HilbertSpa
     )
     character = torch.polar(torch.ones_like(phase), phase - signs.view_as(phase))  # chi(g), if it is one
     constant = ((character - character[:1]).abs() < 1e-6).all(0)
-    angles = (torch.angle(character[0]) / TURN * 720).round() / 720 % 1.0
+    angles = (torch.angle(character[0]) / math.tau * 720).round() / 720 % 1.0
     angles = torch.where(constant, angles, 0.0)
     kept = symmetry.subgroup(constant.tolist())
     return kept.with_angles(angles[constant].tolist())

@@ -7,11 +7,12 @@ lexicographic basis of its Hilbert space; Lanczos finds the lowest states.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
-from nqs.exact.lanczos import Vector, dot, lanczos
+from nqs.exact.lanczos import dot, lanczos
 from nqs.exact.sector_matrix import MAX_DIMENSION, SectorMatrix
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
@@ -20,8 +21,8 @@ from nqs.symmetry.group import Symmetry
 
 DENSE_DIMENSION = 64  # below this dense diagonalisation is immediate
 TOLERANCE = 1e-12  # of the Lanczos residual, in units of the bound of the spectrum
-DEGENERATE = 1e-11  # in the same units: levels that are closer count as equal
-MAX_COUNTED = 16  # states of the lowest level that are counted: each takes a Lanczos run
+DEGENERATE = 1e-11  # difference in the same units below which energies count as equal
+MAX_COUNTED = 16  # states of the lowest level at most that are counted: each takes a Lanczos run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +35,10 @@ class ExactGroundState:
         state: normalised eigenvector in lexicographic order, (dimension,); in a symmetry sector the amplitudes of the
             normalised sums over orbits, see `full_state`.
         dimension: of the sector; the number of orbits in a symmetry sector.
-        method: how it was found.
-        seconds: wall time.
-        multiplicity: states with the energy E_0; of large levels no more than MAX_COUNTED are counted.
-        symmetry: of the sector, if the search was made in that of a symmetry.
+        method: "dense" or "Lanczos".
+        seconds: wall time of the search.
+        multiplicity: number of states with the energy E_0; Lanczos counts at most MAX_COUNTED.
+        symmetry: of the symmetry sector that was diagonalised; None for the whole sector of the Hamiltonian.
     """
 
     energy: float
@@ -82,7 +83,7 @@ class ExactGroundState:
         place = torch.searchsorted(ranks, found).clamp(max=len(ranks) - 1)
         angle = -self.symmetry.phases(n, g, hilbert)
         psi = torch.where(ranks[place] == found, amplitudes[place] * torch.polar(torch.ones_like(angle), angle), 0)
-        real = not np.iscomplexobj(self.state) and all(a in (0.0, 0.5) for a in self.symmetry.angles)
+        real = not np.iscomplexobj(self.state) and self.symmetry.has_real_characters
         return (psi.real if real else psi).numpy()
 
 
@@ -136,52 +137,37 @@ def ground_state(
 def _lowest_level(matrix: SectorMatrix, equal: float) -> tuple[np.ndarray, np.ndarray]:
     """Energies of the lowest level and, if it is not degenerate, of the one above, in order; the ground state.
 
-    Lanczos sees one state of a degenerate level. So the found states are lifted to the top of the spectrum, and the
-    next run starts from another random vector, until the next energy is higher. (A vector that is related to the first
-    one by a symmetry, such as the reversed one, would have the same component in the level.)
+    Lanczos finds one state of a degenerate level. So the states found are shifted to the top of the spectrum, and the
+    next run starts from another random vector, until the next energy is higher. (A start vector that is related to the
+    first one by a symmetry, such as the reversed one, could have the same component in the level.)
 
     Args:
-        equal: difference below which energies belong to one level.
+        equal: difference of energies below which they belong to one level.
     """
-    if matrix.device.type == "cpu":
-        csr = matrix.to_scipy()
-        return _search(csr.__matmul__, lambda x: x.astype(csr.dtype), matrix.bound or 1.0, equal, len(matrix))
+    apply: Callable[[Any], Any] = matrix.apply
     dtype = torch.float64 if matrix.is_real else torch.complex128
-    energies, state = _search(
-        matrix.apply,
-        lambda x: torch.from_numpy(x).to(matrix.device, dtype),
-        matrix.bound or 1.0,
-        equal,
-        len(matrix),
-    )
-    return energies, state.cpu().numpy()
-
-
-def _search(
-    apply: Callable[[Vector], Vector],
-    prepared: Callable[[np.ndarray], Vector],
-    bound: float,
-    equal: float,
-    dimension: int,
-) -> tuple[np.ndarray, Vector]:
-    """`_lowest_level` for numpy or torch; `prepared` makes a start vector of an array of random numbers."""
-    random = np.random.default_rng(0)
-    states: list[Vector] = []
+    on_cpu = matrix.device.type == "cpu"
+    if on_cpu:
+        csr = matrix.to_scipy()
+        apply = csr.__matmul__
+    bound, random = matrix.bound or 1.0, np.random.default_rng(0)
+    states: list[Any] = []  # arrays on a CPU, tensors on a GPU
     energies: list[float] = []
 
-    def lifted(x: Vector) -> Vector:
+    def deflated(x: Any) -> Any:
         y = apply(x)
         for state in states:
             y += (2 * bound * dot(state, x)) * state
         return y
 
-    while len(states) < min(MAX_COUNTED, dimension):
-        start = prepared(random.standard_normal(dimension))
-        energy, state = lanczos(lifted, start, TOLERANCE * bound, vector=not states)
+    while len(states) < min(MAX_COUNTED, len(matrix)):
+        start: Any = random.standard_normal(len(matrix))
+        start = start.astype(csr.dtype) if on_cpu else torch.from_numpy(start).to(matrix.device, dtype)
+        energy, state = lanczos(deflated, start, TOLERANCE * bound, vector=not states)
         energies.append(energy)
         if energy > energies[0] + equal:
             break
-        if states:  # the vector of the first excited state is not needed, that of another member of the level is
-            _, state = lanczos(lifted, start, TOLERANCE * bound)
+        if states:  # another member of the level is needed as a vector, the first excited state is not
+            _, state = lanczos(deflated, start, TOLERANCE * bound)
         states.append(state)
-    return np.sort(energies), states[0]
+    return np.sort(energies), states[0] if on_cpu else states[0].cpu().numpy()

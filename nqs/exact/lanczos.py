@@ -22,14 +22,14 @@ def lanczos(
 ) -> tuple[float, Vector]:
     """Lowest eigenvalue and eigenvector.
 
-    Three-term recurrence without reorthogonalisation: rounding repeats eigenvalues that have converged, but leaves
-    the lowest one right (Paige, Linear Algebra Appl. 34, 235 (1980)). The vector takes a second run.
+    Three-term recurrence without reorthogonalisation: rounding errors produce copies of converged eigenvalues,
+    but the lowest one stays correct (Paige, Linear Algebra Appl. 34, 235 (1980)). The vector takes a second run.
 
     Args:
         apply: product of the matrix and a vector.
         start: not orthogonal to the ground state, such as a random vector; of the dtype of the matrix.
-        tolerance: length of the residual H x - E x at the end; the error of the energy is of the order of its square.
-        vector: whether the eigenvector is wanted; else the start is returned in its place.
+        tolerance: norm of the residual H x - E x at convergence; the error of the energy is of the order of its square.
+        vector: compute the eigenvector; otherwise `start` is returned in its place.
 
     Raises:
         RuntimeError: no convergence.
@@ -92,5 +92,5 @@ def krylov(
 
 
 def dot(a: Vector, b: Vector) -> Any:
-    """<a|b>, for arrays not by BLAS: its threads cost more than they give, and spin on a busy machine."""
+    """<a|b>; for arrays not by BLAS, whose threads cost more time than they save."""
     return torch.vdot(a, b) if isinstance(a, Tensor) else np.einsum("i,i->", a.conj(), b)

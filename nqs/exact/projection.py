@@ -2,7 +2,7 @@
 
     P_chi |D> = 1/G sum_g chi(g)^* g |D>,    E_chi = <D|P_chi H P_chi|D> / <D|P_chi|D>.
 
-The sector of lowest energy is where the ground state is looked for. The determinant of lowest energy may have nothing
+The ground state is looked for in the sector of lowest energy. The determinant of lowest energy may have no component
 in the sector of the ground state, so all mean-field solutions compete. Their energies are compared after one Lanczos
 step: E_chi is replaced by the lowest energy in the span of P_chi |D> and H P_chi |D>.
 """
@@ -10,6 +10,7 @@ step: E_chi is replaced by the lowest energy in the span of P_chi |D> and H P_ch
 # Shapes: D determinants, S sectors, N orbits.
 import math
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,17 +19,26 @@ from torch import Tensor
 
 from nqs.exact.sector_matrix import SectorMatrix, all_orbits
 from nqs.hilbert import HilbertSpace
-from nqs.models.references.determinant import SlaterDeterminant
-from nqs.models.references.projection import ProjectedDeterminant, terms_of_projection
 from nqs.protocols import Hamiltonian
 from nqs.runtime.memory import max_chunk_rows
 from nqs.symmetry.group import Symmetry
+from nqs.symmetry.projection import projection_terms
 
-ROWS = 2**14  # configurations treated at once
+ROWS = 2**14  # configurations in a chunk
 MAX_DIMENSION = 4_000_000  # of a sector in which projected energies are summed exactly
 MAX_UNPROJECTED = 100_000  # dimension up to which representations of higher dimension are looked for
-VANISHING = 1e-10  # share of a state or of a variance that is nothing but rounding
+VANISHING = 1e-10  # fraction of a norm or of a variance below which only rounding errors are left
 TIE = 1e-9  # relative difference of energies that count as equal
+
+
+class Determinant(Protocol):
+    """A state with known amplitudes, such as a Slater determinant; it need not be normalised."""
+
+    def amplitude(self, n: UInt8[Tensor, "B L"]) -> Num[Tensor, " B"]:
+        """<n|D>, float64 or complex128."""
+
+
+D = TypeVar("D", bound=Determinant)
 
 
 def weight_in_sector(symmetry: Symmetry, hilbert: HilbertSpace, state: np.ndarray) -> float:
@@ -49,7 +59,7 @@ def weight_in_sector(symmetry: Symmetry, hilbert: HilbertSpace, state: np.ndarra
 def projected_energies(
     hamiltonian: Hamiltonian,
     symmetry: Symmetry,
-    determinants: Sequence[SlaterDeterminant],
+    determinants: Sequence[Determinant],
     *,
     device: torch.device | str = "cpu",
 ) -> Float64[Tensor, "D 2 S"]:
@@ -58,7 +68,7 @@ def projected_energies(
     Sums over the sector are sums over representatives of the orbits.
 
     Returns:
-        E_chi and the same after one Lanczos step; infinite where nothing of a determinant is in the sector.
+        E_chi and the same after one Lanczos step; infinite where a determinant has no component in the sector.
     """
     hilbert = hamiltonian.hilbert
     representatives, sizes = all_orbits(hilbert, symmetry, device)
@@ -75,20 +85,20 @@ def projected_energies(
 
 
 def _projections(
-    determinant: SlaterDeterminant,
+    determinant: Determinant,
     sectors: Sequence[Symmetry],
     hilbert: HilbertSpace,
     representatives: UInt8[Tensor, "N L"],
     sizes: Int64[Tensor, " N"],
 ) -> tuple[Num[Tensor, "N S"], float]:
     """<r|P_chi|D> for all real characters, and <D|D>."""
-    even = ProjectedDeterminant(determinant=determinant, symmetry=sectors[0], hilbert=hilbert)
+    even = sectors[0]
     signs = torch.tensor([[1 - 4 * a for a in s.angles] for s in sectors], device=sizes.device).double()
-    rows = max_chunk_rows(32 * even.symmetry.order * (hilbert.n_sites + 2) ** 2, sizes.device)
+    rows = max_chunk_rows(32 * even.order * (hilbert.n_sites + 2) ** 2, sizes.device)
     projections, whole = [], 0.0
     for part, size in zip(representatives.split(rows), sizes.split(rows), strict=True):
-        terms = terms_of_projection(even, part)
-        projections.append(terms @ signs.T.to(terms.dtype) / even.symmetry.order)
+        terms = projection_terms(determinant.amplitude, even, hilbert, part)
+        projections.append(terms @ signs.T.to(terms.dtype) / even.order)
         whole += (size.double() @ terms.abs().square().mean(1)).item()
     return torch.cat(projections), whole
 
@@ -110,24 +120,24 @@ def _one_lanczos_step(matrix: SectorMatrix, x: Num[Tensor, " N"]) -> tuple[float
 def lowest_sector(
     hamiltonian: Hamiltonian,
     symmetry: Symmetry,
-    determinants: Sequence[SlaterDeterminant],
+    determinants: Sequence[D],
     *,
     device: torch.device | str = "cpu",
-) -> tuple[ProjectedDeterminant, float]:
+) -> tuple[D, Symmetry, float]:
     """The sector of real characters with the lowest energy of a projected determinant after one Lanczos step.
 
     A ground state of a representation of higher dimension is in no such sector of the whole group. Then no projection
-    is as low as the determinants themselves, and subgroups of index 2, in which that representation may split, are
-    tried.
+    has an energy as low as the determinants themselves, and subgroups of index 2, in which that representation may
+    split, are tried.
 
     Args:
         determinants: mean-field solutions, such as `HartreeFock.solutions`.
 
     Returns:
-        The projection, and its energy E_chi.
+        The determinant and the sector whose projection has the lowest energy, and this energy E_chi.
 
     Raises:
-        ValueError: the space of configurations is too large to sum over.
+        ValueError: the sector has more than MAX_DIMENSION configurations.
     """
     hilbert = hamiltonian.hilbert
     if hilbert.dimension > MAX_DIMENSION:
@@ -146,10 +156,9 @@ def lowest_sector(
         energies, improved = torch.cat(found, dim=2).unbind(1)  # (determinants, sectors of all groups)
         lowest = improved.min().item()
         if lowest < math.inf and lowest <= bound + TIE * abs(bound):
-            # Of equal sectors the first, whatever rounding says: there the trivial characters are.
+            # The first of equal sectors, independent of rounding: the trivial characters come first.
             chosen = int((improved.amin(0) <= lowest + TIE * abs(lowest)).long().argmax())
             best = int(energies[:, chosen].argmin())
-            projected = ProjectedDeterminant(determinant=determinants[best], symmetry=sectors[chosen], hilbert=hilbert)
-            return projected, energies[best, chosen].item()
+            return determinants[best], sectors[chosen], energies[best, chosen].item()
         kernels = [(group, s) for group in groups for s in group.real_characters()[1:]]
         groups = [group.subgroup([angle == 0 for angle in s.angles]) for group, s in kernels] or [identity]

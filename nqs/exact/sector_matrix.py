@@ -4,7 +4,7 @@ Basis states are those of the normalised amplitudes. Without a symmetry these ar
 
     x_r = sqrt(m_r) psi(r),    H_rr' = sqrt(m_r / m_r') sum_n' <r|H|n'> c(n'),    psi(n') = c(n') psi(r'),
 
-r the representative of an orbit of m_r members, n' those members of the orbit of r' that H connects with r. The matrix
+r the representative of an orbit of m_r members, n' the members of the orbit of r' that H connects with r. The matrix
 is Hermitian, and |x|^2 = 1 for a normalised state.
 """
 
@@ -31,14 +31,14 @@ else:
     csr_array = Any  # importing scipy takes time, and sampled steps do not need it
 
 MAX_DIMENSION = 5_000_000
-ROWS = 2**15  # matrix rows built at once
-PROBED = 128  # rows from which the memory is estimated
-BUILD_COPIES = 2.5  # memory while the elements are sorted into rows, in units of coordinates and elements
-WORK_VECTORS = 12  # of the dimension: Lanczos vectors, states, configurations
+ROWS = 2**15  # matrix rows in a chunk
+PROBED = 128  # random rows for the estimate of the memory
+BUILD_COPIES = 2.5  # peak memory of sorting the elements into rows, in units of coordinates and elements
+WORK_VECTORS = 12  # vectors of the dimension besides the matrix: Lanczos vectors, states
 
 
 class _Elements(NamedTuple):
-    """Elements in coordinate form, `g` the number of the group element that leads to the representative."""
+    """Elements in coordinate form; `g` is the group element that maps n' to its representative."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -52,7 +52,7 @@ class SectorMatrix:
 
     Attributes:
         configurations: the sector in lexicographic order, or one representative of every orbit, (N, L).
-        sizes: members of the orbits; 1 without a symmetry.
+        sizes: number of members of each orbit; 1 without a symmetry.
         diagonal: <n|H|n> of the configurations. Where H connects a representative with its own orbit, the diagonal of
             the matrix differs from it.
         symmetry: of the orbits.
@@ -91,9 +91,9 @@ class SectorMatrix:
     def of_real_characters(
         cls, hamiltonian: Hamiltonian, symmetry: Symmetry, *, device: torch.device | str = "cpu"
     ) -> "Iterator[tuple[Bool[Tensor, ' orbits'], SectorMatrix]]":
-        """One matrix after the other for every real character of a group; connected configurations are found once.
+        """Matrices of all real characters of a group, one after the other; connected configurations are found once.
 
-        With each comes which of `all_orbits` are in its sector.
+        Each comes with a mask of the orbits of `all_orbits` that are in its sector.
         """
         sectors = symmetry.real_characters()
         even = sectors[0]
@@ -129,7 +129,7 @@ class SectorMatrix:
         return cls(configurations=n, sizes=sizes, diagonal=diagonal, symmetry=symmetry, _csr=matrix)
 
     def __len__(self) -> int:
-        """N."""
+        """Number of basis states, N."""
         return len(self.configurations)
 
     @property
@@ -162,7 +162,7 @@ class SectorMatrix:
     def apply(self, x: Num[Tensor, " N"]) -> Num[Tensor, " N"]:
         """H x."""
         if x.is_complex() and self.is_real:
-            # Two real products: one complex product would make the matrix complex every time.
+            # Two real products: a complex product would convert the matrix each time.
             return torch.view_as_complex(self._product(torch.view_as_real(x.contiguous())).contiguous())
         return self._product(x if self.is_real else x.to(torch.complex128))
 
@@ -201,7 +201,7 @@ def _without_signs(symmetry: Symmetry) -> Symmetry:
 def _basis(
     hamiltonian: Hamiltonian, symmetry: Symmetry | None, device: torch.device, max_dimension: int | None
 ) -> tuple[UInt8[Tensor, "N L"], Int64[Tensor, " N"]]:
-    """Configurations or representatives, and the members of each; refused before much is built."""
+    """Configurations or representatives, and orbit sizes; too large dimensions are refused before they are listed."""
     hilbert = hamiltonian.hilbert
     order = 1 if symmetry is None else symmetry.order
     _refuse_large(hilbert, hilbert.dimension // order, symmetry, max_dimension)
@@ -230,13 +230,13 @@ def _refuse_large(hilbert: HilbertSpace, dimension: int, symmetry: Symmetry | No
 
 
 def _check_memory(hamiltonian: Hamiltonian, dimension: int, symmetry: Symmetry | None) -> None:
-    """Refuse a matrix that does not fit, by an estimate from some of its rows."""
+    """Refuse a matrix that does not fit into memory, as estimated from random rows."""
     available = available_memory()
     if available is None:
         return
     hilbert = hamiltonian.hilbert
     some = hilbert.random(min(PROBED, hilbert.dimension), torch.Generator().manual_seed(0))
-    connected = _doubled(hamiltonian.connected(some))
+    connected = _in_double_precision(hamiltonian.connected(some))
     per_row = 1 + len(connected.parents) / len(some)
     number = 8 if _real(connected, symmetry) else 16
     index = 4 if dimension < 2**31 else 8
@@ -257,7 +257,7 @@ def _elements(
     """<n|H|n>, and all elements sum_n' <r|H|n'> c(n') before they are scaled with the sizes of the orbits."""
     hilbert, N = hamiltonian.hilbert, len(n)
     position = _positions(hilbert, n, whole=symmetry is None)
-    # Small indices make the products with vectors faster, which read little else than the matrix.
+    # Products with vectors are limited by memory bandwidth: smaller indices are faster.
     index_dtype = torch.int32 if N < 2**31 else torch.int64
     size = ROWS
     if symmetry is not None:
@@ -267,14 +267,14 @@ def _elements(
     for start in range(0, N, size):
         part = n[start : start + size]
         diagonal = hamiltonian.diagonal(part).double()
-        connected = _doubled(hamiltonian.connected(part))
+        connected = _in_double_precision(hamiltonian.connected(part))
         found, value, parents = connected.configurations, connected.elements, connected.parents
         index = torch.arange(start, start + len(part), device=n.device)
         if symmetry is not None:
             g = symmetry.canonical(found)
             angle = -symmetry.phases(found, g, hilbert)
-            turned = torch.cos(angle) if _real_characters(symmetry) else torch.polar(torch.ones_like(angle), angle)
-            value = value * turned
+            character = torch.cos(angle) if symmetry.has_real_characters else torch.polar(torch.ones_like(angle), angle)
+            value = value * character
             column = position(symmetry.image(found, g))
             if not symmetry.is_trivial:
                 inside = column >= 0  # elsewhere psi vanishes by symmetry
@@ -287,35 +287,31 @@ def _elements(
         columns += [index.to(index_dtype), column.to(index_dtype)]
         values += [diagonal.to(value.dtype), value]
 
-    def joined(parts: list[Tensor]) -> np.ndarray:
+    def concatenated(parts: list[Tensor]) -> np.ndarray:
         whole = torch.cat(parts).cpu().numpy()
-        parts.clear()  # memory
+        parts.clear()  # frees memory before the next one
         return whole
 
-    g_of = joined(elements) if symmetry is not None else None
-    return torch.cat(diagonals), _Elements(joined(rows), joined(columns), joined(values), g_of)
+    g_of = concatenated(elements) if symmetry is not None else None
+    return torch.cat(diagonals), _Elements(concatenated(rows), concatenated(columns), concatenated(values), g_of)
 
 
-def _doubled(connected: Connected) -> Connected:
-    """With elements of float64 or complex128, whatever the Hamiltonian gives."""
+def _in_double_precision(connected: Connected) -> Connected:
+    """The elements in double precision, float64 or complex128."""
     elements = connected.elements
     return connected._replace(elements=elements.to(torch.complex128 if elements.is_complex() else torch.float64))
 
 
 def _real(connected: Connected, symmetry: Symmetry | None) -> bool:
-    return not connected.elements.is_complex() and (symmetry is None or _real_characters(symmetry))
-
-
-def _real_characters(symmetry: Symmetry) -> bool:
-    return all(angle in (0.0, 0.5) for angle in symmetry.angles)
+    return not connected.elements.is_complex() and (symmetry is None or symmetry.has_real_characters)
 
 
 def _positions(
     hilbert: HilbertSpace, n: UInt8[Tensor, "N L"], *, whole: bool
 ) -> Callable[[UInt8[Tensor, "K L"]], Int64[Tensor, " K"]]:
-    """Rows of configurations among those of the basis, -1 for others.
+    """Rows of configurations in the basis, -1 for others; `whole` if the basis is the whole sector.
 
-    A search among all keys where these are single integers, which is faster.
+    Keys that are single integers are searched, which is faster than a lookup table.
     """
     if hilbert.keys(n[:1]).shape[1] > 1:
         return Lookup(hilbert, n).rows

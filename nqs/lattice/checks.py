@@ -13,11 +13,11 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 
-def _check_edges(edges: Iterable[Iterable[SupportsIndex]], n_sites: int) -> tuple[tuple[int, int], ...]:
+def checked_edges(edges: Iterable[Iterable[SupportsIndex]], n_sites: int) -> tuple[tuple[int, int], ...]:
     checked: list[tuple[int, int]] = []
     seen: set[frozenset[int]] = set()
     for edge in edges:
-        ends = tuple(_integer(site, "a site of an edge") for site in edge)
+        ends = tuple(checked_integer(site, "a site of an edge") for site in edge)
         if len(ends) != 2:
             raise ValueError(f"edge {ends} has {len(ends)} ends; an edge is a pair of sites (i, j).")
         i, j = ends
@@ -38,7 +38,7 @@ def _check_edges(edges: Iterable[Iterable[SupportsIndex]], n_sites: int) -> tupl
     return tuple(checked)
 
 
-def _words(boundary: Any, n_directions: int) -> tuple[str, ...]:
+def boundary_words(boundary: Any, n_directions: int) -> tuple[str, ...]:
     several = isinstance(boundary, Iterable) and not isinstance(boundary, str)
     words = tuple(boundary) if several else (boundary,) * n_directions
     for word in words:
@@ -55,7 +55,7 @@ def _words(boundary: Any, n_directions: int) -> tuple[str, ...]:
     return words
 
 
-def _integer(value: Any, what: str) -> int:
+def checked_integer(value: Any, what: str) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -64,19 +64,19 @@ def _integer(value: Any, what: str) -> int:
         raise TypeError(f"{what} is {value!r} ({type(value).__name__}); it must be an integer.") from None
 
 
-def _count(value: Any, what: str) -> int:
-    number = _integer(value, what)
+def positive_integer(value: Any, what: str) -> int:
+    number = checked_integer(value, what)
     if number < 1:
         raise ValueError(f"{what} is {number}; it must be at least 1.")
     return number
 
 
-def _tuples(value: Any) -> Any:
+def nested_tuples(value: Any) -> Any:
     """Nested lists as nested tuples."""
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(nested_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def _distinct(permutations: Sequence[IntArray] | IntArray) -> IntArray:
+def distinct_rows(permutations: Sequence[IntArray] | IntArray) -> IntArray:
     """Distinct rows in lexicographic order, which puts the identity first."""
     rows = np.array(permutations, dtype=">i4")  # big-endian bytes sort as the numbers do
     joined = b"".join(sorted({row.tobytes() for row in rows}))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nqs.lattice.checks import FloatArray, _count, _tuples, _words
+from nqs.lattice.checks import FloatArray, boundary_words, nested_tuples, positive_integer
 from nqs.lattice.lattice import Lattice
 
 # ---- constructors ----------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def hypercubic(shape: Sequence[int], boundary: str | Sequence[str] = "periodic")
     if not sizes:
         raise ValueError(f"shape is {shape!r}; give one size per direction, such as hypercubic((4, 4)).")
     kind = {1: "chain", 2: "square", 3: "cubic"}.get(len(sizes), "hypercubic")
-    return _crystal(kind, sizes, boundary, np.eye(len(sizes)), np.zeros((1, len(sizes))))
+    return crystal(kind, sizes, boundary, np.eye(len(sizes)), np.zeros((1, len(sizes))))
 
 
 def triangular(width: int, height: int | None = None, boundary: str | Sequence[str] = "periodic") -> Lattice:
@@ -77,14 +77,14 @@ def _hexagonal(
 ) -> Lattice:
     vectors = constant * np.array([[1.0, 0.0], [0.5, math.sqrt(0.75)]])
     shape = (width, width if height is None else height)
-    return _crystal(kind, shape, boundary, vectors, np.array(fractions) @ vectors)
+    return crystal(kind, shape, boundary, vectors, np.array(fractions) @ vectors)
 
 
-def _crystal(
+def crystal(
     kind: str, shape: Sequence[int], boundary: str | Sequence[str], vectors: FloatArray, basis: FloatArray
 ) -> Lattice:
-    sizes = tuple(_count(size, "a size of the lattice") for size in shape)
-    words = _words(boundary, len(sizes))
+    sizes = tuple(positive_integer(size, "a size of the lattice") for size in shape)
+    words = boundary_words(boundary, len(sizes))
     text = words[0] if len(set(words)) == 1 else " x ".join(words)
     name = f"{kind}({' x '.join(map(str, sizes))}, {text})"
-    return Lattice(name, sizes, words, _tuples(vectors.tolist()), _tuples(basis.tolist()))
+    return Lattice(name, sizes, words, nested_tuples(vectors.tolist()), nested_tuples(basis.tolist()))

@@ -6,8 +6,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nqs.lattice.checks import _check_edges, _count, _integer, _tuples
-from nqs.lattice.constructors import _crystal
+from nqs.lattice.checks import checked_edges, checked_integer, nested_tuples, positive_integer
+from nqs.lattice.constructors import crystal
 from nqs.lattice.lattice import Lattice
 
 
@@ -57,7 +57,7 @@ def from_netket(graph: Any) -> Lattice:
     positions = getattr(graph, "positions", None)
     if all(hasattr(graph, field) for field in ("basis_vectors", "site_offsets", "extent", "pbc")):
         words = ["periodic" if periodic else "open" for periodic in graph.pbc]
-        lattice = _crystal("netket", graph.extent.tolist(), words, graph.basis_vectors, graph.site_offsets)
+        lattice = crystal("netket", graph.extent.tolist(), words, graph.basis_vectors, graph.site_offsets)
         nearest = sorted((min(pair), max(pair)) for pair in lattice.bonds().tolist())
         if edges == nearest and np.allclose(graph.positions, lattice.coordinates.numpy()):
             return lattice
@@ -68,14 +68,14 @@ def _graph(kind: str, edges: Iterable[Iterable[SupportsIndex]], n_sites: int | N
     given = [tuple(edge) for edge in edges]
     places = None if positions is None else np.array(positions, dtype=float)
     if n_sites is None:
-        largest = max((_integer(site, "a site of an edge") for edge in given for site in edge), default=-1)
+        largest = max((checked_integer(site, "a site of an edge") for edge in given for site in edge), default=-1)
         n_sites = largest + 1 if places is None else len(places)
-    n_sites = _count(n_sites, "n_sites")
+    n_sites = positive_integer(n_sites, "n_sites")
     if places is not None and (places.ndim != 2 or len(places) != n_sites):
         raise ValueError(
             f"positions have shape {places.shape} for {n_sites} sites; give one row of coordinates per site, "
             f"or no positions."
         )
-    basis = ((),) * n_sites if places is None else _tuples(places.tolist())
-    pairs = _check_edges(given, n_sites)
+    basis = ((),) * n_sites if places is None else nested_tuples(places.tolist())
+    pairs = checked_edges(given, n_sites)
     return Lattice(f"{kind}({n_sites} sites, {len(pairs)} edges)", (), (), (), basis, pairs)

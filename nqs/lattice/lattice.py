@@ -27,7 +27,15 @@ from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from nqs.lattice.checks import FloatArray, IntArray, _check_edges, _count, _distinct, _tuples, _words
+from nqs.lattice.checks import (
+    FloatArray,
+    IntArray,
+    boundary_words,
+    checked_edges,
+    distinct_rows,
+    nested_tuples,
+    positive_integer,
+)
 
 TOLERANCE = 1e-6  # relative, of squared lengths and fractional coordinates; real shells lie further apart
 
@@ -69,8 +77,8 @@ class Lattice:
 
     def __post_init__(self) -> None:
         for size in self.shape:
-            _count(size, "a size of the lattice")
-        _words(self.boundary, len(self.shape))
+            positive_integer(size, "a size of the lattice")
+        boundary_words(self.boundary, len(self.shape))
         dimension = {len(row) for row in self.vectors + self.basis}
         if not self.basis or len(self.vectors) != len(self.shape) or len(dimension) != 1:
             raise ValueError(
@@ -84,12 +92,12 @@ class Lattice:
                 f"has either directions or explicit edges. Use chain, square, ... or from_edges."
             )
         if self.edges is not None:
-            _check_edges(self.edges, len(self.basis))
+            checked_edges(self.edges, len(self.basis))
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Lattice":
         """The lattice whose fields these are; lists, as JSON returns them, become tuples."""
-        return cls(**{name: _tuples(value) for name, value in fields.items()})
+        return cls(**{name: nested_tuples(value) for name, value in fields.items()})
 
     def __repr__(self) -> str:
         return f"Lattice({self.name}: {self.n_sites} sites)"
@@ -237,7 +245,7 @@ class Lattice:
         groups = []
         for point in (origin, centre):
             images = [self._image(rotation, point - point @ rotation) for rotation in rotations]
-            groups.append(_distinct([image for image in images if image is not None]))
+            groups.append(distinct_rows([image for image in images if image is not None]))
         return torch.from_numpy(max(groups, key=len))
 
     def space_group(self) -> Int64[Tensor, "G L"]:
@@ -257,7 +265,7 @@ class Lattice:
                 image = self._image(rotation, offset, slide=True)
                 if image is not None:
                     images.append(translations[:, image])
-        return torch.from_numpy(_distinct(np.concatenate(images)))
+        return torch.from_numpy(distinct_rows(np.concatenate(images)))
 
     # ---- how it is found -------------------------------------------------------------------------------
 
@@ -343,7 +351,7 @@ class Lattice:
         return {}
 
     def _bonds(self, order: int) -> _Bonds:
-        order = _count(order, "order")
+        order = positive_integer(order, "order")
         if order not in self._bond_cache:
             if self.edges is None:
                 n_shells = len(self._shells.lengths) - 1

@@ -1,4 +1,4 @@
-"""Observables, a file a kind."""
+"""Observables, one kind per file."""
 
 from nqs.observables.densities import correlations, densities, double_occupancy, local_state_probabilities
 from nqs.observables.entropy import renyi2_entropy

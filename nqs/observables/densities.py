@@ -1,17 +1,14 @@
 """Observables that are diagonal in the configurations: densities and their correlations."""
 
-# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
-
+# Shapes: U samples, L sites, d local states.
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.observables.expectation import Expectation, _real_means
+from nqs.observables.expectation import Expectation, means_of_values
 from nqs.observables.species import at_sites, electrons_of, site_values, values_of
 from nqs.samples import Samples
-
-# ---- diagonal observables --------------------------------------------------------------------------
 
 
 def local_state_probabilities(samples: Samples, hilbert: HilbertSpace) -> Float64[Tensor, "L d"]:
@@ -22,7 +19,7 @@ def local_state_probabilities(samples: Samples, hilbert: HilbertSpace) -> Float6
     return torch.bincount(index.flatten(), weights.flatten(), minlength=L * d).view(L, d)
 
 
-def _on_sites(samples: Samples, hilbert: HilbertSpace, quantity: str | Tensor) -> Float64[Tensor, "U L"]:
+def on_sites(samples: Samples, hilbert: HilbertSpace, quantity: str | Tensor) -> Float64[Tensor, "U L"]:
     values = site_values(hilbert, quantity) if isinstance(quantity, str) else quantity.double()
     if values.shape not in ((hilbert.local_dim,), (hilbert.n_sites, hilbert.local_dim)):
         raise ValueError(
@@ -43,7 +40,7 @@ def densities(samples: Samples, hilbert: HilbertSpace, quantity: str | Tensor) -
     Raises:
         ValueError: no such quantity.
     """
-    return _real_means(samples, _on_sites(samples, hilbert, quantity))
+    return means_of_values(samples, on_sites(samples, hilbert, quantity))
 
 
 def correlations(
@@ -66,9 +63,9 @@ def correlations(
     Raises:
         ValueError: no such quantity.
     """
-    q = _on_sites(samples, hilbert, quantity)
-    p = q if other is None else _on_sites(samples, hilbert, other)
-    c = samples.error_weights
+    q = on_sites(samples, hilbert, quantity)
+    p = q if other is None else on_sites(samples, hilbert, other)
+    c = samples.error_weights  # (U,)
     if connected:  # to first order, the error is that of <(q - <q>) (p - <p>)> with the means held fixed
         q, p = q - samples.mean(q), p - samples.mean(p)
     # Sums over samples of q_i p_j and of its square are matrix products.
@@ -76,7 +73,7 @@ def correlations(
     first = (c[:, None] * q).T @ p
     second = (c[:, None] * q.square()).T @ p.square()
     square = second - 2 * mean * first + c.sum() * mean.square()
-    # What rounding leaves of a variance that is zero, such as that of a conserved product, is dropped.
+    # The variance of a conserved product is zero up to machine precision.
     return Expectation(mean, torch.where(square > 1e-14 * second, square, 0.0).sqrt())
 
 

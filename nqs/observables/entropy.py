@@ -1,6 +1,6 @@
 """Second Renyi entropy of a part of the sites."""
 
-# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
+# Shapes: B configurations, L sites, M draws.
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
 from nqs.observables.expectation import Expectation
-from nqs.observables.moves import _Known
+from nqs.observables.moves import AmplitudeRatios
 from nqs.observables.species import at_sites, values_of
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples, distinct
@@ -63,7 +63,7 @@ def renyi2_entropy(
     sign = torch.ones(len(kept), dtype=torch.float64, device=n.device)
     for configurations in (n, m, n_swapped, m_swapped):
         sign = sign * _front_signs(hilbert, configurations, inside)
-    known = _Known(wavefunction, samples)
+    known = AmplitudeRatios(wavefunction, samples)
     ratio = sign * known.ratios(n_swapped, a) * known.ratios(m_swapped, b)
     values = torch.zeros(n_pairs, dtype=torch.float64, device=n.device)
     values[kept] = ratio.real
@@ -84,7 +84,7 @@ def _subsystem(hilbert: HilbertSpace, sites: Sequence[int]) -> Bool[Tensor, " L"
 
 
 def _exact_renyi2(samples: Samples, hilbert: HilbertSpace, inside: Bool[Tensor, " L"]) -> Expectation:
-    """-ln Tr (M M+)^2 with the amplitudes as a matrix, psi(n_A, n_B) = M_AB; a block for all conserved charges of A."""
+    """-ln Tr (M M+)^2 of the matrix of amplitudes M_AB = psi(n_A, n_B), one block for each set of charges of A."""
     n = samples.configurations
     amplitudes = torch.polar(samples.weights.sqrt(), samples.phase) * _front_signs(hilbert, n, inside)
     row, column = (distinct(hilbert, torch.where(part, n, 0))[1] for part in (inside, ~inside))
@@ -95,14 +95,14 @@ def _exact_renyi2(samples: Samples, hilbert: HilbertSpace, inside: Bool[Tensor, 
         matrix = amplitudes.new_zeros((int(i.max()) + 1, int(j.max()) + 1))
         matrix[i, j] = amplitudes[members]
         if matrix.shape[0] > matrix.shape[1]:
-            matrix = matrix.T  # the same for both parts
+            matrix = matrix.T  # A and B have the same entropy
         purity += (matrix @ matrix.mH).abs().square().sum()
     entropy = -purity.log()
     return Expectation(entropy, torch.zeros_like(entropy))
 
 
 def _charges_inside(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool[Tensor, " L"]) -> Int64[Tensor, " B"]:
-    """A number for all conserved charges of the part A of configurations together."""
+    """Index of the tuple of all conserved charges that the sites A of each configuration carry."""
     number = torch.zeros(len(n), dtype=torch.int64, device=n.device)
     for charge in hilbert.charges:
         if charge.target is not None:
@@ -131,14 +131,14 @@ def _front_signs(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"], inside: Bool[Te
 
 
 def _independent_rows(samples: Samples, number: int, seed: int) -> Int64[Tensor, " M"]:
-    """Rows of `number` different ones among the independent samples, in random order."""
+    """Rows of `number` distinct draws among all independent samples, in random order."""
     device, total = samples.weights.device, samples.n_samples
     generator = torch.Generator(device).manual_seed(seed)
     if total <= 16 * number:
         chosen = torch.randperm(total, generator=generator, device=device)[:number]
     else:
         chosen = torch.empty(0, dtype=torch.int64, device=device)
-        while len(chosen) < number:  # distinct at once but for few draws
+        while len(chosen) < number:  # few draws coincide
             chosen = torch.randint(total, (2 * number,), generator=generator, device=device).unique()
         chosen = chosen[torch.randperm(len(chosen), generator=generator, device=device)[:number]]
     if samples.counts is None:

@@ -1,6 +1,6 @@
 """Expectation values with standard errors."""
 
-# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
+# Shapes: U samples, b samples of a chunk.
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,23 +19,20 @@ class Expectation(NamedTuple):
     error: Float64[Tensor, "*shape"]
 
 
-# ---- means and errors ------------------------------------------------------------------------------
+def means_of_values(samples: Samples, x: Num[Tensor, "U ..."]) -> Expectation:
+    """Mean and error of precomputed local values."""
+    return means(samples, lambda rows: x[rows], 16 * max(1, x[0].numel()))
 
 
-def _real_means(samples: Samples, x: Num[Tensor, "U ..."]) -> Expectation:
-    """Mean of values that are all there."""
-    return _means(samples, lambda rows: x[rows], 16 * max(1, x[0].numel()))
-
-
-def _means(
+def means(
     samples: Samples,
     local_values: Callable[[Int64[Tensor, " b"]], Tensor],
     bytes_per_sample: int,
     cpu_bytes: int | None = None,
 ) -> Expectation:
-    """Mean and error of local values that are made in pieces: `local_values(rows)` has the shape (rows, ...)."""
+    """Mean and error of local values that are computed in chunks: `local_values(rows)` has the shape (rows, ...)."""
     weights, c = samples.weights, samples.error_weights
-    origin: Tensor | None = None  # a first guess of the mean: no cancellation between large sums
+    origin: Tensor | None = None  # estimate of the mean that is subtracted, against cancellation between large sums
     for rows in torch.arange(len(weights), device=weights.device).split(
         max_chunk_rows(bytes_per_sample, weights.device, cpu_bytes)
     ):

@@ -1,4 +1,4 @@
-"""What is measured at the end of a run: the observables that are natural for its particles, by name.
+"""Standard observables of a model, measured at the end of a run, by name.
 
 Archives keep each under `observables/NAME` with its standard error under `NAME_error`, and where the exact state is
 known and small its value under `NAME_exact`:
@@ -21,6 +21,7 @@ charges and the fidelity are measured.
 """
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Int64
@@ -36,18 +37,12 @@ from nqs.observables.one_body import condensate_fraction, one_body, one_body_den
 from nqs.observables.species import mobile, quantities, spins_half, up_and_down
 from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import StateVector, exact_samples, fidelity
-from nqs.protocols import (
-    Hamiltonian,
-    Wavefunction,
-    has_boundary_phases,
-    lattice_of,
-)
-from nqs.samplers import TreeSampler
+from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, has_boundary_phases, lattice_of
 from nqs.samples import Samples
 
-# Configurations n' that all samples together may lead to: seconds on the device.
+# Budget of connected configurations for off-diagonal observables: seconds on the device.
 MOVES = {"cpu": 2**20, "cuda": 2**26}
-DEGENERATE = 1e-8  # gap, in the Hamiltonian's unit, below which no exact state is *the* ground state
+DEGENERATE = 1e-8  # gap, in the Hamiltonian's unit, below which the ground state counts as degenerate
 
 
 def measure(
@@ -59,15 +54,15 @@ def measure(
     permutations: Int64[Tensor, "K L"] | None = None,
     exact: ExactGroundState | None = None,
 ) -> dict[str, Expectation]:
-    """Everything of the list above that the space, the lattice and the samples allow.
+    """All observables of the list above that exist for the space, the lattice and the samples.
 
     Args:
         samples: of the wavefunction.
         wavefunction: amplitudes of configurations that were not sampled.
         hamiltonian: its `lattice`, if it has one, gives the momenta.
-        few: fewer samples, see `samples_for`, for the observables that change the configuration (from the one-body
-            density matrix to the spin correlations), since each leads to up to L^2 others; None for the same.
-        permutations: of sites that the state is symmetric under, if `few` has one member of each of its orbits only.
+        few: fewer samples, see `samples_for`, for off-diagonal observables (from the one-body density matrix to the
+            spin correlations), which connect each sample with up to L^2 configurations; None for `samples`.
+        permutations: site permutations under which the state is symmetric, if `few` has only one member of each orbit.
         exact: exact ground state, for the fidelity.
     """
     hilbert = wavefunction.hilbert
@@ -104,37 +99,41 @@ def measure(
 
 
 def affordable(wavefunction: Wavefunction, device: torch.device | str) -> int:
-    """Distinct samples for which all observables can be measured in seconds."""
+    """Number of distinct samples for which all observables can be measured in seconds."""
     return max(1, MOVES[torch.device(device).type] // (wavefunction.n_images * wavefunction.hilbert.n_sites**2))
 
 
 def samples_for(
-    samples: Samples, wavefunction: Wavefunction, generator: torch.Generator
+    samples: Samples,
+    wavefunction: Wavefunction,
+    generator: torch.Generator,
+    sampler: Callable[..., SamplerConfig],
 ) -> tuple[Samples, Samples, Int64[Tensor, "K L"] | None]:
-    """The first three of what `measure` needs from samples of the energy: all, few, and permutations of sites.
+    """Samples of the energy as `measure` needs them: all samples, few samples, and permutations of sites.
 
     Of a symmetric state one member of each orbit of the permutations is enough for `few`. Fermions in a sector without
     their signs are the exception: there a+_i a_j changes its sign under permutations.
+
+    Args:
+        sampler: of independent samples, such as TreeSampler; called with `n_distinct` or `n_samples` if there are too
+            many samples.
     """
+
+    def drawn(**number: int) -> Samples:
+        return sampler(**number).build(wavefunction).sample(generator)
+
     limit = affordable(wavefunction, generator.device)
     if wavefunction.symmetry is None:
-        few = (
-            samples
-            if samples.n_distinct <= limit
-            else TreeSampler(n_distinct=limit).build(wavefunction).sample(generator)
-        )
-        return samples, few, None
+        return samples, samples if samples.n_distinct <= limit else drawn(n_distinct=limit), None
     every, symmetry = wavefunction.to_sector_samples(samples, generator), wavefunction.symmetry
     if wavefunction.hilbert.of_kind("fermion") and not symmetry.fermions:
         if every.n_distinct <= limit:
             return every, every, None
-        few = TreeSampler(n_samples=limit).build(wavefunction).sample(generator)  # of as many orbits as there are
+        few = drawn(n_samples=limit)  # the number of orbits is not limited
         return every, wavefunction.to_sector_samples(few, generator), None
     elements = symmetry.one_for_each_map()
     limit = max(1, limit // len(elements))
-    few = (
-        samples if samples.n_distinct <= limit else TreeSampler(n_distinct=limit).build(wavefunction).sample(generator)
-    )
+    few = samples if samples.n_distinct <= limit else drawn(n_distinct=limit)
     return every, wavefunction.to_sector_samples(few, generator, elements), symmetry.site_permutations()
 
 
@@ -147,7 +146,7 @@ def stored(
     permutations: Int64[Tensor, "K L"] | None = None,
     exact: ExactGroundState | None = None,
 ) -> dict[str, torch.Tensor]:
-    """All of `measure`, with the names and the company that it has in archives; arguments as there."""
+    """All of `measure`, and the arrays that accompany it, under their names in archives; arguments as in `measure`."""
     hilbert = wavefunction.hilbert
     arrays = {"local_state_probabilities": local_state_probabilities(samples, hilbert)}
     found = measure(samples, wavefunction, hamiltonian, few=few, permutations=permutations, exact=exact)

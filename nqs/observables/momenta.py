@@ -1,7 +1,6 @@
 """Wave vectors of a lattice and structure factors."""
 
-# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
-
+# Shapes: L sites, K wave vectors, D dimensions.
 import numpy as np
 import torch
 from jaxtyping import Complex128, Float64
@@ -9,15 +8,15 @@ from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
-from nqs.observables.densities import _on_sites
-from nqs.observables.expectation import Expectation, _means
+from nqs.observables.densities import on_sites
+from nqs.observables.expectation import Expectation, means
 from nqs.samples import Samples
 
 
 def allowed_momenta(lattice: Lattice, *, antiperiodic: bool = True) -> Float64[Tensor, "K D"]:
     """Wave vectors k = sum_d (m_d / N_d) b_d of the torus, m_d = 0 .. N_d - 1 in row-major order.
 
-    b_d are the reciprocal vectors of the lattice.
+    b_d are the reciprocal vectors of the lattice; wave vectors are in units of 1 / its unit of length.
 
     Args:
         lattice: all its directions are periodic or antiperiodic.
@@ -38,7 +37,7 @@ def allowed_momenta(lattice: Lattice, *, antiperiodic: bool = True) -> Float64[T
     return torch.from_numpy(steps / np.array(lattice.shape) @ reciprocal)
 
 
-def _plane_waves(
+def plane_waves(
     lattice: Lattice, hilbert: HilbertSpace, wave_vectors: Tensor | np.ndarray | None, antiperiodic: bool
 ) -> Complex128[Tensor, "K L"]:
     """exp(i k r_j) / sqrt(L)."""
@@ -79,8 +78,8 @@ def structure_factor(
     Raises:
         ValueError: no such quantity, a lattice of another size, or open boundaries and no wave vectors.
     """
-    q = _on_sites(samples, hilbert, quantity)
+    q = on_sites(samples, hilbert, quantity)
     if connected:
         q = q - samples.mean(q)
-    waves = _plane_waves(lattice, hilbert, wave_vectors, antiperiodic=False).to(q.device)
-    return _means(samples, lambda rows: (q[rows].to(waves.dtype) @ waves.T).abs().square(), 48 * len(waves) + 64)
+    waves = plane_waves(lattice, hilbert, wave_vectors, antiperiodic=False).to(q.device)
+    return means(samples, lambda rows: (q[rows].to(waves.dtype) @ waves.T).abs().square(), 48 * len(waves) + 64)

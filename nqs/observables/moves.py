@@ -1,7 +1,6 @@
-"""Amplitudes of configurations that an off-diagonal observable leads to."""
+"""Amplitudes of the configurations that an off-diagonal observable connects with the samples."""
 
-# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
-
+# Shapes: b samples of a chunk, L sites, K permutations, M moves or pairs.
 import torch
 from jaxtyping import Complex128, Int64, Num, UInt8
 from torch import Tensor
@@ -10,11 +9,11 @@ from nqs.amplitudes.cache import amplitudes_with_cache
 from nqs.protocols import Wavefunction
 from nqs.samples import Lookup, Samples, distinct
 
-MOVES_CPU_BYTES = 2**28  # configurations of moved particles handled at once on a CPU: more of them share more
+MOVES_CPU_BYTES = 2**28  # chunk of connected configurations on a CPU: in a larger one more of them coincide
 
 
-class _Known:
-    """Ratios of amplitudes to those of samples, which are looked up among themselves; by orbits where there are some.
+class AmplitudeRatios:
+    """Ratios psi(n) / psi(sample). Amplitudes of sampled configurations, or of their orbits, are looked up.
 
     Args:
         wavefunction: amplitudes of configurations that were not sampled.
@@ -23,26 +22,27 @@ class _Known:
 
     def __init__(self, wavefunction: Wavefunction, samples: Samples) -> None:
         self.wavefunction, self.parents = wavefunction, samples
-        n, turn = wavefunction.fold(samples.configurations)
+        n, symmetry_phase = wavefunction.fold(samples.configurations)
         first, _ = distinct(wavefunction.hilbert, n)
         self.samples = Samples(
             configurations=n[first],
             weights=samples.weights[first],
             log_modulus=samples.log_modulus[first],
-            phase=(samples.phase - turn)[first],
+            phase=(samples.phase - symmetry_phase)[first],
         )
         self.lookup = Lookup(wavefunction.hilbert, self.samples.configurations)
 
     def ratios(self, n: UInt8[Tensor, "M L"], parents: Int64[Tensor, " M"]) -> Complex128[Tensor, " M"]:
         """psi(n) / psi(parent), the parents being rows of the samples."""
-        n, turn = self.wavefunction.fold(n)
+        n, symmetry_phase = self.wavefunction.fold(n)
         log_modulus, phase = amplitudes_with_cache(self.wavefunction, n, self.samples, self.lookup)[0]
         return torch.polar(
-            (log_modulus - self.parents.log_modulus[parents]).exp(), phase + turn - self.parents.phase[parents]
+            (log_modulus - self.parents.log_modulus[parents]).exp(),
+            phase + symmetry_phase - self.parents.phase[parents],
         )
 
 
-class _PairAverage:
+class PairAverage:
     """Mean of a matrix of all pairs of sites over permutations of the sites, a group.
 
     Args:
@@ -53,7 +53,7 @@ class _PairAverage:
         self.classes: Tensor | None = None
         if permutations is not None:
             L = permutations.shape[1]
-            image = permutations[:, :, None] * L + permutations[:, None, :]  # of every pair
+            image = permutations[:, :, None] * L + permutations[:, None, :]  # (K, L, L): image of every pair
             classes, numbers = torch.unique(image.amin(0).flatten(), return_inverse=True, return_counts=True)[1:]
             self.classes, self.numbers = classes.to(device), numbers.to(device)
 
@@ -64,6 +64,6 @@ class _PairAverage:
         return (sums / self.numbers)[:, self.classes].view_as(x)
 
 
-def _moves_bytes(n_sites: int) -> int:
-    """Memory per sample for one configuration for every pair of sites."""
+def bytes_of_moves(n_sites: int) -> int:
+    """Memory in bytes of one configuration for every pair of sites, for each sample."""
     return n_sites**2 * (24 * n_sites + 256)

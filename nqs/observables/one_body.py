@@ -11,53 +11,64 @@ Diagonal observables are averages over the samples. All others average the local
     O_loc(n) = sum_n' <n|O|n'> psi(n') / psi(n),
 
 where each n' is looked up among the samples and otherwise evaluated. Error bars are those of `estimate_energy`: with
-N independent samples the variance over N - 1; without replacement only what could have been missed fluctuates;
-zero for an exhaustive sum. For nonlinear functions (connected correlations, fidelity, entropy, condensate fraction)
-they are propagated to first order. The error of a complex value is sqrt(Var Re + Var Im).
+N independent samples the variance over N - 1; without replacement only configurations that could have been
+missed contribute; zero for an exhaustive sum. For nonlinear functions (connected correlations, fidelity, entropy,
+condensate fraction) they are propagated to first order. The error of a complex value is sqrt(Var Re + Var Im).
 
-Fermions: Jordan-Wigner order as in nqs.hamiltonians.jordan_wigner, all up orbitals first, in the order of the sites.
+Fermions: Jordan-Wigner order, all orbitals of one species before those of the next, in the order of the sites.
 """
 
-# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
-from collections.abc import Sequence
+# Shapes: b samples of a chunk, L sites, K wave vectors or permutations.
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from jaxtyping import Complex128, Int64
 from torch import Tensor
 
-from nqs.hamiltonians.jordan_wigner import electrons_between
+from nqs.hilbert.jordan_wigner import fermions_between
 from nqs.lattice.lattice import Lattice
-from nqs.observables.expectation import Expectation, _means
-from nqs.observables.momenta import _plane_waves
-from nqs.observables.moves import MOVES_CPU_BYTES, _Known, _moves_bytes, _PairAverage
-from nqs.observables.species import Ladder, at_sites, ladders, species_hint
+from nqs.observables.expectation import Expectation, means
+from nqs.observables.momenta import plane_waves
+from nqs.observables.moves import MOVES_CPU_BYTES, AmplitudeRatios, PairAverage, bytes_of_moves
+from nqs.observables.species import at_sites, ladders, species_hint
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
 
 
-def _local_one_body(known: _Known, kinds: Sequence[Ladder], rows: Int64[Tensor, " b"]) -> Complex128[Tensor, "b L L"]:
-    """Local values of (a+_i a_j + (a+_j a_i)^dagger) / 2, summed over the kinds of particles."""
-    n = known.parents.configurations[rows]
-    L = n.shape[1]
-    x = torch.zeros((len(n), L, L), dtype=torch.complex128, device=n.device)
-    elsewhere = ~torch.eye(L, dtype=torch.bool, device=n.device)
-    for kind in kinds:
-        occupation, lowered, raised = (at_sites(table, n) for table in kind[:3])  # (b, L) each
-        x += torch.diag_embed(occupation)
-        # <n|a+_i a_j|n'> with n' = n - e_i + e_j.
-        row, i, j = ((lowered >= 0)[:, :, None] & (raised >= 0)[:, None, :] & elsewhere).nonzero().T
-        k = torch.arange(len(row), device=n.device)
-        n_prime = n[row]
-        n_prime[k, i] = lowered[row, i].to(torch.uint8)
-        n_prime[k, j] = raised[row, j].to(torch.uint8)
-        element = (occupation[row, i] * (occupation[row, j] + 1)).sqrt()
-        if kind.is_fermion:
-            element = element * (1 - 2 * (electrons_between(occupation > 0, row, i, j) % 2))
-        local = torch.zeros_like(x)
-        local[row, i, j] = element * known.ratios(n_prime, rows[row])
-        x += (local + local.mH) / 2
-    return x
+def _local_one_body(
+    samples: Samples, wavefunction: Wavefunction, spin: str | None, permutations: Int64[Tensor, "K L"] | None
+) -> Callable[[Int64[Tensor, " b"]], Complex128[Tensor, "b L L"]]:
+    """Function that gives the local values of (a+_i a_j + (a+_j a_i)^dagger) / 2 for rows of the samples.
+
+    They are summed over the kinds of particles and averaged over the permutations.
+    """
+    kinds, known = ladders(wavefunction.hilbert, spin), AmplitudeRatios(wavefunction, samples)
+    average = PairAverage(permutations, samples.weights.device)
+
+    def local(rows: Tensor) -> Tensor:
+        n = samples.configurations[rows]
+        L = n.shape[1]
+        x = torch.zeros((len(n), L, L), dtype=torch.complex128, device=n.device)
+        elsewhere = ~torch.eye(L, dtype=torch.bool, device=n.device)
+        for kind in kinds:
+            occupation, lowered, raised = (at_sites(table, n) for table in kind[:3])  # (b, L) each
+            x += torch.diag_embed(occupation)
+            # <n|a+_i a_j|n'> with n' = n - e_i + e_j.
+            row, i, j = ((lowered >= 0)[:, :, None] & (raised >= 0)[:, None, :] & elsewhere).nonzero().T
+            k = torch.arange(len(row), device=n.device)
+            n_prime = n[row]
+            n_prime[k, i] = lowered[row, i].to(torch.uint8)
+            n_prime[k, j] = raised[row, j].to(torch.uint8)
+            element = (occupation[row, i] * (occupation[row, j] + 1)).sqrt()
+            if kind.is_fermion:
+                element = element * (1 - 2 * (fermions_between(occupation > 0, row, i, j) % 2))
+            moved = torch.zeros_like(x)
+            moved[row, i, j] = element * known.ratios(n_prime, rows[row])
+            x += (moved + moved.mH) / 2
+        return average(x)
+
+    return local
 
 
 @torch.no_grad()
@@ -82,14 +93,8 @@ def one_body_density_matrix(
     Raises:
         ValueError: neither bosons nor fermions, or a spin where there is none.
     """
-    kinds, known = ladders(wavefunction.hilbert, spin), _Known(wavefunction, samples)
-    average = _PairAverage(permutations, samples.weights.device)
-    return _means(
-        samples,
-        lambda rows: average(_local_one_body(known, kinds, rows)),
-        _moves_bytes(wavefunction.hilbert.n_sites),
-        MOVES_CPU_BYTES,
-    )
+    local = _local_one_body(samples, wavefunction, spin, permutations)
+    return means(samples, local, bytes_of_moves(wavefunction.hilbert.n_sites), MOVES_CPU_BYTES)
 
 
 def momentum_distribution(
@@ -127,17 +132,16 @@ def one_body(
     permutations: Int64[Tensor, "K L"] | None = None,
 ) -> tuple[Expectation, Expectation]:
     """`one_body_density_matrix` and `momentum_distribution` from the same amplitudes; arguments as there."""
-    kinds = ladders(wavefunction.hilbert, spin)
-    waves = _plane_waves(lattice, wavefunction.hilbert, wave_vectors, antiperiodic=True).to(samples.weights.device)
-    known, average = _Known(wavefunction, samples), _PairAverage(permutations, samples.weights.device)
+    local_matrix = _local_one_body(samples, wavefunction, spin, permutations)
+    waves = plane_waves(lattice, wavefunction.hilbert, wave_vectors, antiperiodic=True).to(samples.weights.device)
 
     def local(rows: Tensor) -> Tensor:
-        x = average(_local_one_body(known, kinds, rows))
+        x = local_matrix(rows)
         occupations = torch.einsum("bki,ki->bk", torch.einsum("bij,kj->bki", x, waves.conj()), waves).real
         return torch.cat([x.flatten(1), occupations.to(x.dtype)], dim=1)
 
     L = lattice.n_sites
-    value, error = _means(samples, local, _moves_bytes(L) + 64 * waves.numel(), MOVES_CPU_BYTES)
+    value, error = means(samples, local, bytes_of_moves(L) + 64 * waves.numel(), MOVES_CPU_BYTES)
     matrix = Expectation(value[: L * L].view(L, L), error[: L * L].view(L, L))
     return matrix, Expectation(value[L * L :].real, error[L * L :])
 
@@ -152,12 +156,12 @@ def condensate_fraction(
 ) -> Expectation:
     """Largest eigenvalue of the one-body density matrix over the number of bosons (Penrose and Onsager), a scalar.
 
-    The error is that of the occupation of the orbital found; noise in the matrix also lifts its largest eigenvalue,
+    The error is that of the occupation of the leading orbital; noise in the matrix also lifts its largest eigenvalue,
     by an amount of second order in the error.
 
     Args:
         samples, wavefunction, permutations: as in `one_body_density_matrix`.
-        matrix: what that returned for them, if it is known.
+        matrix: its value of `one_body_density_matrix`, (L, L), if it is known.
 
     Raises:
         ValueError: the particles are no bosons.
@@ -172,12 +176,11 @@ def condensate_fraction(
     fraction = values[-1] / number
     if not samples.error_weights.any():
         return Expectation(fraction, torch.zeros_like(fraction))
-    kinds, known = ladders(hilbert), _Known(wavefunction, samples)
-    average = _PairAverage(permutations, samples.weights.device)
+    local_matrix = _local_one_body(samples, wavefunction, None, permutations)
 
     def local(rows: Tensor) -> Tensor:  # first-order change of the fraction, mean 0
-        x = average(_local_one_body(known, kinds, rows))
+        x = local_matrix(rows)
         occupation = torch.einsum("i,bij,j->b", v.conj(), x, v).real
         return (occupation - fraction * x.diagonal(dim1=1, dim2=2).sum(1).real) / number
 
-    return Expectation(fraction, _means(samples, local, _moves_bytes(hilbert.n_sites), MOVES_CPU_BYTES).error)
+    return Expectation(fraction, means(samples, local, bytes_of_moves(hilbert.n_sites), MOVES_CPU_BYTES).error)

@@ -1,6 +1,6 @@
-"""Particles of a Hilbert space, as its species state them."""
+"""Local quantities and particles of a Hilbert space, derived from its charges and species."""
 
-# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
+# Shapes: L sites, d local states.
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,8 +12,7 @@ from nqs.hilbert import HilbertSpace, Species, Values
 
 
 def quantities(hilbert: HilbertSpace) -> dict[str, Float64[Tensor, "*L d"]]:
-    """The local quantities of a space by name, each with its value in every local state, (d,), or (L, d) where that
-    depends on the site.
+    """The local quantities of a space by name: values in every local state, (d,), or (L, d) if they depend on the site.
 
     These are its charges; the numbers of its bosons and fermions, species by species; and, where there are several
     species of fermions, their total number "particles" and, where they have a spin, "Sz".
@@ -30,7 +29,7 @@ def quantities(hilbert: HilbertSpace) -> dict[str, Float64[Tensor, "*L d"]]:
 
 
 def site_values(hilbert: HilbertSpace, quantity: str) -> Float64[Tensor, "*L d"]:
-    """The value of a quantity in every local state, (d,), or (L, d) where that depends on the site.
+    """Value of a quantity in every local state, (d,), or (L, d) if it depends on the site.
 
     Args:
         hilbert: the space.
@@ -109,14 +108,14 @@ def electrons_of(hilbert: HilbertSpace, what: str) -> tuple[Species, Species]:
 
 
 def species_hint(hilbert: HilbertSpace) -> str:
-    """Added to messages about a space that states no species: how to state them."""
+    """Addition to error messages about a space without species: how to give them."""
     return (
         "" if hilbert.species else " (it states no species: give HilbertSpace(.., species=..) what its particles are)"
     )
 
 
 def mobile(hilbert: HilbertSpace) -> tuple[Species, ...]:
-    """The particles that a one-body density matrix is about: the fermions, or bosons where there are none."""
+    """The particles of the one-body density matrix: the fermions, or the bosons if there are no fermions."""
     return hilbert.of_kind("fermion") or hilbert.of_kind("boson")
 
 
@@ -124,7 +123,7 @@ def mobile(hilbert: HilbertSpace) -> tuple[Species, ...]:
 
 
 class Ladder(NamedTuple):
-    """One species: its number in every local state, and where adding or removing a particle leads (-1: nowhere).
+    """One species: its number in every local state, and the local state with one particle fewer or more (-1: none).
 
     Tables are (d,), or (L, d) where sites differ.
     """
@@ -170,14 +169,14 @@ def _ladder_at(
 ) -> tuple[Int64[Tensor, " d"], Int64[Tensor, " d"], Int64[Tensor, " d"]]:
     """Occupation numbers of a species in the local states of a site, and the local states with one fewer or more."""
     d, states = hilbert.local_dim, hilbert.states_at(site)
-    # What a local state holds: the number of every species, and S^z of the localised spins.
+    # Content of a local state: the number of every species, and S^z of the localised spins.
     columns = [hilbert.table(s.occupation)[site] for s in hilbert.species]
     columns += [hilbert.table(s.twice_sz)[site] for s in hilbert.of_kind("spin") if s.twice_sz is not None]
     content = [tuple(int(column[state]) for column in columns) for state in range(len(states))]
     if len(set(content)) < len(content):
         raise ValueError(
-            f"the species of the space do not tell its local states {states} apart: where a particle is added or "
-            "removed is not known."
+            f"several of the local states {states} hold the same particles: the species of the space do not determine "
+            "the local state with one particle more or fewer. Give species that tell local states apart."
         )
     index = {row: state for state, row in enumerate(content)}
     place = hilbert.species.index(species)

@@ -1,18 +1,15 @@
 """Correlations of spins 1/2."""
 
-# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
-
+# Shapes: L sites, K permutations.
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from nqs.observables.expectation import Expectation, _means
-from nqs.observables.moves import MOVES_CPU_BYTES, _Known, _moves_bytes, _PairAverage
+from nqs.observables.expectation import Expectation, means
+from nqs.observables.moves import MOVES_CPU_BYTES, AmplitudeRatios, PairAverage, bytes_of_moves
 from nqs.observables.species import species_hint, spins_half
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
-
-# ---- spins -----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -33,7 +30,7 @@ def spin_correlations(
     if not spins_half(hilbert):
         raise ValueError(f"spin correlations need spins of length 1/2; the space is {hilbert}{species_hint(hilbert)}.")
 
-    known, average = _Known(wavefunction, samples), _PairAverage(permutations, samples.weights.device)
+    known, average = AmplitudeRatios(wavefunction, samples), PairAverage(permutations, samples.weights.device)
 
     def local(rows: Tensor) -> Tensor:
         n = samples.configurations[rows]
@@ -50,4 +47,4 @@ def spin_correlations(
         x.diagonal(dim1=1, dim2=2).fill_(0.75)
         return average(x)
 
-    return _means(samples, local, _moves_bytes(hilbert.n_sites), MOVES_CPU_BYTES)
+    return means(samples, local, bytes_of_moves(hilbert.n_sites), MOVES_CPU_BYTES)

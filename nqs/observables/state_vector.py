@@ -1,6 +1,6 @@
 """State vectors as wavefunctions, and the fidelity with them."""
 
-# Shapes: U samples, L sites, d local states, K wave vectors, D dimensions, M moves or pairs.
+# Shapes: L sites.
 import math
 
 import numpy as np
@@ -9,14 +9,11 @@ from jaxtyping import Complex128, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.observables.expectation import Expectation, _real_means
+from nqs.observables.expectation import Expectation, means_of_values
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.samples import Samples
 
 NORM_TOLERANCE = 1e-6  # of state vectors
-
-
-# ---- exact states ----------------------------------------------------------------------------------
 
 
 class StateVector(Wavefunction):
@@ -81,9 +78,6 @@ def _amplitudes(hilbert: HilbertSpace, state: np.ndarray | Tensor) -> Complex128
     return psi / norm
 
 
-# ---- whole states ----------------------------------------------------------------------------------
-
-
 def fidelity(samples: Samples, hilbert: HilbertSpace, state: np.ndarray | Tensor) -> Expectation:
     """|<psi|phi>|^2 of the sampled state psi with a vector phi in lexicographic order, both normalised; a scalar.
 
@@ -99,4 +93,4 @@ def fidelity(samples: Samples, hilbert: HilbertSpace, state: np.ndarray | Tensor
     phi = _amplitudes(hilbert, state).to(samples.weights.device)[hilbert.rank(samples.configurations)]
     r = phi * torch.polar((-samples.log_modulus).exp(), -samples.phase)
     overlap = samples.mean(r)
-    return Expectation(overlap.abs().square(), _real_means(samples, 2 * (overlap.conj() * r).real).error)
+    return Expectation(overlap.abs().square(), means_of_values(samples, 2 * (overlap.conj() * r).real).error)

@@ -13,7 +13,6 @@ from torch import Tensor
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import HilbertSpace
 from nqs.models import ProjectedDeterminant, SlaterDeterminant
-from nqs.models.references.projection import terms_of_projection
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.runtime.memory import max_chunk_rows
 from nqs.samples import Samples, split_counts
@@ -89,7 +88,7 @@ class MeanField:
         if isinstance(self.determinant, SlaterDeterminant):
             return as_log_psi(self.determinant.amplitude(n))
         rows = max_chunk_rows(16 * self.determinant.symmetry.order * (self.hilbert.n_sites + 2) ** 2, n.device)
-        return as_log_psi(torch.cat([terms_of_projection(self.determinant, part).mean(1) for part in n.split(rows)]))
+        return as_log_psi(torch.cat([self.determinant.terms(part).mean(1) for part in n.split(rows)]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import torch
 from nqs.exact.projection import MAX_DIMENSION, lowest_sector
 from nqs.models import (
     OnOrbits,
+    ProjectedDeterminant,
     SlaterDeterminant,
     Symmetrised,
     TransformerConfig,
@@ -74,8 +75,9 @@ def symmetrised(
         return model, f"no symmetry used: {hilbert.dimension:,} / {group.order} orbits are over {LISTED[kind]:,}"
     if isinstance(reference, SlaterDeterminant):
         determinants = [reference, *_other_solutions(hamiltonian, reference)]
-        projected, energy = lowest_sector(hamiltonian, group, determinants, device=device)
-        group, why = projected.symmetry, f"projected Hartree-Fock E = {energy:.8f}"
+        determinant, group, energy = lowest_sector(hamiltonian, group, determinants, device=device)
+        why = f"projected Hartree-Fock E = {energy:.8f}"
+        projected = ProjectedDeterminant(determinant=determinant, symmetry=group, hilbert=hilbert)
         model = replace(model, reference=projected)  # type: ignore[type-var]
         if group.order == 1:
             return model, "no symmetry used: the ground state is in no sector of real characters"

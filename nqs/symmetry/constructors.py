@@ -10,10 +10,9 @@ from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
 from nqs.symmetry.group import Symmetry
 
-# ---- groups ------------------------------------------------------------------------------------------------------
 
-
-def _of_sites(permutations: np.ndarray, local_dim: int, fermions: bool) -> Symmetry:
+def of_sites(permutations: np.ndarray, local_dim: int, fermions: bool) -> Symmetry:
+    """The group of these site permutations (G, L), the identity first, in the trivial representation."""
     rows = tuple(tuple(row) for row in permutations.tolist())
     identity = tuple(range(local_dim))
     return Symmetry(permutations=rows, maps=(identity,) * len(rows), angles=(0.0,) * len(rows), fermions=fermions)
@@ -21,7 +20,7 @@ def _of_sites(permutations: np.ndarray, local_dim: int, fermions: bool) -> Symme
 
 def space_group(lattice: Lattice, hilbert: HilbertSpace, *, fermions: bool = False) -> Symmetry:
     """Translations, rotations and reflections of a lattice, in the trivial representation (even under all of them)."""
-    return _of_sites(lattice.space_group().numpy(), hilbert.local_dim, fermions)
+    return of_sites(lattice.space_group().numpy(), hilbert.local_dim, fermions)
 
 
 def translations(
@@ -35,7 +34,7 @@ def translations(
     Raises:
         ValueError: not one integer for each direction.
     """
-    group = _of_sites(lattice.translations().numpy(), hilbert.local_dim, fermions)
+    group = of_sites(lattice.translations().numpy(), hilbert.local_dim, fermions)
     if momentum is None:
         return group
     if len(momentum) != len(lattice.shape):

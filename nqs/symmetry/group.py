@@ -32,8 +32,7 @@ from nqs.hilbert import HilbertSpace, Species
 from nqs.runtime.memory import max_chunk_rows
 from nqs.symmetry.orbits import EXACT_INTEGERS, smallest_of_orbits
 
-TURN = 2 * math.pi
-SIGN_BITS = 62  # orbitals in an integer
+SIGN_BITS = 62  # orbitals per integer word
 
 
 class Orbits(NamedTuple):
@@ -47,15 +46,15 @@ class Orbits(NamedTuple):
 class Symmetry:
     """A group of configuration maps with a one-dimensional character.
 
-    Build one with `space_group`, `translations`, `spin_flip`, ... below and multiply them: `space_group(lattice) @
-    spin_flip(hilbert)`.
+    Build one with `space_group`, `translations`, `spin_flip`, ... of nqs.symmetry and multiply them:
+    `space_group(lattice, hilbert) @ spin_flip(hilbert)`.
 
     Attributes:
         permutations: perm_g, G rows of L sites; the identity comes first.
         maps: map_g, G rows of d local states.
         angles: argument of chi(g) in units of 2 pi, G numbers.
-        fermions: reordering the occupied orbitals changes the sign, in the Jordan-Wigner order that the species of the
-            Hilbert space state.
+        fermions: reordering the occupied orbitals changes the sign; the order of the species of the Hilbert space is
+            their Jordan-Wigner order.
 
     Raises:
         ValueError: no group, or no character of it.
@@ -78,7 +77,7 @@ class Symmetry:
             wrong = (np.sort(rows, axis=1) != np.arange(rows.shape[1])).any(1)
             if wrong.any():
                 raise ValueError(f"{name}: {rows[wrong][0].tolist()} is no permutation of 0 .. {rows.shape[1] - 1}.")
-        products, angles = self._products, np.array(self.angles)
+        products, angles = self.products, np.array(self.angles)
         mismatch = angles[:, None] + angles - angles[products]
         if (abs(mismatch - mismatch.round()) > 1e-9).any():
             g, h = np.argwhere(abs(mismatch - mismatch.round()) > 1e-9)[0]
@@ -89,7 +88,7 @@ class Symmetry:
 
     @property
     def order(self) -> int:
-        """G."""
+        """Number of elements, G."""
         return len(self.permutations)
 
     @property
@@ -100,6 +99,11 @@ class Symmetry:
     def is_trivial(self) -> bool:
         """psi(g n) = psi(n) for every g and n."""
         return not self.fermions and not any(self.angles)
+
+    @property
+    def has_real_characters(self) -> bool:
+        """chi(g) is +1 or -1 for every element."""
+        return all(angle in (0.0, 0.5) for angle in self.angles)
 
     def __matmul__(self, other: "Symmetry") -> "Symmetry":
         """The product of two groups, whose characters multiply."""
@@ -127,7 +131,7 @@ class Symmetry:
 
     def real_characters(self) -> tuple["Symmetry", ...]:
         """This group with every character of values +1 and -1, the trivial one first."""
-        products = self._products
+        products = self.products
         exponents = {0: 0}  # element: bit mask of the generators that occur in it an odd number of times
         generators: list[int] = []
         for g in range(self.order):
@@ -169,7 +173,7 @@ class Symmetry:
         return mapped.gather(2, tables.permutations[:, None].expand(-1, len(n), -1)).transpose(0, 1)
 
     def image(self, n: UInt8[Tensor, "B L"], element: Int64[Tensor, " B"]) -> UInt8[Tensor, "B L"]:
-        """g n with one element g a row."""
+        """g n, with its own element g for each configuration."""
         tables = self._tables(n.device)
         moved = n.long().gather(1, tables.permutations[element])
         return tables.maps[element].gather(1, moved)
@@ -177,9 +181,9 @@ class Symmetry:
     def phases(
         self, n: UInt8[Tensor, "B L"], element: Int64[Tensor, " B"], hilbert: HilbertSpace
     ) -> Float64[Tensor, " B"]:
-        """arg c_g(n) with one element g a row, in radians."""
+        """arg c_g(n) in radians, with its own element g for each configuration."""
         tables = self._tables(n.device)
-        angle = TURN * tables.angles[element]
+        angle = math.tau * tables.angles[element]
         if not self.fermions:
             return angle
         signs = self._signs(hilbert, n.device)
@@ -240,14 +244,18 @@ class Symmetry:
         """Orbits of a sector of charges that the character does not forbid.
 
         Args:
-            device: where they are listed if they are not yet.
+            device: on which they are listed, if they are not cached.
         """
         wanted = hilbert, hilbert.species
         found = next((orbits for key, orbits in self._orbits.items() if key[:2] == wanted), None)
         return len((found or self.orbits(hilbert, device)).sizes)
 
     def check(self, hilbert: HilbertSpace) -> None:
-        """Refuse a Hilbert space that this group does not map onto itself, with a ValueError."""
+        """Refuse a Hilbert space that this group does not map onto itself.
+
+        Raises:
+            ValueError: other sizes, or an element that leaves the sector.
+        """
         d = len(self.maps[0])
         if (hilbert.n_sites, hilbert.local_dim) != (self.n_sites, d):
             raise ValueError(
@@ -263,7 +271,7 @@ class Symmetry:
                 "it, or a sector that it keeps."
             )
 
-    # ---- how it is found -------------------------------------------------------------------------------
+    # ---- tables, cached for each device ----------------------------------------------------------------
 
     @property
     def _elements(self) -> list[tuple[tuple[int, ...], tuple[int, ...], float]]:
@@ -274,8 +282,8 @@ class Symmetry:
         return np.array(self.permutations), np.array(self.maps)
 
     @property
-    def _products(self) -> np.ndarray:
-        """(G, G): number of the element g h, first h and then g."""
+    def products(self) -> np.ndarray:
+        """(G, G): index of the element g h, which applies h first and then g."""
         return _products_of(self.permutations, self.maps)
 
     @cached_property
@@ -296,7 +304,7 @@ class Symmetry:
                 stop = min(start + per_word, L)
                 keys = np.zeros((L, d, G))
                 for place, s in enumerate(reversed(range(start, stop))):
-                    # Image site s holds what site perm_g[s] held.
+                    # Image site s has the local state of site perm_g[s].
                     keys[perms[:, s], :, np.arange(G)] += maps * float(d**place)
                 words.append(torch.from_numpy(keys.reshape(L * d, G)).to(device))
             self._table_cache[device] = _Tables(
@@ -308,7 +316,7 @@ class Symmetry:
         return self._table_cache[device]
 
     def _keys(self, n: UInt8[Tensor, "B L"]) -> list[Float64[Tensor, "B G"]]:
-        """Words of the lexicographic key of g n, the most significant first: exact integers."""
+        """Lexicographic key of g n as exact integers, in words, the most significant first."""
         d = len(self.maps[0])
         one_hot = (n[:, :, None] == torch.arange(d, device=n.device)).flatten(1).double()  # (B, L d)
         return [one_hot @ word for word in self._tables(n.device).words]
@@ -333,7 +341,7 @@ class Symmetry:
         return self._sign_cache[key]
 
     def _inversions(self, hilbert: HilbertSpace) -> tuple[Bool[Tensor, "G O O"], list[tuple[int, ...]]]:
-        """Pairs of orbitals o < o' whose order an element inverts, and the species by local state."""
+        """Pairs of orbitals o < o' whose order each element inverts; occupation by local state of each species."""
         tables = [hilbert.table(fermions.occupation) for fermions in hilbert.of_kind("fermion")]
         species = [tuple(table[0].tolist()) for table in tables]
         if not species or any((table != table[0]).any() for table in tables):
@@ -344,7 +352,7 @@ class Symmetry:
         perms, maps = self._arrays
         L = self.n_sites
         destination = np.empty((self.order, len(species) * L), dtype=int)
-        sites = np.argsort(perms, axis=1)  # what was on site t goes to site sites[g, t]
+        sites = np.argsort(perms, axis=1)  # g moves the particle on site t to site sites[g, t]
         for k, values in enumerate(species):
             alone = next((n for n in range(len(values)) if values[n] and sum(v[n] for v in species) == 1), None)
             for g, m in enumerate(maps):
@@ -379,7 +387,9 @@ def _products_of(permutations: tuple[tuple[int, ...], ...], maps: tuple[tuple[in
         composed = zip(perms[:, p], m[relabelled], strict=True)
         row = [index.get((q.tobytes(), o.tobytes())) for q, o in composed]
         if None in row:
-            raise ValueError("the elements form no group: the product of two of them is none of them.")
+            raise ValueError(
+                "the elements form no group: the product of two of them is not among them. Add the missing products."
+            )
         rows.append(row)
     return np.array(rows)
 
@@ -391,7 +401,7 @@ def _all_orbits(
     hilbert: HilbertSpace,
     device: torch.device,
 ) -> Orbits:
-    """All orbits of a sector of charges, whatever the character."""
+    """All orbits of a sector of charges, including those that a character forbids."""
     return Orbits(*smallest_of_orbits(np.array(permutations), np.array(maps), hilbert, device))
 
 
@@ -403,11 +413,11 @@ class _Tables(NamedTuple):
 
 
 class _Signs(NamedTuple):
-    """Of reordering fermions.
+    """Tables for the signs of reordering fermions.
 
     Attributes:
-        inverted: for every orbital and element the later orbitals that change places with it, as bits, in words.
-        occupation: of every species, by local state.
+        inverted: for every orbital and element a bit mask of the later orbitals that change places with it, in words.
+        occupation: number of fermions in each local state, for every species.
     """
 
     inverted: tuple[Int64[Tensor, "O G"], ...]

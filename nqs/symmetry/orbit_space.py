@@ -1,7 +1,7 @@
-"""The representatives of the symmetry orbits of a sector, as a Hilbert space that autoregressive models can live on.
+"""The representatives of the symmetry orbits of a sector, as a Hilbert space for autoregressive models.
 
-Which prefixes some representative continues is no matter of charges: a tree of all prefixes decides it. Its nodes take
-the place of the remainders of `HilbertSpace`, so that models and samplers walk through it in the same way.
+Charges do not determine the prefixes that some representative continues, so a tree of all prefixes is built. Its nodes
+take the place of the remainders of `HilbertSpace`, so that models and samplers walk through both in the same way.
 """
 
 # Shapes: N representatives, L sites, d local states, M nodes.
@@ -23,7 +23,7 @@ class RepresentativeTree(NamedTuple):
     Attributes:
         tables: transitions; node 0 is the empty prefix, node M - 1 every whole representative, M the sink.
         below: representatives that share the prefix of a node and continue with a smaller local state.
-        last_is_determined: the local states of the other sites leave one choice at the last.
+        last_is_determined: the other sites determine the local state of the last one.
     """
 
     tables: SectorTables
@@ -48,7 +48,7 @@ class OrbitSpace(HilbertSpace):
 
     @classmethod
     def of(cls, hilbert: HilbertSpace, symmetry: Symmetry, device: torch.device | str = "cpu") -> "OrbitSpace":
-        """The orbits of a sector; `device` is where they are listed first."""
+        """The orbits of a sector, listed on `device` first."""
         symmetry.orbits(hilbert, device)
         return cls(hilbert.n_sites, hilbert.local_states, hilbert.charges, hilbert.species, symmetry=symmetry)
 
@@ -71,7 +71,7 @@ class OrbitSpace(HilbertSpace):
 
     @property
     def n_remainders(self) -> int:
-        """M."""
+        """Number of nodes, M."""
         return len(self._any_tree.below) - 1
 
     @cached_property
@@ -115,7 +115,7 @@ class OrbitSpace(HilbertSpace):
 
     @property
     def _any_tree(self) -> RepresentativeTree:
-        """On a device where it is known; trees of many orbits take minutes on a CPU."""
+        """The tree on a device that has it already; trees of many orbits take minutes on a CPU."""
         return next(iter(self._trees.values()), None) or self._tree(torch.device("cpu"))
 
     def _tree(self, device: torch.device) -> RepresentativeTree:
@@ -128,7 +128,7 @@ def representative_tree(n: UInt8[Tensor, "N L"], weights: Int64[Tensor, " N"], l
     """The tree of configurations in lexicographic order.
 
     Args:
-        weights: of each configuration in the distribution that `log_uniform` walks through.
+        weights: of the configurations in the distribution whose conditionals `log_uniform` are, (N,).
     """
     (N, L), device, d = n.shape, n.device, local_dim
     # A row starts a new prefix where one of the sites up to its end differs from the row before.
@@ -149,7 +149,7 @@ def representative_tree(n: UInt8[Tensor, "N L"], weights: Int64[Tensor, " N"], l
         log_uniform = (carried / carried.sum(1, keepdim=True)).log()
         levels.append((advance.view(-1, d), log_uniform, leaves.cumsum(1) - leaves))
     determined = len(carried) == N  # nothing branches at the last site
-    # All representatives end in one node, which leads to the sink as everything does that is no prefix of one.
+    # All representatives end in one node. It leads to the sink, as do local states that no representative has next.
     last = torch.full((2, d), -1, device=device)
     levels.append((last, torch.zeros_like(last, dtype=torch.float64), torch.zeros_like(last)))
     advance, log_uniform, below = map(torch.cat, zip(*levels, strict=True))

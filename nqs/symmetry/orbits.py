@@ -1,8 +1,9 @@
-"""Lists one representative of every orbit of a group on a sector, without a look at all configurations.
+"""Lists one representative of every orbit of a group on a sector without enumerating all configurations.
 
-Configurations grow site by site. A prefix is given up as soon as some element of the group maps all that continue it to
-smaller configurations: then none of them is the lexicographically smallest of its orbit. What is left after the last
-site are the representatives (orderly generation; Read, Ann. Discrete Math. 2, 107 (1978)).
+Configurations grow site by site. A prefix is discarded as soon as some element of the group maps all of its
+continuations to smaller configurations: then none of them is the lexicographically smallest of its orbit. The
+configurations that remain after the last site are the representatives (orderly generation; Read, Ann. Discrete Math. 2,
+107 (1978)).
 """
 
 # Shapes: F prefixes, G group elements, L sites, d local states, s sites of a prefix, E of the elements, W words.
@@ -16,13 +17,13 @@ from torch import Tensor
 from nqs.hilbert import HilbertSpace
 from nqs.runtime.memory import max_chunk_rows
 
-EXACT_INTEGERS = 2**53  # float64 holds every integer below
+EXACT_INTEGERS = 2**53  # float64 represents every integer below exactly
 
 
 def smallest_of_orbits(
     permutations: np.ndarray, maps: np.ndarray, hilbert: HilbertSpace, device: torch.device
 ) -> tuple[UInt8[Tensor, "N L"], Int64[Tensor, " N"]]:
-    """The smallest configuration of every orbit, in lexicographic order, and how many members the orbit has.
+    """The smallest configuration of every orbit, in lexicographic order, and the number of members of the orbit.
 
     Args:
         permutations, maps: of the elements as in `nqs.symmetry.Symmetry`, (G, L) and (G, d); they keep the sector.
@@ -36,7 +37,7 @@ def smallest_of_orbits(
         row, token = (tables.log_uniform[s, remainder] > -torch.inf).nonzero().T
         prefixes = torch.cat([prefixes.index_select(0, row), token[:, None].to(torch.uint8)], dim=1)
         remainder = tables.after(s, remainder[row], token)
-        # How many leading sites of an image come from the prefix; where they are no more than before, nothing is new.
+        # Number of leading sites of each image that the prefix determines. Only images with more than before matter.
         decided = np.cumprod(permutations <= s, axis=1).sum(1)
         news = decided > decided_before
         decided_before = decided
@@ -66,7 +67,7 @@ def differences(
         word, place = divmod(t, per_word)
         unit = float(d) ** (per_word - 1 - place)
         known = np.flatnonzero(decided > t)
-        words[word, permutations[known, t], :, known] += unit * maps[known]  # image site t holds what perm_g[t] held
+        words[word, permutations[known, t], :, known] += unit * maps[known]  # image site t has the state of perm_g[t]
         words[word, t, :, known] -= unit * np.arange(d)
     return torch.from_numpy(words.reshape(len(words), length * d, E))
 

@@ -21,6 +21,7 @@ from nqs.recipes.stages import method
 from nqs.recipes.steps import evaluation_seconds
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Progress, Watcher
+from nqs.samplers import TreeSampler
 from nqs.symmetry.of_hamiltonian import refuse_lower_symmetry
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
 from nqs.vmc.record import keep_exact, keep_step, open_archive, restore, row_of, status
@@ -258,7 +259,7 @@ class VMC:
             raise found.at("final evaluation", record.where_last_state_is())
         record.write_samples(samples)
         if record.keeps_observables:
-            samples, few, sites = measurements.samples_for(samples, self.wavefunction, generator)
+            samples, few, sites = measurements.samples_for(samples, self.wavefunction, generator, TreeSampler)
             measured = measurements.stored(
                 samples, self.wavefunction, self.hamiltonian, few=few, permutations=sites, exact=exact
             )

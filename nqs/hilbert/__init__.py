@@ -1,0 +1,22 @@
+"""Local states, conserved charges, and the sectors of the Hilbert space that they define."""
+
+from nqs.hilbert.charges import Charge, Kind, Species, Values
+from nqs.hilbert.constructors import bosons, electrons, fermions, product_space, spinful_fermions, spins
+from nqs.hilbert.remainders import SectorTables
+from nqs.hilbert.space import MAX_LOCAL_STATES, HilbertSpace
+
+__all__ = [
+    "MAX_LOCAL_STATES",
+    "Charge",
+    "HilbertSpace",
+    "Kind",
+    "SectorTables",
+    "Species",
+    "Values",
+    "bosons",
+    "electrons",
+    "fermions",
+    "product_space",
+    "spinful_fermions",
+    "spins",
+]

@@ -1,0 +1,195 @@
+"""Walk through a sector site by site: the charge that is still missing, and how many completions a prefix has.
+
+A prefix n_1 .. n_s is kept only if some choice of the remaining sites still reaches the targets of all conserved
+charges. One backward table decides this, counts the completions and so gives the dimension, the lexicographic rank and
+uniform sampling:
+
+    counts[s, r] = sum_n counts[s + 1, r - values[s, n]],    counts[L, r] = 1 if r = 0 else 0,
+
+with r the charge still missing before site s (a remainder; a mixed-radix index over the conserved charges). The counts
+are Python integers, so that every dimension is exact. Where all sites have the same local states with the same charges,
+one table of transitions serves all of them.
+"""
+
+# Shapes: B configurations, L sites, d local states, R remainders; index R is the sink of prefixes outside the sector.
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64, Integer, UInt8
+from torch import Tensor
+
+
+class SectorTables(NamedTuple):
+    """Walk through the sector site by site, as tensors on one device; the last remainder (index R) is a sink."""
+
+    # Remainder after choosing a local state, the sink if that overshoots: (R1, d), or (L, R1, d) where sites differ.
+    advance: Int64[Tensor, "*L R1 d"]
+    log_uniform: Float64[Tensor, "L R1 d"]  # log conditionals of the uniform distribution over the sector
+
+    def after(self, site: int, remainder: Int64[Tensor, " B"], token: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
+        """Remainders after choosing the local states `token` at a site."""
+        advance = self.advance if self.advance.ndim == 2 else self.advance[site]
+        return advance[remainder, token]
+
+
+class ConservedCharge(NamedTuple):
+    """A charge with a target, on a scale on which no local state has a negative charge."""
+
+    values: np.ndarray  # (d,), or (L, d) where sites differ
+    target: int
+    modulus: int | None
+
+    def carried(self, n: Integer[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
+        """Charge of the local state of every site."""
+        table = torch.from_numpy(self.values).to(n.device)
+        return table[n.long()] if table.ndim == 1 else table[torch.arange(len(table), device=n.device), n.long()]
+
+
+class Remainders:
+    """Remainders of all conserved charges of a sector.
+
+    Args:
+        charges: (values by site and local state (L, d), target, modulus or None) of each.
+        local_dims: number of local states of every site.
+        sites_differ: the local states or their charges differ from site to site.
+    """
+
+    def __init__(
+        self, charges: Sequence[tuple[np.ndarray, int, int | None]], local_dims: Sequence[int], *, sites_differ: bool
+    ) -> None:
+        self.local_dims, self.local_dim, self.n_sites = local_dims, max(local_dims), len(local_dims)
+        self.states_differ, self.sites_differ = len(set(local_dims)) > 1, sites_differ
+        self._exists = np.arange(self.local_dim) < np.array(local_dims)[:, None]  # (L, d)
+        self.charges = [self._from_zero(*charge) for charge in charges]
+        # Remainders of each charge are 0 .. target, or 0 .. modulus - 1.
+        self._sizes = [max(c.target, 0) + 1 if c.modulus is None else c.modulus for c in self.charges]
+        self.number = math.prod(self._sizes)  # R
+        self._tables: dict[torch.device, SectorTables] = {}
+
+    def _from_zero(self, values: np.ndarray, target: int, modulus: int | None) -> ConservedCharge:
+        if modulus is None:
+            low = np.where(self._exists, values, np.iinfo(np.int64).max).min(1)
+            values, target = values - low[:, None], target - int(low.sum())
+        else:
+            values, target = values % modulus, target % modulus
+        return ConservedCharge(np.where(self._exists, values, 0) if self.sites_differ else values[0], target, modulus)
+
+    @property
+    def start(self) -> int:
+        """Remainder before the first site: the whole target; -1 if a target lies below the smallest charge."""
+        targets = [charge.target for charge in self.charges]
+        if any(target < 0 for target in targets):
+            return -1
+        return int(np.ravel_multi_index(targets, self._sizes)) if targets else 0
+
+    @cached_property
+    def _advance(self) -> np.ndarray:
+        """(R + 1, d), or (L, R + 1, d) where sites differ: remainder after each local state.
+
+        It is R, the sink, where a charge overshoots its target or the site does not have the local state.
+        """
+        if not self.sites_differ:
+            return self._transitions([charge.values for charge in self.charges])
+        sites = [self._transitions([charge.values[site] for charge in self.charges]) for site in range(self.n_sites)]
+        return np.where(self._exists[:, None], np.stack(sites), self.number)
+
+    def _transitions(self, values_of_charges: list[np.ndarray]) -> np.ndarray:
+        """(R + 1, d): remainder after each local state, with the values (d,) of every conserved charge."""
+        R, d = self.number, self.local_dim
+        missing = np.unravel_index(np.arange(R), self._sizes) if self._sizes else ()
+        advance = np.zeros((R, d), dtype=np.int64)
+        overshoots = np.zeros((R, d), dtype=bool)
+        for charge, values, size, r in zip(self.charges, values_of_charges, self._sizes, missing, strict=True):
+            left = r[:, None] - values
+            if charge.modulus is None:
+                overshoots |= left < 0
+            else:
+                left %= charge.modulus
+            advance = advance * size + left
+        advance[overshoots] = R
+        return np.vstack([advance, np.full((1, d), R)])
+
+    def _following(self, x: np.ndarray) -> np.ndarray:
+        """(L, R + 1, d): entries of x, (L + 1, R + 1), after each local state of each site."""
+        if not self.sites_differ:
+            return x[1:, self._advance]
+        return np.stack([row[advance] for row, advance in zip(x[1:], self._advance, strict=True)])
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        """(L + 1, R + 1) Python integers: configurations of sites s .. L-1 that carry exactly the remainder."""
+        counts = np.zeros((self.n_sites + 1, self.number + 1), dtype=object)
+        counts[-1, 0] = 1
+        for site in reversed(range(self.n_sites)):
+            for column in (self._advance[site] if self.sites_differ else self._advance).T:
+                counts[site] = counts[site] + counts[site + 1][column]
+        return counts
+
+    @cached_property
+    def dimension(self) -> int:
+        """Number of configurations in the sector, exact."""
+        return int(self._counts[0, self.start]) if self.start >= 0 else 0
+
+    @cached_property
+    def below(self) -> np.ndarray:
+        """(L, R + 1, d) int64: configurations that share a prefix and continue with a smaller local state.
+
+        Raises:
+            ValueError: the dimension does not fit into 64-bit integers.
+        """
+        if self.dimension >= 2**63:
+            raise ValueError(
+                f"dimension {self.dimension:.3e} does not fit into 64-bit integers: configurations of this "
+                "sector cannot be ranked or enumerated. Sample it instead."
+            )
+        following = self._following(self._counts)
+        below = following.cumsum(2) - following
+        # Larger entries belong to remainders that no prefix from the start reaches: never looked up.
+        return np.minimum(below, 2**63 - 1).astype(np.int64)
+
+    def tables(self, device: torch.device) -> SectorTables:
+        """See `HilbertSpace.tables`."""
+        if device not in self._tables:
+            log_counts = np.array([[math.log(c) if c else -math.inf for c in row] for row in self._counts])
+            reachable = np.isfinite(log_counts[:-1])  # (L, R + 1)
+            log_uniform = self._following(log_counts)  # (L, R + 1, d)
+            log_uniform[~reachable] = 0.0
+            log_uniform[reachable] -= log_counts[:-1][reachable][:, None]
+            self._tables[device] = SectorTables(
+                torch.from_numpy(self._advance).to(device), torch.from_numpy(log_uniform).to(device)
+            )
+        return self._tables[device]
+
+    def before(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
+        """Remainder before every site of the configurations n; the sink once a prefix has overshot."""
+        remainder = torch.zeros(n.shape, dtype=torch.int64, device=n.device)
+        overshoots = torch.zeros(n.shape, dtype=torch.bool, device=n.device)
+        for charge, size in zip(self.charges, self._sizes, strict=True):
+            carried = charge.carried(n)
+            # A GPU scans fastest along the first axis, in parallel over the batch.
+            sums = carried.T.contiguous().cumsum(0).T.contiguous() if n.is_cuda else carried.cumsum(1)
+            left = charge.target - (sums - carried)
+            if charge.modulus is None:
+                overshoots = overshoots | (left < 0)
+            else:
+                left = left % charge.modulus
+            remainder = remainder * size + left
+        if self.states_differ:
+            missing = n >= torch.tensor(self.local_dims, device=n.device)  # local states that the site does not have
+            overshoots = overshoots | (missing.cumsum(1) > missing.long())
+        return remainder.masked_fill(overshoots, self.number)
+
+    def contains(self, n: UInt8[Tensor, "B L"]) -> Bool[Tensor, " B"]:
+        """Which of the configurations lie in the sector."""
+        n = n.long()
+        largest = torch.tensor(self.local_dims, device=n.device) if self.states_differ else self.local_dim
+        inside = (n < largest).all(1)
+        safe = n.clamp(max=self.local_dim - 1)
+        for charge in self.charges:
+            total = charge.carried(safe).sum(1)
+            inside &= (total if charge.modulus is None else total % charge.modulus) == charge.target
+        return inside
