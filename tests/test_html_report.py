@@ -199,7 +199,7 @@ def test_archive_that_nqs_did_not_fill_gives_one_clear_line(missing: str, messag
         (["empty.h5", "-o", "x.html"], "error: empty.h5 holds no finished step: there is nothing to compare."),
         (["empty.h5", "-o", "empty.h5"], "error: output empty.h5: the name of a web page must end with .html or .htm."),
         (["none.h5", "-o", "x.html"], "error: none.h5: no such archive."),
-        (["empty.h5", "-o", "no/x.html"], "error: output no/x.html: no folder no is there; make it first."),
+        (["empty.h5", "-o", "no/x.html"], "error: output no/x.html: there is no folder no; make it first."),
     ],
 )
 def test_bad_input_gives_one_clear_line(
