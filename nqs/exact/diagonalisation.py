@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.exact.lanczos import dot, lanczos
 from nqs.exact.sector_matrix import MAX_DIMENSION, SectorMatrix
 from nqs.hilbert import HilbertSpace
@@ -103,7 +104,8 @@ def ground_state(
         device: where the matrix is built and applied.
 
     Raises:
-        ValueError: the sector is larger than max_dimension, or its matrix does not fit into memory.
+        ValueError: the Hamiltonian is not one (`check_hamiltonian`), the sector is larger than max_dimension, or its
+            matrix does not fit into memory.
 
     >>> from nqs.hamiltonians import BoseHubbard
     >>> from nqs.lattice import chain
@@ -111,6 +113,7 @@ def ground_state(
     exact E = -3.9765130137, gap 4.006330, dimension 35 (dense)
     """
     begin = time.perf_counter()
+    check_hamiltonian(hamiltonian)
     matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)
     dimension, equal = len(matrix), DEGENERATE * (matrix.bound or 1.0)
     if dimension <= DENSE_DIMENSION:

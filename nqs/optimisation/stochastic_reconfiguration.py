@@ -70,7 +70,7 @@ class StochasticReconfiguration:
         max_step: trust region: upper bound of the change of the normalised state in one step.
         precision: of the products X X^T and X^T X, which take most of the time of large steps. "float32" is for shifts
             of 1e-5 and more; "tf32" is float32 with factors rounded to 10 bits on GPUs that support it, for shifts of
-            1e-3 and more (docs/profile.md): `scripts/benchmark.py --rounding` measures its effect on a step.
+            1e-3 and more (docs/speed.md): `scripts/benchmark.py --rounding` measures its effect on a step.
         memory: GiB for the rows of X and the tensors they are computed from; X is streamed where it does not fit. None:
             2 on a CPU, 60 % of what the matrix leaves free on a GPU. The matrix and its factor come on top.
 

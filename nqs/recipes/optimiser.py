@@ -23,7 +23,7 @@ class OptimiserOptions:
         max_step: trust region: largest change of the normalised state in one step.
         momentum: of SPRING: keeps what the samples of a step do not determine.
         precision: of the products that form the kernel matrix: "float64"; "float32" for shifts of 1e-5 and more; "tf32"
-            for shifts of 1e-3 and more, on GPUs that have it (docs/profile.md).
+            for shifts of 1e-3 and more, on GPUs that have it (docs/speed.md).
         memory: GiB of the rows of the Jacobian; where they do not fit they are streamed.
     """
 

@@ -11,6 +11,7 @@ import torch
 from nqs.archive.archive import FlushPolicy
 from nqs.archive.memory import MemoryArchive
 from nqs.estimators.energy import estimate_energy, infinite_temperature_energy
+from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.estimators.local_energy import local_energies
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
@@ -61,6 +62,7 @@ class VMC:
                 f"the wavefunction lives on {wavefunction.hilbert}, the Hamiltonian on {hamiltonian.hilbert}: "
                 "build the model with hamiltonian.hilbert."
             )
+        check_hamiltonian(hamiltonian)
         if wavefunction.symmetry is not None:
             refuse_lower_symmetry(hamiltonian, wavefunction.symmetry)
         self.hamiltonian = hamiltonian

@@ -1,0 +1,133 @@
+"""One check of a Hamiltonian before any work starts: it stays in its sector, is Hermitian and finite.
+
+Terms that leave the sector would be dropped without a word, and a matrix that is not Hermitian has two different
+"energies". Every configuration is checked where the sector is small, else random ones with all that they lead to.
+"""
+
+# Shapes: B configurations, L sites, K connected configurations.
+import torch
+from torch import Tensor
+
+from nqs.hilbert import HilbertSpace
+from nqs.protocols import Connected, Hamiltonian
+from nqs.samples import Lookup, distinct
+
+WHOLE = 2**12  # dimension up to which every row is checked
+ROWS, COLUMNS = 32, 512  # random rows, and connected configurations whose rows are checked in turn, in larger sectors
+HERMITIAN = 1e-10  # relative difference of two elements that count as conjugates
+
+
+def check_hamiltonian(hamiltonian: Hamiltonian) -> None:
+    """
+    Raises:
+        ValueError: what `diagonal` or `connected` return has another shape or dtype than the contract says, is not
+            finite, leaves the sector, or is not Hermitian; with an example.
+    """
+    hilbert, name = hamiltonian.hilbert, type(hamiltonian).__name__
+    if hilbert.dimension <= WHOLE:
+        n = hilbert.configurations()
+    else:
+        n = hilbert.random(ROWS, torch.Generator().manual_seed(0))
+        n = n[distinct(hilbert, n)[0]]
+    connected = _rows(hamiltonian, n, name)
+    m = connected.configurations
+    m = m[distinct(hilbert, m)[0]]
+    if hilbert.dimension > WHOLE:
+        m = m[torch.randperm(len(m), generator=torch.Generator().manual_seed(0))[:COLUMNS]]
+    back = _rows(hamiltonian, m, name)
+    _check_hermitian(hilbert, n, connected, m, back, name)
+
+
+def _rows(hamiltonian: Hamiltonian, n: Tensor, name: str) -> Connected:
+    """Connected configurations of n, with everything checked that a row says about itself."""
+    hilbert = hamiltonian.hilbert
+    diagonal = hamiltonian.diagonal(n)
+    if not isinstance(diagonal, Tensor) or diagonal.is_complex() or diagonal.shape != (len(n),):
+        found = f"{diagonal.dtype} of shape {tuple(diagonal.shape)}" if isinstance(diagonal, Tensor) else type(diagonal)
+        raise ValueError(
+            f"{name}.diagonal must return a real number for each configuration, shape ({len(n)},); found {found}. The "
+            "diagonal of a Hermitian matrix is real."
+        )
+    if not diagonal.isfinite().all():
+        row = int((~diagonal.isfinite()).nonzero()[0, 0])
+        raise ValueError(f"{name}: <n|H|n> = {diagonal[row].item()} is not finite for n = {n[row].tolist()}.")
+    m, elements, parents = hamiltonian.connected(n)
+    if m.dtype != torch.uint8 or m.ndim != 2 or m.shape[1] != hilbert.n_sites:
+        raise ValueError(
+            f"{name}.connected must return configurations as uint8 of shape (K, {hilbert.n_sites}); found "
+            f"{m.dtype} of shape {tuple(m.shape)}."
+        )
+    if not len(m) == len(elements) == len(parents):
+        raise ValueError(
+            f"{name}.connected returned {len(m)} configurations, {len(elements)} elements and {len(parents)} parents: "
+            "give one of each for every matrix element."
+        )
+    if len(parents) and not (int(parents.min()) >= 0 and int(parents.max()) < len(n)):
+        wrong = parents[(parents < 0) | (parents >= len(n))][0].item()
+        raise ValueError(f"{name}.connected: parent {wrong} is no row of the {len(n)} configurations that were given.")
+    if not elements.isfinite().all():
+        k = int((~elements.isfinite()).nonzero()[0, 0])
+        raise ValueError(
+            f"{name}: <n|H|n'> = {elements[k].item()} is not finite for n = {n[parents[k]].tolist()}, "
+            f"n' = {m[k].tolist()}."
+        )
+    outside = (~hilbert.contains(m) & (elements != 0)).nonzero()[:, 0]
+    if len(outside):
+        k = int(outside[0])
+        raise ValueError(
+            f"{name} leaves the sector: it leads from {n[parents[k]].tolist()} to {m[k].tolist()} with the element "
+            f"{elements[k].item():g}, which {_why(hilbert, m[k])}; the sector is {hilbert}. Leave that charge open "
+            "(None), or leave the term out."
+        )
+    same = (m == n[parents]).all(1).nonzero()[:, 0]
+    if len(same):
+        raise ValueError(
+            f"{name}.connected lists {m[same[0]].tolist()} for itself: what belongs to <n|H|n> is returned by diagonal."
+        )
+    return Connected(m, elements, parents)
+
+
+def _why(hilbert: HilbertSpace, n: Tensor) -> str:
+    beyond = (n.long() >= torch.tensor(hilbert.local_dims)).nonzero()[:, 0]
+    if len(beyond):
+        return f"has a local state beyond the largest one (the cutoff) at site {int(beyond[0])}"
+    return "has other conserved charges"
+
+
+def _check_hermitian(hilbert: HilbertSpace, n: Tensor, there: Connected, m: Tensor, back: Connected, name: str) -> None:
+    """<n|H|m> = <m|H|n>* for every pair of the rows n and m; elements that are listed twice are summed."""
+    rows, columns = Lookup(hilbert, n), Lookup(hilbert, m)
+    forward, backward = columns.rows(there.configurations), rows.rows(back.configurations)
+    first = _summed(there.parents[forward >= 0] * len(m) + forward[forward >= 0], there.elements[forward >= 0])
+    second = _summed(
+        backward[backward >= 0] * len(m) + back.parents[backward >= 0], back.elements[backward >= 0].conj()
+    )
+    keys = torch.unique(torch.cat([first[0], second[0]]))
+    a, b = (_at(keys, *found) for found in (first, second))
+    scale = max((x.abs().max().item() for x in (a, b) if len(x)), default=0.0)
+    wrong = ((a - b).abs() > HERMITIAN * scale).nonzero()[:, 0]
+    if len(wrong):
+        k = int(wrong[0])
+        row, column = divmod(int(keys[k]), len(m))
+        raise ValueError(
+            f"{name} is not Hermitian: <n|H|n'> = {_number(a[k])}, but <n'|H|n> = {_number(b[k].conj())} for "
+            f"n = {n[row].tolist()}, n' = {m[column].tolist()}. Add the Hermitian conjugate of every term."
+        )
+
+
+def _summed(keys: Tensor, elements: Tensor) -> tuple[Tensor, Tensor]:
+    found, place = torch.unique(keys, return_inverse=True)
+    total = torch.zeros(len(found), dtype=torch.complex128).index_add_(0, place, elements.to(torch.complex128))
+    return found, total
+
+
+def _at(wanted: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    if not len(keys):
+        return torch.zeros(len(wanted), dtype=torch.complex128)
+    place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+    return torch.where(keys[place] == wanted, values[place], 0)
+
+
+def _number(value: Tensor) -> str:
+    number = complex(value.item())
+    return f"{number:g}" if number.imag else f"{number.real:g}"
