@@ -174,7 +174,7 @@ def test_interrupted_run_goes_on_on_another_device(
 
     model = Transformer(hamiltonian.hilbert, width=16, phase="zero", device=first)
     vmc = VMC(hamiltonian, model, TreeSampler(n_distinct=300))
-    monkeypatch.setattr("nqs.vmc.loop.local_energies", interrupted)
+    monkeypatch.setattr("nqs.estimators.local_energy.local_energies", interrupted)
     with pytest.raises(KeyboardInterrupt):
         vmc.run(60, archive=archive, progress=False)
     monkeypatch.undo()

@@ -448,7 +448,7 @@ def test_interrupted_runs_end_bit_for_bit_like_uninterrupted_ones(
             raise KeyboardInterrupt
         return local_energies(*arguments, **options)
 
-    monkeypatch.setattr("nqs.vmc.loop.local_energies", interrupted)
+    monkeypatch.setattr("nqs.estimators.local_energy.local_energies", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(name, sampler=sampler, evaluation=evaluation).run(4, archive=second, progress=False)
     monkeypatch.undo()

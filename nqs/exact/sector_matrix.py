@@ -175,7 +175,7 @@ class SectorMatrix:
     def _on_device(self) -> Tensor:
         csr = self._csr
         starts, columns, values = (torch.from_numpy(x).to(self.device) for x in (csr.indptr, csr.indices, csr.data))
-        return torch.sparse_csr_tensor(starts, columns, values, size=csr.shape)
+        return torch.sparse_csr_tensor(starts, columns, values, size=csr.shape, check_invariants=True)
 
 
 def sparse_matrix(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -> csr_array:
