@@ -175,7 +175,8 @@ class SectorMatrix:
     def _on_device(self) -> Tensor:
         csr = self._csr
         starts, columns, values = (torch.from_numpy(x).to(self.device) for x in (csr.indptr, csr.indices, csr.data))
-        return torch.sparse_csr_tensor(starts, columns, values, size=csr.shape, check_invariants=True)
+        with torch.sparse.check_sparse_tensor_invariants(True):  # once; torch warns where nobody has decided
+            return torch.sparse_csr_tensor(starts, columns, values, size=csr.shape)
 
 
 def sparse_matrix(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) -> csr_array:
