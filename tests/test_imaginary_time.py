@@ -119,8 +119,9 @@ def test_a_short_step_is_the_evolution(name: str) -> None:
     h, psi = STATES[name]
     psi = psi.config.build(h.hilbert)  # fresh
     samples, matrix = batch(h, psi)
-    optimiser = ExactSteps(max_step=1e-6, diagonal_shift=1e-10, final_diagonal_shift=1e-10).build(psi, h)
-    info = optimiser.step(samples, optimiser.objective.local(psi, samples), 0.0)
+    config = ExactSteps(max_step=1e-6, diagonal_shift=1e-10, final_diagonal_shift=1e-10)
+    objective = config.objective(h)
+    info = config.build(psi, objective).step(samples, objective.local(psi, samples), 0.0)
     assert 0.5e-6 < info.update_norm <= 1.01e-6
     x = normalised_amplitudes(samples)
     _, moved = evolved(x, matrix, info.learning_rate, max_step=1.0)

@@ -29,6 +29,7 @@ from nqs.recipes.optimiser import optimiser as resolved
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.vmc.continuation import known_types
+from nqs.vmc.guard import Guard
 
 REAL = BoseHubbard(chain(3), 3, U=2.0, potential=(0.0, 0.4, -0.3))  # 10 configurations: U < P
 FLUX = BoseHubbard(chain(3), 3, U=2.0, phases=(0.5, -0.2, 0.9))
@@ -427,22 +428,27 @@ def test_trust_region_bounds_every_update(h: BoseHubbard, momentum: float, max_s
 
 @every_phase
 def test_a_step_that_the_model_did_not_follow_is_refused(phase: str) -> None:
-    """Parameters go back to where they were, the next step is more cautious, and a saved state remembers both."""
+    """Parameters go back to where they were, the next step is more careful, and a saved state remembers both."""
     model = transformer(REAL, phase=phase)
     optimiser = StochasticReconfiguration(max_step=1e-3).build(model)
-    before = flat(model)
-    optimiser.step(*exhaustive(REAL, model).given, 0.0)
+    before, guard = flat(model), Guard(model.parameters())
+    info = optimiser.step(*exhaustive(REAL, model).given, 0.0)
+    assert guard.accept(before, info.energy_limit)
     noise = torch.randn(len(before), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     vector_to_parameters(before + 3.0 * noise, model.parameters())
     bad = exhaustive(REAL, model)
-    assert bad.samples.weights @ bad.local_energies.real > optimiser.limit + 0.1
-    copy = StochasticReconfiguration(max_step=1e-3).build(model)
-    copy.load_state_dict(optimiser.state_dict())
-    for refusing in (copy, optimiser):
-        info = refusing.step(*bad.given, 0.1)
-        assert (info.learning_rate, info.update_norm) == (0.0, 0.0)
+    worse = flat(model)
+    assert bad.samples.weights @ bad.local_energies.real > info.energy_limit + 0.1
+    copy = Guard(model.parameters())
+    copy.load_state_dict(guard.state_dict(), guard.before, guard.damping)
+    for refusing in (copy, guard):
+        vector_to_parameters(worse, model.parameters())
+        assert refusing.rose(*bad.given, 0.1)
         assert torch.equal(flat(model), before)
-        assert refusing.backoff > 1
+    optimiser.reject()
+    resumed = StochasticReconfiguration(max_step=1e-3).build(model)
+    resumed.load_state_dict(optimiser.state_dict())
+    assert resumed.backoff == optimiser.backoff > 1
     assert optimiser.step(*exhaustive(REAL, model).given, 0.1).update_norm > 0
 
 

@@ -538,7 +538,7 @@ def test_a_run_quotes_the_energy_of_the_whole_average(tmp_path: Path) -> None:
     # Further steps of the same wavefunction average over the subgroup again.
     assert vmc.wavefunction.n_images == 8
     vmc.run(steps=1, progress=False)
-    assert vmc.config(RunConfig(steps=1))["model"]["trained"] == [0, 5]
+    assert vmc.config(RunConfig(steps=1))["model"].trained == (0, 5)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_repr_of_a_result_is_one_line() -> None:
 
 def test_repr_of_an_exact_ground_state_leaves_the_vector_out() -> None:
     assert repr(exact(np.zeros(10**6))) == (
-        "ExactGroundState(energy=-2.6, gap=0.5, dimension=1000000, method='Lanczos', seconds=1.5)"
+        "ExactGroundState(energy=-2.6, gap=0.5, dimension=1000000, method='Lanczos', seconds=1.5, multiplicity=1)"
     )
 
 

@@ -205,7 +205,7 @@ def _basis(
     """Configurations or representatives, and orbit sizes; too large dimensions are refused before they are listed."""
     hilbert = hamiltonian.hilbert
     order = 1 if symmetry is None else symmetry.order
-    _refuse_large(hilbert, hilbert.dimension // order, symmetry, max_dimension)
+    refuse_large(hilbert, hilbert.dimension // order, symmetry, max_dimension)
     _check_memory(hamiltonian, hilbert.dimension // order, symmetry)
     if symmetry is None:
         starts = range(0, hilbert.dimension, ROWS)
@@ -213,14 +213,14 @@ def _basis(
         n = torch.cat(chunks)
         return n, torch.ones(len(n), dtype=torch.int64, device=device)
     n, sizes = symmetry.orbits(hilbert, device)
-    _refuse_large(hilbert, len(n), symmetry, max_dimension)
+    refuse_large(hilbert, len(n), symmetry, max_dimension)
     _check_memory(hamiltonian, len(n), symmetry)
     if not len(n):
         raise ValueError(f"the symmetry forbids every configuration of {hilbert}: choose another character.")
     return n, sizes
 
 
-def _refuse_large(hilbert: HilbertSpace, dimension: int, symmetry: Symmetry | None, max_dimension: int | None) -> None:
+def refuse_large(hilbert: HilbertSpace, dimension: int, symmetry: Symmetry | None, max_dimension: int | None) -> None:
     if max_dimension is not None and dimension > max_dimension:
         what = "a sector" if symmetry is None else f"the orbits of {symmetry.order} symmetries in a sector"
         orbits = "" if symmetry is None else f" ({dimension:,} orbits or more)"

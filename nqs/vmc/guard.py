@@ -106,20 +106,22 @@ class Guard:
     # --- checkpoints ------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        state = {"guard": torch.tensor([self.limit, self.lowest], dtype=torch.float64)}
-        return state if self.best is None else state | {"best": self.best}
+        """Keys begin with "guard.": archives keep them beside those of the optimiser."""
+        limits = torch.tensor([self.limit, self.lowest], dtype=torch.float64)
+        state = {"guard.limits": limits}
+        return state if self.best is None else state | {"guard.best": self.best}
 
     def load_state_dict(self, state: dict[str, Tensor], before: Tensor | None, damping: float) -> None:
-        """Also reads archives of 0.1: limit, factor on the shift, shift, lowest energy of the optimiser."""
+        """Restore a checkpoint, also one of 0.1, whose optimiser kept the limits."""
         self.before, self.damping = before, damping
-        if "guard" not in state:
-            return
-        numbers = state["guard"].tolist()
-        self.limit, self.lowest = numbers[0], numbers[-1] if len(numbers) in (2, 4) else UNLIMITED
-        if "trust" not in state and len(numbers) == 2:  # written by 0.1: the second number is the factor
-            self.lowest = UNLIMITED
-        if "best" in state:
-            self.best = state["best"].to(self.parameters[0])
+        if "guard.limits" in state:
+            self.limit, self.lowest = state["guard.limits"].tolist()
+        elif "guard" in state:  # limit, factor on the shift, and of exact sums shift and lowest energy
+            numbers = state["guard"].tolist()
+            self.limit, self.lowest = numbers[0], numbers[3] if len(numbers) > 3 else UNLIMITED
+        best = state.get("guard.best", state.get("best"))
+        if best is not None:
+            self.best = best.to(self.parameters[0])
 
 
 def is_finite(*numbers: float) -> bool:

@@ -88,7 +88,8 @@ def restore(
         return
     found = archive.checkpoint()
     wavefunction.load_state_dict(found.model)
-    running.optimiser.load_state_dict(found.optimiser)
+    of_optimiser = {name: value for name, value in found.optimiser.items() if not name.startswith("guard.")}
+    running.optimiser.load_state_dict(of_optimiser)
     running.sampler.load_state_dict(found.sampler)
     before = None if found.last_good is None else found.last_good.to(guard.parameters[0].device)
     guard.load_state_dict(found.optimiser, before, found.damping)
