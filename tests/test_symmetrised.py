@@ -16,7 +16,7 @@ from torch.nn.utils import parameters_to_vector
 import nqs.optimisation.jacobian
 from nqs import VMC, Archive, exact, resume
 from nqs.amplitudes import prefixes
-from nqs.estimators.local_energy import LocalEnergies, local_energies
+from nqs.estimators.local_energy import local_energies
 from nqs.exact import lowest_sector
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, staggered_potential
 from nqs.hilbert import HilbertSpace, bosons
@@ -41,6 +41,7 @@ from nqs.symmetry import Symmetry, space_group, spin_flip, symmetries_of, transl
 from nqs.symmetry.orbit_space import OrbitSpace
 from nqs.transfer import load
 from nqs.vmc import RunConfig
+from nqs.vmc.steps import Step, make_step
 
 from matrices import dense
 
@@ -443,12 +444,12 @@ def test_interrupted_runs_end_bit_for_bit_like_uninterrupted_ones(
     run(name, sampler=sampler, evaluation=evaluation).run(4, archive=first, progress=False)
     calls = iter(range(100))
 
-    def interrupted(*arguments: Any, **options: Any) -> LocalEnergies:
+    def interrupted(*arguments: Any, **options: Any) -> Step:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return local_energies(*arguments, **options)
+        return make_step(*arguments, **options)
 
-    monkeypatch.setattr("nqs.estimators.local_energy.local_energies", interrupted)
+    monkeypatch.setattr("nqs.vmc.loop.make_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(name, sampler=sampler, evaluation=evaluation).run(4, archive=second, progress=False)
     monkeypatch.undo()
