@@ -114,14 +114,6 @@ def ground_state(
         checked_archive(Path(archive))
     if initial is not None:
         Archive.open(initial).parameters()
-    say(hamiltonian, hamiltonian.hilbert, sep="\n")
-    if exact == "auto":
-        exact = None
-        if hamiltonian.hilbert.dimension <= exact_limit:
-            exact = exact_diagonalisation.ground_state(hamiltonian)
-            say(exact)
-        else:
-            say(f"no exact energy: the dimension is above exact_limit={exact_limit:,}")
     plan = planned(
         hamiltonian,
         model=model,
@@ -139,6 +131,14 @@ def ground_state(
         device=device,
         threads=threads,
     )
+    say(hamiltonian, hamiltonian.hilbert, sep="\n")
+    if exact == "auto":
+        exact = None
+        if hamiltonian.hilbert.dimension <= exact_limit:
+            exact = exact_diagonalisation.ground_state(hamiltonian)
+            say(exact)
+        else:
+            say(f"no exact energy: the dimension is above exact_limit={exact_limit:,}")
     return carry_out(
         plan,
         exact=exact,

@@ -42,6 +42,7 @@ __all__ = [
     "has_boundary_phases",
     "is_stoquastic",
     "lattice_of",
+    "marshall_exact",
     "max_connected",
     "unit_of",
 ]
@@ -65,7 +66,7 @@ class Hamiltonian(Protocol):
         """<n|H|n>."""
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
-        """All n' != n with <n|H|n'> != 0, on the device of n; built-in families list no n' twice for the same n."""
+        """All n' != n with <n|H|n'> != 0, on the device of n. An n' listed twice for one n counts twice."""
 
 
 def lattice_of(hamiltonian: Hamiltonian) -> Lattice | None:
@@ -86,6 +87,11 @@ def unit_of(hamiltonian: Hamiltonian) -> str:
 def max_connected(hamiltonian: Hamiltonian) -> int:
     """Upper bound of the number of connected configurations of one configuration, at least 1; 4 L by default."""
     return max(1, int(getattr(hamiltonian, "max_connected", 4 * hamiltonian.hilbert.n_sites)))
+
+
+def marshall_exact(hamiltonian: Hamiltonian) -> bool | None:
+    """Spins: whether Marshall's rule gives the exact signs; None (default): not known to apply."""
+    return getattr(hamiltonian, "marshall_exact", None)
 
 
 def has_boundary_phases(hamiltonian: Hamiltonian) -> bool:
@@ -123,8 +129,8 @@ class StepInfo(NamedTuple):
 
     Attributes:
         learning_rate: factor on the update direction that was applied.
-        update_norm: length of the update: in the metric, eta sqrt(delta^T X^T X delta), for the natural gradient, to
-            first order the change of the state; of the parameter vector for first-order optimisers.
+        update_norm: norm of the update. Natural gradient: eta sqrt(delta^T X^T X delta), to first order the change of
+            the state. First-order optimisers: Euclidean norm in parameter space.
         gradient_norm: Euclidean norm of the energy gradient.
         energy_limit: upper bound that the energy should not exceed after a step of this length.
     """
@@ -139,7 +145,7 @@ class Optimiser(Protocol):
     """Moves the parameters of one wavefunction; its state is checkpointed."""
 
     def step(self, samples: Samples, local: LocalEnergies, progress: float) -> StepInfo:
-        """One update; progress runs from 0 to 1."""
+        """One update; progress within the stage, from 0 to 1."""
 
     def reject(self) -> None:
         """The last step was undone: increase the damping."""
@@ -153,7 +159,7 @@ class OptimiserConfig(Protocol):
     """A frozen dataclass that builds an optimiser of a wavefunction; archives store it."""
 
     def objective(self, hamiltonian: Hamiltonian) -> Objective:
-        """The energy, as this optimiser needs it."""
+        """The energy as an objective that this optimiser can minimise."""
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Optimiser:
-        """For the objective that the steps will be made with."""
+        """Build for an objective; optimisers that need nothing but local values accept None."""

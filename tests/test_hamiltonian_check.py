@@ -71,6 +71,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "itself": ({"change": itself}, "for itself: what belongs to <n|H|n>"),
     "infinite diagonal": ({"of_diagonal": lambda x: x / 0}, "<n|H|n> = .* is not finite"),
     "complex diagonal": ({"of_diagonal": lambda x: x + 1j}, "real number for each configuration"),
+    "plain tuple": ({"change": lambda n, c: tuple(c)}, r"must return nqs\.protocols\.Connected"),
+    "parents as floats": ({"change": lambda n, c: c._replace(parents=c.parents.double())}, "parents of shape .*int64"),
+    "matrix of elements": ({"change": lambda n, c: c._replace(elements=c.elements[:, None])}, "elements of shape"),
     "shape of the diagonal": ({"of_diagonal": lambda x: x[:, None]}, r"shape \(\d+,\)"),
 }
 
@@ -91,6 +94,15 @@ def test_the_check_is_at_the_door_of_vmc_and_exact_work() -> None:
         exact.ground_state(wrong)
     with pytest.raises(ValueError, match="not Hermitian"):
         VMC(wrong, Transformer(SMALL.hilbert, width=4, heads=1))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_wrong_claim_of_a_positive_ground_state_is_refused() -> None:
+    wrong: Any = Changed(SMALL, change=lambda n, c: c._replace(elements=-c.elements))
+    check_hamiltonian(wrong)
+    wrong.is_stoquastic = True
+    with pytest.raises(ValueError, match=r"is_stoquastic is True, but <n.H.n'> = "):
+        check_hamiltonian(wrong)
 
 
 @pytest.mark.usefixtures("unchecked")

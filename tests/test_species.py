@@ -10,7 +10,7 @@ import torch
 
 from nqs import exact
 from nqs.archive.serialise import differences, from_plain, to_plain
-from nqs.archive.version_0_1 import with_species
+from nqs.archive.species_of_0_1 import with_species
 from nqs.hamiltonians import FermiHubbard
 from nqs.hilbert import (
     Charge,

@@ -114,7 +114,7 @@ def from_plain(data: Any, types: Mapping[str, type]) -> Any:
     except TypeError as error:
         raise ValueError(f"{name} cannot be built from {values}: {error}") from error
     if name == "HilbertSpace" and not values.keys() & ADDED:
-        from nqs.archive.version_0_1 import with_species  # imports torch
+        from nqs.archive.species_of_0_1 import with_species  # imports torch
 
         return with_species(built)
     return built

@@ -5,6 +5,9 @@ has become an argument of the network; the names of its parameters thereby lose 
 
 `upgraded` is applied where a run is rebuilt or compared with another one. `nqs show` therefore prints the options as
 they were stored, and a removed option prevents resuming the run, but not looking at it.
+
+Elsewhere: Hilbert spaces without species (`species_of_0_1`), files of format 1 (`versions`), and checkpoints whose
+optimiser kept the limits of the roll-back (`load_state_dict` of `nqs.vmc.guard` and of the optimisers).
 """
 
 import json
@@ -94,7 +97,7 @@ def _part(part: Any, finished: bool) -> Any:
 
 
 def _resolved(network: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of unset fields, as `TransformerConfig.completed` gives them; importing it would import torch."""
+    """Values of unset fields, as 0.1 resolved them."""
     width, attention = network.get("width") or 32, network.get("attention") or "dot-product"
     heads = network.get("heads") or (width if attention == "factored" else 4)
     return {"width": width, "heads": heads, "attention": attention, "dtype": network.get("dtype") or "mixed"}

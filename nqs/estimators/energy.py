@@ -39,6 +39,6 @@ def infinite_temperature_energy(hamiltonian: Hamiltonian, seed: int = 0) -> floa
     """E_inf = Tr H / dim in the sector: summed exactly, or over uniform random configurations in large sectors."""
     hilbert = hamiltonian.hilbert
     if hilbert.dimension <= EXHAUSTIVE_LIMIT:
-        return hamiltonian.diagonal(hilbert.configurations()).mean().item()
+        return hamiltonian.diagonal(hilbert.configurations()).double().mean().item()
     generator = torch.Generator().manual_seed(seed)
-    return hamiltonian.diagonal(hilbert.random(TRACE_SAMPLES, generator)).mean().item()
+    return hamiltonian.diagonal(hilbert.random(TRACE_SAMPLES, generator)).double().mean().item()

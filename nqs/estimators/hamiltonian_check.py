@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.protocols import Connected, Hamiltonian
+from nqs.protocols import Connected, Hamiltonian, is_stoquastic
 from nqs.samples import Lookup, distinct
 
 WHOLE = 2**12  # dimension up to which every row is checked
@@ -39,7 +39,7 @@ def check_hamiltonian(hamiltonian: Hamiltonian) -> None:
 
 
 def _rows(hamiltonian: Hamiltonian, n: Tensor, name: str) -> Connected:
-    """Connected configurations of n, with everything checked that a row says about itself."""
+    """Connected configurations of n; shapes, dtypes, finite numbers, the sector and signs are checked row by row."""
     hilbert = hamiltonian.hilbert
     diagonal = hamiltonian.diagonal(n)
     if not isinstance(diagonal, Tensor) or diagonal.is_complex() or diagonal.shape != (len(n),):
@@ -51,11 +51,21 @@ def _rows(hamiltonian: Hamiltonian, n: Tensor, name: str) -> Connected:
     if not diagonal.isfinite().all():
         row = int((~diagonal.isfinite()).nonzero()[0, 0])
         raise ValueError(f"{name}: <n|H|n> = {diagonal[row].item()} is not finite for n = {n[row].tolist()}.")
-    m, elements, parents = hamiltonian.connected(n)
+    connected = hamiltonian.connected(n)
+    if not isinstance(connected, Connected) or not all(isinstance(part, Tensor) for part in connected):
+        raise ValueError(
+            f"{name}.connected must return nqs.protocols.Connected(configurations, elements, parents), tensors."
+        )
+    m, elements, parents = connected
     if m.dtype != torch.uint8 or m.ndim != 2 or m.shape[1] != hilbert.n_sites:
         raise ValueError(
             f"{name}.connected must return configurations as uint8 of shape (K, {hilbert.n_sites}); found "
             f"{m.dtype} of shape {tuple(m.shape)}."
+        )
+    if elements.ndim != 1 or parents.ndim != 1 or parents.dtype != torch.int64:
+        raise ValueError(
+            f"{name}.connected must return elements of shape (K,) and parents of shape (K,), int64; found "
+            f"{tuple(elements.shape)} and {parents.dtype} of shape {tuple(parents.shape)}."
         )
     if not len(m) == len(elements) == len(parents):
         raise ValueError(
@@ -70,6 +80,12 @@ def _rows(hamiltonian: Hamiltonian, n: Tensor, name: str) -> Connected:
         raise ValueError(
             f"{name}: <n|H|n'> = {elements[k].item()} is not finite for n = {n[parents[k]].tolist()}, "
             f"n' = {m[k].tolist()}."
+        )
+    if is_stoquastic(hamiltonian) and (elements.is_complex() or bool((elements > 0).any())):
+        k = int(elements.imag.abs().argmax() if elements.is_complex() else elements.argmax())
+        raise ValueError(
+            f"{name}.is_stoquastic is True, but <n|H|n'> = {elements[k].item():g} for n = {n[parents[k]].tolist()}, "
+            f"n' = {m[k].tolist()}: off-diagonal elements must be real and negative for a positive state."
         )
     outside = (~hilbert.contains(m) & (elements != 0)).nonzero()[:, 0]
     if len(outside):

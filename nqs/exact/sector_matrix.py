@@ -9,6 +9,7 @@ is Hermitian, and |x|^2 = 1 for a normalised state.
 """
 
 # Shapes: N configurations or orbits, K connected configurations, L sites, nnz stored elements.
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -175,7 +176,9 @@ class SectorMatrix:
     def _on_device(self) -> Tensor:
         csr = self._csr
         starts, columns, values = (torch.from_numpy(x).to(self.device) for x in (csr.indptr, csr.indices, csr.data))
-        with torch.sparse.check_sparse_tensor_invariants(True):  # once; torch warns where nobody has decided
+        # Invariants are checked once, and torch says at first use that its sparse rows are in beta.
+        with torch.sparse.check_sparse_tensor_invariants(True), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
             return torch.sparse_csr_tensor(starts, columns, values, size=csr.shape)
 
 

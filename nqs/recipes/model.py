@@ -11,7 +11,7 @@ import torch
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
 from nqs.models import MarshallSign, TransformerConfig, hartree_fock
-from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, lattice_of
+from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, lattice_of, marshall_exact
 from nqs.recipes.samplers import DISTINCT, EXHAUSTIVE_ROWS
 from nqs.recipes.steps import EXACT_STEPS, STEPS, seconds
 
@@ -123,7 +123,7 @@ def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: st
             return Signs("zero", reference, given)
         return Signs("learned", reference, f"{given}, a phase head learns the rest")
     marshall = _marshall(hamiltonian)
-    if marshall is not None and getattr(hamiltonian, "marshall_exact", False):
+    if marshall is not None and marshall_exact(hamiltonian):
         return Signs("zero", marshall, "Marshall's rule gives the exact signs")
     if marshall is not None and _turns_negative(hamiltonian, marshall):
         return Signs("learned", marshall, "Marshall's rule for the signs, a phase head learns the rest")
@@ -143,7 +143,7 @@ def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: st
 def _marshall(hamiltonian: Hamiltonian) -> MarshallSign | None:
     """The rule, for Hamiltonians that say whether it is exact, on bipartite lattices."""
     lattice = lattice_of(hamiltonian)
-    if getattr(hamiltonian, "marshall_exact", None) is None or lattice is None:
+    if marshall_exact(hamiltonian) is None or lattice is None:
         return None
     try:
         return MarshallSign(sublattice=tuple(lattice.sublattices().tolist()))
