@@ -21,13 +21,14 @@ from nqs.protocols import (
 )
 from nqs.recipes.model import NetworkOptions, network, network_of, signs, with_network
 from nqs.recipes.optimiser import OptimiserOptions
+from nqs.recipes.samplers import is_exhaustive
 from nqs.recipes.sector import symmetrised
 from nqs.recipes.stages import method
 from nqs.recipes.steps import seconds_of_step, steps_within
 from nqs.recipes.threads import threads as threads_of
 from nqs.runtime.device import checked_device, default_device
 from nqs.runtime.threads import checked_threads
-from nqs.samplers import ExhaustiveSampler, TreeSampler
+from nqs.samplers import TreeSampler
 
 PRETRAIN = ("none", "mean-field", "exact")
 COLUMN = 12  # of the names in a printed plan
@@ -236,13 +237,11 @@ def _model(
     """The wavefunction with everything chosen, the mean field that gives its signs, and the reasons."""
     if symmetry not in ("auto", "none"):
         raise ValueError(f"symmetry={symmetry!r}: choose 'auto' or 'none'.")
-    base = model
-    if isinstance(base, TransformerConfig) and base.reference is not None and reference == "auto":
-        reference = base.reference
-    if base is not None and not isinstance(base, (NetworkOptions, TransformerConfig)):
-        assert model is not None
-        return model, None, [Reason("model", f"{type(model).__name__}, as it was given")]  # type: ignore[return-value]
-    wishes = _wishes(base)
+    if isinstance(model, TransformerConfig) and model.reference is not None and reference == "auto":
+        reference = model.reference
+    if model is not None and not isinstance(model, (NetworkOptions, TransformerConfig)):
+        return model, None, [Reason("model", f"{type(model).__name__}, as it was given")]
+    wishes = _wishes(model)
     known = signs(hamiltonian, reference, wishes.phase, unit=unit)
     why = [Reason("signs", known.why)]
     hilbert = hamiltonian.hilbert
@@ -262,8 +261,8 @@ def _model(
         lattice=lattice_of(hamiltonian),
         averaged=hasattr(config, "symmetry") and not on_orbits,
     )
-    if isinstance(base, TransformerConfig) and base.displacements is not None:
-        chosen = replace(chosen, displacements=base.displacements)
+    if isinstance(model, TransformerConfig) and model.displacements is not None:
+        chosen = replace(chosen, displacements=model.displacements)
     found = known.reference if reference == "auto" and isinstance(known.reference, SlaterDeterminant) else None
     return with_network(config, chosen), found, why
 
@@ -291,7 +290,7 @@ def _precision(config: WavefunctionConfig, wavefunction: Wavefunction) -> str:
 
 
 def _samples(sampler: SamplerConfig) -> str:
-    if isinstance(sampler, ExhaustiveSampler):
+    if is_exhaustive(sampler):
         return "every configuration in each"
     if isinstance(sampler, TreeSampler) and sampler.n_distinct is not None:
         return f"about {sampler.n_distinct:,} distinct configurations in each"

@@ -11,9 +11,9 @@ from nqs.lattice.lattice import Lattice
 from nqs.optimisation.stages import WarmUp
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, lattice_of
 from nqs.recipes.optimiser import OptimiserOptions, optimiser, warm_up_optimiser
-from nqs.recipes.samplers import EXHAUSTIVE_ROWS, evaluation_sampler, evaluations, training_sampler
+from nqs.recipes.samplers import EXHAUSTIVE_ROWS, evaluation_sampler, evaluations, is_exhaustive, training_sampler
 from nqs.recipes.steps import LONG_SUM, steps
-from nqs.samplers import ExhaustiveSampler, TreeSampler
+from nqs.samplers import TreeSampler
 from nqs.symmetry.group import Symmetry
 
 # Distinct configurations of a warm-up, as a fraction of the terms of a sum and at least, and its fraction of the steps:
@@ -53,7 +53,7 @@ def method(
     """
     of_steps = wavefunction.for_steps()  # may average over fewer images
     chosen = sampler or training_sampler(of_steps, device)
-    exact = isinstance(chosen, ExhaustiveSampler)
+    exact = is_exhaustive(chosen)
     return Method(
         sampler=chosen,
         optimiser=optimiser(given, exact=exact, images=of_steps.n_images),

@@ -7,8 +7,7 @@ hold one number for a CPU (two cores) and one for a GPU (an H200).
 import torch
 
 from nqs.protocols import SamplerConfig, Wavefunction
-from nqs.recipes.samplers import DISTINCT, SHARED_PREFIXES, evaluations
-from nqs.samplers import ExhaustiveSampler
+from nqs.recipes.samplers import DISTINCT, SHARED_PREFIXES, evaluations, is_exhaustive
 
 STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT in nqs.recipes.samplers)
 # Sums over the whole sector converge geometrically: eight bosons on a ring end at 3.4e-13 after 80 steps, the 2x4
@@ -61,7 +60,7 @@ def seconds(terms: int, rows: int, parameters: int, n_sites: int, device: torch.
 
 def seconds_of_step(wavefunction: Wavefunction, sampler: SamplerConfig, device: torch.device | str) -> float:
     """Estimate for one step with a sampler."""
-    exact = isinstance(sampler, ExhaustiveSampler)
+    exact = is_exhaustive(sampler)
     terms = evaluations(wavefunction) if exact else getattr(sampler, "n_distinct", None) or DISTINCT["cpu"]
     rows = (2 if wavefunction.has_phase else 1) * terms
     if wavefunction.n_images > 1 and not exact:
@@ -73,7 +72,7 @@ def steps_within(
     minutes: float | None, wavefunction: Wavefunction, sampler: SamplerConfig, device: torch.device | str
 ) -> tuple[int, int]:
     """Number of steps that fit into the time, and number without a limit."""
-    wanted = steps(wavefunction, device, exact=isinstance(sampler, ExhaustiveSampler))
+    wanted = steps(wavefunction, device, exact=is_exhaustive(sampler))
     if minutes is None:
         return wanted, wanted
     fitting = int(FRACTION_OF_TIME * 60 * minutes / seconds_of_step(wavefunction, sampler, device))
@@ -93,6 +92,6 @@ def evaluation_seconds(
     limits = [getattr(evaluation, name, None) for name in ("n_distinct", "n_samples")]
     orbits = evaluations(wavefunction) / n_images
     wanted = min([orbits, *(limit for limit in limits if limit is not None)]) * n_images / of_steps.n_images
-    if n_images > 1 and isinstance(evaluation, ExhaustiveSampler):
+    if n_images > 1 and is_exhaustive(evaluation):
         wanted /= SHARED_PREFIXES
     return seconds * max(1.0, wanted / distinct)

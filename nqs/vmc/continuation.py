@@ -62,8 +62,8 @@ def resume(
         exact=exact,
         progress=progress,
         minutes=minutes,
-        flush=flush or FlushPolicy(),
-        watch=list(watch),
+        flush=flush,
+        watch=watch,
     )
 
 
