@@ -30,6 +30,7 @@ from nqs.lattice import chain
 from nqs.models import Transformer
 from nqs.samplers import TreeSampler
 from nqs.samplers.exhaustive import ExhaustiveSampling
+from nqs.vmc import loop
 
 TOY = "run bose-hubbard --shape 3 --n-particles 3 --steps 5 --model.width 4"
 EXACT = exact.ground_state(BoseHubbard(chain(3), 3, U=4.0)).energy
@@ -379,7 +380,7 @@ def test_compare_of_an_archive_that_is_being_written_says_that_nothing_is_stored
 
 
 def test_compare_marks_what_was_not_evaluated(nqs: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(VMC, "_evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(loop, "evaluate_best", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert nqs(f"{TOY} --archive a.h5").code == 130
     for style, star in (("text", "*"), ("markdown", "\\*")):
         outcome = nqs(f"compare a.h5 --format {style}")

@@ -102,9 +102,9 @@ def test_a_warm_up_of_a_plan_is_made() -> None:
     assert [stage.steps for stage in plan.stages] == [2, 1]
     history = driver.carry_out(plan, progress=False).history
     assert (history["error"] > 0).tolist() == [True, True, False]
-    vmc, run = driver.built(plan, plan.model.build(plan.hamiltonian.hilbert))
+    vmc = driver.built(plan, plan.model.build(plan.hamiltonian.hilbert))
     assert vmc.warm_up is not None
-    assert vmc.warm_up.steps(run.steps or 0) == 2
+    assert vmc.warm_up.steps(plan.run.steps or 0) == 2
 
 
 def test_a_repeated_call_continues_and_shows(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import Transformer
 from nqs.samplers import TreeSampler
+from nqs.vmc import loop
 
 H = BoseHubbard(chain(3), 3, U=4.0)
 GROUND = exact.ground_state(H)
@@ -217,7 +218,7 @@ def test_run_that_was_killed_is_reported(tmp_path: Path, monkeypatch: pytest.Mon
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(VMC, "_evaluate", interrupt)
+    monkeypatch.setattr(loop, "evaluate_best", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "a.h5")
     main(["report", str(tmp_path / "a.h5"), "-o", str(tmp_path / "a.html"), "--exact-limit", "0"])

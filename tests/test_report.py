@@ -19,6 +19,7 @@ from nqs.lattice import chain, from_edges, square
 from nqs.models import Transformer
 from nqs.report.figures import plot_run, plot_runs
 from nqs.samplers import ExhaustiveSampler, TreeSampler
+from nqs.vmc import loop
 
 H = BoseHubbard(chain(3), 3, U=4.0)
 GROUND = exact.ground_state(H)
@@ -56,7 +57,7 @@ def without_result(folder: Path) -> Path:
     """As a killed run leaves it."""
     path = folder / "without_result.h5"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(VMC, "_evaluate", interrupt)
+        patch.setattr(loop, "evaluate_best", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(path)
     return path

@@ -31,6 +31,7 @@ from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samplers.gumbel import GumbelSampling
 from nqs.samplers.tree import TreeSampling
 from nqs.samples import Samples
+from nqs.vmc import loop
 
 H = BoseHubbard(chain(4), 4, U=4.0)  # 35 configurations
 SMALL = BoseHubbard(chain(3), 3, U=4.0)  # 10 configurations
@@ -650,7 +651,7 @@ PLACES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
     "before the record": (lambda patch: raising(patch, Archive, "record", 2, KeyboardInterrupt()), 2),
     "in the flush": (lambda patch: raising(patch, os, "fsync", 3, KeyboardInterrupt()), 3),
     "disk full": (lambda patch: raising(patch, os, "fsync", 3, OSError(28, "No space left on device")), 2),
-    "after the last step": (lambda patch: raising(patch, VMC, "_evaluate", 0, KeyboardInterrupt()), STEPS),
+    "after the last step": (lambda patch: raising(patch, loop, "evaluate_best", 0, KeyboardInterrupt()), STEPS),
     "in the evaluation": (lambda patch: raising(patch, TreeSampling, "sample", STEPS, KeyboardInterrupt()), STEPS),
     "before the result": (lambda patch: raising(patch, Archive, "write_result", 0, KeyboardInterrupt()), STEPS),
 }

@@ -25,7 +25,7 @@ from nqs.samples import LocalEnergies, Samples, distinct
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
 
 MARGIN = 1.3  # on the time of the next batch
-OBSERVABLES = 0.5  # fraction of the time left after the energy that observables may take
+OBSERVABLES = 0.25  # fraction of the time of the evaluation that is kept for observables
 
 
 class Parts(Protocol):
@@ -188,12 +188,13 @@ def evaluate_best(
             record.keep("model", vmc.wavefunction.state_dict())
         else:
             guard.restore(last)
+    kept = OBSERVABLES * EVALUATION_FRACTION * limit.seconds
     scale = config.error * abs(estimate.energy - energy_infinity)
     with Progress(config.batches, 1, show=progress and config.batches > 1, unit="batch") as bar:
         for batch in range(1, config.batches + 1):
             record.write_result(estimate)
             enough = batch == config.batches or estimate.error <= scale
-            if enough or not limit.allows(MARGIN * found.seconds / (1 - OBSERVABLES)):
+            if enough or not limit.allows(MARGIN * found.seconds + kept):
                 break
             interruption.check(record.how_to_continue())
             estimate = found.add(generator)
@@ -220,7 +221,7 @@ def _measure(
     Args:
         fits: number of network evaluations that the remaining time allows; None: no limit.
     """
-    connected = None if fits is None else max(0, int(OBSERVABLES * fits))
+    connected = None if fits is None else max(0, int(fits / 2))
     try:
         samples, few, sites = measurements.samples_for(
             samples, vmc.wavefunction, generator, TreeSampler, connected=connected
