@@ -20,13 +20,13 @@ from nqs.protocols import Hamiltonian
 
 WHOLE = 2**10  # dimension up to which all configurations are used
 ROWS = 32  # random configurations in larger sectors
-BITS = 20  # of the result: rounding errors, which differ between machines, do not change a stored configuration
+BITS = 40  # of the result: rounding errors, which differ between machines, do not change a stored configuration
 NEGLIGIBLE = 1e-12  # off-diagonal elements below this fraction of the spread of the diagonal are rounding errors
 SMALLEST, LARGEST = 1e-100, 1e100  # variances, squares of energies, are then far from the ends of double precision
 
 
 def energy_scale(hamiltonian: Hamiltonian) -> float:
-    """Root mean square of the off-diagonal elements <n|H|n'> != 0, in the Hamiltonian's unit, to six digits.
+    """Root mean square of the off-diagonal elements <n|H|n'> != 0, in the Hamiltonian's unit, to twelve digits.
 
     Without off-diagonal elements: standard deviation of the diagonal over the root of the number of sites; 1 for a
     multiple of the identity. Large sectors are probed at random configurations, always the same ones.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nqs.estimators.estimate import with_decimals
 from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.exact.lanczos import dot, lanczos
 from nqs.exact.sector_matrix import MAX_DIMENSION, SectorMatrix, refuse_large
@@ -56,7 +57,8 @@ class ExactGroundState:
 
     def __str__(self) -> str:
         orbits = "" if self.symmetry is None else f" orbits of {self.symmetry.order} symmetries"
-        return f"exact E = {self.energy:.10f}, {self._level}, dimension {self.dimension:,}{orbits} ({self.method})"
+        dimension = f"dimension {self.dimension:,}{orbits} ({self.method})"
+        return f"exact E = {with_decimals(self.energy, 10)}, {self._level}, {dimension}"
 
     def _repr_html_(self) -> str:
         """For notebooks."""
@@ -65,14 +67,14 @@ class ExactGroundState:
             ("dimension", f"{self.dimension:,}"),
             ("method", f"{self.method}, {self.seconds:.2g} s"),
         ]
-        return html_table(f"exact E = {self.energy:.10f}", rows)
+        return html_table(f"exact E = {with_decimals(self.energy, 10)}", rows)
 
     @property
     def _level(self) -> str:
         if self.multiplicity == 1:
-            return f"gap {self.gap:.6f}"
+            return f"gap {with_decimals(self.gap, 6)}"
         more = " or more" if self.method != "dense" and self.multiplicity >= MAX_COUNTED else ""
-        return f"gap {self.gap:.6f} ({self.multiplicity}{more} degenerate states)"
+        return f"gap {with_decimals(self.gap, 6)} ({self.multiplicity}{more} degenerate states)"
 
     def full_state(self, hilbert: HilbertSpace) -> np.ndarray:
         """The eigenvector on all configurations of the sector in lexicographic order, normalised."""
@@ -120,12 +122,14 @@ def ground_state(
     refuse_large(hamiltonian.hilbert, hamiltonian.hilbert.dimension // order, symmetry, max_dimension)
     check_hamiltonian(hamiltonian)
     matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)
-    dimension, equal = len(matrix), DEGENERATE * matrix.width + ROUNDING * abs(matrix.lowest_diagonal)
+    dimension, constant = len(matrix), abs(matrix.lowest_diagonal)
+    width = matrix.width or constant or 1.0
+    equal = DEGENERATE * width + ROUNDING * constant
     if dimension <= DENSE_DIMENSION:
         energies, states = np.linalg.eigh(matrix.to_scipy().toarray())
         state, method = states[:, 0], "dense"
     else:
-        energies, state = _lowest_level(matrix)
+        energies, state = _lowest_level(matrix, width)
         method = "Lanczos"
     above = energies[energies > energies[0] + equal]
     multiplicity = len(energies) - len(above)
@@ -142,7 +146,7 @@ def ground_state(
     )
 
 
-def _lowest_level(matrix: SectorMatrix) -> tuple[np.ndarray, np.ndarray]:
+def _lowest_level(matrix: SectorMatrix, width: float) -> tuple[np.ndarray, np.ndarray]:
     """Energies of the lowest level and, if it is not degenerate, of the one above, in order; the ground state.
 
     Lanczos runs on (H - H_0) / unit, with the lowest diagonal element H_0 and a unit of at least the width of the
@@ -151,6 +155,9 @@ def _lowest_level(matrix: SectorMatrix) -> tuple[np.ndarray, np.ndarray]:
     Lanczos finds one state of a degenerate level. So the states found are shifted to the top of the spectrum, and the
     next run starts from another random vector, until the next energy is higher. (A start vector that is related to the
     first one by a symmetry, such as the reversed one, could have the same component in the level.)
+
+    Args:
+        width: of the spectrum, at least.
     """
     apply: Callable[[Any], Any] = matrix.apply
     dtype = torch.float64 if matrix.is_real else torch.complex128
@@ -159,7 +166,7 @@ def _lowest_level(matrix: SectorMatrix) -> tuple[np.ndarray, np.ndarray]:
         csr = matrix.to_scipy()
         apply = csr.__matmul__
     random, origin = np.random.default_rng(0), matrix.lowest_diagonal
-    unit = 2.0 ** math.frexp(matrix.width or 1.0)[1]  # a power of two rounds nothing
+    unit = 2.0 ** math.frexp(width)[1]  # a power of two rounds nothing
     constant = ROUNDING * abs(origin) / unit
     tolerance, equal = TOLERANCE + constant, DEGENERATE + constant
     states: list[Any] = []  # arrays on a CPU, tensors on a GPU

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from nqs.estimators.energy_scale import energy_scale
+from nqs.estimators.estimate import with_decimals
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
 from nqs.models import MarshallSign, TransformerConfig, hartree_fock
@@ -136,8 +137,9 @@ def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: st
         return Signs("learned", None, "a phase head learns all signs")
     except RuntimeError as error:
         return Signs("learned", None, f"{error}\nGoing on without it: a phase head learns all signs.")
-    shell = "" if found.gap > OPEN_SHELL * energy_scale(hamiltonian) else ", an open shell: one of many determinants"
-    line = f"Hartree-Fock E = {found.energy:.8f} {unit}, gap {found.gap:.4f} {unit}{shell}"
+    gap = found.gap if found.gap > OPEN_SHELL * energy_scale(hamiltonian) else 0.0
+    shell = "" if gap else ", an open shell: one of many determinants"
+    line = f"Hartree-Fock E = {with_decimals(found.energy)} {unit}, gap {with_decimals(gap, 4)} {unit}{shell}"
     return Signs("learned", found.determinant, line)
 
 
