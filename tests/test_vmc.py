@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from nqs import VMC, Archive, ArchiveError, FlushPolicy, NonFiniteError, Result, RunConfig, exact, resume
+from nqs.estimators.energy_scale import energy_scale
 from nqs.estimators.estimate import EnergyEstimate, with_error
 from nqs.estimators.local_energy import LocalEnergies
 from nqs.exact import ExactGroundState
@@ -128,7 +129,7 @@ def test_sampled_runs_agree_with_the_exact_energy_within_their_error(
 ) -> None:
     # Many samples, because the rarest four configurations (1e-4 of the weight) carry most of the variance.
     result = vmc(H, sampler, evaluation=TreeSampler(n_samples=10**6), width=8, phase="zero").run(
-        60, exact=ground_state, progress=False
+        100, exact=ground_state, progress=False
     )
     assert abs(result.relative_error) <= 1e-3
     assert result.estimate.n_samples == 10**6
@@ -215,7 +216,8 @@ def test_only_the_optimiser_sees_the_temperature(monkeypatch: pytest.MonkeyPatch
     run = vmc(H, ExhaustiveSampler(), evaluation=ExhaustiveSampler())
     history = run.run(8, temperature=T, annealing=0.5, progress=False).history
     np.testing.assert_allclose(history["temperature"], [T, 0.75 * T, 0.5 * T, 0.25 * T, 0, 0, 0, 0])
-    np.testing.assert_allclose(free_energies, history["energy"] - history["temperature"] * np.array(entropies))
+    expected = history["energy"] - history["temperature"] * np.array(entropies)
+    np.testing.assert_allclose(run.energy_scale * np.array(free_energies), expected)
     np.testing.assert_allclose(history["perplexity"], np.exp(entropies))
 
 
@@ -228,7 +230,7 @@ def test_quoted_energy_of_an_annealed_run_holds_no_temperature() -> None:
 
 
 def test_temperature_keeps_more_configurations_alive() -> None:
-    optimiser = TorchOptimiser(name="SGD", learning_rate=0.01, final_learning_rate=0.01)
+    optimiser = TorchOptimiser(name="SGD", learning_rate=0.017, final_learning_rate=0.017)
     cold, hot = (
         vmc(H, ExhaustiveSampler(), optimiser).run(20, temperature=T, annealing=1.0, progress=False).history
         for T in (0.0, 4.0)
@@ -388,9 +390,16 @@ def test_silent_run_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[
 # ---------------------------------------------------------------------------------------------- not a number
 
 
+def only_steps_see_the_diagonal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the infinite-temperature energy: a broken one is not noticed before the steps."""
+    scale = energy_scale(SMALL)
+    monkeypatch.setattr("nqs.vmc.loop.check_hamiltonian", lambda hamiltonian: None)
+    monkeypatch.setattr("nqs.vmc.loop.energy_scale", lambda hamiltonian: scale)
+
+
 def not_finite_at(monkeypatch: pytest.MonkeyPatch, step: int, value: float, times: int = 1) -> None:
     """The diagonal of H is `value` on one configuration, from that step on, so many times."""
-    monkeypatch.setattr("nqs.vmc.loop.check_hamiltonian", lambda hamiltonian: None)  # would notice it before the steps
+    only_steps_see_the_diagonal(monkeypatch)
     diagonal = BoseHubbard.diagonal
     calls = iter(range(-1, 10**6))  # the first call is for the infinite-temperature energy
 
@@ -490,7 +499,7 @@ def test_rollback_survives_an_interruption_bit_for_bit(tmp_path: Path, monkeypat
 
 
 def test_retries_end_also_where_every_other_step_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nqs.vmc.loop.check_hamiltonian", lambda hamiltonian: None)
+    only_steps_see_the_diagonal(monkeypatch)
     diagonal = BoseHubbard.diagonal
     calls = iter(range(-1, 10**6))
 

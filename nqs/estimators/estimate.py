@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 MAX_DECIMALS = 14  # of double precision
+FIXED = 1e-3, 1e12  # moduli with a fixed number of decimals; smaller and larger ones have a power of ten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,14 @@ def with_error(value: float, error: float) -> str:
     '-7.459791(31)'
     >>> with_error(-7.4597912, 0.0)
     '-7.45979120'
+    >>> with_error(-7.4597912e-8, 3.1e-13)
+    '-7.459791(31)e-08'
     """
     if not (error > 0 and math.isfinite(value) and math.isfinite(error)):
-        return f"{value:.8f}"
+        return with_decimals(value)
+    if not FIXED[0] <= (largest := max(abs(value), error)) < FIXED[1]:
+        _, power = f"{largest:.0e}".split("e")
+        return f"{with_error(value / 10.0 ** int(power), error / 10.0 ** int(power))}e{power}"
     _, exponent = f"{error:.1e}".split("e")  # rounded to two digits first: 0.0996 is 0.10
     digits = 1 - int(exponent)
     if digits <= 0:
@@ -44,6 +50,16 @@ def with_error(value: float, error: float) -> str:
     if digits > MAX_DECIMALS:
         return f"{value:.{MAX_DECIMALS}f}"
     return f"{value:.{digits}f}({error * 10**digits:.0f})"
+
+
+def with_decimals(value: float, decimals: int = 8) -> str:
+    """A number with so many decimals, of its mantissa where it is very small or large.
+
+    >>> with_decimals(-7.4597912), with_decimals(-7.4597912e-8, 2)
+    ('-7.45979120', '-7.46e-08')
+    """
+    fixed = not value or not math.isfinite(value) or FIXED[0] <= abs(value) < FIXED[1]
+    return f"{value:.{decimals}{'f' if fixed else 'e'}}"
 
 
 def relative_error(energy: float, exact: float) -> float:

@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from nqs.estimators.energy_scale import energy_scale
+from nqs.estimators.estimate import with_decimals
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
 from nqs.models import MarshallSign, SlaterDeterminant, TransformerConfig, hartree_fock
@@ -27,7 +29,7 @@ LEAST_FRACTION = 0.5  # of the usual steps that must fit into a time limit, or t
 # Initial phases on top of a reference, in large systems: Hubbard 3x4 with 5 + 5 electrons was at -7.0 before the first
 # and below Hartree-Fock (-7.9) after five steps of 200 samples; with phases of order 1 at +5.1 and +3.5.
 SMALL_PHASES = 0.1
-OPEN_SHELL = 1e-9  # gap of a mean field
+OPEN_SHELL = 1e-9  # gap of a mean field, in units of the energy scale
 PROBES = 64  # random configurations whose matrix elements show whether a sign rule fits
 
 
@@ -140,8 +142,9 @@ def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: st
         return Signs("learned", None, "a phase head learns all signs")
     except RuntimeError as error:
         return Signs("learned", None, f"{error}\nGoing on without it: a phase head learns all signs.", True)
-    shell = "" if found.gap > OPEN_SHELL else ", an open shell: one of many determinants"
-    line = f"Hartree-Fock E = {found.energy:.8f} {unit}, gap {found.gap:.4f} {unit}{shell}"
+    gap = found.gap if found.gap > OPEN_SHELL * energy_scale(hamiltonian) else 0.0
+    shell = "" if gap else ", an open shell: one of many determinants"
+    line = f"Hartree-Fock E = {with_decimals(found.energy)} {unit}, gap {with_decimals(gap, 4)} {unit}{shell}"
     return Signs("learned", found.determinant, line, True)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from nqs.estimators.estimate import with_decimals
 from nqs.exact.projection import MAX_DIMENSION, lowest_sector
 from nqs.models import (
     OnOrbits,
@@ -79,7 +80,7 @@ def symmetrised(
     if isinstance(reference, SlaterDeterminant):
         determinants = [reference, *_other_solutions(hamiltonian, reference)]
         determinant, group, energy = lowest_sector(hamiltonian, group, determinants, device=device)
-        why = f"projected Hartree-Fock E = {energy:.8f}"
+        why = f"projected Hartree-Fock E = {with_decimals(energy)}"
         projected = ProjectedDeterminant(determinant=determinant, symmetry=group, hilbert=hilbert)
         model = replace(model, reference=projected)  # type: ignore[type-var]
         if group.order == 1:

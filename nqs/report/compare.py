@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nqs.archive.archive import Archive, ArchiveError
-from nqs.estimators.estimate import with_error
+from nqs.estimators.estimate import with_decimals, with_error
 from nqs.report.summary import energy_of, require_step
 
 if TYPE_CHECKING:  # importing torch takes seconds; a table with known exact energies does not need it
@@ -150,7 +150,7 @@ def tables(rows: Sequence[Row]) -> list[tuple[str, str, list[tuple[str, ...]]]]:
     for row in rows:
         groups.setdefault((row.hamiltonian, row.unit, row.exact), []).append(_cells(row))
     return [
-        (name, "exact energy not known" if exact is None else f"exact E = {exact:.8f} {unit}", cells)
+        (name, "exact energy not known" if exact is None else f"exact E = {with_decimals(exact)} {unit}", cells)
         for (name, unit, exact), cells in groups.items()
     ]
 

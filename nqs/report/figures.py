@@ -158,7 +158,7 @@ def _zoom(axes: Axes, energy: np.ndarray, exact: float | None) -> None:
     """Choose the range of the energy axis from the steps after the initial transient."""
     settled = energy[int(TRANSIENT * len(energy)) :]
     values = np.append(settled, exact) if exact is not None else settled
-    margin = 0.1 * np.ptp(values) or 1e-3
+    margin = 0.1 * np.ptp(values) or 1e-3 * abs(values[0]) or 1e-3
     axes.set_ylim(values.min() - margin, values.max() + margin)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from nqs.archive.archive import Archive, ArchiveError
 from nqs.archive.lock import writer_of
+from nqs.estimators.estimate import with_decimals
 from nqs.report import figures as report
 from nqs.report.compare import COLUMNS, NOTE, Row, hamiltonian_of, tables
 from nqs.report.panels import draw_panels, has_panels, scalars
@@ -124,7 +125,7 @@ def _page(archive: Archive, exact: float | None) -> RunPage:
     if exact is not None:
         stored = archive.exact
         origin = f" ({stored['method']}, dimension {stored['dimension']:,})" if stored is not None else ""
-        facts.append(("exact energy", f"{exact:.8f} {unit}{origin}"))
+        facts.append(("exact energy", f"{with_decimals(exact)} {unit}{origin}"))
         bars = f" = {(energy - exact) / error:+.1f} error bars" if error > 0 else ""
         facts.append(("difference", f"{energy - exact:+.2e} {unit}{bars}"))
         if exact:

@@ -10,6 +10,7 @@ import torch
 
 from nqs.archive.archive import FlushPolicy
 from nqs.estimators.energy import estimate_energy, infinite_temperature_energy
+from nqs.estimators.energy_scale import energy_scale
 from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, WarmUp, stages
@@ -76,6 +77,7 @@ class VMC:
         self.evaluation = given if isinstance(given, Evaluation) else Evaluation(sampler=given, batches=1, error=1.0)
         self.warm_up, self.default_steps = warm_up or chosen.warm_up, chosen.steps
         self.unit = unit_of(hamiltonian) if unit is None else unit
+        self.energy_scale = energy_scale(hamiltonian)
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Configuration that determines the outcome; stored in the archive and rebuilt by `resume`.
@@ -91,6 +93,7 @@ class VMC:
             "evaluation": self.evaluation if self.evaluation.batches > 1 else self.evaluation.sampler,
             "run": run,
             "unit": self.unit,
+            "energy_scale": self.energy_scale,
             "warm_up": self.warm_up,
             "initial": initial,
         }
@@ -179,7 +182,8 @@ class VMC:
             )
             record = stack.enter_context(opened)
             stage = next(stage for stage in plan if max(0, record.step - 1) in stage)
-            running = self._started(stage)
+            scale = record.config.get("energy_scale", 1.0)  # archives without it have absolute rates
+            running = self._started(stage, scale)
             restore(record, self.wavefunction, running, guard, pace, generator)
             exact_energy = keep_exact(record, exact)
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
@@ -190,7 +194,7 @@ class VMC:
                 begin = time.perf_counter()
                 if step not in stage:
                     stage = next(stage for stage in plan if step in stage)
-                    running = self._started(stage)
+                    running = self._started(stage, scale)
                     guard.new_stage()
                 temperature = run.temperature_at(pace.progress(step))
                 try:
@@ -236,6 +240,6 @@ class VMC:
                 steps_left=0 if pace.total is None else pace.total - record.step,
             )
 
-    def _started(self, stage: Stage) -> RunningStage:
-        objective = stage.optimiser.objective(self.hamiltonian)
+    def _started(self, stage: Stage, scale: float) -> RunningStage:
+        objective = stage.optimiser.objective(self.hamiltonian, scale)
         return RunningStage(self.of_steps, stage.sampler.build(self.of_steps), objective, stage.optimiser)

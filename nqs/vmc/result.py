@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
+from nqs.estimators.estimate import EnergyEstimate, relative_error, with_decimals, with_error
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.runtime.notebook import html_table
 
@@ -86,4 +86,4 @@ class Result:
         difference = self.estimate.energy - energy
         bars = f" = {difference / self.estimate.error:+.1f} error bars" if self.estimate.error > 0 else ""
         relative = relative_error(self.estimate.energy, energy)
-        return f"exact {energy:.8f} {self.unit}: relative error {relative:.1e} ({difference:+.2e}{bars})"
+        return f"exact {with_decimals(energy)} {self.unit}: relative error {relative:.1e} ({difference:+.2e}{bars})"

@@ -58,6 +58,7 @@ def plain_data(archive: "Archive") -> dict[str, Any]:
 def text(archive: "Archive") -> str:
     """Several lines of text."""
     from nqs.archive.lock import writer_of
+    from nqs.estimators.estimate import with_decimals
     from nqs.report.summary import energy_of, origin_of
 
     history = archive.history
@@ -78,7 +79,7 @@ def text(archive: "Archive") -> str:
     if archive.exact is not None:
         exact, origin = archive.exact["energy"], f"{archive.exact['method']}, dimension {archive.exact['dimension']:,}"
         relative = "" if found is None else f", relative error {found.relative_error:.1e}"
-        lines.append(f"  exact       {exact:.8f} {archive.attributes['unit']} ({origin}){relative}")
+        lines.append(f"  exact       {with_decimals(exact)} {archive.attributes['unit']} ({origin}){relative}")
     if archive.step:
         seconds = history["seconds"].sum()
         lines.append(f"  time        {seconds:,.0f} s, {seconds / archive.step:.2g} s per step{_writing(history)}")
