@@ -14,7 +14,6 @@ Without phases and with J > 0 all off-diagonal elements are negative: the ground
 Fisher et al., Phys. Rev. B 40, 546 (1989). The same matrix as netket.operator.BoseHubbard with the same J, U, V and mu.
 """
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from nqs.hamiltonians.couplings import (
     Coupling,
+    Numbers,
     checked_couplings,
     neighbour_energy,
     signed_sum,
@@ -69,8 +69,8 @@ class BoseHubbard:
     J: Coupling = 1.0
     V: Coupling = 0.0
     mu: Coupling = 0.0
-    potential: Sequence[float] | Tensor | None = None
-    phases: Sequence[float] | Tensor | None = None
+    potential: Numbers | None = None
+    phases: Numbers | None = None
     n_max: int | None = None
 
     def __post_init__(self) -> None:

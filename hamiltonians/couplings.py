@@ -12,7 +12,9 @@ from torch import Tensor
 
 from nqs.lattice.lattice import Lattice
 
-Coupling = float | Sequence[float] | Tensor | np.ndarray  # as users give it; kept as a number or a tuple of numbers
+# As users give them; kept as a number, or a tuple of numbers.
+Numbers = Sequence[float] | Tensor | np.ndarray
+Coupling = float | Numbers
 LISTS = ("potential", "phases", "twist")  # never one number for all places
 
 

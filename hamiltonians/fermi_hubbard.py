@@ -23,14 +23,13 @@ Hubbard, Proc. R. Soc. A 276, 238 (1963). The same matrix as netket.operator.Fer
 NetKet lists the orbitals of down, then those of up, which changes no element as long as both spins are conserved.
 """
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.couplings import Coupling, checked_couplings, neighbour_energy, signed_sum, weighted_sum
+from nqs.hamiltonians.couplings import Coupling, Numbers, checked_couplings, neighbour_energy, signed_sum, weighted_sum
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
     hopped,
@@ -78,8 +77,8 @@ class FermiHubbard:
     V: Coupling = 0.0
     mu: Coupling = 0.0
     h: Coupling = 0.0
-    potential: Sequence[float] | Tensor | None = None
-    twist: Sequence[float] | Tensor | None = None
+    potential: Numbers | None = None
+    twist: Numbers | None = None
 
     def __post_init__(self) -> None:
         checked_couplings(self, bonds=("t", "V"), second=("t2",), sites=("U", "mu", "h"))

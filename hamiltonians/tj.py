@@ -20,7 +20,6 @@ Marshall sign of a chain. At half filling the model is the Heisenberg model - J/
 Chao, Spalek and Oles, J. Phys. C 10, L271 (1977); Zhang and Rice, Phys. Rev. B 37, 3759 (1988).
 """
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from nqs.hamiltonians.couplings import (
     Coupling,
+    Numbers,
     checked_couplings,
     neighbour_energy,
     signed_sum,
@@ -76,8 +76,8 @@ class TJ:
     _: KW_ONLY
     J: Coupling
     t: Coupling = 1.0
-    potential: Sequence[float] | Tensor | None = None
-    twist: Sequence[float] | Tensor | None = None
+    potential: Numbers | None = None
+    twist: Numbers | None = None
 
     def __post_init__(self) -> None:
         checked_couplings(self, bonds=("J", "t"))

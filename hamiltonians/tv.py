@@ -19,14 +19,13 @@ a phase is exact. The same holds on a ring with an odd number of fermions, and o
 The same matrix as these terms of netket.operator.fermion on SpinOrbitalFermions(L, n_fermions=N).
 """
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.couplings import Coupling, checked_couplings, neighbour_energy, signed_sum, weighted_sum
+from nqs.hamiltonians.couplings import Coupling, Numbers, checked_couplings, neighbour_energy, signed_sum, weighted_sum
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
     hopped,
@@ -62,8 +61,8 @@ class TV:
     V: Coupling
     t: Coupling = 1.0
     mu: Coupling = 0.0
-    potential: Sequence[float] | Tensor | None = None
-    twist: Sequence[float] | Tensor | None = None
+    potential: Numbers | None = None
+    twist: Numbers | None = None
 
     def __post_init__(self) -> None:
         checked_couplings(self, bonds=("V", "t"), sites=("mu",))
