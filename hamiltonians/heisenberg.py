@@ -28,7 +28,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.hamiltonians.couplings import signed_sum
@@ -92,6 +92,11 @@ class Heisenberg:
     @property
     def unit(self) -> str:
         return "J"
+
+    @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"]:
+        """Pairs of sites on which the terms act."""
+        return torch.stack(self._bonds[:2], dim=1)
 
     @property
     def max_connected(self) -> int:
