@@ -11,7 +11,6 @@ from torch import Tensor
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, staggered_potential
 from nqs.hilbert import Charge, HilbertSpace, bosons
 from nqs.lattice import chain, from_edges, square
-from nqs.protocols import Connected
 from nqs.symmetry import Symmetry, commuting, of_hamiltonian, space_group, symmetries_of, translations
 from nqs.symmetry.interactions import interactions_of, keeps_the_sector
 
@@ -87,13 +86,12 @@ def test_matrix_and_terms_decide_alike(h: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_one_site_among_hundreds_is_seen() -> None:
-    """80,200 configurations, of which one in 200 feels the site: its stabiliser is left, C4v."""
-    lattice = square(20, 20)
-    defect = tuple(float(i == 137) for i in range(400))
+    """19,503 configurations, of which one in 98 feels the site: its stabiliser is left, C4v."""
+    lattice = square(14, 14)
+    defect = tuple(float(i == 137) for i in range(196))
     assert symmetries_of(BoseHubbard(lattice, 2, U=1.0, potential=defect, n_max=2)).order == 8
-    bonds = lattice.bonds()
-    phases = tuple(0.3 * (k == 11) for k in range(len(bonds)))
-    assert symmetries_of(BoseHubbard(lattice, 2, U=1.0, phases=phases, n_max=2)).order <= 2
+    phases = tuple(0.3 * (k == 11) for k in range(len(lattice.bonds())))  # the reflection about the bond's line is left
+    assert symmetries_of(BoseHubbard(lattice, 2, U=1.0, phases=phases, n_max=2)).order == 2
 
 
 @dataclass
@@ -162,4 +160,6 @@ def test_spins_of_a_thousand_sites_are_read_once() -> None:
     identity, shift, flip = np.arange(1000), np.roll(np.arange(1000), 1), np.array([1, 0])
     assert terms.invariant(shift, np.arange(2), fermions=False)
     assert terms.invariant(identity, flip, fermions=False)
-    assert not terms.invariant(np.roll(np.arange(1000).reshape(2, 500), 1, axis=1).ravel(), np.arange(2), fermions=False)
+    assert not terms.invariant(
+        np.roll(np.arange(1000).reshape(2, 500), 1, axis=1).ravel(), np.arange(2), fermions=False
+    )

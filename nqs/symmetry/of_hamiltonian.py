@@ -21,6 +21,7 @@ from nqs.symmetry.constructors import of_sites, particle_hole, spin_flip
 from nqs.symmetry.group import Symmetry
 from nqs.symmetry.interactions import EQUAL, interactions_of, keeps_the_sector
 
+MAX_SPACE_GROUP = 2048  # the table of products has the square of this number
 WHOLE = 2**12  # dimension up to which all matrix elements are compared
 ELEMENTS = 2**22  # the same where the terms are not known, in elements
 ROWS = 2**14  # configurations in a chunk
@@ -43,8 +44,8 @@ class MatrixElements(Protocol):
 def symmetries_of(hamiltonian: MatrixElements, *, fermions: bool = False) -> Symmetry:
     """The largest known group that commutes with a Hamiltonian, with the trivial character; or the one it declares.
 
-    Candidates are the space group of `hamiltonian.lattice`, the spin flip, and, without fermionic signs, the reversal
-    of all local states (spin flip, particle-hole).
+    Candidates are the space group of `hamiltonian.lattice` (translations alone if it has more than MAX_SPACE_GROUP
+    elements), the spin flip, and, without fermionic signs, the reversal of all local states (spin flip, particle-hole).
 
     Args:
         fermions: reordering fermions changes the sign of an amplitude, see `Symmetry`.
@@ -58,7 +59,10 @@ def symmetries_of(hamiltonian: MatrixElements, *, fermions: bool = False) -> Sym
         refuse_lower_symmetry(hamiltonian, declared, "the Hamiltonian declares")
         return declared
     try:
-        sites = hamiltonian.lattice.space_group().numpy()  # type: ignore[attr-defined]
+        lattice = hamiltonian.lattice  # type: ignore[attr-defined]
+        sites = lattice.space_group().numpy()
+        if len(sites) > MAX_SPACE_GROUP:
+            sites = lattice.translations().numpy()
     except (AttributeError, ValueError):  # no lattice, or one without a geometry
         sites = np.arange(hilbert.n_sites)[None]
     group = of_sites(sites, hilbert.local_dim, fermions)
@@ -191,13 +195,11 @@ def violation(
     left = torch.zeros(len(pair), dtype=torch.complex128, device=n.device).index_add_(0, place, terms)
     scale = max(diagonal.abs().max().item(), values.abs().max().item() if len(values) else 0.0)
     difference = (diagonal[:B] - diagonal[B:]).abs()
-    difference.index_reduce_(0, pair // max(1, len(first)), left.abs(), "amax")
+    difference.scatter_reduce_(0, pair // max(1, len(first)), left.abs(), "amax")
     return found(~(difference <= PROBE_TOLERANCE * scale), "its row differs from that of its image")
 
 
-def refuse_lower_symmetry(
-    hamiltonian: MatrixElements, symmetry: Symmetry, whose: str = "the wavefunction has"
-) -> None:
+def refuse_lower_symmetry(hamiltonian: MatrixElements, symmetry: Symmetry, whose: str = "the wavefunction has") -> None:
     """Refuse a symmetry that a Hamiltonian does not have.
 
     Raises:
