@@ -18,7 +18,7 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.hamiltonians.couplings import (
@@ -85,6 +85,11 @@ class BoseHubbard:
     @property
     def unit(self) -> str:
         return "J"
+
+    @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"]:
+        """Pairs of sites on which the terms act."""
+        return self.lattice.bonds()
 
     @property
     def max_connected(self) -> int:

@@ -26,7 +26,8 @@ NetKet lists the orbitals of down, then those of up, which changes no element as
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
-from jaxtyping import Float64, UInt8
+import torch
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.hamiltonians.couplings import Coupling, Numbers, checked_couplings, neighbour_energy, signed_sum, weighted_sum
@@ -92,6 +93,11 @@ class FermiHubbard:
     @property
     def unit(self) -> str:
         return "t"
+
+    @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"]:
+        """Pairs of sites on which the terms act."""
+        return torch.cat([self.lattice.bonds(), torch.stack(self._hops[:2], dim=1)])
 
     @property
     def max_connected(self) -> int:

@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.hamiltonians.couplings import Coupling, checked_couplings, signed_sum, weighted_sum
@@ -109,6 +109,11 @@ class Heisenberg:
     @property
     def unit(self) -> str:
         return "J"
+
+    @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"]:
+        """Pairs of sites on which the terms act."""
+        return torch.stack(self._bonds[:2], dim=1)
 
     @property
     def max_connected(self) -> int:

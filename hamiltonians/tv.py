@@ -22,7 +22,7 @@ The same matrix as these terms of netket.operator.fermion on SpinOrbitalFermions
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.hamiltonians.couplings import Coupling, Numbers, checked_couplings, neighbour_energy, signed_sum, weighted_sum
@@ -76,6 +76,11 @@ class TV:
     @property
     def unit(self) -> str:
         return "t"
+
+    @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"]:
+        """Pairs of sites on which the terms act."""
+        return self.lattice.bonds()
 
     @property
     def max_connected(self) -> int:

@@ -107,6 +107,15 @@ class NetKetOperator:
         return sum(terms.n_elements for terms in self.terms)
 
     @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"] | None:
+        """Pairs of sites on which the local matrices act; None if one acts on more sites."""
+        site = {mode: i for i, modes in enumerate(self.modes) for mode in modes}
+        places = {frozenset(site[mode] for mode in place) for terms in self.terms for place in terms.modes}
+        if any(terms.flips for terms in self.terms) or max(map(len, places), default=0) > 2:
+            return None
+        return torch.tensor([sorted(place) for place in places if len(place) == 2], dtype=torch.int64).reshape(-1, 2)
+
+    @property
     def is_stoquastic(self) -> bool:
         """All local matrices have real, negative off-diagonal elements: the ground state can be chosen positive.
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.exact.lanczos import dot, lanczos
-from nqs.exact.sector_matrix import MAX_DIMENSION, SectorMatrix, refuse_large
+from nqs.exact.sector_matrix import MAX_DIMENSION, SectorMatrix
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
 from nqs.runtime.notebook import html_table
@@ -104,7 +103,7 @@ def ground_state(
         device: where the matrix is built and applied.
 
     Raises:
-        ValueError: the Hamiltonian is not one (`check_hamiltonian`), the sector is larger than max_dimension, or its
+        ValueError: the Hamiltonian is not Hermitian, not finite, or leaves its sector, the sector is larger than max_dimension, or its
             matrix does not fit into memory.
 
     >>> from nqs.hamiltonians import BoseHubbard
@@ -113,9 +112,6 @@ def ground_state(
     exact E = -3.9765130137, gap 4.006330, dimension 35 (dense)
     """
     begin = time.perf_counter()
-    order = 1 if symmetry is None else symmetry.order
-    refuse_large(hamiltonian.hilbert, hamiltonian.hilbert.dimension // order, symmetry, max_dimension)
-    check_hamiltonian(hamiltonian)
     matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)
     dimension, equal = len(matrix), DEGENERATE * (matrix.bound or 1.0)
     if dimension <= DENSE_DIMENSION:

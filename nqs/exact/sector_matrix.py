@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Num, UInt8
 from torch import Tensor
 
+from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Connected, Hamiltonian
 from nqs.runtime.memory import available_memory, max_chunk_rows
@@ -82,7 +83,8 @@ class SectorMatrix:
             max_dimension: refuse larger matrices.
 
         Raises:
-            ValueError: the sector is larger than max_dimension, or the matrix does not fit into memory.
+            ValueError: `check_hamiltonian` refuses the Hamiltonian, the sector is larger than max_dimension, or the
+                matrix does not fit into memory.
         """
         n, sizes = _basis(hamiltonian, symmetry, torch.device(device), max_dimension)
         diagonal, elements = _elements(hamiltonian, n, symmetry)
@@ -186,7 +188,7 @@ def sparse_matrix(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) 
     """<n|H|n'> in the lexicographic basis of the sector, real if all elements are.
 
     Raises:
-        ValueError: the sector is larger than max_dimension, or the matrix does not fit into memory.
+        ValueError: as `SectorMatrix.of`.
     """
     return SectorMatrix.of(hamiltonian, max_dimension=max_dimension).to_scipy()
 
@@ -205,10 +207,14 @@ def _without_signs(symmetry: Symmetry) -> Symmetry:
 def _basis(
     hamiltonian: Hamiltonian, symmetry: Symmetry | None, device: torch.device, max_dimension: int | None
 ) -> tuple[UInt8[Tensor, "N L"], Int64[Tensor, " N"]]:
-    """Configurations or representatives, and orbit sizes; too large dimensions are refused before they are listed."""
+    """Configurations or representatives, and orbit sizes.
+
+    Too large dimensions, and what is no Hamiltonian, are refused before they are listed.
+    """
     hilbert = hamiltonian.hilbert
     order = 1 if symmetry is None else symmetry.order
     refuse_large(hilbert, hilbert.dimension // order, symmetry, max_dimension)
+    check_hamiltonian(hamiltonian)
     _check_memory(hamiltonian, hilbert.dimension // order, symmetry)
     if symmetry is None:
         starts = range(0, hilbert.dimension, ROWS)

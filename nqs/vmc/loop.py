@@ -11,8 +11,9 @@ import torch
 from nqs.archive.archive import FlushPolicy
 from nqs.archive.memory import MemoryArchive
 from nqs.estimators.energy import estimate_energy, infinite_temperature_energy
-from nqs.estimators.hamiltonian_check import check_hamiltonian
+from nqs.estimators.hamiltonian_check import SampleCheck, check_hamiltonian
 from nqs.estimators.local_energy import local_energies
+from nqs.estimators.wavefunction_check import check_wavefunction
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
 from nqs.optimisation.stages import RunConfig, Stage, WarmUp, stages
@@ -43,7 +44,8 @@ class VMC:
         unit: printed name of the energy unit; that of the Hamiltonian by default.
 
     Raises:
-        ValueError: the wavefunction lives on another sector, or has a symmetry that the Hamiltonian has not.
+        ValueError: the wavefunction lives on another sector, is not normalised, or has a symmetry that the Hamiltonian
+            has not; or `check_hamiltonian` refuses the Hamiltonian.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class VMC:
                 "build the model with hamiltonian.hilbert."
             )
         check_hamiltonian(hamiltonian)
+        check_wavefunction(wavefunction)
         if wavefunction.symmetry is not None:
             refuse_lower_symmetry(hamiltonian, wavefunction.symmetry)
         self.hamiltonian = hamiltonian
@@ -173,7 +176,7 @@ class VMC:
             exact_energy = keep_exact(record, exact)
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
             bar = stack.enter_context(Progress(run.steps, record.step, show=progress))
-            writing = 0.0
+            writing, check = 0.0, SampleCheck(self.hamiltonian, self.wavefunction.symmetry)
             for step in range(record.step, run.steps):
                 begin = time.perf_counter()
                 if step not in stage:
@@ -186,6 +189,7 @@ class VMC:
                 except NonFiniteError as error:
                     raise error.at(f"step {step}", record.where_last_state_is()) from None
                 estimate = estimate_energy(made.samples, made.local.values, energy_infinity=energy_infinity)
+                check(made.samples.configurations)
                 seconds = time.perf_counter() - begin
                 row = row_of(step, made, estimate, temperature=temperature, seconds=seconds, archive_seconds=writing)
                 keep_step(record, row, self.wavefunction, running, guard, generator)
