@@ -113,7 +113,7 @@ class Heisenberg:
     @property
     def interacting_pairs(self) -> Int64[Tensor, "P 2"]:
         """Pairs of sites on which the terms act."""
-        return torch.stack(self._bonds[:2], dim=1)
+        return torch.stack(self.bond_couplings[:2], dim=1)
 
     @property
     def max_connected(self) -> int:
