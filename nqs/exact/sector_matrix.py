@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float64, Int64, Num, UInt8
 from torch import Tensor
 
 from nqs.estimators.hamiltonian_check import check_hamiltonian
-from nqs.hilbert import HilbertSpace
+from nqs.hilbert import HilbertSpace, count_text
 from nqs.protocols import Connected, Hamiltonian
 from nqs.runtime.memory import available_memory, max_chunk_rows
 from nqs.samples import Lookup
@@ -234,7 +234,7 @@ def refuse_large(hilbert: HilbertSpace, dimension: int, symmetry: Symmetry | Non
         what = "a sector" if symmetry is None else f"the orbits of {symmetry.order} symmetries in a sector"
         orbits = "" if symmetry is None else f" ({dimension:,} orbits or more)"
         raise ValueError(
-            f"exact diagonalisation of {what} of dimension {hilbert.dimension:,}{orbits} is over the limit "
+            f"exact diagonalisation of {what} of dimension {count_text(hilbert.dimension)}{orbits} is over the limit "
             f"max_dimension={max_dimension:,}: choose a smaller system or sector, or raise the limit if memory allows."
         )
 

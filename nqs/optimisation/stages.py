@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from nqs.optimisation.exact_steps import ExactSteps
 from nqs.protocols import OptimiserConfig, SamplerConfig
+from nqs.runtime.seeds import checked_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps={self.steps}: at least one step must be made.")
+        checked_seed(self.seed)
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature={self.temperature}: it must be 0 (no annealing) or positive.")
         if not 0 < self.annealing <= 1:

@@ -49,6 +49,17 @@ def available_memory() -> int | None:
     return min(limits, default=None)
 
 
+def check_fits(needed: int, device: torch.device | str, what: str, advice: str) -> None:
+    """
+    Raises:
+        ValueError: more bytes are needed than the device has free.
+    """
+    on = torch.device(device)
+    free = free_memory(on) if on.type == "cuda" else available_memory()
+    if free is not None and needed > free:
+        raise ValueError(f"{what} needs about {needed / 2**30:.3g} GiB, but {free / 2**30:.3g} GiB are free: {advice}.")
+
+
 def in_chunks(evaluate: Callable[[Tensor], Chunk], rows: Tensor, size: int) -> list[Chunk]:
     """`evaluate` of consecutive chunks of `size` rows each; the results as a list.
 
