@@ -97,7 +97,7 @@ def weighted_sum(coupling: Any, x: Float64[Tensor, "B K"]) -> Float64[Tensor, " 
     """sum_k c_k x_k over bonds or sites, with a number or one for each; 0 without a coupling (None)."""
     if coupling is None or is_zero(coupling):
         return x.new_zeros(len(x))
-    return coupling * x.sum(1) if isinstance(coupling, Real) else x @ values(coupling, x.shape[1]).to(x.device)
+    return float(coupling) * x.sum(1) if isinstance(coupling, Real) else x @ values(coupling, x.shape[1]).to(x.device)
 
 
 def neighbour_energy(lattice: Lattice, V: Any, x: Float64[Tensor, "B L"]) -> Float64[Tensor, " B"]:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Int64, Num, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.couplings import is_zero, values
+from nqs.hamiltonians.couplings import Numbers, is_zero, values
 from nqs.hilbert.jordan_wigner import fermions_between
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
@@ -33,7 +33,7 @@ class Hops(NamedTuple):
     amplitude: Num[Tensor, " M"]  # without the Jordan-Wigner sign; complex128 only where a bond carries a phase
 
 
-def lattice_hops(lattice: Lattice, t: Sequence[Any], twist: Sequence[float] | Tensor | None = None) -> Hops:
+def lattice_hops(lattice: Lattice, t: Sequence[Any], twist: Numbers | None = None) -> Hops:
     """The hops of H_t; amplitudes that are zero have none.
 
     Args:
