@@ -76,6 +76,8 @@ def main(config: Config) -> None:
     report = {}
     begin = time.perf_counter()
     for name, cases in families.items():
+        if not cases:
+            continue
         print(f"{name:20}{'sites':>7}{'wall s':>9}{'CPU s':>9}{'GiB':>7}  space")
         rows = []
         for hamiltonian, sites in cases:
