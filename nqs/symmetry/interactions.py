@@ -62,8 +62,8 @@ class Interactions:
         """Whether H commutes with (g n)_s = relabelling[n_{permutation[s]}]; False also where that is not known.
 
         Args:
-            fermions: with the signs of reordering fermions. Without them elements have the signs of their strings, which
-                are known where all elements are negative.
+            fermions: with the signs of reordering fermions. Without them elements have the signs of their strings,
+                which are known where all elements are negative.
         """
         elements = self.elements
         if self.hilbert.of_kind("fermion"):
@@ -233,7 +233,7 @@ def _read(hamiltonian: Any, pairs: np.ndarray) -> Interactions | None:
 
 
 def _covering(hilbert: HilbertSpace, levels: tuple[int, ...]) -> Tensor:
-    """Configurations in which every pair of sites has every pair of levels: two sites differ in a bit of their number."""
+    """Configurations in which every pair of sites has every pair of levels: their numbers differ in some bit."""
     site = torch.arange(hilbert.n_sites)
     rows = [torch.full_like(site, a) for a in levels]
     for bit in range(max(1, (hilbert.n_sites - 1).bit_length())):
