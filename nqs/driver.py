@@ -235,7 +235,7 @@ def _introduction(plan: Plan, exact: ExactGroundState | None) -> list[str]:
     hilbert, lines = plan.hamiltonian.hilbert, []
     if "Hartree-Fock" in plan.reason("signs"):
         lines.append(plan.reason("signs"))
-    if plan.mean_field is not None and exact is not None:
+    if plan.mean_field is not None and exact is not None and exact.multiplicity == 1:
         agreement = phase_agreement(plan.mean_field, hilbert, exact.state)
         lines.append(f"its signs are right on {agreement:.2%} of the weight of the exact ground state")
     if plan.reason("symmetry"):

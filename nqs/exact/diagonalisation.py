@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from nqs.exact.lanczos import dot, lanczos
-from nqs.exact.sector_matrix import MAX_DIMENSION, SectorMatrix
+from nqs.exact.sector_matrix import MAX_DIMENSION, ROWS, SectorMatrix
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
+from nqs.runtime.memory import require_memory
 from nqs.runtime.notebook import html_table
 from nqs.symmetry.group import Symmetry
 
@@ -38,6 +39,8 @@ class ExactGroundState:
         method: "dense" or "Lanczos".
         seconds: wall time of the search.
         multiplicity: number of states with the energy E_0; Lanczos counts at most MAX_COUNTED.
+        level: orthonormal states with the energy E_0, (multiplicity, dimension), `state` first; None where not all of
+            them are known.
         symmetry: of the symmetry sector that was diagonalised; None for the whole sector of the Hamiltonian.
     """
 
@@ -48,6 +51,7 @@ class ExactGroundState:
     method: str
     seconds: float
     multiplicity: int = 1
+    level: np.ndarray | None = field(default=None, repr=False)
     symmetry: Symmetry | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
@@ -71,18 +75,31 @@ class ExactGroundState:
         return f"gap {self.gap:.6f} ({self.multiplicity}{more} degenerate states)"
 
     def full_state(self, hilbert: HilbertSpace) -> np.ndarray:
-        """The eigenvector on all configurations of the sector in lexicographic order, normalised."""
+        """The eigenvector on all configurations of the sector in lexicographic order, normalised.
+
+        Raises:
+            ValueError: it does not fit into memory.
+        """
         if self.symmetry is None:
             return self.state
+        require_memory(
+            hilbert.dimension * 40,
+            f"the eigenvector on all {hilbert.dimension:,} configurations",
+            "use the amplitudes of the orbits, `state`",
+        )
         representatives, sizes = self.symmetry.orbits(hilbert)
         ranks = hilbert.rank(representatives)
         amplitudes = torch.from_numpy(self.state).to(torch.complex128) / sizes.double().sqrt()
-        n = hilbert.configurations()
-        g = self.symmetry.canonical(n)
-        found = hilbert.rank(self.symmetry.image(n, g))
-        place = torch.searchsorted(ranks, found).clamp(max=len(ranks) - 1)
-        angle = -self.symmetry.phases(n, g, hilbert)
-        psi = torch.where(ranks[place] == found, amplitudes[place] * torch.polar(torch.ones_like(angle), angle), 0)
+        parts = []
+        for start in range(0, hilbert.dimension, ROWS):
+            n = hilbert.configurations(start, min(start + ROWS, hilbert.dimension))
+            g = self.symmetry.canonical(n)
+            found = hilbert.rank(self.symmetry.image(n, g))
+            place = torch.searchsorted(ranks, found).clamp(max=len(ranks) - 1)
+            angle = -self.symmetry.phases(n, g, hilbert)
+            factor = torch.polar(torch.ones_like(angle), angle)
+            parts.append(torch.where(ranks[place] == found, amplitudes[place] * factor, 0))
+        psi = torch.cat(parts)
         real = not np.iscomplexobj(self.state) and self.symmetry.has_real_characters
         return (psi.real if real else psi).numpy()
 
@@ -103,8 +120,7 @@ def ground_state(
         device: where the matrix is built and applied.
 
     Raises:
-        ValueError: the Hamiltonian is not Hermitian, not finite, or leaves its sector, the sector is larger than max_dimension, or its
-            matrix does not fit into memory.
+        ValueError: as `SectorMatrix.of`.
 
     >>> from nqs.hamiltonians import BoseHubbard
     >>> from nqs.lattice import chain
@@ -115,10 +131,10 @@ def ground_state(
     matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)
     dimension, equal = len(matrix), DEGENERATE * (matrix.bound or 1.0)
     if dimension <= DENSE_DIMENSION:
-        energies, states = np.linalg.eigh(matrix.to_scipy().toarray())
-        state, method = states[:, 0], "dense"
+        energies, vectors = np.linalg.eigh(matrix.to_scipy().toarray())
+        states, method = vectors.T, "dense"
     else:
-        energies, state = _lowest_level(matrix, equal)
+        energies, states = _lowest_level(matrix, equal)
         method = "Lanczos"
     above = energies[energies > energies[0] + equal]
     multiplicity = len(energies) - len(above)
@@ -126,17 +142,18 @@ def ground_state(
     return ExactGroundState(
         energy=float(energies[0]),
         gap=gap,
-        state=state,
+        state=states[0],
         dimension=dimension,
         method=method,
         seconds=time.perf_counter() - begin,
         multiplicity=multiplicity,
+        level=states[:multiplicity] if len(above) or multiplicity == dimension else None,
         symmetry=symmetry,
     )
 
 
 def _lowest_level(matrix: SectorMatrix, equal: float) -> tuple[np.ndarray, np.ndarray]:
-    """Energies of the lowest level and, if it is not degenerate, of the one above, in order; the ground state.
+    """Energies of the lowest level and, if it was counted to the end, of the one above, in order; the lowest states.
 
     Lanczos finds one state of a degenerate level. So the states found are shifted to the top of the spectrum, and the
     next run starts from another random vector, until the next energy is higher. (A start vector that is related to the
@@ -171,4 +188,4 @@ def _lowest_level(matrix: SectorMatrix, equal: float) -> tuple[np.ndarray, np.nd
         if states:  # another member of the level is needed as a vector, the first excited state is not
             _, state = lanczos(deflated, start, TOLERANCE * bound)
         states.append(state)
-    return np.sort(energies), states[0] if on_cpu else states[0].cpu().numpy()
+    return np.sort(energies), np.stack([state if on_cpu else state.cpu().numpy() for state in states])

@@ -176,7 +176,7 @@ def draw_sampling(axes: Axes, run: Archive) -> None:
 def draw_local_states(
     axes: Axes, observables: Arrays, hilbert: HilbertSpace | None, exact: ExactGroundState | None
 ) -> None:
-    """Probability of each local state, averaged over sites: bars for the run, circles for the exact state.
+    """Probability of each local state, averaged over sites: bars for the run, circles for the exact state if unique.
 
     Args:
         hilbert: space of the run, for the names of the local states; None: they are numbered.
@@ -190,7 +190,7 @@ def draw_local_states(
     if exact is None and "local_state_probabilities_exact" in observables:
         known = observables["local_state_probabilities_exact"].mean(0)
         axes.plot(x, known, "o", mfc="none", color=EXACT_COLOUR, label="exact")
-    elif exact is not None and hilbert is not None:
+    elif exact is not None and exact.multiplicity == 1 and hilbert is not None:
         n = hilbert.configurations().long()
         one_hot = torch.nn.functional.one_hot(n, hilbert.local_dim).double().mean(1)  # (dimension, d)
         weights = torch.from_numpy(np.abs(exact.state) ** 2)
