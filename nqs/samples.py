@@ -1,6 +1,6 @@
 """Weighted distinct configurations, and exact bookkeeping of equal ones."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Complex128, Float64, Int64, Num, UInt8
@@ -104,6 +104,10 @@ class LocalEnergies:
     diagonal: Float64[Tensor, " U"]
     n_connected: int = 0
     n_evaluated: int = 0
+
+    def in_units_of(self, energy_scale: float) -> "LocalEnergies":
+        """Values and diagonal divided by a scale of energy."""
+        return replace(self, values=self.values / energy_scale, diagonal=self.diagonal / energy_scale)
 
     @property
     def fraction_saved(self) -> float:

@@ -4,6 +4,8 @@ The matrix comes from the Hamiltonian's own diagonal and connected configuration
 lexicographic basis of its Hilbert space; Lanczos finds the lowest states.
 """
 
+import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,8 +23,9 @@ from nqs.runtime.notebook import html_table
 from nqs.symmetry.group import Symmetry
 
 DENSE_DIMENSION = 64  # below this dense diagonalisation is immediate
-TOLERANCE = 1e-12  # of the Lanczos residual, in units of the bound of the spectrum
+TOLERANCE = 1e-12  # of the Lanczos residual, in units of the width of the spectrum
 DEGENERATE = 1e-11  # difference in the same units below which energies count as equal
+ROUNDING = 16 * sys.float_info.epsilon  # of either, in units of the lowest diagonal element: a large constant in H
 MAX_COUNTED = 16  # states of the lowest level at most that are counted: each takes a Lanczos run
 
 
@@ -117,12 +120,12 @@ def ground_state(
     refuse_large(hamiltonian.hilbert, hamiltonian.hilbert.dimension // order, symmetry, max_dimension)
     check_hamiltonian(hamiltonian)
     matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)
-    dimension, equal = len(matrix), DEGENERATE * (matrix.bound or 1.0)
+    dimension, equal = len(matrix), DEGENERATE * matrix.width + ROUNDING * abs(matrix.lowest_diagonal)
     if dimension <= DENSE_DIMENSION:
         energies, states = np.linalg.eigh(matrix.to_scipy().toarray())
         state, method = states[:, 0], "dense"
     else:
-        energies, state = _lowest_level(matrix, equal)
+        energies, state = _lowest_level(matrix)
         method = "Lanczos"
     above = energies[energies > energies[0] + equal]
     multiplicity = len(energies) - len(above)
@@ -139,15 +142,15 @@ def ground_state(
     )
 
 
-def _lowest_level(matrix: SectorMatrix, equal: float) -> tuple[np.ndarray, np.ndarray]:
+def _lowest_level(matrix: SectorMatrix) -> tuple[np.ndarray, np.ndarray]:
     """Energies of the lowest level and, if it is not degenerate, of the one above, in order; the ground state.
+
+    Lanczos runs on (H - H_0) / unit, with the lowest diagonal element H_0 and a unit of at least the width of the
+    spectrum, so that energies lie between -1 and 1 and those of strongly coupled ground states are small.
 
     Lanczos finds one state of a degenerate level. So the states found are shifted to the top of the spectrum, and the
     next run starts from another random vector, until the next energy is higher. (A start vector that is related to the
     first one by a symmetry, such as the reversed one, could have the same component in the level.)
-
-    Args:
-        equal: difference of energies below which they belong to one level.
     """
     apply: Callable[[Any], Any] = matrix.apply
     dtype = torch.float64 if matrix.is_real else torch.complex128
@@ -155,24 +158,29 @@ def _lowest_level(matrix: SectorMatrix, equal: float) -> tuple[np.ndarray, np.nd
     if on_cpu:
         csr = matrix.to_scipy()
         apply = csr.__matmul__
-    bound, random = matrix.bound or 1.0, np.random.default_rng(0)
+    random, origin = np.random.default_rng(0), matrix.lowest_diagonal
+    unit = 2.0 ** math.frexp(matrix.width or 1.0)[1]  # a power of two rounds nothing
+    constant = ROUNDING * abs(origin) / unit
+    tolerance, equal = TOLERANCE + constant, DEGENERATE + constant
     states: list[Any] = []  # arrays on a CPU, tensors on a GPU
     energies: list[float] = []
 
     def deflated(x: Any) -> Any:
         y = apply(x)
+        y -= origin * x
+        y /= unit
         for state in states:
-            y += (2 * bound * dot(state, x)) * state
+            y += (2 * dot(state, x)) * state
         return y
 
     while len(states) < min(MAX_COUNTED, len(matrix)):
         start: Any = random.standard_normal(len(matrix))
         start = start.astype(csr.dtype) if on_cpu else torch.from_numpy(start).to(matrix.device, dtype)
-        energy, state = lanczos(deflated, start, TOLERANCE * bound, vector=not states)
+        energy, state = lanczos(deflated, start, tolerance, vector=not states)
         energies.append(energy)
         if energy > energies[0] + equal:
             break
         if states:  # another member of the level is needed as a vector, the first excited state is not
-            _, state = lanczos(deflated, start, TOLERANCE * bound)
+            _, state = lanczos(deflated, start, tolerance)
         states.append(state)
-    return np.sort(energies), states[0] if on_cpu else states[0].cpu().numpy()
+    return origin + unit * np.sort(energies), states[0] if on_cpu else states[0].cpu().numpy()

@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from nqs.estimators.energy_scale import energy_scale
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.lattice.lattice import Lattice
 from nqs.observables.densities import correlations, densities, double_occupancy, local_state_probabilities
@@ -42,7 +43,7 @@ from nqs.samples import Samples
 
 # Budget of connected configurations for off-diagonal observables: seconds on the device.
 MOVES = {"cpu": 2**20, "cuda": 2**26}
-DEGENERATE = 1e-8  # gap, in the Hamiltonian's unit, below which the ground state counts as degenerate
+DEGENERATE = 1e-8  # gap, in units of the energy scale, below which the ground state counts as degenerate
 
 
 def measure(
@@ -152,7 +153,8 @@ def stored(
     found = measure(samples, wavefunction, hamiltonian, few=few, permutations=permutations, exact=exact)
     for name, (value, error) in found.items():
         arrays |= {name: value, f"{name}_error": error}
-    if exact is not None and exact.gap >= DEGENERATE and hilbert.dimension * hilbert.n_sites**2 <= MOVES["cpu"]:
+    unique = exact is not None and exact.gap >= DEGENERATE * energy_scale(hamiltonian)
+    if exact is not None and unique and hilbert.dimension * hilbert.n_sites**2 <= MOVES["cpu"]:
         every, state = exact_samples(hilbert, exact.state), StateVector(hilbert, exact.state)
         arrays["local_state_probabilities_exact"] = local_state_probabilities(every, hilbert)
         arrays |= {f"{name}_exact": value for name, (value, _) in measure(every, state, hamiltonian).items()}

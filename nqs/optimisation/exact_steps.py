@@ -48,7 +48,7 @@ class ExactSteps:
     """Steps of imaginary time with H between all configurations or orbits of an exhaustive sum.
 
     Attributes:
-        time: imaginary time tau of a step, in inverse units of the energy.
+        time: imaginary time tau of a step, in inverse units of the energy scale (nqs.estimators.energy_scale).
         diagonal_shift: of the linear system at the start, in units of the mean eigenvalue of the metric.
         final_diagonal_shift: at the end of the schedule, reached geometrically; the adaptive shift goes below it.
         max_step: trust region: the step is shortened to this length of the change of the normalised state.
@@ -70,8 +70,8 @@ class ExactSteps:
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
 
-    def objective(self, hamiltonian: Hamiltonian) -> "SectorEnergy":
-        return SectorEnergy(hamiltonian)
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> "SectorEnergy":
+        return SectorEnergy(hamiltonian, energy_scale)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> "ImaginaryTime":
         """
@@ -101,10 +101,15 @@ class ExactSteps:
 
 
 class SectorEnergy:
-    """Local energies of exhaustive sums by one product with the matrix of the sector, which is built once."""
+    """Local energies of exhaustive sums by one product with the matrix of the sector, which is built once.
 
-    def __init__(self, hamiltonian: Hamiltonian) -> None:
+    Args:
+        energy_scale: unit of energies in steps, see nqs.estimators.energy_scale.
+    """
+
+    def __init__(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> None:
         self.hamiltonian = hamiltonian
+        self.energy_scale = energy_scale
         self._matrix: SectorMatrix | None = None
 
     def matrix(self, wavefunction: Wavefunction, samples: Samples) -> SectorMatrix:
@@ -174,7 +179,9 @@ class ImaginaryTime:
         gradient = residual(w, deviation, X.shape[0]) / stiffness
         gradient_norm = 2 * transposed_norm(X, gradient, kernel if in_samples else None)
         x = normalised_amplitudes(samples)
-        time, evolution = evolved(x, matrix, config.time, config.max_step)
+        scale = self.objective.energy_scale
+        time, evolution = evolved(x, matrix, config.time / scale, config.max_step)
+        time *= scale
         ratio = evolution * torch.polar(torch.ones_like(w), -samples.phase) / w.sqrt().clamp(min=SMALLEST)
         change = log_of_one_plus(ratio)
         change -= samples.mean(change)

@@ -17,6 +17,7 @@ from nqs.exact.sector_matrix import SectorMatrix
 KRYLOV = 40  # largest number of Lanczos vectors, enough for tau times the spectral width up to 100
 ROUNDING = 1e-15  # relative residual at machine precision
 SHORTER = 0.8  # factor on the time while the step is too long
+LARGEST_EXPONENT = 300.0  # of exp(-tau (E - <H>)): its square must not overflow; such steps are far too long
 
 
 def evolved(
@@ -34,6 +35,8 @@ def evolved(
     """
     vectors, alpha, beta = lanczos_vectors(x, matrix)
     energies, states = np.linalg.eigh(np.diag(alpha) + np.diag(beta, 1) + np.diag(beta, -1))
+    while time * (alpha[0] - energies[0]) > LARGEST_EXPONENT:
+        time *= SHORTER
     while True:
         # expm1: small changes would be lost to rounding in exp.
         found = states @ (np.expm1(-time * (energies - alpha[0])) * states[0])
@@ -53,6 +56,6 @@ def lanczos_vectors(x: Num[Tensor, " N"], matrix: SectorMatrix) -> tuple[Tensor,
     for _, diagonal, side in krylov(matrix.apply, x.to(dtype), vectors):
         alpha.append(diagonal)
         beta.append(side)
-        if side <= ROUNDING * matrix.largest:
+        if side <= ROUNDING * matrix.width:
             break
     return vectors[: len(alpha)], np.array(alpha), np.array(beta[: len(alpha) - 1])

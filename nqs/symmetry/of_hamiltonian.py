@@ -14,6 +14,8 @@ from nqs.symmetry.constructors import of_sites, particle_hole, spin_flip
 from nqs.symmetry.group import Symmetry
 
 PROBES = 32  # random configurations on which a symmetry is tested
+MISMATCH = 1e-9  # relative difference of elements that count as equal
+ROUNDING = 1e-14  # the same, relative to a constant in H
 
 
 class MatrixElements(Protocol):
@@ -77,8 +79,9 @@ def commuting(hamiltonian: MatrixElements, symmetry: Symmetry) -> Symmetry:
     mismatch = torch.stack(
         [torch.maximum((rows[:, gh] - rows).abs(), (diagonal[:, gh] - diagonal).abs()).max() for gh in products]
     )
-    scale = 1 + max(diagonal.abs().max().item(), rows.abs().max().item())
-    return symmetry.subgroup((mismatch < 1e-9 * scale).tolist())
+    scale = max((diagonal - diagonal.mean()).abs().max().item(), rows.abs().max().item())
+    limit = MISMATCH * scale + ROUNDING * diagonal.abs().max().item()
+    return symmetry.subgroup((mismatch <= limit).tolist())
 
 
 def refuse_lower_symmetry(hamiltonian: MatrixElements, symmetry: Symmetry) -> None:

@@ -11,6 +11,7 @@ import torch
 from nqs.archive.archive import FlushPolicy
 from nqs.archive.memory import MemoryArchive
 from nqs.estimators.energy import estimate_energy, infinite_temperature_energy
+from nqs.estimators.energy_scale import energy_scale
 from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.estimators.local_energy import local_energies
 from nqs.exact.diagonalisation import ExactGroundState
@@ -73,6 +74,7 @@ class VMC:
         self.sampler, self.optimiser, self.evaluation = chosen.sampler, chosen.optimiser, chosen.evaluation
         self.warm_up, self.default_steps = warm_up or chosen.warm_up, chosen.steps
         self.unit = unit_of(hamiltonian) if unit is None else unit
+        self.energy_scale = energy_scale(hamiltonian)
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Configuration that determines the outcome; stored in the archive and rebuilt by `resume`.
@@ -88,6 +90,7 @@ class VMC:
             "evaluation": self.evaluation,
             "run": run,
             "unit": self.unit,
+            "energy_scale": self.energy_scale,
             "warm_up": self.warm_up,
             "initial": initial,
         }
@@ -168,7 +171,8 @@ class VMC:
             )
             record = stack.enter_context(opened)
             stage = next(stage for stage in plan if max(0, record.step - 1) in stage)
-            running = self._started(stage)
+            scale = record.config.get("energy_scale", 1.0)  # archives without it have absolute rates
+            running = self._started(stage, scale)
             restore(record, self.wavefunction, running, guard, generator)
             exact_energy = keep_exact(record, exact)
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
@@ -178,7 +182,7 @@ class VMC:
                 begin = time.perf_counter()
                 if step not in stage:
                     stage = next(stage for stage in plan if step in stage)
-                    running = self._started(stage)
+                    running = self._started(stage, scale)
                     guard.new_stage()
                 temperature = run.temperature_at(step / run.steps)
                 try:
@@ -213,8 +217,8 @@ class VMC:
                 steps_left=run.steps - record.step,
             )
 
-    def _started(self, stage: Stage) -> RunningStage:
-        objective = stage.optimiser.objective(self.hamiltonian)
+    def _started(self, stage: Stage, scale: float) -> RunningStage:
+        objective = stage.optimiser.objective(self.hamiltonian, scale)
         return RunningStage(self.of_steps, stage.sampler.build(self.of_steps), objective, stage.optimiser)
 
     def _evaluation_seconds(self, row: Mapping[str, float]) -> float:

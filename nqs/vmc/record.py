@@ -41,7 +41,9 @@ def open_archive(
         return Archive.create(path, config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
     archive = Archive.open(path, "a")
     try:
-        old, new = (upgraded(one, finished=archive.finished) for one in (archive.config, plain))
+        # The scale follows from the Hamiltonian; where an archive lacks it, its run goes on with absolute rates.
+        stored = {"energy_scale": plain.get("energy_scale")} | archive.config
+        old, new = (upgraded(one, finished=archive.finished) for one in (stored, plain))
         if lines := differences(old, new):
             raise ArchiveError(
                 f"{archive.path} holds another run; in the archive / now:\n  " + "\n  ".join(lines) + "\n"
