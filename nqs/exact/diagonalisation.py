@@ -76,19 +76,24 @@ class ExactGroundState:
 
     def full_state(self, hilbert: HilbertSpace) -> np.ndarray:
         """The eigenvector on all configurations of the sector in lexicographic order, normalised."""
-        if self.symmetry is None:
-            return self.state
-        representatives, sizes = self.symmetry.orbits(hilbert)
-        ranks = hilbert.rank(representatives)
-        amplitudes = torch.from_numpy(self.state).to(torch.complex128) / sizes.double().sqrt()
-        n = hilbert.configurations()
-        g = self.symmetry.canonical(n)
-        found = hilbert.rank(self.symmetry.image(n, g))
-        place = torch.searchsorted(ranks, found).clamp(max=len(ranks) - 1)
-        angle = -self.symmetry.phases(n, g, hilbert)
-        psi = torch.where(ranks[place] == found, amplitudes[place] * torch.polar(torch.ones_like(angle), angle), 0)
-        real = not np.iscomplexobj(self.state) and self.symmetry.has_real_characters
-        return (psi.real if real else psi).numpy()
+        return on_sector(self.state, self.symmetry, hilbert)
+
+
+def on_sector(state: np.ndarray, symmetry: Symmetry | None, hilbert: HilbertSpace) -> np.ndarray:
+    """A vector on the orbits of a symmetry on all configurations of the sector, both normalised."""
+    if symmetry is None:
+        return state
+    representatives, sizes = symmetry.orbits(hilbert)
+    ranks = hilbert.rank(representatives)
+    amplitudes = torch.from_numpy(state).to(torch.complex128) / sizes.double().sqrt()
+    n = hilbert.configurations()
+    g = symmetry.canonical(n)
+    found = hilbert.rank(symmetry.image(n, g))
+    place = torch.searchsorted(ranks, found).clamp(max=len(ranks) - 1)
+    angle = -symmetry.phases(n, g, hilbert)
+    psi = torch.where(ranks[place] == found, amplitudes[place] * torch.polar(torch.ones_like(angle), angle), 0)
+    real = not np.iscomplexobj(state) and symmetry.has_real_characters
+    return (psi.real if real else psi).numpy()
 
 
 def ground_state(
@@ -125,7 +130,7 @@ def ground_state(
         energies, states = np.linalg.eigh(matrix.to_scipy().toarray())
         state, method = states[:, 0], "dense"
     else:
-        energies, state = _lowest_level(matrix)
+        energies, (state, *_) = lowest_states(matrix)
         method = "Lanczos"
     above = energies[energies > energies[0] + equal]
     multiplicity = len(energies) - len(above)
@@ -142,14 +147,17 @@ def ground_state(
     )
 
 
-def _lowest_level(matrix: SectorMatrix) -> tuple[np.ndarray, np.ndarray]:
-    """Energies of the lowest level and, if it is not degenerate, of the one above, in order; the ground state.
+def lowest_states(matrix: SectorMatrix, n_states: int | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Lowest energies in order, and their states in the order in which they were found.
+
+    Without `n_states` these are the states of the lowest level, up to MAX_COUNTED of them, and the energy of the level
+    above.
 
     Lanczos runs on (H - H_0) / unit, with the lowest diagonal element H_0 and a unit of at least the width of the
     spectrum, so that energies lie between -1 and 1 and those of strongly coupled ground states are small.
 
     Lanczos finds one state of a degenerate level. So the states found are shifted to the top of the spectrum, and the
-    next run starts from another random vector, until the next energy is higher. (A start vector that is related to the
+    next run starts from another random vector, until there are enough or the next energy is higher. (A start vector that is related to the
     first one by a symmetry, such as the reversed one, could have the same component in the level.)
     """
     apply: Callable[[Any], Any] = matrix.apply
@@ -173,14 +181,14 @@ def _lowest_level(matrix: SectorMatrix) -> tuple[np.ndarray, np.ndarray]:
             y += (2 * dot(state, x)) * state
         return y
 
-    while len(states) < min(MAX_COUNTED, len(matrix)):
+    while len(states) < min(n_states or MAX_COUNTED, len(matrix)):
         start: Any = random.standard_normal(len(matrix))
         start = start.astype(csr.dtype) if on_cpu else torch.from_numpy(start).to(matrix.device, dtype)
-        energy, state = lanczos(deflated, start, tolerance, vector=not states)
+        energy, state = lanczos(deflated, start, tolerance, vector=not states or n_states is not None)
         energies.append(energy)
-        if energy > energies[0] + equal:
+        if n_states is None and energy > energies[0] + equal:
             break
-        if states:  # another member of the level is needed as a vector, the first excited state is not
+        if n_states is None and states:  # another member of the level is needed as a vector, the first excited state is not
             _, state = lanczos(deflated, start, tolerance)
         states.append(state)
-    return origin + unit * np.sort(energies), states[0] if on_cpu else states[0].cpu().numpy()
+    return origin + unit * np.sort(energies), states if on_cpu else [state.cpu().numpy() for state in states]
