@@ -1,7 +1,7 @@
 """Variational Monte Carlo: sample, local energies, update; with a progress bar, an archive, and a final evaluation."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.estimators.local_energy import local_energies
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
+from nqs.optimisation.known_states import overlaps, penalised
 from nqs.optimisation.stages import RunConfig, Stage, WarmUp, stages
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, unit_of
 from nqs.recipes.optimiser import OptimiserOptions
@@ -26,7 +27,8 @@ from nqs.runtime.progress import Progress, Watcher
 from nqs.samplers import TreeSampler
 from nqs.symmetry.of_hamiltonian import refuse_lower_symmetry
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
-from nqs.vmc.record import keep_exact, keep_step, open_archive, restore, row_of, status
+from nqs.vmc.orthogonal import State, built_for, known_states
+from nqs.vmc.record import keep_exact, keep_overlaps, keep_step, open_archive, overlaps_of, restore, row_of, status
 from nqs.vmc.result import Result
 from nqs.vmc.steps import RunningStage, make_step
 
@@ -41,10 +43,15 @@ class VMC:
         optimiser: by default exact steps for exhaustive sums, else stochastic reconfiguration.
         evaluation: sampler of the final energy; by default far more samples than in a step, or the same exhaustive sum.
         warm_up: sampled steps before exhaustive sums; by default chosen with the sampler, none if a sampler is given.
+        orthogonal_to: known states that the run stays orthogonal to, by penalties on the overlaps with them
+            (nqs.optimisation.known_states): wavefunctions, archives of runs, or vectors. Energies are without the
+            penalties; the overlaps are in the history (overlap_0, ..) and the result.
+        penalty: weight of the penalties, in the unit of the energy; by default chosen (nqs.vmc.orthogonal).
         unit: printed name of the energy unit; that of the Hamiltonian by default.
 
     Raises:
-        ValueError: the wavefunction lives on another sector, or has a symmetry that the Hamiltonian has not.
+        ValueError: the wavefunction lives on another sector, or has a symmetry that the Hamiltonian has not; it learns
+            no phases, or a known state is no normalised state of the sector.
     """
 
     def __init__(
@@ -56,6 +63,8 @@ class VMC:
         evaluation: SamplerConfig | None = None,
         *,
         warm_up: WarmUp | None = None,
+        orthogonal_to: Sequence[State] = (),
+        penalty: float | None = None,
         unit: str | None = None,
     ) -> None:
         if wavefunction.hilbert != hamiltonian.hilbert:
@@ -73,6 +82,8 @@ class VMC:
         chosen = method(wavefunction, self.device, sampler=sampler, given=optimiser, evaluation=evaluation)
         self.sampler, self.optimiser, self.evaluation = chosen.sampler, chosen.optimiser, chosen.evaluation
         self.warm_up, self.default_steps = warm_up or chosen.warm_up, chosen.steps
+        self.orthogonal_to = known_states(hamiltonian, orthogonal_to, penalty)
+        self.known = built_for(self.orthogonal_to, wavefunction, self.device)
         self.unit = unit_of(hamiltonian) if unit is None else unit
         self.energy_scale = energy_scale(hamiltonian)
 
@@ -92,6 +103,7 @@ class VMC:
             "unit": self.unit,
             "energy_scale": self.energy_scale,
             "warm_up": self.warm_up,
+            "orthogonal_to": self.orthogonal_to or None,
             "initial": initial,
         }
         return {name: part for name, part in parts.items() if part is not None}
@@ -189,7 +201,7 @@ class VMC:
                     made = make_step(running, guard, generator, stage.progress(step), temperature=temperature)
                 except NonFiniteError as error:
                     raise error.at(f"step {step}", record.where_last_state_is()) from None
-                estimate = estimate_energy(made.samples, made.local.values, energy_infinity=energy_infinity)
+                estimate = estimate_energy(made.samples, made.local.energies, energy_infinity=energy_infinity)
                 seconds = time.perf_counter() - begin
                 row = row_of(step, made, estimate, temperature=temperature, seconds=seconds, archive_seconds=writing)
                 keep_step(record, row, self.wavefunction, running, guard, generator)
@@ -213,12 +225,13 @@ class VMC:
                 history=record.history,
                 seconds=float(record.history["seconds"].sum()),
                 exact=exact_energy,
+                overlaps=overlaps_of(record),
                 archive=None if archive is None else Path(archive),
                 steps_left=run.steps - record.step,
             )
 
     def _started(self, stage: Stage, scale: float) -> RunningStage:
-        objective = stage.optimiser.objective(self.hamiltonian, scale)
+        objective = penalised(stage.optimiser.objective(self.hamiltonian, scale), self.known)
         return RunningStage(self.of_steps, stage.sampler.build(self.of_steps), objective, stage.optimiser)
 
     def _evaluation_seconds(self, row: Mapping[str, float]) -> float:
@@ -264,6 +277,8 @@ class VMC:
             found = NonFiniteError(estimate.energy, estimate.variance)
             raise found.at("final evaluation", record.where_last_state_is())
         record.write_samples(samples)
+        if self.known:
+            keep_overlaps(record, overlaps(self.known, self.wavefunction, samples))
         if record.keeps_observables:
             samples, few, sites = measurements.samples_for(samples, self.wavefunction, generator, TreeSampler)
             measured = measurements.stored(

@@ -14,6 +14,7 @@ from nqs.archive.serialise import differences, to_plain
 from nqs.archive.upgrade import upgraded
 from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
 from nqs.exact.diagonalisation import ExactGroundState
+from nqs.observables.expectation import Expectation
 from nqs.protocols import Wavefunction
 from nqs.vmc.guard import Guard
 from nqs.vmc.steps import RunningStage, Step
@@ -112,6 +113,20 @@ def keep_exact(archive: MemoryArchive, exact: ExactGroundState | float | None) -
     return exact.energy
 
 
+def keep_overlaps(archive: MemoryArchive, found: Expectation) -> None:
+    """Overlaps with known states, beside the observables."""
+    for name, values in (("overlaps", found.value), ("overlaps_error", found.error)):
+        archive.write_observable(name, values.cpu().numpy())
+
+
+def overlaps_of(archive: MemoryArchive) -> tuple[tuple[float, float], ...]:
+    """The overlaps with known states and their errors."""
+    found = archive.observables()
+    if "overlaps" not in found:
+        return ()
+    return tuple(zip(found["overlaps"].tolist(), found["overlaps_error"].tolist(), strict=True))
+
+
 def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> dict[str, float]:
     """One row of the history: the energy before the update, and what the update did."""
     return {
@@ -128,6 +143,7 @@ def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> di
         "update_norm": made.info.update_norm,
         "gradient_norm": made.info.gradient_norm,
         "retries": made.retries,
+        **{f"overlap_{k}": value for k, value in enumerate(made.local.overlaps)},
         **more,
     }
 
