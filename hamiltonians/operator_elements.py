@@ -10,7 +10,6 @@ evaluated together.
 """
 
 # Shapes: B configurations, L sites, d local states, P terms on k sites each, T tables, F species of fermions.
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -22,23 +21,13 @@ import torch
 from jaxtyping import Int64, Num, UInt8
 from torch import Tensor
 
-from nqs.hilbert import Charge, HilbertSpace, Species
+from nqs.hamiltonians.operator_sites import Site, Table
+from nqs.hilbert import Charge, HilbertSpace
 from nqs.protocols import Connected
 from nqs.samples import distinct
 
 ELEMENTS = 2**22  # local elements in a chunk
 NEGLIGIBLE = 1e-14  # of a sum, relative to its terms: rounding
-KINDS = {"b": ("boson",), "b+": ("boson",), "c": ("fermion",), "c+": ("fermion",), "n": ("boson", "fermion")}
-KINDS |= dict.fromkeys(("S+", "S-", "Sz"), ("spin",))
-
-Content = tuple[int, ...]  # number of each species, 2 S^z of each spin; the index of the state where those do not tell
-
-
-class Table(NamedTuple):
-    """Action of a product of local operators on one site, on <a| for each local state a of the row space."""
-
-    columns: tuple[int, ...]  # local state of the column space; -1: none
-    values: tuple[complex, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +56,7 @@ class OperatorElements:
         if bra.n_sites != ket.n_sites or kinds[0] != kinds[1]:
             raise ValueError(f"the bra is a state of {bra}, the ket of {ket}: both need the same sites and particles.")
         self.hilbert, self.ket, self.terms = bra, ket, tuple(terms)
-        self._sites = [_Site(bra, ket, site) for site in range(bra.n_sites)]
+        self._sites = [Site(bra, ket, site) for site in range(bra.n_sites)]
         self._compiled: dict[torch.device, _Compiled] = {}
         self.entries = self._entries(self.terms)
 
@@ -274,145 +263,6 @@ class OperatorElements:
             if any(change):
                 changes.append((site, change))
         return tuple(changes)
-
-
-# ---- one site ----------------------------------------------------------------------------------------------
-
-
-class _Site:
-    """Local states of one site in the spaces of bra (rows) and ket (columns), by what they hold."""
-
-    def __init__(self, bra: HilbertSpace, ket: HilbertSpace, site: int) -> None:
-        self.space, self.site = bra, site
-        self.species = bra.species
-        self.rows, self.columns = _contents(bra, site), _contents(ket, site)
-        if self.rows is None or self.columns is None:  # local states that are told apart by their number alone
-            self.species = ()
-            self.rows, self.columns = ([(a,) for a in range(space.local_dims[site])] for space in (bra, ket))
-        self.row_of = {content: a for a, content in enumerate(self.rows)}
-        self.column_of = {content: b for b, content in enumerate(self.columns)}
-        self.unlimited = [self._unlimited(k) for k in range(len(self.species))]
-        self._tables: dict[Any, Table] = {}
-
-    def _unlimited(self, k: int) -> bool:
-        """Bosons whose largest occupation follows from their number: intermediate states may exceed it."""
-        number = self.space.number_of(self.species[k])
-        return self.species[k].kind == "boson" and number is not None and max(c[k] for c in self.rows) >= number
-
-    def translation(self, d: int) -> list[int]:
-        """Local state of the ket for each one of the bra, -1 for none."""
-        return [self.column_of.get(content, -1) for content in self.rows] + [-1] * (d - len(self.rows))
-
-    def fermion(self, factor: Any) -> int:
-        """Which species of fermions a factor c or c+ is about."""
-        fermions = [k for k, one in enumerate(self.species) if one.kind == "fermion"]
-        return fermions.index(self._of(factor.name, factor.detail)[0])
-
-    def _of(self, name: str, detail: tuple[Any, ...]) -> list[int]:
-        """The species that a factor acts on; all bosons and fermions for n."""
-        found = [k for k, one in enumerate(self.species) if one.kind in KINDS[name]]
-        if detail:
-            spin = {"up": 1, "down": -1}.get(detail[0])
-            found = [k for k in found if detail[0] == self.species[k].name or (spin and self._spin(k) == spin)]
-        if KINDS[name] == ("spin",):
-            found = [k for k in found if self.species[k].twice_sz]
-        if not found or (len(found) > 1 and name != "n"):
-            names = ", ".join(f"{one.name!r} ({one.kind})" for one in self.species) or "none that is known"
-            raise ValueError(
-                f"{name}_{self.site}{''.join(f',{d}' for d in detail)} needs one {' or '.join(KINDS[name])} of that "
-                f"kind; the space has the species {names}: name one of them, for electrons 'up' or 'down'."
-            )
-        return found
-
-    def _spin(self, k: int) -> int:
-        """2 S^z of a fermion of this species; 0 if it has none."""
-        species: Species = self.species[k]
-        if species.twice_sz is None:
-            return 0
-        number, twice_sz = (self.space.table(values)[self.site] for values in (species.occupation, species.twice_sz))
-        return next((sign for sign in (1, -1) if (twice_sz == sign * number).all()), 0)
-
-    def table(self, factors: tuple[tuple[str, Any], ...]) -> Table:
-        """The product of (name, detail) of factors, acting on each <a| from left to right."""
-        if factors not in self._tables:
-            acted = [self._acted(content, factors) for content in self.rows]
-            self._tables[factors] = Table(*map(tuple, zip(*acted, strict=True)))
-        return self._tables[factors]
-
-    def _acted(self, content: Content, factors: tuple[tuple[str, Any], ...]) -> tuple[int, complex]:
-        square, value = 1, complex(1)  # value sqrt(square): products of ladder operators without rounding
-        for name, detail in factors:
-            content, more, factor = self._step(content, name, detail)
-            square, value = square * more, value * factor
-            if not (square and value and self._exists(content)):
-                return -1, 0j
-        column = self.column_of.get(content, -1)
-        return (column, value * math.sqrt(square)) if column >= 0 else (-1, 0j)
-
-    def _exists(self, content: Content) -> bool:
-        """As an intermediate state."""
-        if content in self.row_of or content in self.column_of:
-            return True
-        within = (min(x, max(c[k] for c in self.rows)) if free else x for k, (x, free) in enumerate(self._free(content)))
-        return tuple(within) in self.row_of
-
-    def _free(self, content: Content) -> list[tuple[int, bool]]:
-        return list(zip(content, self.unlimited + [False] * (len(content) - len(self.unlimited)), strict=True))
-
-    def _step(self, content: Content, name: str, detail: tuple[Any, ...]) -> tuple[Content, int, complex]:
-        """<content| times one factor: the new content, and the square and the rest of the element."""
-        if name == "f":
-            self._check_states(len(detail))
-            a = self.row_of.get(content, -1)
-            return content, 1, complex(*detail[a]) if a >= 0 else 0j
-        if name == "|a><b|":
-            self._check_states(max(detail) + 1, exactly=False)
-            a, b = detail
-            fermions = [k for k, one in enumerate(self.species) if one.kind == "fermion"]
-            if any(self.rows[a][k] != self.rows[b][k] for k in fermions):
-                raise ValueError(
-                    f"a matrix at site {self.site} changes the fermions there, whose signs depend on other sites: "
-                    "write it with c and c_dag."
-                )
-            return (self.rows[b], 1, 1) if self.rows[a] == content else (content, 1, 0j)
-        which = self._of(name, detail)
-        k = which[0]
-        if name == "n":
-            return content, 1, sum(content[k] for k in which)
-        if KINDS[name] == ("spin",):
-            return self._spin_step(content, name, k)
-        x = content[k]
-        step, square = (-1, x) if name.endswith("+") else (1, x + 1)
-        if KINDS[name] == ("fermion",):
-            square = int(x + step in (0, 1))
-        return (*content[:k], x + step, *content[k + 1 :]), square, 1
-
-    def _spin_step(self, content: Content, name: str, k: int) -> tuple[Content, int, complex]:
-        spins = [j for j, one in enumerate(self.species) if one.kind == "spin" and one.twice_sz]
-        k = len(self.species) + spins.index(k)
-        m = content[k]  # 2 S^z
-        if name == "Sz":
-            return content, 1, m / 2
-        S = max(c[k] for c in self.rows)  # 2 S
-        step = -2 if name == "S+" else 2
-        square = (S * (S + 2) - m * (m + step)) // 4
-        return (*content[:k], m + step, *content[k + 1 :]), square, 1
-
-    def _check_states(self, d: int, *, exactly: bool = True) -> None:
-        if d > len(self.rows) or (exactly and d < len(self.rows)):
-            states = self.space.states_at(self.site)
-            raise ValueError(
-                f"a matrix at site {self.site} is about {d} local states; the site has {len(states)}: {states}."
-            )
-
-
-def _contents(hilbert: HilbertSpace, site: int) -> list[Content] | None:
-    """What each local state of a site holds; None if that does not tell them apart."""
-    numbers = [hilbert.table(species.occupation)[site] for species in hilbert.species]
-    spins = [hilbert.table(species.twice_sz)[site] for species in hilbert.of_kind("spin") if species.twice_sz]
-    d = hilbert.local_dims[site]
-    contents = [tuple(int(column[a]) for column in (*numbers, *spins)) for a in range(d)]
-    return contents if hilbert.species and len(set(contents)) == d else None
 
 
 # ---- tensors on one device ---------------------------------------------------------------------------------

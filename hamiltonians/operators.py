@@ -171,7 +171,7 @@ def _operator(x: Summand) -> Operator:
         return x
     if not isinstance(x, Number):
         raise TypeError(f"{x!r} ({type(x).__name__}) is neither an Operator nor a number.")
-    return Operator((Term(*_parts(complex(x)), ()),))  # type: ignore[arg-type]  # a number
+    return Operator((Term(*_parts(complex(x)), ()),))
 
 
 def _parts(x: complex) -> tuple[float, float]:

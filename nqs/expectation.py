@@ -79,9 +79,7 @@ def expect(
     if not several:
         return found[0]
     dtype = torch.complex128 if any(value.is_complex() for value, _ in found) else torch.float64
-    return Expectation(
-        torch.stack([value.to(dtype) for value, _ in found]), torch.stack([error for _, error in found])
-    )
+    return Expectation(torch.stack([value.to(dtype) for value, _ in found]), torch.stack([error for _, error in found]))
 
 
 def _wavefunction(
@@ -98,4 +96,5 @@ def _wavefunction(
 
 
 def _device_of(wavefunction: Wavefunction) -> torch.device:
-    return next((tensor.device for tensor in (*wavefunction.parameters(), *wavefunction.buffers())), torch.device("cpu"))
+    tensors = (*wavefunction.parameters(), *wavefunction.buffers())
+    return tensors[0].device if tensors else torch.device("cpu")

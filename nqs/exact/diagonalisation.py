@@ -157,8 +157,9 @@ def lowest_states(matrix: SectorMatrix, n_states: int | None = None) -> tuple[np
     spectrum, so that energies lie between -1 and 1 and those of strongly coupled ground states are small.
 
     Lanczos finds one state of a degenerate level. So the states found are shifted to the top of the spectrum, and the
-    next run starts from another random vector, until there are enough or the next energy is higher. (A start vector that is related to the
-    first one by a symmetry, such as the reversed one, could have the same component in the level.)
+    next run starts from another random vector, until there are enough or the next energy is higher. (A start vector
+    that is related to the first one by a symmetry, such as the reversed one, could have the same component in the
+    level.)
     """
     apply: Callable[[Any], Any] = matrix.apply
     dtype = torch.float64 if matrix.is_real else torch.complex128
@@ -188,7 +189,7 @@ def lowest_states(matrix: SectorMatrix, n_states: int | None = None) -> tuple[np
         energies.append(energy)
         if n_states is None and energy > energies[0] + equal:
             break
-        if n_states is None and states:  # another member of the level is needed as a vector, the first excited state is not
+        if n_states is None and states:  # as a vector, too: another member of the level, but not the state above
             _, state = lanczos(deflated, start, tolerance)
         states.append(state)
     return origin + unit * np.sort(energies), states if on_cpu else [state.cpu().numpy() for state in states]

@@ -38,9 +38,7 @@ class Matrix(Protocol):
     def apply(self, x: Num[Tensor, " N"]) -> Num[Tensor, " N"]: ...
 
 
-def evolved(
-    x: Num[Tensor, " N"], matrix: Matrix, time: float, max_step: float
-) -> tuple[float, Num[Tensor, " N"]]:
+def evolved(x: Num[Tensor, " N"], matrix: Matrix, time: float, max_step: float) -> tuple[float, Num[Tensor, " N"]]:
     """Change of a state by imaginary time.
 
     Args:

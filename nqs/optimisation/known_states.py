@@ -9,9 +9,10 @@ sample takes the mean over the others,
 
     <r>_{-n} = <r> - (e_n / w_n) (r(n) - <r>),    (standard error)^2 = sum_n e_n |r(n) - <r>|^2,
 
-which leaves overlap and gradient without bias. Sums over the whole sector have e = 0. Penalties: Choo, Carleo,
-Regnault, Neupert, Phys. Rev. Lett. 121, 167204 (2018), arXiv:1807.03325; overlaps without bias from two sets of samples:
-Pfau, Axelrod, Sutterud, von Glehn, Spencer, Science 385, eadn0137 (2024), arXiv:2308.16848.
+which leaves overlap and gradient without bias. Sums over the whole sector have e = 0.
+
+Penalties: Choo, Carleo, Regnault, Neupert, Phys. Rev. Lett. 121, 167204 (2018), arXiv:1807.03325. Overlaps without bias
+from two sets of samples: Pfau, Axelrod, Sutterud, von Glehn, Spencer, Science 385, eadn0137 (2024), arXiv:2308.16848.
 """
 
 # Shapes: U samples, N configurations or orbits.
@@ -70,7 +71,8 @@ class KnownState:
         """
         if self.vector is not None:
             return Known(StateVector(hilbert, self.vector).to(device), self.weight)
-        assert self.model is not None and self.parameters is not None
+        assert self.model is not None
+        assert self.parameters is not None
         state = self.model.build(hilbert, device)
         state.load_state_dict({name: torch.as_tensor(values) for name, values in self.parameters.items()})
         return Known(state, self.weight)

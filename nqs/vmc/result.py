@@ -88,7 +88,8 @@ class Result:
 
     @property
     def _overlaps(self) -> str:
-        return ", ".join(f"{value:.1e}" if not error else f"{value:.1e} ± {error:.1e}" for value, error in self.overlaps)
+        shown = [f"{value:.1e}" + (f" ± {error:.1e}" if error else "") for value, error in self.overlaps]
+        return ", ".join(shown)
 
     def compare(self, exact: ExactGroundState | float) -> str:
         """One line: the exact energy, the relative error, and the difference in error bars."""
