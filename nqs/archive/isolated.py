@@ -15,13 +15,10 @@ import numpy as np
 
 from nqs.archive import reader
 from nqs.archive.contents import Attributes, Datasets
+from nqs.archive.serialise import ARRAY_TYPES, COMPLEX_TYPES
 
 SECONDS, BYTES_A_SECOND = 60.0, 10**7  # before the child is ended; its CPU time is limited more tightly
-KINDS = {
-    np.dtype(name).str
-    for name in ("bool", "float16", "float32", "float64", "complex64", "complex128")
-    + tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-}
+KINDS = {np.dtype(name).str for name in (*ARRAY_TYPES, *COMPLEX_TYPES)}
 # One thread each: a pool of BLAS reserves memory for every core. No plug-ins of HDF5 that a file may name.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
 

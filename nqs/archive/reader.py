@@ -1,7 +1,7 @@
 """Program of the child process that reads HDF5 images of untrusted files: the HDF5 library may crash, hang or take all
 memory on a crafted file. `nqs.archive.isolated` starts it by its path; it imports nothing of nqs.
 
-Requests on stdin: length of the image, 8 bytes; the image. Replies on stdout, each a JSON text after its length, 8 bytes:
+Requests on stdin: length of the image, 8 bytes; the image. Replies on stdout: length of a JSON text, 8 bytes; the text:
 
     ["group", path, attributes]
     ["data", path, dtype, shape]     the values follow, row-major
@@ -64,8 +64,8 @@ def read_image(image: bytes, group: Callable[[str, dict[str, Any]], None], data:
         attributes = {}
         for name in parent.attrs:
             count(f"attribute {name} of /{path}")
-            attributes[name] = scalar(parent.attrs, name)
-            count(f"attribute {name} of /{path}", len(attributes[name]) if isinstance(attributes[name], str) else 0)
+            value = attributes[name] = scalar(parent.attrs, name)
+            count(f"attribute {name} of /{path}", len(value) if isinstance(value, str) else 0)
         if attributes or not path:
             group(path, attributes)
         for name in parent:

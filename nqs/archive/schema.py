@@ -15,6 +15,7 @@ from nqs.estimators.estimate import EnergyEstimate
 
 MAX_NESTING = 64  # of the configuration
 MAX_ENTRIES = 2_000_000  # lists and objects in it, and texts
+MAX_TEXT = 2**20  # characters of a line of the header
 MAX_DIGITS = 300  # of an integer, which a float can still hold
 PARTS = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run", "warm_up", "initial")
 COUNTS = ("step", "samples", "distinct", "seconds")  # columns of the history that are never nan
@@ -45,12 +46,16 @@ def check_layout(attributes: Attributes, datasets: Datasets) -> None:
     for name in HEADER:
         if not isinstance(attributes[""][name], str):
             raise ValueError(f"attribute {name} is not text")
-    _check_history({name: values for name, values in _group(datasets, "history")})
+        if name not in ("config", "options") and len(str(attributes[""][name])) > MAX_TEXT:
+            raise ValueError(f"attribute {name} is longer than {MAX_TEXT:,} characters")
+    _check_history(dict(_group(datasets, "history")))
     if "checkpoint" in attributes:
         _check_checkpoint(attributes["checkpoint"], datasets)
     if "result" in attributes:
         _check_numbers("result", attributes["result"], {"step", *(f.name for f in fields(EnergyEstimate))})
         _check_counts("result", attributes["result"], ("step", "n_samples", "n_distinct"))
+        if attributes["result"]["error"] < 0:  # type: ignore[operator]
+            raise ValueError("the error of the result is negative")
     if "exact" in attributes:
         if set(attributes["exact"]) != set(EXACT):
             raise ValueError(f"the exact ground state has {sorted(attributes['exact'])}, not {sorted(EXACT)}")
@@ -58,8 +63,13 @@ def check_layout(attributes: Attributes, datasets: Datasets) -> None:
             raise ValueError("the method of the exact ground state is not text")
         _check_numbers("exact", {name: value for name, value in attributes["exact"].items() if name != "method"})
         _check_counts("exact", attributes["exact"], ("dimension",))
+        if not math.isfinite(attributes["exact"]["energy"]):  # type: ignore[arg-type]
+            raise ValueError("the exact energy is not finite")
     _check_samples(dict(_group(datasets, "samples")))
     _check_observables(dict(_group(datasets, "observables")))
+    names = attributes.get("observables", {}).get("state_names")
+    if names is not None and not _are_texts(_json("state_names", names)):
+        raise ValueError("the names of the local states are not a list of text")
 
 
 def _group(datasets: Datasets, name: str) -> list[tuple[str, np.ndarray]]:
@@ -81,9 +91,10 @@ def _check_history(columns: dict[str, np.ndarray]) -> None:
 
 
 def _check_checkpoint(attributes: dict[str, Scalar], datasets: Datasets) -> None:
-    step, damping = attributes["step"], attributes["damping"]
-    if not _is_integer(step) or step < 0 or not isinstance(damping, float) or not 0 < damping < math.inf:
-        raise ValueError(f"step and damping of the checkpoint are {step!r} and {damping!r}")
+    damping = attributes["damping"]
+    _check_counts("checkpoint", attributes, ("step",))
+    if not isinstance(damping, float) or not 0 < damping < math.inf:
+        raise ValueError(f"the damping of the checkpoint is {damping!r}")
     generator = datasets["checkpoint/generator"]
     if generator.dtype != np.uint8 or generator.ndim != 1:
         raise ValueError("the state of the random generator is not in bytes")
@@ -121,6 +132,10 @@ def _check_counts(group: str, values: dict[str, Scalar], names: tuple[str, ...])
             raise ValueError(f"the {name} of the {group} is not a non-negative integer")
 
 
+def _are_texts(data: Any) -> bool:
+    return isinstance(data, list) and all(isinstance(item, str) for item in data)
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -129,7 +144,14 @@ def _is_integer(value: Any) -> bool:
 
 
 def _json_object(name: str, text: Scalar) -> dict[str, Any]:
-    """A JSON object that can be walked through without harm."""
+    data = _json(name, text)
+    if not isinstance(data, dict):
+        raise ValueError(f"attribute {name} is not a JSON object")
+    return data
+
+
+def _json(name: str, text: Scalar) -> Any:
+    """JSON data of bounded size and depth."""
     if not isinstance(text, str):
         raise ValueError(f"attribute {name} is not text")
     if text.count("[") + text.count("{") + text.count('"') // 2 > MAX_ENTRIES:
@@ -138,18 +160,16 @@ def _json_object(name: str, text: Scalar) -> dict[str, Any]:
         data = json.loads(text, parse_int=_integer)
     except RecursionError:
         raise ValueError(f"attribute {name} is nested too deeply") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"attribute {name} is not a JSON object")
-    level: list[Any] = [data]
+    level = [data] if isinstance(data, (dict, list)) else []
     for _ in range(MAX_NESTING):
+        if not level:
+            return data
         level = [
             item
             for part in level
             for item in (part.values() if isinstance(part, dict) else part)
             if isinstance(item, (dict, list))
         ]
-        if not level:
-            return data
     raise ValueError(f"attribute {name} is nested too deeply")
 
 
