@@ -13,7 +13,8 @@ from nqs.protocols import SamplerConfig, Wavefunction
 from nqs.recipes.samplers import evaluation_sampler
 from nqs.samplers import TreeSampler
 from nqs.samples import Samples
-from nqs.vmc.continuation import rebuild
+from nqs.vmc.rebuilding import rebuild
+from nqs.vmc.stored import check_parameters, one_line
 
 State = Wavefunction | Archive | str | Path
 
@@ -90,8 +91,10 @@ def _wavefunction(
         return state, None
     archive = state if isinstance(state, Archive) else Archive.open(state)
     built = rebuild(archive.config, types, only=("hamiltonian", "model", "evaluation"))
-    wavefunction: Wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
-    wavefunction.load_state_dict({name: torch.from_numpy(x.copy()) for name, x in archive.parameters().items()})
+    with one_line(archive.place):
+        check_parameters(built["model"], built["hamiltonian"].hilbert, archive)
+        wavefunction: Wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
+        wavefunction.load_state_dict({name: torch.from_numpy(x.copy()) for name, x in archive.parameters().items()})
     return wavefunction, built["evaluation"]
 
 

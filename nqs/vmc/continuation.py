@@ -8,9 +8,11 @@ import torch
 from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.runtime.progress import Watcher
+from nqs.runtime.text import printable
 from nqs.vmc.loop import VMC
 from nqs.vmc.rebuilding import known_types, rebuild
 from nqs.vmc.result import Result
+from nqs.vmc.stored import check_parameters, one_line
 
 __all__ = ["known_types", "rebuild", "resume"]
 
@@ -43,17 +45,19 @@ def resume(
     if "initial" in config and not file.has_checkpoint:
         raise ArchiveError(f"{archive} was stopped before its initial parameters were kept: repeat the command.")
     built = rebuild(config, types, finished=file.finished)
-    wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
-    vmc = VMC(
-        built["hamiltonian"],
-        wavefunction,
-        built["sampler"],
-        built["optimiser"],
-        built["evaluation"],
-        warm_up=built.get("warm_up"),
-        orthogonal_to=built.get("orthogonal_to", ()),
-        unit=config["unit"],
-    )
+    with one_line(archive):
+        check_parameters(built["model"], built["hamiltonian"].hilbert, file)
+        wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
+        vmc = VMC(
+            built["hamiltonian"],
+            wavefunction,
+            built["sampler"],
+            built["optimiser"],
+            built["evaluation"],
+            warm_up=built.get("warm_up"),
+            orthogonal_to=built.get("orthogonal_to", ()),
+            unit=printable(config["unit"]),
+        )
     # The stored configuration itself: those of older versions lack later options.
     return vmc.carry_out(
         built["run"],

@@ -18,6 +18,7 @@ from nqs.optimisation.known_states import Known, KnownState
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.recipes.samplers import training_sampler
 from nqs.vmc.rebuilding import rebuild
+from nqs.vmc.stored import check_parameters, one_line
 
 State = KnownState | Wavefunction | Archive | str | Path | np.ndarray | Tensor
 LISTED = 2**20  # largest dimension for which a state without a configuration is stored as a vector
@@ -66,6 +67,8 @@ def _plain(hamiltonian: Hamiltonian, state: Any) -> dict[str, Any]:
     if isinstance(state, Archive):
         built = rebuild(state.config, only=("hamiltonian", "model"))
         _same_sector(hamiltonian, built["hamiltonian"].hilbert, state.path)
+        with one_line(state.place):
+            check_parameters(built["model"], hamiltonian.hilbert, state)
         return {"model": built["model"], "parameters": state.parameters()}
     if isinstance(state, (np.ndarray, Tensor)):
         return {"vector": np.asarray(torch.as_tensor(state).detach().cpu())}

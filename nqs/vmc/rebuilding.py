@@ -7,6 +7,7 @@ from nqs import hamiltonians, hilbert, lattice, models, optimisation, samplers, 
 from nqs.archive.errors import ArchiveError
 from nqs.archive.serialise import from_plain
 from nqs.archive.upgrade import upgraded
+from nqs.vmc.stored import check_kinds, check_sizes, one_line
 
 
 def rebuild(
@@ -28,13 +29,17 @@ def rebuild(
     """
     known = known_types() | dict(types or {})
     parts: tuple[str, ...] = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run")
-    missing = [name for name in (*parts, "unit") if name not in config]
+    missing = [name for name in only or (*parts, "unit") if name not in config]
     if missing:
         raise ArchiveError(f"the archive holds no run of nqs: its configuration lacks {', '.join(missing)}.")
     parts += tuple(name for name in ("warm_up", "orthogonal_to") if name in config)
     parts = tuple(only) or parts
-    config = upgraded({name: config[name] for name in parts}, finished=finished)
-    return {name: from_plain(config[name], known) for name in parts}
+    with one_line("the archive"):
+        config = upgraded({name: config[name] for name in parts}, finished=finished)
+        check_sizes(config)
+        built = {name: from_plain(config[name], known) for name in parts}
+        check_kinds(built)
+    return built
 
 
 def known_types() -> dict[str, type]:
