@@ -4,6 +4,8 @@ The matrix comes from the Hamiltonian's own diagonal and connected configuration
 lexicographic basis of its Hilbert space; Lanczos finds the lowest states.
 """
 
+import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,8 +23,9 @@ from nqs.runtime.notebook import html_table
 from nqs.symmetry.group import Symmetry
 
 DENSE_DIMENSION = 64  # below this dense diagonalisation is immediate
-TOLERANCE = 1e-12  # of the Lanczos residual, in units of the bound of the spectrum
+TOLERANCE = 1e-12  # of the Lanczos residual, in units of the width of the spectrum
 DEGENERATE = 1e-11  # difference in the same units below which energies count as equal
+ROUNDING = 16 * sys.float_info.epsilon  # of either, in units of the lowest diagonal element: a large constant in H
 MAX_COUNTED = 16  # states of the lowest level at most that are counted: each takes a Lanczos run
 
 
@@ -80,28 +83,37 @@ class ExactGroundState:
         Raises:
             ValueError: it does not fit into memory.
         """
-        if self.symmetry is None:
-            return self.state
-        require_memory(
-            hilbert.dimension * 40,
-            f"the eigenvector on all {hilbert.dimension:,} configurations",
-            "use the amplitudes of the orbits, `state`",
-        )
-        representatives, sizes = self.symmetry.orbits(hilbert)
-        ranks = hilbert.rank(representatives)
-        amplitudes = torch.from_numpy(self.state).to(torch.complex128) / sizes.double().sqrt()
-        parts = []
-        for start in range(0, hilbert.dimension, ROWS):
-            n = hilbert.configurations(start, min(start + ROWS, hilbert.dimension))
-            g = self.symmetry.canonical(n)
-            found = hilbert.rank(self.symmetry.image(n, g))
-            place = torch.searchsorted(ranks, found).clamp(max=len(ranks) - 1)
-            angle = -self.symmetry.phases(n, g, hilbert)
-            factor = torch.polar(torch.ones_like(angle), angle)
-            parts.append(torch.where(ranks[place] == found, amplitudes[place] * factor, 0))
-        psi = torch.cat(parts)
-        real = not np.iscomplexobj(self.state) and self.symmetry.has_real_characters
-        return (psi.real if real else psi).numpy()
+        return on_sector(self.state, self.symmetry, hilbert)
+
+
+def on_sector(state: np.ndarray, symmetry: Symmetry | None, hilbert: HilbertSpace) -> np.ndarray:
+    """A vector on the orbits of a symmetry on all configurations of the sector, both normalised.
+
+    Raises:
+        ValueError: it does not fit into memory.
+    """
+    if symmetry is None:
+        return state
+    require_memory(
+        hilbert.dimension * 40,
+        f"the state vector on all {hilbert.dimension:,} configurations",
+        "use the amplitudes of the orbits",
+    )
+    representatives, sizes = symmetry.orbits(hilbert)
+    ranks = hilbert.rank(representatives)
+    amplitudes = torch.from_numpy(state).to(torch.complex128) / sizes.double().sqrt()
+    parts = []
+    for start in range(0, hilbert.dimension, ROWS):
+        n = hilbert.configurations(start, min(start + ROWS, hilbert.dimension))
+        g = symmetry.canonical(n)
+        found = hilbert.rank(symmetry.image(n, g))
+        place = torch.searchsorted(ranks, found).clamp(max=len(ranks) - 1)
+        angle = -symmetry.phases(n, g, hilbert)
+        factor = torch.polar(torch.ones_like(angle), angle)
+        parts.append(torch.where(ranks[place] == found, amplitudes[place] * factor, 0))
+    psi = torch.cat(parts)
+    real = not np.iscomplexobj(state) and symmetry.has_real_characters
+    return (psi.real if real else psi).numpy()
 
 
 def ground_state(
@@ -129,12 +141,13 @@ def ground_state(
     """
     begin = time.perf_counter()
     matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)
-    dimension, equal = len(matrix), DEGENERATE * (matrix.bound or 1.0)
+    dimension, equal = len(matrix), DEGENERATE * matrix.width + ROUNDING * abs(matrix.lowest_diagonal)
     if dimension <= DENSE_DIMENSION:
         energies, vectors = np.linalg.eigh(matrix.to_scipy().toarray())
         states, method = vectors.T, "dense"
     else:
-        energies, states = _lowest_level(matrix, equal)
+        energies, found = lowest_states(matrix)
+        states = np.stack(found)
         method = "Lanczos"
     above = energies[energies > energies[0] + equal]
     multiplicity = len(energies) - len(above)
@@ -152,15 +165,19 @@ def ground_state(
     )
 
 
-def _lowest_level(matrix: SectorMatrix, equal: float) -> tuple[np.ndarray, np.ndarray]:
-    """Energies of the lowest level and, if it was counted to the end, of the one above, in order; the lowest states.
+def lowest_states(matrix: SectorMatrix, n_states: int | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Lowest energies in order, and their states in the order in which they were found.
+
+    Without `n_states` these are the states of the lowest level, up to MAX_COUNTED of them, and the energy of the level
+    above.
+
+    Lanczos runs on (H - H_0) / unit, with the lowest diagonal element H_0 and a unit of at least the width of the
+    spectrum, so that energies lie between -1 and 1 and those of strongly coupled ground states are small.
 
     Lanczos finds one state of a degenerate level. So the states found are shifted to the top of the spectrum, and the
-    next run starts from another random vector, until the next energy is higher. (A start vector that is related to the
-    first one by a symmetry, such as the reversed one, could have the same component in the level.)
-
-    Args:
-        equal: difference of energies below which they belong to one level.
+    next run starts from another random vector, until there are enough or the next energy is higher. (A start vector
+    that is related to the first one by a symmetry, such as the reversed one, could have the same component in the
+    level.)
     """
     apply: Callable[[Any], Any] = matrix.apply
     dtype = torch.float64 if matrix.is_real else torch.complex128
@@ -168,24 +185,29 @@ def _lowest_level(matrix: SectorMatrix, equal: float) -> tuple[np.ndarray, np.nd
     if on_cpu:
         csr = matrix.to_scipy()
         apply = csr.__matmul__
-    bound, random = matrix.bound or 1.0, np.random.default_rng(0)
+    random, origin = np.random.default_rng(0), matrix.lowest_diagonal
+    unit = 2.0 ** math.frexp(matrix.width or 1.0)[1]  # a power of two rounds nothing
+    constant = ROUNDING * abs(origin) / unit
+    tolerance, equal = TOLERANCE + constant, DEGENERATE + constant
     states: list[Any] = []  # arrays on a CPU, tensors on a GPU
     energies: list[float] = []
 
     def deflated(x: Any) -> Any:
         y = apply(x)
+        y -= origin * x
+        y /= unit
         for state in states:
-            y += (2 * bound * dot(state, x)) * state
+            y += (2 * dot(state, x)) * state
         return y
 
-    while len(states) < min(MAX_COUNTED, len(matrix)):
+    while len(states) < min(n_states or MAX_COUNTED, len(matrix)):
         start: Any = random.standard_normal(len(matrix))
         start = start.astype(csr.dtype) if on_cpu else torch.from_numpy(start).to(matrix.device, dtype)
-        energy, state = lanczos(deflated, start, TOLERANCE * bound, vector=not states)
+        energy, state = lanczos(deflated, start, tolerance, vector=not states or n_states is not None)
         energies.append(energy)
-        if energy > energies[0] + equal:
+        if n_states is None and energy > energies[0] + equal:
             break
-        if states:  # another member of the level is needed as a vector, the first excited state is not
-            _, state = lanczos(deflated, start, TOLERANCE * bound)
+        if n_states is None and states:  # as a vector, too: another member of the level, but not the state above
+            _, state = lanczos(deflated, start, tolerance)
         states.append(state)
-    return np.sort(energies), np.stack([state if on_cpu else state.cpu().numpy() for state in states])
+    return origin + unit * np.sort(energies), states if on_cpu else [state.cpu().numpy() for state in states]

@@ -148,14 +148,16 @@ class SectorMatrix:
         return not np.iscomplexobj(self._csr.data)
 
     @cached_property
-    def largest(self) -> float:
-        """Modulus of the largest element."""
-        return float(abs(self._csr.data).max(initial=0.0))
+    def lowest_diagonal(self) -> float:
+        """The lowest diagonal element, an upper bound of the lowest eigenvalue."""
+        return float(self._csr.diagonal().real.min())
 
     @cached_property
-    def bound(self) -> float:
-        """No eigenvalue has a larger modulus (Gershgorin)."""
-        return float(abs(self._csr).sum(axis=1).max())
+    def width(self) -> float:
+        """No two eigenvalues differ by more (Gershgorin); a constant in H does not change it."""
+        diagonal = self._csr.diagonal().real
+        radius = abs(self._csr).sum(axis=1) - abs(diagonal)
+        return float((diagonal + radius).max() - (diagonal - radius).min())
 
     @property
     def n_connected(self) -> int:

@@ -11,7 +11,7 @@ known, unique and small its value under `NAME_exact`:
     momentum_distribution             <n_k> at `particle_wave_vectors`, (K,); periodic lattices, not twisted
     condensate_fraction               of bosons
     double_occupancy                  <n_up n_down>, (L,), of electrons
-    spin_correlations                 <S_i . S_j>, (L, L), of spins 1/2
+    spin_correlations                 <S_i . S_j>, (L, L), of localised spins
     renyi2_entropy                    of the first half of the sites
     fidelity                          sum_k |<psi|k>|^2 over the states of the exact ground level, |<psi|exact>|^2
 
@@ -34,7 +34,7 @@ from nqs.observables.entropy import renyi2_entropy
 from nqs.observables.expectation import Expectation
 from nqs.observables.momenta import allowed_momenta, structure_factor
 from nqs.observables.one_body import condensate_fraction, one_body, one_body_density_matrix
-from nqs.observables.species import mobile, quantities, spins_half, up_and_down
+from nqs.observables.species import localised_spins, mobile, quantities, up_and_down
 from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import StateVector, exact_samples, fidelity
 from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, has_boundary_phases, lattice_of
@@ -179,7 +179,7 @@ def _off_diagonal(
             found["condensate_fraction"] = condensate_fraction(
                 samples, wavefunction, matrix=matrix.value, permutations=permutations
             )
-    if spins_half(hilbert):
+    if localised_spins(hilbert) is not None:
         found["spin_correlations"] = spin_correlations(samples, wavefunction, permutations=permutations)
     return found
 

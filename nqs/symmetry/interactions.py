@@ -27,6 +27,7 @@ ALL_LEVELS = 6  # local states up to which all are compared on pairs; else the l
 CHUNK_BYTES = 2**26
 PROBES = 16  # random configurations on which the decomposition is tested
 EQUAL = 1e-10  # difference of numbers that count as equal, in units of the largest one
+ROUNDING = 1e-14  # the same, in units of a constant in H
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Interactions:
         tables: f_ij(a, b), (P, levels, levels).
         changes: rows (i, a, a', j, b, b') with i < j; j = L, b = b' = 0 for a change of one site.
         elements: of the changes, without Jordan-Wigner strings.
-        scale: the largest modulus of all of these.
+        tolerance: difference of two of these that count as equal.
         positive: in the sector all elements, with their strings, are real and not positive.
         moves_fermions: every change conserves the number of each species of fermions.
     """
@@ -54,7 +55,7 @@ class Interactions:
     tables: np.ndarray
     changes: np.ndarray
     elements: np.ndarray
-    scale: float
+    tolerance: float
     positive: bool
     moves_fermions: bool
 
@@ -126,10 +127,10 @@ class Interactions:
             np.add.at(one_body, moved[:, 0], rows)
             np.add.at(one_body, moved[:, 1], columns)
         constant = reference.sum() + one_body[:, 0].sum()
-        return vanishes(self.hilbert, one_body - one_body[:, :1] - self.sites, constant, EQUAL * self.scale)
+        return vanishes(self.hilbert, one_body - one_body[:, :1] - self.sites, constant, self.tolerance)
 
     def _equal(self, x: np.ndarray, y: np.ndarray) -> bool:
-        return bool((abs(x - y) <= EQUAL * self.scale).all())
+        return bool((abs(x - y) <= self.tolerance).all())
 
 
 def vanishes(hilbert: HilbertSpace, f: np.ndarray, constant: float, tolerance: float) -> bool:
@@ -223,10 +224,10 @@ def _read(hamiltonian: Any, pairs: np.ndarray) -> Interactions | None:
     if not np.isin(touched @ [L, 1], pairs @ [L, 1]).all():
         return None
     numbers = (sites, tables, elements)
-    scale = max(abs(x).max(initial=0.0) for x in numbers)
+    tolerance = EQUAL * max(abs(x).max(initial=0.0) for x in numbers) + ROUNDING * abs(constant)
     terms = Interactions(
         hilbert=hilbert, constant=constant, sites=sites, pairs=pairs, levels=levels, tables=tables, changes=changes,
-        elements=elements, scale=float(scale), moves_fermions=moves,
+        elements=elements, tolerance=float(tolerance), moves_fermions=moves,
         positive=bool(getattr(hamiltonian, "is_stoquastic", False)),
     )  # fmt: skip
     return terms if _describes(terms, hamiltonian) else None
@@ -307,7 +308,7 @@ def _describes(terms: Interactions, hamiltonian: Any) -> bool:
     pair = np.where(known[:, None], terms.tables[np.arange(len(terms.pairs)), here, there], 0.0).sum(1)
     one = terms.sites[np.arange(L), x].sum(1)
     diagonal = hamiltonian.diagonal(n).double().numpy()
-    if not (abs(terms.constant + one + pair - diagonal)[known] <= EQUAL * terms.scale * (L + len(terms.pairs))).all():
+    if not (abs(terms.constant + one + pair - diagonal)[known] <= terms.tolerance * (L + len(terms.pairs))).all():
         return False
     found = _changes(hamiltonian, n[torch.from_numpy(known)])
     if found is None:
