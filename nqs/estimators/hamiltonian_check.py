@@ -13,13 +13,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.protocols import Connected, Hamiltonian, is_stoquastic
+from nqs.protocols import Connected, Hamiltonian, is_stoquastic, max_connected
 from nqs.samples import Lookup, distinct
 from nqs.symmetry.group import Symmetry
 from nqs.symmetry.of_hamiltonian import named, violation
 
 WHOLE = 2**12  # dimension up to which every row is checked
 ROWS, COLUMNS = 32, 512  # random rows, and connected configurations whose rows are checked in turn, in larger sectors
+LEAST_ROWS, ENTRIES = 4, 2**25  # of large lattices as many as have so many local states in all that they lead to
 HERMITIAN = 1e-10  # relative difference of two elements that count as conjugates
 IMPRECISE = (torch.bool, torch.float16, torch.bfloat16)
 IN_A_STEP, TIME_FRACTION = 4, 0.01  # samples that a step checks, and fraction of the time of a run that this may take
@@ -32,16 +33,17 @@ def check_hamiltonian(hamiltonian: Hamiltonian) -> None:
             finite, leaves the sector, or is not Hermitian; with an example.
     """
     hilbert, name = hamiltonian.hilbert, type(hamiltonian).__name__
+    affordable = max(LEAST_ROWS, ENTRIES // (max_connected(hamiltonian) * hilbert.n_sites))
     if hilbert.dimension <= WHOLE:
         n = hilbert.configurations()
     else:
-        n = hilbert.random(ROWS, torch.Generator().manual_seed(0))
+        n = hilbert.random(min(ROWS, affordable), torch.Generator().manual_seed(0))
         n = n[distinct(hilbert, n)[0]]
     connected = _rows(hamiltonian, n, name)
     m = connected.configurations
     m = m[distinct(hilbert, m)[0]]
     if hilbert.dimension > WHOLE:
-        m = m[torch.randperm(len(m), generator=torch.Generator().manual_seed(0))[:COLUMNS]]
+        m = m[torch.randperm(len(m), generator=torch.Generator().manual_seed(0))[: min(COLUMNS, affordable)]]
     back = _rows(hamiltonian, m, name)
     _check_hermitian(hilbert, n, connected, m, back, name)
 

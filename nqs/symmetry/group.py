@@ -32,6 +32,7 @@ from nqs.hilbert import HilbertSpace, Species
 from nqs.runtime.memory import max_chunk_rows
 from nqs.symmetry.orbits import EXACT_INTEGERS, smallest_of_orbits
 
+CHECKED_ENTRIES = 2**22  # of the images on which a sector is checked
 SIGN_BITS = 62  # orbitals per integer word
 PRODUCT_ROWS = 64  # elements whose products are found at once
 
@@ -265,14 +266,18 @@ class Symmetry:
                 f"the symmetry acts on {self.n_sites} sites with {d} local states; the Hilbert space has "
                 f"{hilbert.n_sites} sites x {hilbert.local_dim} local states."
             )
-        some = hilbert.random(64, torch.Generator().manual_seed(0))
-        outside = ~hilbert.contains(self.images(some).reshape(-1, self.n_sites)).view(64, self.order).all(0)
+        if hilbert in self._checked:
+            return
+        rows = max(8, min(64, CHECKED_ENTRIES // (self.order * self.n_sites)))
+        some = hilbert.random(rows, torch.Generator().manual_seed(0))
+        outside = ~hilbert.contains(self.images(some).reshape(-1, self.n_sites)).view(rows, self.order).all(0)
         if outside.any():
             g = int(outside.nonzero()[0, 0])
             raise ValueError(
                 f"element {g} of the symmetry (map {self.maps[g]}) leaves the sector {hilbert}: use a group without "
                 "it, or a sector that it keeps."
             )
+        self._checked.add(hilbert)
 
     # ---- tables, cached for each device ----------------------------------------------------------------
 
@@ -288,6 +293,10 @@ class Symmetry:
     def products(self) -> np.ndarray:
         """(G, G): index of the element g h, which applies h first and then g."""
         return _products_of(self.permutations, self.maps)
+
+    @cached_property
+    def _checked(self) -> set[HilbertSpace]:
+        return set()
 
     @cached_property
     def _table_cache(self) -> dict[torch.device, "_Tables"]:

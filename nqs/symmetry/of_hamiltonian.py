@@ -21,7 +21,7 @@ from nqs.symmetry.constructors import of_sites, particle_hole, spin_flip
 from nqs.symmetry.group import Symmetry
 from nqs.symmetry.interactions import EQUAL, ROUNDING, interactions_of, keeps_the_sector
 
-MAX_SPACE_GROUP = 2048  # the table of products has the square of this number
+MAX_ENTRIES = 2**18  # permutations times sites: an average over more images costs too much
 WHOLE = 2**12  # dimension up to which all matrix elements are compared
 ELEMENTS = 2**22  # the same where the terms are not known, in elements
 ROWS = 2**14  # configurations in a chunk
@@ -59,10 +59,7 @@ def symmetries_of(hamiltonian: MatrixElements, *, fermions: bool = False) -> Sym
         refuse_lower_symmetry(hamiltonian, declared, "the Hamiltonian declares")
         return declared
     try:
-        lattice = hamiltonian.lattice  # type: ignore[attr-defined]
-        sites = lattice.space_group().numpy()
-        if len(sites) > MAX_SPACE_GROUP:
-            sites = lattice.translations().numpy()
+        sites = hamiltonian.lattice.space_group(MAX_ENTRIES).numpy()  # type: ignore[attr-defined]
     except (AttributeError, ValueError):  # no lattice, or one without a geometry
         sites = np.arange(hilbert.n_sites)[None]
     group = of_sites(sites, hilbert.local_dim, fermions)
