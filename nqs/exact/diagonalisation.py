@@ -26,6 +26,7 @@ DENSE_DIMENSION = 64  # below this dense diagonalisation is immediate
 TOLERANCE = 1e-12  # of the Lanczos residual, in units of the width of the spectrum
 DEGENERATE = 1e-11  # difference in the same units below which energies count as equal
 ROUNDING = 16 * sys.float_info.epsilon  # of either, in units of the lowest diagonal element: a large constant in H
+DENSE_LEVELS = 2**11  # the same where Lanczos would count too many states of the lowest level
 MAX_COUNTED = 16  # states of the lowest level at most that are counted: each takes a Lanczos run
 
 
@@ -142,13 +143,12 @@ def ground_state(
     begin = time.perf_counter()
     matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)
     dimension, equal = len(matrix), DEGENERATE * matrix.width + ROUNDING * abs(matrix.lowest_diagonal)
-    if dimension <= DENSE_DIMENSION:
+    if dimension > DENSE_DIMENSION:
+        energies, found = lowest_states(matrix)
+        states, method = np.stack(found), "Lanczos"
+    if dimension <= DENSE_DIMENSION or (dimension <= DENSE_LEVELS and energies[-1] <= energies[0] + equal):
         energies, vectors = np.linalg.eigh(matrix.to_scipy().toarray())
         states, method = vectors.T, "dense"
-    else:
-        energies, found = lowest_states(matrix)
-        states = np.stack(found)
-        method = "Lanczos"
     above = energies[energies > energies[0] + equal]
     multiplicity = len(energies) - len(above)
     gap = 0.0 if multiplicity > 1 else float(above[0] - energies[0]) if len(above) else float("nan")

@@ -84,8 +84,9 @@ def measure(
         (hilbert.table(electrons[0].occupation) * hilbert.table(electrons[1].occupation)).any()
     ):
         found["double_occupancy"] = double_occupancy(samples, hilbert)
-    if exact is not None and (exact.multiplicity == 1 or exact.level is not None):
-        found["fidelity"] = fidelity(samples, hilbert, exact.state if exact.multiplicity == 1 else exact.level)
+    level = None if exact is None else exact.state if exact.multiplicity == 1 else exact.level
+    if level is not None:
+        found["fidelity"] = fidelity(samples, hilbert, level)
     found |= _off_diagonal(
         few or samples, wavefunction, None if has_boundary_phases(hamiltonian) else torus, permutations
     )

@@ -79,13 +79,12 @@ class Interactions:
         L = self.hilbert.n_sites
         target = np.append(np.argsort(permutation), L)  # the particle of site t moves to site target[t]
         i, a, a_new, j, b, b_new = self.changes.T
-        single = j == L
-        first, second = ((target[s], relabelling[x], relabelling[y]) for s, x, y in ((i, a, a_new), (j, b, b_new)))
-        second = tuple(np.where(single, o, s) for o, s in zip((L, 0, 0), second, strict=True))
+        first = np.stack([target[i], relabelling[a], relabelling[a_new]])
+        second = np.stack([target[j], relabelling[b], relabelling[b_new]])
+        second[1:, j == L] = 0
         swap = first[0] > second[0]
-        moved = np.stack([np.where(swap, s, f) for f, s in zip(first, second, strict=True)])
-        other = np.stack([np.where(swap, f, s) for f, s in zip(first, second, strict=True)])
-        key, moved_key = self._keys(self.changes.T), self._keys(np.concatenate([moved, other]))
+        moved = np.where(swap, second, first), np.where(swap, first, second)
+        key, moved_key = self._keys(self.changes.T), self._keys(np.concatenate(moved))
         order, moved_order = np.argsort(key), np.argsort(moved_key)
         return np.array_equal(key[order], moved_key[moved_order]) and self._equal(
             elements[order], elements[moved_order]
@@ -269,14 +268,13 @@ def _changes(hamiltonian: Any, n: Tensor) -> tuple[np.ndarray, np.ndarray, bool]
         np.add.at(total, inverse.ravel(), (elements * strings).numpy())
         all_changes.append(distinct[:, 1:])
         all_elements.append(total)
-    changes, first, inverse = np.unique(np.concatenate(all_changes), axis=0, return_index=True, return_inverse=True)
-    elements = np.concatenate(all_elements)
-    scale = abs(elements).max(initial=0.0)
-    if (abs(elements - elements[first][inverse.ravel()]) > EQUAL * scale).any():
+    rows, first, inverse = np.unique(np.concatenate(all_changes), axis=0, return_index=True, return_inverse=True)
+    found = np.concatenate(all_elements)
+    scale = abs(found).max(initial=0.0)
+    if (abs(found - found[first][inverse.ravel()]) > EQUAL * scale).any():
         return None
-    elements = elements[first]
-    kept = abs(elements) > EQUAL * scale
-    return changes[kept], elements[kept], moves
+    kept = abs(found[first]) > EQUAL * scale
+    return rows[kept], found[first][kept], moves
 
 
 def _strings(hilbert: HilbertSpace, n: Tensor, m: Tensor) -> tuple[Tensor, bool]:
