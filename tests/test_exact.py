@@ -339,7 +339,7 @@ def test_orbits_that_do_not_fit_into_memory_are_refused(monkeypatch: pytest.Monk
     space = bosons(11, 10)
     monkeypatch.setattr(memory, "available_memory", lambda: 2**20)
     with pytest.raises(
-        ValueError, match=r"orbits of 11 symmetries in a sector of dimension 184,756.* GiB are available"
+        ValueError, match=r"orbits of 11 symmetries in a sector of dimension 184,756.* GiB are avail"
     ):
         translations(chain(11), space).orbits(space)
 

@@ -96,7 +96,8 @@ class NetKetOperator:
                 that leave the sector, elements that are not finite, or an operator that is not Hermitian.
         """
         basis = basis_of(operator, hilbert)
-        terms = terms_of(operator, basis)
+        with np.errstate(invalid="ignore"):  # what is not finite is refused next
+            terms = terms_of(operator, basis)
         _refuse_non_finite(terms, type(operator).__name__)
         kind = re.sub(r"Discrete|Jax|Numba|\[.*", "", type(operator).__name__)
         wrapped = cls(basis.sector, _grouped(terms), basis.modes, f"NetKet {kind}" if name is None else name)
