@@ -338,9 +338,7 @@ def test_a_matrix_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.M
 def test_orbits_that_do_not_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     space = bosons(11, 10)
     monkeypatch.setattr(memory, "available_memory", lambda: 2**20)
-    with pytest.raises(
-        ValueError, match=r"orbits of 11 symmetries in a sector of dimension 184,756.* GiB are avail"
-    ):
+    with pytest.raises(ValueError, match=r"orbits of 11 symmetries in a sector of dimension 184,756.* GiB are avail"):
         translations(chain(11), space).orbits(space)
 
 
