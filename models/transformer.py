@@ -26,7 +26,7 @@ from nqs.models.inference.kernels import log_softmax_
 from nqs.models.initialisation import initialise
 from nqs.models.normalisation import LayerNorm
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, ReferencePhase
-from nqs.runtime.memory import check_fits
+from nqs.runtime.memory import require_memory
 from nqs.runtime.seeds import checked_seed
 
 
@@ -148,7 +148,7 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
         L, d, D = hilbert.n_sites, hilbert.local_dim, self.width
         weights = config.layers * D * D * (2 * config.mlp_ratio + (4 if config.attention == "dot-product" else 2))
         what = f"a network with {weights + (L + 3 * d) * D:.2g} parameters (width={D}, layers={config.layers})"
-        check_fits(8 * weights, device, what, "choose a narrower one")
+        require_memory(8 * weights, what, "choose a narrower one", torch.device(device))
         # The layers draw initial values that `initialise` replaces: keep the global random state. (The meta device
         # would avoid the draws, but takes a second to import.)
         with torch.random.fork_rng(devices=[]):

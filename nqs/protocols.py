@@ -118,7 +118,15 @@ class SamplerConfig(Protocol):
 
 
 class Objective(Protocol):
-    """Minimised by a run: an energy, a free energy, the infidelity to a target."""
+    """Minimised by a run: an energy, a free energy, the infidelity to a target.
+
+    Attributes:
+        energy_scale: unit in which optimisers see the local values (nqs.estimators.energy_scale); 1 for what is no
+            energy.
+    """
+
+    @property
+    def energy_scale(self) -> float: ...
 
     def local(self, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
         """Local values on the samples; their mean is the objective."""
@@ -145,7 +153,7 @@ class Optimiser(Protocol):
     """Moves the parameters of one wavefunction; its state is checkpointed."""
 
     def step(self, samples: Samples, local: LocalEnergies, progress: float) -> StepInfo:
-        """One update; progress within the stage, from 0 to 1."""
+        """One update; progress within the stage, from 0 to 1. Energies, also those of StepInfo, in the energy scale."""
 
     def reject(self) -> None:
         """The last step was undone: increase the damping."""
@@ -158,8 +166,8 @@ class Optimiser(Protocol):
 class OptimiserConfig(Protocol):
     """A frozen dataclass that builds an optimiser of a wavefunction; archives store it."""
 
-    def objective(self, hamiltonian: Hamiltonian) -> Objective:
-        """The energy as an objective that this optimiser can minimise."""
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> Objective:
+        """The energy as an objective that this optimiser can minimise; rates are in inverse units of the scale."""
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Optimiser:
         """Build for an objective; optimisers that need nothing but local values accept None."""

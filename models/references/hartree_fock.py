@@ -25,12 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from nqs.estimators.energy_scale import energy_scale
 from nqs.hilbert import HilbertSpace
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import Hamiltonian, lattice_of
 
 RANDOM_STARTS = (0, 1, 2, 3)  # seeds
 POLISHING = 2000  # largest number of steps
+# In units of the energy scale (nqs.estimators.energy_scale):
 ROUNDING = 1e-13  # of F P - P F
 SAME = 1e-8  # solutions with energies closer than this count as one (or as symmetry partners)
 
@@ -78,8 +80,9 @@ def hartree_fock(
         starts: fields whose ground states are the first orbitals: "uniform" (none, the symmetries of the hopping stay),
             "staggered" (opposite on the two sublattices and for the two spins), or the seed of a random field. None:
             all of these, "staggered" where the lattice is bipartite.
-        symmetry_breaking: strength of these fields, in the Hamiltonian's unit.
-        tolerance: largest element of the gradient (1 - P) F Q; the error of the energy is quadratic in it.
+        symmetry_breaking: strength of these fields, in units of the energy scale (nqs.estimators.energy_scale).
+        tolerance: largest element of the gradient (1 - P) F Q, in the same units; the error of the energy is quadratic
+            in it.
         max_iterations: of each start.
 
     Raises:
@@ -89,7 +92,8 @@ def hartree_fock(
     """
     hilbert = hamiltonian.hilbert
     numbers = _numbers(hilbert)
-    one_body, interaction = _couplings(hamiltonian, len(numbers))
+    scale, constant = energy_scale(hamiltonian), _constant(hamiltonian)
+    one_body, interaction = _couplings(hamiltonian, len(numbers), scale)
     if starts is None:
         starts = ("uniform", *(("staggered",) if _is_bipartite(hamiltonian) else ()), *RANDOM_STARTS)
     found: dict[str | int, tuple[float, list[np.ndarray]]] = {}
@@ -118,11 +122,11 @@ def hartree_fock(
     return HartreeFock(
         determinant=_with_positive_peak(orbitals),
         solutions=tuple(_with_positive_peak(q) for _, q in polished),
-        energy=energy,
+        energy=constant + scale * energy,
         densities=np.array([np.square(np.abs(q)).sum(1) for q in orbitals]),
-        gap=max(0.0, min(gaps, default=np.inf)),
+        gap=scale * max(0.0, min(gaps, default=np.inf)),
         start=start,
-        energies={name: energy for name, (energy, _) in found.items()},
+        energies={name: constant + scale * energy for name, (energy, _) in found.items()},
     )
 
 
@@ -236,20 +240,30 @@ def _numbers(hilbert: HilbertSpace) -> list[int]:
     return fixed
 
 
-def _couplings(hamiltonian: Hamiltonian, n_spins: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """h of each spin, (L, L), and W, (S, L, S, L), from the elements of one and the energies of two particles."""
+def _constant(hamiltonian: Hamiltonian) -> float:
+    """Energy without particles."""
+    return hamiltonian.diagonal(torch.zeros(1, hamiltonian.hilbert.n_sites, dtype=torch.uint8)).item()
+
+
+def _couplings(hamiltonian: Hamiltonian, n_spins: int, scale: float = 1.0) -> tuple[list[np.ndarray], np.ndarray]:
+    """h of each spin, (L, L), and W, (S, L, S, L), from the elements of one and the energies of two particles.
+
+    Args:
+        scale: unit of energy of both.
+    """
     L = hamiltonian.hilbert.n_sites
     alone = torch.cat([torch.eye(L, dtype=torch.uint8) << spin for spin in range(n_spins)])  # (S L, L)
-    energies = hamiltonian.diagonal(alone)
+    constant = _constant(hamiltonian)
+    energies = hamiltonian.diagonal(alone) - constant
     hops = hamiltonian.connected(alone)
     h = torch.diag(energies).to(hops.elements.dtype)
     spin, site = hops.configurations.max(1).values.long() - 1, hops.configurations.argmax(1)
     h[hops.parents, spin * L + site] = hops.elements
     a, b = torch.triu_indices(n_spins * L, n_spins * L, offset=1)
     W = torch.zeros(n_spins * L, n_spins * L, dtype=torch.float64)
-    W[a, b] = hamiltonian.diagonal(alone[a] + alone[b]) - energies[a] - energies[b]
-    W = W + W.T
-    matrices = h.reshape(n_spins, L, n_spins, L).numpy()
+    W[a, b] = hamiltonian.diagonal(alone[a] + alone[b]) - constant - energies[a] - energies[b]
+    W = (W + W.T) / scale
+    matrices = (h / scale).reshape(n_spins, L, n_spins, L).numpy()
     return [matrices[s, :, s] for s in range(n_spins)], W.view(n_spins, L, n_spins, L).numpy()
 
 

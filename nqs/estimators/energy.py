@@ -1,5 +1,7 @@
 """Energy estimates with their error bars, and the V-score."""
 
+import math
+
 import torch
 from jaxtyping import Complex128
 from torch import Tensor
@@ -32,7 +34,10 @@ def estimate_energy(
 def v_score(energy: float, variance: float, n_dof: int, energy_infinity: float) -> float:
     """N Var(H) / (E - E_inf)^2, with E_inf = Tr H / dim. Wu et al., Science 386, 296 (2024), arXiv:2302.04919."""
     distance = energy - energy_infinity
-    return n_dof * variance / (distance * distance) if distance else float("inf") if variance else 0.0
+    if not distance:
+        return float("inf") if variance else 0.0
+    ratio = math.sqrt(variance) / distance  # squares of the distance could underflow or overflow
+    return n_dof * ratio * ratio
 
 
 def infinite_temperature_energy(hamiltonian: Hamiltonian, seed: int = 0) -> float:

@@ -23,7 +23,7 @@ ROWS, COLUMNS = 32, 512  # random rows, and connected configurations whose rows 
 LEAST_ROWS, ENTRIES = 4, 2**25  # of large lattices as many as have so many local states in all that they lead to
 HERMITIAN = 1e-10  # relative difference of two elements that count as conjugates
 IMPRECISE = (torch.bool, torch.float16, torch.bfloat16)
-IN_A_STEP, TIME_FRACTION = 4, 0.01  # samples that a step checks, and fraction of the time of a run that this may take
+IN_A_STEP, TIME_FRACTION = 4, 0.005  # samples that a step checks, and fraction of the time of a run that this may take
 
 
 def check_hamiltonian(hamiltonian: Hamiltonian) -> None:

@@ -24,9 +24,14 @@ CPU_BYTES = 2**30  # chunk of connected configurations on a CPU: larger chunks s
 
 @dataclass(frozen=True)
 class Energy:
-    """The energy as an objective: local energies of any samples."""
+    """The energy as an objective: local energies of any samples.
+
+    Attributes:
+        energy_scale: unit of energies in steps, see nqs.estimators.energy_scale.
+    """
 
     hamiltonian: Hamiltonian
+    energy_scale: float = 1.0
 
     def local(self, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
         return local_energies(self.hamiltonian, wavefunction, samples)

@@ -41,9 +41,9 @@ def check_wavefunction(wavefunction: Wavefunction) -> None:
     if len(wrong := _where((log_p > -math.inf) & (allowed == -math.inf))):
         row, site, state = wrong
         raise ValueError(
-            f"{name} leaves the sector: after {n[row, :site].tolist()} it gives the local state {state} the probability "
-            f"{log_p[row, site, state].exp().item():.3g}, but no configuration of the sector continues so; the sector "
-            f"is {hilbert}. Add `hilbert.tables(device).log_uniform` to the logits, or mask with it."
+            f"{name} leaves the sector: after {n[row, :site].tolist()} it gives the local state {state} the "
+            f"probability {log_p[row, site, state].exp().item():.3g}, but no configuration of the sector "
+            f"continues so. The sector is {hilbert}. Mask logits where `hilbert.tables(device).log_uniform` is -inf."
         )
     chosen = n.long()[..., None]
     phases = phase.gather(-1, chosen)[..., 0]

@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
 
+from nqs.estimators.energy import infinite_temperature_energy
 from nqs.exact.sector_matrix import SectorMatrix, all_orbits
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
-from nqs.runtime.memory import max_chunk_rows
+from nqs.runtime.memory import max_chunk_rows, require_memory
 from nqs.symmetry.group import Symmetry
 from nqs.symmetry.projection import projection_terms
 
@@ -28,7 +29,7 @@ ROWS = 2**14  # configurations in a chunk
 MAX_DIMENSION = 4_000_000  # of a sector in which projected energies are summed exactly
 MAX_UNPROJECTED = 100_000  # dimension up to which representations of higher dimension are looked for
 VANISHING = 1e-10  # fraction of a norm or of a variance below which only rounding errors are left
-TIE = 1e-9  # relative difference of energies that count as equal
+TIE = 1e-9  # difference of energies that count as equal, in units of the distance from the centre of the spectrum
 
 
 class Determinant(Protocol):
@@ -73,6 +74,12 @@ def projected_energies(
     hilbert = hamiltonian.hilbert
     representatives, sizes = all_orbits(hilbert, symmetry, device)
     sectors = symmetry.real_characters()
+    require_memory(
+        16 * len(sizes) * len(sectors) * len(determinants),
+        f"the projections of {len(determinants)} determinants on {len(sizes):,} orbits and {len(sectors)} characters",
+        "name the sector yourself (Symmetry.with_angles), or do without symmetries",
+        sizes.device,
+    )
     projections = [_projections(determinant, sectors, hilbert, representatives, sizes) for determinant in determinants]
     energies = torch.full((len(determinants), 2, len(sectors)), math.inf, dtype=torch.float64)
     for s, (inside, matrix) in enumerate(SectorMatrix.of_real_characters(hamiltonian, symmetry, device=device)):
@@ -105,10 +112,11 @@ def _projections(
 
 def _one_lanczos_step(matrix: SectorMatrix, x: Num[Tensor, " N"]) -> tuple[float, float]:
     """Energy of a normalised state, and the lowest one in the span of x and H x."""
-    H_x = matrix.apply(x)
-    energy = torch.vdot(x.to(H_x.dtype), H_x).real.item()
+    H_x = matrix.apply(x) - matrix.lowest_diagonal * x  # without a constant in H, which would hide the variance
+    mean = torch.vdot(x.to(H_x.dtype), H_x).real.item()
+    energy = matrix.lowest_diagonal + mean
     # The next Lanczos vector u, H u, and the 2 x 2 matrix of H.
-    u = H_x - energy * x
+    u = H_x - mean * x
     variance = u.abs().square().sum().item()
     if variance <= VANISHING * H_x.abs().square().sum().item():
         return energy, energy  # an eigenstate
@@ -149,15 +157,16 @@ def lowest_sector(
     bound = math.inf  # of the determinants themselves, where that is cheap: without symmetry there are many orbits
     if hilbert.dimension <= MAX_UNPROJECTED:
         bound = projected_energies(hamiltonian, identity, determinants, device=device)[:, 1].min().item()
-    groups = [symmetry]
+    groups, centre = [symmetry], infinite_temperature_energy(hamiltonian)
     while True:
         sectors = [sector for group in groups for sector in group.real_characters()]
         found = [projected_energies(hamiltonian, group, determinants, device=device) for group in groups]
         energies, improved = torch.cat(found, dim=2).unbind(1)  # (determinants, sectors of all groups)
         lowest = improved.min().item()
-        if lowest < math.inf and lowest <= bound + TIE * abs(bound):
+        tie = TIE * abs(lowest - centre)
+        if lowest < math.inf and lowest <= bound + tie:
             # The first of equal sectors, independent of rounding: the trivial characters come first.
-            chosen = int((improved.amin(0) <= lowest + TIE * abs(lowest)).long().argmax())
+            chosen = int((improved.amin(0) <= lowest + tie).long().argmax())
             best = int(energies[:, chosen].argmin())
             return determinants[best], sectors[chosen], energies[best, chosen].item()
         kernels = [(group, s) for group in groups for s in group.real_characters()[1:]]

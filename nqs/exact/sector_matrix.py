@@ -22,8 +22,8 @@ from torch import Tensor
 
 from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.hilbert import HilbertSpace, count_text
-from nqs.protocols import Connected, Hamiltonian
-from nqs.runtime.memory import available_memory, max_chunk_rows
+from nqs.protocols import Connected, Hamiltonian, max_connected
+from nqs.runtime.memory import max_chunk_rows, require_memory
 from nqs.samples import Lookup
 from nqs.symmetry.group import Symmetry
 
@@ -35,8 +35,12 @@ else:
 MAX_DIMENSION = 5_000_000
 ROWS = 2**15  # matrix rows in a chunk
 PROBED = 128  # random rows for the estimate of the memory
-BUILD_COPIES = 2.5  # peak memory of sorting the elements into rows, in units of coordinates and elements
-WORK_VECTORS = 12  # vectors of the dimension besides the matrix: Lanczos vectors, states
+CHUNK_ELEMENTS = 2**19  # elements in a chunk
+# Peak memory of sorting the elements into rows, in units of coordinates and elements; the same where they are kept for
+# the matrices of other characters.
+BUILD_COPIES, KEPT_COPIES = 2.5, 4.0
+WORK_VECTORS = 24  # vectors of the dimension besides the matrix: Lanczos vectors, members of a degenerate level
+OVERHEAD = 2**26  # bytes, whatever the dimension
 
 
 class _Elements(NamedTuple):
@@ -100,7 +104,7 @@ class SectorMatrix:
         """
         sectors = symmetry.real_characters()
         even = sectors[0]
-        n, sizes = _basis(hamiltonian, _without_signs(even), torch.device(device), None)
+        n, sizes = _basis(hamiltonian, _without_signs(even), torch.device(device), None, KEPT_COPIES)
         diagonal, elements = _elements(hamiltonian, n, even)
         assert elements.g is not None
         for sector in sectors:
@@ -144,14 +148,16 @@ class SectorMatrix:
         return not np.iscomplexobj(self._csr.data)
 
     @cached_property
-    def largest(self) -> float:
-        """Modulus of the largest element."""
-        return float(abs(self._csr.data).max(initial=0.0))
+    def lowest_diagonal(self) -> float:
+        """The lowest diagonal element, an upper bound of the lowest eigenvalue."""
+        return float(self._csr.diagonal().real.min())
 
     @cached_property
-    def bound(self) -> float:
-        """No eigenvalue has a larger modulus (Gershgorin)."""
-        return float(abs(self._csr).sum(axis=1).max())
+    def width(self) -> float:
+        """No two eigenvalues differ by more (Gershgorin); a constant in H does not change it."""
+        diagonal = self._csr.diagonal().real
+        radius = abs(self._csr).sum(axis=1) - abs(diagonal)
+        return float((diagonal + radius).max() - (diagonal - radius).min())
 
     @property
     def n_connected(self) -> int:
@@ -205,7 +211,11 @@ def _without_signs(symmetry: Symmetry) -> Symmetry:
 
 
 def _basis(
-    hamiltonian: Hamiltonian, symmetry: Symmetry | None, device: torch.device, max_dimension: int | None
+    hamiltonian: Hamiltonian,
+    symmetry: Symmetry | None,
+    device: torch.device,
+    max_dimension: int | None,
+    copies: float = BUILD_COPIES,
 ) -> tuple[UInt8[Tensor, "N L"], Int64[Tensor, " N"]]:
     """Configurations or representatives, and orbit sizes.
 
@@ -215,7 +225,7 @@ def _basis(
     order = 1 if symmetry is None else symmetry.order
     refuse_large(hilbert, hilbert.dimension // order, symmetry, max_dimension)
     check_hamiltonian(hamiltonian)
-    _check_memory(hamiltonian, hilbert.dimension // order, symmetry)
+    _check_memory(hamiltonian, hilbert.dimension // order, symmetry, device, copies)
     if symmetry is None:
         starts = range(0, hilbert.dimension, ROWS)
         chunks = [hilbert.configurations(s, min(s + ROWS, hilbert.dimension), device=device) for s in starts]
@@ -223,7 +233,7 @@ def _basis(
         return n, torch.ones(len(n), dtype=torch.int64, device=device)
     n, sizes = symmetry.orbits(hilbert, device)
     refuse_large(hilbert, len(n), symmetry, max_dimension)
-    _check_memory(hamiltonian, len(n), symmetry)
+    _check_memory(hamiltonian, len(n), symmetry, device, copies)
     if not len(n):
         raise ValueError(f"the symmetry forbids every configuration of {hilbert}: choose another character.")
     return n, sizes
@@ -239,26 +249,25 @@ def refuse_large(hilbert: HilbertSpace, dimension: int, symmetry: Symmetry | Non
         )
 
 
-def _check_memory(hamiltonian: Hamiltonian, dimension: int, symmetry: Symmetry | None) -> None:
+def _check_memory(
+    hamiltonian: Hamiltonian, dimension: int, symmetry: Symmetry | None, device: torch.device, copies: float
+) -> None:
     """Refuse a matrix that does not fit into memory, as estimated from random rows."""
-    available = available_memory()
-    if available is None:
-        return
     hilbert = hamiltonian.hilbert
     some = hilbert.random(min(PROBED, hilbert.dimension), torch.Generator().manual_seed(0))
     connected = _in_double_precision(hamiltonian.connected(some))
-    per_row = 1 + len(connected.parents) / len(some)
+    counts = torch.bincount(connected.parents, minlength=len(some)).double()
+    per_row = 1 + (counts.mean() + 3 * counts.std(correction=0) / len(counts) ** 0.5).item()
     number = 8 if _real(connected, symmetry) else 16
-    index = 4 if dimension < 2**31 else 8
-    needed = dimension * (
-        BUILD_COPIES * per_row * (number + 2 * index) + WORK_VECTORS * number + hilbert.n_sites + 3 * 8
+    of_element = number + 2 * (4 if dimension < 2**31 else 8) + (0 if symmetry is None else 8)
+    of_row = copies * per_row * of_element + WORK_VECTORS * number + 2 * hilbert.n_sites + 3 * 8
+    chunk = min(dimension * per_row, CHUNK_ELEMENTS) * (4 * hilbert.n_sites + 200)
+    require_memory(
+        dimension * of_row + chunk + OVERHEAD,
+        f"the matrix of dimension {dimension:,}, with about {per_row:.0f} elements in each row,",
+        "choose a smaller system or sector, or work inside a symmetry sector",
+        device,
     )
-    if needed > available:
-        raise ValueError(
-            f"the matrix of dimension {dimension:,}, with about {per_row:.0f} elements in each row, needs "
-            f"{needed / 2**30:.2f} GiB of memory, and {available / 2**30:.2f} GiB are available: choose a smaller "
-            "system or sector, or work inside a symmetry sector."
-        )
 
 
 def _elements(
@@ -269,7 +278,7 @@ def _elements(
     position = _positions(hilbert, n, whole=symmetry is None)
     # Products with vectors are limited by memory bandwidth: smaller indices are faster.
     index_dtype = torch.int32 if N < 2**31 else torch.int64
-    size = ROWS
+    size = max(1, min(ROWS, CHUNK_ELEMENTS // max_connected(hamiltonian)))
     if symmetry is not None:
         size = min(size, max_chunk_rows(32 * symmetry.order * (hilbert.n_sites + 2) ** 2, n.device))
     diagonals: list[Tensor] = []

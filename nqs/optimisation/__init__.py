@@ -2,6 +2,7 @@
 
 from nqs.optimisation.exact_steps import ExactSteps
 from nqs.optimisation.first_order import FirstOrder, TorchOptimiser
+from nqs.optimisation.known_states import KnownState
 from nqs.optimisation.stages import RunConfig, Stage, WarmUp
 from nqs.optimisation.stochastic_reconfiguration import NaturalGradient, StochasticReconfiguration
 from nqs.protocols import Optimiser, OptimiserConfig, StepInfo
@@ -9,6 +10,7 @@ from nqs.protocols import Optimiser, OptimiserConfig, StepInfo
 __all__ = [
     "ExactSteps",
     "FirstOrder",
+    "KnownState",
     "NaturalGradient",
     "Optimiser",
     "OptimiserConfig",

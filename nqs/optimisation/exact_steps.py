@@ -15,7 +15,7 @@ Optimization, section 10.3). Convergence is then geometric down to machine preci
 
 # Shapes: N configurations or orbits.
 from dataclasses import dataclass
-from typing import get_args
+from typing import Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Num
@@ -24,7 +24,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nqs.exact.sector_matrix import SectorMatrix
 from nqs.optimisation.checks import check_positive
-from nqs.optimisation.imaginary_time import evolved
+from nqs.optimisation.imaginary_time import Matrix, evolved
 from nqs.optimisation.jacobian import n_parts
 from nqs.optimisation.kernel import Precision, centred_jacobian
 from nqs.optimisation.schedules import geometric
@@ -48,7 +48,7 @@ class ExactSteps:
     """Steps of imaginary time with H between all configurations or orbits of an exhaustive sum.
 
     Attributes:
-        time: imaginary time tau of a step, in inverse units of the energy.
+        time: imaginary time tau of a step, in inverse units of the energy scale (nqs.estimators.energy_scale).
         diagonal_shift: of the linear system at the start, in units of the mean eigenvalue of the metric.
         final_diagonal_shift: at the end of the schedule, reached geometrically; the adaptive shift goes below it.
         max_step: trust region: the step is shortened to this length of the change of the normalised state.
@@ -70,15 +70,15 @@ class ExactSteps:
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
 
-    def objective(self, hamiltonian: Hamiltonian) -> "SectorEnergy":
-        return SectorEnergy(hamiltonian)
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> "SectorEnergy":
+        return SectorEnergy(hamiltonian, energy_scale)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> "ImaginaryTime":
         """
         Raises:
             ValueError: an objective without the matrix of a sector.
         """
-        if not isinstance(objective, SectorEnergy):
+        if not isinstance(objective, SectorObjective):
             raise ValueError(
                 "ExactSteps need the matrix of the Hamiltonian on its sector: ExactSteps().build(psi, "
                 f"ExactSteps().objective(hamiltonian)); found the objective {objective!r}."
@@ -100,11 +100,23 @@ class ExactSteps:
         )
 
 
-class SectorEnergy:
-    """Local energies of exhaustive sums by one product with the matrix of the sector, which is built once."""
+@runtime_checkable
+class SectorObjective(Objective, Protocol):
+    """An energy whose matrix on the whole sector is known."""
 
-    def __init__(self, hamiltonian: Hamiltonian) -> None:
+    def matrix(self, wavefunction: Wavefunction, samples: Samples) -> Matrix: ...
+
+
+class SectorEnergy:
+    """Local energies of exhaustive sums by one product with the matrix of the sector, which is built once.
+
+    Args:
+        energy_scale: unit of energies in steps, see nqs.estimators.energy_scale.
+    """
+
+    def __init__(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> None:
         self.hamiltonian = hamiltonian
+        self.energy_scale = energy_scale
         self._matrix: SectorMatrix | None = None
 
     def matrix(self, wavefunction: Wavefunction, samples: Samples) -> SectorMatrix:
@@ -144,7 +156,7 @@ def normalised_amplitudes(samples: Samples) -> Num[Tensor, " N"]:
 class ImaginaryTime:
     """Exact steps of one wavefunction."""
 
-    def __init__(self, config: ExactSteps, wavefunction: Wavefunction, objective: SectorEnergy) -> None:
+    def __init__(self, config: ExactSteps, wavefunction: Wavefunction, objective: SectorObjective) -> None:
         self.config = config
         self.wavefunction = wavefunction
         self.objective = objective
@@ -174,7 +186,9 @@ class ImaginaryTime:
         gradient = residual(w, deviation, X.shape[0]) / stiffness
         gradient_norm = 2 * transposed_norm(X, gradient, kernel if in_samples else None)
         x = normalised_amplitudes(samples)
-        time, evolution = evolved(x, matrix, config.time, config.max_step)
+        scale = self.objective.energy_scale
+        time, evolution = evolved(x, matrix, config.time / scale, config.max_step)
+        time *= scale
         ratio = evolution * torch.polar(torch.ones_like(w), -samples.phase) / w.sqrt().clamp(min=SMALLEST)
         change = log_of_one_plus(ratio)
         change -= samples.mean(change)

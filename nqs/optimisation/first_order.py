@@ -28,7 +28,8 @@ class TorchOptimiser:
 
     Attributes:
         name: class in torch.optim, such as "Adam", "AdamW" or "SGD".
-        learning_rate: at the start.
+        learning_rate: at the start; of SGD in inverse units of the energy scale (nqs.estimators.energy_scale), others
+            do not depend on the unit of energy.
         final_learning_rate: at the end, reached along a cosine.
     """
 
@@ -41,8 +42,8 @@ class TorchOptimiser:
             raise ValueError(f"name={self.name!r}: choose one of {', '.join(FIRST_ORDER)}.")
         check_positive(self, "learning_rate", "final_learning_rate")
 
-    def objective(self, hamiltonian: Hamiltonian) -> Energy:
-        return Energy(hamiltonian)
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> Energy:
+        return Energy(hamiltonian, energy_scale)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> "FirstOrder":
         return FirstOrder(self, wavefunction)

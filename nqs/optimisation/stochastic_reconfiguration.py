@@ -61,7 +61,8 @@ class StochasticReconfiguration:
     nqs.recipes has others where expectation values are exact and where amplitudes are averaged over a symmetry.
 
     Attributes:
-        learning_rate: initial imaginary-time step eta, in inverse units of the energy.
+        learning_rate: initial imaginary-time step eta, in inverse units of the energy scale
+            (nqs.estimators.energy_scale).
         final_learning_rate: eta at the end, reached along a cosine; small because of sampling noise.
         diagonal_shift: initial shift s, in units of the mean eigenvalue of the metric on the samples' span.
         final_diagonal_shift: s at the end, reached geometrically; large enough for sampling noise.
@@ -95,8 +96,8 @@ class StochasticReconfiguration:
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
 
-    def objective(self, hamiltonian: Hamiltonian) -> Energy:
-        return Energy(hamiltonian)
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> Energy:
+        return Energy(hamiltonian, energy_scale)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> "NaturalGradient":
         return NaturalGradient(self, wavefunction)

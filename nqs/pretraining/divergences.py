@@ -113,6 +113,7 @@ class Divergence:
         found: comparison with the target on the last samples.
     """
 
+    energy_scale = 1.0  # divergences are numbers
     found: "Comparison"
 
     def __init__(self, target: Target, kind: FitObjective, phase_weight: float) -> None:

@@ -189,8 +189,8 @@ class FitOptimiser:
     def __init__(self, config: OptimiserConfig, kind: FitObjective) -> None:
         self.config, self.kind = config, kind
 
-    def objective(self, hamiltonian: Hamiltonian) -> Objective:
-        return self.config.objective(hamiltonian)
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> Objective:
+        return self.config.objective(hamiltonian, energy_scale)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Optimiser:
         if not isinstance(self.config, StochasticReconfiguration):

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from nqs.estimators.energy_scale import energy_scale
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
 from nqs.models import MarshallSign, TransformerConfig, hartree_fock
@@ -24,7 +25,7 @@ NARROW = 16  # for averages on a CPU, where every sample costs many images, and 
 LAYERS, HEADS, MLP_RATIO = 2, 4, 2  # width before depth; one head a channel in factored attention
 PARAMETERS = 17.5  # of such a network, in units of the width squared
 LEAST_FRACTION = 0.5  # of the usual steps that must fit into a time limit, or the network is narrow
-OPEN_SHELL = 1e-9  # gap of a mean field
+OPEN_SHELL = 1e-9  # gap of a mean field, in units of the energy scale
 PROBES = 64  # random configurations whose matrix elements show whether a sign rule fits
 
 
@@ -135,7 +136,7 @@ def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: st
         return Signs("learned", None, "a phase head learns all signs")
     except RuntimeError as error:
         return Signs("learned", None, f"{error}\nGoing on without it: a phase head learns all signs.")
-    shell = "" if found.gap > OPEN_SHELL else ", an open shell: one of many determinants"
+    shell = "" if found.gap > OPEN_SHELL * energy_scale(hamiltonian) else ", an open shell: one of many determinants"
     line = f"Hartree-Fock E = {found.energy:.8f} {unit}, gap {found.gap:.4f} {unit}{shell}"
     return Signs("learned", found.determinant, line)
 

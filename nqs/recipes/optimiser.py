@@ -16,7 +16,8 @@ class OptimiserOptions:
     """Requested options of the natural gradient; None: chosen by nqs.recipes.
 
     Attributes:
-        learning_rate: imaginary-time step at the start, in inverse units of the energy.
+        learning_rate: imaginary-time step at the start, in inverse units of the energy scale
+            (nqs.estimators.energy_scale).
         final_learning_rate: at the end, reached along a cosine.
         diagonal_shift: at the start, in units of the mean eigenvalue of the metric on the samples' span.
         final_diagonal_shift: at the end, reached geometrically.
@@ -51,11 +52,11 @@ def optimiser(
 ) -> OptimiserConfig:
     """The optimiser, fully resolved; an `OptimiserConfig` is returned as it is.
 
-    Sums over the sector have no noise: steps follow exp(-(H - E) / J) itself, a shift of 1e-7 guards only against steps
-    that the linearisation does not describe, and the rate need not fall. Sampled steps end with a small rate and a
-    larger shift, because of the noise. An amplitude that is an average over images has the variance of as many
-    independent samples, so that rates grow with the root of their number, and momentum pays off: the 6x6 Heisenberg
-    lattice ended at 3e-5 with a momentum of 0.9 (width 48, 600 steps), and at 1.0e-4 before.
+    Sums over the sector have no noise: steps follow exp(-(H - E)), in units of the energy scale, itself, a shift of
+    1e-7 guards only against steps that the linearisation does not describe, and the rate need not fall. Sampled steps
+    end with a small rate and a larger shift, because of the noise. An amplitude that is an average over images has the
+    variance of as many independent samples, so that rates grow with the root of their number, and momentum pays off:
+    the 6x6 Heisenberg lattice ended at 3e-5 with a momentum of 0.9 (width 48, 600 steps), and at 1.0e-4 before.
 
     Args:
         exact: expectation values have no sampling noise.

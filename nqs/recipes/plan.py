@@ -27,7 +27,7 @@ from nqs.recipes.stages import method
 from nqs.recipes.steps import seconds_of_step, steps_within
 from nqs.recipes.threads import threads as threads_of
 from nqs.runtime.device import checked_device, default_device
-from nqs.runtime.memory import check_fits
+from nqs.runtime.memory import require_memory
 from nqs.runtime.threads import checked_threads
 from nqs.samplers import TreeSampler
 
@@ -195,7 +195,7 @@ def plan(
     sampler = None if distinct is None else TreeSampler(n_distinct=distinct)
     if distinct is not None:
         samples = min(distinct, hilbert.dimension) * (hilbert.n_sites + SAMPLE_BYTES)
-        check_fits(samples, on, f"distinct={distinct:,}", "choose fewer distinct configurations")
+        require_memory(samples, f"distinct={distinct:,}", "choose fewer distinct configurations", on)
     chosen = method(wavefunction, on, sampler=sampler, given=optimiser)
     fitting, wanted = steps_within(minutes, of_steps, chosen.sampler, on)
     why.append(_network_reason(config, wavefunction))

@@ -27,6 +27,7 @@ ALL_LEVELS = 6  # local states up to which all are compared on pairs; else the l
 CHUNK_BYTES = 2**26
 PROBES = 16  # random configurations on which the decomposition is tested
 EQUAL = 1e-10  # difference of numbers that count as equal, in units of the largest one
+ROUNDING = 1e-14  # the same, in units of a constant in H
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Interactions:
         tables: f_ij(a, b), (P, levels, levels).
         changes: rows (i, a, a', j, b, b') with i < j; j = L, b = b' = 0 for a change of one site.
         elements: of the changes, without Jordan-Wigner strings.
-        scale: the largest modulus of all of these.
+        tolerance: difference of two of these that count as equal.
         positive: in the sector all elements, with their strings, are real and not positive.
         moves_fermions: every change conserves the number of each species of fermions.
     """
@@ -54,7 +55,7 @@ class Interactions:
     tables: np.ndarray
     changes: np.ndarray
     elements: np.ndarray
-    scale: float
+    tolerance: float
     positive: bool
     moves_fermions: bool
 
@@ -62,8 +63,8 @@ class Interactions:
         """Whether H commutes with (g n)_s = relabelling[n_{permutation[s]}]; False also where that is not known.
 
         Args:
-            fermions: with the signs of reordering fermions. Without them elements have the signs of their strings, which
-                are known where all elements are negative.
+            fermions: with the signs of reordering fermions. Without them elements have the signs of their strings,
+                which are known where all elements are negative.
         """
         elements = self.elements
         if self.hilbert.of_kind("fermion"):
@@ -78,13 +79,12 @@ class Interactions:
         L = self.hilbert.n_sites
         target = np.append(np.argsort(permutation), L)  # the particle of site t moves to site target[t]
         i, a, a_new, j, b, b_new = self.changes.T
-        single = j == L
-        first, second = ((target[s], relabelling[x], relabelling[y]) for s, x, y in ((i, a, a_new), (j, b, b_new)))
-        second = tuple(np.where(single, o, s) for o, s in zip((L, 0, 0), second, strict=True))
+        first = np.stack([target[i], relabelling[a], relabelling[a_new]])
+        second = np.stack([target[j], relabelling[b], relabelling[b_new]])
+        second[1:, j == L] = 0
         swap = first[0] > second[0]
-        moved = np.stack([np.where(swap, s, f) for f, s in zip(first, second, strict=True)])
-        other = np.stack([np.where(swap, f, s) for f, s in zip(first, second, strict=True)])
-        key, moved_key = self._keys(self.changes.T), self._keys(np.concatenate([moved, other]))
+        moved = np.where(swap, second, first), np.where(swap, first, second)
+        key, moved_key = self._keys(self.changes.T), self._keys(np.concatenate(moved))
         order, moved_order = np.argsort(key), np.argsort(moved_key)
         return np.array_equal(key[order], moved_key[moved_order]) and self._equal(
             elements[order], elements[moved_order]
@@ -126,10 +126,10 @@ class Interactions:
             np.add.at(one_body, moved[:, 0], rows)
             np.add.at(one_body, moved[:, 1], columns)
         constant = reference.sum() + one_body[:, 0].sum()
-        return vanishes(self.hilbert, one_body - one_body[:, :1] - self.sites, constant, EQUAL * self.scale)
+        return vanishes(self.hilbert, one_body - one_body[:, :1] - self.sites, constant, self.tolerance)
 
     def _equal(self, x: np.ndarray, y: np.ndarray) -> bool:
-        return bool((abs(x - y) <= EQUAL * self.scale).all())
+        return bool((abs(x - y) <= self.tolerance).all())
 
 
 def vanishes(hilbert: HilbertSpace, f: np.ndarray, constant: float, tolerance: float) -> bool:
@@ -223,17 +223,17 @@ def _read(hamiltonian: Any, pairs: np.ndarray) -> Interactions | None:
     if not np.isin(touched @ [L, 1], pairs @ [L, 1]).all():
         return None
     numbers = (sites, tables, elements)
-    scale = max(abs(x).max(initial=0.0) for x in numbers)
+    tolerance = EQUAL * max(abs(x).max(initial=0.0) for x in numbers) + ROUNDING * abs(constant)
     terms = Interactions(
         hilbert=hilbert, constant=constant, sites=sites, pairs=pairs, levels=levels, tables=tables, changes=changes,
-        elements=elements, scale=float(scale), moves_fermions=moves,
+        elements=elements, tolerance=float(tolerance), moves_fermions=moves,
         positive=bool(getattr(hamiltonian, "is_stoquastic", False)),
     )  # fmt: skip
     return terms if _describes(terms, hamiltonian) else None
 
 
 def _covering(hilbert: HilbertSpace, levels: tuple[int, ...]) -> Tensor:
-    """Configurations in which every pair of sites has every pair of levels: two sites differ in a bit of their number."""
+    """Configurations in which every pair of sites has every pair of levels: their numbers differ in some bit."""
     site = torch.arange(hilbert.n_sites)
     rows = [torch.full_like(site, a) for a in levels]
     for bit in range(max(1, (hilbert.n_sites - 1).bit_length())):
@@ -268,14 +268,13 @@ def _changes(hamiltonian: Any, n: Tensor) -> tuple[np.ndarray, np.ndarray, bool]
         np.add.at(total, inverse.ravel(), (elements * strings).numpy())
         all_changes.append(distinct[:, 1:])
         all_elements.append(total)
-    changes, first, inverse = np.unique(np.concatenate(all_changes), axis=0, return_index=True, return_inverse=True)
-    elements = np.concatenate(all_elements)
-    scale = abs(elements).max(initial=0.0)
-    if (abs(elements - elements[first][inverse.ravel()]) > EQUAL * scale).any():
+    rows, first, inverse = np.unique(np.concatenate(all_changes), axis=0, return_index=True, return_inverse=True)
+    found = np.concatenate(all_elements)
+    scale = abs(found).max(initial=0.0)
+    if (abs(found - found[first][inverse.ravel()]) > EQUAL * scale).any():
         return None
-    elements = elements[first]
-    kept = abs(elements) > EQUAL * scale
-    return changes[kept], elements[kept], moves
+    kept = abs(found[first]) > EQUAL * scale
+    return rows[kept], found[first][kept], moves
 
 
 def _strings(hilbert: HilbertSpace, n: Tensor, m: Tensor) -> tuple[Tensor, bool]:
@@ -307,7 +306,7 @@ def _describes(terms: Interactions, hamiltonian: Any) -> bool:
     pair = np.where(known[:, None], terms.tables[np.arange(len(terms.pairs)), here, there], 0.0).sum(1)
     one = terms.sites[np.arange(L), x].sum(1)
     diagonal = hamiltonian.diagonal(n).double().numpy()
-    if not (abs(terms.constant + one + pair - diagonal)[known] <= EQUAL * terms.scale * (L + len(terms.pairs))).all():
+    if not (abs(terms.constant + one + pair - diagonal)[known] <= terms.tolerance * (L + len(terms.pairs))).all():
         return False
     found = _changes(hamiltonian, n[torch.from_numpy(known)])
     if found is None:

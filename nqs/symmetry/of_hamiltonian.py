@@ -19,14 +19,14 @@ from nqs.hilbert import HilbertSpace
 from nqs.samples import distinct
 from nqs.symmetry.constructors import of_sites, particle_hole, spin_flip
 from nqs.symmetry.group import Symmetry
-from nqs.symmetry.interactions import EQUAL, interactions_of, keeps_the_sector
+from nqs.symmetry.interactions import EQUAL, ROUNDING, interactions_of, keeps_the_sector
 
 MAX_ENTRIES = 2**18  # permutations times sites: an average over more images costs too much
 WHOLE = 2**12  # dimension up to which all matrix elements are compared
 ELEMENTS = 2**22  # the same where the terms are not known, in elements
 ROWS = 2**14  # configurations in a chunk
 PROBES = 256  # random configurations on which a declared symmetry is tested
-PROBE_TOLERANCE = 1e-9  # difference of two rows, in units of their largest element
+PROBE_TOLERANCE = 1e-9  # difference of two rows, in units of their largest element without a constant in H
 
 
 class MatrixElements(Protocol):
@@ -103,7 +103,8 @@ def _on_whole_sector(hamiltonian: MatrixElements, symmetry: Symmetry) -> Callabl
     """Whether H U_g x = U_g H x for a random vector x on the whole sector."""
     hilbert = hamiltonian.hilbert
     n = hilbert.configurations()
-    diagonal = torch.cat([hamiltonian.diagonal(part) for part in n.split(ROWS)])
+    diagonal = torch.cat([hamiltonian.diagonal(part) for part in n.split(ROWS)]).double()
+    origin = diagonal.mean()  # a constant in H would hide small terms
     rows, columns, elements = [], [], []
     for start in range(0, len(n), ROWS):
         m, values, parents = hamiltonian.connected(n[start : start + ROWS])
@@ -114,10 +115,11 @@ def _on_whole_sector(hamiltonian: MatrixElements, symmetry: Symmetry) -> Callabl
     row, column, element = map(torch.cat, (rows, columns, elements))
 
     def product(x: Tensor) -> Tensor:
-        return (diagonal * x).index_add_(0, row, element * x[column])
+        return ((diagonal - origin) * x).index_add_(0, row, element * x[column])
 
     x = torch.randn(len(n), generator=torch.Generator().manual_seed(0), dtype=torch.complex128)
     H_x = product(x)
+    tolerance = EQUAL * H_x.abs().max().item() + ROUNDING * origin.abs().item()
 
     def commutes(g: int) -> bool:
         which = torch.full((len(n),), g)
@@ -127,7 +129,7 @@ def _on_whole_sector(hamiltonian: MatrixElements, symmetry: Symmetry) -> Callabl
         rank, angle = hilbert.rank(images), symmetry.phases(n, which, hilbert)
         factor = torch.polar(torch.ones_like(angle), angle)
         moved, moved_H_x = (torch.empty_like(v).index_copy_(0, rank, factor * v) for v in (x, H_x))
-        return (product(moved) - moved_H_x).abs().max().item() <= EQUAL * H_x.abs().max().item()
+        return (product(moved) - moved_H_x).abs().max().item() <= tolerance
 
     return commutes
 
@@ -190,10 +192,11 @@ def violation(
     first, classes = distinct(hilbert, moved)
     pair, place = torch.unique(rows * max(1, len(first)) + classes, return_inverse=True)
     left = torch.zeros(len(pair), dtype=torch.complex128, device=n.device).index_add_(0, place, terms)
-    scale = max(diagonal.abs().max().item(), values.abs().max().item() if len(values) else 0.0)
+    scale = max((diagonal - diagonal.mean()).abs().max().item(), values.abs().max().item() if len(values) else 0.0)
+    tolerance = PROBE_TOLERANCE * scale + ROUNDING * diagonal.abs().max().item()
     difference = (diagonal[:B] - diagonal[B:]).abs()
     difference.scatter_reduce_(0, pair // max(1, len(first)), left.abs(), "amax")
-    return found(~(difference <= PROBE_TOLERANCE * scale), "its row differs from that of its image")
+    return found(~(difference <= tolerance), "its row differs from that of its image")
 
 
 def refuse_lower_symmetry(hamiltonian: MatrixElements, symmetry: Symmetry, whose: str = "the wavefunction has") -> None:

@@ -14,7 +14,8 @@ UNLIMITED = sys.float_info.max  # no limit; finite, as archives require
 MIN_DAMPING = 2.0**-5  # smallest damping of the update after non-finite states: five halvings
 RECOVERY = 1.1  # growth of the damping factor with every good step
 NOISE = 6.0  # standard errors by which the energy may exceed its limit
-ROUNDING = 1e-12  # relative increase of the energy that counts as rounding error
+ROUNDING = 1e-12  # increase that counts as rounding error, relative to the off-diagonal part of the energy
+PRECISION = 8 * sys.float_info.epsilon  # the same, relative to the energy: a large constant in H is rounded, too
 STRICT = 0.8  # progress of a stage after which exhaustive sums may not rise above their lowest energy
 
 
@@ -70,7 +71,8 @@ class Guard:
             self.lowest, self.best = energy.item(), self.current()
         strict = exact and progress >= STRICT
         limit = self.lowest if strict else self.limit
-        if not energy > limit + NOISE * noise + ROUNDING * energy.abs():
+        rounding = ROUNDING * (energy - samples.mean(local.diagonal)).abs() + PRECISION * energy.abs()
+        if not energy > limit + NOISE * noise + rounding:
             return False
         kept = self.best if strict else self.before
         assert kept is not None

@@ -1,7 +1,7 @@
 """Variational Monte Carlo: sample, local energies, update; with a progress bar, an archive, and a final evaluation."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ import torch
 from nqs.archive.archive import FlushPolicy
 from nqs.archive.memory import MemoryArchive
 from nqs.estimators.energy import estimate_energy, infinite_temperature_energy
+from nqs.estimators.energy_scale import energy_scale
 from nqs.estimators.hamiltonian_check import SampleCheck, check_hamiltonian
 from nqs.estimators.local_energy import local_energies
 from nqs.estimators.wavefunction_check import check_wavefunction
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
+from nqs.optimisation.known_states import overlaps, penalised
 from nqs.optimisation.stages import RunConfig, Stage, WarmUp, stages
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, unit_of
 from nqs.recipes.optimiser import OptimiserOptions
@@ -26,7 +28,8 @@ from nqs.runtime.progress import Progress, Watcher
 from nqs.samplers import TreeSampler
 from nqs.symmetry.of_hamiltonian import refuse_lower_symmetry
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
-from nqs.vmc.record import keep_exact, keep_step, open_archive, restore, row_of, status
+from nqs.vmc.orthogonal import State, built_for, known_states
+from nqs.vmc.record import keep_exact, keep_overlaps, keep_step, open_archive, overlaps_of, restore, row_of, status
 from nqs.vmc.result import Result
 from nqs.vmc.steps import RunningStage, make_step
 
@@ -41,11 +44,16 @@ class VMC:
         optimiser: by default exact steps for exhaustive sums, else stochastic reconfiguration.
         evaluation: sampler of the final energy; by default far more samples than in a step, or the same exhaustive sum.
         warm_up: sampled steps before exhaustive sums; by default chosen with the sampler, none if a sampler is given.
+        orthogonal_to: known states that the run stays orthogonal to, by penalties on the overlaps with them
+            (nqs.optimisation.known_states): wavefunctions, archives of runs, or vectors. Energies are without the
+            penalties; the overlaps are in the history (overlap_0, ..) and the result.
+        penalty: weight of the penalties, in the unit of the energy; by default chosen (nqs.vmc.orthogonal).
         unit: printed name of the energy unit; that of the Hamiltonian by default.
 
     Raises:
         ValueError: the wavefunction lives on another sector, is not normalised, or has a symmetry that the Hamiltonian
-            has not; or `check_hamiltonian` refuses the Hamiltonian.
+            has not; it learns no phases, or a known state is no normalised state of the sector; or `check_hamiltonian`
+            refuses the Hamiltonian.
     """
 
     def __init__(
@@ -57,6 +65,8 @@ class VMC:
         evaluation: SamplerConfig | None = None,
         *,
         warm_up: WarmUp | None = None,
+        orthogonal_to: Sequence[State] = (),
+        penalty: float | None = None,
         unit: str | None = None,
     ) -> None:
         if wavefunction.hilbert != hamiltonian.hilbert:
@@ -75,7 +85,10 @@ class VMC:
         chosen = method(wavefunction, self.device, sampler=sampler, given=optimiser, evaluation=evaluation)
         self.sampler, self.optimiser, self.evaluation = chosen.sampler, chosen.optimiser, chosen.evaluation
         self.warm_up, self.default_steps = warm_up or chosen.warm_up, chosen.steps
+        self.orthogonal_to = known_states(hamiltonian, orthogonal_to, penalty)
+        self.known = built_for(self.orthogonal_to, wavefunction, self.device)
         self.unit = unit_of(hamiltonian) if unit is None else unit
+        self.energy_scale = energy_scale(hamiltonian)
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Configuration that determines the outcome; stored in the archive and rebuilt by `resume`.
@@ -91,7 +104,9 @@ class VMC:
             "evaluation": self.evaluation,
             "run": run,
             "unit": self.unit,
+            "energy_scale": self.energy_scale,
             "warm_up": self.warm_up,
+            "orthogonal_to": self.orthogonal_to or None,
             "initial": initial,
         }
         return {name: part for name, part in parts.items() if part is not None}
@@ -171,7 +186,8 @@ class VMC:
             )
             record = stack.enter_context(opened)
             stage = next(stage for stage in plan if max(0, record.step - 1) in stage)
-            running = self._started(stage)
+            scale = record.config.get("energy_scale", 1.0)  # archives without it have absolute rates
+            running = self._started(stage, scale)
             restore(record, self.wavefunction, running, guard, generator)
             exact_energy = keep_exact(record, exact)
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
@@ -181,14 +197,14 @@ class VMC:
                 begin = time.perf_counter()
                 if step not in stage:
                     stage = next(stage for stage in plan if step in stage)
-                    running = self._started(stage)
+                    running = self._started(stage, scale)
                     guard.new_stage()
                 temperature = run.temperature_at(step / run.steps)
                 try:
                     made = make_step(running, guard, generator, stage.progress(step), temperature=temperature)
                 except NonFiniteError as error:
                     raise error.at(f"step {step}", record.where_last_state_is()) from None
-                estimate = estimate_energy(made.samples, made.local.values, energy_infinity=energy_infinity)
+                estimate = estimate_energy(made.samples, made.local.energies, energy_infinity=energy_infinity)
                 check(made.samples.configurations)
                 seconds = time.perf_counter() - begin
                 row = row_of(step, made, estimate, temperature=temperature, seconds=seconds, archive_seconds=writing)
@@ -213,12 +229,13 @@ class VMC:
                 history=record.history,
                 seconds=float(record.history["seconds"].sum()),
                 exact=exact_energy,
+                overlaps=overlaps_of(record),
                 archive=None if archive is None else Path(archive),
                 steps_left=run.steps - record.step,
             )
 
-    def _started(self, stage: Stage) -> RunningStage:
-        objective = stage.optimiser.objective(self.hamiltonian)
+    def _started(self, stage: Stage, scale: float) -> RunningStage:
+        objective = penalised(stage.optimiser.objective(self.hamiltonian, scale), self.known)
         return RunningStage(self.of_steps, stage.sampler.build(self.of_steps), objective, stage.optimiser)
 
     def _evaluation_seconds(self, row: Mapping[str, float]) -> float:
@@ -264,6 +281,8 @@ class VMC:
             found = NonFiniteError(estimate.energy, estimate.variance)
             raise found.at("final evaluation", record.where_last_state_is())
         record.write_samples(samples)
+        if self.known:
+            keep_overlaps(record, overlaps(self.known, self.wavefunction, samples))
         if record.keeps_observables:
             samples, few, sites = measurements.samples_for(samples, self.wavefunction, generator, TreeSampler)
             measured = measurements.stored(
@@ -271,5 +290,6 @@ class VMC:
             )
             for name, values in measured.items():
                 record.write_observable(name, values.cpu().numpy())
+            record.write_state_names(self.hamiltonian.hilbert.state_names)
         record.write_result(estimate)
         record.flush()

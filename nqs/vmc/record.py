@@ -14,9 +14,11 @@ from nqs.archive.serialise import differences, to_plain
 from nqs.archive.upgrade import upgraded
 from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
 from nqs.exact.diagonalisation import ExactGroundState
+from nqs.observables.expectation import Expectation
 from nqs.protocols import Wavefunction
 from nqs.vmc.guard import Guard
 from nqs.vmc.steps import RunningStage, Step
+from nqs.vmc.stored import one_line
 
 
 def open_archive(
@@ -41,7 +43,9 @@ def open_archive(
         return Archive.create(path, config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
     archive = Archive.open(path, "a")
     try:
-        old, new = (upgraded(one, finished=archive.finished) for one in (archive.config, plain))
+        # The scale follows from the Hamiltonian; where an archive lacks it, its run goes on with absolute rates.
+        stored = {"energy_scale": plain.get("energy_scale")} | archive.config
+        old, new = (upgraded(one, finished=archive.finished) for one in (stored, plain))
         if lines := differences(old, new):
             raise ArchiveError(
                 f"{archive.path} holds another run; in the archive / now:\n  " + "\n  ".join(lines) + "\n"
@@ -86,6 +90,17 @@ def restore(
             archive.start(Checkpoint(wavefunction.state_dict(), running.optimiser.state_dict(), generator.get_state()))
             archive.flush()
         return
+    with one_line(archive.place):
+        _load(archive, wavefunction, running, guard, generator)
+
+
+def _load(
+    archive: MemoryArchive,
+    wavefunction: Wavefunction,
+    running: RunningStage,
+    guard: Guard,
+    generator: torch.Generator,
+) -> None:
     found = archive.checkpoint()
     wavefunction.load_state_dict(found.model)
     of_optimiser = {name: value for name, value in found.optimiser.items() if not name.startswith("guard.")}
@@ -110,6 +125,20 @@ def keep_exact(archive: MemoryArchive, exact: ExactGroundState | float | None) -
     return exact.energy
 
 
+def keep_overlaps(archive: MemoryArchive, found: Expectation) -> None:
+    """Overlaps with known states, beside the observables."""
+    for name, values in (("overlaps", found.value), ("overlaps_error", found.error)):
+        archive.write_observable(name, values.cpu().numpy())
+
+
+def overlaps_of(archive: MemoryArchive) -> tuple[tuple[float, float], ...]:
+    """The overlaps with known states and their errors."""
+    found = archive.observables()
+    if "overlaps" not in found:
+        return ()
+    return tuple(zip(found["overlaps"].tolist(), found["overlaps_error"].tolist(), strict=True))
+
+
 def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> dict[str, float]:
     """One row of the history: the energy before the update, and what the update did."""
     return {
@@ -126,6 +155,7 @@ def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> di
         "update_norm": made.info.update_norm,
         "gradient_norm": made.info.gradient_norm,
         "retries": made.retries,
+        **{f"overlap_{k}": value for k, value in enumerate(made.local.overlaps)},
         **more,
     }
 

@@ -90,7 +90,9 @@ def make_step(
             if guard.rose(samples, target, progress):
                 running.optimiser.reject()
                 return Step(samples=samples, local=local, info=REJECTED, retries=retries)
-            info = running.optimiser.step(samples, target, progress)
+            scale = running.objective.energy_scale
+            info = running.optimiser.step(samples, target.in_units_of(scale), progress)
+            info = info._replace(gradient_norm=scale * info.gradient_norm, energy_limit=scale * info.energy_limit)
             damping = guard.damping
             # No limit while annealing: free energies rise as the temperature falls.
             if guard.accept(now, info.energy_limit if temperature == 0 else math.inf):
