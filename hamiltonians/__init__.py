@@ -4,9 +4,11 @@ from nqs.hamiltonians.bose_hubbard import BoseHubbard, harmonic_trap
 from nqs.hamiltonians.fermi_hubbard import FermiHubbard, staggered_potential
 from nqs.hamiltonians.heisenberg import Heisenberg
 from nqs.hamiltonians.ising import Ising
+from nqs.hamiltonians.local_hamiltonian import LocalHamiltonian
 from nqs.hamiltonians.local_terms import LocalTerms
 from nqs.hamiltonians.netket.export import to_netket
 from nqs.hamiltonians.netket.operator import NetKetOperator
+from nqs.hamiltonians.operators import Operator
 from nqs.hamiltonians.tj import TJ
 from nqs.hamiltonians.tv import TV
 
@@ -17,8 +19,10 @@ __all__ = [
     "FermiHubbard",
     "Heisenberg",
     "Ising",
+    "LocalHamiltonian",
     "LocalTerms",
     "NetKetOperator",
+    "Operator",
     "harmonic_trap",
     "staggered_potential",
     "to_netket",

@@ -1,12 +1,12 @@
 r"""Bose-Hubbard model,
 
-    H = - J sum_<ij> (e^{i theta_ij} b+_j b_i + h.c.) + U/2 sum_i n_i (n_i - 1) + V sum_<ij> n_i n_j
-        + sum_i (epsilon_i - mu) n_i.
+    H = - sum_<ij> J_ij (e^{i theta_ij} b+_j b_i + h.c.) + sum_i U_i/2 n_i (n_i - 1) + sum_<ij> V_ij n_i n_j
+        + sum_i (epsilon_i - mu_i) n_i,
 
-Each bond <ij> of the lattice counts once; a ring of two sites has one bond. Energies are in units of J when J = 1.
-The bond (i, j) is oriented as the lattice lists it, and theta_ij is the phase of hopping from i to j, so that
-<.., n_i - 1, .., n_j + 1, ..|H|n> = -J e^{i theta_ij} sqrt(n_i (n_j + 1)). On an antiperiodic boundary every crossing
-changes the sign of J. Local state k is the occupation number k.
+every coupling one number, or one for each bond or site. Each bond <ij> of the lattice counts once; a ring of two sites
+has one bond. Energies are in units of J when J = 1. The bond (i, j) is oriented as the lattice lists it, and theta_ij
+is the phase of hopping from i to j, so that <.., n_i - 1, .., n_j + 1, ..|H|n> = -J e^{i theta_ij} sqrt(n_i (n_j + 1)).
+On an antiperiodic boundary every crossing changes the sign of J. Local state k is the occupation number k.
 
 Without phases and with J > 0 all off-diagonal elements are negative: the ground state is positive everywhere
 (Perron-Frobenius), and a wavefunction without a phase is exact.
@@ -14,15 +14,22 @@ Without phases and with J > 0 all off-diagonal elements are negative: the ground
 Fisher et al., Phys. Rev. B 40, 546 (1989). The same matrix as netket.operator.BoseHubbard with the same J, U, V and mu.
 """
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.couplings import checked_numbers, neighbour_products, potential_energy, signed_sum
+from nqs.hamiltonians.couplings import (
+    Coupling,
+    Numbers,
+    checked_couplings,
+    neighbour_energy,
+    signed_sum,
+    values,
+    weighted_sum,
+)
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
@@ -35,10 +42,10 @@ class BoseHubbard:
     Args:
         lattice: sites and bonds.
         n_particles: conserved number of bosons N (canonical); None for all numbers (grand-canonical, needs n_max).
-        U: on-site interaction.
-        J: hopping amplitude.
-        V: nearest-neighbour interaction.
-        mu: chemical potential.
+        U: on-site interaction, one number or one for each site.
+        J: hopping amplitude, one number or one for each bond in the order of `lattice.bonds()`.
+        V: nearest-neighbour interaction, one number or one for each bond.
+        mu: chemical potential, one number or one for each site.
         potential: epsilon_i, one energy per site, such as `harmonic_trap(lattice, 0.1)`; None for none.
         phases: theta_ij, one angle per bond in radians, such as `lattice.twist_phases([0.3])`; None for none.
         n_max: largest occupation of a site; None for no cutoff.
@@ -58,16 +65,16 @@ class BoseHubbard:
     lattice: Lattice
     n_particles: int | None = None
     _: KW_ONLY
-    U: float
-    J: float = 1.0
-    V: float = 0.0
-    mu: float = 0.0
-    potential: Sequence[float] | Tensor | None = None
-    phases: Sequence[float] | Tensor | None = None
+    U: Coupling
+    J: Coupling = 1.0
+    V: Coupling = 0.0
+    mu: Coupling = 0.0
+    potential: Numbers | None = None
+    phases: Numbers | None = None
     n_max: int | None = None
 
     def __post_init__(self) -> None:
-        checked_numbers(self, ("U", "J", "V", "mu"))
+        checked_couplings(self, bonds=("J", "V"), sites=("U", "mu"))
         self.hilbert  # noqa: B018 - refuses an impossible sector now
 
     @cached_property
@@ -78,6 +85,11 @@ class BoseHubbard:
     @property
     def unit(self) -> str:
         return "J"
+
+    @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"]:
+        """Pairs of sites on which the terms act."""
+        return self.lattice.bonds()
 
     @property
     def max_connected(self) -> int:
@@ -91,17 +103,14 @@ class BoseHubbard:
     @property
     def is_stoquastic(self) -> bool:
         """All off-diagonal elements are real and negative, so that the ground state can be chosen positive."""
-        return self.phases is None and bool((self.J * self.lattice.signs() >= 0).all())
+        signs = self.lattice.signs()
+        return self.phases is None and bool((values(self.J, len(signs)) * signs >= 0).all())
 
     def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         """U/2 sum n (n - 1) + V sum_<ij> n_i n_j + sum (epsilon_i - mu) n_i."""
         x = n.double()
-        energy = self.U / 2 * (x * (x - 1)).sum(1)
-        if self.V:
-            energy = energy + self.V * neighbour_products(self.lattice, x)
-        if self.mu:
-            energy = energy - self.mu * x.sum(1)
-        return energy + potential_energy(x, self.potential)
+        energy = weighted_sum(self.U, x * (x - 1)) / 2 + neighbour_energy(self.lattice, self.V, x)
+        return energy - weighted_sum(self.mu, x) + weighted_sum(self.potential, x)
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """One boson hops over each bond in each direction, where the source is occupied and the target not full."""
@@ -119,28 +128,24 @@ class BoseHubbard:
 
     @cached_property
     def _hops(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Source, target and the amplitude of <n|H|n'> for each bond in each direction; J = 0 has none."""
+        """Source, target and the amplitude of <n|H|n'> for each bond in each direction; bonds with J = 0 have none."""
         bonds, signs = self.lattice.bonds(), self.lattice.signs()
-        if not self.J:
-            bonds, signs = bonds[:0], signs[:0]
-        i, j = bonds.T
-        amplitude = -self.J * signs
+        amplitude = -values(self.J, len(bonds)) * signs
+        active = amplitude != 0
+        (i, j), amplitude = bonds[active].T, amplitude[active]
         if self.phases is not None:
-            amplitude = (
-                torch.polar(amplitude.abs(), torch.as_tensor(self.phases, dtype=torch.float64)[: len(i)])
-                * amplitude.sign()
-            )
+            amplitude = torch.polar(amplitude.abs(), values(self.phases, len(bonds))[active]) * amplitude.sign()
         # <n|H|n'> with n' = n - e_i + e_j moves the boson back from j to i, against the bond.
         return torch.cat([i, j]), torch.cat([j, i]), torch.cat([amplitude.conj(), amplitude])
 
     def __str__(self) -> str:
         hopping = "b+_i b_j" if self.phases is None else "e^(i theta_ij) b+_j b_i"
         terms = [
-            (-self.J, f"sum_<ij> ({hopping} + h.c.)"),
-            (self.U, "sum_i n_i (n_i - 1)/2"),
-            (self.V, "sum_<ij> n_i n_j"),
-            (-self.mu, "sum_i n_i"),
-            (float(self.potential is not None), "sum_i epsilon_i n_i"),
+            (-1, self.J, "J_ij", f"sum_<ij> ({hopping} + h.c.)"),
+            (1, self.U, "U_i", "sum_i n_i (n_i - 1)/2"),
+            (1, self.V, "V_ij", "sum_<ij> n_i n_j"),
+            (-1, self.mu, "mu_i", "sum_i n_i"),
+            (1, float(self.potential is not None), "", "sum_i epsilon_i n_i"),
         ]
         filling = "grand-canonical" if self.n_particles is None else f"{self.n_particles} bosons"
         cutoff = "" if self.n_max is None else f", at most {self.n_max} on a site"

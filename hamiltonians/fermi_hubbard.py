@@ -1,13 +1,13 @@
 r"""Fermi-Hubbard model,
 
-    H = - t sum_<ij>,s (e^{i theta_ij} c+_js c_is + h.c.) - t2 sum_<<ij>>,s (e^{i theta_ij} c+_js c_is + h.c.)
-        + U sum_i n_iu n_id + V sum_<ij> n_i n_j + sum_i (epsilon_i - mu) n_i - h sum_i (n_iu - n_id) / 2,
+    H = - sum_<ij>,s t_ij (e^{i theta_ij} c+_js c_is + h.c.) - sum_<<ij>>,s t2_ij (e^{i theta_ij} c+_js c_is + h.c.)
+        + sum_i U_i n_iu n_id + sum_<ij> V_ij n_i n_j + sum_i (epsilon_i - mu_i) n_i - sum_i h_i (n_iu - n_id) / 2,
 
-with spins s = u (up), d (down), n_i = n_iu + n_id, nearest neighbours <ij> and second neighbours <<ij>> of the lattice,
-each bond once; a ring of two sites has one bond. Energies are in units of t when t = 1. U > 0 is repulsive, t2 is the
-t' of the literature with the same sign convention as t (cuprates: t2 < 0), and h is the Zeeman field, -h S^z with
-S^z = (N_u - N_d) / 2. A twist shifts the phase of every hop that crosses the boundary; an antiperiodic boundary is a
-twist by pi.
+every coupling one number, or one for each bond or site, with spins s = u (up), d (down), n_i = n_iu + n_id, nearest
+neighbours <ij> and second neighbours <<ij>> of the lattice, each bond once; a ring of two sites has one bond. Energies
+are in units of t when t = 1. U > 0 is repulsive, t2 is the t' of the literature with the same sign convention as t
+(cuprates: t2 < 0), and h is the Zeeman field, -h S^z with S^z = (N_u - N_d) / 2. A twist shifts the phase of every hop
+that crosses the boundary; an antiperiodic boundary is a twist by pi.
 
 Local states: 0 empty, 1 up, 2 down, 3 both. Jordan-Wigner order: all up orbitals in the order of the sites, then all
 down orbitals,
@@ -23,14 +23,14 @@ Hubbard, Proc. R. Soc. A 276, 238 (1963). The same matrix as netket.operator.Fer
 NetKet lists the orbitals of down, then those of up, which changes no element as long as both spins are conserved.
 """
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
-from jaxtyping import Float64, UInt8
+import torch
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.couplings import checked_numbers, neighbour_products, potential_energy, signed_sum
+from nqs.hamiltonians.couplings import Coupling, Numbers, checked_couplings, neighbour_energy, signed_sum, weighted_sum
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
     hopped,
@@ -53,12 +53,13 @@ class FermiHubbard:
         lattice: sites, bonds and boundaries.
         n_up: conserved number of up electrons; None for all numbers (grand-canonical).
         n_down: conserved number of down electrons; None for all numbers.
-        U: on-site interaction.
-        t: hopping amplitude between nearest neighbours.
-        t2: hopping amplitude between second neighbours, t'.
-        V: nearest-neighbour interaction.
-        mu: chemical potential.
-        h: Zeeman field.
+        U: on-site interaction, one number or one for each site.
+        t: hopping amplitude between nearest neighbours, one number or one for each bond in the order of
+            `lattice.bonds()`.
+        t2: hopping amplitude between second neighbours, t', one number or one for each bond of `lattice.bonds(2)`.
+        V: nearest-neighbour interaction, one number or one for each bond.
+        mu: chemical potential, one number or one for each site.
+        h: Zeeman field, one number or one for each site.
         potential: epsilon_i, one energy per site, such as `staggered_potential(lattice, 0.5)`; None for none.
         twist: boundary phase of each direction in radians, such as (0.3,); open directions ignore theirs.
 
@@ -71,17 +72,17 @@ class FermiHubbard:
     n_up: int | None
     n_down: int | None
     _: KW_ONLY
-    U: float
-    t: float = 1.0
-    t2: float = 0.0
-    V: float = 0.0
-    mu: float = 0.0
-    h: float = 0.0
-    potential: Sequence[float] | Tensor | None = None
-    twist: Sequence[float] | Tensor | None = None
+    U: Coupling
+    t: Coupling = 1.0
+    t2: Coupling = 0.0
+    V: Coupling = 0.0
+    mu: Coupling = 0.0
+    h: Coupling = 0.0
+    potential: Numbers | None = None
+    twist: Numbers | None = None
 
     def __post_init__(self) -> None:
-        checked_numbers(self, ("U", "t", "t2", "V", "mu", "h"))
+        checked_couplings(self, bonds=("t", "V"), second=("t2",), sites=("U", "mu", "h"))
         self.hilbert, self._hops  # noqa: B018 - refuses an impossible sector or hop now
 
     @cached_property
@@ -92,6 +93,11 @@ class FermiHubbard:
     @property
     def unit(self) -> str:
         return "t"
+
+    @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"]:
+        """Pairs of sites on which the terms act."""
+        return torch.cat([self.lattice.bonds(), torch.stack(self._hops[:2], dim=1)])
 
     @property
     def max_connected(self) -> int:
@@ -112,14 +118,9 @@ class FermiHubbard:
         """U sum n_iu n_id + V sum_<ij> n_i n_j + sum (epsilon_i - mu) n_i - h sum (n_iu - n_id) / 2."""
         up, down = (n & UP).double(), (n >> 1).double()  # (B, L)
         x = up + down
-        energy = self.U * (up * down).sum(1)
-        if self.V:
-            energy = energy + self.V * neighbour_products(self.lattice, x)
-        if self.mu:
-            energy = energy - self.mu * x.sum(1)
-        if self.h:
-            energy = energy - self.h / 2 * (up - down).sum(1)
-        return energy + potential_energy(x, self.potential)
+        energy = weighted_sum(self.U, up * down) + neighbour_energy(self.lattice, self.V, x)
+        energy = energy - weighted_sum(self.mu, x) - weighted_sum(self.h, up - down) / 2
+        return energy + weighted_sum(self.potential, x)
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """One electron hops over each bond in each direction, onto a site without one of its spin."""
@@ -133,13 +134,13 @@ class FermiHubbard:
     def __str__(self) -> str:
         hop = "c+_js c_is" if self.twist is None else "e^(i theta_ij) c+_js c_is"
         terms = [
-            (-self.t, f"sum_<ij>,s ({hop} + h.c.)"),
-            (-self.t2, f"sum_<<ij>>,s ({hop} + h.c.)"),
-            (self.U, "sum_i n_iu n_id"),
-            (self.V, "sum_<ij> n_i n_j"),
-            (-self.mu, "sum_i n_i"),
-            (-self.h / 2, "sum_i (n_iu - n_id)"),
-            (float(self.potential is not None), "sum_i epsilon_i n_i"),
+            (-1, self.t, "t_ij", f"sum_<ij>,s ({hop} + h.c.)"),
+            (-1, self.t2, "t2_ij", f"sum_<<ij>>,s ({hop} + h.c.)"),
+            (1, self.U, "U_i", "sum_i n_iu n_id"),
+            (1, self.V, "V_ij", "sum_<ij> n_i n_j"),
+            (-1, self.mu, "mu_i", "sum_i n_i"),
+            (-0.5, self.h, "h_i", "sum_i (n_iu - n_id)"),
+            (1, float(self.potential is not None), "", "sum_i epsilon_i n_i"),
         ]
         twist = "" if self.twist is None else f", twist {self.twist}"
         up, down = ("any number of" if number is None else number for number in (self.n_up, self.n_down))

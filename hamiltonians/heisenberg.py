@@ -1,15 +1,18 @@
 r"""Heisenberg models of any spin: XXX, XXZ and XY, couplings to any shell of neighbours (J1-J2), a field,
 
-    H = sum_k J_k sum_<ij>_k [ S^x_i S^x_j + S^y_i S^y_j + Delta_k S^z_i S^z_j ] - h sum_i S^z_i.
+    H = sum_k sum_<ij>_k J_ij [ S^x_i S^x_j + S^y_i S^y_j + Delta_ij S^z_i S^z_j ] - sum_i h_i S^z_i,
+
+with one number for all bonds of a shell k, or one for each bond; one field for all sites, or one for each.
 
 Spin operators, not Pauli matrices: S = sigma / 2 for spin 1/2. <ij>_k are the k-th neighbours lattice.bonds(k), each
 bond counts once; a ring of two sites has one bond. J > 0 is antiferromagnetic; energies are in units of J_1 when that
-is 1. On an antiperiodic boundary S^x and S^y, but not S^z, change sign at every crossing: a twist by pi about z.
+is 1. Delta = inf is the Ising limit without exchange, J_ij S^z_i S^z_j. On an antiperiodic boundary S^x and S^y, but
+not S^z, change sign at every crossing: a twist by pi about z.
 
 Local state n has S^z = n - S, 0 is fully down. The total S^z is conserved. In terms of the ladder operators
 S^x_i S^x_j + S^y_i S^y_j = (S+_i S-_j + S-_i S+_j) / 2, and with S+ |n> = sqrt((n + 1) (2 S - n)) |n + 1>
 
-    <.., n_i + 1, .., n_j - 1, ..|H|n> = J_k / 2 sqrt((n_i + 1) (2 S - n_i) n_j (2 S - n_j + 1)).
+    <.., n_i + 1, .., n_j - 1, ..|H|n> = J_ij / 2 sqrt((n_i + 1) (2 S - n_i) n_j (2 S - n_j + 1)).
 
 Marshall's rule: the signs (-1)^(sum of n over sublattice A) turn the sign of every exchange between the two
 sublattices of a bipartite lattice. Where these couplings are antiferromagnetic, and those inside a sublattice
@@ -22,16 +25,20 @@ otherwise, applies Marshall's rule to bipartite graphs; its local states are 2 S
 our energies of spin 1/2.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 from functools import cached_property
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.couplings import signed_sum
+from nqs.hamiltonians.couplings import Coupling, checked_couplings, signed_sum, weighted_sum
 from nqs.hilbert import HilbertSpace, spins
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
@@ -44,16 +51,19 @@ class Heisenberg:
     Args:
         lattice: sites and bonds.
         total_sz: conserved total S^z, a multiple of 1/2; None for the whole space.
-        J: exchange, one number for the nearest neighbours or one for each shell: J=(1.0, 0.5) is J1-J2.
-        Delta: anisotropy of the S^z S^z term, one number for all shells or one for each; 1 for full rotation
-            symmetry, 0 for the XY model.
-        h: magnetic field along z; a positive one favours spin up.
+        J: exchange, one number for the nearest neighbours or one for each shell: J=(1.0, 0.5) is J1-J2. Instead of the
+            number of a shell k, a list with one for each of `lattice.bonds(k)`: J=[[1.0, 0.5, 1.0]] is a dimerised open
+            chain of four spins, J=[[1.0, 0.5, 1.0], 0.2] has second neighbours, too.
+        Delta: anisotropy of the S^z S^z term, one number for all shells or one for each, or lists as for J; 1 for full
+            rotation symmetry, 0 for the XY model, infinity for J S^z S^z alone.
+        h: magnetic field along z, one number or one for each site; a positive one favours spin up.
         spin: 1/2, 1, 3/2, ...
 
-    J and Delta are kept as one number per shell.
+    J and Delta are kept as one number, or one tuple, per shell.
 
     Raises:
-        ValueError: an impossible total_sz or spin, shells that the lattice does not have, or lists that do not fit.
+        ValueError: an impossible total_sz or spin, shells that the lattice does not have, numbers that are not finite,
+            or lists that do not fit.
 
     >>> from nqs import exact
     >>> from nqs.lattice import chain
@@ -64,25 +74,32 @@ class Heisenberg:
     lattice: Lattice
     total_sz: float | None = None
     _: KW_ONLY
-    J: float | tuple[float, ...] = 1.0
-    Delta: float | tuple[float, ...] = 1.0
-    h: float = 0.0
+    J: Coupling | Sequence[Coupling] = 1.0
+    Delta: Coupling | Sequence[Coupling] = 1.0
+    h: Coupling = 0.0
     spin: float = 0.5
 
     def __post_init__(self) -> None:
-        J, Delta = (tuple(np.array(values, dtype=float, ndmin=1).tolist()) for values in (self.J, self.Delta))
+        J, Delta = self._by_shell("J"), self._by_shell("Delta")
         if not J:
             raise ValueError("J is empty: give the coupling of the nearest neighbours, or one for each shell.")
-        if len(Delta) == 1:
+        n_bonds = len(self.lattice.bonds())
+        if len(J) == n_bonds > 1 and all(isinstance(x, float) for x in J):
+            raise ValueError(
+                f"J has {n_bonds} numbers, and {self.lattice} has {n_bonds} bonds: write J=[[...]] for one number per "
+                "bond, or J=[[J1], [J2], ...] for one per shell of neighbours."
+            )
+        if len(Delta) == 1 and (len(J) == 1 or isinstance(Delta[0], float)):
             Delta *= len(J)
         if len(Delta) != len(J):
             raise ValueError(
                 f"Delta has {len(Delta)} values, but J couples {len(J)} {'shells' if len(J) > 1 else 'shell'} of "
-                "neighbours: give one number for all shells, or one for each."
+                "neighbours: give one number for all shells, or one for each; [[...]] holds one for each bond."
             )
         object.__setattr__(self, "J", J)
         object.__setattr__(self, "Delta", Delta)
-        self.hilbert, self._bonds  # noqa: B018 - refuse an impossible sector and missing shells now
+        checked_couplings(self, sites=("h",))
+        self.hilbert, self.bond_couplings  # noqa: B018 - refuse an impossible sector and missing shells now
 
     @cached_property
     def hilbert(self) -> HilbertSpace:
@@ -94,6 +111,11 @@ class Heisenberg:
         return "J"
 
     @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"]:
+        """Pairs of sites on which the terms act."""
+        return torch.stack(self.bond_couplings[:2], dim=1)
+
+    @property
     def max_connected(self) -> int:
         """Spins 1/2 are exchanged in one direction only."""
         return len(self._exchanges[0]) // (2 if self.spin == 0.5 else 1)
@@ -101,7 +123,7 @@ class Heisenberg:
     @property
     def is_stoquastic(self) -> bool:
         """All off-diagonal elements are negative, so that the ground state can be chosen positive."""
-        return bool((self._bonds[2] <= 0).all())
+        return bool((self.bond_couplings[2] <= 0).all())
 
     @property
     def marshall_exact(self) -> bool:
@@ -114,17 +136,14 @@ class Heisenberg:
             sublattice = self.lattice.sublattices()
         except ValueError:
             return False
-        i, j, exchange, _ = self._bonds
+        i, j, exchange, _ = self.bond_couplings
         return bool((torch.where(sublattice[i] == sublattice[j], exchange, -exchange) <= 0).all())
 
     def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
-        """sum_k J_k Delta_k sum_<ij>_k S^z_i S^z_j - h sum_i S^z_i."""
-        i, j, _, coupling = (t.to(n.device) for t in self._bonds)
+        """sum_k sum_<ij>_k J_ij Delta_ij S^z_i S^z_j - sum_i h_i S^z_i."""
+        i, j, _, coupling = (t.to(n.device) for t in self.bond_couplings)
         sz = n.double() - self.spin
-        energy = (sz[:, i] * sz[:, j]) @ coupling
-        if self.h:
-            energy = energy - self.h * sz.sum(1)
-        return energy
+        return (sz[:, i] * sz[:, j]) @ coupling - weighted_sum(self.h, sz)
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """Over each bond, in each direction, one spin goes up and the other down, where both can."""
@@ -141,40 +160,78 @@ class Heisenberg:
         return Connected(n_prime, amplitude[pair] * root, parents)
 
     @cached_property
-    def _bonds(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def bond_couplings(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sites i and j of the bonds of all shells, their J with the sign of the boundary, and their J Delta."""
         bonds, exchange, coupling = [], [], []
         for order, (J, Delta) in enumerate(self._shells, start=1):
             shell = self.lattice.bonds(order)
+            strength, anisotropy = (self._of_bonds(name, x, len(shell)) for name, x in (("J", J), ("Delta", Delta)))
+            ising = anisotropy.isinf()  # no exchange
+            if ising.any() and not strength.any():
+                raise ValueError("Delta=inf and J=0: with it J is the coupling of S^z S^z, give J=J_z.")
             bonds.append(shell)
-            exchange.append(J * self.lattice.signs(order))
-            coupling.append(torch.full((len(shell),), J * Delta, dtype=torch.float64))
+            exchange.append(torch.where(ising, 0.0, strength) * self.lattice.signs(order))
+            coupling.append(torch.where(ising, strength, strength * anisotropy))
         i, j = torch.cat(bonds).T
         return i, j, torch.cat(exchange), torch.cat(coupling)
 
     @cached_property
     def _exchanges(self) -> tuple[Tensor, Tensor, Tensor]:
         """Raised site, lowered site and J / 2 for each bond in each direction; J = 0 has none."""
-        i, j, exchange, _ = self._bonds
+        i, j, exchange, _ = self.bond_couplings
         active = exchange != 0
         i, j, amplitude = i[active], j[active], exchange[active] / 2
         return torch.cat([i, j]), torch.cat([j, i]), torch.cat([amplitude, amplitude])
 
     @property
-    def _shells(self) -> list[tuple[float, float]]:
-        """J and Delta of each shell; __post_init__ made both one tuple per shell."""
-        return list(zip(np.atleast_1d(self.J).tolist(), np.atleast_1d(self.Delta).tolist(), strict=True))
+    def _shells(self) -> list[tuple[Any, Any]]:
+        """J and Delta of each shell; __post_init__ made both one number, or one tuple, per shell."""
+        J: Any = self.J
+        Delta: Any = self.Delta
+        return list(zip(J, Delta, strict=True))
+
+    def _by_shell(self, name: str) -> tuple[float | tuple[float, ...], ...]:
+        """A coupling as a number, or a tuple of numbers, for each shell; NaN is refused, and infinite J."""
+        given: Any = getattr(self, name)
+        shells = [given] if getattr(given, "ndim", 1 - isinstance(given, Real)) == 0 else given
+        try:
+            found = tuple(tuple(map(float, x)) if np.ndim(x) else float(x) for x in shells)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{name}={given!r}: give one number, one for each shell of neighbours, or a list of lists of bonds."
+            ) from None
+        numbers = [number for x in found for number in (x if isinstance(x, tuple) else (x,))]
+        wrong = [x for x in numbers if not (math.isfinite(x) or (name == "Delta" and x == math.inf))]
+        if wrong:
+            raise ValueError(f"{name}={wrong[0]}: it must be a finite number.")
+        return found
+
+    def _of_bonds(self, name: str, given: Any, n_bonds: int) -> Float64[Tensor, " n_bonds"]:
+        """The numbers of the bonds of a shell."""
+        if np.ndim(given) == 1 and len(given) not in (1, n_bonds):
+            raise ValueError(
+                f"{name} has {len(given)} numbers for a shell of {n_bonds} bonds of {self.lattice}: give one for each, "
+                "in the order of lattice.bonds(k)."
+            )
+        return torch.as_tensor(given, dtype=torch.float64).expand(n_bonds)
 
     def __str__(self) -> str:
-        terms = []
+        terms: list[tuple[float, Any, str, str]] = []
+        anisotropies = {}
         for order, (J, Delta) in enumerate(self._shells, start=1):
-            bonds = "<ij>" if len(self._shells) == 1 else f"<ij>_{order}"
-            product = "S_i.S_j" if Delta == 1 else f"(S^x_i S^x_j + S^y_i S^y_j + {Delta:g} S^z_i S^z_j)"
-            terms.append((J, f"sum_{bonds} {product}"))
-        terms.append((-self.h, "sum_i S^z_i"))
+            shell = "" if len(self._shells) == 1 else f"{order}"
+            product = {1.0: "S_i.S_j", math.inf: "S^z_i S^z_j"}.get(Delta)
+            if product is None:
+                by_bond = isinstance(Delta, tuple)
+                if by_bond:
+                    anisotropies[f"Delta{shell}_ij"] = Delta
+                symbol = f"Delta{shell}_ij" if by_bond else f"{Delta:g}"
+                product = f"(S^x_i S^x_j + S^y_i S^y_j + {symbol} S^z_i S^z_j)"
+            terms.append((1, J, f"J{shell}_ij", f"sum_<ij>{shell and '_'}{shell} {product}"))
+        terms.append((-1, self.h, "h_i", "sum_i S^z_i"))
         spin = Fraction(self.spin)
         operators = "S = sigma/2" if spin == Fraction(1, 2) else f"spin operators of S = {spin}"
         sector = "all total Sz" if self.total_sz is None else f"total Sz = {Fraction(self.total_sz)}"
-        return f"Heisenberg, H = {signed_sum(terms)}, {operators}, {self.lattice}, {sector}"
+        return f"Heisenberg, H = {signed_sum(terms, inner=anisotropies)}, {operators}, {self.lattice}, {sector}"
 
     __repr__ = __str__

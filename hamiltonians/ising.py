@@ -1,10 +1,11 @@
 r"""Ising model in a transverse and a longitudinal field,
 
-    H = -J sum_<ij> Z_i Z_j - h sum_i X_i - g sum_i Z_i.
+    H = - sum_<ij> J_ij Z_i Z_j - sum_i h_i X_i - sum_i g_i Z_i,
 
-Pauli matrices, not spin operators: Z = 2 S^z has the values -1 and 1. Each bond <ij> of the lattice counts once; a ring
-of two sites has one bond. J > 0 is ferromagnetic; energies are in units of J when J = 1. The infinite chain is critical
-at h = |J|. On an antiperiodic boundary every crossing changes the sign of J (Z, not X, changes sign there).
+every coupling one number, or one for each bond or site. Pauli matrices, not spin operators: Z = 2 S^z has the values -1
+and 1. Each bond <ij> of the lattice counts once; a ring of two sites has one bond. J > 0 is ferromagnetic; energies are
+in units of J when J = 1. The infinite chain is critical at h = |J|. On an antiperiodic boundary every crossing changes
+the sign of J (Z, not X, changes sign there).
 
 Local state 0 is down, Z = -1, and 1 is up, Z = 1. The off-diagonal elements are -h, one for each spin flipped: for
 h >= 0 the ground state is positive everywhere (Perron-Frobenius), and a wavefunction without a phase is exact, whatever
@@ -22,10 +23,16 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.couplings import signed_sum
+from nqs.hamiltonians.couplings import (
+    Coupling,
+    checked_couplings,
+    signed_sum,
+    values,
+    weighted_sum,
+)
 from nqs.hilbert import HilbertSpace, spins
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
@@ -37,21 +44,24 @@ class Ising:
 
     Args:
         lattice: sites and bonds.
-        h: transverse field.
-        J: coupling of nearest neighbours, ferromagnetic for J > 0.
-        g: longitudinal field; a positive one favours spin up.
+        h: transverse field, one number or one for each site.
+        J: coupling of nearest neighbours, ferromagnetic for J > 0, one number or one for each bond in the order of
+            `lattice.bonds()`.
+        g: longitudinal field, one number or one for each site; a positive one favours spin up.
 
     Raises:
-        ValueError: a lattice with an ambiguous antiperiodic boundary.
+        ValueError: numbers that are not finite, lists of the wrong length, or a lattice with an ambiguous antiperiodic
+            boundary.
     """
 
     lattice: Lattice
     _: KW_ONLY
-    h: float
-    J: float = 1.0
-    g: float = 0.0
+    h: Coupling
+    J: Coupling = 1.0
+    g: Coupling = 0.0
 
     def __post_init__(self) -> None:
+        checked_couplings(self, bonds=("J",), sites=("h", "g"))
         self._bonds  # noqa: B018 - refuses an ambiguous boundary now
 
     @cached_property
@@ -64,33 +74,32 @@ class Ising:
         return "J"
 
     @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"]:
+        """Pairs of sites on which the terms act."""
+        return self.lattice.bonds()
+
+    @property
     def max_connected(self) -> int:
-        """One flip of each spin."""
-        return self.lattice.n_sites if self.h else 0
+        """One flip of each spin in a transverse field."""
+        return len(self._flips[0])
 
     @property
     def is_stoquastic(self) -> bool:
         """All off-diagonal elements are negative, so that the ground state can be chosen positive."""
-        return self.h >= 0
+        return bool((self._flips[1] <= 0).all())
 
     def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         """-J sum_<ij> Z_i Z_j - g sum_i Z_i."""
-        i, j, signs = (t.to(n.device) for t in self._bonds)
         z = 2 * n.double() - 1
-        energy = -self.J * ((z[:, i] * z[:, j]) @ signs)
-        if self.g:
-            energy = energy - self.g * z.sum(1)
-        return energy
+        i, j, signs = (part.to(n.device) for part in self._bonds)
+        return -weighted_sum(self.J, z[:, i] * z[:, j] * signs) - weighted_sum(self.g, z)
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
-        """Each spin flipped alone; h = 0 flips none."""
-        B, L = n.shape
-        flips = torch.eye(L, dtype=torch.uint8, device=n.device)  # (flips, L)
-        if not self.h:
-            flips = flips[:0]
+        """Each spin in a transverse field flipped alone."""
+        flips, elements = (part.to(n.device) for part in self._flips)
         n_prime = (n[:, None] ^ flips).flatten(0, 1)  # (K, L)
-        parents = torch.arange(B, device=n.device).repeat_interleave(len(flips))
-        return Connected(n_prime, torch.full((len(parents),), -self.h, dtype=torch.float64, device=n.device), parents)
+        parents = torch.arange(len(n), device=n.device).repeat_interleave(len(flips))
+        return Connected(n_prime, elements.repeat(len(n)), parents)
 
     @cached_property
     def _bonds(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,8 +107,19 @@ class Ising:
         i, j = self.lattice.bonds().T
         return i, j, self.lattice.signs()
 
+    @cached_property
+    def _flips(self) -> tuple[Tensor, Tensor]:
+        """The spins that a field turns, as rows (flips, L), and the elements -h."""
+        L = self.lattice.n_sites
+        h = values(self.h, L)
+        return torch.eye(L, dtype=torch.uint8)[h != 0], -h[h != 0]
+
     def __str__(self) -> str:
-        terms = [(-self.J, "sum_<ij> Z_i Z_j"), (-self.h, "sum_i X_i"), (-self.g, "sum_i Z_i")]
+        terms = [
+            (-1, self.J, "J_ij", "sum_<ij> Z_i Z_j"),
+            (-1, self.h, "h_i", "sum_i X_i"),
+            (-1, self.g, "g_i", "sum_i Z_i"),
+        ]
         return f"Ising, H = {signed_sum(terms)}, Pauli matrices, {self.lattice}"
 
     __repr__ = __str__

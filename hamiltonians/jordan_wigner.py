@@ -1,6 +1,6 @@
 r"""Fermions that hop on a lattice: the Jordan-Wigner signs, and what the fermionic families share.
 
-    H_t = - sum_k t_k sum_<ij>_k (e^{i theta_ij} c+_j c_i + h.c.),   |n> = c+_{s_1} c+_{s_2} .. c+_{s_N} |0>
+    H_t = - sum_k sum_<ij>_k t_ij (e^{i theta_ij} c+_j c_i + h.c.),   |n> = c+_{s_1} c+_{s_2} .. c+_{s_N} |0>
 
 with the k-th neighbours <ij>_k as the lattice lists them and the occupied orbitals s_1 < s_2 < .. in Jordan-Wigner
 order. A hop between the orbitals i and j passes the electrons between them, so that for n = n' with one electron moved
@@ -13,12 +13,13 @@ spin passes only electrons of its own spin, and each spin has the signs of spinl
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int64, Num, UInt8
 from torch import Tensor
 
+from nqs.hamiltonians.couplings import Numbers, is_zero, values
 from nqs.hilbert.jordan_wigner import fermions_between
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
@@ -32,12 +33,12 @@ class Hops(NamedTuple):
     amplitude: Num[Tensor, " M"]  # without the Jordan-Wigner sign; complex128 only where a bond carries a phase
 
 
-def lattice_hops(lattice: Lattice, t: Sequence[float], twist: Sequence[float] | Tensor | None = None) -> Hops:
+def lattice_hops(lattice: Lattice, t: Sequence[Any], twist: Numbers | None = None) -> Hops:
     """The hops of H_t; amplitudes that are zero have none.
 
     Args:
         lattice: bonds, and the signs of antiperiodic boundaries.
-        t: t_1, t_2, ..., one amplitude for each order of neighbours.
+        t: t_1, t_2, ..., for each order of neighbours one amplitude, or a tuple with one for each bond.
         twist: one boundary angle per direction, radians: theta_ij = lattice.twist_phases(twist, k).
 
     Raises:
@@ -48,15 +49,17 @@ def lattice_hops(lattice: Lattice, t: Sequence[float], twist: Sequence[float] | 
     amplitudes = [torch.zeros(0, dtype=torch.float64)]
     phases = [torch.zeros(0, dtype=torch.float64)]
     for order, strength in enumerate(t, start=1):
-        if not strength:
+        if is_zero(strength):
             continue
         try:
             signs, theta = lattice.signs(order), lattice.twist_phases(angles, order)
         except ValueError as error:
-            raise ValueError(f"hopping {strength:g} between neighbours of order {order}: {error}") from error
-        bonds.append(lattice.bonds(order))
-        amplitudes.append(-strength * signs)
-        phases.append(theta)
+            raise ValueError(f"hopping between neighbours of order {order}: {error}") from error
+        amplitude = -values(strength, len(signs)) * signs
+        active = amplitude != 0
+        bonds.append(lattice.bonds(order)[active])
+        amplitudes.append(amplitude[active])
+        phases.append(theta[active])
     i, j = torch.cat(bonds).T
     amplitude, theta = torch.cat(amplitudes), torch.cat(phases)
     if theta.any():

@@ -1,5 +1,6 @@
 """Local matrices and the places where they act: the plain data that a `NetKetOperator` consists of."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ class LocalTerms:
         coefficients: factor of the matrix at each place.
         signs: for each place the modes that contribute (-1)^x; () if no place has any.
         flips: for each place the modes of two states that are flipped; () if no place has any.
+
+    Raises:
+        ValueError: numbers that are not finite.
     """
 
     entries: tuple[tuple[Digits, Digits, float, float], ...]
@@ -33,6 +37,11 @@ class LocalTerms:
             for row, column, re, im in self.entries
             if (row == column and not self.flips) == diagonal
         ]
+
+    def __post_init__(self) -> None:
+        numbers = [*self.coefficients, *(x for entry in self.entries for x in entry[2:])]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("a local matrix has elements or coefficients that are not finite: give finite numbers.")
 
     @property
     def n_elements(self) -> int:

@@ -1,11 +1,12 @@
 r"""t-J model: the Hubbard model of strong repulsion, on the space without doubly occupied sites,
 
-    H = - t sum_<ij>,s (e^{i theta_ij} c+_js c_is + h.c.) + J sum_<ij> (S_i . S_j - n_i n_j / 4) + sum_i epsilon_i n_i,
+    H = - sum_<ij>,s t_ij (e^{i theta_ij} c+_js c_is + h.c.) + sum_<ij> J_ij (S_i . S_j - n_i n_j / 4)
+        + sum_i epsilon_i n_i,
 
-with spins s = u (up), d (down), n_i = n_iu + n_id in {0, 1} and S = sigma / 2. Each bond <ij> of the lattice counts
-once; a ring of two sites has one bond. Energies are in units of t when t = 1; J = 4 t^2 / U at large U, where the
-three-site terms of the same order are left out. A twist shifts the phase of every hop that crosses the boundary; an
-antiperiodic boundary is a twist by pi. The exchange feels neither.
+every coupling one number, or one for each bond, with spins s = u (up), d (down), n_i = n_iu + n_id in {0, 1} and S =
+sigma / 2. Each bond <ij> of the lattice counts once; a ring of two sites has one bond. Energies are in units of t when
+t = 1; J = 4 t^2 / U at large U, where the three-site terms of the same order are left out. A twist shifts the phase of
+every hop that crosses the boundary; an antiperiodic boundary is a twist by pi. The exchange feels neither.
 
 Local states: 0 empty, 1 up, 2 down. Jordan-Wigner order as for `FermiHubbard`: all up orbitals in the order of the
 sites, then all down orbitals. A hop between i < j has the sign (-1)^(electrons of the same spin strictly between), and
@@ -19,15 +20,22 @@ Marshall sign of a chain. At half filling the model is the Heisenberg model - J/
 Chao, Spalek and Oles, J. Phys. C 10, L271 (1977); Zhang and Rice, Phys. Rev. B 37, 3759 (1988).
 """
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.couplings import checked_numbers, neighbour_products, potential_energy, signed_sum
+from nqs.hamiltonians.couplings import (
+    Coupling,
+    Numbers,
+    checked_couplings,
+    neighbour_energy,
+    signed_sum,
+    values,
+    weighted_sum,
+)
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
     hopped,
@@ -52,8 +60,8 @@ class TJ:
         lattice: sites, bonds and boundaries.
         n_up: conserved number of up electrons; None for all numbers (grand-canonical).
         n_down: conserved number of down electrons; None for all numbers.
-        J: exchange.
-        t: hopping amplitude.
+        J: exchange, one number or one for each bond in the order of `lattice.bonds()`.
+        t: hopping amplitude, one number or one for each bond.
         potential: epsilon_i, one energy per site; None for none.
         twist: boundary phase of each direction in radians, such as (0.3,); open directions ignore theirs.
 
@@ -66,13 +74,13 @@ class TJ:
     n_up: int | None
     n_down: int | None
     _: KW_ONLY
-    J: float
-    t: float = 1.0
-    potential: Sequence[float] | Tensor | None = None
-    twist: Sequence[float] | Tensor | None = None
+    J: Coupling
+    t: Coupling = 1.0
+    potential: Numbers | None = None
+    twist: Numbers | None = None
 
     def __post_init__(self) -> None:
-        checked_numbers(self, ("J", "t"))
+        checked_couplings(self, bonds=("J", "t"))
         self.hilbert, self._hops  # noqa: B018 - refuses an impossible sector or hop now
 
     @cached_property
@@ -83,6 +91,11 @@ class TJ:
     @property
     def unit(self) -> str:
         return "t"
+
+    @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"]:
+        """Pairs of sites on which the terms act."""
+        return self.lattice.bonds()
 
     @property
     def max_connected(self) -> int:
@@ -105,8 +118,8 @@ class TJ:
     def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         """J sum_<ij> (S^z_i S^z_j - n_i n_j / 4) + sum epsilon_i n_i: -J/2 for each antiparallel pair."""
         x, spin = (n > 0).double(), (n == UP).double() - (n == DOWN).double()  # (B, L); S^z = spin / 2
-        energy = self.J / 4 * (neighbour_products(self.lattice, spin) - neighbour_products(self.lattice, x))
-        return energy + potential_energy(x, self.potential)
+        exchange = neighbour_energy(self.lattice, self.J, spin) - neighbour_energy(self.lattice, self.J, x)
+        return exchange / 4 + weighted_sum(self.potential, x)
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """One electron hops onto an empty neighbour; two antiparallel neighbours exchange their spins."""
@@ -125,18 +138,18 @@ class TJ:
 
     @cached_property
     def _exchange(self) -> Hops:
-        """The bonds, once each, with the amplitude of the exchange; J = 0 has none."""
-        i, j = self.lattice.bonds().T
-        if not self.J:
-            i, j = i[:0], j[:0]
-        return Hops(i, j, torch.full((len(i),), -self.J / 2, dtype=torch.float64))
+        """The bonds, once each, with the amplitude of the exchange; those with J = 0 have none."""
+        bonds = self.lattice.bonds()
+        J = values(self.J, len(bonds))
+        i, j = bonds[J != 0].T
+        return Hops(i, j, -J[J != 0] / 2)
 
     def __str__(self) -> str:
         hop = "c+_js c_is" if self.twist is None else "e^(i theta_ij) c+_js c_is"
         terms = [
-            (-self.t, f"sum_<ij>,s ({hop} + h.c.)"),
-            (self.J, "sum_<ij> (S_i . S_j - n_i n_j / 4)"),
-            (float(self.potential is not None), "sum_i epsilon_i n_i"),
+            (-1, self.t, "t_ij", f"sum_<ij>,s ({hop} + h.c.)"),
+            (1, self.J, "J_ij", "sum_<ij> (S_i . S_j - n_i n_j / 4)"),
+            (1, float(self.potential is not None), "", "sum_i epsilon_i n_i"),
         ]
         twist = "" if self.twist is None else f", twist {self.twist}"
         up, down = ("any number of" if number is None else number for number in (self.n_up, self.n_down))

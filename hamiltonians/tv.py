@@ -1,11 +1,12 @@
 r"""t-V model of spinless fermions,
 
-    H = - t sum_<ij> (e^{i theta_ij} c+_j c_i + h.c.) + V sum_<ij> n_i n_j + sum_i (epsilon_i - mu) n_i.
+    H = - sum_<ij> t_ij (e^{i theta_ij} c+_j c_i + h.c.) + sum_<ij> V_ij n_i n_j + sum_i (epsilon_i - mu_i) n_i,
 
-Each bond <ij> of the lattice counts once; a ring of two sites has one bond. Energies are in units of t when t = 1.
-V > 0 is repulsive. A twist shifts the phase of every hop that crosses the boundary; an antiperiodic boundary is a twist
-by pi. On a chain the Jordan-Wigner transformation takes it to the XXZ spin chain with J_xy = -2 t, J_z = V, a uniform
-field and a constant; on a ring the spins see a twist by pi where the number of fermions is even.
+every coupling one number, or one for each bond or site. Each bond <ij> of the lattice counts once; a ring of two sites
+has one bond. Energies are in units of t when t = 1. V > 0 is repulsive. A twist shifts the phase of every hop that
+crosses the boundary; an antiperiodic boundary is a twist by pi. On a chain the Jordan-Wigner transformation takes it to
+the XXZ spin chain with J_xy = -2 t, J_z = V, a uniform field and a constant; on a ring the spins see a twist by pi
+where the number of fermions is even.
 
 Local states: 0 empty, 1 occupied. Jordan-Wigner order: the order of the sites,
 
@@ -18,14 +19,13 @@ a phase is exact. The same holds on a ring with an odd number of fermions, and o
 The same matrix as these terms of netket.operator.fermion on SpinOrbitalFermions(L, n_fermions=N).
 """
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.hamiltonians.couplings import checked_numbers, neighbour_products, potential_energy, signed_sum
+from nqs.hamiltonians.couplings import Coupling, Numbers, checked_couplings, neighbour_energy, signed_sum, weighted_sum
 from nqs.hamiltonians.jordan_wigner import (
     Hops,
     hopped,
@@ -44,9 +44,9 @@ class TV:
     Args:
         lattice: sites, bonds and boundaries.
         n_particles: conserved number of fermions N; None for all numbers (grand-canonical).
-        V: nearest-neighbour interaction.
-        t: hopping amplitude.
-        mu: chemical potential.
+        V: nearest-neighbour interaction, one number or one for each bond in the order of `lattice.bonds()`.
+        t: hopping amplitude, one number or one for each bond.
+        mu: chemical potential, one number or one for each site.
         potential: epsilon_i, one energy per site, such as `staggered_potential(lattice, 0.5)`; None for none.
         twist: boundary phase of each direction in radians, such as (0.3,); open directions ignore theirs.
 
@@ -58,14 +58,14 @@ class TV:
     lattice: Lattice
     n_particles: int | None
     _: KW_ONLY
-    V: float
-    t: float = 1.0
-    mu: float = 0.0
-    potential: Sequence[float] | Tensor | None = None
-    twist: Sequence[float] | Tensor | None = None
+    V: Coupling
+    t: Coupling = 1.0
+    mu: Coupling = 0.0
+    potential: Numbers | None = None
+    twist: Numbers | None = None
 
     def __post_init__(self) -> None:
-        checked_numbers(self, ("V", "t", "mu"))
+        checked_couplings(self, bonds=("V", "t"), sites=("mu",))
         self.hilbert, self._hops  # noqa: B018 - refuses an impossible sector or hop now
 
     @cached_property
@@ -76,6 +76,11 @@ class TV:
     @property
     def unit(self) -> str:
         return "t"
+
+    @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"]:
+        """Pairs of sites on which the terms act."""
+        return self.lattice.bonds()
 
     @property
     def max_connected(self) -> int:
@@ -95,10 +100,8 @@ class TV:
     def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         """V sum_<ij> n_i n_j + sum (epsilon_i - mu) n_i."""
         x = n.double()
-        energy = self.V * neighbour_products(self.lattice, x)
-        if self.mu:
-            energy = energy - self.mu * x.sum(1)
-        return energy + potential_energy(x, self.potential)
+        energy = neighbour_energy(self.lattice, self.V, x)
+        return energy - weighted_sum(self.mu, x) + weighted_sum(self.potential, x)
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """One fermion hops over each bond in each direction, from an occupied to an empty site."""
@@ -111,10 +114,10 @@ class TV:
     def __str__(self) -> str:
         hop = "c+_j c_i" if self.twist is None else "e^(i theta_ij) c+_j c_i"
         terms = [
-            (-self.t, f"sum_<ij> ({hop} + h.c.)"),
-            (self.V, "sum_<ij> n_i n_j"),
-            (-self.mu, "sum_i n_i"),
-            (float(self.potential is not None), "sum_i epsilon_i n_i"),
+            (-1, self.t, "t_ij", f"sum_<ij> ({hop} + h.c.)"),
+            (1, self.V, "V_ij", "sum_<ij> n_i n_j"),
+            (-1, self.mu, "mu_i", "sum_i n_i"),
+            (1, float(self.potential is not None), "", "sum_i epsilon_i n_i"),
         ]
         twist = "" if self.twist is None else f", twist {self.twist}"
         number = "any number of" if self.n_particles is None else self.n_particles

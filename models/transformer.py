@@ -29,6 +29,8 @@ from nqs.models.normalisation import LayerNorm
 from nqs.models.references.conditionals import DeterminantConditionals
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, ReferencePhase
+from nqs.runtime.memory import require_memory
+from nqs.runtime.seeds import checked_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,7 @@ class TransformerConfig:
         for name in ("width", "layers", "mlp_ratio", "n_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.removeprefix('n_')}={getattr(self, name)}: it must be at least 1.")
+        checked_seed(self.seed)
         for name, allowed in (
             ("attention", ("dot-product", "factored")),
             ("phase", ("learned", "zero")),
@@ -157,6 +160,9 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
         self.width = config.width
         self.has_phase = config.phase == "learned"
         L, d, D = hilbert.n_sites, hilbert.local_dim, self.width
+        weights = config.layers * D * D * (2 * config.mlp_ratio + (4 if config.attention == "dot-product" else 2))
+        what = f"a network with {weights + (L + 3 * d) * D:.2g} parameters (width={D}, layers={config.layers})"
+        require_memory(8 * weights, what, "choose a narrower one", torch.device(device))
         # The layers draw initial values that `initialise` replaces: keep the global random state. (The meta device
         # would avoid the draws, but takes a second to import.)
         with torch.random.fork_rng(devices=[]):

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from nqs import exact, recipes
     from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
     from nqs.driver import ground_state
+    from nqs.expectation import expect
     from nqs.optimisation.stages import RunConfig
     from nqs.runtime.interruption import Interrupted
     from nqs.vmc.continuation import resume
@@ -24,13 +25,14 @@ __all__ = [
     "Result",
     "RunConfig",
     "exact",
+    "expect",
     "ground_state",
     "recipes",
     "resume",
 ]
 
 # Imported on first use: torch takes seconds, and many commands do not need it.
-_HOMES = {"Interrupted": "runtime.interruption", "ground_state": "driver"}
+_HOMES = {"Interrupted": "runtime.interruption", "ground_state": "driver", "expect": "expectation"}
 _HOMES |= dict.fromkeys(("Archive", "ArchiveError", "FlushPolicy"), "archive")
 _HOMES |= dict.fromkeys(("VMC", "NonFiniteError", "Result", "RunConfig", "resume"), "vmc")
 

@@ -5,7 +5,8 @@ The scripts and `nqs run` call `ground_state`, too: the same options and seed gi
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from nqs.runtime.progress import Watcher
 from nqs.runtime.threads import using_threads
 from nqs.transfer import origin, transfer
 from nqs.vmc.loop import VMC
+from nqs.vmc.orthogonal import State
 from nqs.vmc.result import Result
 
 EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed first: seconds on a CPU
@@ -61,6 +63,8 @@ def ground_state(
     threads: int | None = None,
     exact: Literal["auto"] | ExactGroundState | float | None = "auto",
     exact_limit: int = EXACT_LIMIT,
+    orthogonal_to: Sequence[State] = (),
+    penalty: float | None = None,
     archive: str | Path | None = None,
     name: str | None = None,
     figure: bool = False,
@@ -84,6 +88,10 @@ def ground_state(
         exact: exact ground state or its energy, for relative errors; "auto": computed first, up to the dimension
             `exact_limit`; None: unknown.
         exact_limit: see `exact`.
+        orthogonal_to: known states of the sector, the lowest ones: wavefunctions, archives of runs, or vectors. The run
+            finds the next state above them, by penalties on the overlaps (nqs.optimisation.known_states), with a phase
+            head and without a symmetry, which the next state need not share; `exact` is then the energy of that state.
+        penalty: weight of the penalties, in the unit of the energy; chosen by default.
         archive: HDF5 file of the run.
         name: without `archive`, the run is kept in results/NAME-DIGEST.h5, with a digest of all choices.
         figure: draw the figure of the run beside its archive.
@@ -115,6 +123,10 @@ def ground_state(
         checked_archive(Path(archive))
     if initial is not None:
         Archive.open(initial).parameters()
+    if orthogonal_to:
+        symmetry = "none"
+        if model is None or isinstance(model, NetworkOptions):
+            model = replace(model or NetworkOptions(), phase="learned")
     plan = planned(
         hamiltonian,
         model=model,
@@ -136,14 +148,20 @@ def ground_state(
     say(hamiltonian, hamiltonian.hilbert, sep="\n")
     if exact == "auto":
         exact = None
-        if hamiltonian.hilbert.dimension <= exact_limit:
+        if hamiltonian.hilbert.dimension > exact_limit:
+            say(f"no exact energy: the dimension is above exact_limit={exact_limit:,}")
+        elif orthogonal_to:
+            levels = exact_diagonalisation.lowest(hamiltonian, len(orthogonal_to) + 1)
+            exact = float(levels.energies[-1])
+            say(levels)
+        else:
             exact = exact_diagonalisation.ground_state(hamiltonian)
             say(exact)
-        else:
-            say(f"no exact energy: the dimension is above exact_limit={exact_limit:,}")
     return carry_out(
         plan,
         exact=exact,
+        orthogonal_to=orthogonal_to,
+        penalty=penalty,
         archive=archive,
         name=name,
         figure=figure,
@@ -160,6 +178,8 @@ def carry_out(
     plan: Plan,
     *,
     exact: ExactGroundState | float | None = None,
+    orthogonal_to: Sequence[State] = (),
+    penalty: float | None = None,
     archive: str | Path | None = None,
     name: str | None = None,
     figure: bool = False,
@@ -185,7 +205,7 @@ def carry_out(
     start = _start(plan, source)
     if source is not None:
         say(transfer(wavefunction, plan.hamiltonian, source))
-    vmc = built(plan, wavefunction)
+    vmc = built(plan, wavefunction, orthogonal_to, penalty)
     say(plan.summary)
     path = None if archive is None else checked_archive(Path(archive))
     if path is None and name is not None:
@@ -214,7 +234,9 @@ def carry_out(
     return result
 
 
-def built(plan: Plan, wavefunction: Wavefunction) -> VMC:
+def built(
+    plan: Plan, wavefunction: Wavefunction, orthogonal_to: Sequence[State] = (), penalty: float | None = None
+) -> VMC:
     """The loop that carries out a plan."""
     *before, main = plan.stages
     warm_up = None
@@ -229,6 +251,8 @@ def built(plan: Plan, wavefunction: Wavefunction) -> VMC:
         main.optimiser,
         plan.evaluation,
         warm_up=warm_up,
+        orthogonal_to=orthogonal_to,
+        penalty=penalty,
         unit=plan.unit,
     )
 
@@ -236,7 +260,7 @@ def built(plan: Plan, wavefunction: Wavefunction) -> VMC:
 def _introduction(plan: Plan, exact: ExactGroundState | None) -> list[str]:
     """Choice of signs and symmetry sector, compared with the exact ground state if that is known."""
     hilbert, lines = plan.hamiltonian.hilbert, [reason.text for reason in plan.why if reason.announced]
-    if plan.mean_field is not None and exact is not None:
+    if plan.mean_field is not None and exact is not None and exact.multiplicity == 1:
         agreement = phase_agreement(plan.mean_field, hilbert, exact.state)
         lines.insert(1, f"its signs are right on {agreement:.2%} of the weight of the exact ground state")
     symmetry = getattr(plan.model, "symmetry", None)

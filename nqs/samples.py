@@ -98,12 +98,21 @@ class LocalEnergies:
         diagonal: <n|H|n> of every distinct sample, included in the values.
         n_connected: number of connected configurations, K.
         n_evaluated: number of network evaluations for them.
+        penalty: part of the values that is no energy, in the same unit; None without any.
+        overlaps: |<k|psi>|^2 with the known states of the penalty.
     """
 
     values: Complex128[Tensor, " U"]
     diagonal: Float64[Tensor, " U"]
     n_connected: int = 0
     n_evaluated: int = 0
+    penalty: Complex128[Tensor, " U"] | None = None
+    overlaps: tuple[float, ...] = ()
+
+    @property
+    def energies(self) -> Complex128[Tensor, " U"]:
+        """The values without the penalty."""
+        return self.values if self.penalty is None else self.values - self.penalty
 
     def in_units_of(self, energy_scale: float) -> "LocalEnergies":
         """Values and diagonal divided by a scale of energy."""

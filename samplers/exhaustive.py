@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from nqs.amplitudes.evaluate import log_psi_in_chunks
-from nqs.hilbert import HilbertSpace
+from nqs.hilbert import HilbertSpace, count_text
 from nqs.protocols import Wavefunction
 from nqs.samplers.independent import Independent
 from nqs.samples import Samples
@@ -59,7 +59,7 @@ class ExhaustiveSampling(Independent):
     def _check(self, evaluations: int, hilbert: HilbertSpace) -> None:
         if evaluations > self.config.max_dimension:
             raise ValueError(
-                f"the exhaustive sampler was asked for a sector of dimension {hilbert.dimension:,}, which needs "
-                f"{evaluations:,} evaluations, but its limit is max_dimension={self.config.max_dimension:,}: use "
-                "TreeSampler, or raise the limit if memory allows."
+                "the exhaustive sampler was asked for a sector of dimension "
+                f"{count_text(hilbert.dimension)}, which needs {count_text(evaluations)} evaluations, but its limit is "
+                f"max_dimension={self.config.max_dimension:,}: use TreeSampler, or raise the limit if memory allows."
             )

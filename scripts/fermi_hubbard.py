@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nqs import Result
-from nqs.cli.options import CommonOptions, Options, command_line
+from nqs.cli.options import CommonOptions, Couplings, Options, brief, command_line
 from nqs.hamiltonians import FermiHubbard, staggered_potential
 from nqs.lattice import hypercubic
 
@@ -30,10 +30,12 @@ class Config:
     twist: tuple[float, ...] | None = None  # boundary phase of each direction, radians
     n_up: int | None = None  # number of up electrons; None: half the sites
     n_down: int | None = None  # number of down electrons; None: half the sites
-    U: float = 4.0  # on-site interaction
-    t: float = 1.0  # hopping
-    t2: float = 0.0  # hopping between second neighbours
-    V: float = 0.0  # nearest-neighbour interaction
+    U: Couplings = 4.0  # on-site interaction: one number, or one for each site
+    t: Couplings = 1.0  # hopping: one number, or one for each bond in the order of lattice.bonds()
+    t2: Couplings = 0.0  # hopping between second neighbours: one number, or one for each bond of lattice.bonds(2)
+    V: Couplings = 0.0  # nearest-neighbour interaction: one number, or one for each bond
+    mu: Couplings = 0.0  # chemical potential: one number, or one for each site
+    h: Couplings = 0.0  # Zeeman field: one number, or one for each site
     staggered: float = 0.0  # site energy +staggered on one sublattice, -staggered on the other
 
     options: CommonOptions = field(default_factory=Options)
@@ -49,12 +51,14 @@ def main(config: Config) -> Result:
         t=config.t,
         t2=config.t2,
         V=config.V,
+        mu=config.mu,
+        h=config.h,
         potential=staggered_potential(lattice, config.staggered) if config.staggered else None,
         twist=config.twist,
     )
     sites = "x".join(map(str, config.shape))
     electrons = f"{hamiltonian.n_up}+{hamiltonian.n_down}"
-    name = f"fermi_hubbard-{sites}-N{electrons}-U{config.U:g}"
+    name = f"fermi_hubbard-{sites}-N{electrons}-U{brief(config.U)}"
     return config.options.ground_state(hamiltonian, name=name)
 
 

@@ -3,6 +3,7 @@
     python scripts/heisenberg.py                                    a ring of 12 spins 1/2
     python scripts/heisenberg.py --shape 4 4 --J 1 0.5              J1-J2 on a square lattice
     python scripts/heisenberg.py --Delta 0.5 --spin 1               XXZ, spin 1
+    python scripts/heisenberg.py --shape 6 --J-by-bond 1 0.5 1 0.5 1 0.5   a dimerised ring
     python scripts/heisenberg.py --help                             every option
 
 Signs: none if all off-diagonal elements are negative; for antiferromagnets on bipartite lattices Marshall's rule,
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nqs import Result
-from nqs.cli.options import CommonOptions, Options, command_line
+from nqs.cli.options import CommonOptions, Couplings, Options, command_line
 from nqs.hamiltonians import Heisenberg
 from nqs.lattice import hypercubic
 
@@ -29,7 +30,10 @@ class Config:
     total_sz: float | None = 0.0  # conserved total S^z; None for all
     J: tuple[float, ...] = (1.0,)  # exchange with first, second, ... neighbours; positive: antiferromagnetic
     Delta: tuple[float, ...] = (1.0,)  # anisotropy of S^z S^z, one for all neighbours or one for each
-    h: float = 0.0  # field along z
+    J_by_bond: tuple[float, ...] | None = (
+        None  # exchange of each nearest-neighbour bond, in the order of lattice.bonds()
+    )
+    h: Couplings = 0.0  # field along z: one number, or one for each site
     spin: float = 0.5
 
     options: CommonOptions = field(default_factory=Options)
@@ -37,7 +41,9 @@ class Config:
 
 def main(config: Config) -> Result:
     lattice = hypercubic(config.shape, config.boundary)
-    hamiltonian = Heisenberg(lattice, config.total_sz, J=config.J, Delta=config.Delta, h=config.h, spin=config.spin)
+    first, *further = config.J
+    J = (first if config.J_by_bond is None else config.J_by_bond, *further)
+    hamiltonian = Heisenberg(lattice, config.total_sz, J=J, Delta=config.Delta, h=config.h, spin=config.spin)
     sites = "x".join(map(str, config.shape))
     name = f"heisenberg-{sites}-J{'-'.join(f'{J:g}' for J in config.J)}"
     return config.options.ground_state(hamiltonian, name=name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nqs import Result
-from nqs.cli.options import CommonOptions, Options, command_line
+from nqs.cli.options import CommonOptions, Couplings, Options, brief, command_line
 from nqs.hamiltonians import Ising
 from nqs.lattice import hypercubic
 
@@ -23,9 +23,9 @@ class Config:
 
     shape: tuple[int, ...] = (12,)  # sites along each direction: 12, or 4 4
     boundary: Literal["periodic", "open", "antiperiodic"] = "periodic"
-    h: float = 1.0  # transverse field
-    J: float = 1.0  # coupling; positive: ferromagnetic
-    g: float = 0.0  # longitudinal field
+    h: Couplings = 1.0  # transverse field: one number, or one for each site
+    J: Couplings = 1.0  # positive: ferromagnetic; one number, or one for each bond in the order of lattice.bonds()
+    g: Couplings = 0.0  # longitudinal field: one number, or one for each site
 
     options: CommonOptions = field(default_factory=Options)
 
@@ -34,7 +34,7 @@ def main(config: Config) -> Result:
     lattice = hypercubic(config.shape, config.boundary)
     hamiltonian = Ising(lattice, h=config.h, J=config.J, g=config.g)
     sites = "x".join(map(str, config.shape))
-    name = f"ising-{sites}-h{config.h:g}"
+    name = f"ising-{sites}-h{brief(config.h)}"
     return config.options.ground_state(hamiltonian, name=name)
 
 

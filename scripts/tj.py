@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nqs import Result
-from nqs.cli.options import CommonOptions, Options, command_line
+from nqs.cli.options import CommonOptions, Couplings, Options, brief, command_line
 from nqs.hamiltonians import TJ, staggered_potential
 from nqs.lattice import hypercubic
 
@@ -29,8 +29,8 @@ class Config:
     twist: tuple[float, ...] | None = None  # boundary phase of each direction, radians
     n_up: int = 3  # number of up electrons
     n_down: int = 3  # number of down electrons
-    J: float = 0.4  # exchange
-    t: float = 1.0  # hopping
+    J: Couplings = 0.4  # exchange: one number, or one for each bond in the order of lattice.bonds()
+    t: Couplings = 1.0  # hopping: one number, or one for each bond
     staggered: float = 0.0  # site energy +staggered on one sublattice, -staggered on the other
 
     options: CommonOptions = field(default_factory=Options)
@@ -48,7 +48,7 @@ def main(config: Config) -> Result:
         twist=config.twist,
     )
     sites = "x".join(map(str, config.shape))
-    name = f"tj-{sites}-N{config.n_up}+{config.n_down}-J{config.J:g}"
+    name = f"tj-{sites}-N{config.n_up}+{config.n_down}-J{brief(config.J)}"
     return config.options.ground_state(hamiltonian, name=name)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nqs import Result
-from nqs.cli.options import CommonOptions, Options, command_line
+from nqs.cli.options import CommonOptions, Couplings, Options, brief, command_line
 from nqs.hamiltonians import TV, staggered_potential
 from nqs.lattice import hypercubic
 
@@ -28,8 +28,11 @@ class Config:
     boundary: Literal["periodic", "open", "antiperiodic"] = "periodic"
     twist: tuple[float, ...] | None = None  # boundary phase of each direction, radians
     n_particles: int | None = None  # number of fermions; None: half the sites
-    V: float = 1.0  # nearest-neighbour interaction
-    t: float = 1.0  # hopping
+    V: Couplings = (
+        1.0  # nearest-neighbour interaction: one number, or one for each bond in the order of lattice.bonds()
+    )
+    t: Couplings = 1.0  # hopping: one number, or one for each bond
+    mu: Couplings = 0.0  # chemical potential: one number, or one for each site
     staggered: float = 0.0  # site energy +staggered on one sublattice, -staggered on the other
 
     options: CommonOptions = field(default_factory=Options)
@@ -42,11 +45,12 @@ def main(config: Config) -> Result:
         lattice.n_sites // 2 if config.n_particles is None else config.n_particles,
         V=config.V,
         t=config.t,
+        mu=config.mu,
         potential=staggered_potential(lattice, config.staggered) if config.staggered else None,
         twist=config.twist,
     )
     sites = "x".join(map(str, config.shape))
-    name = f"tv-{sites}-N{hamiltonian.n_particles}-V{config.V:g}"
+    name = f"tv-{sites}-N{hamiltonian.n_particles}-V{brief(config.V)}"
     return config.options.ground_state(hamiltonian, name=name)
 
 

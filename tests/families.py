@@ -51,6 +51,16 @@ def one_each(length: int, values: st.SearchStrategy[float] = COUPLINGS) -> st.Se
     return st.lists(values, min_size=length, max_size=length).map(tuple)
 
 
+def by_place(draw: st.DrawFn, length: int) -> Any:
+    """One number, or one for each bond or site."""
+    return draw(COUPLINGS | one_each(length))
+
+
+def each(coupling: Any, length: int) -> list[float]:
+    """The numbers of all bonds or sites."""
+    return list(coupling) if isinstance(coupling, tuple) else [coupling] * length
+
+
 # ---- bosons ----------------------------------------------------------------------------------------
 
 
@@ -76,7 +86,8 @@ def bose_hubbard(draw: st.DrawFn) -> Recipe:
         BoseHubbard,
         lattice,
         **draw(st.sampled_from(BOSON_SECTORS[lattice.n_sites])),
-        **{name: draw(COUPLINGS) for name in ("U", "J", "V", "mu")},
+        **{name: by_place(draw, lattice.n_sites) for name in ("U", "mu")},
+        **{name: by_place(draw, len(lattice.bonds())) for name in ("J", "V")},
         potential=draw(st.none() | one_each(lattice.n_sites)),
         phases=draw(st.none() | one_each(len(lattice.bonds()))),
     )
@@ -92,17 +103,21 @@ def bose_hubbard_in_netket(h: BoseHubbard) -> list[Any]:
     create, destroy, number = (getattr(nk.operator.boson, name) for name in ("create", "destroy", "number"))
     fock = nk.hilbert.Fock(h.hilbert.local_dim - 1, h.lattice.n_sites, n_particles=h.n_particles)
     bonds = h.lattice.bonds().tolist()
-    uniform = h.phases is None and "antiperiodic" not in h.lattice.boundary
+    plain = {name: 0.0 if isinstance(getattr(h, name), tuple) else getattr(h, name) for name in ("U", "V", "J", "mu")}
+    if h.phases is not None or "antiperiodic" in h.lattice.boundary:
+        plain["J"] = 0.0
     edges = np.reshape(bonds, (-1, 2)).astype(int)
-    operators = [nk.operator.BoseHubbardNumba(fock, edges, U=h.U, V=h.V, J=h.J if uniform else 0.0, mu=h.mu)]
+    operators = [nk.operator.BoseHubbardNumba(fock, edges, **plain)]
     rest = nk.operator.LocalOperatorNumba(fock, dtype=complex)
-    for site, energy in enumerate(h.potential or ()):
-        rest += energy * number(fock, site, dtype=complex)
-    if not uniform:
-        angles = np.array(h.phases or np.zeros(len(bonds))) + np.pi * (h.lattice.signs().numpy() < 0)
-        for (i, j), angle in zip(bonds, angles, strict=True):
-            hop = np.exp(1j * angle) * create(fock, j, dtype=complex) @ destroy(fock, i, dtype=complex)
-            rest += -h.J * (hop + hop.H)
+    for site in range(h.lattice.n_sites):
+        U, mu = ((each(getattr(h, name), h.lattice.n_sites)[site] - plain[name]) for name in ("U", "mu"))
+        n = number(fock, site, dtype=complex)
+        rest += (each(h.potential or 0.0, h.lattice.n_sites)[site] - mu - U / 2) * n + U / 2 * n @ n
+    angles = np.array(h.phases or np.zeros(len(bonds))) + np.pi * (h.lattice.signs().numpy() < 0)
+    for (i, j), angle, J, V in zip(bonds, angles, each(h.J, len(bonds)), each(h.V, len(bonds)), strict=True):
+        hop = np.exp(1j * angle) * create(fock, j, dtype=complex) @ destroy(fock, i, dtype=complex)
+        rest += (plain["J"] - J) * (hop + hop.H)
+        rest += (V - plain["V"]) * number(fock, i, dtype=complex) @ number(fock, j, dtype=complex)
     return [*operators, rest]
 
 
@@ -126,12 +141,18 @@ def heisenberg(draw: st.DrawFn, conserved: bool | None = None) -> Recipe:
     spin = draw(st.sampled_from([0.5, 1, 1.5]))
     lattice = draw(st.sampled_from([x for x in LATTICES if (2 * spin + 1) ** x.n_sites <= LARGEST]))
     orders = draw(st.integers(1, shells(lattice)))
-    couplings = draw(COUPLINGS | one_each(orders) if orders == 1 else one_each(orders))
+    bonds = [len(lattice.bonds(order)) for order in range(1, orders + 1)]
+    couplings = tuple(draw(COUPLINGS | one_each(n)) for n in bonds)
+    if orders == bonds[0] > 1:  # one number for each bond, or for each shell?
+        couplings = tuple(J if isinstance(J, tuple) else (J,) for J in couplings)
+    elif orders == 1 and not isinstance(couplings[0], tuple) and draw(st.booleans()):
+        (couplings,) = couplings
+    Delta = draw(COUPLINGS) if draw(st.booleans()) else tuple(draw(COUPLINGS | one_each(n)) for n in bonds)
     total = round(2 * spin) * lattice.n_sites  # 2 Sz runs from -total to total in steps of 2
     sectors = st.integers(0, total).map(lambda k: (2 * k - total) / 2)
     sector = {None: st.none() | sectors, True: sectors, False: st.none()}[conserved]
     return functools.partial(
-        Heisenberg, lattice, draw(sector), J=couplings, Delta=draw(COUPLINGS), h=draw(COUPLINGS), spin=spin
+        Heisenberg, lattice, draw(sector), J=couplings, Delta=Delta, h=by_place(draw, lattice.n_sites), spin=spin
     )
 
 
@@ -143,33 +164,46 @@ def heisenberg_in_netket(h: Heisenberg) -> list[Any]:
     sigma = [getattr(nk.operator.spin, name) for name in ("sigmax", "sigmay", "sigmaz")]
     operator = cls(space, dtype=complex)
     for order, (J, Delta) in enumerate(zip(h.J, h.Delta, strict=True), start=1):
-        for (i, j), sign in zip(h.lattice.bonds(order).tolist(), h.lattice.signs(order).tolist(), strict=True):
-            for factor, s in zip((sign, sign, Delta), sigma, strict=True):
-                operator += J * factor / 4 * s(space, i, dtype=complex, cls=cls) @ s(space, j, dtype=complex, cls=cls)
-    for i in range(h.lattice.n_sites):
-        operator += -h.h / 2 * sigma[2](space, i, dtype=complex, cls=cls)
+        bonds, signs = h.lattice.bonds(order).tolist(), h.lattice.signs(order).tolist()
+        one, other = (each(x[0] if isinstance(x, tuple) and len(x) == 1 else x, len(bonds)) for x in (J, Delta))
+        for (i, j), sign, J_ij, Delta_ij in zip(bonds, signs, one, other, strict=True):
+            for factor, s in zip((sign, sign, Delta_ij), sigma, strict=True):
+                product = s(space, i, dtype=complex, cls=cls) @ s(space, j, dtype=complex, cls=cls)
+                operator += J_ij * factor / 4 * product
+    for i, field in enumerate(each(h.h, h.lattice.n_sites)):
+        operator += -field / 2 * sigma[2](space, i, dtype=complex, cls=cls)
     return [operator]
 
 
 @st.composite
 def ising(draw: st.DrawFn) -> Recipe:
     lattice = draw(st.sampled_from([x for x in LATTICES if x.n_sites <= 8]))
-    return functools.partial(Ising, lattice, **{name: draw(COUPLINGS) for name in ("h", "J", "g")})
+    L = lattice.n_sites
+    fields = {name: by_place(draw, L) for name in ("h", "g")}
+    return functools.partial(Ising, lattice, J=by_place(draw, len(lattice.bonds())), **fields)
 
 
 def ising_in_netket(h: Ising) -> list[Any]:
-    """nk.operator.Ising, whose J has the opposite sign, for the bonds inside and those over an antiperiodic edge."""
+    """nk.operator.Ising, whose J has the opposite sign, for uniform couplings on the bonds inside and those over an
+    antiperiodic edge; Pauli matrices for others."""
     import netket as nk
 
     space, cls = nk.hilbert.Spin(0.5, h.lattice.n_sites), nk.operator.LocalOperatorNumba
     bonds, signs = h.lattice.bonds().numpy().reshape(-1, 2), h.lattice.signs().numpy()
-    operators = [
-        nk.operator.IsingNumba(space, bonds[signs == sign], h=h.h * (sign > 0), J=-h.J * sign) for sign in (1.0, -1.0)
-    ]
-    field = cls(space, dtype=complex)
-    for i in range(h.lattice.n_sites):
-        field += -h.g * nk.operator.spin.sigmaz(space, i, dtype=complex, cls=cls)
-    return [*operators, field]
+    x, z = (functools.partial(getattr(nk.operator.spin, name), space, dtype=complex, cls=cls)
+            for name in ("sigmax", "sigmaz"))  # fmt: skip
+    rest = cls(space, dtype=complex)
+    for i, g in enumerate(each(h.g, h.lattice.n_sites)):
+        rest += -g * z(i)
+    if not isinstance(h.h, tuple) and not isinstance(h.J, tuple):
+        return [nk.operator.IsingNumba(space, bonds[signs == s], h=h.h * (s > 0), J=-h.J * s) for s in (1.0, -1.0)] + [
+            rest
+        ]
+    for i, field in enumerate(each(h.h, h.lattice.n_sites)):
+        rest += -field * x(i)
+    for (i, j), sign, J in zip(bonds.tolist(), signs, each(h.J, len(bonds)), strict=True):
+        rest += -J * sign * z(i) @ z(j)
+    return [rest]
 
 
 # ---- fermions --------------------------------------------------------------------------------------
@@ -206,13 +240,15 @@ def fillings(family: Callable[..., Any], lattice: Lattice) -> list[tuple[int | N
 def fermions(draw: st.DrawFn, family: Callable[..., Any], lattices: list[Lattice] = LATTICES) -> Recipe:
     """Any couplings, fillings, potentials and twists that the lattice accepts; t = +-1 half the time."""
     lattice = draw(st.sampled_from(lattices))
-    values: dict[str, Any] = {name: draw(COUPLINGS) for name in (INTERACTION[family], *OTHERS[family])}
-    values["t"] = draw(st.sampled_from([1.0, 1.0, -1.0]) | COUPLINGS)
+    L, K = lattice.n_sites, len(lattice.bonds())
+    names = (INTERACTION[family], *OTHERS[family])
+    values: dict[str, Any] = {name: by_place(draw, L if name in ("U", "mu", "h") else K) for name in names}
+    values["t"] = draw(st.sampled_from([1.0, 1.0, -1.0]) | COUPLINGS | one_each(K))
     values["potential"] = draw(st.none() | one_each(lattice.n_sites))
     twists = st.none() | one_each(len(lattice.shape), ANGLES)
     values["twist"] = draw(twists) if accepts(lattice, 1, True) else None
     if family is FermiHubbard and accepts(lattice, 2, values["twist"] is not None):
-        values["t2"] = draw(st.just(0.0) | COUPLINGS)
+        values["t2"] = draw(st.just(0.0) | COUPLINGS | one_each(len(lattice.bonds(2))))
     return functools.partial(family, lattice, *draw(st.sampled_from(FILLINGS[family, lattice])), **values)
 
 
@@ -223,11 +259,12 @@ def hop_terms(h: Any) -> list[tuple[int, int, complex]]:
     """(i, j, x) for every x c+_j c_i + h.c. of the Hamiltonian."""
     terms = []
     for order, t in ((1, h.t), (2, getattr(h, "t2", 0.0))):
-        if not t:
+        if not np.any(t):
             continue
         angles = h.lattice.twist_phases(list(h.twist), order) if h.twist is not None else h.lattice.signs(order) * 0
-        for (i, j), sign, angle in zip(h.lattice.bonds(order).tolist(), h.lattice.signs(order), angles, strict=True):
-            terms.append((i, j, -t * sign.item() * np.exp(1j * angle.item())))
+        bonds, signs = h.lattice.bonds(order).tolist(), h.lattice.signs(order)
+        for (i, j), sign, angle, t_ij in zip(bonds, signs, angles, each(t, len(bonds)), strict=True):
+            terms.append((i, j, -t_ij * sign.item() * np.exp(1j * angle.item())))
     return terms
 
 
@@ -251,17 +288,20 @@ def fermions_in_netket(h: FermiHubbard | TV | TJ) -> list[Any]:
             terms += [(((j + s, 1), (i + s, 0)), x), (((i + s, 1), (j + s, 0)), np.conj(x))]
     for i, energy in enumerate(h.potential or (0.0,) * L):
         for s in blocks:
-            zeeman = getattr(h, "h", 0.0) * (0.5 if s == 0 else -0.5) if spinful else 0.0
-            terms.append((number(i + s), energy - getattr(h, "mu", 0.0) + zeeman))
+            mu, field = (each(getattr(h, name, 0.0), L)[i] for name in ("mu", "h"))
+            zeeman = field * (0.5 if s == 0 else -0.5) if spinful else 0.0
+            terms.append((number(i + s), energy - mu + zeeman))
         if isinstance(h, FermiHubbard):
-            terms.append((number(i) + number(i + L), h.U))
-    for (i, j), s, r in itertools.product(h.lattice.bonds().tolist(), blocks, blocks):
+            terms.append((number(i) + number(i + L), each(h.U, L)[i]))
+    bonds = h.lattice.bonds().tolist()
+    couplings = each(h.J if isinstance(h, TJ) else h.V, len(bonds))
+    for ((i, j), x), s, r in itertools.product(zip(bonds, couplings, strict=True), blocks, blocks):
         if isinstance(h, TJ):  # S^z_i S^z_j - n_i n_j / 4 = -1/2 for opposite spins, (S+_i S-_j + h.c.) / 2
             if s != r:
-                terms.append((number(i + s) + number(j + r), -h.J / 2))
-                terms.append((((i + r, 1), (i + s, 0), (j + s, 1), (j + r, 0)), h.J / 2))
+                terms.append((number(i + s) + number(j + r), -x / 2))
+                terms.append((((i + r, 1), (i + s, 0), (j + s, 1), (j + r, 0)), x / 2))
         else:
-            terms.append((number(i + s) + number(j + r), h.V))
+            terms.append((number(i + s) + number(j + r), x))
     products, weights = zip(*terms, strict=True)
     return [nk.operator.FermionOperator2ndNumba(space, products, weights, dtype=complex)]
 

@@ -166,10 +166,10 @@ def test_harmonic_trap_by_hand() -> None:
         (
             lambda: BoseHubbard(chain(4), 2, U=1.0, potential=(1.0, 2.0)),
             ValueError,
-            r"potential has 2 energies.*4 sites",
+            r"potential has 2 numbers.*4 sites",
         ),
-        (lambda: BoseHubbard(chain(4), 2, U=1.0, phases=(0.1,) * 3), ValueError, r"phases has 3 angles.*4 bonds"),
-        (lambda: BoseHubbard(chain(2), 2, U=1.0, phases=(0.1, 0.2)), ValueError, r"phases has 2 angles.*1 bonds"),
+        (lambda: BoseHubbard(chain(4), 2, U=1.0, phases=(0.1,) * 3), ValueError, r"phases has 3 numbers.*4 bonds"),
+        (lambda: BoseHubbard(chain(2), 2, U=1.0, phases=(0.1, 0.2)), ValueError, r"phases has 2 numbers.*1 bonds"),
         (lambda: BoseHubbard(chain(4), -1, U=1.0), ValueError, r"n_particles=-1.*0 or more"),
         (lambda: BoseHubbard(chain(4), 2, U=1.0, n_max=0), ValueError, r"n_max=0.*n_max >= 1"),
         (lambda: BoseHubbard(chain(4), 2, U=1.0, n_max=-3), ValueError, r"n_max=-3"),

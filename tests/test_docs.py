@@ -72,6 +72,7 @@ PROGRAMS = {  # a page with its first program and that output; relative digits o
     "adding_model.md": 5e-7,
     "adding_sampler.md": 2e-3,  # sampled steps: rounding changes which samples are drawn
     "choosing.md": 5e-7,
+    "couplings.md": 5e-7,
     "pretraining.md": 5e-7,
 }
 

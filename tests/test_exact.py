@@ -3,6 +3,10 @@
 import dataclasses
 import itertools
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import netket as nk
@@ -15,6 +19,7 @@ from nqs.exact import diagonalisation, lanczos, sector_matrix
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice import chain, from_edges, square, triangular
+from nqs.runtime import memory
 from nqs.symmetry import symmetries_of, translations
 
 RING = chain(6)
@@ -293,14 +298,21 @@ def test_a_symmetry_that_forbids_everything_is_refused() -> None:
 # ---- degenerate levels, memory ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "multiplicity"), [(6, 5), (8, 14), (10, diagonalisation.MAX_COUNTED)])
+@pytest.mark.parametrize(
+    ("n", "multiplicity"), [(6, 5), (8, 14), (10, 42), (12, 132), (14, diagonalisation.MAX_COUNTED)]
+)
 def test_singlets_of_spins_that_are_all_coupled(n: int, multiplicity: int) -> None:
     """H = (S_total^2 - 3 n / 4) / 2: Catalan many singlets."""
     h = Heisenberg(from_edges(itertools.combinations(range(n), 2)), total_sz=0)
     found = exact.ground_state(h)
     assert found.energy == pytest.approx(-3 * n / 8, abs=1e-10)
     assert (found.gap, found.multiplicity) == (0.0, multiplicity)
-    more = " or more" if n == 10 else ""
+    more = " or more" if n == 14 else ""
+    assert (found.level is None) == (n == 14)
+    if found.level is not None:
+        H = exact.sparse_matrix(h)
+        np.testing.assert_allclose(found.level.conj() @ found.level.T, np.eye(multiplicity), atol=1e-8)
+        np.testing.assert_allclose(H @ found.level.T, found.energy * found.level.T, atol=1e-8)
     assert f"gap 0.000000 ({multiplicity}{more} degenerate states)" in str(found)
     assert "degenerate states" in found._repr_html_()
 
@@ -314,10 +326,55 @@ def test_what_counts_as_degenerate_does_not_depend_on_the_unit(unit: float) -> N
 
 def test_a_matrix_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     h = BoseHubbard(chain(10), 10, U=4.0)
-    monkeypatch.setattr(sector_matrix, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**20)
     monkeypatch.setattr(HilbertSpace, "configurations", Untouchable.diagonal)
-    with pytest.raises(ValueError, match=r"92,378, with about 11 elements.*needs 0\.0[2-9] GiB.* 0\.00 GiB are avail"):
-        exact.ground_state(h)
+    for attempt in (exact.ground_state, exact.sparse_matrix):
+        with pytest.raises(
+            ValueError, match=r"92,378, with about 1\d elements.*needs 0\.\d+ GiB.* 0\.00 GiB are avail"
+        ):
+            attempt(h)
+
+
+def test_orbits_that_do_not_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = bosons(11, 10)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**20)
+    with pytest.raises(ValueError, match=r"orbits of 11 symmetries in a sector of dimension 184,756.* GiB are avail"):
+        translations(chain(11), space).orbits(space)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a process is read from /proc")
+def test_a_process_with_little_memory_is_refused_or_ends(tmp_path: Path) -> None:
+    """Under ulimit -v a sector is refused in one line until it fits: never a MemoryError, nor a killed process."""
+    program = tmp_path / "limited.py"
+    program.write_text(
+        """
+import resource
+import scipy.sparse.linalg
+from nqs import exact
+from nqs.hamiltonians import BoseHubbard
+from nqs.lattice import chain
+
+h = BoseHubbard(chain(9), 9, U=4.0)
+print(exact.ground_state(BoseHubbard(chain(5), 5, U=4.0)))
+size = 1024 * int(open("/proc/self/status").read().split("VmSize:")[1].split()[0])
+for megabytes in (40, 80, 120, 160, 200, 300, 400):
+    resource.setrlimit(resource.RLIMIT_AS, (size + megabytes * 2**20, resource.RLIM_INFINITY))
+    try:
+        print("found", exact.ground_state(h))
+        break
+    except ValueError as error:
+        print("refused", error)
+"""
+    )
+    run = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, check=False, timeout=200,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    *refused, found = run.stdout.splitlines()[1:]
+    assert refused
+    assert all(line.startswith("refused the matrix of dimension 24,310, with about") for line in refused)
+    assert found.startswith("found exact E = ")
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.complex64])

@@ -23,7 +23,7 @@ from nqs.lattice import Lattice, chain, from_edges, kagome, square, triangular
 from nqs.models import Transformer
 from nqs.samplers import ExhaustiveSampler
 
-from families import TINY, fermions, hop_terms
+from families import TINY, each, fermions, hop_terms
 from matrices import assert_same, dense, netket_matrix
 
 FAMILIES = (FermiHubbard, TV, TJ)
@@ -59,17 +59,19 @@ def jordan_wigner(h: FermiHubbard | TV | TJ) -> np.ndarray:
     for i, energy in enumerate(h.potential or ()):
         matrix += energy * n[i]
     for i in range(L):
-        matrix -= getattr(h, "mu", 0.0) * n[i]
+        mu, U, field = (each(getattr(h, name, 0.0), L)[i] for name in ("mu", "U", "h"))
+        matrix -= mu * n[i]
         if isinstance(h, FermiHubbard):
-            matrix += h.U * number[i] @ number[L + i] - h.h * (number[i] - number[L + i]) / 2
-    for i, j in h.lattice.bonds().tolist():
+            matrix += U * number[i] @ number[L + i] - field * (number[i] - number[L + i]) / 2
+    bonds = h.lattice.bonds().tolist()
+    for (i, j), x in zip(bonds, each(h.J if isinstance(h, TJ) else h.V, len(bonds)), strict=True):
         if isinstance(h, TJ):
             plus = [create[k] @ c[L + k] for k in range(L)]
             sz = [(number[k] - number[L + k]) / 2 for k in range(L)]
             flip = plus[i] @ plus[j].T
-            matrix += h.J * ((flip + flip.T) / 2 + sz[i] @ sz[j] - n[i] @ n[j] / 4)
+            matrix += x * ((flip + flip.T) / 2 + sz[i] @ sz[j] - n[i] @ n[j] / 4)
         else:
-            matrix += h.V * n[i] @ n[j]
+            matrix += x * n[i] @ n[j]
     configurations = h.hilbert.configurations().long()
     bits = configurations if spins == 1 else torch.cat([configurations & 1, configurations >> 1], dim=1)
     index = (bits * 2 ** torch.arange(spins * L).flip(0)).sum(1).numpy()
@@ -311,17 +313,17 @@ def test_staggered_potential_by_hand() -> None:
         (lambda: FermiHubbard(chain(4), 2, -1, U=1.0), r"down electrons = -1 is impossible on 4 sites"),
         (lambda: TV(chain(4), 5, V=1.0), r"particles = 5 is impossible on 4 sites"),
         (lambda: TJ(chain(4), 3, 2, J=1.0), r"no configuration of 4 sites has up electrons = 3, down electrons = 2"),
-        (lambda: FermiHubbard(chain(4), 2, 2, U=1.0, potential=(1.0,)), r"potential has 1 energies.*4 sites"),
-        (lambda: TV(chain(4), 2, V=1.0, potential=(0.0,) * 5), r"potential has 5 energies.*4 sites"),
-        (lambda: TJ(chain(4), 2, 1, J=1.0, potential=()), r"potential has 0 energies.*4 sites"),
-        (lambda: FermiHubbard(square(3, 3), 2, 2, U=1.0, twist=(0.1,)), r"twist has 1 angles.*2 directions"),
+        (lambda: FermiHubbard(chain(4), 2, 2, U=1.0, potential=(1.0,)), r"potential has 1 numbers.*4 sites"),
+        (lambda: TV(chain(4), 2, V=1.0, potential=(0.0,) * 5), r"potential has 5 numbers.*4 sites"),
+        (lambda: TJ(chain(4), 2, 1, J=1.0, potential=()), r"potential has 0 numbers.*4 sites"),
+        (lambda: FermiHubbard(square(3, 3), 2, 2, U=1.0, twist=(0.1,)), r"twist has 1 numbers.*2 directions"),
         (lambda: TV(chain(4), 2, V=math.nan), r"V=nan.*finite"),
         (lambda: FermiHubbard(chain(4), 2, 2, U=1.0, h=math.inf), r"h=inf.*finite"),
-        (lambda: TJ(chain(4), 2, 1, J=1.0, twist=(math.nan,)), r"twist=\(nan,\).*finite"),
-        (lambda: TV(from_edges([(0, 1)]), 1, V=1.0, twist=(0.1,)), r"twist has 1 angles.*0 directions"),
-        (lambda: FermiHubbard(chain(3), 1, 1, U=1.0, twist=(0.1, 0.2)), r"twist has 2 angles.*1 directions"),
-        (lambda: TV(square(3, 2, ["open", "periodic"]), 1, V=1.0, twist=()), r"twist has 0 angles.*2 directions"),
-        (lambda: FermiHubbard(chain(2), 1, 1, U=1.0, t2=0.3), r"hopping 0.3 between neighbours of order 2.*1 shells"),
+        (lambda: TJ(chain(4), 2, 1, J=1.0, twist=(math.nan,)), r"twist\[0\]=nan.*finite"),
+        (lambda: TV(from_edges([(0, 1)]), 1, V=1.0, twist=(0.1,)), r"twist has 1 numbers.*0 directions"),
+        (lambda: FermiHubbard(chain(3), 1, 1, U=1.0, twist=(0.1, 0.2)), r"twist has 2 numbers.*1 directions"),
+        (lambda: TV(square(3, 2, ["open", "periodic"]), 1, V=1.0, twist=()), r"twist has 0 numbers.*2 directions"),
+        (lambda: FermiHubbard(chain(2), 1, 1, U=1.0, t2=0.3), r"hopping between neighbours of order 2.*1 shells"),
         (lambda: FermiHubbard(kagome(1, 1), 1, 1, U=1.0, t2=1.0), r"order 2 does not exist"),
         (lambda: FermiHubbard(chain(4), 1, 1, U=1.0, t2=0.3, twist=(0.2,)), r"order 2: .*equally short paths"),
         (lambda: FermiHubbard(chain(4, boundary="antiperiodic"), 1, 1, U=1.0, t2=0.3), r"equally short paths"),

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from nqs.lattice import (
     Lattice,
     chain,
+    edge_colors,
+    edge_weights,
     from_edges,
     from_netket,
     from_networkx,
@@ -524,12 +526,53 @@ def test_netket_lattice_keeps_its_geometry():
 
 
 def test_netket_graph_with_other_edges_keeps_those():
-    further = nk.graph.Chain(6, max_neighbor_order=2)
-    assert pairs_of(from_netket(further).bonds()) == pairs_of(further.edges())
-    assert from_netket(further).coordinates.shape == (6, 1)
+    second = nk.graph.Lattice(basis_vectors=[[1.0]], extent=(6,), custom_edges=[(0, 0, [2.0], 0)])
+    assert pairs_of(from_netket(second).bonds()) == pairs_of(second.edges())
+    assert from_netket(second).coordinates.shape == (6, 1)
     plain = from_netket(nk.graph.Graph(edges=[(3, 1), (1, 0)], n_nodes=5))
     assert plain.edges == ((0, 1), (1, 3))
     assert plain.n_sites == 5
+
+
+@pytest.mark.parametrize(
+    ("graph", "orders"),
+    [
+        (nk.graph.Chain(6, max_neighbor_order=2), 2),
+        (nk.graph.Chain(7, pbc=False, max_neighbor_order=3), 3),
+        (nk.graph.Grid([4, 5], max_neighbor_order=2), 2),
+        (nk.graph.Triangular([4, 4], max_neighbor_order=2), 2),
+    ],
+)
+def test_colours_of_netket_that_are_shells_stay_shells(graph, orders):
+    lattice = from_netket(graph)
+    for order in range(1, orders + 1):
+        colored = [(i, j) for i, j, color in graph.edges(return_color=True) if color == order - 1]
+        assert pairs_of(lattice.bonds(order)) == pairs_of(colored)
+
+
+@pytest.mark.parametrize("graph", [nk.graph.KitaevHoneycomb([2, 3]), nk.graph.Graph([(2, 0, 5), (1, 2, 0), (0, 1, 5)])])
+def test_other_colours_of_netket_are_refused_or_given_by_bond(graph):
+    with pytest.raises(ValueError, match=r"the colours 0, .*ignore_colors=True.*edge_colors\(graph\)"):
+        from_netket(graph)
+    bonds = from_netket(graph, ignore_colors=True).bonds().tolist()
+    found = {(*sorted(bond), color) for bond, color in zip(bonds, edge_colors(graph), strict=True)}
+    assert found == {(min(i, j), max(i, j), color) for i, j, color in graph.edges(return_color=True)}
+
+
+@pytest.mark.parametrize("kind", [nx.Graph, nx.DiGraph])
+def test_weights_of_networkx_are_refused_or_given_by_bond(kind):
+    graph = kind()
+    graph.add_weighted_edges_from([("c", "a", 0.5), ("b", "c", 2), ("a", "b", 1)])
+    with pytest.raises(ValueError, match=r"weights, 0\.5 between 'c' and 'a'|weights, 0\.5 between 'a' and 'c'"):
+        from_networkx(graph)
+    lattice = from_networkx(graph, ignore_weights=True)
+    expected = {frozenset({0, 2}): 0.5, frozenset({1, 2}): 2.0, frozenset({0, 1}): 1.0}
+    weights = zip(lattice.bonds().tolist(), edge_weights(graph), strict=True)
+    assert {frozenset(bond): weight for bond, weight in weights} == expected
+    with pytest.raises(ValueError, match=r"J=None of the edge .*every edge needs a number"):
+        edge_weights(graph, "J")
+    nx.set_edge_attributes(graph, 1, "weight")
+    assert from_networkx(graph) == lattice  # weights of 1 say nothing
 
 
 def test_import_is_light():
@@ -556,7 +599,7 @@ def test_import_is_light():
         (lambda: from_edges([(0, 1), (1, 4)], n_sites=4), r"\(1, 4\) leaves.*4 sites.*0 to 3"),
         (lambda: from_edges([(0, 1), (-1, 0)]), r"\(-1, 0\) leaves"),
         (lambda: from_edges([(0, 1), (1, 1)]), r"\(1, 1\) joins a site to itself"),
-        (lambda: from_edges([(0, 1), (1, 0)]), r"\(1, 0\) is given twice.*counts once"),
+        (lambda: from_edges([(0, 1), (1, 0)]), r"\(1, 0\) is given twice.*one number per bond"),
         (lambda: from_edges([(0, 1, 2)]), "3 ends"),
         (lambda: from_edges([]), "n_sites is 0"),
         (lambda: from_edges([(0, 1)], positions=[(0, 0)], n_sites=2), r"shape \(1, 2\) for 2 sites"),

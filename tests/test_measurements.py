@@ -1,5 +1,6 @@
 """What a run measures at its end: which observables each family gets, and that they are those of the state."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from nqs.observables import StateVector, exact_samples
 from nqs.observables import measure as measurements
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.symmetry import symmetries_of, translations
+
+from matrices import dense
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -145,6 +148,11 @@ def test_large_samples_are_replaced_by_a_few(monkeypatch: pytest.MonkeyPatch) ->
         assert few.counts is not None
 
 
+def model_vector(model: Transformer) -> np.ndarray:
+    log_psi = model.log_psi(model.hilbert.configurations())
+    return torch.polar(log_psi.log_modulus.exp(), log_psi.phase).detach().numpy()
+
+
 def test_what_is_not_defined_is_left_out() -> None:
     ring = TV(chain(4), 2, V=0.0)  # an open shell: no single ground state to compare with
     degenerate = exact.ground_state(ring)
@@ -152,7 +160,17 @@ def test_what_is_not_defined_is_left_out() -> None:
     model = Transformer(ring.hilbert, width=4, heads=1, layers=1)
     samples = GumbelSampler(n_distinct=4).build(model).sample(torch.Generator().manual_seed(0))
     found = measurements.stored(samples, model, ring, exact=degenerate)
-    assert "fidelity" not in found
+    level = np.linalg.eigh(dense(ring))[1][:, :2]  # both states of the level
+    psi = StateVector(ring.hilbert, level @ np.array([0.6, 0.8]))
+    every = exact_samples(ring.hilbert, level @ np.array([0.6, 0.8]))
+    assert degenerate.multiplicity == 2
+    assert measurements.measure(every, psi, ring, exact=degenerate)["fidelity"].value.item() == pytest.approx(1.0)
+    weights = level.T @ model_vector(model)
+    whole = ExhaustiveSampler().build(model).sample(torch.Generator())
+    mixed = measurements.measure(whole, model, ring, exact=degenerate)["fidelity"]
+    assert mixed.value.item() == pytest.approx((abs(weights) ** 2).sum())
+    unknown = dataclasses.replace(degenerate, level=None)  # not all members of the level are known
+    assert "fidelity" not in measurements.measure(whole, model, ring, exact=unknown)
     assert not [name for name in found if name.endswith("_exact")]
     assert "renyi2_entropy" not in found  # pairs of samples must be independent
     nobody = BoseHubbard(chain(3), 0, U=1.0)

@@ -29,7 +29,7 @@ from nqs.models import Transformer
 from nqs.protocols import Hamiltonian
 from nqs.recipes import NetworkOptions
 
-from families import heisenberg, ising
+from families import each, heisenberg, ising
 from matrices import assert_same, dense, netket_matrix, netket_rows, rows
 
 either = pytest.mark.parametrize("recipes", [heisenberg(), ising()], ids=["Heisenberg", "Ising"])
@@ -59,20 +59,24 @@ def restricted(matrix: np.ndarray, hilbert: HilbertSpace) -> np.ndarray:
 def heisenberg_by_kronecker(h: Heisenberg) -> np.ndarray:
     L, d = h.lattice.n_sites, round(2 * h.spin + 1)
     S = spin_matrices(h.spin)
-    matrix = -h.h * sum(product(L, d, {i: S[2]}) for i in range(L))
+    matrix = -sum(field * product(L, d, {i: S[2]}) for i, field in enumerate(each(h.h, L)))
     for order, (J, Delta) in enumerate(zip(h.J, h.Delta, strict=True), start=1):
-        for (i, j), sign in zip(h.lattice.bonds(order).tolist(), h.lattice.signs(order).tolist(), strict=True):
-            for factor, s in zip((sign, sign, Delta), S, strict=True):
-                matrix = matrix + J * factor * product(L, d, {i: s, j: s})
+        bonds, signs = h.lattice.bonds(order).tolist(), h.lattice.signs(order).tolist()
+        one, other = (each(x[0] if isinstance(x, tuple) and len(x) == 1 else x, len(bonds)) for x in (J, Delta))
+        for (i, j), sign, J_ij, Delta_ij in zip(bonds, signs, one, other, strict=True):
+            for factor, s in zip((sign, sign, Delta_ij), S, strict=True):
+                matrix = matrix + J_ij * factor * product(L, d, {i: s, j: s})
     return restricted(matrix, h.hilbert)
 
 
 def ising_by_kronecker(h: Ising) -> np.ndarray:
     L = h.lattice.n_sites
     X, Z = np.array([[0, 1], [1, 0]]), np.array([[-1, 0], [0, 1]])
-    matrix = -sum(h.h * product(L, 2, {i: X}) + h.g * product(L, 2, {i: Z}) for i in range(L))
-    for (i, j), sign in zip(h.lattice.bonds().tolist(), h.lattice.signs().tolist(), strict=True):
-        matrix = matrix - h.J * sign * product(L, 2, {i: Z, j: Z})
+    fields = zip(each(h.h, L), each(h.g, L), strict=True)
+    matrix = -sum(x * product(L, 2, {i: X}) + z * product(L, 2, {i: Z}) for i, (x, z) in enumerate(fields))
+    bonds, signs = h.lattice.bonds().tolist(), h.lattice.signs().tolist()
+    for (i, j), sign, J in zip(bonds, signs, each(h.J, len(bonds)), strict=True):
+        matrix = matrix - J * sign * product(L, 2, {i: Z, j: Z})
     return matrix
 
 

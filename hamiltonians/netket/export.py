@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from nqs.hamiltonians.bose_hubbard import BoseHubbard
+from nqs.hamiltonians.couplings import values
 from nqs.hamiltonians.fermi_hubbard import FermiHubbard
 from nqs.hamiltonians.heisenberg import Heisenberg
 from nqs.hamiltonians.ising import Ising
@@ -80,52 +81,58 @@ def _space(hilbert: HilbertSpace) -> Any:
 def _local_matrices(hamiltonian: BoseHubbard | Heisenberg | Ising) -> list[tuple[list[int], np.ndarray]]:
     """Sites and bonds of a family with their matrices, local states in the order of nqs."""
     lattice, d = hamiltonian.lattice, hamiltonian.hilbert.local_dim
+    L, bonds = lattice.n_sites, lattice.bonds().tolist()
     matrices: list[tuple[list[int], np.ndarray]] = []
     if isinstance(hamiltonian, BoseHubbard):
         b, number = np.diag(np.sqrt(np.arange(1.0, d)), 1), np.diag(np.arange(float(d)))
-        phases = hamiltonian.phases or (0.0,) * len(lattice.bonds())
-        for bond, sign, theta in zip(lattice.bonds().tolist(), lattice.signs().tolist(), phases, strict=True):
-            hop = -hamiltonian.J * sign * (np.exp(1j * theta) if theta else 1.0) * np.kron(b, b.T)
-            matrices.append((bond, hop + hop.conj().T + hamiltonian.V * np.kron(number, number)))
-        for i, energy in enumerate(hamiltonian.potential or (0.0,) * lattice.n_sites):
-            interaction = hamiltonian.U / 2 * number @ (number - np.eye(d))
-            matrices.append(([i], interaction + (energy - hamiltonian.mu) * number))
+        numbers = _numbers(len(bonds), hamiltonian.J, hamiltonian.V, hamiltonian.phases)
+        for bond, sign, (J, V, theta) in zip(bonds, lattice.signs().tolist(), numbers, strict=True):
+            hop = -J * sign * (np.exp(1j * theta) if theta else 1.0) * np.kron(b, b.T)
+            matrices.append((bond, hop + hop.conj().T + V * np.kron(number, number)))
+        for i, (U, mu, energy) in enumerate(_numbers(L, hamiltonian.U, hamiltonian.mu, hamiltonian.potential)):
+            matrices.append(([i], U / 2 * number @ (number - np.eye(d)) + (energy - mu) * number))
     elif isinstance(hamiltonian, Heisenberg):
         sz = np.diag(np.arange(d) - hamiltonian.spin)
         raising = np.diag(np.sqrt([(n + 1) * (d - 1 - n) for n in range(d - 1)]), -1)
         exchange = np.kron(raising, raising.T) / 2
-        couplings = zip(np.atleast_1d(hamiltonian.J), np.atleast_1d(hamiltonian.Delta), strict=True)
-        for order, (J, Delta) in enumerate(couplings, start=1):
-            for bond, sign in zip(lattice.bonds(order).tolist(), lattice.signs(order).tolist(), strict=True):
-                matrices.append((bond, J * (sign * (exchange + exchange.T) + Delta * np.kron(sz, sz))))
-        matrices += [([i], -hamiltonian.h * sz) for i in range(lattice.n_sites)]
+        for i, j, J, J_z in zip(*(part.tolist() for part in hamiltonian.bond_couplings), strict=True):
+            matrices.append(([i, j], J * (exchange + exchange.T) + J_z * np.kron(sz, sz)))
+        matrices += [([i], -h * sz) for i, (h,) in enumerate(_numbers(L, hamiltonian.h))]
     else:
         x, z = np.array([[0.0, 1.0], [1.0, 0.0]]), np.diag([-1.0, 1.0])
-        for bond, sign in zip(lattice.bonds().tolist(), lattice.signs().tolist(), strict=True):
-            matrices.append((bond, -hamiltonian.J * sign * np.kron(z, z)))
-        matrices += [([i], -hamiltonian.h * x - hamiltonian.g * z) for i in range(lattice.n_sites)]
+        for bond, sign, (J,) in zip(bonds, lattice.signs().tolist(), _numbers(len(bonds), hamiltonian.J), strict=True):
+            matrices.append((bond, -J * sign * np.kron(z, z)))
+        matrices += [([i], -h * x - g * z) for i, (h, g) in enumerate(_numbers(L, hamiltonian.h, hamiltonian.g))]
     return matrices
 
 
 def _fermion_products(hamiltonian: FermiHubbard | TV) -> list[Product]:
     """A family as weighted products of (orbital, 1 for c+, 0 for c), orbitals in the order of NetKet."""
     lattice, L = hamiltonian.lattice, hamiltonian.lattice.n_sites
-    t: tuple[float, ...] = (hamiltonian.t,)
-    blocks = {0: 0.0}  # first orbital of each spin, and the Zeeman energy of an electron there
-    U = 0.0
+    t: tuple[Any, ...] = (hamiltonian.t,)
+    blocks = {0: 0.0}  # first orbital of each spin, and the sign of its Zeeman energy
+    U: Any = 0.0
+    h: Any = 0.0
     if isinstance(hamiltonian, FermiHubbard):
-        t, U = (hamiltonian.t, hamiltonian.t2), hamiltonian.U
-        blocks = {0: hamiltonian.h / 2, L: -hamiltonian.h / 2}
+        t, U, h = (hamiltonian.t, hamiltonian.t2), hamiltonian.U, hamiltonian.h
+        blocks = {0: 0.5, L: -0.5}
     products: list[Product] = []
     for i, j, amplitude in zip(*(part.tolist() for part in lattice_hops(lattice, t, hamiltonian.twist)), strict=True):
         products += [([(i + block, 1), (j + block, 0)], amplitude) for block in blocks]
-    for i, j in lattice.bonds().tolist():
-        products += [(_number(i + a) + _number(j + b), hamiltonian.V) for a in blocks for b in blocks]
-    for i, energy in enumerate(hamiltonian.potential or (0.0,) * L):
-        products += [(_number(i + block), energy - hamiltonian.mu + zeeman) for block, zeeman in blocks.items()]
+    bonds = lattice.bonds().tolist()
+    for (i, j), (V,) in zip(bonds, _numbers(len(bonds), hamiltonian.V), strict=True):
+        products += [(_number(i + a) + _number(j + b), V) for a in blocks for b in blocks]
+    for i, (energy, mu, u, field) in enumerate(_numbers(L, hamiltonian.potential, hamiltonian.mu, U, h)):
+        products += [(_number(i + block), energy - mu + sign * field) for block, sign in blocks.items()]
         if len(blocks) == 2:
-            products.append((_number(i) + _number(i + L), U))
+            products.append((_number(i) + _number(i + L), u))
     return products
+
+
+def _numbers(n: int, *couplings: Any) -> list[tuple[float, ...]]:
+    """The numbers of n bonds or sites; 0 for None."""
+    lists = [values(0.0 if coupling is None else coupling, n).tolist() for coupling in couplings]
+    return list(zip(*lists, strict=True))
 
 
 def _number(orbital: int) -> list[tuple[int, int]]:

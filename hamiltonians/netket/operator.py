@@ -19,6 +19,7 @@ a charge. For spin 1/2 these are the states empty, up, down, both of `spinful_fe
 L + i, bit 2 (down) is orbital i. The signs stay NetKet's: Jordan-Wigner order is the order of its orbitals.
 """
 
+import cmath
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -92,10 +93,12 @@ class NetKetOperator:
         Raises:
             TypeError: no discrete operator, or one that cannot be decomposed.
             ValueError: a space or a constraint that nqs does not have, a sector that does not fit the operator, terms
-                that leave the sector, or an operator that is not Hermitian.
+                that leave the sector, elements that are not finite, or an operator that is not Hermitian.
         """
         basis = basis_of(operator, hilbert)
-        terms = terms_of(operator, basis)
+        with np.errstate(invalid="ignore"):  # what is not finite is refused next
+            terms = terms_of(operator, basis)
+        _refuse_non_finite(terms, type(operator).__name__)
         kind = re.sub(r"Discrete|Jax|Numba|\[.*", "", type(operator).__name__)
         wrapped = cls(basis.sector, _grouped(terms), basis.modes, f"NetKet {kind}" if name is None else name)
         wrapped._check(hermitian=formally_hermitian(terms))
@@ -105,6 +108,15 @@ class NetKetOperator:
     def max_connected(self) -> int:
         """Number of elements of the fullest rows of all local matrices."""
         return sum(terms.n_elements for terms in self.terms)
+
+    @property
+    def interacting_pairs(self) -> Int64[Tensor, "P 2"] | None:
+        """Pairs of sites on which the local matrices act; None if one acts on more sites."""
+        site = {mode: i for i, modes in enumerate(self.modes) for mode in modes}
+        places = {frozenset(site[mode] for mode in place) for terms in self.terms for place in terms.modes}
+        if any(terms.flips for terms in self.terms) or max(map(len, places), default=0) > 2:
+            return None
+        return torch.tensor([sorted(place) for place in places if len(place) == 2], dtype=torch.int64).reshape(-1, 2)
 
     @property
     def is_stoquastic(self) -> bool:
@@ -444,6 +456,16 @@ def _masks(places: list[tuple[int, ...]], n_modes: int) -> UInt8[Tensor, "P M"]:
     for mask, modes in zip(masks, places, strict=True):
         mask[list(modes)] = 1
     return masks
+
+
+def _refuse_non_finite(terms: Terms, name: str) -> None:
+    for support, matrix in terms.items():
+        for (row, column), element in matrix.items():
+            if not cmath.isfinite(element):
+                places = f"{row} and {column} of the modes {support.modes}" if support.modes else "all configurations"
+                raise ValueError(
+                    f"{name} has the element {element:g} between the local states {places}: give finite couplings."
+                )
 
 
 def _grouped(terms: Terms) -> tuple[LocalTerms, ...]:

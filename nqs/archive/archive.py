@@ -29,7 +29,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -38,6 +38,7 @@ from nqs.archive.errors import ArchiveError, ArchiveLockedError
 from nqs.archive.flush import FlushPolicy
 from nqs.archive.hdf5 import to_image
 from nqs.archive.header import new_header
+from nqs.archive.isolated import Reader
 from nqs.archive.lock import WriterLock
 from nqs.archive.memory import MemoryArchive
 from nqs.archive.storage import replace_file, seal
@@ -112,12 +113,27 @@ class Archive(MemoryArchive):
         Raises:
             ArchiveError: no file, damaged, another format or a later version of it, or written by another process.
         """
-        path = Path(path)
+        with Reader() as reader:
+            return cls._open(Path(path), mode, reader)
+
+    @classmethod
+    def open_all(cls, paths: Iterable[str | Path]) -> Iterator[Self]:
+        """Archives from disk, to read, one after the other; faster than `open` for each.
+
+        Raises:
+            ArchiveError: as `open`, of the first file that cannot be read.
+        """
+        with Reader() as reader:
+            for path in paths:
+                yield cls._open(Path(path), "r", reader)
+
+    @classmethod
+    def _open(cls, path: Path, mode: Literal["r", "a"], reader: Reader) -> Self:
         if not path.is_file():
             raise ArchiveError(f"{path}: no such archive.")
         lock = _lock(path) if mode == "a" else None
         try:
-            number, attributes, datasets, size = read_file(path)
+            number, attributes, datasets, size = read_file(path, reader)
         except BaseException:
             if lock is not None:
                 lock.release()

@@ -1,6 +1,7 @@
 """The record of a run in memory: the interface that the loop writes to, whether or not there is a file."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
@@ -95,6 +96,10 @@ class MemoryArchive(RunRecord):
     def write_observable(self, name: str, values: np.ndarray) -> None:
         """Store one observable by name."""
         self._datasets[f"observables/{name}"] = np.array(values)
+
+    def write_state_names(self, names: Sequence[str]) -> None:
+        """Store the names of the local states, for figures."""
+        self._attributes["observables"] = {"state_names": json.dumps(list(names))}
 
     keeps_observables = False  # measuring takes time, and nothing could read them later
 

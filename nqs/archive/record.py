@@ -1,5 +1,6 @@
 """Read access to the record of a run: configuration, history, checkpoint and results."""
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -115,6 +116,12 @@ class RunRecord:
     def observables(self) -> dict[str, np.ndarray]:
         """All stored observables."""
         return self._group("observables")
+
+    @property
+    def state_names(self) -> list[str] | None:
+        """Names of the local states, for figures; None if they are not stored."""
+        names = self._attributes.get("observables", {}).get("state_names")
+        return None if names is None else json.loads(str(names))
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Parameters and buffers of the model after the last step, by name.

@@ -7,6 +7,9 @@ from enum import IntEnum
 
 from nqs.archive.errors import ArchiveError
 from nqs.runtime.interruption import Interrupted
+from nqs.runtime.text import printable
+
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # in the messages of PyTorch's RuntimeErrors
 
 
 class ExitCode(IntEnum):
@@ -35,8 +38,15 @@ def errors_to_exit_codes() -> Iterator[None]:
     except BrokenPipeError:  # nqs show ... | head
         sys.stderr.close()  # else Python reports the broken pipe at its end
         raise SystemExit(int(ExitCode.FINISHED)) from None
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
+            raise
+        raise SystemExit(
+            "error: out of memory: choose a narrower network, fewer distinct configurations or a smaller system."
+        ) from None
     except (ValueError, OSError, FloatingPointError, ArchiveError) as error:
-        raise SystemExit(f"error: {error}") from None  # printed by the interpreter, which ends with 1
+        line = printable(error, keep="\n")
+        raise SystemExit(f"error: {line}") from None  # printed by the interpreter, which ends with 1
 
 
 def _end(message: str, code: int) -> None:

@@ -24,6 +24,7 @@ from nqs.vmc.result import Result
 
 Config = TypeVar("Config")
 OF_THIS_CALL = {"of this call": True}  # metadata of options that are not stored in the archive
+Couplings = float | tuple[float, ...]  # one number, or one for each bond or site
 Hidden = tyro.conf.Suppress, tyro.conf.Fixed
 
 
@@ -130,6 +131,11 @@ def command_line(
         result = main(parsed)
         if isinstance(result, Result) and result.steps_left:
             raise SystemExit(int(ExitCode.TIME_LIMIT))
+
+
+def brief(couplings: Couplings) -> str:
+    """A coupling in the name of an archive, which ends with a digest of all options."""
+    return "various" if isinstance(couplings, tuple) else f"{couplings:g}"
 
 
 def process_began() -> float:

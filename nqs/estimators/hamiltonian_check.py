@@ -1,20 +1,29 @@
 """One check of a Hamiltonian before any work starts: it stays in its sector, is Hermitian and finite.
 
 Terms that leave the sector would be dropped without a word, and a matrix that is not Hermitian has two different
-"energies". Every configuration is checked where the sector is small, else random ones with all that they lead to.
+"energies". Every configuration is checked where the sector is small, else random ones with all that they lead to; then
+the steps of a run check some of their samples, and the symmetry of the state as well.
 """
 
 # Shapes: B configurations, L sites, K connected configurations.
+import time
+
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.protocols import Connected, Hamiltonian, is_stoquastic
+from nqs.protocols import Connected, Hamiltonian, is_stoquastic, max_connected
 from nqs.samples import Lookup, distinct
+from nqs.symmetry.group import Symmetry
+from nqs.symmetry.of_hamiltonian import named, violation
 
 WHOLE = 2**12  # dimension up to which every row is checked
 ROWS, COLUMNS = 32, 512  # random rows, and connected configurations whose rows are checked in turn, in larger sectors
+LEAST_ROWS, ENTRIES = 4, 2**25  # of large lattices as many as have so many local states in all that they lead to
 HERMITIAN = 1e-10  # relative difference of two elements that count as conjugates
+IMPRECISE = (torch.bool, torch.float16, torch.bfloat16)
+IN_A_STEP, TIME_FRACTION = 4, 0.005  # samples that a step checks, and fraction of the time of a run that this may take
 
 
 def check_hamiltonian(hamiltonian: Hamiltonian) -> None:
@@ -24,16 +33,17 @@ def check_hamiltonian(hamiltonian: Hamiltonian) -> None:
             finite, leaves the sector, or is not Hermitian; with an example.
     """
     hilbert, name = hamiltonian.hilbert, type(hamiltonian).__name__
+    affordable = max(LEAST_ROWS, ENTRIES // (max_connected(hamiltonian) * hilbert.n_sites))
     if hilbert.dimension <= WHOLE:
         n = hilbert.configurations()
     else:
-        n = hilbert.random(ROWS, torch.Generator().manual_seed(0))
+        n = hilbert.random(min(ROWS, affordable), torch.Generator().manual_seed(0))
         n = n[distinct(hilbert, n)[0]]
     connected = _rows(hamiltonian, n, name)
     m = connected.configurations
     m = m[distinct(hilbert, m)[0]]
     if hilbert.dimension > WHOLE:
-        m = m[torch.randperm(len(m), generator=torch.Generator().manual_seed(0))[:COLUMNS]]
+        m = m[torch.randperm(len(m), generator=torch.Generator().manual_seed(0))[: min(COLUMNS, affordable)]]
     back = _rows(hamiltonian, m, name)
     _check_hermitian(hilbert, n, connected, m, back, name)
 
@@ -72,6 +82,8 @@ def _rows(hamiltonian: Hamiltonian, n: Tensor, name: str) -> Connected:
             f"{name}.connected returned {len(m)} configurations, {len(elements)} elements and {len(parents)} parents: "
             "give one of each for every matrix element."
         )
+    if elements.dtype in IMPRECISE:
+        raise ValueError(f"{name}.connected returned elements as {elements.dtype}: give float64 or complex128.")
     if len(parents) and not (int(parents.min()) >= 0 and int(parents.max()) < len(n)):
         wrong = parents[(parents < 0) | (parents >= len(n))][0].item()
         raise ValueError(f"{name}.connected: parent {wrong} is no row of the {len(n)} configurations that were given.")
@@ -104,7 +116,7 @@ def _rows(hamiltonian: Hamiltonian, n: Tensor, name: str) -> Connected:
 
 
 def _why(hilbert: HilbertSpace, n: Tensor) -> str:
-    beyond = (n.long() >= torch.tensor(hilbert.local_dims)).nonzero()[:, 0]
+    beyond = (n.cpu().long() >= torch.tensor(hilbert.local_dims)).nonzero()[:, 0]
     if len(beyond):
         return f"has a local state beyond the largest one (the cutoff) at site {int(beyond[0])}"
     return "has other conserved charges"
@@ -133,13 +145,14 @@ def _check_hermitian(hilbert: HilbertSpace, n: Tensor, there: Connected, m: Tens
 
 def _summed(keys: Tensor, elements: Tensor) -> tuple[Tensor, Tensor]:
     found, place = torch.unique(keys, return_inverse=True)
-    total = torch.zeros(len(found), dtype=torch.complex128).index_add_(0, place, elements.to(torch.complex128))
+    values = elements.to(torch.complex128)
+    total = torch.zeros(len(found), dtype=torch.complex128, device=keys.device).index_add_(0, place, values)
     return found, total
 
 
 def _at(wanted: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     if not len(keys):
-        return torch.zeros(len(wanted), dtype=torch.complex128)
+        return torch.zeros(len(wanted), dtype=torch.complex128, device=wanted.device)
     place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
     return torch.where(keys[place] == wanted, values[place], 0)
 
@@ -147,3 +160,50 @@ def _at(wanted: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def _number(value: Tensor) -> str:
     number = complex(value.item())
     return f"{number:g}" if number.imag else f"{number.real:g}"
+
+
+class SampleCheck:
+    """Checks a Hamiltonian, and that it has the symmetry of the state, on a few samples of each step.
+
+    Steps without a check keep its part of the time below TIME_FRACTION; small sectors were checked as a whole before.
+
+    Args:
+        symmetry: of the wavefunction, None without one.
+    """
+
+    def __init__(self, hamiltonian: Hamiltonian, symmetry: Symmetry | None) -> None:
+        self.hamiltonian, self.symmetry = hamiltonian, symmetry
+        self._generator = torch.Generator().manual_seed(0)  # its own: the run's random numbers stay as they are
+        self._begin, self._spent = time.perf_counter(), 0.0
+
+    @torch.no_grad()
+    def __call__(self, n: UInt8[Tensor, "U L"]) -> None:
+        """
+        Raises:
+            ValueError: the Hamiltonian is not Hermitian or finite, leaves the sector, or lacks the symmetry.
+        """
+        begin = time.perf_counter()
+        if self.hamiltonian.hilbert.dimension <= WHOLE or self._spent > TIME_FRACTION * (begin - self._begin):
+            return
+        self.check(n)
+        self._spent += time.perf_counter() - begin
+
+    def check(self, n: UInt8[Tensor, "U L"]) -> None:
+        """The same, whatever time it takes."""
+        hamiltonian, name = self.hamiltonian, type(self.hamiltonian).__name__
+        n = n[torch.randint(len(n), (IN_A_STEP,), generator=self._generator).to(n.device)]
+        n = n[distinct(hamiltonian.hilbert, n)[0]]
+        connected = _rows(hamiltonian, n, name)
+        m = connected.configurations
+        if len(m):
+            m = m[torch.randint(len(m), (IN_A_STEP,), generator=self._generator).to(n.device)]
+            m = m[distinct(hamiltonian.hilbert, m)[0]]
+            _check_hermitian(hamiltonian.hilbert, n, connected, m, _rows(hamiltonian, m, name), name)
+        if self.symmetry is None:
+            return
+        element = torch.randint(self.symmetry.order, (len(n),), generator=self._generator).to(n.device)
+        if wrong := violation(hamiltonian, self.symmetry, n, element):
+            raise ValueError(
+                f"{name} does not have the symmetry of the wavefunction: {wrong.what}, for n = {wrong.configuration} "
+                f"and {named(self.symmetry, wrong.element)}. Use a model without this symmetry."
+            )

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from nqs.estimators.estimate import with_decimals
-from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.exact.lanczos import dot, lanczos
-from nqs.exact.sector_matrix import MAX_DIMENSION, SectorMatrix, refuse_large
+from nqs.exact.sector_matrix import MAX_DIMENSION, ROWS, SectorMatrix
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
+from nqs.runtime.memory import require_memory
 from nqs.runtime.notebook import html_table
 from nqs.symmetry.group import Symmetry
 
@@ -27,6 +27,7 @@ DENSE_DIMENSION = 64  # below this dense diagonalisation is immediate
 TOLERANCE = 1e-12  # of the Lanczos residual, in units of the width of the spectrum
 DEGENERATE = 1e-11  # difference in the same units below which energies count as equal
 ROUNDING = 16 * sys.float_info.epsilon  # of either, in units of the lowest diagonal element: a large constant in H
+DENSE_LEVELS = 2**11  # the same where Lanczos would count too many states of the lowest level
 MAX_COUNTED = 16  # states of the lowest level at most that are counted: each takes a Lanczos run
 
 
@@ -43,6 +44,8 @@ class ExactGroundState:
         method: "dense" or "Lanczos".
         seconds: wall time of the search.
         multiplicity: number of states with the energy E_0; Lanczos counts at most MAX_COUNTED.
+        level: orthonormal states with the energy E_0, (multiplicity, dimension), `state` first; None where not all of
+            them are known.
         symmetry: of the symmetry sector that was diagonalised; None for the whole sector of the Hamiltonian.
     """
 
@@ -53,6 +56,7 @@ class ExactGroundState:
     method: str
     seconds: float
     multiplicity: int = 1
+    level: np.ndarray | None = field(default=None, repr=False)
     symmetry: Symmetry | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
@@ -77,20 +81,42 @@ class ExactGroundState:
         return f"gap {with_decimals(self.gap, 6)} ({self.multiplicity}{more} degenerate states)"
 
     def full_state(self, hilbert: HilbertSpace) -> np.ndarray:
-        """The eigenvector on all configurations of the sector in lexicographic order, normalised."""
-        if self.symmetry is None:
-            return self.state
-        representatives, sizes = self.symmetry.orbits(hilbert)
-        ranks = hilbert.rank(representatives)
-        amplitudes = torch.from_numpy(self.state).to(torch.complex128) / sizes.double().sqrt()
-        n = hilbert.configurations()
-        g = self.symmetry.canonical(n)
-        found = hilbert.rank(self.symmetry.image(n, g))
+        """The eigenvector on all configurations of the sector in lexicographic order, normalised.
+
+        Raises:
+            ValueError: it does not fit into memory.
+        """
+        return on_sector(self.state, self.symmetry, hilbert)
+
+
+def on_sector(state: np.ndarray, symmetry: Symmetry | None, hilbert: HilbertSpace) -> np.ndarray:
+    """A vector on the orbits of a symmetry on all configurations of the sector, both normalised.
+
+    Raises:
+        ValueError: it does not fit into memory.
+    """
+    if symmetry is None:
+        return state
+    require_memory(
+        hilbert.dimension * 40,
+        f"the state vector on all {hilbert.dimension:,} configurations",
+        "use the amplitudes of the orbits",
+    )
+    representatives, sizes = symmetry.orbits(hilbert)
+    ranks = hilbert.rank(representatives)
+    amplitudes = torch.from_numpy(state).to(torch.complex128) / sizes.double().sqrt()
+    parts = []
+    for start in range(0, hilbert.dimension, ROWS):
+        n = hilbert.configurations(start, min(start + ROWS, hilbert.dimension))
+        g = symmetry.canonical(n)
+        found = hilbert.rank(symmetry.image(n, g))
         place = torch.searchsorted(ranks, found).clamp(max=len(ranks) - 1)
-        angle = -self.symmetry.phases(n, g, hilbert)
-        psi = torch.where(ranks[place] == found, amplitudes[place] * torch.polar(torch.ones_like(angle), angle), 0)
-        real = not np.iscomplexobj(self.state) and self.symmetry.has_real_characters
-        return (psi.real if real else psi).numpy()
+        angle = -symmetry.phases(n, g, hilbert)
+        factor = torch.polar(torch.ones_like(angle), angle)
+        parts.append(torch.where(ranks[place] == found, amplitudes[place] * factor, 0))
+    psi = torch.cat(parts)
+    real = not np.iscomplexobj(state) and symmetry.has_real_characters
+    return (psi.real if real else psi).numpy()
 
 
 def ground_state(
@@ -109,8 +135,7 @@ def ground_state(
         device: where the matrix is built and applied.
 
     Raises:
-        ValueError: the Hamiltonian is not one (`check_hamiltonian`), the sector is larger than max_dimension, or its
-            matrix does not fit into memory.
+        ValueError: as `SectorMatrix.of`.
 
     >>> from nqs.hamiltonians import BoseHubbard
     >>> from nqs.lattice import chain
@@ -118,46 +143,44 @@ def ground_state(
     exact E = -3.9765130137, gap 4.006330, dimension 35 (dense)
     """
     begin = time.perf_counter()
-    order = 1 if symmetry is None else symmetry.order
-    refuse_large(hamiltonian.hilbert, hamiltonian.hilbert.dimension // order, symmetry, max_dimension)
-    check_hamiltonian(hamiltonian)
     matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)
     dimension, constant = len(matrix), abs(matrix.lowest_diagonal)
-    width = matrix.width or constant or 1.0
-    equal = DEGENERATE * width + ROUNDING * constant
-    if dimension <= DENSE_DIMENSION:
-        energies, states = np.linalg.eigh(matrix.to_scipy().toarray())
-        state, method = states[:, 0], "dense"
-    else:
-        energies, state = _lowest_level(matrix, width)
-        method = "Lanczos"
+    equal = DEGENERATE * (matrix.width or constant or 1.0) + ROUNDING * constant
+    if dimension > DENSE_DIMENSION:
+        energies, found = lowest_states(matrix)
+        states, method = np.stack(found), "Lanczos"
+    if dimension <= DENSE_DIMENSION or (dimension <= DENSE_LEVELS and energies[-1] <= energies[0] + equal):
+        energies, vectors = np.linalg.eigh(matrix.to_scipy().toarray())
+        states, method = vectors.T, "dense"
     above = energies[energies > energies[0] + equal]
     multiplicity = len(energies) - len(above)
     gap = 0.0 if multiplicity > 1 else float(above[0] - energies[0]) if len(above) else float("nan")
     return ExactGroundState(
         energy=float(energies[0]),
         gap=gap,
-        state=state,
+        state=states[0],
         dimension=dimension,
         method=method,
         seconds=time.perf_counter() - begin,
         multiplicity=multiplicity,
+        level=states[:multiplicity] if len(above) or multiplicity == dimension else None,
         symmetry=symmetry,
     )
 
 
-def _lowest_level(matrix: SectorMatrix, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Energies of the lowest level and, if it is not degenerate, of the one above, in order; the ground state.
+def lowest_states(matrix: SectorMatrix, n_states: int | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Lowest energies in order, and their states in the order in which they were found.
+
+    Without `n_states` these are the states of the lowest level, up to MAX_COUNTED of them, and the energy of the level
+    above.
 
     Lanczos runs on (H - H_0) / unit, with the lowest diagonal element H_0 and a unit of at least the width of the
     spectrum, so that energies lie between -1 and 1 and those of strongly coupled ground states are small.
 
     Lanczos finds one state of a degenerate level. So the states found are shifted to the top of the spectrum, and the
-    next run starts from another random vector, until the next energy is higher. (A start vector that is related to the
-    first one by a symmetry, such as the reversed one, could have the same component in the level.)
-
-    Args:
-        width: of the spectrum, at least.
+    next run starts from another random vector, until there are enough or the next energy is higher. (A start vector
+    that is related to the first one by a symmetry, such as the reversed one, could have the same component in the
+    level.)
     """
     apply: Callable[[Any], Any] = matrix.apply
     dtype = torch.float64 if matrix.is_real else torch.complex128
@@ -166,6 +189,7 @@ def _lowest_level(matrix: SectorMatrix, width: float) -> tuple[np.ndarray, np.nd
         csr = matrix.to_scipy()
         apply = csr.__matmul__
     random, origin = np.random.default_rng(0), matrix.lowest_diagonal
+    width = matrix.width or abs(origin) or 1.0
     unit = 2.0 ** math.frexp(width)[1]  # a power of two rounds nothing
     constant = ROUNDING * abs(origin) / unit
     tolerance, equal = TOLERANCE + constant, DEGENERATE + constant
@@ -180,14 +204,14 @@ def _lowest_level(matrix: SectorMatrix, width: float) -> tuple[np.ndarray, np.nd
             y += (2 * dot(state, x)) * state
         return y
 
-    while len(states) < min(MAX_COUNTED, len(matrix)):
+    while len(states) < min(n_states or MAX_COUNTED, len(matrix)):
         start: Any = random.standard_normal(len(matrix))
         start = start.astype(csr.dtype) if on_cpu else torch.from_numpy(start).to(matrix.device, dtype)
-        energy, state = lanczos(deflated, start, tolerance, vector=not states)
+        energy, state = lanczos(deflated, start, tolerance, vector=not states or n_states is not None)
         energies.append(energy)
-        if energy > energies[0] + equal:
+        if n_states is None and energy > energies[0] + equal:
             break
-        if states:  # another member of the level is needed as a vector, the first excited state is not
+        if n_states is None and states:  # as a vector, too: another member of the level, but not the state above
             _, state = lanczos(deflated, start, tolerance)
         states.append(state)
-    return origin + unit * np.sort(energies), states[0] if on_cpu else states[0].cpu().numpy()
+    return origin + unit * np.sort(energies), states if on_cpu else [state.cpu().numpy() for state in states]

@@ -21,7 +21,7 @@ from nqs.estimators.energy import infinite_temperature_energy
 from nqs.exact.sector_matrix import SectorMatrix, all_orbits
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
-from nqs.runtime.memory import max_chunk_rows
+from nqs.runtime.memory import max_chunk_rows, require_memory
 from nqs.symmetry.group import Symmetry
 from nqs.symmetry.projection import projection_terms
 
@@ -74,6 +74,12 @@ def projected_energies(
     hilbert = hamiltonian.hilbert
     representatives, sizes = all_orbits(hilbert, symmetry, device)
     sectors = symmetry.real_characters()
+    require_memory(
+        16 * len(sizes) * len(sectors) * len(determinants),
+        f"the projections of {len(determinants)} determinants on {len(sizes):,} orbits and {len(sectors)} characters",
+        "name the sector yourself (Symmetry.with_angles), or do without symmetries",
+        sizes.device,
+    )
     projections = [_projections(determinant, sectors, hilbert, representatives, sizes) for determinant in determinants]
     energies = torch.full((len(determinants), 2, len(sectors)), math.inf, dtype=torch.float64)
     for s, (inside, matrix) in enumerate(SectorMatrix.of_real_characters(hamiltonian, symmetry, device=device)):

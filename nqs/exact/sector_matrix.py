@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Num, UInt8
 from torch import Tensor
 
-from nqs.hilbert import HilbertSpace
-from nqs.protocols import Connected, Hamiltonian
-from nqs.runtime.memory import available_memory, max_chunk_rows
+from nqs.estimators.hamiltonian_check import check_hamiltonian
+from nqs.hilbert import HilbertSpace, count_text
+from nqs.protocols import Connected, Hamiltonian, max_connected
+from nqs.runtime.memory import max_chunk_rows, require_memory
 from nqs.samples import Lookup
 from nqs.symmetry.group import Symmetry
 
@@ -34,8 +35,12 @@ else:
 MAX_DIMENSION = 5_000_000
 ROWS = 2**15  # matrix rows in a chunk
 PROBED = 128  # random rows for the estimate of the memory
-BUILD_COPIES = 2.5  # peak memory of sorting the elements into rows, in units of coordinates and elements
-WORK_VECTORS = 12  # vectors of the dimension besides the matrix: Lanczos vectors, states
+CHUNK_ELEMENTS = 2**19  # elements in a chunk
+# Peak memory of sorting the elements into rows, in units of coordinates and elements; the same where they are kept for
+# the matrices of other characters.
+BUILD_COPIES, KEPT_COPIES = 2.5, 4.0
+WORK_VECTORS = 24  # vectors of the dimension besides the matrix: Lanczos vectors, members of a degenerate level
+OVERHEAD = 2**26  # bytes, whatever the dimension
 
 
 class _Elements(NamedTuple):
@@ -82,7 +87,8 @@ class SectorMatrix:
             max_dimension: refuse larger matrices.
 
         Raises:
-            ValueError: the sector is larger than max_dimension, or the matrix does not fit into memory.
+            ValueError: `check_hamiltonian` refuses the Hamiltonian, the sector is larger than max_dimension, or the
+                matrix does not fit into memory.
         """
         n, sizes = _basis(hamiltonian, symmetry, torch.device(device), max_dimension)
         diagonal, elements = _elements(hamiltonian, n, symmetry)
@@ -98,7 +104,7 @@ class SectorMatrix:
         """
         sectors = symmetry.real_characters()
         even = sectors[0]
-        n, sizes = _basis(hamiltonian, _without_signs(even), torch.device(device), None)
+        n, sizes = _basis(hamiltonian, _without_signs(even), torch.device(device), None, KEPT_COPIES)
         diagonal, elements = _elements(hamiltonian, n, even)
         assert elements.g is not None
         for sector in sectors:
@@ -188,7 +194,7 @@ def sparse_matrix(hamiltonian: Hamiltonian, max_dimension: int = MAX_DIMENSION) 
     """<n|H|n'> in the lexicographic basis of the sector, real if all elements are.
 
     Raises:
-        ValueError: the sector is larger than max_dimension, or the matrix does not fit into memory.
+        ValueError: as `SectorMatrix.of`.
     """
     return SectorMatrix.of(hamiltonian, max_dimension=max_dimension).to_scipy()
 
@@ -205,13 +211,21 @@ def _without_signs(symmetry: Symmetry) -> Symmetry:
 
 
 def _basis(
-    hamiltonian: Hamiltonian, symmetry: Symmetry | None, device: torch.device, max_dimension: int | None
+    hamiltonian: Hamiltonian,
+    symmetry: Symmetry | None,
+    device: torch.device,
+    max_dimension: int | None,
+    copies: float = BUILD_COPIES,
 ) -> tuple[UInt8[Tensor, "N L"], Int64[Tensor, " N"]]:
-    """Configurations or representatives, and orbit sizes; too large dimensions are refused before they are listed."""
+    """Configurations or representatives, and orbit sizes.
+
+    Too large dimensions, and what is no Hamiltonian, are refused before they are listed.
+    """
     hilbert = hamiltonian.hilbert
     order = 1 if symmetry is None else symmetry.order
     refuse_large(hilbert, hilbert.dimension // order, symmetry, max_dimension)
-    _check_memory(hamiltonian, hilbert.dimension // order, symmetry)
+    check_hamiltonian(hamiltonian)
+    _check_memory(hamiltonian, hilbert.dimension // order, symmetry, device, copies)
     if symmetry is None:
         starts = range(0, hilbert.dimension, ROWS)
         chunks = [hilbert.configurations(s, min(s + ROWS, hilbert.dimension), device=device) for s in starts]
@@ -219,7 +233,7 @@ def _basis(
         return n, torch.ones(len(n), dtype=torch.int64, device=device)
     n, sizes = symmetry.orbits(hilbert, device)
     refuse_large(hilbert, len(n), symmetry, max_dimension)
-    _check_memory(hamiltonian, len(n), symmetry)
+    _check_memory(hamiltonian, len(n), symmetry, device, copies)
     if not len(n):
         raise ValueError(f"the symmetry forbids every configuration of {hilbert}: choose another character.")
     return n, sizes
@@ -230,31 +244,30 @@ def refuse_large(hilbert: HilbertSpace, dimension: int, symmetry: Symmetry | Non
         what = "a sector" if symmetry is None else f"the orbits of {symmetry.order} symmetries in a sector"
         orbits = "" if symmetry is None else f" ({dimension:,} orbits or more)"
         raise ValueError(
-            f"exact diagonalisation of {what} of dimension {hilbert.dimension:,}{orbits} is over the limit "
+            f"exact diagonalisation of {what} of dimension {count_text(hilbert.dimension)}{orbits} is over the limit "
             f"max_dimension={max_dimension:,}: choose a smaller system or sector, or raise the limit if memory allows."
         )
 
 
-def _check_memory(hamiltonian: Hamiltonian, dimension: int, symmetry: Symmetry | None) -> None:
+def _check_memory(
+    hamiltonian: Hamiltonian, dimension: int, symmetry: Symmetry | None, device: torch.device, copies: float
+) -> None:
     """Refuse a matrix that does not fit into memory, as estimated from random rows."""
-    available = available_memory()
-    if available is None:
-        return
     hilbert = hamiltonian.hilbert
     some = hilbert.random(min(PROBED, hilbert.dimension), torch.Generator().manual_seed(0))
     connected = _in_double_precision(hamiltonian.connected(some))
-    per_row = 1 + len(connected.parents) / len(some)
+    counts = torch.bincount(connected.parents, minlength=len(some)).double()
+    per_row = 1 + (counts.mean() + 3 * counts.std(correction=0) / len(counts) ** 0.5).item()
     number = 8 if _real(connected, symmetry) else 16
-    index = 4 if dimension < 2**31 else 8
-    needed = dimension * (
-        BUILD_COPIES * per_row * (number + 2 * index) + WORK_VECTORS * number + hilbert.n_sites + 3 * 8
+    of_element = number + 2 * (4 if dimension < 2**31 else 8) + (0 if symmetry is None else 8)
+    of_row = copies * per_row * of_element + WORK_VECTORS * number + 2 * hilbert.n_sites + 3 * 8
+    chunk = min(dimension * per_row, CHUNK_ELEMENTS) * (4 * hilbert.n_sites + 200)
+    require_memory(
+        dimension * of_row + chunk + OVERHEAD,
+        f"the matrix of dimension {dimension:,}, with about {per_row:.0f} elements in each row,",
+        "choose a smaller system or sector, or work inside a symmetry sector",
+        device,
     )
-    if needed > available:
-        raise ValueError(
-            f"the matrix of dimension {dimension:,}, with about {per_row:.0f} elements in each row, needs "
-            f"{needed / 2**30:.2f} GiB of memory, and {available / 2**30:.2f} GiB are available: choose a smaller "
-            "system or sector, or work inside a symmetry sector."
-        )
 
 
 def _elements(
@@ -265,7 +278,7 @@ def _elements(
     position = _positions(hilbert, n, whole=symmetry is None)
     # Products with vectors are limited by memory bandwidth: smaller indices are faster.
     index_dtype = torch.int32 if N < 2**31 else torch.int64
-    size = ROWS
+    size = max(1, min(ROWS, CHUNK_ELEMENTS // max_connected(hamiltonian)))
     if symmetry is not None:
         size = min(size, max_chunk_rows(32 * symmetry.order * (hilbert.n_sites + 2) ** 2, n.device))
     diagonals: list[Tensor] = []

@@ -2,7 +2,7 @@
 
 from nqs.hilbert.charges import Charge, Kind, Species, Values
 from nqs.hilbert.constructors import bosons, electrons, fermions, product_space, spinful_fermions, spins
-from nqs.hilbert.remainders import SectorTables
+from nqs.hilbert.remainders import SectorTables, count_text
 from nqs.hilbert.space import MAX_LOCAL_STATES, HilbertSpace
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Species",
     "Values",
     "bosons",
+    "count_text",
     "electrons",
     "fermions",
     "product_space",

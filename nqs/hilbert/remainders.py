@@ -14,6 +14,7 @@ one table of transitions serves all of them.
 # Shapes: B configurations, L sites, d local states, R remainders; index R is the sink of prefixes outside the sector.
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import cached_property
 from typing import NamedTuple
 
@@ -21,6 +22,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64, Integer, UInt8
 from torch import Tensor
+
+
+def count_text(number: int) -> str:
+    """12,345 or, of more than twelve digits, 1.234e+480: floating-point numbers end at 1e+308."""
+    return f"{number:,}" if number < 10**12 else f"{Decimal(number):.3e}"
 
 
 class SectorTables(NamedTuple):
@@ -143,7 +149,7 @@ class Remainders:
         """
         if self.dimension >= 2**63:
             raise ValueError(
-                f"dimension {self.dimension:.3e} does not fit into 64-bit integers: configurations of this "
+                f"dimension {count_text(self.dimension)} does not fit into 64-bit integers: configurations of this "
                 "sector cannot be ranked or enumerated. Sample it instead."
             )
         following = self._following(self._counts)

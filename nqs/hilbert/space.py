@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from nqs.hilbert.charges import Charge, Kind, Species, Values, depends_on_site, rows_of
-from nqs.hilbert.remainders import Remainders, SectorTables
+from nqs.hilbert.remainders import Remainders, SectorTables, count_text
 
 MAX_LOCAL_STATES = 256  # configurations are stored as uint8
 
@@ -260,10 +260,9 @@ class HilbertSpace:
             if c.target is not None
         ]
         sector = ", ".join(fixed) if fixed else "no conserved charge"
-        size = f"{self.dimension:,}" if self.dimension < 10**12 else f"{self.dimension:.3e}"
         fewest = min(self.local_dims)
         states = f"{self.local_dim}" if fewest == self.local_dim else f"{fewest} to {self.local_dim}"
-        return f"{self.n_sites} sites x {states} local states, {sector}, dimension {size}"
+        return f"{self.n_sites} sites x {states} local states, {sector}, dimension {count_text(self.dimension)}"
 
     def _why_empty(self) -> str:
         """Which charge cannot have its target, and the values it can have."""

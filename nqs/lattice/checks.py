@@ -31,7 +31,7 @@ def checked_edges(edges: Iterable[Iterable[SupportsIndex]], n_sites: int) -> tup
         if frozenset((i, j)) in seen:
             raise ValueError(
                 f"edge {(i, j)} is given twice, as it is or as {(j, i)}; each bond counts once. Leave one "
-                f"out and put a double strength into its coupling."
+                f"out and give its bond the sum of the couplings, with one number per bond (J=[...] or t=[...])."
             )
         seen.add(frozenset((i, j)))
         checked.append((i, j))

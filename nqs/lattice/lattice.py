@@ -248,12 +248,27 @@ class Lattice:
             groups.append(distinct_rows([image for image in images if image is not None]))
         return torch.from_numpy(max(groups, key=len))
 
-    def space_group(self) -> Int64[Tensor, "G L"]:
+    def space_group(self, largest: int | None = None) -> Int64[Tensor, "G L"]:
         """All isometries (translations, rotations, reflections, glides), distinct, in lexicographic order.
 
         The identity comes first. Signs and boundaries are kept as in translations and point_group.
         The result grows as L^2: 8 L permutations of L sites on a square torus.
+
+        Args:
+            largest: number of entries G L; a lattice with more has the subgroup of the point group with the
+                translations by multiples of the smallest stride that fits, at least the point group.
         """
+        if largest is not None:
+            fixed = self.point_group().numpy()
+            periodic = [size for size, word in zip(self.shape, self.boundary, strict=True) if word == "periodic"]
+            n_translations = [
+                math.prod(size // math.gcd(stride, size) for size in periodic) for stride in range(1, max(self.shape))
+            ]
+            most = max(1, largest // fixed.size)
+            if math.prod(periodic) > most:
+                strides = (k for k, number in enumerate(n_translations, start=1) if number <= most)
+                moves = self.translations(next(strides, math.lcm(*self.shape))).numpy()
+                return torch.from_numpy(distinct_rows(moves[:, fixed].reshape(-1, self.n_sites)))
         translations = self.translations().numpy()
         fractions = np.array(self.basis) @ np.linalg.inv(np.array(self.vectors))
         # Periodic shifts follow by composition, open directions leave no choice: try antiperiodic shifts.

@@ -5,6 +5,7 @@ from nqs.observables.entropy import renyi2_entropy
 from nqs.observables.expectation import Expectation
 from nqs.observables.momenta import allowed_momenta, structure_factor
 from nqs.observables.one_body import condensate_fraction, momentum_distribution, one_body, one_body_density_matrix
+from nqs.observables.operators import matrix_element
 from nqs.observables.species import site_values
 from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import StateVector, exact_samples, fidelity
@@ -20,6 +21,7 @@ __all__ = [
     "exact_samples",
     "fidelity",
     "local_state_probabilities",
+    "matrix_element",
     "momentum_distribution",
     "one_body",
     "one_body_density_matrix",

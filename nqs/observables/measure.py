@@ -1,7 +1,7 @@
 """Standard observables of a model, measured at the end of a run, by name.
 
 Archives keep each under `observables/NAME` with its standard error under `NAME_error`, and where the exact state is
-known and small its value under `NAME_exact`:
+known, unique and small its value under `NAME_exact`:
 
     local_state_probabilities         of every site, (L, d), without an error
     density_CHARGE                    <q_i>, (L,), for every charge (particles, up electrons, 2 Sz, ..)
@@ -11,9 +11,9 @@ known and small its value under `NAME_exact`:
     momentum_distribution             <n_k> at `particle_wave_vectors`, (K,); periodic lattices, not twisted
     condensate_fraction               of bosons
     double_occupancy                  <n_up n_down>, (L,), of electrons
-    spin_correlations                 <S_i . S_j>, (L, L), of spins 1/2
+    spin_correlations                 <S_i . S_j>, (L, L), of localised spins
     renyi2_entropy                    of the first half of the sites
-    fidelity                          |<psi|exact>|^2
+    fidelity                          sum_k |<psi|k>|^2 over the states of the exact ground level, |<psi|exact>|^2
 
 with `distances`, (L, L), of the lattice. Besides the charges there are the numbers of each species, and of electrons
 `particles` and `Sz`. Blanks are underscores. Where the space states no species, only densities and correlations of its
@@ -27,7 +27,6 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from nqs.estimators.energy_scale import energy_scale
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.lattice.lattice import Lattice
 from nqs.observables.densities import correlations, densities, double_occupancy, local_state_probabilities
@@ -35,7 +34,7 @@ from nqs.observables.entropy import renyi2_entropy
 from nqs.observables.expectation import Expectation
 from nqs.observables.momenta import allowed_momenta, structure_factor
 from nqs.observables.one_body import condensate_fraction, one_body, one_body_density_matrix
-from nqs.observables.species import mobile, quantities, spins_half, up_and_down
+from nqs.observables.species import localised_spins, mobile, quantities, up_and_down
 from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import StateVector, exact_samples, fidelity
 from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, has_boundary_phases, lattice_of
@@ -43,7 +42,6 @@ from nqs.samples import Samples
 
 # Budget of connected configurations for off-diagonal observables: seconds on the device.
 MOVES = {"cpu": 2**20, "cuda": 2**26}
-DEGENERATE = 1e-8  # gap, in units of the energy scale, below which the ground state counts as degenerate
 
 
 def measure(
@@ -86,8 +84,9 @@ def measure(
         (hilbert.table(electrons[0].occupation) * hilbert.table(electrons[1].occupation)).any()
     ):
         found["double_occupancy"] = double_occupancy(samples, hilbert)
-    if exact is not None and not exact.gap < DEGENERATE:
-        found["fidelity"] = fidelity(samples, hilbert, exact.state)
+    level = None if exact is None else exact.state if exact.multiplicity == 1 else exact.level
+    if level is not None:
+        found["fidelity"] = fidelity(samples, hilbert, level)
     found |= _off_diagonal(
         few or samples, wavefunction, None if has_boundary_phases(hamiltonian) else torus, permutations
     )
@@ -164,8 +163,7 @@ def stored(
     found = measure(samples, wavefunction, hamiltonian, few=few, permutations=permutations, exact=exact)
     for name, (value, error) in found.items():
         arrays |= {name: value, f"{name}_error": error}
-    unique = exact is not None and exact.gap >= DEGENERATE * energy_scale(hamiltonian)
-    if exact is not None and unique and hilbert.dimension * hilbert.n_sites**2 <= MOVES["cpu"]:
+    if exact is not None and exact.multiplicity == 1 and hilbert.dimension * hilbert.n_sites**2 <= MOVES["cpu"]:
         every, state = exact_samples(hilbert, exact.state), StateVector(hilbert, exact.state)
         arrays["local_state_probabilities_exact"] = local_state_probabilities(every, hilbert)
         arrays |= {f"{name}_exact": value for name, (value, _) in measure(every, state, hamiltonian).items()}
@@ -193,7 +191,7 @@ def _off_diagonal(
             found["condensate_fraction"] = condensate_fraction(
                 samples, wavefunction, matrix=matrix.value, permutations=permutations
             )
-    if spins_half(hilbert):
+    if localised_spins(hilbert) is not None:
         found["spin_correlations"] = spin_correlations(samples, wavefunction, permutations=permutations)
     return found
 

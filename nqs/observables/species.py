@@ -75,9 +75,10 @@ def _sz(hilbert: HilbertSpace, species: Sequence[Species]) -> Float64[Tensor, "*
 # ---- kinds of spaces -------------------------------------------------------------------------------
 
 
-def spins_half(hilbert: HilbertSpace) -> bool:
-    """Every site is one spin 1/2: local state 0 is down, 1 up."""
-    return [(s.kind, s.twice_sz) for s in hilbert.species] == [("spin", (-1, 1))]
+def localised_spins(hilbert: HilbertSpace) -> Species | None:
+    """The species of localised spins, if there is exactly one."""
+    spins = [species for species in hilbert.of_kind("spin") if species.twice_sz is not None]
+    return spins[0] if len(spins) == 1 else None
 
 
 def up_and_down(hilbert: HilbertSpace) -> tuple[Species, Species] | None:
@@ -186,3 +187,49 @@ def _ladder_at(
         for k, change in ((1, -1), (2, 1)):
             ladder[k, state] = index.get((*row[:place], row[place] + change, *row[place + 1 :]), -1)
     return ladder[0], ladder[1], ladder[2]
+
+
+# ---- localised spins -------------------------------------------------------------------------------
+
+
+class SpinLadder(NamedTuple):
+    """Localised spins by site and local state, (L, d); zeros at sites without a spin.
+
+    Attributes:
+        sz, square: S^z and S (S + 1).
+        raised, lowered: local state with S^z one higher or lower; -1: none.
+        raising, lowering: elements of S+ and S- to these.
+    """
+
+    sz: Float64[Tensor, "L d"]
+    square: Float64[Tensor, "L d"]
+    raised: Int64[Tensor, "L d"]
+    lowered: Int64[Tensor, "L d"]
+    raising: Float64[Tensor, "L d"]
+    lowering: Float64[Tensor, "L d"]
+
+
+def spin_ladder(hilbert: HilbertSpace) -> SpinLadder:
+    """S^z, S+ and S- of every local state.
+
+    Raises:
+        ValueError: not exactly one species of localised spins, or local states that the species do not tell apart.
+    """
+    species = localised_spins(hilbert)
+    if species is None or species.twice_sz is None:
+        raise ValueError(f"spin correlations need localised spins; the space is {hilbert}{species_hint(hilbert)}.")
+    number, twice_sz = (torch.from_numpy(hilbert.table(v).copy()) for v in (species.occupation, species.twice_sz))
+    sites = torch.arange(hilbert.local_dim) < torch.tensor(hilbert.local_dims)[:, None]  # (L, d): the state exists
+    m = twice_sz.double().masked_fill(~sites, 0) / 2
+    S = (m * (number > 0)).abs().amax(1, keepdim=True)
+    square = torch.where((number > 0) & sites, S * (S + 1), 0)
+    moved = torch.full((2, *m.shape), -1)
+    others = torch.stack([torch.from_numpy(hilbert.table(s.occupation).copy()) for s in hilbert.species], dim=-1)
+    for k, step in enumerate((2, -2)):
+        same = (others[:, :, None] == others[:, None, :]).all(-1) & (number > 0)[:, :, None]
+        there = same & (twice_sz[:, None, :] == twice_sz[:, :, None] + step) & sites[:, :, None] & sites[:, None, :]
+        if (there.sum(-1) > 1).any():
+            raise ValueError(f"several local states of {hilbert} hold the same particles and S^z.")
+        moved[k] = torch.where(there.any(-1), there.double().argmax(-1), -1)
+    raising, lowering = ((square - m * (m + step)).clamp(min=0).sqrt() for step in (1, -1))
+    return SpinLadder(m, square, moved[0], moved[1], raising, lowering)

@@ -1,4 +1,4 @@
-"""Correlations of spins 1/2."""
+"""Correlations of localised spins of any length."""
 
 # Shapes: L sites, K permutations.
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nqs.observables.expectation import Expectation, means
 from nqs.observables.moves import MOVES_CPU_BYTES, AmplitudeRatios, PairAverage, bytes_of_moves
-from nqs.observables.species import species_hint, spins_half
+from nqs.observables.species import at_sites, spin_ladder
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples
 
@@ -16,35 +16,42 @@ from nqs.samples import Samples
 def spin_correlations(
     samples: Samples, wavefunction: Wavefunction, *, permutations: Int64[Tensor, "K L"] | None = None
 ) -> Expectation:
-    """<S_i . S_j> of spins 1/2, S = sigma / 2, (L, L), 3/4 on the diagonal.
+    """<S_i . S_j> of localised spins, S = sigma / 2 for spin 1/2, (L, L), S (S + 1) on the diagonal.
 
-    S_i . S_j = S^z_i S^z_j + (S+_i S-_j + S-_i S+_j) / 2 exchanges the spins i and j where they differ.
+    S_i . S_j = S^z_i S^z_j + (S+_i S-_j + S-_i S+_j) / 2, with S+ |m> = sqrt(S (S + 1) - m (m + 1)) |m + 1>. Sites
+    without a spin have zeros.
 
     Args:
         samples, wavefunction, permutations: as in `one_body_density_matrix`.
 
     Raises:
-        ValueError: no space of spins 1/2.
+        ValueError: no space with one species of localised spins.
     """
     hilbert = wavefunction.hilbert
-    if not spins_half(hilbert):
-        raise ValueError(f"spin correlations need spins of length 1/2; the space is {hilbert}{species_hint(hilbert)}.")
-
+    spin = spin_ladder(hilbert)
     known, average = AmplitudeRatios(wavefunction, samples), PairAverage(permutations, samples.weights.device)
 
     def local(rows: Tensor) -> Tensor:
         n = samples.configurations[rows]
-        sz = n.double() - 0.5
+        sz = at_sites(spin.sz, n)
         x = sz[:, :, None] * sz[:, None, :]
-        row, i, j = (n[:, :, None] != n[:, None, :]).triu(1).nonzero().T
+        raised, lowered = (at_sites(table, n) for table in (spin.raised, spin.lowered))  # (b, L), -1 for none
+        up, down = (at_sites(table, n) for table in (spin.raising, spin.lowering))
+        # S+_i S-_j and S-_i S+_j for i < j, the first and second of the last axis.
+        first = (raised[:, :, None] >= 0) & (lowered[:, None, :] >= 0)
+        second = (lowered[:, :, None] >= 0) & (raised[:, None, :] >= 0)
+        pairs = torch.ones(n.shape[1], n.shape[1], dtype=torch.bool, device=n.device).triu(1)
+        row, i, j, second_one = (torch.stack([first, second], dim=-1) & pairs[:, :, None]).nonzero().T
+        i_up, j_up = torch.where(second_one == 1, j, i), torch.where(second_one == 1, i, j)
         k = torch.arange(len(row), device=n.device)
         n_prime = n[row]
-        n_prime[k, i] ^= 1
-        n_prime[k, j] ^= 1
-        flip = known.ratios(n_prime, rows[row]).real / 2
-        x[row, i, j] += flip
-        x[row, j, i] += flip
-        x.diagonal(dim1=1, dim2=2).fill_(0.75)
+        n_prime[k, i_up] = raised[row, i_up].to(n.dtype)
+        n_prime[k, j_up] = lowered[row, j_up].to(n.dtype)
+        flip = up[row, i_up] * down[row, j_up] * known.ratios(n_prime, rows[row]).real / 2
+        x.index_put_((row, i, j), flip, accumulate=True)
+        x.index_put_((row, j, i), flip, accumulate=True)
+        x.diagonal(dim1=1, dim2=2).copy_(at_sites(spin.square, n))
         return average(x)
 
-    return means(samples, local, bytes_of_moves(hilbert.n_sites), MOVES_CPU_BYTES)
+    moves = 1 if hilbert.local_dim == 2 else 2  # spins 1/2 are exchanged in one direction only
+    return means(samples, local, moves * bytes_of_moves(hilbert.n_sites), MOVES_CPU_BYTES)

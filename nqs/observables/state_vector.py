@@ -87,10 +87,21 @@ def fidelity(samples: Samples, hilbert: HilbertSpace, state: np.ndarray | Tensor
     exceeds F by (1 - F) / N in the mean, which matters only where F is of that order. Exact for exhaustive samples:
     those of ExhaustiveSampler or `exact_samples`.
 
+    Args:
+        state: (dimension,), or orthonormal states of a degenerate level, (states, dimension): the weight of psi in it,
+            sum_k |<psi|phi_k>|^2.
+
     Raises:
-        ValueError: the vector does not have the dimension of the sector, or is not normalised.
+        ValueError: the vectors do not have the dimension of the sector, or are not orthonormal.
     """
-    phi = _amplitudes(hilbert, state).to(samples.weights.device)[hilbert.rank(samples.configurations)]
-    r = phi * torch.polar((-samples.log_modulus).exp(), -samples.phase)
+    states = torch.as_tensor(state).to(torch.complex128)
+    states = states if states.ndim == 2 else states[None]
+    phi = torch.stack([_amplitudes(hilbert, one) for one in states])
+    overlaps = phi.conj() @ phi.T - torch.eye(len(phi))
+    if not overlaps.abs().max() < NORM_TOLERANCE:
+        raise ValueError("the states of the level are not orthogonal: orthonormalise them.")
+    phi = phi.T.to(samples.weights.device)[hilbert.rank(samples.configurations)]  # (U, states)
+    r = phi * torch.polar((-samples.log_modulus).exp(), -samples.phase)[:, None]
     overlap = samples.mean(r)
-    return Expectation(overlap.abs().square(), means_of_values(samples, 2 * (overlap.conj() * r).real).error)
+    value = overlap.abs().square().sum()
+    return Expectation(value, means_of_values(samples, 2 * (r @ overlap.conj()).real).error)

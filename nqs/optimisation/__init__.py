@@ -2,6 +2,7 @@
 
 from nqs.optimisation.exact_steps import ExactSteps
 from nqs.optimisation.first_order import FirstOrder, TorchOptimiser
+from nqs.optimisation.known_states import KnownState
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, WarmUp
 from nqs.optimisation.stochastic_reconfiguration import NaturalGradient, StochasticReconfiguration
 from nqs.protocols import Optimiser, OptimiserConfig, StepInfo
@@ -10,6 +11,7 @@ __all__ = [
     "Evaluation",
     "ExactSteps",
     "FirstOrder",
+    "KnownState",
     "NaturalGradient",
     "Optimiser",
     "OptimiserConfig",

@@ -15,7 +15,7 @@ Optimization, section 10.3). Convergence is then geometric down to machine preci
 
 # Shapes: N configurations or orbits.
 from dataclasses import dataclass
-from typing import get_args
+from typing import Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Num
@@ -24,7 +24,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nqs.exact.sector_matrix import SectorMatrix
 from nqs.optimisation.checks import check_positive
-from nqs.optimisation.imaginary_time import evolved
+from nqs.optimisation.imaginary_time import Matrix, evolved
 from nqs.optimisation.jacobian import n_parts
 from nqs.optimisation.kernel import Precision, centred_jacobian
 from nqs.optimisation.schedules import geometric
@@ -78,7 +78,7 @@ class ExactSteps:
         Raises:
             ValueError: an objective without the matrix of a sector.
         """
-        if not isinstance(objective, SectorEnergy):
+        if not isinstance(objective, SectorObjective):
             raise ValueError(
                 "ExactSteps need the matrix of the Hamiltonian on its sector: ExactSteps().build(psi, "
                 f"ExactSteps().objective(hamiltonian)); found the objective {objective!r}."
@@ -98,6 +98,13 @@ class ExactSteps:
             precision=self.precision,
             memory=self.memory,
         )
+
+
+@runtime_checkable
+class SectorObjective(Objective, Protocol):
+    """An energy whose matrix on the whole sector is known."""
+
+    def matrix(self, wavefunction: Wavefunction, samples: Samples) -> Matrix: ...
 
 
 class SectorEnergy:
@@ -149,7 +156,7 @@ def normalised_amplitudes(samples: Samples) -> Num[Tensor, " N"]:
 class ImaginaryTime:
     """Exact steps of one wavefunction."""
 
-    def __init__(self, config: ExactSteps, wavefunction: Wavefunction, objective: SectorEnergy) -> None:
+    def __init__(self, config: ExactSteps, wavefunction: Wavefunction, objective: SectorObjective) -> None:
         self.config = config
         self.wavefunction = wavefunction
         self.objective = objective

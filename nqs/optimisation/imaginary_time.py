@@ -6,13 +6,14 @@ H in them, it is V exp(-tau (T - E)) e_1 to an accuracy that grows faster than a
 """
 
 # Shapes: N configurations or orbits, m Lanczos vectors.
+from typing import Protocol
+
 import numpy as np
 import torch
-from jaxtyping import Num
+from jaxtyping import Int64, Num
 from torch import Tensor
 
 from nqs.exact.lanczos import krylov
-from nqs.exact.sector_matrix import SectorMatrix
 
 KRYLOV = 40  # largest number of Lanczos vectors, enough for tau times the spectral width up to 100
 ROUNDING = 1e-15  # relative residual at machine precision
@@ -20,9 +21,24 @@ SHORTER = 0.8  # factor on the time while the step is too long
 LARGEST_EXPONENT = 300.0  # of exp(-tau (E - <H>)): its square must not overflow; such steps are far too long
 
 
-def evolved(
-    x: Num[Tensor, " N"], matrix: SectorMatrix, time: float, max_step: float
-) -> tuple[float, Num[Tensor, " N"]]:
+class Matrix(Protocol):
+    """A Hermitian matrix on the basis of a sector that is applied to vectors, such as a `SectorMatrix`."""
+
+    @property
+    def sizes(self) -> Int64[Tensor, " N"]:
+        """Number of configurations of each basis state."""
+
+    @property
+    def is_real(self) -> bool: ...
+
+    @property
+    def width(self) -> float:
+        """No two eigenvalues differ by more."""
+
+    def apply(self, x: Num[Tensor, " N"]) -> Num[Tensor, " N"]: ...
+
+
+def evolved(x: Num[Tensor, " N"], matrix: Matrix, time: float, max_step: float) -> tuple[float, Num[Tensor, " N"]]:
     """Change of a state by imaginary time.
 
     Args:
@@ -47,7 +63,7 @@ def evolved(
     return time, torch.from_numpy(turned).to(vectors) @ vectors[1:]
 
 
-def lanczos_vectors(x: Num[Tensor, " N"], matrix: SectorMatrix) -> tuple[Tensor, np.ndarray, np.ndarray]:
+def lanczos_vectors(x: Num[Tensor, " N"], matrix: Matrix) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Orthonormal vectors (m, N), the first is x, and diagonal (m,) and off-diagonal (m - 1,) elements of H in them."""
     dtype = x.dtype if matrix.is_real else torch.complex128
     vectors = torch.zeros((min(KRYLOV, len(x)), len(x)), dtype=dtype, device=x.device)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nqs.optimisation.exact_steps import ExactSteps
 from nqs.protocols import OptimiserConfig, SamplerConfig
+from nqs.runtime.seeds import checked_seed
 
 UNKNOWN = sys.maxsize  # number of steps of a run that is sized by its time
 
@@ -36,6 +37,7 @@ class RunConfig:
             raise ValueError(f"minutes={self.minutes}: the time of a run is a positive number of minutes.")
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"steps={self.steps} and minutes={self.minutes:g}: a run has a number of steps or a time.")
+        checked_seed(self.seed)
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature={self.temperature}: it must be 0 (no annealing) or positive.")
         if not 0 < self.annealing <= 1:

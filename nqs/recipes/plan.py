@@ -27,10 +27,12 @@ from nqs.recipes.stages import method
 from nqs.recipes.steps import MINUTES, seconds_of_step, steps_within
 from nqs.recipes.threads import threads as threads_of
 from nqs.runtime.device import checked_device, default_device
+from nqs.runtime.memory import require_memory
 from nqs.runtime.threads import checked_threads
 from nqs.samplers import TreeSampler
 
 PRETRAIN = ("none", "mean-field", "exact")
+SAMPLE_BYTES = 64  # of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree
 COLUMN = 12  # of the names in a printed plan
 
 Pretrain = Literal["none", "mean-field", "exact"]
@@ -193,9 +195,13 @@ def plan(
     )
     if pretrain == "mean-field":
         _check_determinant(config)
-    wavefunction = config.build(hamiltonian.hilbert, on)
+    hilbert = hamiltonian.hilbert
+    wavefunction = config.build(hilbert, on)
     of_steps = wavefunction.for_steps()
     sampler = None if distinct is None else TreeSampler(n_distinct=distinct)
+    if distinct is not None:
+        samples = min(distinct, hilbert.dimension) * (hilbert.n_sites + SAMPLE_BYTES)
+        require_memory(samples, f"distinct={distinct:,}", "choose fewer distinct configurations", on)
     chosen = method(wavefunction, on, sampler=sampler, given=optimiser)
     timed = steps is None and is_large(of_steps, on)
     if timed:

@@ -10,6 +10,7 @@ import torch
 
 from nqs.estimators.estimate import with_decimals
 from nqs.exact.projection import MAX_DIMENSION, lowest_sector
+from nqs.hilbert import count_text
 from nqs.models import (
     OnOrbits,
     ProjectedDeterminant,
@@ -76,7 +77,10 @@ def symmetrised(
         averaged = Symmetrised(base=model, symmetry=group, trained=trained)
         return averaged, f"average over {group.order} symmetries ({why}){steps_too}"
     if at_least > LISTED[kind]:
-        return model, f"no symmetry used: {hilbert.dimension:,} / {group.order} orbits are over {LISTED[kind]:,}"
+        return (
+            model,
+            f"no symmetry used: {count_text(hilbert.dimension)} / {group.order} orbits are over {LISTED[kind]:,}",
+        )
     if isinstance(reference, SlaterDeterminant):
         determinants = [reference, *_other_solutions(hamiltonian, reference)]
         determinant, group, energy = lowest_sector(hamiltonian, group, determinants, device=device)

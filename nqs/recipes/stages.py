@@ -3,6 +3,7 @@
 Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -99,7 +100,8 @@ def subgroup_of_steps(group: Symmetry, hamiltonian: Hamiltonian, most: int) -> t
     if group.order <= most or not isinstance(lattice, Lattice) or not lattice.shape:
         return None
     choices = []
-    for stride in range(1, max(lattice.shape) + 1):
+    strides = {tuple(math.gcd(k, size) for size in lattice.shape): k for k in range(max(lattice.shape), 0, -1)}
+    for stride in sorted(strides.values()):
         moves = {tuple(permutation) for permutation in lattice.translations(stride).tolist()}
         choices.append(tuple(g for g, permutation in enumerate(group.permutations) if permutation in moves))
     few = [chosen for chosen in choices if most / 3 <= len(chosen) <= most]

@@ -1,6 +1,6 @@
 """Available memory, and work in chunks that fit into it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,17 +36,80 @@ def free_memory(device: torch.device) -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes of main memory that this process can allocate without swapping; None if the system does not say."""
-    limits = []
+    """Bytes of main memory that this process can allocate without swapping; None if the system does not say.
+
+    The least of what the system has free, what its control groups (containers, batch jobs) leave, and its own limits
+    (ulimit -v, ulimit -d).
+    """
+    free = [1024 * _field("/proc/meminfo", "MemAvailable:"), *_left_by_control_groups(), *_left_by_own_limits()]
+    known = [number for number in free if number >= 0]
+    return min(known, default=None)
+
+
+def require_memory(needed: float, what: str, advice: str, device: torch.device | None = None) -> None:
+    """Refuse work that does not fit into the memory that is free now; call it just before.
+
+    Args:
+        needed: bytes at the peak.
+        what: such as "the matrix of dimension 5".
+        device: of which the free memory counts as well.
+
+    Raises:
+        ValueError: with needed and available memory.
+    """
+    found = [available_memory(), free_memory(device) if device is not None and device.type == "cuda" else None]
+    available = min((number for number in found if number is not None), default=None)
+    if available is not None and needed > available:
+        raise ValueError(
+            f"{what} needs {needed / 2**30:.2f} GiB of memory, and {available / 2**30:.2f} GiB are available: {advice}."
+        )
+
+
+def _field(path: str | Path, name: str) -> int:
+    """The number after a name in a file of the system; -1 without one."""
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                limits.append(1024 * int(line.split()[1]))
-        group = Path("/sys/fs/cgroup")  # the limit of a container
-        limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # another system, or no limit
-        pass
-    return min(limits, default=None)
+        lines = Path(path).read_text().splitlines()
+    except OSError:  # another system
+        return -1
+    found = (line.split()[1] for line in lines if line.startswith(name) and len(line.split()) > 1)
+    return int(next(found, -1))
+
+
+def _left_by_control_groups() -> Iterator[int]:
+    """Limit less use, of the groups of this process and of those above them; caches of files can be freed."""
+    layouts = {
+        "": ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file "),
+        "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
+    }
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        for controller in {"", "memory"} & set(controllers.split(",")):
+            root, limit, used, cache = layouts[controller]
+            group = Path(root, path.lstrip("/"))
+            while True:
+                try:
+                    in_use = int((group / used).read_text()) - max(0, _field(group / "memory.stat", cache))
+                    yield max(0, int((group / limit).read_text()) - in_use)
+                except (OSError, ValueError):  # no such file here, or "max"
+                    pass
+                if group == Path(root):
+                    break
+                group = group.parent
+
+
+def _left_by_own_limits() -> Iterator[int]:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for limit, name in ((resource.RLIMIT_AS, "VmSize:"), (resource.RLIMIT_DATA, "VmData:")):
+        allowed, in_use = resource.getrlimit(limit)[0], 1024 * _field("/proc/self/status", name)
+        if allowed != resource.RLIM_INFINITY and in_use >= 0:
+            yield max(0, allowed - in_use)
 
 
 def in_chunks(evaluate: Callable[[Tensor], Chunk], rows: Tensor, size: int) -> list[Chunk]:

@@ -94,6 +94,10 @@ def particle_hole(hilbert: HilbertSpace, *, odd: bool = False) -> Symmetry:
 
 def _reversal(hilbert: HilbertSpace, flipped: tuple[int, ...], odd: bool, fermions: bool) -> Symmetry:
     sites = tuple(range(hilbert.n_sites))
+    if flipped == tuple(range(hilbert.local_dim)):  # one local state
+        if odd:
+            raise ValueError(f"a reversal that changes no local state has no odd states; the space is {hilbert}.")
+        return of_sites(np.array([sites]), hilbert.local_dim, fermions)
     return Symmetry(
         permutations=(sites, sites),
         maps=(tuple(range(hilbert.local_dim)), flipped),

@@ -32,7 +32,9 @@ from nqs.hilbert import HilbertSpace, Species
 from nqs.runtime.memory import max_chunk_rows
 from nqs.symmetry.orbits import EXACT_INTEGERS, smallest_of_orbits
 
+CHECKED_ENTRIES = 2**22  # of the images on which a sector is checked
 SIGN_BITS = 62  # orbitals per integer word
+PRODUCT_ROWS = 64  # elements whose products are found at once
 
 
 class Orbits(NamedTuple):
@@ -78,6 +80,8 @@ class Symmetry:
             if wrong.any():
                 raise ValueError(f"{name}: {rows[wrong][0].tolist()} is no permutation of 0 .. {rows.shape[1] - 1}.")
         products, angles = self.products, np.array(self.angles)
+        if not angles.any():
+            return
         mismatch = angles[:, None] + angles - angles[products]
         if (abs(mismatch - mismatch.round()) > 1e-9).any():
             g, h = np.argwhere(abs(mismatch - mismatch.round()) > 1e-9)[0]
@@ -262,14 +266,18 @@ class Symmetry:
                 f"the symmetry acts on {self.n_sites} sites with {d} local states; the Hilbert space has "
                 f"{hilbert.n_sites} sites x {hilbert.local_dim} local states."
             )
-        some = hilbert.random(64, torch.Generator().manual_seed(0))
-        outside = ~hilbert.contains(self.images(some).reshape(-1, self.n_sites)).view(64, self.order).all(0)
+        if hilbert in self._checked:
+            return
+        rows = max(8, min(64, CHECKED_ENTRIES // (self.order * self.n_sites)))
+        some = hilbert.random(rows, torch.Generator().manual_seed(0))
+        outside = ~hilbert.contains(self.images(some).reshape(-1, self.n_sites)).view(rows, self.order).all(0)
         if outside.any():
             g = int(outside.nonzero()[0, 0])
             raise ValueError(
                 f"element {g} of the symmetry (map {self.maps[g]}) leaves the sector {hilbert}: use a group without "
                 "it, or a sector that it keeps."
             )
+        self._checked.add(hilbert)
 
     # ---- tables, cached for each device ----------------------------------------------------------------
 
@@ -285,6 +293,10 @@ class Symmetry:
     def products(self) -> np.ndarray:
         """(G, G): index of the element g h, which applies h first and then g."""
         return _products_of(self.permutations, self.maps)
+
+    @cached_property
+    def _checked(self) -> set[HilbertSpace]:
+        return set()
 
     @cached_property
     def _table_cache(self) -> dict[torch.device, "_Tables"]:
@@ -377,21 +389,31 @@ class Symmetry:
 def _products_of(permutations: tuple[tuple[int, ...], ...], maps: tuple[tuple[int, ...], ...]) -> np.ndarray:
     """Product table of a group, the same for all of its characters."""
     perms, relabelled = np.array(permutations), np.array(maps)
-    index = {(p.tobytes(), m.tobytes()): g for g, (p, m) in enumerate(zip(perms, relabelled, strict=True))}
-    if len(index) < len(perms):
-        raise ValueError(f"the symmetry lists {len(perms)} elements, but only {len(index)} are different.")
+    different = len(np.unique(np.hstack([perms, relabelled]), axis=0))
+    if different < len(perms):
+        raise ValueError(f"the symmetry lists {len(perms)} elements, but only {different} are different.")
     if (perms[0] != np.arange(perms.shape[1])).any() or (relabelled[0] != np.arange(relabelled.shape[1])).any():
         raise ValueError("the first element of a symmetry must be the identity.")
-    rows = []
-    for p, m in zip(perms, relabelled, strict=True):
-        composed = zip(perms[:, p], m[relabelled], strict=True)
-        row = [index.get((q.tobytes(), o.tobytes())) for q, o in composed]
-        if None in row:
+    # Elements are identified by a sum of images with random integer weights: one matrix product for all pairs.
+    (G, L), d = perms.shape, relabelled.shape[1]
+    weights = np.random.default_rng(0).integers(1, EXACT_INTEGERS // (L * L + d * d), L + d).astype(float)
+    of_sites, of_states = weights[:L], weights[L:]
+    rows = perms.astype(float)
+    key = rows @ of_sites + relabelled @ of_states
+    order = np.argsort(key)
+    moved = np.empty((G, L))
+    np.put_along_axis(moved, perms, np.broadcast_to(of_sites, (G, L)), axis=1)  # moved[g, perm_g[s]] = weight of s
+    products = np.empty((G, G), dtype=np.int64)
+    for part in np.array_split(np.arange(G), -(-G // PRODUCT_ROWS)):
+        # (g h n)_s = map_g[map_h[n_{perm_h[perm_g[s]]}]]
+        product = moved[part] @ rows.T + relabelled[part][:, relabelled] @ of_states
+        place = np.searchsorted(key, product, sorter=order).clip(max=G - 1)
+        products[part] = order[place]
+        if (key[products[part]] != product).any():
             raise ValueError(
                 "the elements form no group: the product of two of them is not among them. Add the missing products."
             )
-        rows.append(row)
-    return np.array(rows)
+    return products
 
 
 @lru_cache(maxsize=8)

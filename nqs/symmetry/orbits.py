@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.runtime.memory import max_chunk_rows
+from nqs.runtime.memory import max_chunk_rows, require_memory
 
 EXACT_INTEGERS = 2**53  # float64 represents every integer below exactly
 
@@ -27,6 +27,9 @@ def smallest_of_orbits(
 
     Args:
         permutations, maps: of the elements as in `nqs.symmetry.Symmetry`, (G, L) and (G, d); they keep the sector.
+
+    Raises:
+        ValueError: the list does not fit into memory.
     """
     G, d = maps.shape
     tables = hilbert.tables(device)
@@ -34,6 +37,14 @@ def smallest_of_orbits(
     remainder = torch.full((1,), hilbert.start, device=device)
     decided_before = np.zeros(G, dtype=int)
     for s in range(hilbert.n_sites):
+        grown = len(prefixes) * d
+        require_memory(
+            grown * (3 * (s + 1) + 5 * 8),
+            f"the list of the orbits of {G} symmetries in a sector of dimension {hilbert.dimension:,}, with up to "
+            f"{grown:,} beginnings of {s + 1} sites,",
+            "choose a smaller system or sector, or do without symmetries",
+            device,
+        )
         row, token = (tables.log_uniform[s, remainder] > -torch.inf).nonzero().T
         prefixes = torch.cat([prefixes.index_select(0, row), token[:, None].to(torch.uint8)], dim=1)
         remainder = tables.after(s, remainder[row], token)

@@ -1,19 +1,20 @@
-"""Resume runs from archives, and rebuild their objects."""
+"""Resume runs from archives."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from nqs import hamiltonians, hilbert, lattice, models, optimisation, samplers, symmetry
 from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
-from nqs.archive.serialise import from_plain
-from nqs.archive.upgrade import upgraded
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.runtime.progress import Watcher
+from nqs.runtime.text import printable
 from nqs.vmc.loop import VMC
+from nqs.vmc.rebuilding import known_types, rebuild
 from nqs.vmc.result import Result
+from nqs.vmc.stored import check_parameters, one_line
+
+__all__ = ["known_types", "rebuild", "resume"]
 
 
 def resume(
@@ -44,16 +45,19 @@ def resume(
     if "initial" in config and not file.has_checkpoint:
         raise ArchiveError(f"{archive} was stopped before its initial parameters were kept: repeat the command.")
     built = rebuild(config, types, finished=file.finished)
-    wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
-    vmc = VMC(
-        built["hamiltonian"],
-        wavefunction,
-        built["sampler"],
-        built["optimiser"],
-        built["evaluation"],
-        warm_up=built.get("warm_up"),
-        unit=config["unit"],
-    )
+    with one_line(archive):
+        check_parameters(built["model"], built["hamiltonian"].hilbert, file)
+        wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
+        vmc = VMC(
+            built["hamiltonian"],
+            wavefunction,
+            built["sampler"],
+            built["optimiser"],
+            built["evaluation"],
+            warm_up=built.get("warm_up"),
+            orthogonal_to=built.get("orthogonal_to", ()),
+            unit=printable(config["unit"]),
+        )
     # The stored configuration itself: those of older versions lack later options.
     return vmc.carry_out(
         built["run"],
@@ -65,37 +69,3 @@ def resume(
         flush=flush,
         watch=watch,
     )
-
-
-def rebuild(
-    config: Mapping[str, Any],
-    types: Mapping[str, type] | None = None,
-    *,
-    only: Sequence[str] = (),
-    finished: bool = False,
-) -> dict[str, Any]:
-    """The objects of a run from the configuration in its archive: hamiltonian, model, sampler, optimiser, ...
-
-    Args:
-        only: the parts that are wanted; all by default.
-        finished: no step is left, so that removed options do not matter.
-
-    Raises:
-        ArchiveError: a part is missing, or its values do not fit.
-        ValueError: a class that nqs does not know.
-    """
-    known = known_types() | dict(types or {})
-    parts: tuple[str, ...] = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run")
-    missing = [name for name in (*parts, "unit") if name not in config]
-    if missing:
-        raise ArchiveError(f"the archive holds no run of nqs: its configuration lacks {', '.join(missing)}.")
-    parts += tuple(name for name in ("warm_up",) if name in config)
-    parts = tuple(only) or parts
-    config = upgraded({name: config[name] for name in parts}, finished=finished)
-    return {name: from_plain(config[name], known) for name in parts}
-
-
-def known_types() -> dict[str, type]:
-    """Configuration classes of nqs by name, from which archives may be rebuilt."""
-    modules = (hamiltonians, hilbert, lattice, models, samplers, optimisation, symmetry)
-    return {name: item for module in modules for name, item in vars(module).items() if isinstance(item, type)}

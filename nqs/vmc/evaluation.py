@@ -15,6 +15,7 @@ from nqs.estimators.local_energy import local_energies
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.hilbert import HilbertSpace
 from nqs.observables import measure as measurements
+from nqs.optimisation.known_states import Known, overlaps
 from nqs.optimisation.stages import Evaluation, WarmUp
 from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction
 from nqs.recipes.steps import EVALUATION_FRACTION, evaluation_seconds
@@ -23,6 +24,7 @@ from nqs.runtime.progress import Progress
 from nqs.samplers import TreeSampler
 from nqs.samples import LocalEnergies, Samples, distinct
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
+from nqs.vmc.record import keep_overlaps
 
 MARGIN = 1.3  # on the time of the next batch
 OBSERVABLES = 0.25  # fraction of the time of the evaluation that is kept for observables
@@ -37,6 +39,7 @@ class Parts(Protocol):
     sampler: SamplerConfig
     evaluation: Evaluation
     warm_up: WarmUp | None
+    known: list[Known]
 
 
 class Evaluator:
@@ -202,6 +205,8 @@ def evaluate_best(
     samples, estimate = found.all()
     record.write_result(estimate)
     record.write_samples(samples)
+    if vmc.known:
+        keep_overlaps(record, overlaps(vmc.known, vmc.wavefunction, samples))
     record.flush()
     if record.keeps_observables:
         _measure(vmc, generator, record, samples, None if limit.left == math.inf else found.rate * limit.left, exact)
@@ -234,3 +239,4 @@ def _measure(
         return
     for name, values in measured.items():
         record.write_observable(name, values.cpu().numpy())
+    record.write_state_names(vmc.hamiltonian.hilbert.state_names)

@@ -1,7 +1,7 @@
 """Variational Monte Carlo: sample, local energies, update; with a progress bar, an archive, and a final evaluation."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ import torch
 from nqs.archive.archive import FlushPolicy
 from nqs.estimators.energy import estimate_energy, infinite_temperature_energy
 from nqs.estimators.energy_scale import energy_scale
-from nqs.estimators.hamiltonian_check import check_hamiltonian
+from nqs.estimators.hamiltonian_check import SampleCheck, check_hamiltonian
+from nqs.estimators.wavefunction_check import check_wavefunction
 from nqs.exact.diagonalisation import ExactGroundState
+from nqs.optimisation.known_states import penalised
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, WarmUp, stages
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, unit_of
 from nqs.recipes.optimiser import OptimiserOptions
@@ -23,8 +25,9 @@ from nqs.runtime.progress import Progress, Watcher
 from nqs.symmetry.of_hamiltonian import refuse_lower_symmetry
 from nqs.vmc.evaluation import evaluate_best, reserve
 from nqs.vmc.guard import Guard, NonFiniteError
+from nqs.vmc.orthogonal import State, built_for, known_states
 from nqs.vmc.pace import Pace
-from nqs.vmc.record import keep_exact, keep_step, open_archive, restore, row_of, status
+from nqs.vmc.record import keep_exact, keep_step, open_archive, overlaps_of, restore, row_of, status
 from nqs.vmc.result import Result
 from nqs.vmc.steps import RunningStage, make_step
 
@@ -42,10 +45,16 @@ class VMC:
         evaluation: of the final energy, a sampler or batches of it; by default far more samples than in a step, or the
             same exhaustive sum.
         warm_up: sampled steps before exhaustive sums; by default chosen with the sampler, none if a sampler is given.
+        orthogonal_to: known states that the run stays orthogonal to, by penalties on the overlaps with them
+            (nqs.optimisation.known_states): wavefunctions, archives of runs, or vectors. Energies are without the
+            penalties; the overlaps are in the history (overlap_0, ..) and the result.
+        penalty: weight of the penalties, in the unit of the energy; by default chosen (nqs.vmc.orthogonal).
         unit: printed name of the energy unit; that of the Hamiltonian by default.
 
     Raises:
-        ValueError: the wavefunction lives on another sector, or has a symmetry that the Hamiltonian has not.
+        ValueError: the wavefunction lives on another sector, is not normalised, or has a symmetry that the Hamiltonian
+            has not; it learns no phases, or a known state is no normalised state of the sector; or `check_hamiltonian`
+            refuses the Hamiltonian.
     """
 
     def __init__(
@@ -57,6 +66,8 @@ class VMC:
         evaluation: SamplerConfig | Evaluation | None = None,
         *,
         warm_up: WarmUp | None = None,
+        orthogonal_to: Sequence[State] = (),
+        penalty: float | None = None,
         unit: str | None = None,
     ) -> None:
         if wavefunction.hilbert != hamiltonian.hilbert:
@@ -65,6 +76,7 @@ class VMC:
                 "build the model with hamiltonian.hilbert."
             )
         check_hamiltonian(hamiltonian)
+        check_wavefunction(wavefunction)
         if wavefunction.symmetry is not None:
             refuse_lower_symmetry(hamiltonian, wavefunction.symmetry)
         self.hamiltonian = hamiltonian
@@ -76,6 +88,8 @@ class VMC:
         given = chosen.evaluation
         self.evaluation = given if isinstance(given, Evaluation) else Evaluation(sampler=given, batches=1, error=1.0)
         self.warm_up, self.default_steps = warm_up or chosen.warm_up, chosen.steps
+        self.orthogonal_to = known_states(hamiltonian, orthogonal_to, penalty)
+        self.known = built_for(self.orthogonal_to, wavefunction, self.device)
         self.unit = unit_of(hamiltonian) if unit is None else unit
         self.energy_scale = energy_scale(hamiltonian)
 
@@ -95,6 +109,7 @@ class VMC:
             "unit": self.unit,
             "energy_scale": self.energy_scale,
             "warm_up": self.warm_up,
+            "orthogonal_to": self.orthogonal_to or None,
             "initial": initial,
         }
         return {name: part for name, part in parts.items() if part is not None}
@@ -189,6 +204,7 @@ class VMC:
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
             bar = stack.enter_context(Progress(pace.total, record.step, show=progress))
             spent = sum(float(record.history[name].sum()) for name in TIMES if name in record.history)
+            check = SampleCheck(self.hamiltonian, self.wavefunction.symmetry)
             step, writing = record.step, 0.0
             while not pace.ends(step):
                 begin = time.perf_counter()
@@ -201,7 +217,8 @@ class VMC:
                     made = make_step(running, guard, generator, pace.of_stage(stage, step), temperature=temperature)
                 except NonFiniteError as error:
                     raise error.at(f"step {step}", record.where_last_state_is()) from None
-                estimate = estimate_energy(made.samples, made.local.values, energy_infinity=energy_infinity)
+                estimate = estimate_energy(made.samples, made.local.energies, energy_infinity=energy_infinity)
+                check(made.samples.configurations)
                 seconds = time.perf_counter() - begin
                 row = row_of(step, made, estimate, temperature=temperature, seconds=seconds, archive_seconds=writing)
                 step += 1
@@ -236,10 +253,11 @@ class VMC:
                 history=record.history,
                 seconds=float(record.history["seconds"].sum()),
                 exact=exact_energy,
+                overlaps=overlaps_of(record),
                 archive=None if archive is None else Path(archive),
                 steps_left=0 if pace.total is None else pace.total - record.step,
             )
 
     def _started(self, stage: Stage, scale: float) -> RunningStage:
-        objective = stage.optimiser.objective(self.hamiltonian, scale)
+        objective = penalised(stage.optimiser.objective(self.hamiltonian, scale), self.known)
         return RunningStage(self.of_steps, stage.sampler.build(self.of_steps), objective, stage.optimiser)

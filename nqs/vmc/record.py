@@ -14,10 +14,12 @@ from nqs.archive.serialise import differences, to_plain
 from nqs.archive.upgrade import upgraded
 from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
 from nqs.exact.diagonalisation import ExactGroundState
+from nqs.observables.expectation import Expectation
 from nqs.protocols import Wavefunction
 from nqs.vmc.guard import Guard
 from nqs.vmc.pace import Pace
 from nqs.vmc.steps import RunningStage, Step
+from nqs.vmc.stored import one_line
 
 OTHERS = ("guard.", "pace.")  # beginnings of the names of what is kept beside the state of the optimiser
 
@@ -93,6 +95,18 @@ def restore(
             archive.start(Checkpoint(wavefunction.state_dict(), running.optimiser.state_dict(), generator.get_state()))
             archive.flush()
         return
+    with one_line(archive.place):
+        _load(archive, wavefunction, running, guard, pace, generator)
+
+
+def _load(
+    archive: MemoryArchive,
+    wavefunction: Wavefunction,
+    running: RunningStage,
+    guard: Guard,
+    pace: Pace,
+    generator: torch.Generator,
+) -> None:
     found = archive.checkpoint()
     wavefunction.load_state_dict(found.model)
     of_optimiser = {name: tensor for name, tensor in found.optimiser.items() if not name.startswith(OTHERS)}
@@ -118,6 +132,20 @@ def keep_exact(archive: MemoryArchive, exact: ExactGroundState | float | None) -
     return exact.energy
 
 
+def keep_overlaps(archive: MemoryArchive, found: Expectation) -> None:
+    """Overlaps with known states, beside the observables."""
+    for name, values in (("overlaps", found.value), ("overlaps_error", found.error)):
+        archive.write_observable(name, values.cpu().numpy())
+
+
+def overlaps_of(archive: MemoryArchive) -> tuple[tuple[float, float], ...]:
+    """The overlaps with known states and their errors."""
+    found = archive.observables()
+    if "overlaps" not in found:
+        return ()
+    return tuple(zip(found["overlaps"].tolist(), found["overlaps_error"].tolist(), strict=True))
+
+
 def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> dict[str, float]:
     """One row of the history: the energy before the update, and what the update did."""
     return {
@@ -134,6 +162,7 @@ def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> di
         "update_norm": made.info.update_norm,
         "gradient_norm": made.info.gradient_norm,
         "retries": made.retries,
+        **{f"overlap_{k}": value for k, value in enumerate(made.local.overlaps)},
         **more,
     }
 

@@ -23,6 +23,7 @@ class Result:
         history: every recorded quantity, one value per step.
         seconds: wall time of the optimisation, over all resumed parts.
         exact: exact ground-state energy, where known.
+        overlaps: |<k|psi>|^2 with each of the states that the run stayed orthogonal to, and its error.
         archive: path of the archive.
         steps_left: remaining steps after a time limit.
     """
@@ -33,6 +34,7 @@ class Result:
     history: dict[str, np.ndarray]
     seconds: float
     exact: float | None = None
+    overlaps: tuple[tuple[float, float], ...] = ()
     archive: Path | None = None
     steps_left: int = 0
 
@@ -49,6 +51,8 @@ class Result:
             f"variance {e.variance:.2e}, V-score {e.v_score:.2e}, "
             f"{e.n_samples:,} samples on {e.n_distinct:,} distinct configurations, optimised in {self.seconds:.0f} s",
         ]
+        if self.overlaps:
+            lines.append(f"overlap with known states {self._overlaps}")
         if self.exact is not None:
             lines.append(self.compare(self.exact))
         if self.steps_left:
@@ -72,6 +76,8 @@ class Result:
             ("samples", f"{e.n_samples:,} on {e.n_distinct:,} distinct configurations"),
             ("optimised in", f"{self.seconds:.0f} s"),
         ]
+        if self.overlaps:
+            rows.append(("overlap with known states", self._overlaps))
         if self.exact is not None:
             rows.append(("exact", self.compare(self.exact).removeprefix("exact ")))
         if self.archive is not None:
@@ -79,6 +85,11 @@ class Result:
         if self.steps_left:
             rows.append(("steps left", f"{self.steps_left:,}: resume to go on"))
         return html_table(f"E = {with_error(e.energy, e.error)} {self.unit}", rows)
+
+    @property
+    def _overlaps(self) -> str:
+        shown = [f"{value:.1e}" + (f" ± {error:.1e}" if error else "") for value, error in self.overlaps]
+        return ", ".join(shown)
 
     def compare(self, exact: ExactGroundState | float) -> str:
         """One line: the exact energy, the relative error, and the difference in error bars."""

@@ -11,6 +11,7 @@ import tyro
 
 from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import File
+from nqs.runtime.text import printable
 
 if TYPE_CHECKING:
     from nqs.archive.archive import Archive
@@ -50,7 +51,7 @@ def write_csv(archive: "Archive", path: Path) -> None:
     history = {"step": archive.history["step"]} | archive.history
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(history)
+        writer.writerow(map(printable, history))
         writer.writerows(zip(*(values.tolist() for values in history.values()), strict=True))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from nqs.archive.flush import FlushPolicy
 from nqs.cli.errors import ExitCode, errors_to_exit_codes
 from nqs.cli.files import File
+from nqs.runtime.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Resume:
         with errors_to_exit_codes():
             checked_archive(self.file)
             archive = Archive.open(self.file)
-            print(archive.attributes["hamiltonian"])
+            print(printable(archive.attributes["hamiltonian"]))
             built = rebuild(archive.config, finished=archive.finished)
             hilbert, threads = built["hamiltonian"].hilbert, self.threads
             if threads is None:

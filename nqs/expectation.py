@@ -1,0 +1,106 @@
+"""Expectation values and matrix elements of any operator in a wavefunction, or in the state of an archive."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nqs.archive.archive import Archive
+from nqs.observables.expectation import Expectation
+from nqs.observables.operators import matrix_element
+from nqs.optimisation.stages import Evaluation
+from nqs.protocols import SamplerConfig, Wavefunction
+from nqs.recipes.samplers import final_evaluation
+from nqs.samplers import TreeSampler
+from nqs.samples import Samples
+from nqs.vmc.rebuilding import rebuild
+from nqs.vmc.stored import check_parameters, one_line
+
+State = Wavefunction | Archive | str | Path
+
+
+def expect(
+    operator: Any,
+    state: State,
+    samples: Samples | SamplerConfig | int | None = None,
+    *,
+    bra: State | None = None,
+    seed: int = 0,
+    types: Mapping[str, type] | None = None,
+    device: torch.device | str = "cpu",
+) -> Expectation:
+    """<psi|O|psi> with its standard error; with `bra` <phi|O|psi>, also between two sectors.
+
+    The value is real where the operator is Hermitian, complex elsewhere; the error is 0 for exhaustive sums. Definition
+    and bias: nqs.observables.operators.
+
+    Args:
+        operator: a sum of products (nqs.hamiltonians.operators), or anything with `diagonal` and `connected`, such as a
+            Hamiltonian; a list of operators gives arrays, from the same samples.
+        state: psi: a wavefunction, or the archive of a run, whose wavefunction after the last step is taken.
+        samples: of psi, of phi where there is a bra; a sampler, or the number of independent samples to draw. By
+            default the sampler of the archive's final evaluation, or a choice by the dimension of the sector.
+        bra: phi; samples are drawn from it.
+        seed: of the samples that are drawn.
+        types: classes of your own that the archive was built from, by name.
+        device: of the wavefunction that an archive is rebuilt on.
+
+    Raises:
+        ValueError: an operator that does not fit the space, is not Hermitian and does not say so, or leads between
+            states that are not normalised.
+        TypeError: no operator, or a state that cannot be sampled.
+        ArchiveError: no readable archive, or no finished step in it.
+
+    >>> from nqs import exact
+    >>> from nqs.hamiltonians import Heisenberg, operators
+    >>> from nqs.lattice import chain
+    >>> from nqs.observables import StateVector
+    >>> ring = Heisenberg(chain(6), total_sz=0, spin=1)
+    >>> psi = StateVector(ring.hilbert, exact.ground_state(ring).state)
+    >>> found = expect([operators.exchange(0, 1), operators.splus(0) * operators.sminus(3)], psi)
+    >>> print([f"{x:.6f}" for x in found.value.real.tolist()])
+    ['-1.436237', '-0.572084']
+    """
+    ket, sampler = _wavefunction(state, types, device)
+    sampled = ket
+    if bra is not None:
+        sampled, sampler = _wavefunction(bra, types, device)
+    generator = torch.Generator(_device_of(sampled)).manual_seed(seed)
+    if not isinstance(samples, Samples):
+        if isinstance(samples, int):
+            samples = TreeSampler(n_samples=samples)
+        chosen = samples or sampler or final_evaluation(sampled, generator.device)
+        if isinstance(chosen, Evaluation):
+            chosen = chosen.sampler
+        samples = chosen.build(sampled).sample(generator)
+    samples = sampled.to_sector_samples(samples, generator)
+    several = isinstance(operator, Sequence)
+    found = [
+        matrix_element(one, samples, sampled, None if bra is None else ket)
+        for one in (operator if several else [operator])
+    ]
+    if not several:
+        return found[0]
+    dtype = torch.complex128 if any(value.is_complex() for value, _ in found) else torch.float64
+    return Expectation(torch.stack([value.to(dtype) for value, _ in found]), torch.stack([error for _, error in found]))
+
+
+def _wavefunction(
+    state: State, types: Mapping[str, type] | None, device: torch.device | str
+) -> tuple[Wavefunction, SamplerConfig | None]:
+    """The state and, of an archive, the sampler of its evaluation."""
+    if isinstance(state, Wavefunction):
+        return state, None
+    archive = state if isinstance(state, Archive) else Archive.open(state)
+    built = rebuild(archive.config, types, only=("hamiltonian", "model", "evaluation"))
+    with one_line(archive.place):
+        check_parameters(built["model"], built["hamiltonian"].hilbert, archive)
+        wavefunction: Wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
+        wavefunction.load_state_dict({name: torch.from_numpy(x.copy()) for name, x in archive.parameters().items()})
+    return wavefunction, built["evaluation"]
+
+
+def _device_of(wavefunction: Wavefunction) -> torch.device:
+    tensors = (*wavefunction.parameters(), *wavefunction.buffers())
+    return tensors[0].device if tensors else torch.device("cpu")

@@ -1,0 +1,135 @@
+"""Checks before a run is rebuilt from an archive, whose configuration may ask for any amount of time and memory."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+
+from nqs.archive.errors import ArchiveError
+from nqs.archive.record import RunRecord
+from nqs.hilbert import HilbertSpace
+from nqs.runtime.memory import available_memory
+
+MAX_SITES = 10_000
+COPIES = 8  # of all parameters, in float64, in a run at least: state of the optimiser, last good ones, updates
+PLAIN = (int, float, str, bool, type(None))
+# What the loop needs of each part, and the package of the classes of nqs that have it.
+NEEDED = {
+    "hamiltonian": ("hilbert", "hamiltonians"),
+    "model": ("build", "models"),
+    "sampler": ("build", "samplers"),
+    "optimiser": ("objective", "optimisation"),
+    "evaluation": ("build", "samplers"),
+    "run": ("temperature_at", "optimisation"),
+    "warm_up": ("share", "optimisation"),
+}
+
+
+@contextmanager
+def one_line(place: object) -> Iterator[None]:
+    """Context manager: an archive may hold values of which no class of nqs has thought.
+
+    Raises:
+        ArchiveError: instead of errors that are neither a ValueError nor an ArchiveError.
+    """
+    try:
+        yield
+    except (ArchiveError, ValueError):
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ArchiveError(f"{place} holds a run that cannot be rebuilt: {text}") from error
+
+
+def check_sizes(config: Any) -> None:
+    """Raises ValueError: a lattice or a space in a plain configuration has more than MAX_SITES sites."""
+    level = [config]
+    while level:
+        for part in level:
+            if isinstance(part, Mapping) and (sites := _sites(part)) > MAX_SITES:
+                raise ValueError(f"{part['type']} has {sites:,} sites; runs from archives have at most {MAX_SITES:,}.")
+        level = [
+            item
+            for part in level
+            for item in (part.values() if isinstance(part, Mapping) else part if isinstance(part, list) else ())
+            if isinstance(item, (Mapping, list))
+        ]
+
+
+def _sites(part: Mapping[str, Any]) -> int:
+    shape, basis, sites = part.get("shape"), part.get("basis"), part.get("n_sites")
+    if part.get("type") == "HilbertSpace" and isinstance(sites, int):
+        return sites
+    if part.get("type") == "Lattice" and isinstance(shape, list) and isinstance(basis, list):
+        return math.prod(size for size in shape if isinstance(size, int)) * len(basis)
+    return 0
+
+
+def check_kinds(built: Mapping[str, Any]) -> None:
+    """Raises ValueError: a part of a run is of another kind, such as a lattice in place of the sampler, or has fields
+    of another type."""
+    for name, part in built.items():
+        if name not in NEEDED:
+            continue
+        needed, package = NEEDED[name]
+        module = f"{type(part).__module__}.".split(".")
+        if not hasattr(part, needed) or (module[0] == "nqs" and module[1] != package):
+            raise ValueError(f"the {name} of the run in the archive is a {type(part).__name__}, which cannot be one.")
+        _check_fields(part)
+        if name == "warm_up":
+            check_kinds({"sampler": part.sampler, "optimiser": part.optimiser})
+
+
+def _check_fields(part: Any) -> None:
+    """Raises ValueError: a number, a text or None in a field of another type. Other types are left to the classes."""
+    if isinstance(part, tuple):
+        for item in part:
+            _check_fields(item)
+    if not is_dataclass(part) or not type(part).__module__.startswith("nqs."):  # a user's own annotations may be loose
+        return
+    hints = get_type_hints(type(part))
+    for field in fields(part):
+        value, hint = getattr(part, field.name), hints[field.name]
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        literals = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+        plain = [kind for kind in kinds if kind in PLAIN]
+        if len(plain) + sum(get_origin(kind) is Literal for kind in kinds) == len(kinds):
+            allowed = {*plain, int} if float in plain else {*plain}
+            whole = int in plain and isinstance(value, float) and value.is_integer()
+            if type(value) not in allowed and not whole and value not in literals:
+                raise ValueError(
+                    f"{type(part).__name__} has {field.name} = {value!r}, which is a {type(value).__name__}."
+                )
+        _check_fields(value)
+
+
+def check_parameters(model: Any, hilbert: HilbertSpace, archive: RunRecord) -> None:
+    """Compare the shapes of the network's parameters with those in the checkpoint, before any of them is allocated.
+
+    Raises:
+        ArchiveError: they differ, or do not fit into memory.
+    """
+    while hasattr(model, "base"):  # symmetrised states, which need numbers to be built
+        model = model.base
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.build(hilbert, "meta").state_dict().items()}
+    memory = available_memory()
+    needed = 8 * COPIES * sum(map(math.prod, shapes.values()))
+    if memory is not None and needed > memory:
+        raise ArchiveError(
+            f"{archive.place}: its model has parameters for which {needed:,} bytes are needed and {memory:,} are free."
+        )
+    if not archive.has_checkpoint:
+        return
+    stored = {name: values.shape for name, values in archive.parameters().items()}
+    for name, shape in shapes.items():
+        found = {other for path, other in stored.items() if path == name or path.endswith(f".{name}")}
+        if shape not in found:
+            raise ArchiveError(
+                f"{archive.place}: the parameters {name} of its model have the shape {shape}, those in its checkpoint "
+                f"{', '.join(map(str, sorted(found))) or 'are missing'}. It was not written by a run of nqs."
+            )
