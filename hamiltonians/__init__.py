@@ -7,6 +7,7 @@ from nqs.hamiltonians.ising import Ising
 from nqs.hamiltonians.local_terms import LocalTerms
 from nqs.hamiltonians.netket.export import to_netket
 from nqs.hamiltonians.netket.operator import NetKetOperator
+from nqs.hamiltonians.rydberg import Rydberg, pxp
 from nqs.hamiltonians.tj import TJ
 from nqs.hamiltonians.tv import TV
 
@@ -19,7 +20,9 @@ __all__ = [
     "Ising",
     "LocalTerms",
     "NetKetOperator",
+    "Rydberg",
     "harmonic_trap",
+    "pxp",
     "staggered_potential",
     "to_netket",
 ]

@@ -8,7 +8,7 @@ Terms that leave the sector would be dropped without a word, and a matrix that i
 import torch
 from torch import Tensor
 
-from nqs.hilbert import HilbertSpace
+from nqs.hilbert import HilbertSpace, excluded_pairs
 from nqs.protocols import Connected, Hamiltonian, is_stoquastic
 from nqs.samples import Lookup, distinct
 
@@ -93,7 +93,7 @@ def _rows(hamiltonian: Hamiltonian, n: Tensor, name: str) -> Connected:
         raise ValueError(
             f"{name} leaves the sector: it leads from {n[parents[k]].tolist()} to {m[k].tolist()} with the element "
             f"{elements[k].item():g}, which {_why(hilbert, m[k])}; the sector is {hilbert}. Leave that charge open "
-            "(None), or leave the term out."
+            "(None) or that constraint out, or leave the term out."
         )
     same = (m == n[parents]).all(1).nonzero()[:, 0]
     if len(same):
@@ -107,6 +107,9 @@ def _why(hilbert: HilbertSpace, n: Tensor) -> str:
     beyond = (n.long() >= torch.tensor(hilbert.local_dims)).nonzero()[:, 0]
     if len(beyond):
         return f"has a local state beyond the largest one (the cutoff) at site {int(beyond[0])}"
+    for pair, excluded in excluded_pairs(hilbert.exclusions, hilbert.local_dim).items():
+        if excluded[tuple(n[list(pair)].tolist())]:
+            return f"has local states at the sites {pair} that exclude each other"
     return "has other conserved charges"
 
 

@@ -1,13 +1,15 @@
 """Local states, conserved charges, and the sectors of the Hilbert space that they define."""
 
 from nqs.hilbert.charges import Charge, Kind, Species, Values
+from nqs.hilbert.completions import SectorTables
 from nqs.hilbert.constructors import bosons, electrons, fermions, product_space, spinful_fermions, spins
-from nqs.hilbert.remainders import SectorTables
+from nqs.hilbert.exclusions import Exclusion, excluded_pairs
 from nqs.hilbert.space import MAX_LOCAL_STATES, HilbertSpace
 
 __all__ = [
     "MAX_LOCAL_STATES",
     "Charge",
+    "Exclusion",
     "HilbertSpace",
     "Kind",
     "SectorTables",
@@ -15,6 +17,7 @@ __all__ = [
     "Values",
     "bosons",
     "electrons",
+    "excluded_pairs",
     "fermions",
     "product_space",
     "spinful_fermions",

@@ -115,6 +115,7 @@ def product_space(*spaces: HilbertSpace) -> HilbertSpace:
     starts = itertools.accumulate((space.n_sites for space in spaces[:-1]), initial=0)
     charges: dict[tuple[str, int | None], Charge] = {}
     species: dict[tuple[str, Kind], Species] = {}
+    exclusions = []
     for space, start in zip(spaces, starts, strict=True):
 
         def placed(values: Values, space: HilbertSpace = space, start: int = start) -> np.ndarray:
@@ -122,6 +123,7 @@ def product_space(*spaces: HilbertSpace) -> HilbertSpace:
             table[start : start + space.n_sites, : space.local_dim] = space.table(values)
             return table
 
+        exclusions += [exclusion.moved(start) for exclusion in space.exclusions]
         for charge in space.charges:
             free = charge.target is None
             name = charge.name if free else f"{charge.name} of the sites {start} to {start + space.n_sites - 1}"
@@ -140,7 +142,7 @@ def product_space(*spaces: HilbertSpace) -> HilbertSpace:
             )
     states = tuple(space.states_at(site) for space in spaces for site in range(space.n_sites))
     known = tuple(species.values()) if all(space.species for space in spaces) else ()
-    return HilbertSpace(len(dims), states, tuple(charges.values()), known)
+    return HilbertSpace(len(dims), states, tuple(charges.values()), known, tuple(exclusions))
 
 
 def _row_by_row(table: np.ndarray, dims: Sequence[int]) -> tuple[tuple[int, ...], ...]:

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.hilbert import HilbertSpace, Species
+from nqs.hilbert import HilbertSpace, Species, excluded_pairs
 from nqs.runtime.memory import max_chunk_rows
 from nqs.symmetry.orbits import EXACT_INTEGERS, smallest_of_orbits
 
@@ -270,6 +270,21 @@ class Symmetry:
                 f"element {g} of the symmetry (map {self.maps[g]}) leaves the sector {hilbert}: use a group without "
                 "it, or a sector that it keeps."
             )
+        self._check_exclusions(hilbert)
+
+    def _check_exclusions(self, hilbert: HilbertSpace) -> None:
+        """Constraints between sites are compared exactly: random configurations may not show one lost pair of many."""
+        if not hilbert.exclusions:
+            return
+        before = excluded_pairs(hilbert.exclusions, hilbert.local_dim)
+        for g, (permutation, states, _) in enumerate(self._elements):
+            goes_to = np.argsort(permutation).tolist()  # (g n)_s comes from site permutation[s]
+            after = excluded_pairs(hilbert.exclusions, hilbert.local_dim, goes_to, states)
+            if before.keys() != after.keys() or any((before[pair] != after[pair]).any() for pair in before):
+                raise ValueError(
+                    f"element {g} of the symmetry (permutation {permutation}, map {states}) changes the constraints "
+                    f"between sites of {hilbert}: use a group without it."
+                )
 
     # ---- tables, cached for each device ----------------------------------------------------------------
 

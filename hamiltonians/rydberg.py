@@ -1,0 +1,163 @@
+r"""Rydberg atoms, driven between their ground state and one excited state,
+
+    H = Omega/2 sum_i X_i - Delta sum_i n_i + V sum_{i<j} n_i n_j / r_ij^6,
+
+with or without a blockade: pairs of atoms at distances up to `blockade` are never excited together. Under it the
+driving term flips an atom only if all atoms within the blockade are in their ground states, and the interaction of the
+excluded pairs drops out. With a blockade of nearest neighbours on a chain, Delta = V = 0 and Omega = 2 this is the PXP
+model, sum_i P_{i-1} X_i P_{i+1} with P = 1 - n (`pxp`).
+
+Local state 0 is the ground state, 1 the excited (Rydberg) state, n = 0 or 1, X = |0><1| + |1><0|. r is measured in
+distances of nearest neighbours, each pair counts once and at the distance of the nearest periodic image; V is the
+interaction of nearest neighbours. Energies are in units of Omega.
+
+The off-diagonal elements are Omega/2. The signs (-1)^(number of excited atoms) turn Omega into -Omega, whose ground
+state is positive: they are known exactly on every lattice and for all couplings (`marshall_sublattice`).
+
+Bernien et al., Nature 551, 579 (2017); Turner et al., Nat. Phys. 14, 745 (2018), the PXP model; Fendley, Sengupta,
+Sachdev, Phys. Rev. B 69, 075106 (2004), the chain under a blockade. On w^2 = U V2 + 3 V2^2, with w = -Omega/2,
+U = -Delta and the interaction V2 of second neighbours alone, the ground state of a ring is known, E = -V2 L (Lesanovsky,
+Phys. Rev. Lett. 106, 025301 (2011)).
+"""
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float64, Int64, UInt8
+from torch import Tensor
+
+from nqs.hamiltonians.couplings import checked_numbers, signed_sum
+from nqs.hilbert import Charge, Exclusion, HilbertSpace, Species
+from nqs.lattice.lattice import Lattice
+from nqs.protocols import Connected
+
+SAME_DISTANCE = 1 + 1e-6  # distances of one shell differ by rounding errors
+
+
+@dataclass(frozen=True)
+class Rydberg:
+    """Two-level atoms on a lattice with van der Waals interactions.
+
+    Args:
+        lattice: sites; bonds are not used, distances are.
+        Omega: Rabi frequency.
+        Delta: detuning; a positive one favours excited atoms.
+        V: interaction of nearest neighbours, C_6 / a^6.
+        blockade: largest distance of atoms that exclude each other's excitation; 0 for none.
+        reach: largest distance of atoms that interact.
+
+    Raises:
+        ValueError: couplings that are not finite, an antiperiodic boundary, or a blockade whose states do not fit into
+            a table (see `nqs.hilbert.frontier`).
+    """
+
+    lattice: Lattice
+    _: KW_ONLY
+    Omega: float = 1.0
+    Delta: float = 0.0
+    V: float = 0.0
+    blockade: float = 0.0
+    reach: float = math.inf
+
+    def __post_init__(self) -> None:
+        checked_numbers(self, ("Omega", "Delta", "V", "blockade"))
+        if self.blockade < 0 or not self.reach > 0:
+            raise ValueError(
+                f"blockade={self.blockade}, reach={self.reach}: distances are positive, blockade=0 for none."
+            )
+        if "antiperiodic" in self.lattice.boundary:
+            raise ValueError(f"{self.lattice}: atoms have no antiperiodic boundary, use periodic or open.")
+        self.hilbert  # noqa: B018 - refuses a blockade that is too wide now
+
+    @cached_property
+    def hilbert(self) -> HilbertSpace:
+        """Atoms in the states g and r; no conserved charge."""
+        excited = (0, 1)
+        return HilbertSpace(
+            self.lattice.n_sites,
+            ("g", "r"),
+            (Charge("excitations", excited),),
+            (Species("excitations", "other", excited),),
+            (Exclusion(self._excluded.tolist()),) if len(self._excluded) else (),
+        )
+
+    @property
+    def unit(self) -> str:
+        return "Omega"
+
+    @property
+    def max_connected(self) -> int:
+        """One flip of each atom."""
+        return self.lattice.n_sites if self.Omega else 0
+
+    @property
+    def is_stoquastic(self) -> bool:
+        """All off-diagonal elements are negative."""
+        return self.Omega <= 0
+
+    @property
+    def marshall_exact(self) -> bool:
+        """The signs of `marshall_sublattice` are exact."""
+        return True
+
+    @property
+    def marshall_sublattice(self) -> tuple[int, ...]:
+        """All sites: the sign is (-1)^(number of excited atoms)."""
+        return (1,) * self.lattice.n_sites
+
+    def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
+        """-Delta sum_i n_i + sum_{i<j} V_ij n_i n_j."""
+        x = n.double()
+        return ((x @ self._interactions.to(n.device)) * x).sum(1) - self.Delta * x.sum(1)
+
+    def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
+        """Each atom flipped alone that no excited atom blocks; Omega = 0 flips none."""
+        blocked = n.double() @ self._blocks.to(n.device) > 0  # (B, L)
+        parents, site = (~blocked & bool(self.Omega)).nonzero().T
+        n_prime = n[parents]
+        n_prime[torch.arange(len(site), device=n.device), site] ^= 1
+        return Connected(
+            n_prime, torch.full((len(site),), self.Omega / 2, dtype=torch.float64, device=n.device), parents
+        )
+
+    @cached_property
+    def _distances(self) -> Float64[Tensor, "L L"]:
+        """r_ij, 1 for nearest neighbours."""
+        distances = self.lattice.distances()
+        apart = distances[(distances > 0) & distances.isfinite()]
+        return distances / apart.min() if len(apart) else distances
+
+    @cached_property
+    def _excluded(self) -> Int64[Tensor, "P 2"]:
+        """Pairs i < j of atoms within the blockade."""
+        return (self._distances <= self.blockade * SAME_DISTANCE).triu(1).nonzero()
+
+    @cached_property
+    def _blocks(self) -> Float64[Tensor, "L L"]:
+        """1 for every ordered pair within the blockade."""
+        L = self.lattice.n_sites
+        i, j = self._excluded.T
+        table = torch.zeros((L, L), dtype=torch.float64)
+        table[i, j] = table[j, i] = 1.0
+        return table
+
+    @cached_property
+    def _interactions(self) -> Float64[Tensor, "L L"]:
+        """V / r_ij^6 for i < j, 0 within the blockade and beyond the reach."""
+        kept = (self._distances <= self.reach * SAME_DISTANCE) & (self._blocks == 0)
+        return torch.where(kept, self.V * self._distances**-6, 0.0).triu(1)
+
+    def __str__(self) -> str:
+        pairs = "sum_i<j n_i n_j / r_ij^6" + (f" up to r = {self.reach:g}" if math.isfinite(self.reach) else "")
+        terms = [(self.Omega / 2, "sum_i X_i"), (-self.Delta, "sum_i n_i"), (self.V, pairs)]
+        blockade = f", blockade up to r = {self.blockade:g}" if self.blockade else ""
+        return f"Rydberg atoms, H = {signed_sum(terms)}{blockade}, {self.lattice}"
+
+    __repr__ = __str__
+
+
+def pxp(lattice: Lattice, Omega: float = 2.0) -> Rydberg:
+    """The PXP model, Omega/2 sum_i X_i prod_j P_j over the nearest neighbours j of i, P = 1 - n."""
+    return Rydberg(lattice, Omega=Omega, blockade=1.0)
