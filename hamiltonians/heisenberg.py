@@ -14,7 +14,7 @@ S^x_i S^x_j + S^y_i S^y_j = (S+_i S-_j + S-_i S+_j) / 2, and with S+ |n> = sqrt(
 Marshall's rule: the signs (-1)^(sum of n over sublattice A) turn the sign of every exchange between the two
 sublattices of a bipartite lattice. Where these couplings are antiferromagnetic, and those inside a sublattice
 ferromagnetic or absent, all off-diagonal elements become negative, and the rule gives the exact signs of the ground
-state of every sector (Perron-Frobenius) for any spin, anisotropy and field. No sign rule is applied here.
+state of every sector (Perron-Frobenius) for any spins, anisotropy and field. No sign rule is applied here.
 
 Marshall, Proc. R. Soc. A 232, 48 (1955); Lieb and Mattis, J. Math. Phys. 3, 749 (1962). For spin 1/2 the same as
 netket.operator.Heisenberg(hilbert, graph, J=J / 4, sign_rule=False), which uses Pauli matrices and, unless told
@@ -22,17 +22,18 @@ otherwise, applies Marshall's rule to bipartite graphs; its local states are 2 S
 our energies of spin 1/2.
 """
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.hamiltonians.couplings import signed_sum
-from nqs.hilbert import HilbertSpace, spins
+from nqs.hilbert import HilbertSpace, one_for_each, spins
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
@@ -48,7 +49,7 @@ class Heisenberg:
         Delta: anisotropy of the S^z S^z term, one number for all shells or one for each; 1 for full rotation
             symmetry, 0 for the XY model.
         h: magnetic field along z; a positive one favours spin up.
-        spin: 1/2, 1, 3/2, ...
+        spin: 1/2, 1, 3/2, ..., one length or one for each site.
 
     J and Delta are kept as one number per shell.
 
@@ -67,7 +68,7 @@ class Heisenberg:
     J: float | tuple[float, ...] = 1.0
     Delta: float | tuple[float, ...] = 1.0
     h: float = 0.0
-    spin: float = 0.5
+    spin: float | Sequence[float] = 0.5
 
     def __post_init__(self) -> None:
         J, Delta = (tuple(np.array(values, dtype=float, ndmin=1).tolist()) for values in (self.J, self.Delta))
@@ -82,6 +83,8 @@ class Heisenberg:
             )
         object.__setattr__(self, "J", J)
         object.__setattr__(self, "Delta", Delta)
+        if np.ndim(self.spin):
+            object.__setattr__(self, "spin", tuple(one_for_each(self.spin, self.lattice.n_sites, "spin")))
         self.hilbert, self._bonds  # noqa: B018 - refuse an impossible sector and missing shells now
 
     @cached_property
@@ -120,7 +123,7 @@ class Heisenberg:
     def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         """sum_k J_k Delta_k sum_<ij>_k S^z_i S^z_j - h sum_i S^z_i."""
         i, j, _, coupling = (t.to(n.device) for t in self._bonds)
-        sz = n.double() - self.spin
+        sz = n.double() - self._tops.to(n.device) / 2
         energy = (sz[:, i] * sz[:, j]) @ coupling
         if self.h:
             energy = energy - self.h * sz.sum(1)
@@ -129,16 +132,21 @@ class Heisenberg:
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """Over each bond, in each direction, one spin goes up and the other down, where both can."""
         raised, lowered, amplitude = (t.to(n.device) for t in self._exchanges)  # (2 bonds,) each
-        top = self.hilbert.local_dim - 1  # 2 S
-        parents, pair = ((n[:, raised] < top) & (n[:, lowered] > 0)).nonzero().T  # (K,) each
+        tops = self._tops.to(n.device)  # (L,)
+        parents, pair = ((n[:, raised] < tops[raised]) & (n[:, lowered] > 0)).nonzero().T  # (K,) each
         raised, lowered = raised[pair], lowered[pair]
         k = torch.arange(len(parents), device=n.device)
         n_prime = n[parents]  # (K, L)
         a, b = n_prime[k, raised].double(), n_prime[k, lowered].double()
-        root = ((a + 1) * (top - a) * b * (top - b + 1)).sqrt()
+        root = ((a + 1) * (tops[raised] - a) * b * (tops[lowered] - b + 1)).sqrt()
         n_prime[k, raised] += 1
         n_prime[k, lowered] -= 1
         return Connected(n_prime, amplitude[pair] * root, parents)
+
+    @property
+    def _tops(self) -> Int64[Tensor, " L"]:
+        """2 S of every site."""
+        return torch.tensor(self.hilbert.local_dims) - 1
 
     @cached_property
     def _bonds(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -172,8 +180,8 @@ class Heisenberg:
             product = "S_i.S_j" if Delta == 1 else f"(S^x_i S^x_j + S^y_i S^y_j + {Delta:g} S^z_i S^z_j)"
             terms.append((J, f"sum_{bonds} {product}"))
         terms.append((-self.h, "sum_i S^z_i"))
-        spin = Fraction(self.spin)
-        operators = "S = sigma/2" if spin == Fraction(1, 2) else f"spin operators of S = {spin}"
+        lengths = " and ".join(str(Fraction(spin)) for spin in sorted(set(np.atleast_1d(self.spin).tolist())))
+        operators = "S = sigma/2" if lengths == "1/2" else f"spin operators of S = {lengths}"
         sector = "all total Sz" if self.total_sz is None else f"total Sz = {Fraction(self.total_sz)}"
         return f"Heisenberg, H = {signed_sum(terms)}, {operators}, {self.lattice}, {sector}"
 

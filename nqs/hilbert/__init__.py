@@ -2,7 +2,7 @@
 
 from nqs.hilbert.charges import Charge, Kind, Species, Values
 from nqs.hilbert.completions import SectorTables
-from nqs.hilbert.constructors import bosons, electrons, fermions, product_space, spinful_fermions, spins
+from nqs.hilbert.constructors import bosons, electrons, fermions, one_for_each, product_space, spinful_fermions, spins
 from nqs.hilbert.exclusions import Exclusion, excluded_pairs
 from nqs.hilbert.space import MAX_LOCAL_STATES, HilbertSpace
 
@@ -19,6 +19,7 @@ __all__ = [
     "electrons",
     "excluded_pairs",
     "fermions",
+    "one_for_each",
     "product_space",
     "spinful_fermions",
     "spins",
