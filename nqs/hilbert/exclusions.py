@@ -61,22 +61,12 @@ class Exclusion:
         return Exclusion(tuple((i + start, j + start) for i, j in self.pairs), self.states, self.name)
 
 
-def excluded_pairs(
-    exclusions: Sequence[Exclusion], local_dim: int, permutation: Sequence[int] = (), states: Sequence[int] = ()
-) -> dict[tuple[int, int], np.ndarray]:
-    """Which states (d, d) the sites i < j of each pair may not have together.
-
-    Args:
-        exclusions: of a space.
-        local_dim: d.
-        permutation, states: a site and a local state for each one, for the constraint after a symmetry; () for none.
-    """
+def excluded_pairs(exclusions: Sequence[Exclusion], local_dim: int) -> dict[tuple[int, int], np.ndarray]:
+    """Which states, (d, d), the sites i < j of each pair may not have together; d is `local_dim`."""
     found: dict[tuple[int, int], np.ndarray] = {}
     for exclusion in exclusions:
-        for pair in exclusion.pairs:
-            i, j = (permutation[site] for site in pair) if permutation else pair
+        for i, j in exclusion.pairs:
             table = found.setdefault((min(i, j), max(i, j)), np.zeros((local_dim, local_dim), dtype=bool))
-            for both in exclusion.states:
-                a, b = (states[state] for state in both) if states else both
+            for a, b in exclusion.states:
                 table[(a, b) if i < j else (b, a)] = True
     return found

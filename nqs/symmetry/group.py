@@ -264,27 +264,36 @@ class Symmetry:
             )
         some = hilbert.random(64, torch.Generator().manual_seed(0))
         outside = ~hilbert.contains(self.images(some).reshape(-1, self.n_sites)).view(64, self.order).all(0)
+        outside |= ~self.keeps_sites(hilbert)
         if outside.any():
             g = int(outside.nonzero()[0, 0])
             raise ValueError(
                 f"element {g} of the symmetry (map {self.maps[g]}) leaves the sector {hilbert}: use a group without "
                 "it, or a sector that it keeps."
             )
-        self._check_exclusions(hilbert)
 
-    def _check_exclusions(self, hilbert: HilbertSpace) -> None:
-        """Constraints between sites are compared exactly: random configurations may not show one lost pair of many."""
-        if not hilbert.exclusions:
-            return
-        before = excluded_pairs(hilbert.exclusions, hilbert.local_dim)
-        for g, (permutation, states, _) in enumerate(self._elements):
-            goes_to = np.argsort(permutation).tolist()  # (g n)_s comes from site permutation[s]
-            after = excluded_pairs(hilbert.exclusions, hilbert.local_dim, goes_to, states)
-            if before.keys() != after.keys() or any((before[pair] != after[pair]).any() for pair in before):
-                raise ValueError(
-                    f"element {g} of the symmetry (permutation {permutation}, map {states}) changes the constraints "
-                    f"between sites of {hilbert}: use a group without it."
-                )
+    def keeps_sites(self, hilbert: HilbertSpace) -> Bool[Tensor, " G"]:
+        """Which elements keep the local states of every site and the constraints between sites.
+
+        Exact: random configurations may not show a rare local state, or one pair of many.
+        """
+        (permutations, maps), sizes = self._arrays, np.array(hilbert.local_dims)
+        kept = (sizes[permutations] == sizes).all(1)  # (g n)_s comes from site permutation[s]
+        for size in set(hilbert.local_dims):
+            kept &= (maps[:, :size] < size).all(1)
+        relations = excluded_pairs(hilbert.exclusions, hilbert.local_dim)
+        if not relations:
+            return torch.from_numpy(kept)
+        (i, j), excluded = np.array(list(relations)).T, np.stack(list(relations.values()))  # (P,), (P, d, d)
+        index = np.full((self.n_sites, self.n_sites), -1)
+        index[i, j] = index[j, i] = np.arange(len(i))
+        for g in kept.nonzero()[0]:
+            goes_to, states = np.argsort(permutations[g]), maps[g]
+            image = index[goes_to[i], goes_to[j]]
+            same_order = (goes_to[i] < goes_to[j])[:, None, None]
+            there = np.where(same_order, excluded[image], excluded[image].transpose(0, 2, 1))
+            kept[g] = (image >= 0).all() and (there[:, states[:, None], states] == excluded).all()
+        return torch.from_numpy(kept)
 
     # ---- tables, cached for each device ----------------------------------------------------------------
 

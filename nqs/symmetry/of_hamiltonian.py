@@ -61,7 +61,7 @@ def commuting(hamiltonian: MatrixElements, symmetry: Symmetry) -> Symmetry:
     hilbert, generator = hamiltonian.hilbert, torch.Generator().manual_seed(0)
     n = hilbert.random(PROBES, generator)
     inside = hilbert.contains(symmetry.images(n).flatten(0, 1)).view(len(n), -1).all(0)
-    symmetry = symmetry.subgroup(inside.tolist())
+    symmetry = symmetry.subgroup((inside & symmetry.keeps_sites(hilbert)).tolist())
     G, products = symmetry.order, torch.from_numpy(symmetry.products)
     images = symmetry.images(n).flatten(0, 1)  # row b G + h
     configurations, elements, parents = hamiltonian.connected(images)
