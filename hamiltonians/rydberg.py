@@ -15,8 +15,8 @@ The off-diagonal elements are Omega/2. The signs (-1)^(number of excited atoms) 
 state is positive: they are known exactly on every lattice and for all couplings (`marshall_sublattice`).
 
 Bernien et al., Nature 551, 579 (2017); Turner et al., Nat. Phys. 14, 745 (2018), the PXP model; Fendley, Sengupta,
-Sachdev, Phys. Rev. B 69, 075106 (2004), the chain under a blockade. On w^2 = U V2 + 3 V2^2, with w = -Omega/2,
-U = -Delta and the interaction V2 of second neighbours alone, the ground state of a ring is known, E = -V2 L (Lesanovsky,
+Sachdev, Phys. Rev. B 69, 075106 (2004), the chain under a blockade. With w = -Omega/2, U = -Delta and the interaction
+V2 of second neighbours alone, the ground state of a ring is known where w^2 = U V2 + 3 V2^2: E = -V2 L (Lesanovsky,
 Phys. Rev. Lett. 106, 025301 (2011)).
 """
 
@@ -46,7 +46,7 @@ class Rydberg:
         Delta: detuning; a positive one favours excited atoms.
         V: interaction of nearest neighbours, C_6 / a^6.
         blockade: largest distance of atoms that exclude each other's excitation; 0 for none.
-        reach: largest distance of atoms that interact.
+        reach: largest distance of atoms that interact; None for all.
 
     Raises:
         ValueError: couplings that are not finite, an antiperiodic boundary, or a blockade whose states do not fit into
@@ -59,13 +59,14 @@ class Rydberg:
     Delta: float = 0.0
     V: float = 0.0
     blockade: float = 0.0
-    reach: float = math.inf
+    reach: float | None = None
 
     def __post_init__(self) -> None:
         checked_numbers(self, ("Omega", "Delta", "V", "blockade"))
-        if self.blockade < 0 or not self.reach > 0:
+        if self.blockade < 0 or (self.reach is not None and not self.reach > 0):
             raise ValueError(
-                f"blockade={self.blockade}, reach={self.reach}: distances are positive, blockade=0 for none."
+                f"blockade={self.blockade}, reach={self.reach}: distances are positive; blockade=0 is no blockade, "
+                "reach=None no end of the interaction."
             )
         if "antiperiodic" in self.lattice.boundary:
             raise ValueError(f"{self.lattice}: atoms have no antiperiodic boundary, use periodic or open.")
@@ -146,11 +147,12 @@ class Rydberg:
     @cached_property
     def _interactions(self) -> Float64[Tensor, "L L"]:
         """V / r_ij^6 for i < j, 0 within the blockade and beyond the reach."""
-        kept = (self._distances <= self.reach * SAME_DISTANCE) & (self._blocks == 0)
+        reach = math.inf if self.reach is None else self.reach
+        kept = (self._distances <= reach * SAME_DISTANCE) & (self._blocks == 0)
         return torch.where(kept, self.V * self._distances**-6, 0.0).triu(1)
 
     def __str__(self) -> str:
-        pairs = "sum_i<j n_i n_j / r_ij^6" + (f" up to r = {self.reach:g}" if math.isfinite(self.reach) else "")
+        pairs = "sum_i<j n_i n_j / r_ij^6" + ("" if self.reach is None else f" up to r = {self.reach:g}")
         terms = [(self.Omega / 2, "sum_i X_i"), (-self.Delta, "sum_i n_i"), (self.V, pairs)]
         blockade = f", blockade up to r = {self.blockade:g}" if self.blockade else ""
         return f"Rydberg atoms, H = {signed_sum(terms)}{blockade}, {self.lattice}"

@@ -9,7 +9,6 @@
 A repeated command continues an interrupted run, or shows the result of a finished one.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,7 +28,7 @@ class Config:
     Delta: float = 0.0  # detuning; positive: favours excited atoms
     V: float = 0.0  # interaction of nearest neighbours
     blockade: float = 1.0  # largest distance of atoms that are never excited together; 0: none
-    reach: float = math.inf  # largest distance of atoms that interact
+    reach: float | None = None  # largest distance of atoms that interact; None: all
 
     options: CommonOptions = field(default_factory=Options)
 

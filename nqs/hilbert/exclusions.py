@@ -15,7 +15,7 @@ class Exclusion:
     site, 1 on its links, with the target 1.
 
     Attributes:
-        pairs: the sites (i, j).
+        pairs: the sites (i, j), such as lattice.bonds().tolist(); kept as tuples.
         states: the excluded (state of i, state of j); by default both in the local state 1.
         name: used in messages.
 
@@ -23,8 +23,8 @@ class Exclusion:
         ValueError: a pair that is not two different sites, or no states.
     """
 
-    pairs: tuple[tuple[int, int], ...]
-    states: tuple[tuple[int, int], ...] = ((1, 1),)
+    pairs: Sequence[Sequence[int]]
+    states: Sequence[Sequence[int]] = ((1, 1),)
     name: str = "blockade"
 
     def __post_init__(self) -> None:

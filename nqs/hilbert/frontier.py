@@ -6,7 +6,7 @@ occur are listed site by site, so that charges of few sites (one dimer on every 
 ring of L atoms under a blockade has 4 states; a torus of W x W about as many as two of its rows have configurations.
 """
 
-# Shapes: B configurations, L sites, d local states, R states, N states before one site, C charges, F sites of a frontier.
+# Shapes: B configurations, L sites, d local states, R states, N states before one site, C charges, F frontier sites.
 import math
 from collections.abc import Sequence
 from functools import cached_property

@@ -51,7 +51,12 @@ class OrbitSpace(HilbertSpace):
         """The orbits of a sector, listed on `device` first."""
         symmetry.orbits(hilbert, device)
         return cls(
-            hilbert.n_sites, hilbert.local_states, hilbert.charges, hilbert.species, hilbert.exclusions, symmetry=symmetry
+            hilbert.n_sites,
+            hilbert.local_states,
+            hilbert.charges,
+            hilbert.species,
+            hilbert.exclusions,
+            symmetry=symmetry,
         )
 
     def __post_init__(self) -> None:
