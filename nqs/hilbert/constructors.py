@@ -42,7 +42,7 @@ def bosons(n_sites: int, n_particles: int | None = None, n_max: int | Sequence[i
     if n_max is not None and min(most) < 1:
         raise ValueError(f"n_max={n_max}: at least one boson must fit on a site, n_max >= 1.")
     if n_particles is not None and n_particles > sum(most):
-        enough = f" to at least {-(-n_particles // n_sites)}" if np.ndim(n_max) == 0 else ""
+        enough = f" to at least {-(-n_particles // n_sites)}" if isinstance(n_max, int) else ""
         raise ValueError(
             f"n_max={n_max} on {n_sites} sites holds at most {sum(most)} bosons, but n_particles={n_particles}: "
             f"raise n_max{enough} or lower n_particles."

@@ -60,7 +60,7 @@ class Frontier:
         most = np.zeros((self.n_sites + 1, len(self.charges)), dtype=np.int64)  # that the sites s .. L-1 can carry
         most[:-1] = values.max(2)[::-1].cumsum(0)[::-1]
         memory, frontier = np.zeros((1, 0), dtype=np.int64), list[int]()  # (N, F) and the F sites
-        levels = []
+        levels: list[np.ndarray] = []
         for site in range(self.n_sites):
             left = missing[:, :, None] - values[site]  # (N, C, d)
             left = np.where(exact[:, None], left, left % np.array(moduli, dtype=np.int64)[:, None])
