@@ -30,14 +30,18 @@ class Config:
     J: tuple[float, ...] = (1.0,)  # exchange with first, second, ... neighbours; positive: antiferromagnetic
     Delta: tuple[float, ...] = (1.0,)  # anisotropy of S^z S^z, one for all neighbours or one for each
     h: float = 0.0  # field along z
-    spin: float = 0.5
+    spin: tuple[float, ...] = (0.5,)  # length of the spins; several are repeated along the sites: 0.5 1 alternate
 
     options: CommonOptions = field(default_factory=Options)
 
 
 def main(config: Config) -> Result:
     lattice = hypercubic(config.shape, config.boundary)
-    hamiltonian = Heisenberg(lattice, config.total_sz, J=config.J, Delta=config.Delta, h=config.h, spin=config.spin)
+    cells, rest = divmod(lattice.n_sites, len(config.spin))
+    if rest:
+        raise ValueError(f"spin={config.spin}: the {lattice.n_sites} sites are no multiple of {len(config.spin)}.")
+    spin = config.spin[0] if len(config.spin) == 1 else config.spin * cells
+    hamiltonian = Heisenberg(lattice, config.total_sz, J=config.J, Delta=config.Delta, h=config.h, spin=spin)
     sites = "x".join(map(str, config.shape))
     name = f"heisenberg-{sites}-J{'-'.join(f'{J:g}' for J in config.J)}"
     return config.options.ground_state(hamiltonian, name=name)

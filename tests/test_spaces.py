@@ -17,6 +17,7 @@ import torch
 import nqs
 from nqs import exact
 from nqs.archive.serialise import differences, from_plain, to_plain
+from nqs.cli import main
 from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, Heisenberg, Ising, NetKetOperator, Rydberg, pxp, to_netket
@@ -29,6 +30,7 @@ from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.symmetry import space_group, symmetries_of
 from nqs.vmc.continuation import known_types
 
+import readme
 from matrices import assert_same, dense
 
 CHI_SQUARE = 1e-4  # smallest p-value of a chi-square test
@@ -564,6 +566,32 @@ def test_observables_of_a_model_under_a_constraint_are_those_of_its_amplitudes(o
         psi[tuple(n)] = np.exp(log + 1j * angle)
     entropy = -math.log(np.square(np.linalg.svd(psi.reshape(16, 16), compute_uv=False) ** 2).sum())
     assert renyi2_entropy(reference, state, [0, 1, 2, 3]).value.item() == pytest.approx(entropy, abs=1e-10)
+
+
+def test_the_page_about_spaces_prints_what_it_shows(capsys: pytest.CaptureFixture[str], unchecked: None) -> None:
+    exec("\n".join(readme.page_blocks("spaces.md", "python")), {})
+    assert capsys.readouterr().out == "".join(readme.page_blocks("spaces.md", "text"))
+
+
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, unchecked: None) -> None:
+    """`nqs run` for atoms and for alternating spins; one line for what does not fit, and for a large torus."""
+    monkeypatch.chdir(tmp_path)
+    toy = ["--steps", "6", "--model.width", "8"]
+    main(["run", "rydberg", "--shape", "8", "--Delta", "0.4", "--V", "3", *toy])
+    atoms_energy = exact.ground_state(Rydberg(chain(8), Omega=2.0, Delta=0.4, V=3.0, blockade=1.0)).energy
+    assert f"exact {atoms_energy:.8f} Omega" in capsys.readouterr().out
+    main(["run", "heisenberg", "--shape", "4", "--spin", "0.5", "1", *toy])
+    energy = exact.ground_state(Heisenberg(chain(4), 0, spin=(0.5, 1, 0.5, 1))).energy
+    assert f"exact {energy:.8f} J" in capsys.readouterr().out
+    for wrong, message in (
+        (["heisenberg", "--shape", "5", "--spin", "0.5", "1"], "5 sites are no multiple of 2"),
+        (["rydberg", "--shape", "20", "20"], "the limit is"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["run", *wrong])
+        found = str(end.value)
+        assert message in found
+        assert "\n" not in found
 
 
 # ---------------------------------------------------------------------------------------------- archives
