@@ -63,15 +63,19 @@ class MemoryArchive(RunRecord):
         datasets = {path: old for path, old in self._datasets.items() if not path.startswith("checkpoint/")} | arrays
         return attributes, datasets
 
+    def keep(self, kind: str, tensors: "Mapping[str, Tensor]") -> None:
+        """Replace tensors of one kind in the checkpoint: "model", "optimiser" or "sampler"."""
+        for name, tensor in tensors.items():
+            self._datasets[f"checkpoint/{kind}/{name}"] = tensor.detach().cpu().numpy().copy()
+        self._changed()
+
     def roll_back(self, model: "Mapping[str, Tensor]") -> None:
         """Replace the parameters after the last step by those before it, and count a retry."""
         self._settle()
-        for name, tensor in model.items():
-            self._datasets[f"checkpoint/model/{name}"] = tensor.detach().cpu().numpy().copy()
+        self.keep("model", model)
         if "history/retries" in self._datasets:  # format version 1 has no such column
             self._datasets["history/retries"] = self._datasets["history/retries"].copy()
             self._datasets["history/retries"][-1] += 1
-        self._changed()
 
     # --- results ----------------------------------------------------------------------------------------------
 

@@ -16,7 +16,10 @@ from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.protocols import Wavefunction
 from nqs.vmc.guard import Guard
+from nqs.vmc.pace import Pace
 from nqs.vmc.steps import RunningStage, Step
+
+OTHERS = ("guard.", "pace.")  # beginnings of the names of what is kept beside the state of the optimiser
 
 
 def open_archive(
@@ -59,12 +62,13 @@ def keep_step(
     wavefunction: Wavefunction,
     running: RunningStage,
     guard: Guard,
+    pace: Pace,
     generator: torch.Generator,
 ) -> None:
     """Row of the history and checkpoint after a step."""
     checkpoint = Checkpoint(
         model=wavefunction.state_dict(),
-        optimiser=running.optimiser.state_dict() | guard.state_dict(),
+        optimiser=running.optimiser.state_dict() | guard.state_dict() | pace.state_dict(),
         generator=generator.get_state(),
         sampler=running.sampler.state_dict(),
         damping=guard.damping,
@@ -78,6 +82,7 @@ def restore(
     wavefunction: Wavefunction,
     running: RunningStage,
     guard: Guard,
+    pace: Pace,
     generator: torch.Generator,
 ) -> None:
     """Restore the state after the last recorded step; store an initial state that the configuration does not fix."""
@@ -88,11 +93,12 @@ def restore(
         return
     found = archive.checkpoint()
     wavefunction.load_state_dict(found.model)
-    of_optimiser = {name: value for name, value in found.optimiser.items() if not name.startswith("guard.")}
+    of_optimiser = {name: tensor for name, tensor in found.optimiser.items() if not name.startswith(OTHERS)}
     running.optimiser.load_state_dict(of_optimiser)
     running.sampler.load_state_dict(found.sampler)
     before = None if found.last_good is None else found.last_good.to(guard.parameters[0].device)
     guard.load_state_dict(found.optimiser, before, found.damping)
+    pace.load_state_dict(found.optimiser)
     if len(found.generator) == len(generator.get_state()):
         generator.set_state(found.generator)
     else:  # written on another kind of device: go on with fresh random numbers
