@@ -114,8 +114,8 @@ class Frontier:
         size = self.n_sites * states * self.local_dim
         if size > MAX_TABLE:
             raise ValueError(
-                f"the charges and constraints need a table of at least {self.n_sites} sites x {states:,} states of a prefix x "
-                f"{self.local_dim} local states = {size:.1e} entries, the limit is {MAX_TABLE:.1e}: site {site} is "
+                f"the charges and constraints need a table of at least {self.n_sites} sites x {states:,} states of a "
+                f"prefix x {self.local_dim} local states = {size:.1e} entries, the limit is {MAX_TABLE:.1e}: site {site} is "
                 f"followed by neighbours of {len(frontier)} sites before it. Use a narrower lattice, with its longest "
                 "direction first, or shorter constraints."
             )
