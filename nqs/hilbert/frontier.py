@@ -115,9 +115,9 @@ class Frontier:
         if size > MAX_TABLE:
             raise ValueError(
                 f"the charges and constraints need a table of at least {self.n_sites} sites x {states:,} states of a "
-                f"prefix x {self.local_dim} local states = {size:.1e} entries, the limit is {MAX_TABLE:.1e}: site {site} "
-                f"is followed by neighbours of {len(frontier)} sites before it. Use a narrower lattice, with its longest "
-                "direction first, or shorter constraints."
+                f"prefix x {self.local_dim} local states = {size:.1e} entries, the limit is {MAX_TABLE:.1e}: "
+                f"site {site} is followed by neighbours of {len(frontier)} sites before it. Use a narrower lattice, "
+                "with its longest direction first, or shorter constraints."
             )
 
     # --- configurations ---------------------------------------------------------------------------------------
