@@ -9,6 +9,7 @@ from nqs.hamiltonians.local_terms import LocalTerms
 from nqs.hamiltonians.netket.export import to_netket
 from nqs.hamiltonians.netket.operator import NetKetOperator
 from nqs.hamiltonians.operators import Operator
+from nqs.hamiltonians.rydberg import Rydberg, pxp
 from nqs.hamiltonians.tj import TJ
 from nqs.hamiltonians.tv import TV
 
@@ -23,7 +24,9 @@ __all__ = [
     "LocalTerms",
     "NetKetOperator",
     "Operator",
+    "Rydberg",
     "harmonic_trap",
+    "pxp",
     "staggered_potential",
     "to_netket",
 ]

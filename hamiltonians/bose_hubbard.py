@@ -14,9 +14,11 @@ Without phases and with J > 0 all off-diagonal elements are negative: the ground
 Fisher et al., Phys. Rev. B 40, 546 (1989). The same matrix as netket.operator.BoseHubbard with the same J, U, V and mu.
 """
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
@@ -30,7 +32,7 @@ from nqs.hamiltonians.couplings import (
     values,
     weighted_sum,
 )
-from nqs.hilbert import HilbertSpace, bosons
+from nqs.hilbert import HilbertSpace, bosons, one_for_each
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
@@ -48,7 +50,7 @@ class BoseHubbard:
         mu: chemical potential, one number or one for each site.
         potential: epsilon_i, one energy per site, such as `harmonic_trap(lattice, 0.1)`; None for none.
         phases: theta_ij, one angle per bond in radians, such as `lattice.twist_phases([0.3])`; None for none.
-        n_max: largest occupation of a site; None for no cutoff.
+        n_max: largest occupation of a site, one number or one for each site; None for no cutoff.
 
     Raises:
         ValueError: an impossible number of particles, numbers that are not finite, or lists of the wrong length.
@@ -71,10 +73,12 @@ class BoseHubbard:
     mu: Coupling = 0.0
     potential: Numbers | None = None
     phases: Numbers | None = None
-    n_max: int | None = None
+    n_max: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         checked_couplings(self, bonds=("J", "V"), sites=("U", "mu"))
+        if self.n_max is not None and np.ndim(self.n_max):
+            object.__setattr__(self, "n_max", tuple(one_for_each(self.n_max, self.lattice.n_sites, "n_max")))
         self.hilbert  # noqa: B018 - refuses an impossible sector now
 
     @cached_property
@@ -115,8 +119,8 @@ class BoseHubbard:
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """One boson hops over each bond in each direction, where the source is occupied and the target not full."""
         source, target, amplitude = (t.to(n.device) for t in self._hops)  # (2 bonds,) each
-        full = self.hilbert.local_dim - 1
-        parents, hop = ((n[:, source] > 0) & (n[:, target] < full)).nonzero().T  # (K,) each
+        full = torch.tensor(self.hilbert.local_dims, device=n.device) - 1  # (L,)
+        parents, hop = ((n[:, source] > 0) & (n[:, target] < full[target])).nonzero().T  # (K,) each
         source, target = source[hop], target[hop]
         k = torch.arange(len(parents), device=n.device)
         n_prime = n[parents]  # (K, L)
@@ -148,7 +152,8 @@ class BoseHubbard:
             (1, float(self.potential is not None), "", "sum_i epsilon_i n_i"),
         ]
         filling = "grand-canonical" if self.n_particles is None else f"{self.n_particles} bosons"
-        cutoff = "" if self.n_max is None else f", at most {self.n_max} on a site"
+        most = " or ".join(map(str, sorted(set(np.atleast_1d(self.n_max).tolist())))) if self.n_max is not None else ""
+        cutoff = f", at most {most} on a site" if most else ""
         return f"Bose-Hubbard, H = {signed_sum(terms)}, {self.lattice}, {filling}{cutoff}"
 
     __repr__ = __str__

@@ -17,7 +17,7 @@ S^x_i S^x_j + S^y_i S^y_j = (S+_i S-_j + S-_i S+_j) / 2, and with S+ |n> = sqrt(
 Marshall's rule: the signs (-1)^(sum of n over sublattice A) turn the sign of every exchange between the two
 sublattices of a bipartite lattice. Where these couplings are antiferromagnetic, and those inside a sublattice
 ferromagnetic or absent, all off-diagonal elements become negative, and the rule gives the exact signs of the ground
-state of every sector (Perron-Frobenius) for any spin, anisotropy and field. No sign rule is applied here.
+state of every sector (Perron-Frobenius) for any spins, anisotropy and field. No sign rule is applied here.
 
 Marshall, Proc. R. Soc. A 232, 48 (1955); Lieb and Mattis, J. Math. Phys. 3, 749 (1962). For spin 1/2 the same as
 netket.operator.Heisenberg(hilbert, graph, J=J / 4, sign_rule=False), which uses Pauli matrices and, unless told
@@ -39,7 +39,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.hamiltonians.couplings import Coupling, checked_couplings, signed_sum, weighted_sum
-from nqs.hilbert import HilbertSpace, spins
+from nqs.hilbert import HilbertSpace, one_for_each, spins
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 
@@ -57,7 +57,7 @@ class Heisenberg:
         Delta: anisotropy of the S^z S^z term, one number for all shells or one for each, or lists as for J; 1 for full
             rotation symmetry, 0 for the XY model, infinity for J S^z S^z alone.
         h: magnetic field along z, one number or one for each site; a positive one favours spin up.
-        spin: 1/2, 1, 3/2, ...
+        spin: 1/2, 1, 3/2, ..., one length or one for each site.
 
     J and Delta are kept as one number, or one tuple, per shell.
 
@@ -77,7 +77,7 @@ class Heisenberg:
     J: Coupling | Sequence[Coupling] = 1.0
     Delta: Coupling | Sequence[Coupling] = 1.0
     h: Coupling = 0.0
-    spin: float = 0.5
+    spin: float | Sequence[float] = 0.5
 
     def __post_init__(self) -> None:
         J, Delta = self._by_shell("J"), self._by_shell("Delta")
@@ -99,6 +99,8 @@ class Heisenberg:
         object.__setattr__(self, "J", J)
         object.__setattr__(self, "Delta", Delta)
         checked_couplings(self, sites=("h",))
+        if np.ndim(self.spin):
+            object.__setattr__(self, "spin", tuple(one_for_each(self.spin, self.lattice.n_sites, "spin")))
         self.hilbert, self.bond_couplings  # noqa: B018 - refuse an impossible sector and missing shells now
 
     @cached_property
@@ -142,22 +144,27 @@ class Heisenberg:
     def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         """sum_k sum_<ij>_k J_ij Delta_ij S^z_i S^z_j - sum_i h_i S^z_i."""
         i, j, _, coupling = (t.to(n.device) for t in self.bond_couplings)
-        sz = n.double() - self.spin
+        sz = n.double() - self._tops.to(n.device) / 2
         return (sz[:, i] * sz[:, j]) @ coupling - weighted_sum(self.h, sz)
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """Over each bond, in each direction, one spin goes up and the other down, where both can."""
         raised, lowered, amplitude = (t.to(n.device) for t in self._exchanges)  # (2 bonds,) each
-        top = self.hilbert.local_dim - 1  # 2 S
-        parents, pair = ((n[:, raised] < top) & (n[:, lowered] > 0)).nonzero().T  # (K,) each
+        tops = self._tops.to(n.device)  # (L,)
+        parents, pair = ((n[:, raised] < tops[raised]) & (n[:, lowered] > 0)).nonzero().T  # (K,) each
         raised, lowered = raised[pair], lowered[pair]
         k = torch.arange(len(parents), device=n.device)
         n_prime = n[parents]  # (K, L)
         a, b = n_prime[k, raised].double(), n_prime[k, lowered].double()
-        root = ((a + 1) * (top - a) * b * (top - b + 1)).sqrt()
+        root = ((a + 1) * (tops[raised] - a) * b * (tops[lowered] - b + 1)).sqrt()
         n_prime[k, raised] += 1
         n_prime[k, lowered] -= 1
         return Connected(n_prime, amplitude[pair] * root, parents)
+
+    @property
+    def _tops(self) -> Int64[Tensor, " L"]:
+        """2 S of every site."""
+        return torch.tensor(self.hilbert.local_dims) - 1
 
     @cached_property
     def bond_couplings(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -229,8 +236,8 @@ class Heisenberg:
                 product = f"(S^x_i S^x_j + S^y_i S^y_j + {symbol} S^z_i S^z_j)"
             terms.append((1, J, f"J{shell}_ij", f"sum_<ij>{shell and '_'}{shell} {product}"))
         terms.append((-1, self.h, "h_i", "sum_i S^z_i"))
-        spin = Fraction(self.spin)
-        operators = "S = sigma/2" if spin == Fraction(1, 2) else f"spin operators of S = {spin}"
+        lengths = " and ".join(str(Fraction(spin)) for spin in sorted(set(np.atleast_1d(self.spin).tolist())))
+        operators = "S = sigma/2" if lengths == "1/2" else f"spin operators of S = {lengths}"
         sector = "all total Sz" if self.total_sz is None else f"total Sz = {Fraction(self.total_sz)}"
         return f"Heisenberg, H = {signed_sum(terms, inner=anisotropies)}, {operators}, {self.lattice}, {sector}"
 

@@ -43,6 +43,7 @@ __all__ = [
     "is_stoquastic",
     "lattice_of",
     "marshall_exact",
+    "marshall_sublattice",
     "max_connected",
     "unit_of",
 ]
@@ -92,6 +93,19 @@ def max_connected(hamiltonian: Hamiltonian) -> int:
 def marshall_exact(hamiltonian: Hamiltonian) -> bool | None:
     """Spins: whether Marshall's rule gives the exact signs; None (default): not known to apply."""
     return getattr(hamiltonian, "marshall_exact", None)
+
+
+def marshall_sublattice(hamiltonian: Hamiltonian) -> tuple[int, ...] | None:
+    """Sites whose local states give the sign (-1)^(their sum), 1 or 0 each: those of sublattice 1 by default.
+
+    None without a lattice, or if it is not bipartite.
+    """
+    if (given := getattr(hamiltonian, "marshall_sublattice", None)) is not None:
+        return tuple(given)
+    try:
+        return None if (lattice := lattice_of(hamiltonian)) is None else tuple(lattice.sublattices().tolist())
+    except ValueError:  # not bipartite
+        return None
 
 
 def has_boundary_phases(hamiltonian: Hamiltonian) -> bool:

@@ -34,7 +34,7 @@ class Config:
         None  # exchange of each nearest-neighbour bond, in the order of lattice.bonds()
     )
     h: Couplings = 0.0  # field along z: one number, or one for each site
-    spin: float = 0.5
+    spin: tuple[float, ...] = (0.5,)  # length of the spins; several are repeated along the sites: 0.5 1 alternate
 
     options: CommonOptions = field(default_factory=Options)
 
@@ -43,7 +43,11 @@ def main(config: Config) -> Result:
     lattice = hypercubic(config.shape, config.boundary)
     first, *further = config.J
     J = (first if config.J_by_bond is None else config.J_by_bond, *further)
-    hamiltonian = Heisenberg(lattice, config.total_sz, J=J, Delta=config.Delta, h=config.h, spin=config.spin)
+    cells, rest = divmod(lattice.n_sites, len(config.spin))
+    if rest:
+        raise ValueError(f"spin={config.spin}: the {lattice.n_sites} sites are no multiple of {len(config.spin)}.")
+    spin = config.spin[0] if len(config.spin) == 1 else config.spin * cells
+    hamiltonian = Heisenberg(lattice, config.total_sz, J=J, Delta=config.Delta, h=config.h, spin=spin)
     sites = "x".join(map(str, config.shape))
     name = f"heisenberg-{sites}-J{'-'.join(f'{J:g}' for J in config.J)}"
     return config.options.ground_state(hamiltonian, name=name)

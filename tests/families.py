@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, NetKetOperator
+from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, NetKetOperator, Rydberg
 from nqs.hilbert import bosons
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
 
@@ -204,6 +204,34 @@ def ising_in_netket(h: Ising) -> list[Any]:
     for (i, j), sign, J in zip(bonds.tolist(), signs, each(h.J, len(bonds)), strict=True):
         rest += -J * sign * z(i) @ z(j)
     return [rest]
+
+
+@st.composite
+def rydberg(draw: st.DrawFn) -> Recipe:
+    """With and without a blockade, interactions of all atoms or of near ones."""
+    small = [x for x in LATTICES if x.n_sites <= 8 and "antiperiodic" not in x.boundary]
+    return functools.partial(
+        Rydberg,
+        draw(st.sampled_from(small)),
+        **{name: draw(COUPLINGS) for name in ("Omega", "Delta", "V")},
+        blockade=draw(st.sampled_from([0.0, 1.0, 2.0])),
+        reach=draw(st.sampled_from([None, 1.0, 3.0])),
+    )
+
+
+def rydberg_in_netket(h: Rydberg) -> list[Any]:
+    """The formula on all 2^L states; it also leads to those that the blockade leaves out."""
+    import netket as nk
+
+    L, cls = h.lattice.n_sites, nk.operator.LocalOperatorNumba
+    space, distances = nk.hilbert.Fock(1, L), h.lattice.distances().tolist()
+    operator = cls(space, dtype=float)
+    for i in range(L):
+        operator += cls(space, [[0.0, h.Omega / 2], [h.Omega / 2, -h.Delta]], [i], dtype=float)
+    for i, j in itertools.combinations(range(L), 2):
+        if distances[i][j] < (math.inf if h.reach is None else h.reach + 0.01):
+            operator += cls(space, np.diag([0.0, 0.0, 0.0, h.V / distances[i][j] ** 6]), [i, j], dtype=float)
+    return [operator]
 
 
 # ---- fermions --------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ from families import (
     ising,
     ising_in_netket,
     netket_operators,
+    rydberg,
+    rydberg_in_netket,
 )
 from matrices import assert_same, dense, netket_matrix, rows
 
@@ -57,6 +59,7 @@ CONTRACT = {
     "BoseHubbard": Family(bose_hubbard(), bose_hubbard_in_netket),
     "Heisenberg": Family(heisenberg(), heisenberg_in_netket),
     "Ising": Family(ising(), ising_in_netket),
+    "Rydberg": Family(rydberg(), rydberg_in_netket, projected=True),
     "FermiHubbard": Family(fermions(FermiHubbard), fermions_in_netket),
     "TV": Family(fermions(TV), fermions_in_netket),
     "TJ": Family(fermions(TJ), fermions_in_netket, projected=True),

@@ -23,6 +23,7 @@ from nqs.hamiltonians import (
     Ising,
     LocalTerms,
     NetKetOperator,
+    Rydberg,
     harmonic_trap,
 )
 from nqs.hilbert import fermions, spins
@@ -61,6 +62,7 @@ CONFIGURATIONS = [
     Heisenberg(RING, 0, J=0.5, Delta=1.5),
     Heisenberg(RING, 1.0, J=(1.0, 0.5), spin=1.0),
     Ising(RING, h=0.7),
+    Rydberg(RING, Delta=0.4, V=2.0, blockade=1.0),
     TJ(RING, 1, 2, J=0.4),
     TV(RING, 2, V=1.5, mu=0.1, twist=(0.5,)),
     MarshallSign(sublattice=(0, 1, 0, 1)),

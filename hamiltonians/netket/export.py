@@ -23,14 +23,15 @@ Product = tuple[list[tuple[int, int]], complex]  # of (orbital, 1 for c+, 0 for 
 def to_netket(hamiltonian: Hamiltonian) -> Any:
     """The same operator in NetKet, on the space of NetKet with the same sector.
 
-    BoseHubbard, Heisenberg and Ising become a LocalOperator, TV and FermiHubbard a FermionOperator2nd; each is built
-    from the couplings and bonds of the family, not from its matrix elements. Every other Hamiltonian, including
-    user-defined ones, becomes an operator of NetKet that calls its `diagonal` and `connected` (torch on the CPU, not
-    jitted).
+    BoseHubbard, Heisenberg and Ising on equal sites become a LocalOperator, TV and FermiHubbard a FermionOperator2nd;
+    each is built from the couplings and bonds of the family, not from its matrix elements. Every other Hamiltonian,
+    including user-defined ones, becomes an operator of NetKet that calls its `diagonal` and `connected` (torch on the
+    CPU, not jitted).
 
     Local states as for `NetKetOperator`: spins are 2 S^z, occupation numbers themselves; electrons are on
     orbital i of the down block or i of the up block. The matrix elements are those of the Hamiltonian. Sectors that
-    NetKet does not have, such as that of the t-J model, one spin with a free number or a parity, become a constraint.
+    NetKet does not have, such as that of the t-J model, one spin with a free number, a parity, a blockade, or sites
+    with different local states, become a constraint.
     """
     import netket as nk
 
@@ -38,7 +39,7 @@ def to_netket(hamiltonian: Hamiltonian) -> Any:
     if isinstance(hamiltonian, TV | FermiHubbard):
         terms, weights = zip(*_fermion_products(hamiltonian), strict=True)
         return nk.operator.FermionOperator2nd(space, terms, weights)
-    if isinstance(hamiltonian, BoseHubbard | Heisenberg | Ising):
+    if isinstance(hamiltonian, BoseHubbard | Heisenberg | Ising) and not hamiltonian.hilbert.states_differ:
         matrices = _local_matrices(hamiltonian)
         if isinstance(space, nk.hilbert.Spin):  # its matrices count from spin up
             matrices = [(sites, matrix[::-1, ::-1]) for sites, matrix in matrices]
@@ -92,7 +93,7 @@ def _local_matrices(hamiltonian: BoseHubbard | Heisenberg | Ising) -> list[tuple
         for i, (U, mu, energy) in enumerate(_numbers(L, hamiltonian.U, hamiltonian.mu, hamiltonian.potential)):
             matrices.append(([i], U / 2 * number @ (number - np.eye(d)) + (energy - mu) * number))
     elif isinstance(hamiltonian, Heisenberg):
-        sz = np.diag(np.arange(d) - hamiltonian.spin)
+        sz = np.diag(np.arange(d) - (d - 1) / 2)
         raising = np.diag(np.sqrt([(n + 1) * (d - 1 - n) for n in range(d - 1)]), -1)
         exchange = np.kron(raising, raising.T) / 2
         for i, j, J, J_z in zip(*(part.tolist() for part in hamiltonian.bond_couplings), strict=True):

@@ -43,7 +43,7 @@ from nqs.hamiltonians.netket.terms import (
     terms_of,
     to_digits,
 )
-from nqs.hilbert import MAX_LOCAL_STATES, HilbertSpace
+from nqs.hilbert import MAX_LOCAL_STATES, HilbertSpace, excluded_pairs
 from nqs.protocols import Connected
 from nqs.samples import distinct
 
@@ -216,6 +216,9 @@ class NetKetOperator:
         for site, (state, d) in enumerate(zip(after, self.hilbert.local_dims, strict=True)):
             if state >= d:
                 return f"a site to a state beyond the largest one, {self.hilbert.states_at(site)[-1]!r}"
+        for (i, j), excluded in excluded_pairs(self.hilbert.exclusions, self.hilbert.local_dim).items():
+            if excluded[after[i], after[j]]:
+                return f"the sites {(i, j)} to local states that exclude each other"
         names = [c.name for c in self.hilbert.charges if c.target is not None]
         sites = range(self.hilbert.n_sites)
         tables = [self.hilbert.table(c.values) for c in self.hilbert.charges if c.target is not None]
@@ -387,6 +390,8 @@ def _compile(operator: NetKetOperator, device: torch.device) -> Compiled:
 
 def _conserves(operator: NetKetOperator, changes: Iterable[Change]) -> bool:
     """Whether every change conserves the charges of the sector, each a sum over modes; False if this is not proven."""
+    if operator.hilbert.exclusions:
+        return False
     charges = []  # modulus, and for every mode the charge of its digits
     for charge in operator.hilbert.charges:
         if charge.target is None:

@@ -29,7 +29,17 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from nqs.hamiltonians.local_terms import Digits
-from nqs.hilbert import MAX_LOCAL_STATES, Charge, HilbertSpace, Species, bosons, fermions, product_space, spins
+from nqs.hilbert import (
+    MAX_LOCAL_STATES,
+    Charge,
+    HilbertSpace,
+    Species,
+    bosons,
+    excluded_pairs,
+    fermions,
+    product_space,
+    spins,
+)
 
 FLIPS = 6  # largest number of X and Y of a Pauli string that becomes a matrix
 FALLBACK = 4096  # configurations of the sector of an operator of unknown structure
@@ -248,6 +258,8 @@ def sector_constraint() -> Any:
                     values = jnp.array(sector.table(charge.values))
                     missing = values[jnp.arange(sector.n_sites), n].sum(axis=-1) - charge.target
                     inside &= (missing % charge.modulus if charge.modulus else missing) == 0
+            for (i, j), excluded in excluded_pairs(sector.exclusions, sector.local_dim).items():
+                inside &= ~jnp.array(excluded)[n[..., i], n[..., j]]
             return inside
 
         def __hash__(self) -> int:

@@ -5,7 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ def to_plain(value: Any, *, strict: bool = True) -> Any:
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__name__} | {
-            f.name: to_plain(getattr(value, f.name), strict=strict) for f in fields(value) if f.init
+            f.name: to_plain(getattr(value, f.name), strict=strict) for f in fields(value) if _is_stored(value, f)
         }
     if isinstance(value, (list, tuple)):
         return [to_plain(item, strict=strict) for item in value]
@@ -49,6 +49,11 @@ def to_plain(value: Any, *, strict: bool = True) -> Any:
     raise TypeError(
         f"{value!r} ({type(value).__name__}) cannot be written to an archive: use dataclasses and plain data."
     )
+
+
+def _is_stored(value: Any, field: Field[Any]) -> bool:
+    """Fields that were added to a class later ("stored_if_default": False) change no digest of older configurations."""
+    return field.init and (field.metadata.get("stored_if_default", True) or getattr(value, field.name) != field.default)
 
 
 def _as_array(value: Any) -> np.ndarray | None:

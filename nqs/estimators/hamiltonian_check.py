@@ -12,7 +12,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from nqs.hilbert import HilbertSpace
+from nqs.hilbert import HilbertSpace, excluded_pairs
 from nqs.protocols import Connected, Hamiltonian, is_stoquastic, max_connected
 from nqs.samples import Lookup, distinct
 from nqs.symmetry.group import Symmetry
@@ -105,7 +105,7 @@ def _rows(hamiltonian: Hamiltonian, n: Tensor, name: str) -> Connected:
         raise ValueError(
             f"{name} leaves the sector: it leads from {n[parents[k]].tolist()} to {m[k].tolist()} with the element "
             f"{elements[k].item():g}, which {_why(hilbert, m[k])}; the sector is {hilbert}. Leave that charge open "
-            "(None), or leave the term out."
+            "(None) or that constraint out, or leave the term out."
         )
     same = (m == n[parents]).all(1).nonzero()[:, 0]
     if len(same):
@@ -119,6 +119,9 @@ def _why(hilbert: HilbertSpace, n: Tensor) -> str:
     beyond = (n.cpu().long() >= torch.tensor(hilbert.local_dims)).nonzero()[:, 0]
     if len(beyond):
         return f"has a local state beyond the largest one (the cutoff) at site {int(beyond[0])}"
+    for pair, excluded in excluded_pairs(hilbert.exclusions, hilbert.local_dim).items():
+        if excluded[tuple(n[list(pair)].tolist())]:
+            return f"has local states at the sites {pair} that exclude each other"
     return "has other conserved charges"
 
 

@@ -5,20 +5,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nqs.hilbert.charges import Charge, Kind, Species, Values, rows_of
 from nqs.hilbert.space import HilbertSpace, check_sites
 
+T = TypeVar("T")
 
-def bosons(n_sites: int, n_particles: int | None = None, n_max: int | None = None) -> HilbertSpace:
+
+def bosons(n_sites: int, n_particles: int | None = None, n_max: int | Sequence[int] | None = None) -> HilbertSpace:
     """Bosons with occupation numbers 0 .. n_max per site.
 
     Args:
         n_sites: number of sites.
         n_particles: conserved total number; None for the grand-canonical space.
-        n_max: largest occupation of a site; None for no cutoff, which needs n_particles.
+        n_max: largest occupation of a site, one number or one for each site; None for no cutoff, which needs
+            n_particles.
 
     Raises:
         ValueError: negative numbers, a cutoff below the filling, or neither a number nor a cutoff.
@@ -34,17 +38,19 @@ def bosons(n_sites: int, n_particles: int | None = None, n_max: int | None = Non
     check_sites(n_sites)
     if n_particles is not None and n_particles < 0:
         raise ValueError(f"n_particles={n_particles}: a number of particles is 0 or more.")
-    if n_max is not None and n_max < 1:
+    most = one_for_each(n_particles if n_max is None else n_max, n_sites, "n_max")
+    if n_max is not None and min(most) < 1:
         raise ValueError(f"n_max={n_max}: at least one boson must fit on a site, n_max >= 1.")
-    if n_particles is not None and n_max is not None and n_particles > n_max * n_sites:
+    if n_particles is not None and n_particles > sum(most):
+        enough = f" to at least {-(-n_particles // n_sites)}" if isinstance(n_max, int) else ""
         raise ValueError(
-            f"n_max={n_max} on {n_sites} sites holds at most {n_max * n_sites} bosons, but n_particles={n_particles}: "
-            f"raise n_max to at least {-(-n_particles // n_sites)} or lower n_particles."
+            f"n_max={n_max} on {n_sites} sites holds at most {sum(most)} bosons, but n_particles={n_particles}: "
+            f"raise n_max{enough} or lower n_particles."
         )
-    largest = min(x for x in (n_particles, n_max) if x is not None)
-    states = range(largest + 1)
-    particles, species = Charge("particles", tuple(states), n_particles), Species("particles", "boson", tuple(states))
-    return HilbertSpace(n_sites, tuple(str(k) for k in states), (particles,), (species,))
+    rows = [tuple(range((k if n_particles is None else min(k, n_particles)) + 1)) for k in most]
+    numbers, names = _shared(rows), _shared([tuple(map(str, row)) for row in rows])
+    particles, species = Charge("particles", numbers, n_particles), Species("particles", "boson", numbers)
+    return HilbertSpace(n_sites, names, (particles,), (species,))
 
 
 def fermions(n_orbitals: int, n_particles: int | None = None) -> HilbertSpace:
@@ -75,25 +81,47 @@ def electrons(
     return HilbertSpace(n_orbitals, local_states, charges, species)
 
 
-def spins(n_sites: int, total_sz: float | None = None, spin: float = 0.5) -> HilbertSpace:
+def spins(n_sites: int, total_sz: float | None = None, spin: float | Sequence[float] = 0.5) -> HilbertSpace:
     """Spins of length `spin`: local state k has S^z = k - spin, so that 0 is fully down.
 
     Args:
         n_sites: number of spins.
         total_sz: conserved total S^z, a multiple of 1/2; None where it is not conserved.
-        spin: 1/2, 1, 3/2, ...
+        spin: 1/2, 1, 3/2, ..., one length or one for each site.
 
     Raises:
         ValueError: spin or total_sz is no multiple of 1/2, or total_sz cannot be reached.
+
+    >>> spins(4, 0, spin=(0.5, 1, 0.5, 1)).dimension
+    10
     """
-    twice = _doubled("spin", spin)
-    if twice < 1:
+    check_sites(n_sites)
+    lengths = [_doubled("spin", s) for s in one_for_each(spin, n_sites, "spin")]
+    if min(lengths) < 1:
         raise ValueError(f"spin={spin}: the length of a spin is 1/2, 1, 3/2, ...")
-    values = tuple(2 * k - twice for k in range(twice + 1))
-    names = tuple(str(Fraction(v, 2)) for v in values)
+    rows = [tuple(2 * k - twice for k in range(twice + 1)) for twice in lengths]
+    values, names = _shared(rows), _shared([tuple(str(Fraction(v, 2)) for v in row) for row in rows])
     target = None if total_sz is None else _doubled("total_sz", total_sz)
-    species = Species("spins", "spin", (1,) * len(values), values)
+    species = Species("spins", "spin", _shared([(1,) * len(row) for row in rows]), values)
     return HilbertSpace(n_sites, names, (Charge("2 Sz", values, target),), (species,))
+
+
+def one_for_each(value: Any, n_sites: int, name: str) -> list[Any]:
+    """One number for each site, from one number or a list.
+
+    Raises:
+        ValueError: a list of another length.
+    """
+    values = np.asarray(value).tolist()
+    values = values if isinstance(values, list) else [values] * n_sites
+    if len(values) != n_sites:
+        raise ValueError(f"{name} has {len(values)} values for {n_sites} sites: give one number, or one for each site.")
+    return values
+
+
+def _shared(rows: Sequence[tuple[T, ...]]) -> tuple[T, ...] | tuple[tuple[T, ...], ...]:
+    """The rows of all sites, or the one row that they share."""
+    return rows[0] if len(set(rows)) == 1 else tuple(rows)
 
 
 def _doubled(name: str, value: float) -> int:
@@ -115,6 +143,7 @@ def product_space(*spaces: HilbertSpace) -> HilbertSpace:
     starts = itertools.accumulate((space.n_sites for space in spaces[:-1]), initial=0)
     charges: dict[tuple[str, int | None], Charge] = {}
     species: dict[tuple[str, Kind], Species] = {}
+    exclusions = []
     for space, start in zip(spaces, starts, strict=True):
 
         def placed(values: Values, space: HilbertSpace = space, start: int = start) -> np.ndarray:
@@ -122,6 +151,7 @@ def product_space(*spaces: HilbertSpace) -> HilbertSpace:
             table[start : start + space.n_sites, : space.local_dim] = space.table(values)
             return table
 
+        exclusions += [exclusion.moved(start) for exclusion in space.exclusions]
         for charge in space.charges:
             free = charge.target is None
             name = charge.name if free else f"{charge.name} of the sites {start} to {start + space.n_sites - 1}"
@@ -140,7 +170,7 @@ def product_space(*spaces: HilbertSpace) -> HilbertSpace:
             )
     states = tuple(space.states_at(site) for space in spaces for site in range(space.n_sites))
     known = tuple(species.values()) if all(space.species for space in spaces) else ()
-    return HilbertSpace(len(dims), states, tuple(charges.values()), known)
+    return HilbertSpace(len(dims), states, tuple(charges.values()), known, tuple(exclusions))
 
 
 def _row_by_row(table: np.ndarray, dims: Sequence[int]) -> tuple[tuple[int, ...], ...]:

@@ -1,45 +1,19 @@
-"""Walk through a sector site by site: the charge that is still missing, and how many completions a prefix has.
+"""Walk through a sector of charges site by site: the state of a prefix is the charge that is still missing.
 
-A prefix n_1 .. n_s is kept only if some choice of the remaining sites still reaches the targets of all conserved
-charges. One backward table decides this, counts the completions and so gives the dimension, the lexicographic rank and
-uniform sampling:
-
-    counts[s, r] = sum_n counts[s + 1, r - values[s, n]],    counts[L, r] = 1 if r = 0 else 0,
-
-with r the charge still missing before site s (a remainder; a mixed-radix index over the conserved charges). The counts
-are Python integers, so that every dimension is exact. Where all sites have the same local states with the same charges,
-one table of transitions serves all of them.
+The remainder r before site s is a mixed-radix index over the conserved charges. Where all sites have the same local
+states with the same charges, one table of transitions serves all of them.
 """
 
 # Shapes: B configurations, L sites, d local states, R remainders; index R is the sink of prefixes outside the sector.
 import math
 from collections.abc import Sequence
-from decimal import Decimal
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64, Integer, UInt8
+from jaxtyping import Bool, Int64, Integer, UInt8
 from torch import Tensor
-
-
-def count_text(number: int) -> str:
-    """12,345 or, of more than twelve digits, 1.234e+480: floating-point numbers end at 1e+308."""
-    return f"{number:,}" if number < 10**12 else f"{Decimal(number):.3e}"
-
-
-class SectorTables(NamedTuple):
-    """Walk through the sector site by site, as tensors on one device; the last remainder (index R) is a sink."""
-
-    # Remainder after choosing a local state, the sink if that overshoots: (R1, d), or (L, R1, d) where sites differ.
-    advance: Int64[Tensor, "*L R1 d"]
-    log_uniform: Float64[Tensor, "L R1 d"]  # log conditionals of the uniform distribution over the sector
-
-    def after(self, site: int, remainder: Int64[Tensor, " B"], token: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
-        """Remainders after choosing the local states `token` at a site."""
-        advance = self.advance if self.advance.ndim == 2 else self.advance[site]
-        return advance[remainder, token]
 
 
 class ConservedCharge(NamedTuple):
@@ -56,7 +30,7 @@ class ConservedCharge(NamedTuple):
 
 
 class Remainders:
-    """Remainders of all conserved charges of a sector.
+    """Remainders of all conserved charges of a sector: a `nqs.hilbert.completions.Walk`.
 
     Args:
         charges: (values by site and local state (L, d), target, modulus or None) of each.
@@ -74,7 +48,6 @@ class Remainders:
         # Remainders of each charge are 0 .. target, or 0 .. modulus - 1.
         self._sizes = [max(c.target, 0) + 1 if c.modulus is None else c.modulus for c in self.charges]
         self.number = math.prod(self._sizes)  # R
-        self._tables: dict[torch.device, SectorTables] = {}
 
     def _from_zero(self, values: np.ndarray, target: int, modulus: int | None) -> ConservedCharge:
         if modulus is None:
@@ -93,7 +66,7 @@ class Remainders:
         return int(np.ravel_multi_index(targets, self._sizes)) if targets else 0
 
     @cached_property
-    def _advance(self) -> np.ndarray:
+    def advance(self) -> np.ndarray:
         """(R + 1, d), or (L, R + 1, d) where sites differ: remainder after each local state.
 
         It is R, the sink, where a charge overshoots its target or the site does not have the local state.
@@ -118,57 +91,6 @@ class Remainders:
             advance = advance * size + left
         advance[overshoots] = R
         return np.vstack([advance, np.full((1, d), R)])
-
-    def _following(self, x: np.ndarray) -> np.ndarray:
-        """(L, R + 1, d): entries of x, (L + 1, R + 1), after each local state of each site."""
-        if not self.sites_differ:
-            return x[1:, self._advance]
-        return np.stack([row[advance] for row, advance in zip(x[1:], self._advance, strict=True)])
-
-    @cached_property
-    def _counts(self) -> np.ndarray:
-        """(L + 1, R + 1) Python integers: configurations of sites s .. L-1 that carry exactly the remainder."""
-        counts = np.zeros((self.n_sites + 1, self.number + 1), dtype=object)
-        counts[-1, 0] = 1
-        for site in reversed(range(self.n_sites)):
-            for column in (self._advance[site] if self.sites_differ else self._advance).T:
-                counts[site] = counts[site] + counts[site + 1][column]
-        return counts
-
-    @cached_property
-    def dimension(self) -> int:
-        """Number of configurations in the sector, exact."""
-        return int(self._counts[0, self.start]) if self.start >= 0 else 0
-
-    @cached_property
-    def below(self) -> np.ndarray:
-        """(L, R + 1, d) int64: configurations that share a prefix and continue with a smaller local state.
-
-        Raises:
-            ValueError: the dimension does not fit into 64-bit integers.
-        """
-        if self.dimension >= 2**63:
-            raise ValueError(
-                f"dimension {count_text(self.dimension)} does not fit into 64-bit integers: configurations of this "
-                "sector cannot be ranked or enumerated. Sample it instead."
-            )
-        following = self._following(self._counts)
-        below = following.cumsum(2) - following
-        # Larger entries belong to remainders that no prefix from the start reaches: never looked up.
-        return np.minimum(below, 2**63 - 1).astype(np.int64)
-
-    def tables(self, device: torch.device) -> SectorTables:
-        """See `HilbertSpace.tables`."""
-        if device not in self._tables:
-            log_counts = np.array([[math.log(c) if c else -math.inf for c in row] for row in self._counts])
-            reachable = np.isfinite(log_counts[:-1])  # (L, R + 1)
-            log_uniform = self._following(log_counts)  # (L, R + 1, d)
-            log_uniform[~reachable] = 0.0
-            log_uniform[reachable] -= log_counts[:-1][reachable][:, None]
-            self._tables[device] = SectorTables(
-                torch.from_numpy(self._advance).to(device), torch.from_numpy(log_uniform).to(device)
-            )
-        return self._tables[device]
 
     def before(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
         """Remainder before every site of the configurations n; the sink once a prefix has overshot."""

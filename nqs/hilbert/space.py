@@ -2,7 +2,8 @@
 
 A configuration is a row of local-state indices, one per site (or orbital). Every conserved charge is additive over
 sites, Q(n) = sum_s values[s, n_s], and the sector fixes Q to a target, exactly or modulo an integer (a parity). The
-local states, and the charge that each carries, may differ from site to site.
+local states, and the charge that each carries, may differ from site to site. Pairs of sites may exclude some of each
+other's local states.
 """
 
 # Shapes: B configurations, L sites, d local states, R remainders, W words.
@@ -18,7 +19,10 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from nqs.hilbert.charges import Charge, Kind, Species, Values, depends_on_site, rows_of
-from nqs.hilbert.remainders import Remainders, SectorTables, count_text
+from nqs.hilbert.completions import Completions, SectorTables, Walk, count_text
+from nqs.hilbert.exclusions import Exclusion
+from nqs.hilbert.frontier import MAX_TABLE, Frontier
+from nqs.hilbert.remainders import Remainders
 
 MAX_LOCAL_STATES = 256  # configurations are stored as uint8
 
@@ -36,15 +40,18 @@ class HilbertSpace:
         species: the kinds of particles; () if only the charges are known. Their order is the Jordan-Wigner order: all
             orbitals of the first species of fermions, in the order of the sites, come before those of the second. Two
             spaces with the same configurations are equal whatever their species.
+        exclusions: constraints between pairs of sites, such as a Rydberg blockade.
 
     Raises:
-        ValueError: sizes out of range, charges of the wrong length, or a sector without any configuration.
+        ValueError: sizes out of range, charges of the wrong length, a sector without any configuration, or constraints
+            between sites that are too far apart for a table of what every prefix excludes.
     """
 
     n_sites: int
     local_states: tuple[str, ...] | tuple[tuple[str, ...], ...]
     charges: tuple[Charge, ...] = ()
     species: tuple[Species, ...] = field(default=(), compare=False)
+    exclusions: tuple[Exclusion, ...] = field(default=(), metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
         check_sites(self.n_sites)
@@ -70,6 +77,8 @@ class HilbertSpace:
             self._check_values(f"species {species.name!r}", species.occupation)
             if species.twice_sz is not None:
                 self._check_values(f"2 Sz of the species {species.name!r}", species.twice_sz)
+        for exclusion in self.exclusions:
+            exclusion.check(self.local_dims)
         if self.dimension == 0:
             raise ValueError(self._why_empty())
 
@@ -135,7 +144,7 @@ class HilbertSpace:
         numbers = (c.target for c in self.charges if c.modulus is None and c.values == species.occupation)
         return next((number for number in numbers if number is not None), None)
 
-    # --- remainders (see nqs.hilbert.remainders) ---------------------------------------------------------------
+    # --- remainders (see nqs.hilbert.remainders and nqs.hilbert.frontier) ---------------------------------------
 
     @cached_property
     def sites_differ(self) -> bool:
@@ -145,24 +154,32 @@ class HilbertSpace:
         )
 
     @cached_property
-    def _remainders(self) -> Remainders:
+    def _walk(self) -> Walk:
         conserved = [(self.table(c.values), c.target, c.modulus) for c in self.charges if c.target is not None]
-        return Remainders(conserved, self.local_dims, sites_differ=self.sites_differ)
+        walk = Remainders(conserved, self.local_dims, sites_differ=self.sites_differ)
+        by_site = self.n_sites * walk.number * self.local_dim > MAX_TABLE and self.sites_differ
+        if not self.exclusions and not by_site:
+            return walk
+        return Frontier(Remainders(conserved, self.local_dims, sites_differ=True), self.exclusions)
+
+    @cached_property
+    def _completions(self) -> Completions:
+        return Completions(self._walk)
 
     @cached_property
     def dimension(self) -> int:
         """Exact number of configurations in the sector."""
-        return self._remainders.dimension
+        return self._completions.dimension
 
     @property
     def n_remainders(self) -> int:
-        """R: the number of different missing charges that a prefix can leave."""
-        return self._remainders.number
+        """R: the number of different remainders, missing charges and excluded local states, that a prefix can leave."""
+        return self._walk.number
 
     @cached_property
     def start(self) -> int:
         """Remainder before the first site: the whole target."""
-        return self._remainders.start
+        return self._walk.start
 
     @cached_property
     def last_is_determined(self) -> bool:
@@ -175,17 +192,17 @@ class HilbertSpace:
         A local state that cannot lead into the sector has log probability -inf. Rows that no prefix inside the
         sector reaches are zero, so that a configuration outside it ends with -inf and never with nan.
         """
-        return self._remainders.tables(torch.device(device))
+        return self._completions.tables(torch.device(device))
 
     def remainders(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
         """Remainder before every site of the configurations n; the sink once a prefix has overshot."""
-        return self._remainders.before(n)
+        return self._walk.before(n)
 
     # --- configurations ---------------------------------------------------------------------------------------
 
     def contains(self, n: UInt8[Tensor, "B L"]) -> Bool[Tensor, " B"]:
         """Which of the configurations lie in the sector."""
-        return self._remainders.contains(n)
+        return self._walk.contains(n)
 
     def rank(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
         """Lexicographic position of configurations that lie in the sector, 0 .. dimension - 1.
@@ -193,13 +210,13 @@ class HilbertSpace:
         Raises:
             ValueError: the dimension does not fit into 64-bit integers.
         """
-        below = torch.from_numpy(self._remainders.below).to(n.device)  # (L, R + 1, d)
+        below = torch.from_numpy(self._completions.below).to(n.device)  # (L, R + 1, d)
         sites = torch.arange(self.n_sites, device=n.device)
         return below[sites, self.remainders(n), n.long()].sum(1)
 
     def unrank(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B L"]:
         """Configurations at the given lexicographic positions; the inverse of `rank`."""
-        below = torch.from_numpy(self._remainders.below).to(index.device)
+        below = torch.from_numpy(self._completions.below).to(index.device)
         tables = self.tables(index.device)
         n = torch.empty((len(index), self.n_sites), dtype=torch.uint8, device=index.device)
         remainder = torch.full_like(index, self.start)
@@ -260,6 +277,7 @@ class HilbertSpace:
             if c.target is not None
         ]
         sector = ", ".join(fixed) if fixed else "no conserved charge"
+        sector += "".join(f", {e.name} of {_number_of(len(e.pairs), 'pair')}" for e in self.exclusions)
         fewest = min(self.local_dims)
         states = f"{self.local_dim}" if fewest == self.local_dim else f"{fewest} to {self.local_dim}"
         return f"{self.n_sites} sites x {states} local states, {sector}, dimension {count_text(self.dimension)}"
@@ -279,10 +297,20 @@ class HilbertSpace:
                     f"reachable values are {_ranges(sorted(reachable))}."
                 )
         wanted = ", ".join(f"{c.name} = {c.target}" for c in self.charges if c.target is not None)
+        if self.exclusions:
+            names = ", ".join(exclusion.name for exclusion in self.exclusions)
+            return (
+                f"no configuration of {self.n_sites} sites {f'with {wanted} ' if wanted else ''}obeys the constraints "
+                f"between sites ({names}); change one of them."
+            )
         return (
             f"no configuration of {self.n_sites} sites has {wanted} at the same time, although each value is "
             "possible alone; change one of them."
         )
+
+
+def _number_of(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def check_sites(n_sites: int) -> None:

@@ -13,7 +13,7 @@ from nqs.estimators.estimate import with_decimals
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
 from nqs.models import MarshallSign, SlaterDeterminant, TransformerConfig, hartree_fock
-from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, lattice_of, marshall_exact
+from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, marshall_exact, marshall_sublattice
 from nqs.recipes.samplers import DISTINCT, EXHAUSTIVE_ROWS, MANY
 from nqs.recipes.steps import EXACT_STEPS, STEPS, seconds
 
@@ -149,14 +149,9 @@ def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: st
 
 
 def _marshall(hamiltonian: Hamiltonian) -> MarshallSign | None:
-    """The rule, for Hamiltonians that say whether it is exact, on bipartite lattices."""
-    lattice = lattice_of(hamiltonian)
-    if marshall_exact(hamiltonian) is None or lattice is None:
-        return None
-    try:
-        return MarshallSign(sublattice=tuple(lattice.sublattices().tolist()))
-    except ValueError:  # not bipartite
-        return None
+    """The rule, for Hamiltonians that say whether it is exact."""
+    sublattice = None if marshall_exact(hamiltonian) is None else marshall_sublattice(hamiltonian)
+    return None if sublattice is None else MarshallSign(sublattice=sublattice)
 
 
 def _turns_negative(hamiltonian: Hamiltonian, reference: ReferencePhase) -> bool:

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.hilbert import HilbertSpace, Species
+from nqs.hilbert import HilbertSpace, Species, excluded_pairs
 from nqs.runtime.memory import max_chunk_rows
 from nqs.symmetry.orbits import EXACT_INTEGERS, smallest_of_orbits
 
@@ -271,6 +271,7 @@ class Symmetry:
         rows = max(8, min(64, CHECKED_ENTRIES // (self.order * self.n_sites)))
         some = hilbert.random(rows, torch.Generator().manual_seed(0))
         outside = ~hilbert.contains(self.images(some).reshape(-1, self.n_sites)).view(rows, self.order).all(0)
+        outside |= ~self.keeps_sites(hilbert)
         if outside.any():
             g = int(outside.nonzero()[0, 0])
             raise ValueError(
@@ -278,6 +279,29 @@ class Symmetry:
                 "it, or a sector that it keeps."
             )
         self._checked.add(hilbert)
+
+    def keeps_sites(self, hilbert: HilbertSpace) -> Bool[Tensor, " G"]:
+        """Which elements keep the local states of every site and the constraints between sites.
+
+        Exact: random configurations may not show a rare local state, or one pair of many.
+        """
+        (permutations, maps), sizes = self._arrays, np.array(hilbert.local_dims)
+        kept = (sizes[permutations] == sizes).all(1)  # (g n)_s comes from site permutation[s]
+        for size in set(hilbert.local_dims):
+            kept &= (maps[:, :size] < size).all(1)
+        relations = excluded_pairs(hilbert.exclusions, hilbert.local_dim)
+        if not relations:
+            return torch.from_numpy(kept)
+        (i, j), excluded = np.array(list(relations)).T, np.stack(list(relations.values()))  # (P,), (P, d, d)
+        index = np.full((self.n_sites, self.n_sites), -1)
+        index[i, j] = index[j, i] = np.arange(len(i))
+        for g in kept.nonzero()[0]:
+            goes_to, states = np.argsort(permutations[g]), maps[g]
+            image = index[goes_to[i], goes_to[j]]
+            same_order = (goes_to[i] < goes_to[j])[:, None, None]
+            there = np.where(same_order, excluded[image], excluded[image].transpose(0, 2, 1))
+            kept[g] = (image >= 0).all() and (there[:, states[:, None], states] == excluded).all()
+        return torch.from_numpy(kept)
 
     # ---- tables, cached for each device ----------------------------------------------------------------
 

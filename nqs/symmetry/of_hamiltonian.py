@@ -84,13 +84,16 @@ def _decision(hamiltonian: MatrixElements, symmetry: Symmetry) -> Callable[[int]
     hilbert = hamiltonian.hilbert
     if hilbert.dimension <= WHOLE:
         return _on_whole_sector(hamiltonian, symmetry)
+    keeps = symmetry.keeps_sites(hilbert)
     terms = interactions_of(hamiltonian)
     if terms is not None:
         permutations, maps = np.array(symmetry.permutations), np.array(symmetry.maps)
 
         def commutes(g: int) -> bool:
-            return keeps_the_sector(hilbert, permutations[g], maps[g]) and terms.invariant(
-                permutations[g], maps[g], fermions=symmetry.fermions
+            return (
+                bool(keeps[g])
+                and keeps_the_sector(hilbert, permutations[g], maps[g])
+                and terms.invariant(permutations[g], maps[g], fermions=symmetry.fermions)
             )
 
         return commutes

@@ -50,7 +50,14 @@ class OrbitSpace(HilbertSpace):
     def of(cls, hilbert: HilbertSpace, symmetry: Symmetry, device: torch.device | str = "cpu") -> "OrbitSpace":
         """The orbits of a sector, listed on `device` first."""
         symmetry.orbits(hilbert, device)
-        return cls(hilbert.n_sites, hilbert.local_states, hilbert.charges, hilbert.species, symmetry=symmetry)
+        return cls(
+            hilbert.n_sites,
+            hilbert.local_states,
+            hilbert.charges,
+            hilbert.species,
+            hilbert.exclusions,
+            symmetry=symmetry,
+        )
 
     def __post_init__(self) -> None:
         if self.dimension == 0:
@@ -59,7 +66,7 @@ class OrbitSpace(HilbertSpace):
     @cached_property
     def sector(self) -> HilbertSpace:
         """All configurations."""
-        return HilbertSpace(self.n_sites, self.local_states, self.charges, self.species)
+        return HilbertSpace(self.n_sites, self.local_states, self.charges, self.species, self.exclusions)
 
     @cached_property
     def dimension(self) -> int:
@@ -85,11 +92,11 @@ class OrbitSpace(HilbertSpace):
         return self._tree(torch.device(device)).tables
 
     def remainders(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
-        return self._walk(n)[0]
+        return self._nodes(n)[0]
 
     def contains(self, n: UInt8[Tensor, "B L"]) -> Bool[Tensor, " B"]:
         inside = (n < self.local_dim).all(1)
-        return inside & (self._walk(n.clamp(max=self.local_dim - 1))[1] == self._end(n.device))
+        return inside & (self._nodes(n.clamp(max=self.local_dim - 1))[1] == self._end(n.device))
 
     def rank(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
         return self._tree(n.device).below[self.remainders(n), n.long()].sum(1)
@@ -100,7 +107,7 @@ class OrbitSpace(HilbertSpace):
     def __str__(self) -> str:
         return f"{self.dimension:,} orbits of {self.symmetry.order} symmetries in {self.sector}"
 
-    def _walk(self, n: UInt8[Tensor, "B L"]) -> tuple[Int64[Tensor, "B L"], Int64[Tensor, " B"]]:
+    def _nodes(self, n: UInt8[Tensor, "B L"]) -> tuple[Int64[Tensor, "B L"], Int64[Tensor, " B"]]:
         """Node before every site, and after the last."""
         advance = self.tables(n.device).advance.flatten()
         node = torch.full((len(n),), self.start, device=n.device)
