@@ -99,8 +99,11 @@ class MemoryArchive(RunRecord):
     def flush(self) -> None:
         """Write everything to disk, if there is a file."""
 
+    def save(self) -> None:
+        """Flush during a run, which goes on if that fails."""
+
     def flush_if_due(self, policy: FlushPolicy) -> None:
-        """Flush if the policy says so."""
+        """Save if the policy says so."""
 
     def close(self) -> None:
         """End writing."""

@@ -252,7 +252,7 @@ class VMC:
         exact: ExactGroundState | None,
     ) -> None:
         """Energy from new samples, stored with them and with the observables of `nqs.observables.measure`."""
-        record.flush()  # save all steps before a long evaluation
+        record.save()  # save all steps before a long evaluation
         samples = self.evaluation.build(self.wavefunction).sample(generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
         estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
@@ -268,4 +268,4 @@ class VMC:
             for name, values in measured.items():
                 record.write_observable(name, values.cpu().numpy())
         record.write_result(estimate)
-        record.flush()
+        record.save()

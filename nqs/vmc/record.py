@@ -84,7 +84,7 @@ def restore(
     if not archive.has_checkpoint:
         if "initial" in archive.config:  # else a resumed run could not know the parameters
             archive.start(Checkpoint(wavefunction.state_dict(), running.optimiser.state_dict(), generator.get_state()))
-            archive.flush()
+            archive.save()
         return
     found = archive.checkpoint()
     wavefunction.load_state_dict(found.model)
@@ -106,7 +106,7 @@ def keep_exact(archive: MemoryArchive, exact: ExactGroundState | float | None) -
         return known if exact is None else exact
     if exact.energy != known:
         archive.write_exact(exact)
-        archive.flush()
+        archive.save()
     return exact.energy
 
 
