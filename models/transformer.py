@@ -26,6 +26,7 @@ from nqs.models.inference.kernels import log_softmax_
 from nqs.models.initialisation import initialise
 from nqs.models.normalisation import LayerNorm
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, ReferencePhase
+from nqs.runtime.defaults import float32_by_default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
         L, d, D = hilbert.n_sites, hilbert.local_dim, self.width
         # The layers draw initial values that `initialise` replaces: keep the global random state. (The meta device
         # would avoid the draws, but takes a second to import.)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), float32_by_default():
             self.token = nn.Embedding(d + 1, D)  # local state of the site before; d before the first site
             self.site = nn.Embedding(L, D)
             self.blocks = cast(list[Block], nn.ModuleList(Block(config, L) for _ in range(config.layers)))

@@ -1,6 +1,7 @@
 """The record of a run in memory: the interface that the loop writes to, whether or not there is a file."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
@@ -62,6 +63,10 @@ class MemoryArchive(RunRecord):
         attributes = self._attributes | {"checkpoint": {"step": step, "damping": new.damping}}
         datasets = {path: old for path, old in self._datasets.items() if not path.startswith("checkpoint/")} | arrays
         return attributes, datasets
+
+    def write_provenance(self, parameters: str, sessions: Sequence[Mapping[str, Any]]) -> None:
+        """Store the digest of the initial parameters, and the sessions of `RunRecord.sessions`."""
+        self._attributes["provenance"] = {"parameters": parameters, "sessions": json.dumps(list(sessions))}
 
     def roll_back(self, model: "Mapping[str, Tensor]") -> None:
         """Replace the parameters after the last step by those before it, and count a retry."""

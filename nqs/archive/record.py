@@ -1,5 +1,6 @@
 """Read access to the record of a run: configuration, history, checkpoint and results."""
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,8 +107,19 @@ class RunRecord:
         """Whether all steps were made and the energy was evaluated after the last one."""
         return self.result_step == self.steps
 
+    @property
+    def initial_parameters(self) -> str | None:
+        """SHA-256 of the parameters before the first step; None in archives of earlier versions."""
+        found = self._attributes.get("provenance", {}).get("parameters")
+        return str(found) if found else None
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """Version, device and threads of every process that made steps, and its first step; [] in earlier archives."""
+        return list(json.loads(str(self._attributes.get("provenance", {}).get("sessions", "[]"))))
+
     def samples(self) -> dict[str, np.ndarray]:
-        """The last batch of samples."""
+        """The samples of the last evaluation."""
         return self._group("samples")
 
     def observables(self) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Variational Monte Carlo: sample, local energies, update; with a progress bar, an archive, and a final evaluation."""
 
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
@@ -25,7 +26,8 @@ from nqs.runtime.progress import Progress, Watcher
 from nqs.samplers import TreeSampler
 from nqs.symmetry.of_hamiltonian import refuse_lower_symmetry
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
-from nqs.vmc.record import keep_exact, keep_step, open_archive, restore, row_of, status
+from nqs.vmc.provenance import given_parameters
+from nqs.vmc.record import keep_exact, keep_session, keep_step, open_archive, restore, row_of, status
 from nqs.vmc.result import Result
 from nqs.vmc.steps import RunningStage, make_step
 
@@ -73,6 +75,7 @@ class VMC:
         self.sampler, self.optimiser, self.evaluation = chosen.sampler, chosen.optimiser, chosen.evaluation
         self.warm_up, self.default_steps = warm_up or chosen.warm_up, chosen.steps
         self.unit = unit_of(hamiltonian) if unit is None else unit
+        self._begun: dict[Path | None, dict[str, str] | None] = {}  # given initial parameters, by archive
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Configuration that determines the outcome; stored in the archive and rebuilt by `resume`.
@@ -124,7 +127,8 @@ class VMC:
             watch: observers such as `nqs.runtime.progress.TensorBoard`; closed at the end.
             started_by: name of the script and its options, to keep in the archive.
             initial: origin of the initial parameters, if not the seed of the model, in plain data: part of the
-                configuration. The archive then also stores the initial parameters.
+                configuration; by default a digest of parameters that were changed by hand. The archive then also stores
+                the initial parameters.
             options: other fields of RunConfig: seed, temperature, annealing.
 
         Raises:
@@ -134,11 +138,18 @@ class VMC:
             Interrupted: SIGINT or SIGTERM; it is a KeyboardInterrupt.
         """
         run = RunConfig(steps=self.default_steps if steps is None else steps, **options)
-        config = self.config(run, initial)
+        config = self.config(run, self._initial(archive) if initial is None else initial)
         return self.carry_out(
             run, config, archive=archive, exact=exact, progress=progress, minutes=minutes, flush=flush, watch=watch,
             started_by=started_by,
         )  # fmt: skip
+
+    def _initial(self, archive: str | Path | None) -> Mapping[str, Any] | None:
+        """`given_parameters` when the archive was begun: an interrupted step has changed them since."""
+        key = Path(archive).resolve() if archive is not None else None
+        if key is None or key not in self._begun or not key.exists():
+            self._begun[key] = given_parameters(self.wavefunction)
+        return self._begun[key]
 
     def carry_out(
         self,
@@ -170,6 +181,9 @@ class VMC:
             stage = next(stage for stage in plan if max(0, record.step - 1) in stage)
             running = self._started(stage)
             restore(record, self.wavefunction, running, guard, generator)
+            note = keep_session(record, self.wavefunction, self.device, steps=run.steps)
+            if note is not None and progress:
+                print(note, file=sys.stderr)
             exact_energy = keep_exact(record, exact)
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
             bar = stack.enter_context(Progress(run.steps, record.step, show=progress))
