@@ -26,7 +26,6 @@ from torch import Tensor
 
 import nqs.archive.archive
 import nqs.archive.hdf5
-import nqs.archive.versions
 from nqs import VMC, Archive, ArchiveError, FlushPolicy, exact
 from nqs.archive import ArchiveLockedError, Checkpoint
 from nqs.archive.lock import writer_of
@@ -328,7 +327,7 @@ DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         resealed(lambda file: replaced(file, "checkpoint/generator", np.ones(3))),
         "the random generator is not in bytes",
     ),
-    "negative step": (resealed(lambda file: file["checkpoint"].attrs.update(step=-1)), "step and damping .* are"),
+    "negative step": (resealed(lambda file: file["checkpoint"].attrs.update(step=-1)), "the step of the checkpoint is not a"),
     "result without energy": (resealed(lambda file: file["result"].attrs.pop("energy")), LAYOUT),
     "result of text": (resealed(lambda file: file["result"].attrs.update(energy="low")), "text instead of numbers"),
     "exact without energy": (resealed(lambda file: file["exact"].attrs.pop("energy")), "the exact ground state has"),
@@ -704,12 +703,6 @@ def test_version_1_is_read_and_upgraded_when_it_is_written(tmp_path: Path) -> No
     assert new.attributes["package_version"] == old.attributes["package_version"]
     assert new.result == old.result
     assert_bitwise(new.checkpoint()[0], old.checkpoint()[0])
-
-
-def test_version_1_that_crashes_hdf5_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nqs.archive.versions, "PROBE", "import os; os.kill(os.getpid(), 11)")
-    with pytest.raises(ArchiveError, match=r"the HDF5 library cannot read it \(it crashed\)"):
-        Archive.open(VERSION_1)
 
 
 # -------------------------------------------------------------------------------------------------- quantities

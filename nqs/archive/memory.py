@@ -97,6 +97,10 @@ class MemoryArchive(RunRecord):
         """Store one observable by name."""
         self._datasets[f"observables/{name}"] = np.array(values)
 
+    def write_state_names(self, names: Sequence[str]) -> None:
+        """Store the names of the local states, for figures."""
+        self._attributes["observables"] = {"state_names": json.dumps(list(names))}
+
     keeps_observables = False  # measuring takes time, and nothing could read them later
 
     # --- writing ----------------------------------------------------------------------------------------------

@@ -126,6 +126,12 @@ class RunRecord:
         """All stored observables."""
         return self._group("observables")
 
+    @property
+    def state_names(self) -> list[str] | None:
+        """Names of the local states, for figures; None if they are not stored."""
+        names = self._attributes.get("observables", {}).get("state_names")
+        return None if names is None else json.loads(str(names))
+
     def parameters(self) -> dict[str, np.ndarray]:
         """Parameters and buffers of the model after the last step, by name.
 

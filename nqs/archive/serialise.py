@@ -15,7 +15,7 @@ SHORT = 8  # largest number of entries of a list of numbers or names that is com
 SHOWN = 3  # differing entries of a list that messages name
 LONGEST_TEXT = 120  # characters of a value in a message
 ADDED = {"species", "tensor"}  # keys that archives of earlier versions lack; not compared
-MAX_ENTRIES = 1_000_000  # of an array in a configuration: about 20 MB of JSON, parsed by every reader of the archive
+MAX_NUMBERS = 1_000_000  # of an array in a configuration: about 20 MB of JSON, parsed by every reader of the archive
 # Types whose values Python's int and float represent exactly, so that JSON keeps every bit; no long double.
 ARRAY_TYPES = {"bool", "float16", "float32", "float64"} | {f"{k}int{b}" for k in ("", "u") for b in (8, 16, 32, 64)}
 COMPLEX_TYPES = {"complex64": "float32", "complex128": "float64"}  # stored as pairs, in a last axis
@@ -32,7 +32,7 @@ def to_plain(value: Any, *, strict: bool = True) -> Any:
 
     Raises:
         TypeError: `strict`, and an object that JSON cannot represent.
-        ValueError: `strict`, and an array of more than MAX_ENTRIES numbers.
+        ValueError: `strict`, and an array of more than MAX_NUMBERS numbers.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__name__} | {
@@ -45,7 +45,7 @@ def to_plain(value: Any, *, strict: bool = True) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     array = _as_array(value)
-    if array is not None and array.dtype.name in ARRAY_TYPES | COMPLEX_TYPES.keys() and array.size <= MAX_ENTRIES:
+    if array is not None and array.dtype.name in ARRAY_TYPES | COMPLEX_TYPES.keys() and array.size <= MAX_NUMBERS:
         numbers = np.ascontiguousarray(array).reshape(-1)
         numbers = numbers.view(COMPLEX_TYPES.get(array.dtype.name, array.dtype))
         kind = {} if isinstance(value, (np.ndarray, np.generic)) else {"tensor": True}
@@ -53,10 +53,10 @@ def to_plain(value: Any, *, strict: bool = True) -> Any:
         return {"type": "array", "dtype": array.dtype.name, "shape": shape, "data": numbers.tolist()} | kind
     if not strict:
         return value
-    if array is not None and array.size > MAX_ENTRIES:
+    if array is not None and array.size > MAX_NUMBERS:
         raise ValueError(
             f"an array of shape {array.shape} cannot be written to an archive: a configuration holds at most "
-            f"{MAX_ENTRIES:,} numbers in one array. Give the numbers that it is computed from, or run without an archive."
+            f"{MAX_NUMBERS:,} numbers in one array. Give the numbers that it is computed from, or run without an archive."
         )
     raise TypeError(
         f"{value!r} ({type(value).__name__}) cannot be written to an archive: use dataclasses and plain data."

@@ -1,47 +1,33 @@
 """Read archives of every version of the format, upgraded to the present one."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from nqs.archive.contents import FORMAT, VERSION, Attributes, Datasets, check_layout
+from nqs.archive.contents import FORMAT, VERSION, Attributes, Datasets
 from nqs.archive.errors import ArchiveError
-from nqs.archive.hdf5 import from_image
+from nqs.archive.isolated import Reader
+from nqs.archive.schema import check_configuration, check_layout
 from nqs.archive.storage import HDF5_SIGNATURE, unseal
 from nqs.archive.upgrade import upgrade
 
 
-def read_file(path: Path) -> tuple[int, Attributes, Datasets, int]:
+def read_file(path: Path, reader: Reader) -> tuple[int, Attributes, Datasets, int]:
     """Format version, attributes, datasets, and size in bytes of an archive; contents upgraded to the present version.
 
     Raises:
         ArchiveError: the file cannot be read, is damaged, has another format, or a later version of it.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ArchiveError(f"{path} cannot be read ({error.strerror}).") from error
-    try:
-        number, image = (1, data) if data.startswith(HDF5_SIGNATURE) else unseal(data, format=FORMAT)
-        if number == 1:
-            _probe(path)
-    except ValueError as error:
-        raise ArchiveError(
-            f"{path} is no readable archive: {error}. The file was left as it is; restore it from a copy."
-        ) from error
+    number, image, size = sealed_image(path)
     if number > VERSION:
         raise ArchiveError(
             f"{path} is of version {number} of the archive format; this package reads versions 1 to {VERSION}: "
             "update nqs."
         )
     try:
-        attributes, datasets = from_image(image)
-    except Exception as error:  # h5py raises errors of many types
-        raise ArchiveError(
-            f"{path} is no readable archive: {error}. The file was left as it is; restore it from a copy."
-        ) from error
-    header = attributes[""]
+        attributes, datasets = reader.read(image)
+    except Exception as error:  # of many types, if a crafted file has taken over the child process
+        raise _unreadable(path, error) from error
+    header = attributes.get("", {})
     if header.get("format") != FORMAT or header.get("version") != number:
         raise ArchiveError(
             f"{path} is HDF5, but its header says format {header.get('format')!r} version {header.get('version')!r}; "
@@ -49,6 +35,7 @@ def read_file(path: Path) -> tuple[int, Attributes, Datasets, int]:
             "It is another program's file, or its header is damaged."
         )
     try:
+        check_configuration(header)
         UPGRADES[number](attributes, datasets)
         upgrade(attributes, datasets)
         check_layout(attributes, datasets)
@@ -57,34 +44,31 @@ def read_file(path: Path) -> tuple[int, Attributes, Datasets, int]:
             f"{path} has the header of an archive, but not its layout: {error}. "
             "The file was left as it is; restore it from a copy."
         ) from error
-    return number, attributes, datasets, len(data)
+    return number, attributes, datasets, size
 
 
-def _probe(path: Path) -> None:
-    """Read a file without a checksum in a child process first, because HDF5 may crash on a damaged one.
+def sealed_image(path: Path) -> tuple[int, bytes, int]:
+    """Format version, HDF5 image, and size in bytes of an archive whose checksum is right; version 1 has no checksum.
 
     Raises:
-        ValueError: the child process failed.
+        ArchiveError: the file cannot be read, or was changed since it was written.
     """
-    command = [sys.executable, "-P", "-c", PROBE, str(path)]
+    if not path.is_file():
+        raise ArchiveError(f"{path}: no such archive.")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except subprocess.TimeoutExpired:
-        raise ValueError("the HDF5 library does not finish reading it") from None
-    if done.returncode:
-        raise ValueError(f"the HDF5 library cannot read it ({(done.stderr.splitlines() or ['it crashed'])[-1]})")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be read ({error.strerror}).") from error
+    if data.startswith(HDF5_SIGNATURE):
+        return 1, data, len(data)
+    try:
+        return *unseal(data, format=FORMAT), len(data)
+    except ValueError as error:
+        raise _unreadable(path, error) from error
 
 
-PROBE = """
-import sys, h5py
-def visit(name, item):
-    dict(item.attrs)
-    if isinstance(item, h5py.Dataset) and item.nbytes < 2**30:
-        item[()]
-with h5py.File(sys.argv[1], "r") as file:
-    dict(file.attrs)
-    file.visititems(visit)
-"""
+def _unreadable(path: Path, error: Exception) -> ArchiveError:
+    return ArchiveError(f"{path} is no readable archive: {error}. The file was left as it is; restore it from a copy.")
 
 
 def _from_version_1(attributes: Attributes, datasets: Datasets) -> None:

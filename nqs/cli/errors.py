@@ -7,6 +7,7 @@ from enum import IntEnum
 
 from nqs.archive.errors import ArchiveError
 from nqs.runtime.interruption import Interrupted
+from nqs.runtime.text import printable
 
 
 class ExitCode(IntEnum):
@@ -36,7 +37,8 @@ def errors_to_exit_codes() -> Iterator[None]:
         sys.stderr.close()  # else Python reports the broken pipe at its end
         raise SystemExit(int(ExitCode.FINISHED)) from None
     except (ValueError, OSError, FloatingPointError, ArchiveError) as error:
-        raise SystemExit(f"error: {error}") from None  # printed by the interpreter, which ends with 1
+        line = printable(error, keep="\n")
+        raise SystemExit(f"error: {line}") from None  # printed by the interpreter, which ends with 1
 
 
 def _end(message: str, code: int) -> None:

@@ -62,10 +62,11 @@ def _options(config: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], A
 
 
 def to_toml(script: str, table: Mapping[str, Any]) -> str:
-    """TOML text of the options of a run, for --config."""
+    """TOML text of the options of a run, for --config; characters that are not printable as escapes of TOML."""
     import tomli_w
 
-    return tomli_w.dumps({SCRIPT: script, **table})
+    text = tomli_w.dumps({SCRIPT: script, **table})
+    return "".join(c if c.isprintable() or c == "\n" else f"\\U{ord(c):08x}" for c in text)
 
 
 def read_toml(path: Path, script: str) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""Tables that compare runs with the exact energy, computed once and stored in the archives, and with each other."""
+"""Tables that compare runs with the exact energy in their archives, and with each other.
+
+The exact energy of an archive is used for that run alone: another archive may claim any. Nothing is rebuilt or computed
+from an archive, unless the caller asks for exact energies.
+"""
 
 import csv
 import io
@@ -6,11 +10,13 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from nqs.archive.archive import Archive, ArchiveError
 from nqs.estimators.estimate import with_error
 from nqs.report.summary import energy_of, require_step
+from nqs.runtime.text import printable
 
 if TYPE_CHECKING:  # importing torch takes seconds; a table with known exact energies does not need it
     from nqs.protocols import Hamiltonian
@@ -46,7 +52,8 @@ def compared(archives: Sequence[Archive], exact_limit: int) -> list[Row]:
     """One row per run, grouped by Hamiltonian, the lowest energy first.
 
     Args:
-        exact_limit: largest dimension for which an unknown exact energy is computed, and stored in the archives.
+        exact_limit: largest dimension for which an unknown exact energy is computed, and stored in the archives; 0:
+            none is computed.
 
     Raises:
         ArchiveError: a run without a finished step, or an archive that nqs did not write.
@@ -54,15 +61,17 @@ def compared(archives: Sequence[Archive], exact_limit: int) -> list[Row]:
     groups: dict[str, list[Archive]] = {}
     for archive in archives:
         require_step(archive, "compare")
-        groups.setdefault(json.dumps(archive.config["hamiltonian"], sort_keys=True), []).append(archive)
+        groups.setdefault(json.dumps(archive.config.get("hamiltonian"), sort_keys=True), []).append(archive)
     return [row for group in groups.values() for row in _rows(group, exact_limit)]
 
 
 def _rows(group: Sequence[Archive], exact_limit: int) -> list[Row]:
-    exact = _exact(group, exact_limit)
-    found = sorted(
-        ((archive, energy_of(archive, exact)) for archive in group), key=lambda pair: pair[1].estimate.energy
-    )
+    computed = _computed(group, exact_limit)
+    found = [
+        (archive, energy_of(archive, computed if archive.exact is None else archive.exact["energy"]))
+        for archive in group
+    ]
+    found.sort(key=lambda pair: pair[1].estimate.energy)
     lowest = found[0][1].estimate.energy
     return [
         Row(
@@ -74,8 +83,8 @@ def _rows(group: Sequence[Archive], exact_limit: int) -> list[Row]:
             energy=run.estimate.energy,
             error=run.estimate.error,
             excess=run.estimate.energy - lowest,
-            exact=exact,
-            relative=run.relative_error if exact else None,
+            exact=run.exact,
+            relative=run.relative_error if run.exact else None,
             variance=run.estimate.variance,
             v_score=run.estimate.v_score,
             distinct=run.estimate.n_distinct,
@@ -85,22 +94,22 @@ def _rows(group: Sequence[Archive], exact_limit: int) -> list[Row]:
     ]
 
 
-def _exact(group: Sequence[Archive], limit: int) -> float | None:
-    """The exact energy from one of the archives, or computed now and stored in all of them."""
-    known = next((archive.exact["energy"] for archive in group if archive.exact is not None), None)
-    if known is not None:
-        return float(known)
+def _computed(group: Sequence[Archive], limit: int) -> float | None:
+    """The exact energy for archives that hold none, if the dimension allows it; stored in them."""
+    unknown = [archive for archive in group if archive.exact is None]
+    if not unknown or limit <= 0:
+        return None
     try:
-        hamiltonian = hamiltonian_of(group[0])
+        hamiltonian = hamiltonian_of(unknown[0])
     except ValueError as error:
-        print(f"no exact energy of {group[0].path}: {error}", file=sys.stderr)
+        print(printable(f"no exact energy of {unknown[0].path}: {error}"), file=sys.stderr)
         return None
     if hamiltonian.hilbert.dimension > limit:
         return None
     from nqs import exact
 
     ground_state = exact.ground_state(hamiltonian)
-    for archive in group:
+    for archive in unknown:
         try:
             with Archive.open(archive.path, "a") as file:
                 file.write_exact(ground_state)
@@ -116,23 +125,22 @@ def hamiltonian_of(archive: Archive) -> "Hamiltonian":
     Raises:
         ValueError: it contains classes that are not in nqs, or impossible values.
     """
-    from nqs.archive.serialise import from_plain
-    from nqs.vmc.continuation import known_types
+    from nqs.vmc.continuation import rebuild
 
-    hamiltonian: Any = from_plain(archive.config.get("hamiltonian"), known_types())
-    if not hasattr(hamiltonian, "hilbert"):
-        raise ValueError(f"the configuration of {archive.path} holds no Hamiltonian of nqs.")
+    hamiltonian: Any = rebuild(archive.config, only=("hamiltonian",))["hamiltonian"]
     return hamiltonian
 
 
 # --------------------------------------------------------------------------------------------------------- formats
 
+LONGEST = 2_000  # characters of a Hamiltonian
+SAME = 1e-9  # relative difference of exact energies of one Hamiltonian
 COLUMNS = ("run", "steps", "energy", "above lowest", "relative error", "variance", "V-score", "distinct", "seconds")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     return (
-        row.file,
+        printable(row.file),
         f"{row.step:,}",
         with_error(row.energy, row.error) + ("" if row.evaluated else " *"),
         f"{row.excess:.1e}" if row.excess else "-",
@@ -145,14 +153,22 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def tables(rows: Sequence[Row]) -> list[tuple[str, str, list[tuple[str, ...]]]]:
-    """Hamiltonian, text of the exact energy, and rows of cells, for every group."""
-    groups: dict[tuple[str, str, float | None], list[tuple[str, ...]]] = {}
-    for row in rows:
-        groups.setdefault((row.hamiltonian, row.unit, row.exact), []).append(_cells(row))
+    """Hamiltonian, text of the exact energy, and rows of cells, for every group of consecutive rows."""
+    groups = [list(group) for _, group in groupby(rows, lambda row: (row.hamiltonian, row.unit))]
     return [
-        (name, "exact energy not known" if exact is None else f"exact E = {exact:.8f} {unit}", cells)
-        for (name, unit, exact), cells in groups.items()
+        (printable(group[0].hamiltonian, longest=LONGEST), _exact_text(group), [_cells(row) for row in group])
+        for group in groups
     ]
+
+
+def _exact_text(group: Sequence[Row]) -> str:
+    known = {row.exact for row in group if row.exact is not None}
+    if not known:
+        return "exact energy not known"
+    unit = printable(group[0].unit, longest=LONGEST)
+    if max(known) - min(known) > SAME * max(map(abs, known)):
+        return f"the archives hold different exact energies, {min(known):.8f} to {max(known):.8f} {unit}"
+    return f"exact E = {min(known):.8f} {unit}"
 
 
 NOTE = "* of the last step: the run has not been evaluated yet"
@@ -196,7 +212,9 @@ def comma_separated(rows: Sequence[Row]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([getattr(row, name) for name in names] for row in rows)
+    for row in rows:
+        values = [getattr(row, name) for name in names]
+        writer.writerow([printable(value) if isinstance(value, str) else value for value in values])
     return file.getvalue()
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,27 +14,30 @@ import torch
 from nqs.archive.archive import Archive
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.hilbert import HilbertSpace
+from nqs.report.drawable import LARGEST, exact_energy_of, finite, history_of, observables_of
 from nqs.report.panels import Arrays, draw_panels, has_panels, one_line, plain
 from nqs.report.summary import energy_of, require_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 VMC_COLOUR, EXACT_COLOUR = "#1f6f8b", "#d1495b"
 TRANSIENT = 0.1  # fraction of the steps ignored when the range of the energy axis is chosen
-TITLE_WIDTH = 140  # characters
+TITLE_WIDTH, LONGEST_TITLE = 140, 1000  # characters
 RASTERISED_FROM = 2000  # points of a curve from which it is rasterised in vector graphics
 
 
+@np.errstate(all="ignore")
 def plot_run(
-    archive: str | Path, figure: str | Path, hilbert: HilbertSpace, exact: ExactGroundState | None = None
+    archive: str | Path, figure: str | Path, hilbert: HilbertSpace | None = None, exact: ExactGroundState | None = None
 ) -> None:
     """Energy, relative error (or variance), local states and observables of an archive, as PNG, PDF or SVG.
 
     Args:
         archive: HDF5 file of a run.
         figure: file to write; its ending chooses the format.
-        hilbert: space of the run, for the names of the local states.
+        hilbert: space of the run, for the names of the local states; None: those in the archive, or numbers.
         exact: exact ground state, for its local-state probabilities; by default its energy is that in the archive.
 
     Raises:
@@ -45,12 +49,12 @@ def plot_run(
 
     run = Archive.open(archive)
     require_step(run, "plot")
-    energy_exact = exact.energy if exact is not None else (run.exact or {}).get("energy")
-    observables = run.observables()
+    energy_exact = exact.energy if exact is not None else exact_energy_of(run)
+    observables = observables_of(run)
     rows = 2 if has_panels(observables) else 1
     canvas = Figure(figsize=(11, 3.4 * rows), layout="constrained")
     FigureCanvasAgg(canvas)
-    canvas.suptitle(textwrap.fill(plain(run.attributes["hamiltonian"]), TITLE_WIDTH), fontsize=9)
+    canvas.suptitle(textwrap.fill(plain(run.attributes["hamiltonian"], LONGEST_TITLE), TITLE_WIDTH), fontsize=9)
     panels = canvas.subplots(rows, 3, squeeze=False)
     left, middle, right = panels[0]
     if rows == 2:
@@ -58,10 +62,11 @@ def plot_run(
         canvas.supxlabel(one_line(observables), fontsize=9)
     draw_energy(left, run, energy_exact)
     draw_accuracy(middle, run, energy_exact)
-    draw_local_states(right, observables, hilbert, exact)
-    canvas.savefig(figure, dpi=150)
+    draw_local_states(right, observables, run.state_names, hilbert, exact)
+    save(canvas, figure, dpi=150)
 
 
+@np.errstate(all="ignore")
 def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
     """Convergence of several runs, over steps and over time, as PNG, PDF or SVG.
 
@@ -78,10 +83,10 @@ def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    runs = [Archive.open(archive) for archive in archives]
+    runs = list(Archive.open_all(archives))
     for run in runs:
         require_step(run, "plot")
-    exact = [(run.exact or {}).get("energy") for run in runs]
+    exact = [exact_energy_of(run) for run in runs]
     canvas = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(canvas)
     left, right = canvas.subplots(1, 2, sharey=True)
@@ -89,18 +94,26 @@ def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
     draw_convergence(right, runs, exact, "seconds")
     left.get_legend().remove()
     right.set_ylabel("")
-    canvas.savefig(figure, dpi=150)
+    save(canvas, figure, dpi=150)
+
+
+def save(figure: Figure, target: Any, **options: Any) -> None:
+    """Write a figure; characters that the font lacks are boxes, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(target, **options)
 
 
 def draw_convergence(
     axes: Axes, runs: Sequence[Archive], exact: Sequence[float | None], over: Literal["step", "seconds"]
 ) -> None:
     """Relative errors of several runs if all exact energies are known, else energies above the lowest one."""
-    lowest = min(run.history["energy"].min() for run in runs)
-    for run, reference in zip(runs, exact, strict=True):
-        energy = run.history["energy"]
-        y = np.abs(energy / reference - 1) if reference and all(exact) else energy - lowest
-        x = run.history["step"] if over == "step" else run.history["seconds"].cumsum()
+    histories = [history_of(run) for run in runs]
+    lowest = min((np.nanmin(history["energy"], initial=np.inf) for history in histories), default=0.0)
+    for run, history, reference in zip(runs, histories, exact, strict=True):
+        energy = history["energy"]
+        y = finite(np.abs(energy / reference - 1) if reference and all(exact) else energy - lowest)
+        x = history["step"] if over == "step" else history["elapsed"]
         axes.plot(x, y, ".-", ms=3, lw=0.6, label=plain(run.path.stem), rasterized=len(x) > RASTERISED_FROM)
     unit = plain(runs[0].attributes["unit"])
     label = "relative error |E - E₀| / |E₀|" if all(exact) else f"energy above the lowest ({unit})"
@@ -112,14 +125,14 @@ def draw_convergence(
 
 def draw_energy(axes: Axes, run: Archive, exact: float | None) -> None:
     """Energy and its error bar over the steps, the exact energy, and the evaluation."""
-    history, found = run.history, energy_of(run, exact)
+    history, found = history_of(run), energy_of(run, exact)
     step, energy, error = history["step"], history["energy"], history["error"]
     axes.fill_between(step, energy - error, energy + error, color=VMC_COLOUR, alpha=0.3, lw=0)
     axes.plot(step, energy, color=VMC_COLOUR, lw=1, label="VMC")
     if exact is not None:
         axes.axhline(exact, color=EXACT_COLOUR, lw=1, ls="--", label="exact")
-    if found.evaluated:
-        value, bar = found.estimate.energy, found.estimate.error
+    value, bar = found.estimate.energy, found.estimate.error
+    if found.evaluated and abs(value) < LARGEST and bar < LARGEST:
         axes.errorbar(found.step - 1, value, yerr=bar, fmt="o", ms=4, color=VMC_COLOUR, label="evaluation")
     _zoom(axes, energy, exact)
     axes.set(xlabel="step", ylabel=f"energy ({plain(found.unit)})")
@@ -129,16 +142,16 @@ def draw_energy(axes: Axes, run: Archive, exact: float | None) -> None:
 
 def draw_accuracy(axes: Axes, run: Archive, exact: float | None) -> None:
     """Relative error over the steps; the variance if no exact energy is known."""
-    history, found = run.history, energy_of(run, exact)
+    history, found = history_of(run), energy_of(run, exact)
     step, energy, error = history["step"], history["energy"], history["error"]
     if exact:  # no relative error of zero
-        relative = np.abs(energy - exact) / abs(exact)
+        relative = finite(np.abs(energy - exact) / abs(exact))
         many = len(step) > RASTERISED_FROM
         axes.plot(step, relative, ".", ms=2, color=VMC_COLOUR, label="each step", rasterized=many)
-        if error.any():  # zero for exhaustive sums
-            axes.plot(step, error / abs(exact), color="0.6", lw=0.8, label="error bar of a step")
-        if found.evaluated:
-            value, bar = abs(found.relative_error), found.estimate.error / abs(exact)
+        if np.nan_to_num(error).any():  # zero for exhaustive sums
+            axes.plot(step, finite(error / abs(exact)), color="0.6", lw=0.8, label="error bar of a step")
+        value, bar = abs(found.relative_error), found.estimate.error / abs(exact)
+        if found.evaluated and value < LARGEST and bar < LARGEST:
             # The lower end of an error bar that includes zero cannot be drawn on a logarithmic axis.
             axes.errorbar(
                 found.step - 1, value, yerr=[[min(bar, 0.9 * value)], [bar]], fmt="o", ms=4, color=EXACT_COLOUR,
@@ -158,13 +171,16 @@ def _zoom(axes: Axes, energy: np.ndarray, exact: float | None) -> None:
     """Choose the range of the energy axis from the steps after the initial transient."""
     settled = energy[int(TRANSIENT * len(energy)) :]
     values = np.append(settled, exact) if exact is not None else settled
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return
     margin = 0.1 * np.ptp(values) or 1e-3
     axes.set_ylim(values.min() - margin, values.max() + margin)
 
 
 def draw_sampling(axes: Axes, run: Archive) -> None:
     """Number of distinct configurations and perplexity of every step."""
-    history = run.history
+    history = history_of(run)
     for name, label, colour in (("distinct", "distinct", VMC_COLOUR), ("perplexity", "perplexity", EXACT_COLOUR)):
         if name in history:  # format version 1 lacks some
             axes.plot(history["step"], history[name], lw=1, color=colour, label=label)
@@ -174,12 +190,18 @@ def draw_sampling(axes: Axes, run: Archive) -> None:
 
 
 def draw_local_states(
-    axes: Axes, observables: Arrays, hilbert: HilbertSpace | None, exact: ExactGroundState | None
+    axes: Axes,
+    observables: Arrays,
+    names: Sequence[str] | None = None,
+    hilbert: HilbertSpace | None = None,
+    exact: ExactGroundState | None = None,
 ) -> None:
     """Probability of each local state, averaged over sites: bars for the run, circles for the exact state.
 
     Args:
-        hilbert: space of the run, for the names of the local states; None: they are numbered.
+        names: of the local states; None: those of `hilbert`, or numbers.
+        hilbert: space of the run, for `exact`.
+        exact: exact ground state.
     """
     if "local_state_probabilities" not in observables:
         axes.set_axis_off()
@@ -195,6 +217,7 @@ def draw_local_states(
         one_hot = torch.nn.functional.one_hot(n, hilbert.local_dim).double().mean(1)  # (dimension, d)
         weights = torch.from_numpy(np.abs(exact.state) ** 2)
         axes.plot(x, (weights @ one_hot).numpy(), "o", mfc="none", color=EXACT_COLOUR, label="exact")
-    axes.set_xticks(x, [plain(name) for name in (hilbert.state_names if hilbert is not None else x)])
+    names = hilbert.state_names if hilbert is not None else names
+    axes.set_xticks(x, [plain(name) for name in (names if names is not None and len(names) == len(x) else x)])
     axes.set(xlabel="local state", ylabel="probability, mean over sites", yscale="log", ylim=(1e-6, 1.5))
     axes.legend(fontsize=8, frameon=False)

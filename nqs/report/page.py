@@ -1,7 +1,7 @@
 """One self-contained web page about runs: figures, tables and text; no scripts, no external resources.
 
-The template is `page.html`. Jinja escapes all text and a content security policy forbids scripts: pages of untrusted
-archives are safe.
+The template is `page.html`. Jinja escapes all text, control characters are shown as such, and a content security policy
+forbids scripts: pages of untrusted archives are safe. Nothing is rebuilt or computed from their configurations.
 """
 
 import base64
@@ -10,20 +10,24 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from nqs.archive.archive import Archive, ArchiveError
+from nqs.archive.archive import Archive
 from nqs.archive.lock import writer_of
 from nqs.report import figures as report
-from nqs.report.compare import COLUMNS, NOTE, Row, hamiltonian_of, tables
-from nqs.report.panels import draw_panels, has_panels, scalars
+from nqs.report.compare import COLUMNS, NOTE, Row, tables
+from nqs.report.drawable import LARGEST, exact_energy_of, observables_of
+from nqs.report.panels import Arrays, draw_panels, has_panels, scalars
 from nqs.report.summary import energy_of, origin_of, require_step
+from nqs.runtime.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MAX_LEAVES = 2_000  # lines of a configuration
 PANEL = (4.6, 3.3)  # inches; fonts match those of the page at a width of 440 pixels
 OVER: dict[str, Literal["step", "seconds"]] = {"Over steps": "step", "Over time": "seconds"}
 # Colours in light mode and in dark mode, by the colour in the figure.
@@ -66,6 +70,7 @@ class Group:
     panels: list[Panel]
 
 
+@np.errstate(all="ignore")
 def html_report(archives: Sequence[Archive], rows: Sequence[Row]) -> str:
     """HTML text of the page.
 
@@ -77,26 +82,17 @@ def html_report(archives: Sequence[Archive], rows: Sequence[Row]) -> str:
         ArchiveError: an archive without a finished step, or contents that cannot be drawn.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     exact = {row.file: row.exact for row in rows}
     pages = []
     for archive in archives:
         require_step(archive, "report")
-        try:  # a valid archive may hold contents that nqs did not write
-            pages.append(_page(archive, exact[str(archive.path)]))
-        except (
-            KeyError,
-            IndexError,
-            TypeError,
-            ValueError,
-            AttributeError,
-        ) as error:  # a valid file that nqs did not write
-            raise ArchiveError(
-                f"{archive.path} cannot be drawn: {type(error).__name__}: {error}. It was not written by a run of nqs."
-            ) from error
+        pages.append(_page(archive, exact[str(archive.path)]))
     environment = Environment(
         loader=PackageLoader("nqs.report", "."),
         autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(value),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -130,24 +126,24 @@ def _page(archive: Archive, exact: float | None) -> RunPage:
         if exact:
             facts.append(("relative error", f"{found.relative_error:.1e}"))
     facts.append(("started", origin_of(archive)))
+    observables = observables_of(archive)
     return RunPage(
         name=str(archive.path),
         hamiltonian=str(archive.attributes["hamiltonian"]),
         state=_state(archive),
         energy=str(found),
         facts=facts,
-        panels=list(_panels(archive, exact)),
+        panels=list(_panels(archive, observables, exact)),
         observables=[
-            (name, _value(value, error), _number(exact, "{:.6g}"))
-            for name, value, error, exact in scalars(archive.observables())
+            (name, _value(value, error), _number(exact, "{:.6g}")) for name, value, error, exact in scalars(observables)
         ],
         arrays=[
             (name.replace("_", " "), " × ".join(map(str, values.shape)))
-            for name, values in archive.observables().items()
+            for name, values in observables.items()
             if values.ndim and not name.endswith(("_error", "_exact"))
         ],
         sampler=_sampler(archive),
-        configuration=list(_leaves(archive.config)),
+        configuration=list(islice(_leaves(archive.config), MAX_LEAVES)),
     )
 
 
@@ -192,18 +188,15 @@ def _number(value: float | None, style: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- figures
 
 
-def _panels(archive: Archive, exact: float | None) -> Iterator[Panel]:
+def _panels(archive: Archive, observables: Arrays, exact: float | None) -> Iterator[Panel]:
+    exact = None if exact is None or not abs(exact) < LARGEST else exact
     yield _drawn("Energy", lambda axes: report.draw_energy(axes, archive, exact))
     accuracy = "Relative error" if exact else "Variance"
     yield _drawn(accuracy, lambda axes: report.draw_accuracy(axes, archive, exact))
     yield _drawn("Sampling", lambda axes: report.draw_sampling(axes, archive))
-    observables = archive.observables()
     if "local_state_probabilities" in observables:
-        try:
-            hilbert = hamiltonian_of(archive).hilbert
-        except ValueError:  # a class that nqs does not know: local states are numbered
-            hilbert = None
-        yield _drawn("Local states", lambda axes: report.draw_local_states(axes, observables, hilbert, None))
+        names = archive.state_names
+        yield _drawn("Local states", lambda axes: report.draw_local_states(axes, observables, names))
     if has_panels(observables):
         figures = [_figure() for _ in range(3)]
         draw_panels((figures[0], figures[1], figures[2]), observables)
@@ -228,7 +221,7 @@ def _saved(title: str, axes: "Axes") -> Panel:
     file = io.StringIO()
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.savefig(file, format="svg", transparent=True, dpi=200, metadata={"Date": None, "Creator": None})
+    report.save(figure, file, format="svg", transparent=True, dpi=200, metadata={"Date": None, "Creator": None})
     head, tag, body = file.getvalue().partition("<defs>")
     for number, colour in enumerate(COLOURS):
         body = body.replace(f": {colour}", f": var(--c{number})")
@@ -246,7 +239,8 @@ def _groups(archives: Sequence[Archive], rows: Sequence[Row]) -> list[Group]:
     for hamiltonian, line, cells in tables(rows):
         members = rows[taken : taken + len(cells)]
         taken += len(cells)
-        runs, exact = [by_name[row.file] for row in members], [row.exact for row in members]
+        runs = [by_name[row.file] for row in members]
+        exact = [exact_energy_of(run) for run in runs]
         panels = []
         if len(runs) > 1:
             for title, over in OVER.items():
@@ -259,7 +253,7 @@ def _groups(archives: Sequence[Archive], rows: Sequence[Row]) -> list[Group]:
 
 def _differences(archives: Sequence[Archive]) -> list[tuple[str, list[str]]]:
     """Options that differ between the runs: name, and value in each run."""
-    leaves = [dict(_leaves(archive.config)) for archive in archives]
+    leaves = [dict(islice(_leaves(archive.config), MAX_LEAVES)) for archive in archives]
     names = dict.fromkeys(name for one in leaves for name in one)
     values = ((name, [one.get(name, "-") for one in leaves]) for name in names)
     return [(name, found) for name, found in values if len(set(found)) > 1]
@@ -271,8 +265,8 @@ def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for name, value in config.items():
             yield from _leaves(value, f"{path}.{name}".lstrip("."))
     elif isinstance(config, list) and any(isinstance(item, (Mapping, list)) for item in config):
-        text = str(config)
-        yield path, text if len(text) <= 80 else f"{len(config)} rows"
+        text = str(config) if len(config) <= 80 else ""
+        yield path, text if 0 < len(text) <= 80 else f"{len(config)} rows"
     else:
-        text = ", ".join(map(str, config)) if isinstance(config, list) else str(config)
+        text = ", ".join(map(str, config[:200])) if isinstance(config, list) else str(config)
         yield path, text if len(text) <= 200 else f"{text[:200]} …"

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from nqs.runtime.text import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Arrays = Mapping[str, np.ndarray]  # as `Archive.observables` returns them; names as in nqs.observables.measure
 
 COLOURS = ("#1f6f8b", "#e08e45", "#6a994e")
+MAX_MARKS = 2_000  # points with error bars in a panel
 SMALLEST_RANGE = 0.1  # of the density axis
 TOTALS = ("particles", "Sz")  # of electrons; with both, the densities of each spin are redundant
 OF_EACH_SPIN = ("up_electrons", "down_electrons")
@@ -87,9 +90,9 @@ def one_line(found: Arrays) -> str:
     return "    ".join(parts)
 
 
-def plain(text: object) -> str:
-    """Text with escaped dollar signs, which matplotlib would read as a formula."""
-    return str(text).replace("$", r"\$")
+def plain(text: object, longest: int = 60) -> str:
+    """Printable text with escaped dollar signs, which matplotlib would read as a formula."""
+    return printable(text, longest=longest).replace("$", r"\$")
 
 
 def _named(found: Arrays, prefix: str) -> list[str]:
@@ -100,28 +103,33 @@ def _named(found: Arrays, prefix: str) -> list[str]:
 
 
 def _points(axes: Axes, x: np.ndarray, found: Arrays, name: str, colour: str, label: str) -> None:
-    value, error = found[name].real, found[f"{name}_error"]
+    x = x[:MAX_MARKS]
+    value, error = found[name].real[:MAX_MARKS], found[f"{name}_error"][:MAX_MARKS]
     axes.errorbar(x, value, yerr=error, fmt="o", ms=4, color=colour, label=plain(label.replace("_", " ")))
     if f"{name}_exact" in found:
         labelled = "exact" in axes.get_legend_handles_labels()[1]
-        exact = found[f"{name}_exact"].real
+        exact = found[f"{name}_exact"].real[:MAX_MARKS]
         axes.plot(x, exact, "o", ms=8, mfc="none", color=colour, label=None if labelled else "exact")
 
 
-def _shells(distances: np.ndarray | None, n_sites: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Distinct distances between two sites, and for each a mask of the pairs at this distance, (L, L)."""
+def _shells(distances: np.ndarray | None, n_sites: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct distances between two sites, and for each pair the number of its distance, -1 for none, (L, L)."""
     if distances is None:
         i = np.arange(n_sites)
         distances = np.abs(i[:, None] - i).astype(float)
     rounded = np.where(np.isfinite(distances), distances, 0.0).round(6)
-    x = np.unique(rounded[rounded > 0])
-    return x, [rounded == r for r in x]
+    x, shell = np.unique(rounded, return_inverse=True)
+    below = np.count_nonzero(x <= 0)
+    return x[below:], np.maximum(shell.reshape(rounded.shape) - below, -1)
 
 
-def _shell_means(found: Arrays, name: str, shells: list[np.ndarray]) -> Arrays:
-    """Means over pairs. The quoted error is the mean of the errors, an upper bound reached for full correlation."""
+def _shell_means(found: Arrays, name: str, shells: np.ndarray) -> Arrays:
+    """Real parts of means over pairs. The quoted error is the mean of the errors, an upper bound reached for full
+    correlation."""
+    pairs = shells >= 0
+    number = np.bincount(shells[pairs])
     names = (name, f"{name}_error", f"{name}_exact")
-    return {key: np.array([found[key][pairs].mean() for pairs in shells]) for key in names if key in found}
+    return {key: np.bincount(shells[pairs], found[key].real[pairs]) / number for key in names if key in found}
 
 
 def _momenta(axes: Axes, found: Arrays) -> None:
@@ -142,7 +150,7 @@ def _momenta(axes: Axes, found: Arrays) -> None:
         kx, ky = _folded(found["particle_wave_vectors" if particles else "wave_vectors"]).T / np.pi
         drawn = axes.scatter(kx, ky, c=found[names[0]].real, s=120, cmap="viridis")
         title = "n(k)" if particles else f"S(k), {names[0].removeprefix('structure_factor_').replace('_', ' ')}"
-        axes.figure.colorbar(drawn, ax=axes, label=title)
+        axes.figure.colorbar(drawn, ax=axes, label=plain(title))
         axes.set(xlabel="kx / π", ylabel="ky / π")
         axes.margins(0.2)
     elif "one_body_density_matrix" in found:

@@ -14,6 +14,7 @@ from nqs.exact.diagonalisation import ExactGroundState
 from nqs.runtime.progress import Watcher
 from nqs.vmc.loop import VMC
 from nqs.vmc.result import Result
+from nqs.vmc.stored import check_kinds, check_parameters, check_sizes, one_line
 
 
 def resume(
@@ -44,16 +45,18 @@ def resume(
     if "initial" in config and not file.has_checkpoint:
         raise ArchiveError(f"{archive} was stopped before its initial parameters were kept: repeat the command.")
     built = rebuild(config, types, finished=file.finished)
-    wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
-    vmc = VMC(
-        built["hamiltonian"],
-        wavefunction,
-        built["sampler"],
-        built["optimiser"],
-        built["evaluation"],
-        warm_up=built.get("warm_up"),
-        unit=config["unit"],
-    )
+    with one_line(archive):
+        check_parameters(built["model"], built["hamiltonian"].hilbert, file)
+        wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
+        vmc = VMC(
+            built["hamiltonian"],
+            wavefunction,
+            built["sampler"],
+            built["optimiser"],
+            built["evaluation"],
+            warm_up=built.get("warm_up"),
+            unit=config["unit"],
+        )
     # The stored configuration itself: those of older versions lack later options.
     return vmc.carry_out(
         built["run"],
@@ -86,13 +89,17 @@ def rebuild(
     """
     known = known_types() | dict(types or {})
     parts: tuple[str, ...] = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run")
-    missing = [name for name in (*parts, "unit") if name not in config]
+    missing = [name for name in only or (*parts, "unit") if name not in config]
     if missing:
         raise ArchiveError(f"the archive holds no run of nqs: its configuration lacks {', '.join(missing)}.")
     parts += tuple(name for name in ("warm_up",) if name in config)
     parts = tuple(only) or parts
-    config = upgraded({name: config[name] for name in parts}, finished=finished)
-    return {name: from_plain(config[name], known) for name in parts}
+    with one_line("the archive"):
+        config = upgraded({name: config[name] for name in parts}, finished=finished)
+        check_sizes(config)
+        built = {name: from_plain(config[name], known) for name in parts}
+        check_kinds(built)
+    return built
 
 
 def known_types() -> dict[str, type]:

@@ -281,5 +281,6 @@ class VMC:
             )
             for name, values in measured.items():
                 record.write_observable(name, values.cpu().numpy())
+            record.write_state_names(self.hamiltonian.hilbert.state_names)
         record.write_result(estimate)
         record.save()

@@ -18,6 +18,7 @@ from nqs.protocols import Wavefunction
 from nqs.vmc.guard import Guard
 from nqs.vmc.provenance import digest_of, session, steps_differ
 from nqs.vmc.steps import RunningStage, Step
+from nqs.vmc.stored import one_line
 
 
 def open_archive(
@@ -122,6 +123,17 @@ def restore(
             archive.start(Checkpoint(wavefunction.state_dict(), running.optimiser.state_dict(), generator.get_state()))
             archive.save()
         return
+    with one_line(archive.place):
+        _load(archive, wavefunction, running, guard, generator)
+
+
+def _load(
+    archive: MemoryArchive,
+    wavefunction: Wavefunction,
+    running: RunningStage,
+    guard: Guard,
+    generator: torch.Generator,
+) -> None:
     found = archive.checkpoint()
     wavefunction.load_state_dict(found.model)
     of_optimiser = {name: value for name, value in found.optimiser.items() if not name.startswith("guard.")}

@@ -9,14 +9,16 @@ from nqs.cli.files import Files, at_least_one
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Compare runs with the exact energy, which is computed once and stored in the archives, and with each other.
+    """Compare runs with the exact energies in their archives, and with each other.
 
     One table per Hamiltonian, the lowest energy first.
     """
 
     files: Files = ()
     format: Literal["text", "csv", "markdown"] = "text"
-    exact_limit: int = 200_000  # largest dimension for exact diagonalisation if no exact energy is known
+    # largest dimension for exact diagonalisation where an archive holds no exact energy, which is then stored in it; 0:
+    # nothing is computed
+    exact_limit: int = 0
 
     def __call__(self) -> None:
         from nqs.archive.archive import Archive
@@ -24,5 +26,5 @@ class Compare:
 
         with errors_to_exit_codes():
             at_least_one(self.files, "compare")
-            rows = compared([Archive.open(file) for file in self.files], self.exact_limit)
+            rows = compared(list(Archive.open_all(self.files)), self.exact_limit)
             print(WRITERS[self.format](rows), end="")

@@ -26,10 +26,8 @@ class Plot:
     follow: float | None = None  # redraw after this many seconds until all runs have ended
 
     def __call__(self) -> None:
-        from nqs.archive.archive import Archive
         from nqs.archive.lock import writer_of
         from nqs.report.figures import plot_run, plot_runs
-        from nqs.vmc.continuation import rebuild
 
         with errors_to_exit_codes():
             at_least_one(self.files, "plot")
@@ -38,8 +36,7 @@ class Plot:
             while True:
                 going_on = [file for file in self.files if writer_of(file) is not None]
                 if len(self.files) == 1:
-                    hamiltonian = rebuild(Archive.open(self.files[0]).config, only=("hamiltonian",))["hamiltonian"]
-                    plot_run(self.files[0], self.output, hamiltonian.hilbert)
+                    plot_run(self.files[0], self.output)
                 else:
                     plot_runs(self.files, self.output)
                 if self.follow is None or not going_on:

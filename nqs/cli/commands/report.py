@@ -23,7 +23,9 @@ class Report:
     files: Files = ()
     # HTML file
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.html")]
-    exact_limit: int = 200_000  # largest dimension for exact diagonalisation if no exact energy is known
+    # largest dimension for exact diagonalisation where an archive holds no exact energy, which is then stored in it; 0:
+    # nothing is computed
+    exact_limit: int = 0
 
     def __call__(self) -> None:
         from nqs.archive.archive import Archive
@@ -37,8 +39,11 @@ class Report:
                 raise ValueError(f"output {self.output}: the name of a web page must end with {' or '.join(ENDINGS)}.")
             if not self.output.parent.is_dir():
                 raise ValueError(f"output {self.output}: there is no folder {self.output.parent}; make it first.")
-            archives = [Archive.open(file) for file in dict.fromkeys(self.files)]
+            archives = list(Archive.open_all(dict.fromkeys(self.files)))
             rows = compared(archives, self.exact_limit)
-            archives = [Archive.open(archive.path) for archive in archives]  # with the exact energies computed just now
+            if self.exact_limit > 0:
+                archives = list(
+                    Archive.open_all(dict.fromkeys(self.files))
+                )  # with the exact energies computed just now
             replace_file(self.output, html_report(archives, rows).encode())
             print(self.output)

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
+from nqs.runtime.text import printable
 
 if TYPE_CHECKING:
     from nqs.archive.archive import Archive
+
+LONGEST = 10_000  # characters of a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,7 @@ class Show:
             at_least_one(self.files, "show")
             if self.toml and self.json:
                 raise ValueError("give --toml or --json, not both.")
-            for number, file in enumerate(self.files):
-                archive = Archive.open(file)
+            for number, archive in enumerate(Archive.open_all(self.files)):
                 if self.toml:
                     print(_toml(archive), end="")
                 elif self.json:
@@ -57,6 +59,14 @@ def plain_data(archive: "Archive") -> dict[str, Any]:
 
 def text(archive: "Archive") -> str:
     """Several lines of text."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        lines = _lines(archive)
+    return "\n".join(printable(line, longest=LONGEST) for line in lines)
+
+
+def _lines(archive: "Archive") -> list[str]:
     from nqs.archive.lock import writer_of
     from nqs.report.summary import energy_of, origin_of
 
@@ -91,7 +101,7 @@ def text(archive: "Archive") -> str:
     for name, part in archive.config.items():
         if name not in ("hamiltonian", "unit"):  # shown in the first line
             lines.append(f"  {name:<12}{_short(part)}")
-    return "\n".join(lines)
+    return lines
 
 
 def _writing(history: dict[str, Any]) -> str:
@@ -105,14 +115,10 @@ def _writing(history: dict[str, Any]) -> str:
 
 
 def _size_of_a_step(archive: "Archive") -> str:
-    """Bytes of the history on disk, per step."""
-    import h5py
-
+    """Bytes of the history per step, before compression."""
     if not archive.step:
         return ""
-    with h5py.File(archive.path) as file:
-        stored = sum(values.id.get_storage_size() for values in file["history"].values())
-    return f", {stored / archive.step:.0f} per step for the history"
+    return f", {sum(values.nbytes for values in archive.history.values()) / archive.step:.0f} per step for the history"
 
 
 def _short(part: Any) -> str:
