@@ -190,11 +190,12 @@ def test_command_that_could_not_write_ends_with_1(tmp_path: Path) -> None:
 
 
 READ_ONLY = """
-import shutil, sys, tempfile
+import sys, tempfile
 from pathlib import Path
 import numpy as np
 from nqs.archive import Archive, ArchiveError
 outer = Path(tempfile.mkdtemp())
+print(outer, flush=True)
 tempfile.tempdir = str(outer)
 folder = outer / "results"
 folder.mkdir()
@@ -209,27 +210,34 @@ try:
             folder.chmod(0o700)
 except ArchiveError as error:
     print(error)
-print(sorted(Archive.open(path).observables()))
-folder.chmod(0o700)
-shutil.rmtree(outer)
 """
 
 
 @pytest.mark.skipif(os.getuid() == 0 and shutil.which("setpriv") is None, reason="root may write everywhere")
-@pytest.mark.parametrize(
-    ("how", "said"), [("back", [r"\['density'\]"]), ("stays", [r".*Permission denied.*/nqs-\S+/run\.h5: move", r"\[\]"])]
-)
-def test_folder_that_becomes_read_only(how: str, said: list[str]) -> None:
+@pytest.mark.parametrize("how", ["back", "stays"])
+def test_folder_that_becomes_read_only(how: str) -> None:
     other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.getuid() == 0 else []
     command = [*other, sys.executable, "-P", "-c", READ_ONLY, how]
     done = subprocess.run(command, capture_output=True, text=True)
     if other and "import numpy" in done.stderr:
         pytest.skip("another user cannot read this installation")
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == len(said)
-    assert all(re.match(words, line) for words, line in zip(said, lines, strict=True))
-    assert done.stderr.count("The run goes on in memory") == 1
+    outer, *lines = done.stdout.splitlines()
+    path = Path(outer) / "results" / "run.h5"
+    try:
+        assert done.stderr.count("The run goes on in memory") == 1
+        if how == "back":
+            assert lines == []
+            assert set(Archive.open(path).observables()) == {"density"}
+        else:
+            (line,) = lines
+            copy = re.search(r"\(Permission denied\).* are in (\S+): move it", line)
+            assert copy is not None
+            assert set(Archive.open(copy[1]).observables()) == {"density"}
+            assert Archive.open(path).observables() == {}
+    finally:
+        path.parent.chmod(0o700)
+        shutil.rmtree(outer)
 
 
 # ------------------------------------------------------------------------------------------------------- links
