@@ -327,7 +327,10 @@ DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         resealed(lambda file: replaced(file, "checkpoint/generator", np.ones(3))),
         "the random generator is not in bytes",
     ),
-    "negative step": (resealed(lambda file: file["checkpoint"].attrs.update(step=-1)), "the step of the checkpoint is not a"),
+    "negative step": (
+        resealed(lambda file: file["checkpoint"].attrs.update(step=-1)),
+        "the step of the checkpoint is not a",
+    ),
     "result without energy": (resealed(lambda file: file["result"].attrs.pop("energy")), LAYOUT),
     "result of text": (resealed(lambda file: file["result"].attrs.update(energy="low")), "text instead of numbers"),
     "exact without energy": (resealed(lambda file: file["exact"].attrs.pop("energy")), "the exact ground state has"),

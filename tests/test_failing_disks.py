@@ -83,7 +83,9 @@ def test_disk_that_is_full_for_a_while(
 ) -> None:
     path = tmp_path / "run.h5"
     seen = []
-    found = run(path, after_1=lambda: limited(1000), after_3=lambda: (seen.append(Archive.open(path).step), limited(-1)))
+    found = run(
+        path, after_1=lambda: limited(1000), after_3=lambda: (seen.append(Archive.open(path).step), limited(-1))
+    )
     assert found == energy
     assert seen == [2]  # the last complete version
     assert Archive.open(path).finished
@@ -158,7 +160,9 @@ def test_folder_that_never_comes_back(tmp_path: Path, energy: float, temporary: 
 
 def test_no_room_anywhere(tmp_path: Path, limited: Callable[[int], None], temporary: Path) -> None:
     path = tmp_path / "run.h5"
-    with pytest.raises(ArchiveError, match=r"\(File too large\).*A copy in .* failed as well \(File too large\): steps"):
+    with pytest.raises(
+        ArchiveError, match=r"\(File too large\).*A copy in .* failed as well \(File too large\): steps"
+    ):
         run(path, after_1=lambda: limited(1000))
     assert Archive.open(path).step == 2
     assert names(temporary) == set()
@@ -169,10 +173,12 @@ def test_command_that_could_not_write_ends_with_1(tmp_path: Path) -> None:
     """`nqs run` in a process of its own, whose folder is removed on the way; it is stopped with SIGTERM."""
     folder = tmp_path / "results"
     folder.mkdir()
-    command = [sys.executable, "-m", "nqs.cli", *"run bose-hubbard --shape 3 --n-particles 3 --model.width 4".split()]
+    command = [sys.executable, "-m", "nqs.cli", *["run", "bose-hubbard", "--shape", "3", "--n-particles", "3", "--model.width", "4"]]
     command += ["--steps", "100000", "--archive", str(folder / "run.h5"), "--flush.longest", "0"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         while "step 1/100000" not in (line := process.stderr.readline()):
             assert line, "the run has ended"
@@ -281,7 +287,9 @@ def test_two_processes_through_a_linked_folder(tmp_path: Path) -> None:
     program = "import sys; from nqs import Archive; Archive.open(sys.argv[1], 'a')"
     with Archive.create(tmp_path / "link.h5", config={}, hamiltonian="H", unit="J"):
         for path in ("link.h5", "results/run.h5", "data/run.h5"):
-            done = subprocess.run([sys.executable, "-P", "-c", program, str(tmp_path / path)], capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", program, str(tmp_path / path)], capture_output=True, text=True
+            )
             assert done.returncode == 1
             assert f"is being written by another process (process {os.getpid()} on" in done.stderr
     assert (tmp_path / "link.h5").is_symlink()
@@ -297,7 +305,10 @@ def test_another_file_in_the_place_of_a_lost_one_is_left_alone(tmp_path: Path, t
     folder.mkdir()
     Archive.create(path, config={}, hamiltonian="second", unit="J").close()
     record(archive, 0)
-    with pytest.raises(ArchiveError, match=r"run\.h5 is another file now, which is left as it is\. All 1 steps"), archive:
+    with (
+        pytest.raises(ArchiveError, match=r"run\.h5 is another file now, which is left as it is\. All 1 steps"),
+        archive,
+    ):
         pass
     assert Archive.open(path).attributes["hamiltonian"] == "second"
     assert names(folder) == {"run.h5"}

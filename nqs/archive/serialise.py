@@ -149,7 +149,7 @@ def differences(first: Any, second: Any, path: str = "") -> list[str]:
         found = [lines for lines in entries if lines]
         more = [f"{path}: {len(found)} of {len(first)} entries differ"] if len(found) > SHOWN else []
         return [line for lines in found[:SHOWN] for line in lines] + more
-    both_nan = first != first and second != second  # noqa: PLR0124
+    both_nan = first != first and second != second
     return [] if first == second or both_nan else [f"{path}: {_brief(first)} / {_brief(second)}"]
 
 

@@ -11,10 +11,11 @@ from nqs.runtime.text import printable
 
 
 class ExitCode(IntEnum):
-    """For batch jobs; wrong options end with 2."""
+    """For batch jobs."""
 
     FINISHED = 0
     ERROR = 1
+    USAGE = 2  # wrong options: the same command will never work
     TIME_LIMIT = 3  # everything is saved, steps remain: resume
     SIGINT = 130  # everything is saved
     SIGTERM = 143  # everything is saved
@@ -23,6 +24,8 @@ class ExitCode(IntEnum):
 @contextmanager
 def errors_to_exit_codes() -> Iterator[None]:
     """Context manager: user errors and interrupts exit with one line and an `ExitCode`, without a traceback.
+
+    A ValueError is about what the user stated: options, values, files of options. The others are failures.
 
     Raises:
         SystemExit: instead of these errors.
@@ -36,7 +39,10 @@ def errors_to_exit_codes() -> Iterator[None]:
     except BrokenPipeError:  # nqs show ... | head
         sys.stderr.close()  # else Python reports the broken pipe at its end
         raise SystemExit(int(ExitCode.FINISHED)) from None
-    except (ValueError, OSError, FloatingPointError, ArchiveError) as error:
+    except ValueError as error:
+        line = printable(error, keep="\n")
+        _end(f"error: {line}", ExitCode.USAGE)
+    except (OSError, FloatingPointError, ArchiveError) as error:
         line = printable(error, keep="\n")
         raise SystemExit(f"error: {line}") from None  # printed by the interpreter, which ends with 1
 

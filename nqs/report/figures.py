@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -15,12 +14,12 @@ from nqs.archive.archive import Archive
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.hilbert import HilbertSpace
 from nqs.report.drawable import LARGEST, exact_energy_of, finite, history_of, observables_of
+from nqs.report.files import write_figure
 from nqs.report.panels import Arrays, draw_panels, has_panels, one_line, plain
 from nqs.report.summary import energy_of, require_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 VMC_COLOUR, EXACT_COLOUR = "#1f6f8b", "#d1495b"
 TRANSIENT = 0.1  # fraction of the steps ignored when the range of the energy axis is chosen
@@ -63,7 +62,7 @@ def plot_run(
     draw_energy(left, run, energy_exact)
     draw_accuracy(middle, run, energy_exact)
     draw_local_states(right, observables, run.state_names, hilbert, exact)
-    save(canvas, figure, dpi=150)
+    write_figure(canvas, Path(figure))
 
 
 @np.errstate(all="ignore")
@@ -94,14 +93,7 @@ def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
     draw_convergence(right, runs, exact, "seconds")
     left.get_legend().remove()
     right.set_ylabel("")
-    save(canvas, figure, dpi=150)
-
-
-def save(figure: Figure, target: Any, **options: Any) -> None:
-    """Write a figure; characters that the font lacks are boxes, without a warning for each."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")
-        figure.savefig(target, **options)
+    write_figure(canvas, Path(figure))
 
 
 def draw_convergence(

@@ -20,6 +20,7 @@ from nqs.archive.lock import writer_of
 from nqs.report import figures as report
 from nqs.report.compare import COLUMNS, NOTE, Row, tables
 from nqs.report.drawable import LARGEST, exact_energy_of, observables_of
+from nqs.report.files import save
 from nqs.report.panels import Arrays, draw_panels, has_panels, scalars
 from nqs.report.summary import energy_of, origin_of, require_step
 from nqs.runtime.text import printable
@@ -221,7 +222,7 @@ def _saved(title: str, axes: "Axes") -> Panel:
     file = io.StringIO()
     figure = axes.get_figure(root=True)
     assert figure is not None
-    report.save(figure, file, format="svg", transparent=True, dpi=200, metadata={"Date": None, "Creator": None})
+    save(figure, file, format="svg", transparent=True, dpi=200, metadata={"Date": None, "Creator": None})
     head, tag, body = file.getvalue().partition("<defs>")
     for number, colour in enumerate(COLOURS):
         body = body.replace(f": {colour}", f": var(--c{number})")

@@ -72,9 +72,7 @@ def is_present_state(archive: MemoryArchive, initial: Any) -> bool:
     return not archive.sessions or initial["parameters"] == digest_of(archive.parameters())
 
 
-def keep_session(
-    archive: MemoryArchive, wavefunction: Wavefunction, device: torch.device, *, steps: int
-) -> str | None:
+def keep_session(archive: MemoryArchive, wavefunction: Wavefunction, device: torch.device, *, steps: int) -> str | None:
     """Store the digest of the initial parameters, and with what the steps to come are made.
 
     Returns:

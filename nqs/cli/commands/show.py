@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nqs.archive.errors import ArchiveError
 from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
 from nqs.runtime.text import printable
@@ -137,7 +138,7 @@ def _toml(archive: "Archive") -> str:
 
     script = str(archive.attributes["script"])
     if not script:
-        raise ValueError(
+        raise ArchiveError(
             f"{archive.path} was started from Python, not by nqs run: it has no options. "
             "nqs show --json prints its configuration."
         )
