@@ -234,7 +234,7 @@ def test_bad_toml_gives_one_clear_line(text: str | None, message: str, nqs: Comm
     if text is not None:
         (tmp_path / "run.toml").write_text(text)
     outcome = nqs("run bose-hubbard --config run.toml")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert outcome.err.startswith(f"error: {message}")
     assert outcome.err.count("\n") == 1
 
@@ -396,7 +396,7 @@ def test_plot_of_one_run_and_of_several(runs: Command) -> None:
     assert Path("one.png").read_bytes().startswith(b"\x89PNG")
     assert Path("all.pdf").read_bytes().startswith(b"%PDF")
     outcome = runs("plot a.h5 -o one.xyz")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert outcome.err.startswith("error: Format 'xyz' is not supported (supported formats: ")
 
 
@@ -444,7 +444,7 @@ def test_verify(runs: Command) -> None:
     outcome = runs("verify a.h5 b.h5")
     size = Path("a.h5").stat().st_size
     assert outcome.code == 0
-    assert outcome.out.startswith(f"ok       a.h5: 5 steps, {size:,} bytes, SHA-256 as written\nok       b.h5: 9 steps")
+    assert outcome.out.startswith(f"ok       a.h5: {size:,} bytes, SHA-256 as written\nok       b.h5: ")
     data = bytearray(Path("a.h5").read_bytes())
     data[len(data) // 2] ^= 1
     Path("a.h5").write_bytes(data)
@@ -461,7 +461,7 @@ def test_verify(runs: Command) -> None:
 def test_verify_of_version_1_promises_nothing(nqs: Command) -> None:
     outcome = nqs(f"verify {Path(__file__).parent / 'data' / 'version-1.h5'}")
     assert outcome.code == 0
-    assert outcome.out.endswith("version-1.h5: 5 steps; format version 1 has no checksum\n")
+    assert outcome.out.endswith("version-1.h5: format version 1 has no checksum\n")
 
 
 # ------------------------------------------------------------------------------------------------------ bad input
@@ -485,7 +485,7 @@ def test_verify_of_version_1_promises_nothing(nqs: Command) -> None:
         ("export empty.h5 -o x.csv", "empty.h5 holds no finished step: there is nothing to export."),
         ("export empty.h5 -o x.txt", "empty.h5 holds no finished step"),
         ("resume empty.h5", "the archive holds no run of nqs: its configuration lacks hamiltonian, model, sampler"),
-        ("plot empty.h5 -o x.png", "the archive holds no run of nqs"),
+        ("plot empty.h5 -o x.png", "empty.h5 holds no finished step: there is nothing to plot."),
         ("plot empty.h5 empty.h5 -o x.png", "empty.h5 holds no finished step: there is nothing to plot."),
         (f"{TOY} --minutes 0", "minutes=0.0: a time limit is a positive number of minutes; leave it out for none."),
         (f"{TOY} --archive x.png", "archive x.png: its name must end with .h5 or .hdf5, because the figure is"),
@@ -496,7 +496,7 @@ def test_verify_of_version_1_promises_nothing(nqs: Command) -> None:
 def test_bad_input_gives_one_clear_line(line: str, message: str, nqs: Command, tmp_path: Path) -> None:
     Archive.create("empty.h5", config={}, hamiltonian="H", unit="J").close()
     outcome = nqs(line)
-    assert outcome.code == 1
+    assert outcome.code == (1 if re.match(r"\w+\.h5|the archive holds", message) else 2)
     assert outcome.err.startswith(f"error: {message}")
     assert outcome.err.count("\n") == 1
     assert not {"x.png", "x.csv", "none", "results"} & {path.name for path in tmp_path.iterdir()}
@@ -530,7 +530,7 @@ def test_archive_of_classes_that_do_not_exist_is_refused(nqs: Command) -> None:
     parts = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run")
     Archive.create("run.h5", config=dict.fromkeys(parts, part) | {"unit": "J"}, hamiltonian="H", unit="J").close()
     outcome = nqs("resume run.h5")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert outcome.err.startswith("error: 'Os' is none of the classes that an archive may name (")
 
 

@@ -1,4 +1,4 @@
-"""Archives on file systems that fail during a run, through links, and moved away: real folders, limits and processes."""
+"""Archives on file systems that fail during a run, behind links, and moved away: real folders, limits, processes."""
 
 import os
 import re
@@ -173,7 +173,8 @@ def test_command_that_could_not_write_ends_with_1(tmp_path: Path) -> None:
     """`nqs run` in a process of its own, whose folder is removed on the way; it is stopped with SIGTERM."""
     folder = tmp_path / "results"
     folder.mkdir()
-    command = [sys.executable, "-m", "nqs.cli", *["run", "bose-hubbard", "--shape", "3", "--n-particles", "3", "--model.width", "4"]]
+    toy = ["run", "bose-hubbard", "--shape", "3", "--n-particles", "3", "--model.width", "4"]
+    command = [sys.executable, "-m", "nqs.cli", *toy]
     command += ["--steps", "100000", "--archive", str(folder / "run.h5"), "--flush.longest", "0"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(

@@ -110,17 +110,18 @@ class Archive(MemoryArchive):
         return archive
 
     @classmethod
-    def open(cls, path: str | Path, mode: Literal["r", "a"] = "r") -> Self:
+    def open(cls, path: str | Path, mode: Literal["r", "a"] = "r", *, sealed: bool = True) -> Self:
         """An archive from disk, read into memory.
 
         Args:
             mode: "r" to read, also while another process writes; "a" to write as well, alone until it is closed.
+            sealed: False: whatever the checksum says, because another HDF5 program has changed the file.
 
         Raises:
             ArchiveError: no file, damaged, another format or a later version of it, or written by another process.
         """
         with Reader() as reader:
-            return cls._open(Path(path), mode, reader)
+            return cls._open(Path(path), mode, reader, sealed=sealed)
 
     @classmethod
     def open_all(cls, paths: Iterable[str | Path]) -> Iterator[Self]:
@@ -134,12 +135,12 @@ class Archive(MemoryArchive):
                 yield cls._open(Path(path), "r", reader)
 
     @classmethod
-    def _open(cls, path: Path, mode: Literal["r", "a"], reader: Reader) -> Self:
+    def _open(cls, path: Path, mode: Literal["r", "a"], reader: Reader, *, sealed: bool = True) -> Self:
         if not path.is_file():
             raise ArchiveError(f"{path}: no such archive.")
         lock = _lock(path) if mode == "a" else None
         try:
-            number, attributes, datasets, size = read_file(path, reader)
+            number, attributes, datasets, size = read_file(path, reader, sealed=sealed)
         except BaseException:
             if lock is not None:
                 lock.release()

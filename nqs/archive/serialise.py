@@ -56,7 +56,7 @@ def to_plain(value: Any, *, strict: bool = True) -> Any:
     if array is not None and array.size > MAX_NUMBERS:
         raise ValueError(
             f"an array of shape {array.shape} cannot be written to an archive: a configuration holds at most "
-            f"{MAX_NUMBERS:,} numbers in one array. Give the numbers that it is computed from, or run without an archive."
+            f"{MAX_NUMBERS:,} numbers in one array. Give what it is computed from, or run without an archive."
         )
     raise TypeError(
         f"{value!r} ({type(value).__name__}) cannot be written to an archive: use dataclasses and plain data."
@@ -100,7 +100,9 @@ def _to_array(data: Mapping[str, Any]) -> np.ndarray:
 
 
 def from_plain(data: Any, types: Mapping[str, type]) -> Any:
-    """The inverse of `to_plain`; only the dataclasses in `types`, arrays and tensors (on the CPU) are built. Lists become tuples.
+    """The inverse of `to_plain`; lists become tuples.
+
+    Only the dataclasses in `types`, arrays and tensors (on the CPU) are built.
 
     Raises:
         ValueError: a class that is not a dataclass in `types`, or fields that it does not have.
