@@ -99,10 +99,19 @@ def _lines(archive: "Archive") -> list[str]:
             clipped = history["clipped"].mean()
             lines.append(f"  clipped     {clipped:.2%} of the weight in the updates, mean over the steps")
     lines.append(f"  size        {archive.size:,} bytes{_size_of_a_step(archive)}")
+    for session in archive.sessions:
+        lines.append(f"  computed    {_session(session)}")
     for name, part in archive.config.items():
         if name not in ("hamiltonian", "unit"):  # shown in the first line
             lines.append(f"  {name:<12}{_short(part)}")
     return lines
+
+
+def _session(session: dict[str, Any]) -> str:
+    """Versions, device and threads of a process that made steps."""
+    threads = session.get("threads")
+    begin = f"from step {session['step']}: " if session.get("step") else ""
+    return f"{begin}torch {session.get('torch')} on {session.get('device')}, {threads} thread{'s' * (threads != 1)}"
 
 
 def _writing(history: dict[str, Any]) -> str:
