@@ -85,7 +85,7 @@ def with_other_contents(
     image: bytes, change: Callable[[h5py.File, random.Random], object], rng: random.Random
 ) -> bytes:
     with h5py.File(h5py.h5f.open_file_image(image, READ_WRITE)) as file:
-        with contextlib.suppress(ValueError, TypeError, KeyError, OSError, RuntimeError, MemoryError):  # no such thing
+        with contextlib.suppress(Exception):  # not possible in this file
             for _ in range(rng.choice((1, 1, 2, 3))):
                 change(file, rng)
         file.flush()
