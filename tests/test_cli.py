@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, safe_open
 
 from nqs import VMC, Archive, FlushPolicy, exact
 from nqs import driver as script
+from nqs.archive.storage import seal
 from nqs.cli import COMMANDS, main
 from nqs.cli.commands.run import script_names
 from nqs.cli.toml import command_line_flags
@@ -360,8 +361,7 @@ def test_compare_as_markdown_and_csv(runs: Command) -> None:
 def test_compare_finds_the_exact_energy_once_and_stores_it(nqs: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, options in (("a", "--seed 0"), ("b", "--steps 6")):
         assert nqs(f"{TOY} --exact-limit 0 --archive {name}.h5 {options}").code == 0
-    unknown = nqs("compare a.h5 b.h5 --exact-limit 5").out
-    assert "exact energy not known" in unknown
+    assert "exact energy not known" in nqs("compare a.h5 b.h5 --exact-limit 5").out
     calls = []
     ground_state = exact.ground_state
 
@@ -370,7 +370,9 @@ def test_compare_finds_the_exact_energy_once_and_stores_it(nqs: Command, monkeyp
         return ground_state(*arguments)
 
     monkeypatch.setattr(exact, "ground_state", counted)
-    first = nqs("compare a.h5 b.h5")
+    assert "exact energy not known" in nqs("compare a.h5 b.h5").out
+    assert not calls  # only if asked
+    first = nqs("compare a.h5 b.h5 --exact-limit 10")
     assert f"exact E = {EXACT:.8f} J" in first.out
     assert len(calls) == 1
     for name in ("a.h5", "b.h5"):
@@ -384,10 +386,25 @@ def test_compare_finds_the_exact_energy_once_and_stores_it(nqs: Command, monkeyp
 def test_compare_of_an_archive_that_is_being_written_says_that_nothing_is_stored(nqs: Command) -> None:
     assert nqs(f"{TOY} --exact-limit 0 --archive a.h5").code == 0
     with Archive.open("a.h5", "a"):
-        outcome = nqs("compare a.h5")
+        outcome = nqs("compare a.h5 --exact-limit 10")
     assert f"exact E = {EXACT:.8f} J" in outcome.out
     assert outcome.err.startswith("the exact energy was not stored: a.h5 is being written by another process")
     assert Archive.open("a.h5").exact is None
+
+
+def test_compare_does_not_use_the_exact_energy_of_another_archive(nqs: Command) -> None:
+    for name in "ab":
+        assert nqs(f"{TOY} --exact-limit 0 --archive {name}.h5").code == 0
+    with Archive.open("b.h5", "a") as claim:
+        claim.write_exact(
+            ExactGroundState(energy=-99.0, gap=1.0, state=np.ones(1), dimension=1, method="dense", seconds=0.0)
+        )
+        claim.flush()
+    rows = {row["file"]: row for row in csv.DictReader(nqs("compare a.h5 b.h5 --format csv").out.splitlines())}
+    assert (rows["a.h5"]["exact"], rows["a.h5"]["relative"]) == ("", "")
+    assert float(rows["b.h5"]["exact"]) == -99
+    nqs("compare a.h5 --exact-limit 10")
+    assert "the archives hold different exact energies, -99.0" in nqs("compare a.h5 b.h5").out
 
 
 def test_compare_marks_what_was_not_evaluated(nqs: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,6 +503,7 @@ def test_verify(runs: Command) -> None:
 def test_verify_of_version_1_promises_nothing(nqs: Command) -> None:
     outcome = nqs(f"verify {Path(__file__).parent / 'data' / 'version-1.h5'}")
     assert outcome.code == 0
+    assert outcome.out.startswith("unsealed ")
     assert outcome.out.endswith("version-1.h5: format version 1 has no checksum\n")
 
 
@@ -580,6 +598,13 @@ def test_verify_of_what_is_no_archive_gives_one_line_each(runs: Command, tmp_pat
         assert outcome.err == ""
         lines = outcome.out.splitlines()
         assert [line.split(".h5")[0] for line in lines] == [f"DAMAGED  {name}" for name in names]
+
+
+def test_verify_needs_no_hdf5(nqs: Command, tmp_path: Path) -> None:
+    image = b"what would crash the HDF5 library"
+    (tmp_path / "a.h5").write_bytes(seal(image, format="nqs-run", version=2) + image)
+    assert nqs("verify a.h5").out == f"ok       a.h5: {512 + len(image)} bytes, SHA-256 as written\n"
+    assert nqs("show a.h5").err.startswith("error: a.h5 is no readable archive: the HDF5 library cannot read it")
 
 
 # ------------------------------------------------------------------------------------------------------ bad input

@@ -80,7 +80,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(folder / "a.h5", exact=GROUND)
     run(folder / "b.h5", width=6)
     run(folder / "c.h5", hamiltonian=BoseHubbard(chain(3), 3, U=8.0))
-    main(["report", *(str(folder / name) for name in ("a.h5", "b.h5", "c.h5")), "-o", str(folder / "all.html")])
+    files = [str(folder / name) for name in ("a.h5", "b.h5", "c.h5")]
+    main(["report", *files, "-o", str(folder / "all.html"), "--exact-limit", "10"])
     return folder
 
 
@@ -116,7 +117,7 @@ def test_several_runs_stand_side_by_side(folder: Path) -> None:
     for result in energies:
         assert result is not None
         assert page.text.count(with_error(result.energy, result.error)) == 2  # in the table, and above the figures
-    assert page.text.count(f"{GROUND.energy:.8f} J") == 3  # known from a.h5: in the table, and of both runs
+    assert page.text.count(f"{GROUND.energy:.8f} J") == 3  # in the table, and of both runs
     found = Archive.open(folder / "c.h5").exact  # by the report, and stored
     assert found is not None
     assert page.text.count(f"{found['energy']:.8f} J") == 2
@@ -163,7 +164,7 @@ def hostile(path: Path) -> Path:
 def test_archive_of_a_stranger_cannot_inject_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [hostile(tmp_path / f"{name}<img src=x onerror=alert(3)>$.h5") for name in "ab"]
     main(["report", *map(str, files), "-o", str(tmp_path / "page.html")])
-    assert "is none of the classes that an archive may name" in capsys.readouterr().err
+    assert not capsys.readouterr().err
     page = Page(tmp_path / "page.html")
     assert " ".join(EVIL.split()) in page.text  # shown as it is
     tags = {tag for tag, _ in page.tags}
@@ -178,7 +179,10 @@ def test_archive_of_a_stranger_cannot_inject_anything(tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("samples", "was not written by a run of nqs: its history lacks samples"), ("", "cannot be drawn: TypeError: ")],
+    [
+        ("samples", "was not written by a run of nqs: its history lacks samples"),
+        ("", r"cannot be drawn: its observable local_state_probabilities is of shape \(3,\), not \(L, d\)"),
+    ],
 )
 def test_archive_that_nqs_did_not_fill_gives_one_clear_line(missing: str, message: str, tmp_path: Path) -> None:
     state = {"x": torch.zeros(1)}

@@ -20,6 +20,9 @@
 `script` and `options` say which script started the run and with which options; "" and {} for a run from Python. Large
 datasets are compressed with gzip, which every HDF5 library reads; parameters are not, because they do not compress.
 
+Every file is read as one of unknown origin: HDF5 runs in a child process (`nqs.archive.isolated`), and the layout is
+checked (`nqs.archive.schema`).
+
 The contents are kept in memory; a flush writes a complete new file beside the old one and renames it (atomic on POSIX).
 A reader therefore always finds a complete file, also during the run or after it was killed. One process at a time may
 write.

@@ -167,6 +167,8 @@ def _json(name: str, text: Scalar) -> Any:
         data = json.loads(text, parse_int=_integer)
     except RecursionError:
         raise ValueError(f"attribute {name} is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"attribute {name} is not JSON that nqs writes: {error}") from None
     level = [data] if isinstance(data, (dict, list)) else []
     for _ in range(MAX_NESTING):
         if not level:

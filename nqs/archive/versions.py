@@ -45,8 +45,9 @@ def read_file(path: Path, reader: Reader, *, sealed: bool = True) -> tuple[int, 
         upgrade(attributes, datasets)
         check_layout(attributes, datasets)
     except (KeyError, TypeError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ArchiveError(
-            f"{path} has the header of an archive, but not its layout: {error}. "
+            f"{path} has the header of an archive, but not its layout: {what}. "
             "The file was left as it is; restore it from a copy."
         ) from error
     return number, attributes, datasets, size

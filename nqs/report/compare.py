@@ -198,12 +198,22 @@ def markdown(rows: Sequence[Row]) -> str:
     """Markdown tables."""
     lines = []
     for name, exact, cells in tables(rows):
-        lines += [f"**{name}**, {exact}", "", "| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+        lines += [
+            f"**{_markdown(name)}**, {_markdown(exact)}",
+            "",
+            "| " + " | ".join(COLUMNS) + " |",
+            "|---|" + "---:|" * (len(COLUMNS) - 1),
+        ]
+        lines += ["| " + " | ".join(map(_markdown, row)) + " |" for row in cells]
         lines.append("")
     if not all(row.evaluated for row in rows):
         lines.append(NOTE.replace("*", "\\*"))
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _markdown(text: str) -> str:
+    """Text in which "<" begins no HTML and "|" no column."""
+    return text.replace("<", "&lt;").replace("|", "\\|")
 
 
 def comma_separated(rows: Sequence[Row]) -> str:

@@ -61,7 +61,7 @@ def plot_run(
         canvas.supxlabel(one_line(observables), fontsize=9)
     draw_energy(left, run, energy_exact)
     draw_accuracy(middle, run, energy_exact)
-    draw_local_states(right, observables, run.state_names, hilbert, exact)
+    draw_local_states(right, observables, hilbert, exact, run.state_names)
     write_figure(canvas, Path(figure))
 
 
@@ -184,16 +184,16 @@ def draw_sampling(axes: Axes, run: Archive) -> None:
 def draw_local_states(
     axes: Axes,
     observables: Arrays,
-    names: Sequence[str] | None = None,
     hilbert: HilbertSpace | None = None,
     exact: ExactGroundState | None = None,
+    names: Sequence[str] | None = None,
 ) -> None:
     """Probability of each local state, averaged over sites: bars for the run, circles for the exact state.
 
     Args:
-        names: of the local states; None: those of `hilbert`, or numbers.
-        hilbert: space of the run, for `exact`.
+        hilbert: space of the run, for the names of the local states and for `exact`.
         exact: exact ground state.
+        names: of the local states, where `hilbert` is None; None: they are numbered.
     """
     if "local_state_probabilities" not in observables:
         axes.set_axis_off()

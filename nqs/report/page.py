@@ -197,7 +197,7 @@ def _panels(archive: Archive, observables: Arrays, exact: float | None) -> Itera
     yield _drawn("Sampling", lambda axes: report.draw_sampling(axes, archive))
     if "local_state_probabilities" in observables:
         names = archive.state_names
-        yield _drawn("Local states", lambda axes: report.draw_local_states(axes, observables, names))
+        yield _drawn("Local states", lambda axes: report.draw_local_states(axes, observables, names=names))
     if has_panels(observables):
         figures = [_figure() for _ in range(3)]
         draw_panels((figures[0], figures[1], figures[2]), observables)

@@ -12,6 +12,7 @@ from nqs.archive.serialise import from_plain
 from nqs.archive.upgrade import upgraded
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.runtime.progress import Watcher
+from nqs.runtime.text import printable
 from nqs.vmc.loop import VMC
 from nqs.vmc.result import Result
 from nqs.vmc.stored import check_kinds, check_parameters, check_sizes, one_line
@@ -55,7 +56,7 @@ def resume(
             built["optimiser"],
             built["evaluation"],
             warm_up=built.get("warm_up"),
-            unit=config["unit"],
+            unit=printable(config["unit"]),
         )
     # The stored configuration itself: those of older versions lack later options.
     return vmc.carry_out(

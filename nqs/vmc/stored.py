@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -14,9 +16,17 @@ from nqs.runtime.memory import available_memory
 
 MAX_SITES = 10_000
 COPIES = 8  # of all parameters, in float64, in a run at least: state of the optimiser, last good ones, updates
-# What the loop needs of each part.
-NEEDED = {"hamiltonian": "hilbert", "model": "build", "sampler": "build", "optimiser": "objective",
-          "evaluation": "build", "run": "temperature_at", "warm_up": "steps"}  # fmt: skip
+PLAIN = (int, float, str, bool, type(None))
+# What the loop needs of each part, and the package of the classes of nqs that have it.
+NEEDED = {
+    "hamiltonian": ("hilbert", "hamiltonians"),
+    "model": ("build", "models"),
+    "sampler": ("build", "samplers"),
+    "optimiser": ("objective", "optimisation"),
+    "evaluation": ("build", "samplers"),
+    "run": ("temperature_at", "optimisation"),
+    "warm_up": ("share", "optimisation"),
+}
 
 
 @contextmanager
@@ -31,7 +41,8 @@ def one_line(place: object) -> Iterator[None]:
     except (ArchiveError, ValueError):
         raise
     except Exception as error:
-        raise ArchiveError(f"{place} holds a run that cannot be rebuilt: {type(error).__name__}: {error}") from error
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ArchiveError(f"{place} holds a run that cannot be rebuilt: {text}") from error
 
 
 def check_sizes(config: Any) -> None:
@@ -59,10 +70,43 @@ def _sites(part: Mapping[str, Any]) -> int:
 
 
 def check_kinds(built: Mapping[str, Any]) -> None:
-    """Raises ValueError: a part of a run is of another kind, such as a lattice in place of the sampler."""
+    """Raises ValueError: a part of a run is of another kind, such as a lattice in place of the sampler, or has fields
+    of another type."""
     for name, part in built.items():
-        if name in NEEDED and not hasattr(part, NEEDED[name]):
+        if name not in NEEDED:
+            continue
+        needed, package = NEEDED[name]
+        module = f"{type(part).__module__}.".split(".")
+        if not hasattr(part, needed) or (module[0] == "nqs" and module[1] != package):
             raise ValueError(f"the {name} of the run in the archive is a {type(part).__name__}, which cannot be one.")
+        _check_fields(part)
+        if name == "run" and part.steps is None:
+            raise ValueError("the run in the archive does not say how many steps it has.")
+        if name == "warm_up":
+            check_kinds({"sampler": part.sampler, "optimiser": part.optimiser})
+
+
+def _check_fields(part: Any) -> None:
+    """Raises ValueError: a number, a text or None in a field of another type. Other types are left to the classes."""
+    if isinstance(part, tuple):
+        for item in part:
+            _check_fields(item)
+    if not is_dataclass(part) or not type(part).__module__.startswith("nqs."):  # a user's own annotations may be loose
+        return
+    hints = get_type_hints(type(part))
+    for field in fields(part):
+        value, hint = getattr(part, field.name), hints[field.name]
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        literals = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+        plain = [kind for kind in kinds if kind in PLAIN]
+        if len(plain) + sum(get_origin(kind) is Literal for kind in kinds) == len(kinds):
+            allowed = {*plain, int} if float in plain else {*plain}
+            whole = int in plain and isinstance(value, float) and value.is_integer()
+            if type(value) not in allowed and not whole and value not in literals:
+                raise ValueError(
+                    f"{type(part).__name__} has {field.name} = {value!r}, which is a {type(value).__name__}."
+                )
+        _check_fields(value)
 
 
 def check_parameters(model: Any, hilbert: HilbertSpace, archive: RunRecord) -> None:
@@ -73,8 +117,11 @@ def check_parameters(model: Any, hilbert: HilbertSpace, archive: RunRecord) -> N
     """
     while hasattr(model, "base"):  # symmetrised states, which need numbers to be built
         model = model.base
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in model.build(hilbert, "meta").state_dict().items()}
+    try:
+        with torch.device("meta"):
+            shapes = {name: tuple(tensor.shape) for name, tensor in model.build(hilbert, "meta").state_dict().items()}
+    except NotImplementedError:  # a model of a user's own that computes with numbers when it is built
+        return
     memory = available_memory()
     needed = 8 * COPIES * sum(map(math.prod, shapes.values()))
     if memory is not None and needed > memory:

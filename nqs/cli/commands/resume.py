@@ -6,6 +6,7 @@ from pathlib import Path
 from nqs.archive.flush import FlushPolicy
 from nqs.cli.errors import ExitCode, errors_to_exit_codes
 from nqs.cli.files import File
+from nqs.runtime.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Resume:
         with errors_to_exit_codes():
             checked_archive(self.file)
             archive = Archive.open(self.file)
-            print(archive.attributes["hamiltonian"])
+            print(printable(archive.attributes["hamiltonian"]))
             types = None if self.module is None else classes_in(self.module)
             built = rebuild(archive.config, types, finished=archive.finished)
             hilbert, threads = built["hamiltonian"].hilbert, self.threads

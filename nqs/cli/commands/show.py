@@ -34,7 +34,7 @@ class Show:
                 if self.toml:
                     print(_toml(archive), end="")
                 elif self.json:
-                    print(json.dumps(plain_data(archive)))
+                    print(json.dumps(plain_data(archive)).replace("\x7f", "\\u007f"))  # the one that JSON lets through
                 else:
                     print("\n" * bool(number) + text(archive))
 
@@ -44,8 +44,8 @@ def plain_data(archive: "Archive") -> dict[str, Any]:
     result = archive.result
     history = archive.history
     return {
-        "file": str(archive.path),
         **archive.attributes,
+        "file": str(archive.path),
         "step": archive.step,
         "steps": archive.steps,
         "finished": archive.finished,
