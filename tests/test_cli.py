@@ -278,7 +278,8 @@ def test_show_says_what_it_is_how_far_it_is_and_what_it_found(runs: Command) -> 
         r"  time        [\d,]+ s, \S+ s per step; writing the archive \d+\.\d\d% of the whole", lines[6]
     )
     assert re.fullmatch(r"  size        [\d,]+ bytes, \d+ per step for the history", lines[7])
-    assert lines[8].startswith("  model       OnOrbits(base=TransformerConfig(width=4, ")
+    assert re.fullmatch(r"  computed    torch \S+ on cpu \(\w+\), \d+ threads?", lines[8])
+    assert lines[9].startswith("  model       OnOrbits(base=TransformerConfig(width=4, ")
     assert runs("show a.h5 b.h5").out.count("\n\n") == 1
 
 
