@@ -5,14 +5,15 @@ from torch import nn
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, head: nn.Linear, *, n_sites: int, local_dim: int, seed: int) -> None:
-    """Weights normal with variance 1 / inputs, biases 0, norms 1; logits small, phases of order 1.
+def initialise(network: nn.Module, head: nn.Linear, *, n_sites: int, local_dim: int, seed: int, phases: float) -> None:
+    """Weights normal with variance 1 / inputs, biases 0, norms 1; logits small, phases of the given size.
 
     A phase head of exactly zero is a stationary point of every real Hamiltonian and would never learn; a small one
     leaves it so slowly that wrong signs freeze in.
 
     Args:
         head: rows of logits, as many as local states, then those of the phases if there are any.
+        phases: typical size of the phase that a site adds, about.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -23,4 +24,4 @@ def initialise(network: nn.Module, head: nn.Linear, *, n_sites: int, local_dim: 
             parameter.normal_(0.0, scale / inputs**0.5, generator=generator)
         else:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-    head.weight[local_dim:] *= 10.0
+    head.weight[local_dim:] *= 10.0 * phases

@@ -10,6 +10,7 @@ amplitudes as in Sharir et al., arXiv:1902.04057.
 """
 
 # Shapes: B configurations, L sites, D width, d local states.
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -25,6 +26,8 @@ from nqs.models.inference.dense import DenseDecoder
 from nqs.models.inference.kernels import log_softmax_
 from nqs.models.initialisation import initialise
 from nqs.models.normalisation import LayerNorm
+from nqs.models.references.conditionals import DeterminantConditionals
+from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, ReferencePhase
 from nqs.runtime.defaults import float32_by_default
 
@@ -46,6 +49,8 @@ class TransformerConfig:
             for samples and energies and float32 for the natural gradient, which needs fewer digits.
         seed: of the initial parameters.
         reference: fixed phase of every configuration, such as `MarshallSign`, added to the learned phase.
+        initial_phases: typical size of the initial learned phase of a site: small where the reference is nearly right.
+        start: |psi|^2 for zero logits: "uniform" over the sector, or that of the "reference", a `SlaterDeterminant`.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -61,6 +66,8 @@ class TransformerConfig:
     dtype: Literal["float64", "float32", "mixed"] = "float64"
     seed: int = 0
     reference: ReferencePhase | None = None
+    initial_phases: float = 1.0
+    start: Literal["uniform", "reference"] = "uniform"
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "mlp_ratio", "n_heads"):
@@ -70,12 +77,19 @@ class TransformerConfig:
             ("attention", ("dot-product", "factored")),
             ("phase", ("learned", "zero")),
             ("dtype", ("float64", "float32", "mixed")),
+            ("start", ("uniform", "reference")),
         ):
             if getattr(self, name) not in allowed:
                 *rest, last = map(repr, allowed)
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose {', '.join(rest)} or {last}.")
         if self.attention == "dot-product" and self.displacements is not None:
             raise ValueError("displacements are for attention='factored'; queries and keys have no use for them.")
+        if not 0 < self.initial_phases < math.inf:
+            raise ValueError(
+                f"initial_phases={self.initial_phases}: a positive number; phases of zero are never learned."
+            )
+        if self.start == "reference" and not isinstance(self.reference, SlaterDeterminant):
+            raise ValueError("start='reference' needs a SlaterDeterminant as reference; choose start='uniform'.")
         if self.width % self.n_heads:
             raise ValueError(f"width={self.width} is not divisible by heads={self.n_heads}; choose a multiple.")
 
@@ -152,7 +166,11 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
             self.blocks = cast(list[Block], nn.ModuleList(Block(config, L) for _ in range(config.layers)))
             self.norm = LayerNorm(D)
             self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
-        initialise(self, self.head, n_sites=L, local_dim=d, seed=config.seed)
+        initialise(self, self.head, n_sites=L, local_dim=d, seed=config.seed, phases=config.initial_phases)
+        self.start_from = None
+        if config.start == "reference":
+            assert isinstance(config.reference, SlaterDeterminant)
+            self.start_from = DeterminantConditionals(config.reference, d).to(torch.device(device))
         self.decoder: Decoder | DenseDecoder = Decoder(self)
         self.gradient_dtype = torch.float32 if config.dtype == "mixed" else None
         self.to(device=device, dtype=torch.float32 if config.dtype == "float32" else torch.float64)
@@ -165,8 +183,10 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
         x = self.embedded(self.previous(n), sites.expand(n.shape))
         for block in self.blocks:
             x = block(x)
-        log_uniform = self.hilbert.tables(n.device).log_uniform[sites, self.hilbert.remainders(n)]
-        return self.of_outputs(self.head(self.norm(x)), log_uniform)
+        log_start = self.hilbert.tables(n.device).log_uniform[sites, self.hilbert.remainders(n)]
+        if self.start_from is not None:
+            log_start = self.start_from.of(n, log_start)
+        return self.of_outputs(self.head(self.norm(x)), log_start)
 
     def embedded(self, previous: Int64[Tensor, "*B"], sites: Int64[Tensor, "*S"]) -> Float[Tensor, "*B D"]:
         """Input of the first block: embeddings of the site and of the local state of the site before it."""
@@ -177,14 +197,14 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
         first = torch.full_like(n[:, :1], self.hilbert.local_dim, dtype=torch.int64)
         return torch.cat([first, n[:, :-1].long()], dim=1)
 
-    def of_outputs(self, outputs: Float[Tensor, "*B out"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
+    def of_outputs(self, outputs: Float[Tensor, "*B out"], log_start: Float64[Tensor, "*B d"]) -> Conditionals:
         """Conditionals from the outputs of the head, logits and phases; in float64 whatever the network's precision."""
         outputs = outputs.double()
         if self.has_phase:
             logits, phase = outputs.chunk(2, dim=-1)
         else:
             logits, phase = outputs, torch.zeros_like(outputs)
-        logits = logits + log_uniform
+        logits = logits + log_start
         return Conditionals(logits.log_softmax(-1) if torch.is_grad_enabled() else log_softmax_(logits), phase)
 
     @property

@@ -5,8 +5,7 @@ The scripts and `nqs run` call `ground_state`, too: the same options and seed gi
 
 import math
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +51,8 @@ def ground_state(
     optimiser: OptimiserOptions | OptimiserConfig | None = None,
     steps: int | None = None,
     minutes: float | None = None,
+    total_minutes: float | None = None,
+    until: Callable[[Mapping[str, float]], bool] | None = None,
     seed: int = 0,
     temperature: float = 0.0,
     annealing: float = 0.5,
@@ -77,10 +78,10 @@ def ground_state(
 
     Args:
         hamiltonian: the problem, which states the sector.
-        model, reference, symmetry, distinct, optimiser, steps, seed, temperature, annealing, initial, pretrain, device,
-            threads: as in `nqs.recipes.plan`.
-        minutes: time limit for exact diagonalisation, steps, evaluation and figure together. If the default run is
-            estimated to take longer, fewer steps or a narrower network are chosen.
+        model, reference, symmetry, distinct, optimiser, steps, minutes, total_minutes, seed, temperature, annealing,
+            initial, pretrain, device, threads: as in `nqs.recipes.plan`. `minutes` includes exact diagonalisation and
+            the figure.
+        until: as in `VMC.run`: ends the run when it returns True for a row of the history.
         exact: exact ground state or its energy, for relative errors; "auto": computed first, up to the dimension
             `exact_limit`; None: unknown.
         exact_limit: see `exact`.
@@ -124,6 +125,7 @@ def ground_state(
         optimiser=optimiser,
         steps=steps,
         minutes=minutes,
+        total_minutes=total_minutes,
         seed=seed,
         temperature=temperature,
         annealing=annealing,
@@ -148,6 +150,7 @@ def ground_state(
         figure=figure,
         flush=flush,
         watch=watch,
+        until=until,
         progress=progress,
         started_by=started_by,
         begin=begin,
@@ -163,6 +166,7 @@ def carry_out(
     figure: bool = False,
     flush: FlushPolicy | None = None,
     watch: Iterable[Watcher] = (),
+    until: Callable[[Mapping[str, float]], bool] | None = None,
     progress: bool = True,
     started_by: tuple[str, Mapping[str, Any]] = ("", {}),
     begin: float | None = None,
@@ -182,11 +186,11 @@ def carry_out(
     start = _start(plan, source)
     if source is not None:
         say(transfer(wavefunction, plan.hamiltonian, source))
-    vmc, run = built(plan, wavefunction)
+    vmc = built(plan, wavefunction)
     say(plan.summary)
     path = None if archive is None else checked_archive(Path(archive))
     if path is None and name is not None:
-        path = Path("results") / f"{name}-{digest(vmc.config(run, start or None))}.h5"
+        path = Path("results") / f"{name}-{digest(vmc.config(plan.run, start or None))}.h5"
     with using_threads(plan.threads):
         if plan.pretrain != "none" and not (path is not None and path.exists() and Archive.open(path).has_checkpoint):
             target = pretraining_target(plan, known_state)
@@ -194,31 +198,32 @@ def carry_out(
             say(f"fit to the {plan.pretrain} state: {found}")
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        result = vmc.run(
-            **asdict(run),
+        result = vmc.carry_out(
+            plan.run,
+            vmc.config(plan.run, start or None),
             archive=path,
             exact=exact,
             progress=progress,
             minutes=minutes_left(plan.minutes, begin, FIGURE_SECONDS if figure else 0.0),
             flush=flush,
             watch=watch,
+            until=until,
             started_by=started_by,
-            initial=start or None,
         )
     if figure and path is not None:
         plot_run(path, figure_beside(path), hilbert, known_state)
     return result
 
 
-def built(plan: Plan, wavefunction: Wavefunction) -> tuple[VMC, RunConfig]:
-    """The loop that carries out a plan, and length and seed of the run."""
+def built(plan: Plan, wavefunction: Wavefunction) -> VMC:
+    """The loop that carries out a plan."""
     *before, main = plan.stages
     warm_up = None
     if before:
         (first,) = before
-        fraction = first.steps / plan.steps
-        warm_up = WarmUp(share=fraction, sampler=first.sampler, optimiser=first.optimiser)
-    vmc = VMC(
+        assert plan.steps is not None
+        warm_up = WarmUp(share=first.steps / plan.steps, sampler=first.sampler, optimiser=first.optimiser)
+    return VMC(
         plan.hamiltonian,
         wavefunction,
         main.sampler,
@@ -227,26 +232,18 @@ def built(plan: Plan, wavefunction: Wavefunction) -> tuple[VMC, RunConfig]:
         warm_up=warm_up,
         unit=plan.unit,
     )
-    run = RunConfig(steps=plan.steps, seed=plan.seed, temperature=plan.temperature, annealing=plan.annealing)
-    return vmc, run
 
 
 def _introduction(plan: Plan, exact: ExactGroundState | None) -> list[str]:
     """Choice of signs and symmetry sector, compared with the exact ground state if that is known."""
-    hilbert, lines = plan.hamiltonian.hilbert, []
-    if "Hartree-Fock" in plan.reason("signs"):
-        lines.append(plan.reason("signs"))
+    hilbert, lines = plan.hamiltonian.hilbert, [reason.text for reason in plan.why if reason.announced]
     if plan.mean_field is not None and exact is not None:
         agreement = phase_agreement(plan.mean_field, hilbert, exact.state)
-        lines.append(f"its signs are right on {agreement:.2%} of the weight of the exact ground state")
-    if plan.reason("symmetry"):
-        lines.append(plan.reason("symmetry"))
+        lines.insert(1, f"its signs are right on {agreement:.2%} of the weight of the exact ground state")
     symmetry = getattr(plan.model, "symmetry", None)
     unique = exact if exact is not None and exact.multiplicity == 1 else None
     if unique is not None and symmetry is not None and weight_in_sector(symmetry, hilbert, unique.state) < 0.5:
         lines.append('but the exact ground state is not in this sector: the run will end above it (symmetry="none")')
-    if "instead of" in plan.reason("steps"):
-        lines.append(plan.reason("steps"))
     return lines
 
 

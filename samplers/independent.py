@@ -19,7 +19,7 @@ def autoregressive(wavefunction: Wavefunction, config: object) -> Autoregressive
 
 
 class Independent:
-    """A sampler without state between draws."""
+    """A sampler without state between draws; others override both methods."""
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}

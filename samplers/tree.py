@@ -6,6 +6,7 @@ of N independent draws from |psi|^2. Barrett, Malyshev, Lvovsky, Nat. Mach. Inte
 """
 
 # Shapes: F prefixes on the frontier, L sites, d local states, U distinct configurations.
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ class TreeSampler:
     Args:
         n_samples: number of independent samples, up to 1e12; or
         n_distinct: wanted number of distinct configurations: the number of samples that reaches it is estimated from
-            independent pilot runs.
+            independent pilot draws at first, and from the last draw afterwards.
         max_frontier: largest number of prefixes decoded together; a larger frontier is split into chunks, which bounds
             memory without changing the distribution.
         use_cuda_graph: on a GPU, replay draws of up to some thousand distinct configurations as a CUDA graph
@@ -86,6 +87,7 @@ class TreeSampling(Independent):
         self.wavefunction = wavefunction
         self.base = autoregressive(wavefunction, config)
         self._graph = GraphCache(self.base)
+        self._n_samples = 0  # of the next draw, for a number of distinct configurations; 0: not yet known
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator) -> Samples:
@@ -93,10 +95,19 @@ class TreeSampling(Independent):
 
         For a symmetric wavefunction distinct orbits; `n_distinct` then counts configurations of its base.
         """
-        n_samples = self.config.n_samples
-        if n_samples is None:
-            n_samples = self._samples_for_target(generator)
-        return self.wavefunction.from_base_samples(self._draw(n_samples, generator))
+        if self.config.n_samples is not None:
+            return self.wavefunction.from_base_samples(self._draw(self.config.n_samples, generator))
+        # The number of samples depends on earlier draws alone, so that it biases nothing.
+        n_samples = self._n_samples or self._samples_for_target(generator)
+        drawn = self._draw(n_samples, generator)
+        self._n_samples = min(self._samples_for(drawn, n_samples), math.ceil(PILOT_GROWTH * n_samples))
+        return self.wavefunction.from_base_samples(drawn)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"n_samples": torch.tensor(self._n_samples)} if self._n_samples else {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._n_samples = int(state["n_samples"]) if "n_samples" in state else 0
 
     def _draw(self, n_samples: int, generator: torch.Generator) -> Samples:
         wavefunction, config = self.base, self.config
@@ -129,27 +140,33 @@ class TreeSampling(Independent):
         return as_samples(wavefunction, tokens, counts, log_p, phase)
 
     def _samples_for_target(self, generator: torch.Generator) -> int:
-        """Number of samples N with E[distinct] = sum_n 1 - (1 - p(n))^N equal to n_distinct.
-
-        The sum is estimated from a pilot of M samples, weighted with 1 / (1 - (1 - p)^M), the inverse of the
-        probability to be found (Horvitz and Thompson, J. Am. Stat. Assoc. 47, 663 (1952)).
-        """
-        wanted = self.config.n_distinct
-        assert wanted is not None
-        n_pilot = wanted
+        """Number of samples for n_distinct, from pilot draws."""
+        assert self.config.n_distinct is not None
+        n_pilot = self.config.n_distinct
         while True:
-            pilot = self._draw(n_pilot, generator)
-            log_miss = torch.log1p(-(2 * pilot.log_modulus).exp().clamp(max=1))  # log(1 - p), (U,)
-            found = -torch.expm1(n_pilot * log_miss)
-            low, high = 0.0, 12.0  # log10 of N
-            for _ in range(40):
-                middle = (low + high) / 2
-                expected = (-torch.expm1(10**middle * log_miss) / found).sum()
-                low, high = (middle, high) if expected < wanted else (low, middle)
-            n_samples = round(10**high)
+            n_samples = self._samples_for(self._draw(n_pilot, generator), n_pilot)
             if n_samples <= PILOT_GROWTH * n_pilot:
                 return n_samples
             n_pilot = round(PILOT_GROWTH * n_pilot)
+
+    def _samples_for(self, drawn: Samples, n_drawn: int) -> int:
+        """Number of samples N with E[distinct] = sum_n 1 - (1 - p(n))^N equal to n_distinct.
+
+        The sum is estimated from M samples, weighted with 1 / (1 - (1 - p)^M), the inverse of the probability to be
+        found (Horvitz and Thompson, J. Am. Stat. Assoc. 47, 663 (1952)).
+        """
+        wanted = self.config.n_distinct
+        assert wanted is not None
+        log_miss = torch.log1p(-(2 * drawn.log_modulus).exp().clamp(max=1))  # log(1 - p), (U,)
+        found = -torch.expm1(n_drawn * log_miss)
+        low = torch.zeros((), dtype=torch.float64, device=log_miss.device)  # log10 of N; on the device: no waiting
+        high = torch.full_like(low, math.log10(MAX_SAMPLES))
+        for _ in range(40):
+            middle = (low + high) / 2
+            expected = (-torch.expm1(10**middle * log_miss) / found).sum()
+            enough = expected >= wanted
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return round(10 ** high.item())
 
 
 def as_samples(

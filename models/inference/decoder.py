@@ -24,6 +24,7 @@ from nqs.models.inference.kernels import add_output_, gelu, take_rows, tokens_at
 from nqs.models.inference.prefix_tree import Branches, PrefixTree
 from nqs.models.inference.prefixes import FirstTables, Prefixes
 from nqs.models.normalisation import LayerNorm
+from nqs.models.references.conditionals import DeterminantConditionals
 from nqs.protocols import Conditionals, LogPsi
 
 MAX_LOCAL_STATES = 4  # limit for tables in `step`: larger one-hot products are mostly zeros
@@ -49,6 +50,7 @@ class Network(Protocol):
     has_phase: bool
     norm: LayerNorm
     head: nn.Linear
+    start_from: DeterminantConditionals | None
 
     @property
     def blocks(self) -> Sequence[NetworkBlock]: ...
@@ -62,7 +64,7 @@ class Network(Protocol):
     def embedded(self, previous: Int64[Tensor, "*B"], sites: Int64[Tensor, "*S"]) -> Float[Tensor, "*B D"]:
         """Input of the first block: a site, and the local state of the site before it."""
 
-    def of_outputs(self, outputs: Float[Tensor, "*B out"], log_uniform: Float64[Tensor, "*B d"]) -> Conditionals:
+    def of_outputs(self, outputs: Float[Tensor, "*B out"], log_start: Float64[Tensor, "*B d"]) -> Conditionals:
         """Conditionals from the outputs of the head."""
 
     def reference_phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]: ...
@@ -117,7 +119,8 @@ class Decoder:
         L, d = self.hilbert.n_sites, self.hilbert.local_dim
         storage = [] if first is None else [weight.new_empty((1, batch, 1, L, d))]
         storage += [block.attention.storage(batch, L) for block in self._without_tables(first)]
-        return Prefixes(-1, remainder, rows, tuple(storage), first)
+        begin = self.network.start_from
+        return Prefixes(-1, remainder, rows, tuple(storage), first, None if begin is None else begin.start(batch))
 
     @torch.no_grad()
     def step(self, tokens: UInt8[Tensor, " B"] | None, state: Prefixes) -> tuple[Conditionals, Prefixes]:
@@ -128,13 +131,22 @@ class Decoder:
         else:
             previous = tokens.long()
             remainder = tables.after(state.site, remainder, previous)
+            if state.kernels is not None:
+                assert self.network.start_from is not None
+                self.network.start_from.extend_(state.kernels, state.site, previous)
         if site == self._sites_with_a_choice:
             log_p = tables.log_uniform[site, remainder]
             return Conditionals(log_p, torch.zeros_like(log_p)), state._replace(site=site, remainder=remainder)
         # The blocks work in the order of the storage.
         stored = torch.empty_like(previous).index_copy_(0, state.rows, previous)
         outputs = self._outputs(stored, state, site).index_select(0, state.rows)
-        conditionals = self.network.of_outputs(outputs, tables.log_uniform[site, remainder])
+        log_start = tables.log_uniform[site, remainder]
+        if state.kernels is not None:
+            assert self.network.start_from is not None
+            log_start = self.network.start_from.log_p(
+                self.network.start_from.occupation_(state.kernels, site), log_start
+            )
+        conditionals = self.network.of_outputs(outputs, log_start)
         return conditionals, state._replace(site=site, remainder=remainder)
 
     def _outputs(self, previous: Int64[Tensor, " B"], state: Prefixes, site: int) -> Float[Tensor, "B out"]:
@@ -166,6 +178,9 @@ class Decoder:
         log_uniform, remainders = self.hilbert.tables(n.device).log_uniform, self.hilbert.remainders(n)
         uniform_rows = remainders + log_uniform.shape[1] * torch.arange(self.hilbert.n_sites, device=n.device)
         log_uniform = log_uniform.flatten(0, 1)
+        log_start = None
+        if network.start_from is not None:
+            log_start = network.start_from.of(n, log_uniform[uniform_rows])
         storage = [block.attention.nodes(max(1, tree.n_nodes)) for block in self._without_tables(first)]
         parts = 2 if network.has_phase else 1  # log p and phase
         of_nodes = torch.empty((parts, max(1, tree.n_nodes), d), dtype=torch.float64, device=n.device)
@@ -177,8 +192,11 @@ class Decoder:
             of_part = [of_node.take(read).sum(1) for of_node in of_nodes]
             if begin < end:
                 x = self._after_prefix(previous[rows], first, storage, part).flatten(0, 1)
-                uniform = take_rows(log_uniform, uniform_rows[rows, begin:end].flatten())
-                conditionals = network.of_outputs(network.head(network.norm(x)), uniform)[:parts]
+                if log_start is None:
+                    zero_logits = take_rows(log_uniform, uniform_rows[rows, begin:end].flatten())
+                else:
+                    zero_logits = log_start[rows, begin:end].flatten(0, 1)
+                conditionals = network.of_outputs(network.head(network.norm(x)), zero_logits)[:parts]
                 for of_row, of_node, evaluated in zip(of_part, of_nodes, conditionals, strict=True):
                     part.keep_(of_node, evaluated)
                     of_row += evaluated.view(len(rows), -1, d).gather(2, chosen[:, begin:, None]).sum((1, 2))

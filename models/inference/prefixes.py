@@ -4,7 +4,7 @@
 from typing import NamedTuple, Self
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
 from nqs.models.inference.first_attention import FirstAttention
@@ -26,11 +26,17 @@ class Prefixes(NamedTuple):
     # Keys and values, one entry per block, with C >= B rows.
     storage: tuple[Float[Tensor, "parts C heads L E"], ...]
     first: FirstTables | None  # tables; the storage of the first block then holds local states only
+    kernels: Num[Tensor, "B S L L1"] | None = None  # of `DeterminantConditionals`
+
+    def _kernels(self, indices: Int64[Tensor, " B2"]) -> Num[Tensor, "B2 S L L1"] | None:
+        return None if self.kernels is None else self.kernels[indices]
 
     def select(self, indices: Int64[Tensor, " B2"]) -> Self:
         storage = tuple(block[:, self.rows[indices]] for block in self.storage)
         rows = torch.arange(len(indices), device=indices.device)
-        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage)
+        return self._replace(
+            remainder=self.remainder[indices], rows=rows, storage=storage, kernels=self._kernels(indices)
+        )
 
     def branch(self, indices: Int64[Tensor, " B2"]) -> Self:
         children = torch.arange(len(indices), device=indices.device)
@@ -46,7 +52,9 @@ class Prefixes(NamedTuple):
             for block in storage:
                 copy_rows(block, rows[moved], free, self.site + 1)
             rows[moved] = free
-        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage)
+        return self._replace(
+            remainder=self.remainder[indices], rows=rows, storage=storage, kernels=self._kernels(indices)
+        )
 
 
 def grown(storage: Float[Tensor, "parts B heads L E"], rows: int) -> Float[Tensor, "parts C heads L E"]:

@@ -48,22 +48,32 @@ class SlaterDeterminant:
 
     def amplitude(self, n: UInt8[Tensor, "B L"]) -> Num[Tensor, " B"]:
         """<n|D>, float64 or complex128."""
-        amplitude = _minor(self.up, self.up_imaginary, n % 2 == 1)
+        up, *down = self.orbitals(n.device)
+        amplitude = _minor(up, n % 2 == 1)
+        return amplitude * _minor(down[0], n >= 2) if down else amplitude
+
+    def orbitals(self, device: torch.device | str = "cpu") -> list[Num[Tensor, "L N"]]:
+        """Orbitals of up, and of down electrons if there are any."""
+        parts = [(self.up, self.up_imaginary)]
         if self.down is not None:
-            amplitude = amplitude * _minor(self.down, self.down_imaginary, n >= 2)
-        return amplitude
+            parts.append((self.down, self.down_imaginary))
+        return [_matrix(real, imaginary, device) for real, imaginary in parts]
 
 
-def _minor(
-    real: tuple[tuple[float, ...], ...], imaginary: tuple[tuple[float, ...], ...] | None, occupied: Tensor
-) -> Num[Tensor, " B"]:
+def _matrix(
+    real: tuple[tuple[float, ...], ...], imaginary: tuple[tuple[float, ...], ...] | None, device: torch.device | str
+) -> Num[Tensor, "L N"]:
+    matrix = torch.tensor(real, dtype=torch.float64, device=device)
+    if imaginary is None:
+        return matrix
+    return torch.complex(matrix, torch.tensor(imaginary, dtype=torch.float64, device=device))
+
+
+def _minor(orbitals: Num[Tensor, "L N"], occupied: Tensor) -> Num[Tensor, " B"]:
     """det of the rows of the occupied sites; exactly 0 where it vanishes to machine precision.
 
     Symmetries make many determinants vanish, and the sign of the rounding error would depend on the device.
     """
-    orbitals = torch.tensor(real, dtype=torch.float64, device=occupied.device)  # (L, N)
-    if imaginary is not None:
-        orbitals = torch.complex(orbitals, torch.tensor(imaginary, dtype=torch.float64, device=occupied.device))
     B, N = len(occupied), orbitals.shape[1]
     counts = occupied.sum(1)
     if bool((counts != N).any()):

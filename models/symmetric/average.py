@@ -35,7 +35,7 @@ from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.amplitudes.prefixes import log_psi_sharing_prefixes
 from nqs.hilbert import HilbertSpace
 from nqs.models.symmetric.wavefunction import SymmetricWavefunction
-from nqs.protocols import AutoregressiveWavefunction, LogPsi, WavefunctionConfig
+from nqs.protocols import AutoregressiveWavefunction, LogPsi, Wavefunction, WavefunctionConfig
 from nqs.samples import Samples, distinct
 from nqs.symmetry.group import Symmetry
 
@@ -98,8 +98,10 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
         self.config = config
         self.hilbert = base.hilbert
 
-    def for_steps(self) -> "SymmetrisedWavefunction":
-        """The average over `config.trained`, with the same parameters."""
+    def for_steps(self) -> Wavefunction:
+        """The average over `config.trained`, with the same parameters; the base where that is the identity alone."""
+        if self.config.steps_over.order == 1:
+            return self.base
         return SymmetrisedWavefunction(self.config, self.base, self.config.steps_over)
 
     def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:

@@ -68,15 +68,19 @@ class MemoryArchive(RunRecord):
         """Store the digest of the initial parameters, and the sessions of `RunRecord.sessions`."""
         self._attributes["provenance"] = {"parameters": parameters, "sessions": json.dumps(list(sessions))}
 
+    def keep(self, kind: str, tensors: "Mapping[str, Tensor]") -> None:
+        """Replace tensors of one kind in the checkpoint: "model", "optimiser" or "sampler"."""
+        for name, tensor in tensors.items():
+            self._datasets[f"checkpoint/{kind}/{name}"] = tensor.detach().cpu().numpy().copy()
+        self._changed()
+
     def roll_back(self, model: "Mapping[str, Tensor]") -> None:
         """Replace the parameters after the last step by those before it, and count a retry."""
         self._settle()
-        for name, tensor in model.items():
-            self._datasets[f"checkpoint/model/{name}"] = tensor.detach().cpu().numpy().copy()
+        self.keep("model", model)
         if "history/retries" in self._datasets:  # format version 1 has no such column
             self._datasets["history/retries"] = self._datasets["history/retries"].copy()
             self._datasets["history/retries"][-1] += 1
-        self._changed()
 
     # --- results ----------------------------------------------------------------------------------------------
 

@@ -74,8 +74,10 @@ class RunRecord:
 
     @property
     def steps(self) -> int:
-        """Number of steps of the complete run; `step` if the configuration does not say."""
+        """Number of steps of the complete run, as far as it is chosen; else `step`."""
         steps = self.config.get("run", {}).get("steps")
+        if "checkpoint/optimiser/pace.plan" in self._datasets:  # sized by its time, or stopped when it had converged
+            steps = int(self._datasets["checkpoint/optimiser/pace.plan"][0])
         return steps if isinstance(steps, int) else self.step
 
     @property

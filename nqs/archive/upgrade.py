@@ -29,8 +29,10 @@ REMOVED: dict[str, dict[str, Any]] = {
     "RunConfig": {"clip": None, "first_samples": 1.0},
 }  # fmt: skip
 RENAMED = {"TreeSampler": {"recorded": "use_cuda_graph"}}
-# Values of options that archives of format version 1 lack.
+# Values of options that older archives lack.
 DEFAULTS: dict[str, dict[str, Any]] = {
+    "RunConfig": {"minutes": None},
+    "TransformerConfig": {"start": "uniform", "initial_phases": 1.0},
     "StochasticReconfiguration": {"precision": "float64"},
     "TreeSampler": {"use_cuda_graph": True},
 }

@@ -53,9 +53,13 @@ class Options:
     flush: FlushPolicy = field(default_factory=FlushPolicy)
     # HDF5 file, with the figure beside it; None: in results/, named after the options
     archive: Path | None = field(default=None, metadata=OF_THIS_CALL)
-    # time limit including the evaluation; if the default run is estimated to take longer, fewer steps or a narrower
-    # network are chosen; repeat the command to continue a run that was stopped
+    # time limit including the evaluation; also the length of a run of a large system (10 on a GPU, else 5)
+    # and elsewhere selects fewer steps or a narrower network; repeat the command to continue a run that was stopped
     minutes: float | None = field(default=None, metadata=OF_THIS_CALL)
+    # length of a run of a large system that several processes continue, each bounded by --minutes
+    total_minutes: float | None = None
+    until_variance: float | None = None  # finish when the variance of a step is below this
+    until_error: float | None = None  # finish when the error bar of a sampled step is below this
     # folder of TensorBoard files
     tensorboard: Path | None = field(default=None, metadata=OF_THIS_CALL)
     # TOML file with any of these options; the command line takes precedence
@@ -73,6 +77,7 @@ class Options:
         given = {option.name: getattr(self, option.name) for option in fields(self)}
         del given["config"]
         folder = given.pop("tensorboard")
+        given["until"] = until(given.pop("until_variance"), given.pop("until_error"))
         if reference is not None and self.reference == "auto":
             given["reference"] = reference
         watch = [] if folder is None else [TensorBoard(folder)]
@@ -80,6 +85,21 @@ class Options:
         assert result.archive is not None
         driver.report_result(result, result.archive)
         return result
+
+
+def until(variance: float | None, error: float | None) -> Callable[[Mapping[str, float]], bool] | None:
+    """Criterion that ends a run, from a row of its history; None without one.
+
+    Raises:
+        ValueError: a bound that is not positive.
+    """
+    bounds = {name: bound for name, bound in (("variance", variance), ("error", error)) if bound is not None}
+    for name, bound in bounds.items():
+        if not bound > 0:
+            raise ValueError(f"--until-{name} {bound}: give a positive number.")
+    if not bounds:
+        return None
+    return lambda row: any(row[name] < bound and (name != "error" or row[name] > 0) for name, bound in bounds.items())
 
 
 CommonOptions = Annotated[Options, tyro.conf.arg(name="")]  # flags without a prefix

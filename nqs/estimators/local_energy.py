@@ -52,7 +52,8 @@ def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples
         values.index_add_(0, parents, connected.elements * ratio)
         return len(parents), evaluated
 
-    bytes_per_sample = max_connected(hamiltonian) * (2 * L + 256)  # with keys and sorting buffers
+    images = wavefunction.n_images * max_connected(hamiltonian)
+    bytes_per_sample = images * (2 * L + 256)  # with keys and sorting buffers
     rows = max_chunk_rows(bytes_per_sample, n.device, CPU_BYTES)
     chunks = in_chunks(evaluate, torch.arange(len(n), device=n.device), rows)
     return LocalEnergies(

@@ -98,9 +98,18 @@ def measure(
     return found
 
 
-def affordable(wavefunction: Wavefunction, device: torch.device | str) -> int:
-    """Number of distinct samples for which all observables can be measured in seconds."""
-    return max(1, MOVES[torch.device(device).type] // (wavefunction.n_images * wavefunction.hilbert.n_sites**2))
+def affordable(wavefunction: Wavefunction, device: torch.device | str, connected: int | None = None) -> int:
+    """Number of distinct samples for which all observables can be measured in seconds.
+
+    Args:
+        connected: number of connected configurations, if fewer than usual.
+    """
+    moves = MOVES[torch.device(device).type]
+    return max(
+        1,
+        min(moves, moves if connected is None else connected)
+        // (wavefunction.n_images * wavefunction.hilbert.n_sites**2),
+    )
 
 
 def samples_for(
@@ -108,6 +117,7 @@ def samples_for(
     wavefunction: Wavefunction,
     generator: torch.Generator,
     sampler: Callable[..., SamplerConfig],
+    connected: int | None = None,
 ) -> tuple[Samples, Samples, Int64[Tensor, "K L"] | None]:
     """Samples of the energy as `measure` needs them: all samples, few samples, and permutations of sites.
 
@@ -117,12 +127,13 @@ def samples_for(
     Args:
         sampler: of independent samples, such as TreeSampler; called with `n_distinct` or `n_samples` if there are too
             many samples.
+        connected: number of connected configurations that there is time for; None: the usual one.
     """
 
     def drawn(**number: int) -> Samples:
         return sampler(**number).build(wavefunction).sample(generator)
 
-    limit = affordable(wavefunction, generator.device)
+    limit = affordable(wavefunction, generator.device, connected)
     if wavefunction.symmetry is None:
         return samples, samples if samples.n_distinct <= limit else drawn(n_distinct=limit), None
     every, symmetry = wavefunction.to_sector_samples(samples, generator), wavefunction.symmetry

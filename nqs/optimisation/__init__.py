@@ -2,11 +2,12 @@
 
 from nqs.optimisation.exact_steps import ExactSteps
 from nqs.optimisation.first_order import FirstOrder, TorchOptimiser
-from nqs.optimisation.stages import RunConfig, Stage, WarmUp
+from nqs.optimisation.stages import Evaluation, RunConfig, Stage, WarmUp
 from nqs.optimisation.stochastic_reconfiguration import NaturalGradient, StochasticReconfiguration
 from nqs.protocols import Optimiser, OptimiserConfig, StepInfo
 
 __all__ = [
+    "Evaluation",
     "ExactSteps",
     "FirstOrder",
     "NaturalGradient",

@@ -1,10 +1,13 @@
 """Length, seed and stages of an optimisation: plain data, stored in archives."""
 
 import math
+import sys
 from dataclasses import dataclass
 
 from nqs.optimisation.exact_steps import ExactSteps
 from nqs.protocols import OptimiserConfig, SamplerConfig
+
+UNKNOWN = sys.maxsize  # number of steps of a run that is sized by its time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,13 +15,16 @@ class RunConfig:
     """Length and randomness of a run.
 
     Attributes:
-        steps: number of optimisation steps, all stages together; None: chosen by nqs.recipes.
+        steps: number of optimisation steps, all stages together; None: as many as fit into `minutes`.
+        minutes: time of the run, evaluation included and over all processes that continue it, for which the number of
+            steps is chosen after the first ones were measured; only without `steps`.
         seed: of the samples.
         temperature: initial temperature T of entropy annealing, in the Hamiltonian's unit; 0 for none.
         annealing: fraction of the steps over which T falls to zero.
     """
 
     steps: int | None = None
+    minutes: float | None = None
     seed: int = 0
     temperature: float = 0.0
     annealing: float = 0.5
@@ -26,6 +32,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps={self.steps}: at least one step must be made.")
+        if self.minutes is not None and not (self.minutes > 0 and math.isfinite(self.minutes)):
+            raise ValueError(f"minutes={self.minutes}: the time of a run is a positive number of minutes.")
+        if self.minutes is not None and self.steps is not None:
+            raise ValueError(f"steps={self.steps} and minutes={self.minutes:g}: a run has a number of steps or a time.")
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature={self.temperature}: it must be 0 (no annealing) or positive.")
         if not 0 < self.annealing <= 1:
@@ -59,6 +69,30 @@ class WarmUp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How the energy of a state is evaluated: batch by batch.
+
+    Attributes:
+        sampler: of a batch.
+        batches: their largest number.
+        error: the evaluation ends at an error bar of this size, in units of |E - E_inf|, E_inf = Tr H / dim.
+
+    Raises:
+        ValueError: no batch, or an error that is not positive.
+    """
+
+    sampler: SamplerConfig
+    batches: int
+    error: float
+
+    def __post_init__(self) -> None:
+        if self.batches < 1:
+            raise ValueError(f"batches={self.batches}: give at least 1.")
+        if not self.error > 0:
+            raise ValueError(f"error={self.error}: it must be positive.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """Consecutive steps with the same sampler and optimiser.
 
@@ -89,9 +123,10 @@ def stages(
     """Stages of a run: warm-up, annealing where the main optimiser cannot use a free energy, main steps.
 
     Exact steps follow the energy alone. While the temperature is above zero they are replaced by stochastic
-    reconfiguration with the same options.
+    reconfiguration with the same options. A run that is sized by its time has one stage.
     """
-    assert run.steps is not None
+    if run.steps is None:
+        return (Stage(name="main", sampler=sampler, optimiser=optimiser, first=0, steps=UNKNOWN),)
     begin, found = 0, []
     if warm_up is not None:
         begin = warm_up.steps(run.steps)

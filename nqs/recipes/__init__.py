@@ -7,7 +7,7 @@ that are not given.
 from nqs.recipes.model import NetworkOptions, network, on_lattice, signs
 from nqs.recipes.optimiser import OptimiserOptions, fit_optimiser, optimiser, warm_up_optimiser
 from nqs.recipes.plan import Plan, Reason, plan
-from nqs.recipes.samplers import evaluation_sampler, evaluations, training_sampler
+from nqs.recipes.samplers import evaluations, final_evaluation, training_sampler
 from nqs.recipes.sector import symmetrised
 from nqs.recipes.stages import method, subgroup_of_steps, warm_up
 from nqs.recipes.steps import seconds, steps, steps_within
@@ -21,8 +21,8 @@ __all__ = [
     "Reason",
     "checked_device",
     "default_device",
-    "evaluation_sampler",
     "evaluations",
+    "final_evaluation",
     "fit_optimiser",
     "method",
     "network",

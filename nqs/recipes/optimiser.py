@@ -47,7 +47,7 @@ class OptimiserOptions:
 
 
 def optimiser(
-    given: OptimiserConfig | OptimiserOptions | None = None, *, exact: bool, images: int = 1
+    given: OptimiserConfig | OptimiserOptions | None = None, *, exact: bool, images: int = 1, large: bool = False
 ) -> OptimiserConfig:
     """The optimiser, fully resolved; an `OptimiserConfig` is returned as it is.
 
@@ -60,6 +60,8 @@ def optimiser(
     Args:
         exact: expectation values have no sampling noise.
         images: number of images over which amplitudes are averaged in steps.
+        large: steps draw a vanishing part of the sector (nqs.recipes.samplers.is_large): momentum carries what earlier
+            ones have found, and the shift stays above the noise of few samples.
 
     Raises:
         ValueError: exact steps do not have a requested option.
@@ -73,6 +75,8 @@ def optimiser(
         rate = wishes.get("learning_rate", 0.3 * math.sqrt(images))
         averaged = {"final_learning_rate": rate / 20, "final_diagonal_shift": 1e-4, "max_step": 0.2, "momentum": 0.9}
         wishes = {"learning_rate": rate, **averaged, **wishes}
+    elif large:
+        wishes = {"momentum": 0.9, "final_diagonal_shift": 1e-4, **wishes}
     return StochasticReconfiguration(**wishes)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from nqs.models import OnOrbits, ProjectedDeterminant, SlaterDeterminant, TransformerConfig
-from nqs.optimisation.stages import RunConfig, Stage, stages
+from nqs.optimisation.stages import Evaluation, RunConfig, Stage, stages
 from nqs.protocols import (
     Hamiltonian,
     OptimiserConfig,
@@ -21,10 +21,10 @@ from nqs.protocols import (
 )
 from nqs.recipes.model import NetworkOptions, network, network_of, signs, with_network
 from nqs.recipes.optimiser import OptimiserOptions
-from nqs.recipes.samplers import is_exhaustive
+from nqs.recipes.samplers import is_exhaustive, is_large
 from nqs.recipes.sector import symmetrised
 from nqs.recipes.stages import method
-from nqs.recipes.steps import seconds_of_step, steps_within
+from nqs.recipes.steps import MINUTES, seconds_of_step, steps_within
 from nqs.recipes.threads import threads as threads_of
 from nqs.runtime.device import checked_device, default_device
 from nqs.runtime.threads import checked_threads
@@ -38,10 +38,15 @@ Pretrain = Literal["none", "mean-field", "exact"]
 
 @dataclass(frozen=True)
 class Reason:
-    """Reason for a choice, one line."""
+    """Reason for a choice, one line.
+
+    Attributes:
+        announced: printed before the run.
+    """
 
     subject: str
     text: str
+    announced: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +59,10 @@ class Plan:
         hamiltonian: of the problem.
         model: the wavefunction: network, reference signs, symmetry sector.
         mean_field: the determinant of Hartree-Fock where it gives the signs, before a projection on the sector.
+        run: length and seed of the run: a number of steps, or minutes that as many as fit are made in.
         stages: of the steps, in their order, without annealing.
         n_images: number of images over which amplitudes are averaged in steps; 1 without an average.
         evaluation: sampler of the quoted energy.
-        seed: of the samples; the network has one of its own.
-        temperature, annealing: of entropy annealing, in the unit of the energy, and over which fraction of the steps.
         initial: archive that the parameters start from.
         pretrain: state that the model is fitted to before the first step.
         device: "cpu" or "cuda".
@@ -66,7 +70,7 @@ class Plan:
         unit: of the energies.
         precision: of the network: "float64", "float32" or "mixed".
         parameters: their number.
-        minutes: time limit that the sizes were chosen for.
+        minutes: time limit of the process.
         seconds: estimate for all steps.
         why: the reasons for what was chosen.
     """
@@ -74,12 +78,10 @@ class Plan:
     hamiltonian: Hamiltonian
     model: WavefunctionConfig
     mean_field: SlaterDeterminant | None = None
+    run: RunConfig
     stages: tuple[Stage, ...]
     n_images: int
-    evaluation: SamplerConfig
-    seed: int
-    temperature: float = 0.0
-    annealing: float = 0.5
+    evaluation: SamplerConfig | Evaluation
     initial: str | None = None
     pretrain: Pretrain = "none"
     device: str
@@ -92,16 +94,16 @@ class Plan:
     why: tuple[Reason, ...]
 
     @property
-    def steps(self) -> int:
-        """Of all stages."""
-        return sum(stage.steps for stage in self.stages)
+    def steps(self) -> int | None:
+        """Of all stages; None: as many as fit into the time."""
+        return self.run.steps
 
     @property
     def summary(self) -> str:
         """One line: steps, samples, parameters, device."""
         threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else ""
         samples = _samples(self.stages[-1].sampler)
-        return f"{self.steps:,} steps, {samples}, {self.parameters:,} parameters, on {self.device}{threads}"
+        return f"{_length(self.run)}, {samples}, {self.parameters:,} parameters, on {self.device}{threads}"
 
     def reason(self, subject: str) -> str:
         """Reason for a choice, "" if there was none."""
@@ -109,7 +111,8 @@ class Plan:
 
     def __str__(self) -> str:
         rows = [("sector", str(self.hamiltonian.hilbert)), *((reason.subject, reason.text) for reason in self.why)]
-        rows.append(("time", f"about {self.seconds:.0f} s for the steps, by an estimate"))
+        if self.steps is not None:
+            rows.append(("time", f"about {self.seconds:.0f} s for the steps, by an estimate"))
         lines = [str(self.hamiltonian)]
         for subject, text in rows:
             wrapped = textwrap.wrap(" ".join(text.split()), 120 - COLUMN - 2)
@@ -129,6 +132,7 @@ def plan(
     optimiser: OptimiserOptions | OptimiserConfig | None = None,
     steps: int | None = None,
     minutes: float | None = None,
+    total_minutes: float | None = None,
     seed: int = 0,
     temperature: float = 0.0,
     annealing: float = 0.5,
@@ -148,9 +152,12 @@ def plan(
         symmetry: "auto": the symmetry sector of the ground state, where that is known and pays off; "none".
         distinct: distinct configurations of each step, without a symmetry; by default chosen from the sector.
         optimiser: wishes for the natural gradient, the others are chosen; or an optimiser.
-        steps: optimisation steps in all.
-        minutes: time for all; a shorter run or a narrower network is chosen if the usual one would take longer, by an
-            estimate.
+        steps: optimisation steps in all; None: as many as fit into the time for large systems (nqs.recipes.samplers),
+            by the measured cost of the first ones, else a number by experience.
+        minutes: time limit of a process, evaluation included. It also gives the length of a run of a large system, ten
+            minutes on a GPU and five on a CPU by default; elsewhere a shorter run or a narrower network is chosen if
+            the usual one would take longer, by an estimate.
+        total_minutes: length of a run of a large system that several processes continue.
         seed: of the samples.
         temperature: of entropy annealing at the start, in the unit of the energy; 0 for none.
         annealing: fraction of the steps over which the temperature falls to zero.
@@ -178,8 +185,7 @@ def plan(
     """
     if pretrain not in PRETRAIN:
         raise ValueError(f"pretrain={pretrain!r}: choose among {', '.join(map(repr, PRETRAIN))}.")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps={steps}: at least one step must be made.")
+    RunConfig(steps=steps, seed=seed, temperature=temperature, annealing=annealing)  # refuses impossible values
     on = checked_device(str(default_device() if device is None else device))
     unit = unit_of(hamiltonian)
     config, mean_field, why = _model(
@@ -191,27 +197,40 @@ def plan(
     of_steps = wavefunction.for_steps()
     sampler = None if distinct is None else TreeSampler(n_distinct=distinct)
     chosen = method(wavefunction, on, sampler=sampler, given=optimiser)
-    fitting, wanted = steps_within(minutes, of_steps, chosen.sampler, on)
+    timed = steps is None and is_large(of_steps, on)
+    if timed:
+        minutes = minutes or (MINUTES[on.type] if total_minutes is None else None)
+        run = RunConfig(minutes=total_minutes or minutes, seed=seed, temperature=temperature, annealing=annealing)
+    else:
+        if total_minutes is not None:
+            raise ValueError(
+                f"total_minutes={total_minutes:g}: only runs of large systems without a number of steps have a "
+                "length in minutes; give steps, or minutes as a limit."
+            )
+        fitting, wanted = steps_within(minutes, of_steps, chosen.sampler, on)
+        run = RunConfig(steps=steps or fitting, seed=seed, temperature=temperature, annealing=annealing)
+        if steps is None and fitting < wanted:
+            why.append(
+                Reason(
+                    "shortened", f"{fitting} steps instead of {wanted}, as far as fits into {minutes:g} minutes", True
+                )
+            )
     why.append(_network_reason(config, wavefunction))
-    text = f"{steps or fitting:,} steps, {_samples(chosen.sampler)}"
-    if steps is None and fitting < wanted:
-        text = f"{fitting} steps instead of {wanted}, as far as can be told what fits into --minutes {minutes:g}"
-    why.append(Reason("steps", text))
-    parts = stages(RunConfig(steps=steps or fitting), chosen.sampler, chosen.optimiser, chosen.warm_up)
+    why.append(Reason("steps", f"{_length(run)}, {_samples(chosen.sampler)}"))
+    parts = stages(replace(run, temperature=0.0), chosen.sampler, chosen.optimiser, chosen.warm_up)
     first = parts[0]
     if first.name == "warm-up":
         why.append(Reason("warm-up", f"the first {first.steps} steps from {_samples(first.sampler)}: sums take long"))
     why.append(Reason("evaluation", _samples(chosen.evaluation).removesuffix(" in each")))
+    estimated = sum(stage.steps * seconds_of_step(of_steps, stage.sampler, on) for stage in parts)
     return Plan(
         hamiltonian=hamiltonian,
         model=config,
         mean_field=mean_field,
+        run=run,
         stages=parts,
         n_images=chosen.n_images,
         evaluation=chosen.evaluation,
-        seed=seed,
-        temperature=temperature,
-        annealing=annealing,
         initial=None if initial is None else str(initial),
         pretrain=pretrain,
         device=str(on),
@@ -220,7 +239,7 @@ def plan(
         precision=_precision(config, wavefunction),
         parameters=wavefunction.n_parameters,
         minutes=minutes,
-        seconds=sum(stage.steps * seconds_of_step(of_steps, stage.sampler, on) for stage in parts),
+        seconds=60 * run.minutes if run.minutes is not None else estimated,
         why=tuple(why),
     )
 
@@ -243,13 +262,13 @@ def _model(
         return model, None, [Reason("model", f"{type(model).__name__}, as it was given")]
     wishes = _wishes(model)
     known = signs(hamiltonian, reference, wishes.phase, unit=unit)
-    why = [Reason("signs", known.why)]
+    why = [Reason("signs", known.why, known.mean_field)]
     hilbert = hamiltonian.hilbert
     # Sizes follow when the number of orbits is known.
     config: Any = TransformerConfig(phase=known.phase, reference=known.reference)
     if symmetry == "auto":
         config, text = symmetrised(config, hamiltonian, device)
-        why.append(Reason("symmetry", text))
+        why.append(Reason("symmetry", text, announced=True))
     on_orbits = isinstance(config, OnOrbits)
     chosen = network(
         wishes,
@@ -260,6 +279,7 @@ def _model(
         minutes,
         lattice=lattice_of(hamiltonian),
         averaged=hasattr(config, "symmetry") and not on_orbits,
+        reference=known.reference,
     )
     if isinstance(model, TransformerConfig) and model.displacements is not None:
         chosen = replace(chosen, displacements=model.displacements)
@@ -289,7 +309,15 @@ def _precision(config: WavefunctionConfig, wavefunction: Wavefunction) -> str:
     return getattr(inner, "dtype", None) or str(parameter.dtype).removeprefix("torch.")
 
 
-def _samples(sampler: SamplerConfig) -> str:
+def _length(run: RunConfig) -> str:
+    if run.steps is not None:
+        return f"{run.steps:,} steps"
+    return f"as many steps as fit into {run.minutes:g} minutes with the evaluation"
+
+
+def _samples(sampler: SamplerConfig | Evaluation) -> str:
+    if isinstance(sampler, Evaluation):
+        return f"up to {sampler.batches} batches, {_samples(sampler.sampler)}"
     if is_exhaustive(sampler):
         return "every configuration in each"
     if isinstance(sampler, TreeSampler) and sampler.n_distinct is not None:
@@ -302,6 +330,6 @@ def _check_determinant(model: WavefunctionConfig) -> None:
     if not isinstance(reference, (SlaterDeterminant, ProjectedDeterminant)):
         found = "no reference" if reference is None else f"the reference {type(reference).__name__}"
         raise ValueError(
-            f"--pretrain mean-field fits to the determinant that gives the model its signs, but this one has {found}: "
+            f"pretrain='mean-field' fits to the determinant that gives the model its signs, but this one has {found}: "
             "only fermions with signs have a determinant; choose exact or none."
         )

@@ -5,21 +5,36 @@ Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 
 import torch
 
-from nqs.protocols import SamplerConfig, Wavefunction
+from nqs.optimisation.stages import Evaluation
+from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 
-# Largest number of configurations (or orbits) in an exhaustive step, and number of distinct ones in a sampled step:
-# about one second per step with a network of width 32. Sums reach machine precision (the 440 orbits of eight bosons
-# on a ring: 3.4e-13 after 80 steps), samples of the 4,752 orbits of ten bosons 2e-5 in 76 s.
+# Largest number of configurations (or orbits) in an exhaustive step: about one second with a network of width 32. Sums
+# reach machine precision (the 440 orbits of eight bosons on a ring: 3.4e-13 after 80 steps), samples of the 4,752
+# orbits of ten bosons 2e-5 in 76 s.
 EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
+# Distinct configurations of a sampled step, where they carry much of the weight of the sector; and where the sector is
+# larger than MANY: many small steps with momentum. The t-V ring of 32 sites ended at 9e-4 after
+# 860 steps of 1,024 samples (150 s of an H200 shared by four runs), where 213 steps of 8,000 had been at 1.5e-2.
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
-# Images of all samples of a step in averages over a symmetry, whose evaluation takes most of the time. In equal time
-# the 6x6 Heisenberg lattice ended with a V-score of 1.7e-4 (8,000 samples and 640 steps, width 48), and with 4.0e-4 at
-# width 32 (12,000 samples and 600 steps, or 6,000 and 1,150).
+MANY = {"cpu": 10**5, "cuda": 10**6}
+DISTINCT_OF_MANY = {"cpu": 256, "cuda": 1_024}
+# Averages over a symmetry: images of all samples of a step, which take most of its time. In equal time the 6x6
+# Heisenberg lattice ended with a V-score of 1.7e-4 (8,000 samples and 640 steps, width 48), and with 4.0e-4 at width 32
+# (12,000 samples and 600 steps, or 6,000 and 1,150).
 ALL_IMAGES = {"cpu": 6_000, "cuda": 64_000}
+# Images x sites x connected configurations of such a step, at most: the 6x6 Heisenberg lattice on a GPU has 1.7e8, the
+# 4x6 one on a CPU 6.9e6. Larger systems average in the evaluation only, and make many small steps: the 10x10 Heisenberg
+# lattice made one step in four minutes with averages, and ended at 3.4e-3 after 565 steps of 1,024 samples in 150 s
+# without, of which the evaluation with 8 images took away a third.
+LARGEST_AVERAGE = {"cpu": 10**7, "cuda": 2 * 10**8}
+EVALUATION_IMAGES = 16  # of such systems
 # Distinct configurations of the final energy: drawn once and without gradients, many more than in a step
-# take the time of a few steps.
+# take the time of a few steps. In batches, of which each takes about as long, so that the time limit holds.
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**19}
+BATCHES = 64  # without images
+# Error bar, in units of |E - E_inf|, at which the evaluation ends.
+EVALUATION_ERROR = 1e-6
 # Speed-up of evaluating images of all configurations with shared prefixes.
 SHARED_PREFIXES = 16
 
@@ -34,19 +49,39 @@ def evaluations(wavefunction: Wavefunction) -> int:
     return wavefunction.sampled.hilbert.dimension
 
 
+def is_large(wavefunction: Wavefunction, device: torch.device | str) -> bool:
+    """Whether the steps of a run draw a vanishing part of the sector, one amplitude at a time."""
+    return wavefunction.n_images == 1 and evaluations(wavefunction) > MANY[torch.device(device).type]
+
+
 def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig:
     """Exhaustive sums for small sectors, else tree sampling of DISTINCT configurations."""
     kind = torch.device(device).type
     if evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
         return ExhaustiveSampler()
     if wavefunction.n_images == 1:
-        return TreeSampler(n_distinct=DISTINCT[kind])
-    return TreeSampler(n_distinct=max(1, min(2 * DISTINCT[kind], ALL_IMAGES[kind] // wavefunction.n_images)))
+        return TreeSampler(n_distinct=(DISTINCT_OF_MANY if is_large(wavefunction, device) else DISTINCT)[kind])
+    return TreeSampler(n_distinct=averaged_distinct(wavefunction.n_images, kind))
 
 
-def evaluation_sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig:
-    """For the final energy: the whole sector if one sum is affordable, else many more samples than in a step."""
+def averaged_distinct(images: int, kind: str) -> int:
+    """Distinct configurations of a step with an average over so many images, on "cpu" or "cuda"."""
+    return max(1, min(2 * DISTINCT[kind], ALL_IMAGES[kind] // images))
+
+
+def averages_in_steps(hamiltonian: Hamiltonian, images: int, device: torch.device | str) -> bool:
+    """Whether steps can afford an average over so many images."""
+    kind = torch.device(device).type
+    connected = max_connected(hamiltonian)
+    work = images * averaged_distinct(images, kind) * hamiltonian.hilbert.n_sites * connected
+    return work <= LARGEST_AVERAGE[kind]
+
+
+def final_evaluation(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig | Evaluation:
+    """Of the final energy: the whole sector if one sum is affordable, else batches of more samples than in a step."""
     limit, each = EVALUATION_DISTINCT[torch.device(device).type], wavefunction.n_images
     if evaluations(wavefunction) <= (limit if each == 1 else ExhaustiveSampler().max_dimension):
         return ExhaustiveSampler()
-    return TreeSampler(n_distinct=limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each))
+    every = limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each)
+    batch = max(1, limit // (BATCHES * each))
+    return Evaluation(sampler=TreeSampler(n_distinct=batch), batches=max(1, every // batch), error=EVALUATION_ERROR)

@@ -20,7 +20,8 @@ from nqs.models import (
 )
 from nqs.protocols import Hamiltonian, WavefunctionConfig, is_stoquastic
 from nqs.recipes.model import network_of
-from nqs.recipes.stages import IMAGES, subgroup_of_steps
+from nqs.recipes.samplers import averages_in_steps
+from nqs.recipes.stages import IMAGES, subgroup_of_evaluation, subgroup_of_steps
 from nqs.symmetry.of_hamiltonian import symmetries_of
 
 # Orbits up to which states without a phase head live on orbits: more would be sampled, and the lexicographic
@@ -69,6 +70,8 @@ def symmetrised(
     if known and (at_least > FEW_ORBITS[kind] or group.number_of_orbits(hilbert, device) > FEW_ORBITS[kind]):
         trained = subgroup_of_steps(group, hamiltonian, IMAGES[kind])
         steps_too = "" if trained is None else f", {len(trained)} of them in steps"
+        if not averages_in_steps(hamiltonian, group.order if trained is None else len(trained), device):
+            group, trained, steps_too = subgroup_of_evaluation(group, hamiltonian), (0,), ", in the evaluation alone"
         averaged = Symmetrised(base=model, symmetry=group, trained=trained)
         return averaged, f"average over {group.order} symmetries ({why}){steps_too}"
     if at_least > LISTED[kind]:

@@ -8,10 +8,18 @@ from typing import NamedTuple
 import torch
 
 from nqs.lattice.lattice import Lattice
-from nqs.optimisation.stages import WarmUp
+from nqs.optimisation.stages import Evaluation, WarmUp
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, lattice_of
 from nqs.recipes.optimiser import OptimiserOptions, optimiser, warm_up_optimiser
-from nqs.recipes.samplers import EXHAUSTIVE_ROWS, evaluation_sampler, evaluations, is_exhaustive, training_sampler
+from nqs.recipes.samplers import (
+    EVALUATION_IMAGES,
+    EXHAUSTIVE_ROWS,
+    evaluations,
+    final_evaluation,
+    is_exhaustive,
+    is_large,
+    training_sampler,
+)
 from nqs.recipes.steps import LONG_SUM, steps
 from nqs.samplers import TreeSampler
 from nqs.symmetry.group import Symmetry
@@ -33,7 +41,7 @@ class Method(NamedTuple):
 
     sampler: SamplerConfig
     optimiser: OptimiserConfig
-    evaluation: SamplerConfig
+    evaluation: SamplerConfig | Evaluation
     warm_up: WarmUp | None
     n_images: int  # over which an amplitude is averaged in steps
     steps: int
@@ -45,7 +53,7 @@ def method(
     *,
     sampler: SamplerConfig | None = None,
     given: OptimiserConfig | OptimiserOptions | None = None,
-    evaluation: SamplerConfig | None = None,
+    evaluation: SamplerConfig | Evaluation | None = None,
 ) -> Method:
     """Samplers, optimiser, warm-up and number of steps; given parts are kept.
 
@@ -56,8 +64,8 @@ def method(
     exact = is_exhaustive(chosen)
     return Method(
         sampler=chosen,
-        optimiser=optimiser(given, exact=exact, images=of_steps.n_images),
-        evaluation=evaluation or (chosen if exact else evaluation_sampler(wavefunction, device)),
+        optimiser=optimiser(given, exact=exact, images=of_steps.n_images, large=is_large(of_steps, device)),
+        evaluation=evaluation or (chosen if exact else final_evaluation(wavefunction, device)),
         warm_up=warm_up(of_steps, device) if sampler is None else None,
         n_images=of_steps.n_images,
         steps=steps(of_steps, device, exact=exact),
@@ -96,3 +104,14 @@ def subgroup_of_steps(group: Symmetry, hamiltonian: Hamiltonian, most: int) -> t
         choices.append(tuple(g for g, permutation in enumerate(group.permutations) if permutation in moves))
     few = [chosen for chosen in choices if most / 3 <= len(chosen) <= most]
     return max(few, key=len) if few else min((c for c in choices if len(c) > most), key=len, default=choices[0])
+
+
+def subgroup_of_evaluation(group: Symmetry, hamiltonian: Hamiltonian) -> Symmetry:
+    """Elements over which the evaluation of a large system averages: those that keep a site where it is, if few."""
+    if group.order <= EVALUATION_IMAGES:
+        return group
+    keeps_first = [bool(permutation[0] == 0) for permutation in group.permutations]
+    if sum(keeps_first) <= EVALUATION_IMAGES:
+        return group.subgroup(keeps_first)
+    chosen = set(subgroup_of_steps(group, hamiltonian, EVALUATION_IMAGES) or (0,))
+    return group.subgroup([g in chosen for g in range(group.order)])

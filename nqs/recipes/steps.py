@@ -7,9 +7,13 @@ hold one number for a CPU (two cores) and one for a GPU (an H200).
 import torch
 
 from nqs.protocols import SamplerConfig, Wavefunction
-from nqs.recipes.samplers import DISTINCT, SHARED_PREFIXES, evaluations, is_exhaustive
+from nqs.recipes.samplers import DISTINCT, SHARED_PREFIXES, evaluations, is_exhaustive, is_large
 
 STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT in nqs.recipes.samplers)
+# Large systems (nqs.recipes.samplers.is_large): time for a run, in minutes, of which the evaluation has a fraction; and
+# steps where a run is not sized by its time.
+MINUTES, EVALUATION_FRACTION = {"cpu": 5.0, "cuda": 10.0}, 0.12
+STEPS_OF_MANY = {"cpu": 600, "cuda": 4_000}
 # Sums over the whole sector converge geometrically: eight bosons on a ring end at 3.4e-13 after 80 steps, the 2x4
 # Hubbard lattice (U = 8) at 3.4e-9 on a CPU and 2.0e-9 on a GPU. More slowly where there are fewer parameters than
 # amplitudes and phases to find.
@@ -37,6 +41,8 @@ def steps(wavefunction: Wavefunction, device: torch.device | str, *, exact: bool
     """Optimisation steps of a run, warm-up included; `exact`: exhaustive sums."""
     kind = torch.device(device).type
     if not exact:
+        if is_large(wavefunction, device):
+            return STEPS_OF_MANY[kind]
         return (STEPS if wavefunction.n_images == 1 else AVERAGED_STEPS)[kind]
     terms = evaluations(wavefunction)
     if wavefunction.has_phase and wavefunction.n_parameters < 2 * terms:

@@ -8,9 +8,12 @@ import time
 from types import FrameType
 from typing import Any, Self
 
+PATIENCE = 8.0  # seconds that a step or a batch may go on after a signal; batch systems kill after ten or more
+NOTHING = "stopped before the first step; nothing had to be saved."
+
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM came; the step in flight was finished and saved. `exit_code` follows the shell's convention."""
+    """SIGINT, SIGTERM or SIGHUP came, and what there was is saved. `exit_code` follows the shell's convention."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -18,27 +21,36 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Context manager that delays SIGINT and SIGTERM, so that the current step is finished and saved.
+    """Context manager that delays SIGINT, SIGTERM and SIGHUP, so that the current step is finished and saved.
 
     A second SIGINT raises KeyboardInterrupt at once. Signal handlers stay unchanged outside the main thread, which
     alone receives signals, and for signals that the process ignores.
+
+    Args:
+        patience: seconds after which `Interrupted` is raised wherever the program is; 0: at once. On systems without
+            timers (Windows) a positive patience has no end.
+        saved: where the run can be continued, for the message of an `Interrupted` that is raised without `check`.
 
     Attributes:
         number: number of the first signal; None if none has come.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = PATIENCE, saved: str = NOTHING) -> None:
+        self.patience, self.saved = patience, saved
         self.number: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.number is not None and self.patience and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -48,8 +60,13 @@ class Interruption:
                 raise KeyboardInterrupt
             return  # batch systems repeat SIGTERM
         self.number = number
+        if not self.patience:
+            self.check(self.saved)
         # Not print: the signal may have come in the middle of another print.
         os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
+        if hasattr(signal, "setitimer"):
+            self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, lambda *_: self.check(self.saved)))
+            signal.setitimer(signal.ITIMER_REAL, self.patience)
 
     def check(self, saved: str) -> None:
         """End the run if a signal has come.
@@ -60,6 +77,7 @@ class Interruption:
         Raises:
             Interrupted: a signal has come.
         """
+        self.saved = saved
         if self.number is not None:
             raise Interrupted(f"{signal.Signals(self.number).name}: {saved}", self.number)
 
@@ -70,6 +88,9 @@ class TimeLimit:
     Args:
         minutes: time from now; None for no limit.
 
+    Attributes:
+        seconds: length of the limit.
+
     Raises:
         ValueError: not a positive, finite number of minutes.
     """
@@ -77,7 +98,13 @@ class TimeLimit:
     def __init__(self, minutes: float | None) -> None:
         if minutes is not None and not (minutes > 0 and math.isfinite(minutes)):
             raise ValueError(f"minutes={minutes}: a time limit is a positive number of minutes; leave it out for none.")
-        self._end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self.seconds = math.inf if minutes is None else 60 * minutes
+        self._end = time.monotonic() + self.seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds until the end; infinite without a limit."""
+        return self._end - time.monotonic()
 
     def allows(self, seconds: float) -> bool:
         """Whether a task that takes this long would end in time."""

@@ -14,8 +14,8 @@ LINE_EVERY = 15.0  # seconds between plain lines
 class Watcher(Protocol):
     """Observer of a run, for `VMC.run(watch=...)`."""
 
-    def step(self, row: Mapping[str, float]) -> None:
-        """Called after every step with its row of the history."""
+    def step(self, row: Mapping[str, float]) -> bool | None:
+        """Called after every step with its row of the history; False ends the run, which is then evaluated."""
 
     def close(self) -> None:
         """Called at the end of the run, finished or not."""
@@ -25,30 +25,36 @@ class Progress:
     """Progress bar if standard error is a terminal, else lines: first and last step, and every 15 seconds in between.
 
     Args:
-        total: number of steps of the whole run.
+        total: number of steps of the whole run; None: not yet known.
         initial: number of steps made before.
         show: False: print nothing.
+        unit: what is counted.
     """
 
-    def __init__(self, total: int, initial: int, *, show: bool) -> None:
-        self._bar = tqdm(total=total, initial=initial, disable=not (show and sys.stderr.isatty()), unit="step",
+    def __init__(self, total: int | None, initial: int, *, show: bool, unit: str = "step") -> None:
+        self._bar = tqdm(total=total, initial=initial, disable=not (show and sys.stderr.isatty()), unit=unit,
                          dynamic_ncols=True)  # fmt: skip
+        self._unit = unit
         self._lines = show and not sys.stderr.isatty()
         self._total, self._initial, self._done = total, initial, initial
         self._begin = time.monotonic()
         self._last_line = -float("inf")
 
-    def update(self, status: str) -> None:
-        """Called after every step."""
+    def update(self, status: str, total: int | None = None) -> None:
+        """Called after every step; `total` if it has changed."""
         self._done += 1
+        if total is not None and total != self._total:
+            self._total = self._bar.total = total
         self._bar.set_postfix_str(status, refresh=False)
         self._bar.update()
         now = time.monotonic()
         if self._lines and (self._done == self._total or now - self._last_line >= LINE_EVERY):
             self._last_line = now
             each = (now - self._begin) / (self._done - self._initial)
-            left = tqdm.format_interval(each * (self._total - self._done))
-            print(f"step {self._done}/{self._total}, {each:.2g} s each, {left} left: {status}", file=sys.stderr)
+            many, left = "?", "?"
+            if self._total is not None:
+                many, left = str(self._total), tqdm.format_interval(each * (self._total - self._done))
+            print(f"{self._unit} {self._done}/{many}, {each:.2g} s each, {left} left: {status}", file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self

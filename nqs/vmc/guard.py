@@ -16,6 +16,7 @@ RECOVERY = 1.1  # growth of the damping factor with every good step
 NOISE = 6.0  # standard errors by which the energy may exceed its limit
 ROUNDING = 1e-12  # relative increase of the energy that counts as rounding error
 STRICT = 0.8  # progress of a stage after which exhaustive sums may not rise above their lowest energy
+WINDOW = 50  # sampled steps over which energies are averaged, to see a drift that single ones hide in their noise
 
 
 class NonFiniteError(FloatingPointError):
@@ -40,7 +41,8 @@ class Guard:
     Attributes:
         before: parameters before the last update, whose energy was finite, (P,); None before the first one.
         limit: upper bound of the energy after the last step.
-        lowest, best: lowest energy of exhaustive sums in this stage, and its parameters.
+        lowest, best: lowest energy in this stage, of an exhaustive sum or the mean of `WINDOW` sampled steps, and the
+            parameters there.
         damping: factor on the next update; below 1 after non-finite states.
     """
 
@@ -54,20 +56,30 @@ class Guard:
     def new_stage(self) -> None:
         """Reset the energy limits: the optimiser or the objective changes."""
         self.limit = self.lowest = UNLIMITED
+        self.noise_of_lowest = 0.0
+        self.window: list[tuple[float, float]] = []  # energies and squared errors of the latest sampled steps
 
     def current(self) -> Tensor:
         return parameters_to_vector(self.parameters).detach().clone()
 
-    def rose(self, samples: Samples, local: LocalEnergies, progress: float) -> bool:
+    def rose(self, samples: Samples, local: LocalEnergies, progress: float, *, drifts: bool = True) -> bool:
         """Whether the energy exceeds its limit beyond the noise; the parameters of a better state are then restored.
 
-        Near the end of a stage the limit of exhaustive sums is the lowest energy of the stage.
+        Near the end of a stage the limit of exhaustive sums is the lowest energy of the stage. Sampled energies are
+        also averaged over windows: where such a mean is above the lowest one, the state of that one is restored.
+
+        Args:
+            drifts: compare windows; False where the objective itself changes from step to step.
         """
         energy = samples.mean(local.values.real)
         noise = samples.standard_error(local.values)
         exact = samples.is_exhaustive
         if exact and energy < self.lowest:
             self.lowest, self.best = energy.item(), self.current()
+        elif drifts and not exact and self._drifted(energy.item(), noise.item()):
+            assert self.best is not None
+            self.restore(self.best)
+            return True
         strict = exact and progress >= STRICT
         limit = self.lowest if strict else self.limit
         if not energy > limit + NOISE * noise + ROUNDING * energy.abs():
@@ -76,6 +88,31 @@ class Guard:
         assert kept is not None
         self.restore(kept)
         return True
+
+    def _drifted(self, energy: float, noise: float) -> bool:
+        """Whether the window that ends with this energy lies above the lowest one, beyond the noise of both."""
+        self.window.append((energy, noise**2))
+        if len(self.window) < WINDOW:
+            return False
+        mean, error = self.mean_of_window()
+        self.window = []
+        if self.best is not None and mean > self.lowest + NOISE * math.hypot(error, self.noise_of_lowest):
+            return True
+        if mean < self.lowest:
+            self.lowest, self.noise_of_lowest, self.best = mean, error, self.current()
+        return False
+
+    def mean_of_window(self) -> tuple[float, float]:
+        """Mean energy of the latest sampled steps and its error, (nan, nan) if there are none."""
+        number = len(self.window)
+        if not number:
+            return math.nan, math.nan
+        return sum(e for e, _ in self.window) / number, sum(square for _, square in self.window) ** 0.5 / number
+
+    def better(self) -> Tensor | None:
+        """Parameters of an earlier sampled state that may lie below the present one; None if there is none."""
+        mean, _ = self.mean_of_window()
+        return self.best if self.best is not None and mean > self.lowest else None
 
     def accept(self, before: Tensor, energy_limit: float) -> bool:
         """Accept the update since `before`, damped; False if it is not finite.
@@ -107,16 +144,20 @@ class Guard:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Keys begin with "guard.": archives keep them beside those of the optimiser."""
-        limits = torch.tensor([self.limit, self.lowest], dtype=torch.float64)
-        state = {"guard.limits": limits}
+        limits = torch.tensor([self.limit, self.lowest, self.noise_of_lowest], dtype=torch.float64)
+        window = torch.tensor(self.window, dtype=torch.float64).view(-1, 2)
+        state = {"guard.limits": limits, "guard.window": window}
         return state if self.best is None else state | {"guard.best": self.best}
 
     def load_state_dict(self, state: dict[str, Tensor], before: Tensor | None, damping: float) -> None:
         """Restore a checkpoint, also one of 0.1, whose optimiser kept the limits."""
         self.before, self.damping = before, damping
         if "guard.limits" in state:
-            self.limit, self.lowest = state["guard.limits"].tolist()
-        elif "guard" in state:  # limit, factor on the shift, and of exact sums shift and lowest energy
+            self.limit, self.lowest, *noise = state["guard.limits"].tolist()
+            self.noise_of_lowest = noise[0] if noise else 0.0
+        if "guard.window" in state:
+            self.window = [(energy, square) for energy, square in state["guard.window"].tolist()]
+        if "guard" in state:  # limit, factor on the shift, and of exact sums shift and lowest energy
             numbers = state["guard"].tolist()
             self.limit, self.lowest = numbers[0], numbers[3] if len(numbers) > 3 else UNLIMITED
         best = state.get("guard.best", state.get("best"))

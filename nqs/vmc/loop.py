@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -10,26 +10,26 @@ from typing import Any
 import torch
 
 from nqs.archive.archive import FlushPolicy
-from nqs.archive.memory import MemoryArchive
 from nqs.estimators.energy import estimate_energy, infinite_temperature_energy
 from nqs.estimators.hamiltonian_check import check_hamiltonian
-from nqs.estimators.local_energy import local_energies
 from nqs.exact.diagonalisation import ExactGroundState
-from nqs.observables import measure as measurements
-from nqs.optimisation.stages import RunConfig, Stage, WarmUp, stages
+from nqs.optimisation.stages import Evaluation, RunConfig, Stage, WarmUp, stages
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, unit_of
 from nqs.recipes.optimiser import OptimiserOptions
 from nqs.recipes.stages import method
-from nqs.recipes.steps import evaluation_seconds
+from nqs.recipes.steps import EVALUATION_FRACTION
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Progress, Watcher
-from nqs.samplers import TreeSampler
 from nqs.symmetry.of_hamiltonian import refuse_lower_symmetry
-from nqs.vmc.guard import Guard, NonFiniteError, is_finite
+from nqs.vmc.evaluation import evaluate_best, reserve
+from nqs.vmc.guard import Guard, NonFiniteError
+from nqs.vmc.pace import Pace
 from nqs.vmc.provenance import given_parameters
 from nqs.vmc.record import keep_exact, keep_session, keep_step, open_archive, restore, row_of, status
 from nqs.vmc.result import Result
 from nqs.vmc.steps import RunningStage, make_step
+
+TIMES = ("seconds", "archive_seconds")  # columns of the history that make up the time of a step
 
 
 class VMC:
@@ -40,7 +40,8 @@ class VMC:
         wavefunction: the variational state, on the same sector.
         sampler: of the steps; by default chosen from the dimension.
         optimiser: by default exact steps for exhaustive sums, else stochastic reconfiguration.
-        evaluation: sampler of the final energy; by default far more samples than in a step, or the same exhaustive sum.
+        evaluation: of the final energy, a sampler or batches of it; by default far more samples than in a step, or the
+            same exhaustive sum.
         warm_up: sampled steps before exhaustive sums; by default chosen with the sampler, none if a sampler is given.
         unit: printed name of the energy unit; that of the Hamiltonian by default.
 
@@ -54,7 +55,7 @@ class VMC:
         wavefunction: Wavefunction,
         sampler: SamplerConfig | None = None,
         optimiser: OptimiserConfig | OptimiserOptions | None = None,
-        evaluation: SamplerConfig | None = None,
+        evaluation: SamplerConfig | Evaluation | None = None,
         *,
         warm_up: WarmUp | None = None,
         unit: str | None = None,
@@ -72,7 +73,9 @@ class VMC:
         self.of_steps = wavefunction.for_steps()  # may average over a subgroup
         self.device = next(wavefunction.parameters()).device
         chosen = method(wavefunction, self.device, sampler=sampler, given=optimiser, evaluation=evaluation)
-        self.sampler, self.optimiser, self.evaluation = chosen.sampler, chosen.optimiser, chosen.evaluation
+        self.sampler, self.optimiser = chosen.sampler, chosen.optimiser
+        given = chosen.evaluation
+        self.evaluation = given if isinstance(given, Evaluation) else Evaluation(sampler=given, batches=1, error=1.0)
         self.warm_up, self.default_steps = warm_up or chosen.warm_up, chosen.steps
         self.unit = unit_of(hamiltonian) if unit is None else unit
         self._begun: dict[Path | None, dict[str, str] | None] = {}  # given initial parameters, by archive
@@ -88,7 +91,7 @@ class VMC:
             "model": self.wavefunction.config,
             "sampler": self.sampler,
             "optimiser": self.optimiser,
-            "evaluation": self.evaluation,
+            "evaluation": self.evaluation if self.evaluation.batches > 1 else self.evaluation.sampler,
             "run": run,
             "unit": self.unit,
             "warm_up": self.warm_up,
@@ -106,6 +109,7 @@ class VMC:
         minutes: float | None = None,
         flush: FlushPolicy | None = None,
         watch: Iterable[Watcher] = (),
+        until: Callable[[Mapping[str, float]], bool] | None = None,
         started_by: tuple[str, Mapping[str, Any]] = ("", {}),
         initial: Mapping[str, Any] | None = None,
         **options: Any,
@@ -114,22 +118,26 @@ class VMC:
 
         A state with non-finite energy or parameters is rolled back to the last finite one and the step is repeated with
         half its length, counted in the column "retries" of the history; after such a last step the energy is that of
-        the state before it. SIGINT and SIGTERM end the run after the current step, with everything in the archive.
+        the state before it. SIGINT, SIGTERM and SIGHUP end the run after the current step, or the current batch of the
+        evaluation, with everything in the archive.
 
         Args:
-            steps: total number of optimisation steps; chosen by nqs.recipes by default.
+            steps: total number of optimisation steps; None: chosen by nqs.recipes, or, with `total_minutes`, as many as
+                fit into that time.
             archive: HDF5 file of the run. If it already holds this run, the run is resumed; on the CPU the result then
                 equals that of an uninterrupted run bit for bit.
             exact: exact ground state or its energy, for relative errors; stored in the archive.
             progress: show a progress bar, or lines where there is no terminal.
             minutes: stop early enough to evaluate the energy within that time; at least one step is made.
             flush: how often the archive is written.
-            watch: observers such as `nqs.runtime.progress.TensorBoard`; closed at the end.
+            watch: observers such as `nqs.runtime.progress.TensorBoard`; closed at the end. One whose `step` returns
+                False ends the run as `until` does.
+            until: called with every row of the history; the run is finished and evaluated where it returns True.
             started_by: name of the script and its options, to keep in the archive.
             initial: origin of the initial parameters, if not the seed of the model, in plain data: part of the
                 configuration; by default a digest of parameters that were changed by hand. The archive then also stores
                 the initial parameters.
-            options: other fields of RunConfig: seed, temperature, annealing.
+            options: other fields of RunConfig: seed, temperature, annealing; total_minutes for its `minutes`.
 
         Raises:
             ArchiveError: the archive belongs to another run, is damaged, not writable, or in use.
@@ -137,11 +145,14 @@ class VMC:
                 the archive.
             Interrupted: SIGINT or SIGTERM; it is a KeyboardInterrupt.
         """
-        run = RunConfig(steps=self.default_steps if steps is None else steps, **options)
+        time_of_run = options.pop("total_minutes", None)
+        if steps is None and time_of_run is None:
+            steps = self.default_steps
+        run = RunConfig(steps=steps, minutes=time_of_run, **options)
         config = self.config(run, self._initial(archive) if initial is None else initial)
         return self.carry_out(
             run, config, archive=archive, exact=exact, progress=progress, minutes=minutes, flush=flush, watch=watch,
-            started_by=started_by,
+            until=until, started_by=started_by,
         )  # fmt: skip
 
     def _initial(self, archive: str | Path | None) -> Mapping[str, Any] | None:
@@ -162,12 +173,12 @@ class VMC:
         minutes: float | None = None,
         flush: FlushPolicy | None = None,
         watch: Iterable[Watcher] = (),
+        until: Callable[[Mapping[str, float]], bool] | None = None,
         started_by: tuple[str, Mapping[str, Any]] = ("", {}),
     ) -> Result:
         """`run` with a given configuration: that of an archive to be resumed."""
         limit, flush, watchers = TimeLimit(minutes), flush or FlushPolicy(), list(watch)
-        assert run.steps is not None
-        guard = Guard(self.wavefunction.parameters())
+        guard, pace = Guard(self.wavefunction.parameters()), Pace(run)
         generator = torch.Generator(self.device).manual_seed(run.seed)
         plan = stages(run, self.sampler, self.optimiser, self.warm_up)
         with ExitStack() as stack:
@@ -180,41 +191,53 @@ class VMC:
             record = stack.enter_context(opened)
             stage = next(stage for stage in plan if max(0, record.step - 1) in stage)
             running = self._started(stage)
-            restore(record, self.wavefunction, running, guard, generator)
-            note = keep_session(record, self.wavefunction, self.device, steps=run.steps)
+            restore(record, self.wavefunction, running, guard, pace, generator)
+            note = None if pace.ends(record.step) else keep_session(record, self.wavefunction, self.device)
             if note is not None and progress:
                 print(note, file=sys.stderr)
             exact_energy = keep_exact(record, exact)
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
-            bar = stack.enter_context(Progress(run.steps, record.step, show=progress))
-            writing = 0.0
-            for step in range(record.step, run.steps):
+            bar = stack.enter_context(Progress(pace.total, record.step, show=progress))
+            spent = sum(float(record.history[name].sum()) for name in TIMES if name in record.history)
+            step, writing = record.step, 0.0
+            while not pace.ends(step):
                 begin = time.perf_counter()
                 if step not in stage:
                     stage = next(stage for stage in plan if step in stage)
                     running = self._started(stage)
                     guard.new_stage()
-                temperature = run.temperature_at(step / run.steps)
+                temperature = run.temperature_at(pace.progress(step))
                 try:
-                    made = make_step(running, guard, generator, stage.progress(step), temperature=temperature)
+                    made = make_step(running, guard, generator, pace.of_stage(stage, step), temperature=temperature)
                 except NonFiniteError as error:
                     raise error.at(f"step {step}", record.where_last_state_is()) from None
                 estimate = estimate_energy(made.samples, made.local.values, energy_infinity=energy_infinity)
                 seconds = time.perf_counter() - begin
                 row = row_of(step, made, estimate, temperature=temperature, seconds=seconds, archive_seconds=writing)
-                keep_step(record, row, self.wavefunction, running, guard, generator)
+                step += 1
+                spent += seconds + writing
+                if run.minutes is not None:
+                    of_run = 60 * run.minutes
+                    left = min(limit.left, of_run - spent) - EVALUATION_FRACTION * of_run
+                    pace.measured(step, seconds + writing, left)
+                keep_step(record, row, self.wavefunction, running, guard, pace, generator)
                 record.flush_if_due(flush)
                 writing = time.perf_counter() - begin - seconds
-                bar.update(status(estimate, exact_energy))
-                for watcher in watchers:
-                    watcher.step(row)
+                bar.update(status(estimate, exact_energy), pace.total)
+                wanted = [watcher.step(row) is not False for watcher in watchers]
+                if not all(wanted) or (until is not None and until(row)):
+                    pace.stop(step)
+                    record.keep("optimiser", pace.state_dict())
                 interruption.check(record.how_to_continue())
-                if not limit.allows(seconds + self._evaluation_seconds(row)):
+                if not limit.allows(seconds + reserve(self, row, limit)):
                     break
 
-            if record.result_step != run.steps:
+            if record.result_step is None or record.result_step != pace.total:
                 known = exact if isinstance(exact, ExactGroundState) else None
-                self._evaluate_last_good(generator, energy_infinity, record, guard, known)
+                evaluate_best(
+                    self, generator, record, guard, energy_infinity=energy_infinity, limit=limit,
+                    interruption=interruption, progress=progress, exact=known,
+                )  # fmt: skip
             assert record.result is not None
             return Result(
                 estimate=record.result,
@@ -224,63 +247,9 @@ class VMC:
                 seconds=float(record.history["seconds"].sum()),
                 exact=exact_energy,
                 archive=None if archive is None else Path(archive),
-                steps_left=run.steps - record.step,
+                steps_left=0 if pace.total is None else pace.total - record.step,
             )
 
     def _started(self, stage: Stage) -> RunningStage:
         objective = stage.optimiser.objective(self.hamiltonian)
         return RunningStage(self.of_steps, stage.sampler.build(self.of_steps), objective, stage.optimiser)
-
-    def _evaluation_seconds(self, row: Mapping[str, float]) -> float:
-        """Upper estimate of the time for the final evaluation, from a row of the history."""
-        same = self.evaluation == self.sampler and self.wavefunction.n_images == self.of_steps.n_images
-        if same and self.warm_up is None:
-            return row["seconds"]
-        return evaluation_seconds(self.wavefunction, self.of_steps, self.evaluation, row["distinct"], row["seconds"])
-
-    def _evaluate_last_good(
-        self,
-        generator: torch.Generator,
-        energy_infinity: float,
-        record: MemoryArchive,
-        guard: Guard,
-        exact: ExactGroundState | None,
-    ) -> None:
-        """Final energy, of the state before the last step if that made it non-finite."""
-        before = generator.get_state()
-        try:
-            self._evaluate(generator, energy_infinity, record, exact)
-        except NonFiniteError:
-            if guard.before is None:
-                raise
-            guard.restore(guard.before)
-            record.roll_back(self.wavefunction.state_dict())
-            generator.set_state(before)  # as if resumed from there
-            self._evaluate(generator, energy_infinity, record, exact)
-
-    def _evaluate(
-        self,
-        generator: torch.Generator,
-        energy_infinity: float,
-        record: MemoryArchive,
-        exact: ExactGroundState | None,
-    ) -> None:
-        """Energy from new samples, stored with them and with the observables of `nqs.observables.measure`."""
-        record.save()  # save all steps before a long evaluation
-        samples = self.evaluation.build(self.wavefunction).sample(generator)
-        local = local_energies(self.hamiltonian, self.wavefunction, samples)
-        estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
-        if not is_finite(estimate.energy, estimate.variance):
-            found = NonFiniteError(estimate.energy, estimate.variance)
-            raise found.at("final evaluation", record.where_last_state_is())
-        record.write_samples(samples)
-        if record.keeps_observables:
-            samples, few, sites = measurements.samples_for(samples, self.wavefunction, generator, TreeSampler)
-            measured = measurements.stored(
-                samples, self.wavefunction, self.hamiltonian, few=few, permutations=sites, exact=exact
-            )
-            for name, values in measured.items():
-                record.write_observable(name, values.cpu().numpy())
-            record.write_state_names(self.hamiltonian.hilbert.state_names)
-        record.write_result(estimate)
-        record.save()

@@ -16,9 +16,12 @@ from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.protocols import Wavefunction
 from nqs.vmc.guard import Guard
+from nqs.vmc.pace import Pace
 from nqs.vmc.provenance import digest_of, session, steps_differ
 from nqs.vmc.steps import RunningStage, Step
 from nqs.vmc.stored import one_line
+
+OTHERS = ("guard.", "pace.")  # beginnings of the names of what is kept beside the state of the optimiser
 
 
 def open_archive(
@@ -72,14 +75,12 @@ def is_present_state(archive: MemoryArchive, initial: Any) -> bool:
     return not archive.sessions or initial["parameters"] == digest_of(archive.parameters())
 
 
-def keep_session(archive: MemoryArchive, wavefunction: Wavefunction, device: torch.device, *, steps: int) -> str | None:
+def keep_session(archive: MemoryArchive, wavefunction: Wavefunction, device: torch.device) -> str | None:
     """Store the digest of the initial parameters, and with what the steps to come are made.
 
     Returns:
         One line if their numbers may differ from those of an uninterrupted run in their last bits.
     """
-    if archive.step == steps:
-        return None
     before, now = archive.sessions, session(device, archive.step)
     if not archive.step:
         archive.write_provenance(digest_of(wavefunction.state_dict()), [now])
@@ -94,12 +95,13 @@ def keep_step(
     wavefunction: Wavefunction,
     running: RunningStage,
     guard: Guard,
+    pace: Pace,
     generator: torch.Generator,
 ) -> None:
     """Row of the history and checkpoint after a step."""
     checkpoint = Checkpoint(
         model=wavefunction.state_dict(),
-        optimiser=running.optimiser.state_dict() | guard.state_dict(),
+        optimiser=running.optimiser.state_dict() | guard.state_dict() | pace.state_dict(),
         generator=generator.get_state(),
         sampler=running.sampler.state_dict(),
         damping=guard.damping,
@@ -113,6 +115,7 @@ def restore(
     wavefunction: Wavefunction,
     running: RunningStage,
     guard: Guard,
+    pace: Pace,
     generator: torch.Generator,
 ) -> None:
     """Restore the state after the last recorded step; store an initial state that the configuration does not fix."""
@@ -122,7 +125,7 @@ def restore(
             archive.save()
         return
     with one_line(archive.place):
-        _load(archive, wavefunction, running, guard, generator)
+        _load(archive, wavefunction, running, guard, pace, generator)
 
 
 def _load(
@@ -130,15 +133,17 @@ def _load(
     wavefunction: Wavefunction,
     running: RunningStage,
     guard: Guard,
+    pace: Pace,
     generator: torch.Generator,
 ) -> None:
     found = archive.checkpoint()
     wavefunction.load_state_dict(found.model)
-    of_optimiser = {name: value for name, value in found.optimiser.items() if not name.startswith("guard.")}
+    of_optimiser = {name: tensor for name, tensor in found.optimiser.items() if not name.startswith(OTHERS)}
     running.optimiser.load_state_dict(of_optimiser)
     running.sampler.load_state_dict(found.sampler)
     before = None if found.last_good is None else found.last_good.to(guard.parameters[0].device)
     guard.load_state_dict(found.optimiser, before, found.damping)
+    pace.load_state_dict(found.optimiser)
     if len(found.generator) == len(generator.get_state()):
         generator.set_state(found.generator)
     else:  # written on another kind of device: go on with fresh random numbers

@@ -87,7 +87,7 @@ def make_step(
             if enough(samples, local):
                 return Step(samples=samples, local=local, info=REJECTED, retries=retries, enough=True)
             target = annealed(local, samples, temperature)
-            if guard.rose(samples, target, progress):
+            if guard.rose(samples, target, progress, drifts=temperature == 0):
                 running.optimiser.reject()
                 return Step(samples=samples, local=local, info=REJECTED, retries=retries)
             info = running.optimiser.step(samples, target, progress)

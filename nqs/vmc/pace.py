@@ -1,0 +1,82 @@
+"""How far a run has come: of a given number of steps, or of as many as fit into a time, by measured costs."""
+
+import math
+from collections import deque
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nqs.optimisation.stages import RunConfig, Stage
+
+MEASURED = 20  # steps before the first plan; their rates are those of the start
+LATEST = 20  # steps whose mean time is that of the steps to come
+AGAIN = 1.25  # the plan is corrected whenever the number of steps has grown by this factor
+
+
+class Pace:
+    """Progress of a run from 0 to 1, on which rates, shifts and temperatures depend.
+
+    With `RunConfig.minutes` the number of steps is chosen after the first steps and corrected as costs change; progress
+    never falls, and reaches 1 when the time for steps is over. The choice is part of the checkpoint.
+
+    Attributes:
+        total: number of steps; None until it is chosen.
+    """
+
+    def __init__(self, run: RunConfig) -> None:
+        self.timed, self.stopped = run.steps is None, False
+        self.total = run.steps
+        self._from_step, self._from_progress = 0, 0.0
+        self._next = MEASURED
+        self._seconds: deque[float] = deque(maxlen=LATEST)
+
+    def progress(self, step: int) -> float:
+        """Before a step, counted from 0."""
+        if self.total is None:
+            return 0.0
+        left = (step - self._from_step) / max(1, self.total - self._from_step)
+        return self._from_progress + (1 - self._from_progress) * left
+
+    def of_stage(self, stage: Stage, step: int) -> float:
+        """Progress within a stage; a timed run has one stage."""
+        return self.progress(step) if self.timed else stage.progress(step)
+
+    def ends(self, step: int) -> bool:
+        """Whether no step is left after so many."""
+        return self.total is not None and step >= self.total
+
+    def stop(self, done: int) -> None:
+        """The run is finished after so many steps."""
+        self.total, self.stopped = done, True
+
+    def measured(self, done: int, seconds: float, left: float) -> None:
+        """Choose or correct the number of steps.
+
+        Args:
+            done: steps so far.
+            seconds: that the last one took, with its part of the archive.
+            left: seconds for all steps to come.
+        """
+        self._seconds.append(seconds)
+        each = sum(self._seconds) / len(self._seconds)
+        few = self.total is None and done + left / each < 2 * MEASURED  # steps are long: plan at once
+        if not self.timed or (done < self._next and not few):
+            return
+        self._from_step, self._from_progress = done, self.progress(done)
+        self.total = done + max(0, math.floor(left / each))
+        self._next = max(MEASURED, math.ceil(AGAIN * done))
+
+    # --- checkpoints ------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Of a timed or stopped run; {} of another. Keys begin with "pace.": they are kept beside the optimiser's."""
+        if self.total is None or not (self.timed or self.stopped):
+            return {}
+        plan = (self.total, self._from_step, self._from_progress, self._next)
+        return {"pace.plan": torch.tensor(plan, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        if "pace.plan" in state:
+            total, first, self._from_progress, again = state["pace.plan"].tolist()
+            self.total, self._from_step, self._next = int(total), int(first), int(again)
