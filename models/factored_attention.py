@@ -36,8 +36,10 @@ class Mixing(nn.Module):
                 f"displacements are classes of {len(classes)} x {len(classes[0]) if classes else 0} pairs, but the "
                 f"sector has {n_sites} sites: take lattice.displacements() of the same lattice."
             )
-        pairs = torch.arange(n_sites**2).view(n_sites, n_sites) if classes is None else torch.tensor(classes)
-        earlier = torch.ones((n_sites, n_sites), dtype=torch.bool).tril()
+        # On the CPU whatever the default device: the number of classes is needed also where parameters are on "meta".
+        each = torch.arange(n_sites**2, device="cpu").view(n_sites, n_sites)
+        pairs = each if classes is None else torch.tensor(classes, device="cpu")
+        earlier = torch.ones((n_sites, n_sites), dtype=torch.bool, device="cpu").tril()
         present, number = pairs[earlier].unique(return_inverse=True)
         self.weight = nn.Parameter(torch.empty(heads, len(present)))
         by_pair = torch.full_like(pairs, len(present)).masked_scatter_(earlier, number)

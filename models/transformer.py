@@ -29,6 +29,7 @@ from nqs.models.normalisation import LayerNorm
 from nqs.models.references.conditionals import DeterminantConditionals
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, ReferencePhase
+from nqs.runtime.defaults import float32_by_default
 from nqs.runtime.memory import require_memory
 from nqs.runtime.seeds import checked_seed
 
@@ -165,7 +166,7 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
         require_memory(8 * weights, what, "choose a narrower one", torch.device(device))
         # The layers draw initial values that `initialise` replaces: keep the global random state. (The meta device
         # would avoid the draws, but takes a second to import.)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), float32_by_default():
             self.token = nn.Embedding(d + 1, D)  # local state of the site before; d before the first site
             self.site = nn.Embedding(L, D)
             self.blocks = cast(list[Block], nn.ModuleList(Block(config, L) for _ in range(config.layers)))

@@ -28,6 +28,7 @@ from nqs.recipes.plan import Plan, Pretrain
 from nqs.recipes.plan import plan as planned
 from nqs.recipes.stages import FIT_FIDELITY, FIT_STEPS
 from nqs.report.figures import plot_run
+from nqs.report.files import figure_beside
 from nqs.runtime.device import checked_device, default_device
 from nqs.runtime.interruption import TimeLimit
 from nqs.runtime.progress import Watcher
@@ -230,7 +231,7 @@ def carry_out(
             started_by=started_by,
         )
     if figure and path is not None:
-        plot_run(path, path.with_suffix(".png"), hilbert, known_state)
+        plot_run(path, figure_beside(path), hilbert, known_state)
     return result
 
 
@@ -316,10 +317,12 @@ def minutes_left(minutes: float | None, begin: float, reserved: float = 0.0) -> 
 def report_result(result: Result, archive: Path, hilbert: HilbertSpace | None = None) -> None:
     """Print a result and the paths of archive and figure; draw the figure if `hilbert` is given."""
     print(result)
-    figure = archive.with_suffix(".png")
+    figure = figure_beside(archive)
     if hilbert is not None:
         plot_run(archive, figure, hilbert)
-    print(f"archive {archive}\nfigure  {figure}")
+    other = archive.with_suffix(".png")
+    note = "" if figure == other else f" ({other.name} is not of nqs and stays as it is)"
+    print(f"archive {archive}\nfigure  {figure}{note}")
 
 
 def _silent(*_: object, sep: str = "") -> None:

@@ -28,6 +28,7 @@ from nqs.models import Transformer, TransformerConfig
 from nqs.models.factored_attention import Mixing
 from nqs.protocols import Hamiltonian, Wavefunction, lattice_of
 from nqs.vmc.continuation import rebuild
+from nqs.vmc.stored import check_parameters, one_line
 
 # Of a TransformerConfig: two models may differ in them and still fit.
 FREE = ("seed", "dtype", "phase", "displacements", "reference")
@@ -58,6 +59,8 @@ def transfer(wavefunction: Wavefunction, hamiltonian: Hamiltonian, archive: Arch
         )
     _refuse_other_shape(archive, old, new)
     old_hilbert = built["hamiltonian"].hilbert
+    with one_line(archive.path):
+        check_parameters(old, old_hilbert, archive)
     local_states = _common_local_states(archive, old_hilbert, hamiltonian.hilbert)
     parameters = {
         name.rsplit("base.", 1)[-1]: torch.from_numpy(values).double() for name, values in archive.parameters().items()
@@ -105,8 +108,10 @@ def load(
         ValueError: the run was built from classes that nqs does not know; pass them in `types`.
     """
     built = rebuild(archive.config, types, only=("hamiltonian", "model"))
-    wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
-    wavefunction.load_state_dict({name: torch.from_numpy(values) for name, values in archive.parameters().items()})
+    with one_line(archive.path):
+        check_parameters(built["model"], built["hamiltonian"].hilbert, archive)
+        wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
+        wavefunction.load_state_dict({name: torch.from_numpy(values) for name, values in archive.parameters().items()})
     return wavefunction.eval()
 
 

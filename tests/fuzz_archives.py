@@ -85,7 +85,7 @@ def with_other_contents(
     image: bytes, change: Callable[[h5py.File, random.Random], object], rng: random.Random
 ) -> bytes:
     with h5py.File(h5py.h5f.open_file_image(image, READ_WRITE)) as file:
-        with contextlib.suppress(ValueError, TypeError, KeyError, OSError, RuntimeError, UnicodeError):  # no such thing
+        with contextlib.suppress(Exception):  # not possible in this file
             for _ in range(rng.choice((1, 1, 2, 3))):
                 change(file, rng)
         file.flush()
@@ -141,7 +141,7 @@ def replace(file: h5py.File, name: str, rng: random.Random) -> None:
         del file[name]
         file[name] = np.ones(2)
         return
-    old = file[name][()]
+    old = file[name][()] if file[name].nbytes < 2**24 else np.zeros(2)
     del file[name]
     how = rng.randrange(4)
     if how == 0 and np.size(old):

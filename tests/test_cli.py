@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, safe_open
@@ -236,9 +237,20 @@ def test_bad_toml_gives_one_clear_line(text: str | None, message: str, nqs: Comm
     if text is not None:
         (tmp_path / "run.toml").write_text(text)
     outcome = nqs("run bose-hubbard --config run.toml")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert outcome.err.startswith(f"error: {message}")
     assert outcome.err.count("\n") == 1
+
+
+def test_a_second_toml_file_is_refused(nqs: Command, tmp_path: Path) -> None:
+    for name in ("one.toml", "two.toml"):
+        (tmp_path / name).write_text("U = 8.0")
+    for line in ("--config one.toml --config two.toml", "--config=one.toml --config two.toml"):
+        outcome = nqs(f"run bose-hubbard {line}")
+        assert outcome.code == 2
+        assert outcome.err == (
+            "error: --config is given 2 times: give one file, and other options on the command line.\n"
+        )
 
 
 def test_wrong_value_in_toml_is_named_by_its_option(nqs: Command, tmp_path: Path) -> None:
@@ -267,7 +279,8 @@ def test_show_says_what_it_is_how_far_it_is_and_what_it_found(runs: Command) -> 
         r"  time        [\d,]+ s, \S+ s per step; writing the archive \d+\.\d\d% of the whole", lines[6]
     )
     assert re.fullmatch(r"  size        [\d,]+ bytes, \d+ per step for the history", lines[7])
-    assert lines[8].startswith("  model       OnOrbits(base=TransformerConfig(width=4, ")
+    assert re.fullmatch(r"  computed    torch \S+ on cpu \(\w+\), \d+ threads?", lines[8])
+    assert lines[9].startswith("  model       OnOrbits(base=TransformerConfig(width=4, ")
     assert runs("show a.h5 b.h5").out.count("\n\n") == 1
 
 
@@ -414,8 +427,21 @@ def test_plot_of_one_run_and_of_several(runs: Command) -> None:
     assert Path("one.png").read_bytes().startswith(b"\x89PNG")
     assert Path("all.pdf").read_bytes().startswith(b"%PDF")
     outcome = runs("plot a.h5 -o one.xyz")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert outcome.err.startswith("error: Format 'xyz' is not supported (supported formats: ")
+
+
+def test_pictures_of_other_programs_are_left(runs: Command) -> None:
+    Path("one.png").write_bytes(b"\x89PNG of my holidays")
+    outcome = runs("plot a.h5 -o one.png")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: one.png exists and is no figure that nqs wrote: give another name")
+    assert Path("one.png").read_bytes() == b"\x89PNG of my holidays"
+    Path("a.png").write_bytes(b"precious")
+    outcome = runs("resume a.h5")
+    assert outcome.code == 0
+    assert outcome.out.endswith("figure  a-nqs.png (a.png is not of nqs and stays as it is)\n")
+    assert Path("a.png").read_bytes() == b"precious"
 
 
 def test_live_figure_is_drawn_anew_until_the_run_has_ended(runs: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,6 +509,99 @@ def test_verify_of_version_1_promises_nothing(nqs: Command) -> None:
     assert outcome.out.endswith("version-1.h5: format version 1 has no checksum\n")
 
 
+def touch(path: str, **attributes: Any) -> None:
+    """What another HDF5 program does: the user block stays, the bytes after it change."""
+    with h5py.File(path, "r+") as file:
+        for name, value in attributes.items():
+            file.attrs[name] = value
+
+
+def test_reseal_after_another_hdf5_program(runs: Command) -> None:
+    before = Archive.open("a.h5")
+    touch("a.h5", note="checked by hand")
+    assert runs("verify a.h5").out.startswith("DAMAGED  a.h5 is no readable archive: its checksum is wrong")
+    outcome = runs("verify --reseal a.h5 b.h5")
+    assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    assert lines[0] == f"resealed a.h5: 5 steps, {Path('a.h5').stat().st_size:,} bytes"
+    assert lines[1].startswith("ok       b.h5")
+    assert runs("verify a.h5").out.startswith("ok       a.h5")
+    after = Archive.open("a.h5")
+    assert after.attributes == before.attributes | {"note": "checked by hand"}
+    assert after.result == before.result
+    assert after.config == before.config
+    for name, values in before.parameters().items():
+        np.testing.assert_array_equal(after.parameters()[name], values)
+    assert runs("resume a.h5").code == 0
+
+
+def test_reseal_of_files_without_a_checksum(runs: Command) -> None:
+    """A program that rewrites the file drops the user block; format version 1 never had one."""
+    Path("bare.h5").write_bytes(Path("a.h5").read_bytes()[512:])
+    shutil.copy(Path(__file__).parent / "data" / "version-1.h5", "old.h5")
+    outcome = runs("verify --reseal bare.h5 old.h5")
+    assert outcome.code == 0
+    assert [line.split(":")[0] for line in outcome.out.splitlines()] == ["resealed bare.h5", "resealed old.h5"]
+    assert runs("verify bare.h5 old.h5").out.count("SHA-256 as written") == 2
+    assert Archive.open("bare.h5").result == Archive.open("a.h5").result
+
+
+def misshapen(file: h5py.File) -> None:
+    name = next(name for name, values in file["checkpoint/model"].items() if values.ndim == 2)
+    del file[f"checkpoint/model/{name}"]
+    file[f"checkpoint/model/{name}"] = np.ones((2, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.attrs.update(config="{"), "has the header of an archive, but not its layout: "),
+        (lambda file: file.attrs.update(format="other"), "is HDF5, but its header says format 'other' version 2"),
+        (
+            lambda file: file["checkpoint"].attrs.update(step=3),
+            "its history has 5 rows for 3 steps; it is left as it is",
+        ),
+        (misshapen, "of its model have the shape "),
+    ],
+    ids=["configuration", "format", "steps", "parameters"],
+)
+def test_reseal_checks_the_contents_first(change: Callable[[h5py.File], object], message: str, runs: Command) -> None:
+    with h5py.File("a.h5", "r+") as file:
+        change(file)
+    before = Path("a.h5").read_bytes()
+    outcome = runs("verify --reseal a.h5")
+    assert outcome.code == 1
+    assert outcome.out.startswith("DAMAGED  a.h5")
+    assert message in outcome.out
+    assert outcome.out.count("\n") == 1
+    assert Path("a.h5").read_bytes() == before
+
+
+def test_reseal_of_an_archive_that_is_being_written_is_refused(runs: Command) -> None:
+    with Archive.open("a.h5", "a"):
+        touch("a.h5", note="x")
+        assert "is being written by another process" in runs("verify --reseal a.h5").out
+
+
+def test_verify_of_what_is_no_archive_gives_one_line_each(runs: Command, tmp_path: Path) -> None:
+    (tmp_path / "folder.h5").mkdir()
+    (tmp_path / "notes.h5").write_text("E = -7\n")
+    (tmp_path / "empty.h5").touch()
+    os.mkfifo(tmp_path / "pipe.h5")
+    with h5py.File("foreign.h5", "w") as file:
+        file["x"] = np.arange(3)
+    with h5py.File("foreign-with-block.h5", "w", userblock_size=512) as file:
+        file["x"] = np.arange(3)
+    Path("cut.h5").write_bytes(Path("foreign.h5").read_bytes()[:1000])
+    names = ["folder", "notes", "empty", "pipe", "foreign", "foreign-with-block", "cut", "none"]
+    for option in ("", "--reseal "):
+        outcome = runs(f"verify {option}" + " ".join(f"{name}.h5" for name in names))
+        assert outcome.code == 1
+        assert outcome.err == ""
+        lines = outcome.out.splitlines()
+        assert [line.split(".h5")[0] for line in lines] == [f"DAMAGED  {name}" for name in names]
+
+
 def test_verify_needs_no_hdf5(nqs: Command, tmp_path: Path) -> None:
     image = b"what would crash the HDF5 library"
     (tmp_path / "a.h5").write_bytes(seal(image, format="nqs-run", version=2) + image)
@@ -522,7 +641,7 @@ def test_verify_needs_no_hdf5(nqs: Command, tmp_path: Path) -> None:
 def test_bad_input_gives_one_clear_line(line: str, message: str, nqs: Command, tmp_path: Path) -> None:
     Archive.create("empty.h5", config={}, hamiltonian="H", unit="J").close()
     outcome = nqs(line)
-    assert outcome.code == 1
+    assert outcome.code == (1 if re.match(r"\w+\.h5|the archive holds", message) else 2)
     assert outcome.err.startswith(f"error: {message}")
     assert outcome.err.count("\n") == 1
     assert not {"x.png", "x.csv", "none", "results"} & {path.name for path in tmp_path.iterdir()}
@@ -556,7 +675,7 @@ def test_archive_of_classes_that_do_not_exist_is_refused(nqs: Command) -> None:
     parts = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run")
     Archive.create("run.h5", config=dict.fromkeys(parts, part) | {"unit": "J"}, hamiltonian="H", unit="J").close()
     outcome = nqs("resume run.h5")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert outcome.err.startswith("error: 'Os' is none of the classes that an archive may name (")
 
 

@@ -208,13 +208,19 @@ def test_archive_that_nqs_did_not_fill_gives_one_clear_line(missing: str, messag
     ],
 )
 def test_bad_input_gives_one_clear_line(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Archive.create("empty.h5", config={}, hamiltonian="H", unit="J").close()
     with pytest.raises(SystemExit) as end:
         main(["report", *arguments])
-    assert end.value.code == message
+    usage = end.value.code == 2
+    assert usage == ("no such archive" not in message and "holds no finished step" not in message)
+    assert (capsys.readouterr().err.strip() if usage else end.value.code) == message
     assert {path.name for path in tmp_path.iterdir()} == {"empty.h5"}
 
 

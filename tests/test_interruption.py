@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -228,6 +229,8 @@ def test_disk_that_fails_in_a_run_is_reported_and_harms_nothing(
     monkeypatch: pytest.MonkeyPatch,
     restored_limits: None,
 ) -> None:
+    (tmp_path / "temporary").mkdir()  # for the copy of what cannot be written
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     folder = tmp_path / "results"
     folder.mkdir()
     path = folder / "run.h5"
@@ -236,7 +239,9 @@ def test_disk_that_fails_in_a_run_is_reported_and_harms_nothing(
         with pytest.raises(ArchiveError, match=rf"run\.h5 cannot be written \({message}\); the last complete version"):
             vmc().run(STEPS, archive=path, progress=False, flush=FlushPolicy(longest=0))
     if fail is vanish:
-        assert list(tmp_path.iterdir()) == []
+        assert [file.name for file in tmp_path.iterdir()] == ["temporary"]
+        (copy,) = tmp_path.glob("temporary/nqs-*/run.h5")
+        assert Archive.open(copy).finished
         return
     assert [file.name for file in folder.iterdir()] == ["run.h5"]
     assert Archive.open(path).step == 2

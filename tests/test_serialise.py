@@ -189,7 +189,7 @@ def test_fields_that_the_constructor_does_not_take_are_left_out() -> None:
 
 def test_unknown_class_is_named_with_what_is_allowed() -> None:
     data = {"type": "Hubbard", "U": 4.0}
-    with pytest.raises(ValueError, match=r"'Hubbard' is none of the classes .*\(BoseHubbard, Lattice\).* `types`"):
+    with pytest.raises(ValueError, match=r"'Hubbard' is none of the classes .*\(BoseHubbard, Lattice\).* --module"):
         from_plain(data, {"Lattice": Lattice, "BoseHubbard": BoseHubbard})
 
 
@@ -302,6 +302,35 @@ def test_impossible_arrays_are_refused(changed: dict[str, Any], message: str) ->
         from_plain(to_plain(np.array([1, 2])) | changed, {})
 
 
+@dataclass(frozen=True, eq=False)
+class Disordered:
+    field: Any
+    couplings: Any
+
+
+def test_arrays_and_tensors_among_fields_come_back_as_what_they_were() -> None:
+    random = np.random.default_rng(3)
+    field, couplings = random.normal(size=7), torch.from_numpy(random.normal(size=(7, 7)).astype(np.complex64))
+    back = through_json(Disordered(field, couplings), {"Disordered": Disordered})
+    assert isinstance(back.field, np.ndarray)
+    assert isinstance(back.couplings, torch.Tensor)
+    assert back.couplings.dtype == torch.complex64
+    np.testing.assert_array_equal(back.field, field)
+    assert torch.equal(back.couplings, couplings)
+    assert differences(to_plain(back), to_plain(Disordered(field, couplings))) == []
+    earlier = to_plain(Disordered(field, couplings))  # version 0.2.0 did not mark tensors
+    del earlier["couplings"]["tensor"]
+    assert differences(earlier, to_plain(back)) == []
+
+
+def test_arrays_in_configurations_are_bounded() -> None:
+    value = np.zeros((1001, 1000))
+    with pytest.raises(ValueError, match=r"shape \(1001, 1000\) .* at most 1,000,000 numbers in one array"):
+        to_plain({"couplings": value})
+    assert to_plain({"couplings": value}, strict=False)["couplings"] is value  # a run without an archive
+    assert to_plain(value[:1000])["shape"] == [1000, 1000]
+
+
 # ------------------------------------------------------------------------------------------ differences, digest
 
 
@@ -320,6 +349,25 @@ def test_differences_of_long_tables_are_brief() -> None:
     lines = differences(to_plain(small), to_plain(large))
     assert [line.split(":")[0] for line in lines] == ["permutations", "maps", "angles"]
     assert all("40 in all" in line and "50 in all" in line and len(line) < 400 for line in lines)
+
+
+def test_differences_show_leaves_only() -> None:
+    field = np.linspace(0, 1, 40)
+    other, shifted = field.copy(), field + 1
+    other[7] = np.nan
+    one, two, three = (to_plain({"h": Disordered(values, None)}) for values in (field, other, shifted))
+    assert differences(one, two) == [f"h.field.data[7]: {field[7]} / nan"]
+    assert differences(two, json.loads(json.dumps(two))) == []  # nan is nan
+    lines = differences(one, three)
+    assert lines[0] == "h.field.data[0]: 0.0 / 1.0"
+    assert lines[3:] == ["h.field.data: 40 of 40 entries differ"]
+    old = {"warm_up": to_plain(TreeSampler(n_samples=10)), "initial": None}
+    new = {"initial": {"from": "x" * 500}}
+    lines = differences(old, new)
+    assert lines == ["warm_up: TreeSampler(…) / None", "initial: None / (…)"]
+    assert len(differences("x" * 500, "y")[0]) < 150
+    pairs = [{"edges": [[0, 1], [1, 2], [2, last]]} for last in (3, 0)]
+    assert differences(*pairs) == ["edges[2]: [2, 3] / [2, 0]"]
 
 
 def test_differences_between_classes_name_the_class_and_the_fields() -> None:

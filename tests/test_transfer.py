@@ -219,7 +219,7 @@ def test_a_run_from_other_parameters_resumes_bit_for_bit_even_before_its_first_s
             vmc().run(4, archive=tmp_path / "stopped.h5", initial=origin(source), progress=False)
     assert Archive.open(tmp_path / "stopped.h5").step == 0
     assert resume(tmp_path / "stopped.h5", progress=False).estimate == whole.estimate
-    with pytest.raises(ArchiveError, match=r"initial: .* / None"):
+    with pytest.raises(ArchiveError, match=r"initial\.run: \w+ / None\n  initial\.step: 3 / None\n"):
         vmc().run(4, archive=tmp_path / "whole.h5", progress=False)
 
 

@@ -19,7 +19,14 @@ class WriterLock:
     """Exclusive lock of the process that writes an archive; the operating system releases it when that process ends.
 
     The lock is on a hidden file beside the archive, because the archive itself is replaced at every flush; it contains
-    the process id and host of the owner. Symbolic links are followed, so that two names of an archive share its lock.
+    the process id and host of the owner.
+
+    Args:
+        path: archive. Symbolic links are followed once, here, so that two names of an archive share its lock, and a
+            link that is changed later leads its writer nowhere else.
+
+    Attributes:
+        target: file that the archive is, without links.
 
     Raises:
         ArchiveLockedError: another process holds it.
@@ -27,7 +34,8 @@ class WriterLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = _lock_file(path)
+        self.target = Path(os.path.realpath(path))
+        self._file = _lock_file(self.target)
         self._lock = FileLock(
             self._file, timeout=PATIENCE, poll_interval=INTERVAL, thread_local=False, fallback_to_soft=False
         )
@@ -40,15 +48,25 @@ class WriterLock:
             ) from None
         with suppress(PermissionError):  # Windows forbids a second access to a locked file: the owner stays unknown
             self._file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
-        target = Path(os.path.realpath(path))
-        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a process killed in a flush
+        self._identity = self._file.stat()
+        pattern = f".{glob.escape(self.target.name)}.*.partial"
+        for leftover in self.target.parent.glob(pattern):  # of a process killed in a flush
             leftover.unlink(missing_ok=True)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether another process would meet this lock: not if its file was removed or its folder moved."""
+        try:
+            return self._lock.is_locked and os.path.samestat(self._file.stat(), self._identity)
+        except OSError:
+            return False
 
     def release(self) -> None:
         """Release the lock, if it is held."""
         if self._lock.is_locked:
-            with suppress(OSError):  # before the release, or another process could own it already
-                self._file.unlink()
+            if self.in_place:  # else it is the lock of another process
+                with suppress(OSError):  # before the release, or another process could own it already
+                    self._file.unlink()
             self._lock.release()
 
     def __enter__(self) -> Self:

@@ -64,6 +64,10 @@ class MemoryArchive(RunRecord):
         datasets = {path: old for path, old in self._datasets.items() if not path.startswith("checkpoint/")} | arrays
         return attributes, datasets
 
+    def write_provenance(self, parameters: str, sessions: Sequence[Mapping[str, Any]]) -> None:
+        """Store the digest of the initial parameters, and the sessions of `RunRecord.sessions`."""
+        self._attributes["provenance"] = {"parameters": parameters, "sessions": json.dumps(list(sessions))}
+
     def keep(self, kind: str, tensors: "Mapping[str, Tensor]") -> None:
         """Replace tensors of one kind in the checkpoint: "model", "optimiser" or "sampler"."""
         for name, tensor in tensors.items():
@@ -108,8 +112,11 @@ class MemoryArchive(RunRecord):
     def flush(self) -> None:
         """Write everything to disk, if there is a file."""
 
+    def save(self) -> None:
+        """Flush during a run, which goes on if that fails."""
+
     def flush_if_due(self, policy: FlushPolicy) -> None:
-        """Flush if the policy says so."""
+        """Save if the policy says so."""
 
     def close(self) -> None:
         """End writing."""

@@ -14,6 +14,7 @@ the child after a time).
 """
 
 import json
+import mmap
 import struct
 import sys
 from collections.abc import Callable
@@ -28,7 +29,8 @@ MAX_TEXT = 2**26  # bytes of an attribute; configurations of molecules contain t
 MIN_TOTAL, MAX_EXPANSION = 2**27, 64  # all values together: bytes, and multiples of the size of the image
 MAX_DEFLATION = 1032  # largest compression ratio of gzip; a larger dataset is not in the file
 MAX_DEPTH = 2  # slashes in the path of a group
-PROGRAM_MEMORY = 2**28  # bytes of address space without the values
+ROOM = 2**26  # bytes for attributes and buffers
+PROGRAM = 2**28  # bytes of address space of this process before it reads, where the system does not say
 COPIES = 3  # of a compressed dataset while it is read
 SECONDS, BYTES_A_SECOND = 2, 10**8  # of CPU time: a constant, and the speed of decompression
 IMAGE_READ_ONLY = 0  # flag of H5LT_open_file_image, which h5py does not name
@@ -113,6 +115,15 @@ def scalar(attributes: h5py.AttributeManager, name: str) -> str | int | float:
 # ---------------------------------------------------------------------------------------------------------- process
 
 
+def address_space() -> int:
+    """Bytes of address space in use."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * mmap.PAGESIZE
+    except (OSError, ValueError):  # no Linux
+        return PROGRAM
+
+
 def limit_process(image_size: int) -> None:
     """Bound memory and CPU time of this process for an image."""
     with suppress(ImportError):  # Windows
@@ -121,7 +132,7 @@ def limit_process(image_size: int) -> None:
         total = max_total(image_size)
         used = resource.getrusage(resource.RUSAGE_SELF)
         seconds = used.ru_utime + used.ru_stime + SECONDS + total / BYTES_A_SECOND
-        memory = PROGRAM_MEMORY + COPIES * (total + image_size)
+        memory = address_space() + ROOM + COPIES * (total + image_size)
         limits = {"RLIMIT_CPU": int(seconds) + 1, "RLIMIT_AS": memory, "RLIMIT_CORE": 0}
         for name, value in limits.items():
             with suppress(AttributeError, ValueError, OSError):  # not every system has every limit

@@ -109,8 +109,19 @@ class RunRecord:
         """Whether all steps were made and the energy was evaluated after the last one."""
         return self.result_step == self.steps
 
+    @property
+    def initial_parameters(self) -> str | None:
+        """SHA-256 of the parameters before the first step; None in archives of earlier versions."""
+        found = self._attributes.get("provenance", {}).get("parameters")
+        return str(found) if found else None
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """Version, device and threads of every process that made steps, and its first step; [] in earlier archives."""
+        return list(json.loads(str(self._attributes.get("provenance", {}).get("sessions", "[]"))))
+
     def samples(self) -> dict[str, np.ndarray]:
-        """The last batch of samples."""
+        """The samples of the last evaluation."""
         return self._group("samples")
 
     def observables(self) -> dict[str, np.ndarray]:

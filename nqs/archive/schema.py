@@ -67,6 +67,9 @@ def check_layout(attributes: Attributes, datasets: Datasets) -> None:
             raise ValueError("the exact energy is not finite")
     _check_samples(dict(_group(datasets, "samples")))
     _check_observables(dict(_group(datasets, "observables")))
+    sessions = attributes.get("provenance", {}).get("sessions")
+    if sessions is not None and not _are_objects(_json("sessions", sessions)):
+        raise ValueError("the sessions of the run are not a list of JSON objects")
     names = attributes.get("observables", {}).get("state_names")
     if names is not None and not _are_texts(_json("state_names", names)):
         raise ValueError("the names of the local states are not a list of text")
@@ -134,6 +137,10 @@ def _check_counts(group: str, values: dict[str, Scalar], names: tuple[str, ...])
 
 def _are_texts(data: Any) -> bool:
     return isinstance(data, list) and all(isinstance(item, str) for item in data)
+
+
+def _are_objects(data: Any) -> bool:
+    return isinstance(data, list) and all(isinstance(item, dict) for item in data)
 
 
 def _is_integer(value: Any) -> bool:

@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 
 LONG = 32  # largest number of entries of a list that messages show in full
-ADDED = {"species"}  # fields that archives of version 0.1 lack; not compared
+SHORT = 8  # largest number of entries of a list of numbers or names that is compared as a whole
+SHOWN = 3  # differing entries of a list that messages name
+LONGEST_TEXT = 120  # characters of a value in a message
+ADDED = {"species", "tensor"}  # keys that archives of earlier versions lack; not compared
+MAX_NUMBERS = 1_000_000  # of an array in a configuration: about 20 MB of JSON, parsed by every reader of the archive
 # Types whose values Python's int and float represent exactly, so that JSON keeps every bit; no long double.
 ARRAY_TYPES = {"bool", "float16", "float32", "float64"} | {f"{k}int{b}" for k in ("", "u") for b in (8, 16, 32, 64)}
 COMPLEX_TYPES = {"complex64": "float32", "complex128": "float64"}  # stored as pairs, in a last axis
@@ -21,13 +25,14 @@ def to_plain(value: Any, *, strict: bool = True) -> Any:
     """Dataclasses become {"type": class name, field: ...}, tuples lists; numbers, text and None stay.
 
     Arrays and tensors become {"type": "array", "dtype": ..., "shape": [...], "data": [...]}, the data in row-major
-    order.
+    order; tensors are marked by "tensor": True.
 
     Args:
         strict: refuse objects that JSON cannot represent; else keep them, for configurations in memory.
 
     Raises:
         TypeError: `strict`, and an object that JSON cannot represent.
+        ValueError: `strict`, and an array of more than MAX_NUMBERS numbers.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__name__} | {
@@ -40,12 +45,19 @@ def to_plain(value: Any, *, strict: bool = True) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     array = _as_array(value)
-    if array is not None and array.dtype.name in ARRAY_TYPES | COMPLEX_TYPES.keys():
+    if array is not None and array.dtype.name in ARRAY_TYPES | COMPLEX_TYPES.keys() and array.size <= MAX_NUMBERS:
         numbers = np.ascontiguousarray(array).reshape(-1)
         numbers = numbers.view(COMPLEX_TYPES.get(array.dtype.name, array.dtype))
-        return {"type": "array", "dtype": array.dtype.name, "shape": list(array.shape), "data": numbers.tolist()}
+        kind = {} if isinstance(value, (np.ndarray, np.generic)) else {"tensor": True}
+        shape = list(array.shape)
+        return {"type": "array", "dtype": array.dtype.name, "shape": shape, "data": numbers.tolist()} | kind
     if not strict:
         return value
+    if array is not None and array.size > MAX_NUMBERS:
+        raise ValueError(
+            f"an array of shape {array.shape} cannot be written to an archive: a configuration holds at most "
+            f"{MAX_NUMBERS:,} numbers in one array. Give what it is computed from, or run without an archive."
+        )
     raise TypeError(
         f"{value!r} ({type(value).__name__}) cannot be written to an archive: use dataclasses and plain data."
     )
@@ -93,7 +105,9 @@ def _to_array(data: Mapping[str, Any]) -> np.ndarray:
 
 
 def from_plain(data: Any, types: Mapping[str, type]) -> Any:
-    """The inverse of `to_plain`; only the dataclasses in `types` and NumPy arrays are built. Lists become tuples.
+    """The inverse of `to_plain`; lists become tuples.
+
+    Only the dataclasses in `types`, arrays and tensors (on the CPU) are built.
 
     Raises:
         ValueError: a class that is not a dataclass in `types`, or fields that it does not have.
@@ -103,7 +117,12 @@ def from_plain(data: Any, types: Mapping[str, type]) -> Any:
     if not isinstance(data, dict):
         return data
     if data.get("type") == "array":
-        return _to_array(data)
+        array = _to_array(data)
+        if data.get("tensor") is not True:
+            return array
+        import torch
+
+        return torch.from_numpy(array)
     values = {key: from_plain(item, types) for key, item in data.items() if key != "type"}
     if "type" not in data:
         return values
@@ -112,7 +131,8 @@ def from_plain(data: Any, types: Mapping[str, type]) -> Any:
     if name not in allowed:
         raise ValueError(
             f"{name!r} is none of the classes that an archive may name ({', '.join(allowed)}). "
-            "If it is your own dataclass, pass it in `types`."
+            "If it is a dataclass of your own: nqs resume FILE --module file.py, or in Python "
+            "nqs.resume(FILE, types={name: class})."
         )
     try:
         built = types[name](**values)
@@ -126,18 +146,32 @@ def from_plain(data: Any, types: Mapping[str, type]) -> Any:
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[str]:
-    """Differences of two plain configurations, one line each: 'hamiltonian.U: 4.0 / 8.0'."""
+    """Leaves in which two plain configurations differ, one line each: 'hamiltonian.U: 4.0 / 8.0'."""
     if isinstance(first, dict) and isinstance(second, dict):
         keys = [*first, *(key for key in second if key not in first and key not in ADDED)]
         pairs = [(f"{path}.{key}".lstrip("."), first.get(key), second.get(key)) for key in keys]
         return [line for name, a, b in pairs for line in differences(a, b, name)]
-    return [] if first == second else [f"{path}: {_brief(first)} / {_brief(second)}"]
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second) and not _is_short(first):
+        entries = [differences(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(first, second, strict=True))]
+        found = [lines for lines in entries if lines]
+        more = [f"{path}: {len(found)} of {len(first)} entries differ"] if len(found) > SHOWN else []
+        return [line for lines in found[:SHOWN] for line in lines] + more
+    both_nan = first != first and second != second
+    return [] if first == second or both_nan else [f"{path}: {_brief(first)} / {_brief(second)}"]
+
+
+def _is_short(values: list[Any]) -> bool:
+    return len(values) <= SHORT and not any(isinstance(value, (dict, list)) for value in values)
 
 
 def _brief(value: Any) -> str:
-    """Text of a value; long lists, such as the permutations of a symmetry group, are shortened."""
-    long = isinstance(value, list) and len(value) > LONG
-    return f"[{', '.join(map(_brief, value[:2]))}, … {len(value)} in all]" if long else str(value)
+    """Text of a value; groups, and long lists such as the permutations of a symmetry group, are shortened."""
+    if isinstance(value, dict):
+        return f"{value.get('type', '')}(…)"
+    if isinstance(value, list) and len(value) > LONG:
+        return f"[{', '.join(map(_brief, value[:2]))}, … {len(value)} in all]"
+    text = f"[{', '.join(map(_brief, value))}]" if isinstance(value, list) else str(value)
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …"
 
 
 def digest(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The command `nqs`: run, resume, show, compare, plot, report, verify and export runs.
 
 Each command is a file with a frozen dataclass: its fields are the options, calling it runs the command. New commands
-are added to COMMANDS. Exit codes: `nqs.cli.errors.ExitCode`, and 2 for wrong options.
+are added to COMMANDS. Exit codes: `nqs.cli.errors.ExitCode`.
 
 Large packages are imported when a command needs them: `nqs --help` and `nqs show` do not import torch.
 """

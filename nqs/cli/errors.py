@@ -13,10 +13,11 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # in the messages of
 
 
 class ExitCode(IntEnum):
-    """For batch jobs; wrong options end with 2."""
+    """For batch jobs."""
 
     FINISHED = 0
     ERROR = 1
+    USAGE = 2  # wrong options: the same command will never work
     TIME_LIMIT = 3  # everything is saved, steps remain: resume
     SIGINT = 130  # everything is saved
     SIGTERM = 143  # everything is saved
@@ -25,6 +26,8 @@ class ExitCode(IntEnum):
 @contextmanager
 def errors_to_exit_codes() -> Iterator[None]:
     """Context manager: user errors and interrupts exit with one line and an `ExitCode`, without a traceback.
+
+    A ValueError is about what the user stated: options, values, files of options. The others are failures.
 
     Raises:
         SystemExit: instead of these errors.
@@ -41,10 +44,12 @@ def errors_to_exit_codes() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
             raise
-        raise SystemExit(
-            "error: out of memory: choose a narrower network, fewer distinct configurations or a smaller system."
-        ) from None
-    except (ValueError, OSError, FloatingPointError, ArchiveError) as error:
+        line = "out of memory: choose a narrower network, fewer distinct configurations or a smaller system."
+        _end(f"error: {line}", ExitCode.ERROR)
+    except ValueError as error:
+        line = printable(error, keep="\n")
+        _end(f"error: {line}", ExitCode.USAGE)
+    except (OSError, FloatingPointError, ArchiveError) as error:
         line = printable(error, keep="\n")
         raise SystemExit(f"error: {line}") from None  # printed by the interpreter, which ends with 1
 

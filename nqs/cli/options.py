@@ -117,7 +117,7 @@ def command_line(
     """Parse the command line into the config dataclass and call main; user errors exit with one line.
 
     Raises:
-        SystemExit: with an `ExitCode` other than FINISHED; 2 for wrong options.
+        SystemExit: with an `ExitCode` other than FINISHED.
     """
     begin = process_began()
     script = Path(inspect.getfile(config)).stem.replace("_", "-")
@@ -145,9 +145,14 @@ def process_began() -> float:
 
 def _with_toml(arguments: list[str], config: type, script: str) -> list[str]:
     """The arguments, preceded by those from the TOML file after --config."""
-    place = next((i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--config"), None)
-    if place is None:
+    places = [i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--config"]
+    if not places:
         return arguments
+    if len(places) > 1:
+        raise ValueError(
+            f"--config is given {len(places)} times: give one file, and other options on the command line."
+        )
+    (place,) = places
     _, equals, path = arguments[place].partition("=")
     if not equals:
         path = "".join(arguments[place + 1 : place + 2])

@@ -1,6 +1,7 @@
 """The linear system of stochastic reconfiguration, in sample space or in parameter space."""
 
 # Shapes: U distinct samples, P parameters, R rows of X.
+import math
 from typing import Literal
 
 import torch
@@ -60,4 +61,7 @@ def solve_shifted(
         if not failed:
             return torch.cholesky_solve(right[:, None], factor)[:, 0]
     lower = matrix.tril(-1)
-    return torch.linalg.pinv(lower + lower.T + torch.diag(matrix.diagonal()), hermitian=True) @ right
+    try:
+        return torch.linalg.pinv(lower + lower.T + torch.diag(matrix.diagonal()), hermitian=True) @ right
+    except torch.linalg.LinAlgError:  # of a matrix that is not finite: the guard takes such an update back
+        return torch.full_like(right, math.nan)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -15,12 +14,12 @@ from nqs.archive.archive import Archive
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.hilbert import HilbertSpace
 from nqs.report.drawable import LARGEST, exact_energy_of, finite, history_of, observables_of
+from nqs.report.files import write_figure
 from nqs.report.panels import Arrays, draw_panels, has_panels, one_line, plain
 from nqs.report.summary import energy_of, require_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 VMC_COLOUR, EXACT_COLOUR = "#1f6f8b", "#d1495b"
 TRANSIENT = 0.1  # fraction of the steps ignored when the range of the energy axis is chosen
@@ -62,8 +61,8 @@ def plot_run(
         canvas.supxlabel(one_line(observables), fontsize=9)
     draw_energy(left, run, energy_exact)
     draw_accuracy(middle, run, energy_exact)
-    draw_local_states(right, observables, run.state_names, hilbert, exact)
-    save(canvas, figure, dpi=150)
+    draw_local_states(right, observables, hilbert, exact, run.state_names)
+    write_figure(canvas, Path(figure))
 
 
 @np.errstate(all="ignore")
@@ -94,14 +93,7 @@ def plot_runs(archives: Sequence[str | Path], figure: str | Path) -> None:
     draw_convergence(right, runs, exact, "seconds")
     left.get_legend().remove()
     right.set_ylabel("")
-    save(canvas, figure, dpi=150)
-
-
-def save(figure: Figure, target: Any, **options: Any) -> None:
-    """Write a figure; characters that the font lacks are boxes, without a warning for each."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")
-        figure.savefig(target, **options)
+    write_figure(canvas, Path(figure))
 
 
 def draw_convergence(
@@ -192,16 +184,16 @@ def draw_sampling(axes: Axes, run: Archive) -> None:
 def draw_local_states(
     axes: Axes,
     observables: Arrays,
-    names: Sequence[str] | None = None,
     hilbert: HilbertSpace | None = None,
     exact: ExactGroundState | None = None,
+    names: Sequence[str] | None = None,
 ) -> None:
     """Probability of each local state, averaged over sites: bars for the run, circles for the exact state if unique.
 
     Args:
-        names: of the local states; None: those of `hilbert`, or numbers.
-        hilbert: space of the run, for `exact`.
+        hilbert: space of the run, for the names of the local states and for `exact`.
         exact: exact ground state.
+        names: of the local states, where `hilbert` is None; None: they are numbered.
     """
     if "local_state_probabilities" not in observables:
         axes.set_axis_off()

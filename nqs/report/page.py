@@ -21,6 +21,7 @@ from nqs.estimators.estimate import with_decimals
 from nqs.report import figures as report
 from nqs.report.compare import COLUMNS, NOTE, Row, tables
 from nqs.report.drawable import LARGEST, exact_energy_of, observables_of
+from nqs.report.files import save
 from nqs.report.panels import Arrays, draw_panels, has_panels, scalars
 from nqs.report.summary import energy_of, origin_of, require_step
 from nqs.runtime.text import printable
@@ -197,7 +198,7 @@ def _panels(archive: Archive, observables: Arrays, exact: float | None) -> Itera
     yield _drawn("Sampling", lambda axes: report.draw_sampling(axes, archive))
     if "local_state_probabilities" in observables:
         names = archive.state_names
-        yield _drawn("Local states", lambda axes: report.draw_local_states(axes, observables, names))
+        yield _drawn("Local states", lambda axes: report.draw_local_states(axes, observables, names=names))
     if has_panels(observables):
         figures = [_figure() for _ in range(3)]
         draw_panels((figures[0], figures[1], figures[2]), observables)
@@ -222,7 +223,7 @@ def _saved(title: str, axes: "Axes") -> Panel:
     file = io.StringIO()
     figure = axes.get_figure(root=True)
     assert figure is not None
-    report.save(figure, file, format="svg", transparent=True, dpi=200, metadata={"Date": None, "Creator": None})
+    save(figure, file, format="svg", transparent=True, dpi=200, metadata={"Date": None, "Creator": None})
     head, tag, body = file.getvalue().partition("<defs>")
     for number, colour in enumerate(COLOURS):
         body = body.replace(f": {colour}", f": var(--c{number})")

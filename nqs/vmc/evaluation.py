@@ -163,7 +163,7 @@ def evaluate_best(
     It is that of the last state; of the state before it, if the last step made the energy non-finite; or of the best
     earlier state that the steps have seen, if a first batch of each says so.
     """
-    record.flush()  # save all steps before a long evaluation
+    record.save()  # save all steps before a long evaluation
     before, config = generator.get_state(), vmc.evaluation
 
     def evaluator() -> Evaluator:
@@ -207,10 +207,10 @@ def evaluate_best(
     record.write_samples(samples)
     if vmc.known:
         keep_overlaps(record, overlaps(vmc.known, vmc.wavefunction, samples))
-    record.flush()
+    record.save()
     if record.keeps_observables:
         _measure(vmc, generator, record, samples, None if limit.left == math.inf else found.rate * limit.left, exact)
-        record.flush()
+        record.save()
 
 
 def _measure(

@@ -1,5 +1,6 @@
 """Variational Monte Carlo: sample, local energies, update; with a progress bar, an archive, and a final evaluation."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -27,7 +28,8 @@ from nqs.vmc.evaluation import evaluate_best, reserve
 from nqs.vmc.guard import Guard, NonFiniteError
 from nqs.vmc.orthogonal import State, built_for, known_states
 from nqs.vmc.pace import Pace
-from nqs.vmc.record import keep_exact, keep_step, open_archive, overlaps_of, restore, row_of, status
+from nqs.vmc.provenance import given_parameters
+from nqs.vmc.record import keep_exact, keep_session, keep_step, open_archive, overlaps_of, restore, row_of, status
 from nqs.vmc.result import Result
 from nqs.vmc.steps import RunningStage, make_step
 
@@ -92,6 +94,7 @@ class VMC:
         self.known = built_for(self.orthogonal_to, wavefunction, self.device)
         self.unit = unit_of(hamiltonian) if unit is None else unit
         self.energy_scale = energy_scale(hamiltonian)
+        self._begun: dict[Path | None, dict[str, str] | None] = {}  # given initial parameters, by archive
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Configuration that determines the outcome; stored in the archive and rebuilt by `resume`.
@@ -150,7 +153,8 @@ class VMC:
             until: called with every row of the history; the run is finished and evaluated where it returns True.
             started_by: name of the script and its options, to keep in the archive.
             initial: origin of the initial parameters, if not the seed of the model, in plain data: part of the
-                configuration. The archive then also stores the initial parameters.
+                configuration; by default a digest of parameters that were changed by hand. The archive then also stores
+                the initial parameters.
             options: other fields of RunConfig: seed, temperature, annealing; total_minutes for its `minutes`.
 
         Raises:
@@ -163,11 +167,18 @@ class VMC:
         if steps is None and time_of_run is None:
             steps = self.default_steps
         run = RunConfig(steps=steps, minutes=time_of_run, **options)
-        config = self.config(run, initial)
+        config = self.config(run, self._initial(archive) if initial is None else initial)
         return self.carry_out(
             run, config, archive=archive, exact=exact, progress=progress, minutes=minutes, flush=flush, watch=watch,
             until=until, started_by=started_by,
         )  # fmt: skip
+
+    def _initial(self, archive: str | Path | None) -> Mapping[str, Any] | None:
+        """`given_parameters` when the archive was begun: an interrupted step has changed them since."""
+        key = Path(archive).resolve() if archive is not None else None
+        if key is None or key not in self._begun or not key.exists():
+            self._begun[key] = given_parameters(self.wavefunction)
+        return self._begun[key]
 
     def carry_out(
         self,
@@ -200,6 +211,9 @@ class VMC:
             scale = record.config.get("energy_scale", 1.0)  # archives without it have absolute rates
             running = self._started(stage, scale)
             restore(record, self.wavefunction, running, guard, pace, generator)
+            note = None if pace.ends(record.step) else keep_session(record, self.wavefunction, self.device)
+            if note is not None and progress:
+                print(note, file=sys.stderr)
             exact_energy = keep_exact(record, exact)
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
             bar = stack.enter_context(Progress(pace.total, record.step, show=progress))

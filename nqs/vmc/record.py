@@ -18,6 +18,7 @@ from nqs.observables.expectation import Expectation
 from nqs.protocols import Wavefunction
 from nqs.vmc.guard import Guard
 from nqs.vmc.pace import Pace
+from nqs.vmc.provenance import digest_of, session, steps_differ
 from nqs.vmc.steps import RunningStage, Step
 from nqs.vmc.stored import one_line
 
@@ -34,6 +35,8 @@ def open_archive(
 ) -> MemoryArchive:
     """The archive of this run, for writing: on disk, or in memory without a path.
 
+    An archive without a step, of a run that failed early, is started over.
+
     Raises:
         ArchiveError: the file holds another run, is damaged, not writable, or locked by another process.
     """
@@ -46,6 +49,11 @@ def open_archive(
         return Archive.create(path, config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
     archive = Archive.open(path, "a")
     try:
+        if not archive.step and archive.config != plain:
+            archive.start_over(config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
+            return archive
+        if is_present_state(archive, plain.get("initial")):
+            plain["initial"] = archive.config.get("initial")
         # The scale follows from the Hamiltonian; where an archive lacks it, its run goes on with absolute rates.
         stored = {"energy_scale": plain.get("energy_scale")} | archive.config
         old, new = (upgraded(one, finished=archive.finished) for one in (stored, plain))
@@ -58,6 +66,30 @@ def open_archive(
         archive.close()
         raise
     return archive
+
+
+def is_present_state(archive: MemoryArchive, initial: Any) -> bool:
+    """Whether parameters that were given are those that the archive holds after its last step.
+
+    Archives of earlier versions do not say which parameters they started from: any will do.
+    """
+    if not isinstance(initial, Mapping) or set(initial) != {"parameters"}:
+        return False
+    return not archive.sessions or initial["parameters"] == digest_of(archive.parameters())
+
+
+def keep_session(archive: MemoryArchive, wavefunction: Wavefunction, device: torch.device) -> str | None:
+    """Store the digest of the initial parameters, and with what the steps to come are made.
+
+    Returns:
+        One line if their numbers may differ from those of an uninterrupted run in their last bits.
+    """
+    before, now = archive.sessions, session(device, archive.step)
+    if not archive.step:
+        archive.write_provenance(digest_of(wavefunction.state_dict()), [now])
+    elif not before or before[-1] | {"step": archive.step} != now:
+        archive.write_provenance(archive.initial_parameters or "", [*before, now])
+    return steps_differ(before[-1], now) if before and archive.step else None
 
 
 def keep_step(
@@ -93,7 +125,7 @@ def restore(
     if not archive.has_checkpoint:
         if "initial" in archive.config:  # else a resumed run could not know the parameters
             archive.start(Checkpoint(wavefunction.state_dict(), running.optimiser.state_dict(), generator.get_state()))
-            archive.flush()
+            archive.save()
         return
     with one_line(archive.place):
         _load(archive, wavefunction, running, guard, pace, generator)
@@ -128,7 +160,7 @@ def keep_exact(archive: MemoryArchive, exact: ExactGroundState | float | None) -
         return known if exact is None else exact
     if exact.energy != known:
         archive.write_exact(exact)
-        archive.flush()
+        archive.save()
     return exact.energy
 
 

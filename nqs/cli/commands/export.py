@@ -70,7 +70,10 @@ def write_parameters(archive: "Archive", path: Path) -> None:
     """Parameters by name, with Hamiltonian, unit, package version, configuration and step as metadata."""
     from safetensors.numpy import save_file
 
-    header = archive.attributes
+    header, parameters = archive.attributes, archive.parameters()
+    without = [name for name, values in parameters.items() if values.dtype.kind == "c"]
+    if without:
+        raise ValueError(f"{archive.path} has complex parameters ({without[0]}, …), which safetensors cannot hold.")
     metadata = {name: str(header[name]) for name in ("hamiltonian", "unit", "package_version")}
     metadata |= {"config": json.dumps(archive.config), "step": str(archive.step)}
-    save_file(archive.parameters(), path, metadata=metadata)
+    save_file(parameters, path, metadata=metadata)

@@ -28,11 +28,13 @@ class Plot:
     def __call__(self) -> None:
         from nqs.archive.lock import writer_of
         from nqs.report.figures import plot_run, plot_runs
+        from nqs.report.files import refuse_foreign
 
         with errors_to_exit_codes():
             at_least_one(self.files, "plot")
             if self.follow is not None and not self.follow > 0:
                 raise ValueError(f"follow={self.follow}: give the seconds between two figures.")
+            refuse_foreign(self.output)
             while True:
                 going_on = [file for file in self.files if writer_of(file) is not None]
                 if len(self.files) == 1:

@@ -22,11 +22,14 @@ class Resume:
     minutes: float | None = None  # stop early enough to evaluate the energy within that time
     flush: FlushPolicy = field(default_factory=FlushPolicy)
     tensorboard: Path | None = None  # folder for TensorBoard
+    # file (NAME.py) or module with the classes of your own from which the run was built; its code is run
+    module: str | None = None
 
     def __call__(self) -> int:
         from nqs import recipes
         from nqs.archive.archive import Archive
         from nqs.cli.options import process_began
+        from nqs.cli.own_classes import classes_in
         from nqs.driver import FIGURE_SECONDS, checked_archive, minutes_left, report_result
         from nqs.runtime.progress import TensorBoard
         from nqs.runtime.threads import using_threads
@@ -37,13 +40,15 @@ class Resume:
             checked_archive(self.file)
             archive = Archive.open(self.file)
             print(printable(archive.attributes["hamiltonian"]))
-            built = rebuild(archive.config, finished=archive.finished)
+            types = None if self.module is None else classes_in(self.module)
+            built = rebuild(archive.config, types, finished=archive.finished)
             hilbert, threads = built["hamiltonian"].hilbert, self.threads
             if threads is None:
                 threads = recipes.threads(built["sampler"], built["model"].build(hilbert).for_steps())
             with using_threads(threads):
                 result = resume(
                     self.file,
+                    types=types,
                     device=recipes.checked_device(self.device or recipes.default_device()),
                     minutes=minutes_left(self.minutes, begin, FIGURE_SECONDS),
                     flush=self.flush,

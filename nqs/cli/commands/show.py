@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nqs.archive.errors import ArchiveError
 from nqs.cli.errors import errors_to_exit_codes
 from nqs.cli.files import Files, at_least_one
 from nqs.runtime.text import printable
@@ -99,10 +100,19 @@ def _lines(archive: "Archive") -> list[str]:
             clipped = history["clipped"].mean()
             lines.append(f"  clipped     {clipped:.2%} of the weight in the updates, mean over the steps")
     lines.append(f"  size        {archive.size:,} bytes{_size_of_a_step(archive)}")
+    for session in archive.sessions:
+        lines.append(f"  computed    {_session(session)}")
     for name, part in archive.config.items():
         if name not in ("hamiltonian", "unit"):  # shown in the first line
             lines.append(f"  {name:<12}{_short(part)}")
     return lines
+
+
+def _session(session: dict[str, Any]) -> str:
+    """Versions, device and threads of a process that made steps."""
+    threads = session.get("threads")
+    begin = f"from step {session['step']}: " if session.get("step") else ""
+    return f"{begin}torch {session.get('torch')} on {session.get('device')}, {threads} thread{'s' * (threads != 1)}"
 
 
 def _writing(history: dict[str, Any]) -> str:
@@ -138,7 +148,7 @@ def _toml(archive: "Archive") -> str:
 
     script = str(archive.attributes["script"])
     if not script:
-        raise ValueError(
+        raise ArchiveError(
             f"{archive.path} was started from Python, not by nqs run: it has no options. "
             "nqs show --json prints its configuration."
         )
