@@ -331,6 +331,7 @@ CHECKPOINT = "checkpoint/model/head.bias"
         ("resume {}", replaced(CHECKPOINT, np.full(5, np.nan)), "head.bias in its checkpoint are not finite"),
         ("resume {}", replaced(CHECKPOINT, np.ones(6)), "head.bias of its model have the shape"),
         ("resume {}", lambda file: file["history"].pop("seconds"), "its history lacks seconds"),
+        ("resume {}", lambda file: file["checkpoint"].attrs.update(step=9), "holds 9 steps of a run of 8"),
         ("show --toml {}", attribute("/", script="ising", options='{"x": null}'), "are none of a script"),
     ],
 )

@@ -117,9 +117,11 @@ def _check_fields(part: Any, *, whole: bool) -> None:
 
 
 def check_history(archive: RunRecord) -> None:
-    """Raises ArchiveError: finished steps without the column that every run sums up."""
+    """Raises ArchiveError: finished steps without the column that every run sums up, or more than the run has."""
     if archive.step and "seconds" not in archive.history:
         raise ArchiveError(f"{archive.place} was not written by a run of nqs: its history lacks seconds.")
+    if archive.step > archive.steps:
+        raise ArchiveError(f"{archive.place} holds {archive.step:,} steps of a run of {archive.steps:,}.")
 
 
 def check_parameters(model: Any, hilbert: HilbertSpace, archive: RunRecord) -> None:
