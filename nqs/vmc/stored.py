@@ -15,7 +15,7 @@ from nqs.archive.record import RunRecord
 from nqs.hilbert import HilbertSpace
 from nqs.runtime.memory import available_memory
 
-MAX_SITES = 10_000
+MAX_SITES, MAX_LAYERS = 10_000, 1_000
 COPIES = 8  # of all parameters, in float64, in a run at least: state of the optimiser, last good ones, updates
 PLAIN = (int, float, str, bool, type(None))
 # What the loop needs of each part, and the package of the classes of nqs that have it.
@@ -132,6 +132,11 @@ def check_parameters(model: Any, hilbert: HilbertSpace, archive: RunRecord) -> N
     """
     while hasattr(model, "base"):  # symmetrised states, which need numbers to be built
         model = model.base
+    layers = getattr(model, "layers", 0)
+    if layers > MAX_LAYERS:
+        raise ArchiveError(
+            f"{archive.place}: its model has {layers:,} layers; runs from archives have at most {MAX_LAYERS:,}."
+        )
     try:
         with torch.device("meta"):
             shapes = {name: tuple(tensor.shape) for name, tensor in model.build(hilbert, "meta").state_dict().items()}
