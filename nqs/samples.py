@@ -156,7 +156,8 @@ def split_counts(
         p = torch.nn.functional.pad(p, (0, 2**levels - d))
     remaining = counts.double()[:, None]  # (F, 1), then (F, 2), (F, 4), ...; exact below 2^53
     for level in range(levels):
-        halves = p.view(len(p), 2 ** (level + 1), -1).sum(-1).view(len(p), -1, 2)  # (F, 2^level, 2)
+        parts = p.view(len(p), 2 ** (level + 1), 2 ** (levels - level - 1))  # F may be 0
+        halves = parts.sum(-1).view(len(p), 2**level, 2)
         fraction = (halves[..., 0] / halves.sum(-1)).nan_to_num(0.0).clamp(0.0, 1.0)
         left = torch.binomial(remaining, fraction, generator=generator)
         remaining = torch.stack([left, remaining - left], dim=-1).flatten(1)

@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import nqs.archive.serialise
 import nqs.vmc.continuation
@@ -22,7 +23,9 @@ from nqs.archive.hdf5 import to_image
 from nqs.archive.isolated import Reader
 from nqs.archive.storage import seal
 from nqs.cli import main
+from nqs.optimisation.solve import solve_shifted
 from nqs.runtime.text import printable
+from nqs.samples import split_counts
 from nqs.vmc import resume
 from nqs.vmc.stored import MAX_SITES, check_sizes
 
@@ -312,6 +315,45 @@ def test_parts_of_another_kind_are_refused(
 ) -> None:
     with pytest.raises(SystemExit, match=f"error: .*({message})"):
         main(["resume", str(with_config(tmp_path / "x.h5", **parts))])
+
+
+CHECKPOINT = "checkpoint/model/head.bias"
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "message"),
+    [
+        (
+            "export {} -o {}.safetensors",
+            replaced(CHECKPOINT, np.ones(5, complex)),
+            r"complex parameters \(head.bias, …\)",
+        ),
+        ("resume {}", replaced(CHECKPOINT, np.full(5, np.nan)), "head.bias in its checkpoint are not finite"),
+        ("resume {}", replaced(CHECKPOINT, np.ones(6)), "head.bias of its model have the shape"),
+        ("resume {}", lambda file: file["history"].pop("seconds"), "its history lacks seconds"),
+        ("resume {}", lambda file: file["checkpoint"].attrs.update(step=9), "holds 9 steps of a run of 8"),
+        ("show --toml {}", attribute("/", script="ising", options='{"x": null}'), "are none of a script"),
+    ],
+)
+def test_contents_that_no_run_stores_end_in_one_line(
+    line: str, change: Callable[[h5py.File], object], message: str, tmp_path: Path
+) -> None:
+    path = changed(tmp_path / "x.h5", change)
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        main(line.format(path, path).split())
+
+
+def test_update_from_a_matrix_that_is_not_finite_is_not_finite() -> None:
+    """The guard of the loop takes it back."""
+    matrix = torch.full((3, 3), float("inf"), dtype=torch.float64)
+    assert not solve_shifted(matrix, torch.ones(3).double(), 1e-3, torch.tensor(1.0).double()).isfinite().any()
+
+
+def test_no_counts_are_split() -> None:
+    assert split_counts(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3).double(), torch.Generator()).shape == (
+        0,
+        3,
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- text

@@ -62,10 +62,17 @@ def _options(config: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], A
 
 
 def to_toml(script: str, table: Mapping[str, Any]) -> str:
-    """TOML text of the options of a run, for --config; characters that are not printable as escapes of TOML."""
+    """TOML text of the options of a run, for --config; characters that are not printable as escapes of TOML.
+
+    Raises:
+        ValueError: options that no script stores.
+    """
     import tomli_w
 
-    text = tomli_w.dumps({SCRIPT: script, **table})
+    try:
+        text = tomli_w.dumps({SCRIPT: script, **table})
+    except TypeError as error:
+        raise ValueError(f"the options in the archive are none of a script: {error}") from None
     return "".join(c if c.isprintable() or c == "\n" else f"\\U{ord(c):08x}" for c in text)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -110,8 +110,7 @@ def draw_convergence(
     unit = plain(runs[0].attributes["unit"])
     label = "relative error |E - E₀| / |E₀|" if all(exact) else f"energy above the lowest ({unit})"
     axes.set(xlabel=over, ylabel=label)
-    if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # zero on an exact eigenstate
-        axes.set_yscale("log")
+    axes.set_yscale(_scale(line.get_ydata() for line in axes.get_lines()))
     axes.legend(fontsize=7, frameon=False)
 
 
@@ -153,10 +152,14 @@ def draw_accuracy(axes: Axes, run: Archive, exact: float | None) -> None:
     else:
         axes.plot(step, history["variance"], color=VMC_COLOUR, lw=1, label="variance")
         axes.set(xlabel="step", ylabel=f"variance ({plain(found.unit)}²)")
-    if any(np.greater(line.get_ydata(), 0).any() for line in axes.get_lines()):  # zero on an exact eigenstate
-        axes.set_yscale("log")
+    axes.set_yscale(_scale(line.get_ydata() for line in axes.get_lines()))
     axes.legend(fontsize=8, frameon=False)
     axes.locator_params(axis="x", integer=True)
+
+
+def _scale(values: Iterable[Any]) -> str:
+    """Logarithmic, if a value is positive; errors and variances are zero on an exact eigenstate."""
+    return "log" if any(np.greater(y, 0).any() for y in values) else "linear"
 
 
 def _zoom(axes: Axes, energy: np.ndarray, exact: float | None) -> None:
@@ -176,7 +179,7 @@ def draw_sampling(axes: Axes, run: Archive) -> None:
     for name, label, colour in (("distinct", "distinct", VMC_COLOUR), ("perplexity", "perplexity", EXACT_COLOUR)):
         if name in history:  # format version 1 lacks some
             axes.plot(history["step"], history[name], lw=1, color=colour, label=label)
-    axes.set(xlabel="step", ylabel="configurations", yscale="log")
+    axes.set(xlabel="step", ylabel="configurations", yscale=_scale(line.get_ydata() for line in axes.get_lines()))
     axes.locator_params(axis="x", integer=True)
     axes.legend(fontsize=8, frameon=False)
 
@@ -211,5 +214,6 @@ def draw_local_states(
         axes.plot(x, (weights @ one_hot).numpy(), "o", mfc="none", color=EXACT_COLOUR, label="exact")
     names = hilbert.state_names if hilbert is not None else names
     axes.set_xticks(x, [plain(name) for name in (names if names is not None and len(names) == len(x) else x)])
-    axes.set(xlabel="local state", ylabel="probability, mean over sites", yscale="log", ylim=(1e-6, 1.5))
+    axes.set(xlabel="local state", ylabel="probability, mean over sites", yscale=_scale([probabilities]))
+    axes.set_ylim(1e-6, 1.5)
     axes.legend(fontsize=8, frameon=False)

@@ -12,7 +12,7 @@ from nqs.runtime.text import printable
 from nqs.vmc.loop import VMC
 from nqs.vmc.rebuilding import known_types, rebuild
 from nqs.vmc.result import Result
-from nqs.vmc.stored import check_parameters, one_line
+from nqs.vmc.stored import check_history, check_parameters, one_line
 
 __all__ = ["known_types", "rebuild", "resume"]
 
@@ -46,8 +46,12 @@ def resume(
         raise ArchiveError(f"{archive} was stopped before its initial parameters were kept: repeat the command.")
     built = rebuild(config, types, finished=file.finished)
     with one_line(archive):
-        check_parameters(built["model"], built["hamiltonian"].hilbert, file)
-        wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
+        hilbert = built["hamiltonian"].hilbert
+        check_history(file)
+        check_parameters(built["model"], hilbert, file)
+        wavefunction = built["model"].build(hilbert, device)
+        with torch.no_grad():  # parts of the model may be of a wrong kind
+            wavefunction.log_psi(hilbert.random(1, torch.Generator().manual_seed(0)).to(device))
         vmc = VMC(
             built["hamiltonian"],
             wavefunction,

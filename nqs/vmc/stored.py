@@ -7,14 +7,16 @@ from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
 
 from nqs.archive.errors import ArchiveError
 from nqs.archive.record import RunRecord
 from nqs.hilbert import HilbertSpace
+from nqs.optimisation.stages import Evaluation
 from nqs.runtime.memory import available_memory
 
-MAX_SITES = 10_000
+MAX_SITES, MAX_LAYERS = 10_000, 1_000
 COPIES = 8  # of all parameters, in float64, in a run at least: state of the optimiser, last good ones, updates
 PLAIN = (int, float, str, bool, type(None))
 # What the loop needs of each part, and the package of the classes of nqs that have it.
@@ -76,47 +78,69 @@ def check_kinds(built: Mapping[str, Any]) -> None:
         if name not in NEEDED:
             continue
         needed, package = NEEDED[name]
+        if name == "evaluation" and isinstance(part, Evaluation):
+            _check_fields(part, whole=True)
+            part = part.sampler
         module = f"{type(part).__module__}.".split(".")
         if not hasattr(part, needed) or (module[0] == "nqs" and module[1] != package):
             raise ValueError(f"the {name} of the run in the archive is a {type(part).__name__}, which cannot be one.")
-        _check_fields(part)
-        if name == "run" and part.steps is None:
-            raise ValueError("the run in the archive does not say how many steps it has.")
+        _check_fields(part, whole=name != "run")
+        if name == "run" and part.steps is None and part.minutes is None:
+            raise ValueError("the run in the archive does not say how many steps or minutes it has.")
         if name == "warm_up":
             check_kinds({"sampler": part.sampler, "optimiser": part.optimiser})
 
 
-def _check_fields(part: Any) -> None:
-    """Raises ValueError: a number, a text or None in a field of another type. Other types are left to the classes."""
+def _check_fields(part: Any, *, whole: bool) -> None:
+    """Raises ValueError: a number, a text or None in a field of another type. Other types are left to the classes.
+
+    Args:
+        whole: integers may be floats without fraction, such as 1e6 samples.
+    """
     if isinstance(part, tuple):
         for item in part:
-            _check_fields(item)
+            _check_fields(item, whole=whole)
     if not is_dataclass(part) or not type(part).__module__.startswith("nqs."):  # a user's own annotations may be loose
         return
     hints = get_type_hints(type(part))
-    for field in fields(part):
+    for field in filter(lambda field: field.init, fields(part)):
         value, hint = getattr(part, field.name), hints[field.name]
+        if isinstance(value, dict):
+            raise ValueError(f"{type(part).__name__} has a {field.name} without a type.")
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         literals = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
         plain = [kind for kind in kinds if kind in PLAIN]
         if len(plain) + sum(get_origin(kind) is Literal for kind in kinds) == len(kinds):
             allowed = {*plain, int} if float in plain else {*plain}
-            whole = int in plain and isinstance(value, float) and value.is_integer()
-            if type(value) not in allowed and not whole and value not in literals:
+            integer = whole and int in plain and isinstance(value, float) and value.is_integer()
+            if type(value) not in allowed and not integer and value not in literals:
                 raise ValueError(
                     f"{type(part).__name__} has {field.name} = {value!r}, which is a {type(value).__name__}."
                 )
-        _check_fields(value)
+        _check_fields(value, whole=whole)
+
+
+def check_history(archive: RunRecord) -> None:
+    """Raises ArchiveError: finished steps without the column that every run sums up, or more than the run has."""
+    if archive.step and "seconds" not in archive.history:
+        raise ArchiveError(f"{archive.place} was not written by a run of nqs: its history lacks seconds.")
+    if archive.step > archive.steps:
+        raise ArchiveError(f"{archive.place} holds {archive.step:,} steps of a run of {archive.steps:,}.")
 
 
 def check_parameters(model: Any, hilbert: HilbertSpace, archive: RunRecord) -> None:
     """Compare the shapes of the network's parameters with those in the checkpoint, before any of them is allocated.
 
     Raises:
-        ArchiveError: they differ, or do not fit into memory.
+        ArchiveError: they differ, do not fit into memory, or are not finite.
     """
     while hasattr(model, "base"):  # symmetrised states, which need numbers to be built
         model = model.base
+    layers = getattr(model, "layers", 0)
+    if layers > MAX_LAYERS:
+        raise ArchiveError(
+            f"{archive.place}: its model has {layers:,} layers; runs from archives have at most {MAX_LAYERS:,}."
+        )
     try:
         with torch.device("meta"):
             shapes = {name: tuple(tensor.shape) for name, tensor in model.build(hilbert, "meta").state_dict().items()}
@@ -130,7 +154,11 @@ def check_parameters(model: Any, hilbert: HilbertSpace, archive: RunRecord) -> N
         )
     if not archive.has_checkpoint:
         return
-    stored = {name: values.shape for name, values in archive.parameters().items()}
+    parameters = archive.parameters()
+    infinite = [name for name, values in parameters.items() if not np.isfinite(values).all()]
+    if infinite:
+        raise ArchiveError(f"{archive.place}: the parameters {infinite[0]} in its checkpoint are not finite.")
+    stored = {name: values.shape for name, values in parameters.items()}
     for name, shape in shapes.items():
         found = {other for path, other in stored.items() if path == name or path.endswith(f".{name}")}
         if shape not in found:
