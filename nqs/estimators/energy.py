@@ -1,9 +1,12 @@
 """Energy estimates with their error bars, and the V-score."""
 
+import math
+
 import torch
 from jaxtyping import Complex128
 from torch import Tensor
 
+from nqs.error_bars import ErrorWeights, error_bar
 from nqs.estimators.estimate import EnergyEstimate
 from nqs.protocols import Hamiltonian
 from nqs.samples import Samples
@@ -13,12 +16,24 @@ TRACE_SAMPLES = 2**17
 
 
 def estimate_energy(
-    samples: Samples, local_energies: Complex128[Tensor, " U"], *, energy_infinity: float
+    samples: Samples,
+    local_energies: Complex128[Tensor, " U"],
+    *,
+    energy_infinity: float,
+    complete: tuple[Samples, Complex128[Tensor, " M"]] | None = None,
 ) -> EnergyEstimate:
-    """Mean, standard error, variance and V-score from local energies of distinct configurations."""
+    """Mean, error bar, variance and V-score from local energies of distinct configurations.
+
+    Args:
+        complete: the samples with what was not drawn (nqs.estimators.unseen), and their local energies, for the error.
+    """
     energy = samples.mean(local_energies.real).item()
     variance = samples.mean((local_energies - energy).abs().square()).item()  # <H> is real
-    error = samples.standard_error(local_energies.real).item()
+    known, values = complete or (samples, local_energies)
+    error = error_bar(known, values.real).error.item()
+    if samples.n_distinct == 1 and not samples.is_exhaustive:  # no scatter
+        p = ErrorWeights(known).probability
+        variance = math.nan if math.isnan(error) or p is None else (p @ (values - energy).abs().square()).item()
     return EnergyEstimate(
         energy=energy,
         error=error,
@@ -30,7 +45,7 @@ def estimate_energy(
 
 
 def v_score(energy: float, variance: float, n_dof: int, energy_infinity: float) -> float:
-    """N Var(H) / (E - E_inf)^2, with E_inf = Tr H / dim. Wu et al., Science 386, 296 (2024), arXiv:2302.04919."""
+    """N Var(H) / (E - E_inf)^2, nan without a variance, with E_inf = Tr H / dim. Wu et al., Science 386, 296 (2024), arXiv:2302.04919."""
     distance = energy - energy_infinity
     return n_dof * variance / (distance * distance) if distance else float("inf") if variance else 0.0
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
-from nqs.observables.densities import on_sites
+from nqs.observables.densities import reach_of, table_on_sites
 from nqs.observables.expectation import Expectation, means
+from nqs.observables.species import at_sites
 from nqs.samples import Samples
 
 
@@ -78,8 +79,9 @@ def structure_factor(
     Raises:
         ValueError: no such quantity, a lattice of another size, or open boundaries and no wave vectors.
     """
-    q = on_sites(samples, hilbert, quantity)
-    if connected:
-        q = q - samples.mean(q)
+    values = table_on_sites(hilbert, quantity)
+    q = at_sites(values, samples.configurations)
+    mean = samples.mean(q) if connected else torch.zeros_like(q[0])
+    q, reach = q - mean, reach_of(values, mean)  # |sum_i q_i e^ikr|^2 / L <= sum_i q_i^2
     waves = plane_waves(lattice, hilbert, wave_vectors, antiperiodic=False).to(q.device)
-    return means(samples, lambda rows: (q[rows].to(waves.dtype) @ waves.T).abs().square(), 48 * len(waves) + 64)
+    return means(samples, lambda rows: (q[rows].to(waves.dtype) @ waves.T).abs().square(), 48 * len(waves) + 64, reach=reach.square().sum().item())

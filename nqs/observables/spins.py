@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from nqs.observables.expectation import Expectation, means
+from nqs.observables.expectation import Expectation, LocalValues, means
 from nqs.observables.moves import MOVES_CPU_BYTES, AmplitudeRatios, PairAverage, bytes_of_moves
 from nqs.observables.species import species_hint, spins_half
 from nqs.protocols import Wavefunction
@@ -32,7 +32,7 @@ def spin_correlations(
 
     known, average = AmplitudeRatios(wavefunction, samples), PairAverage(permutations, samples.weights.device)
 
-    def local(rows: Tensor) -> Tensor:
+    def local(rows: Tensor) -> LocalValues:
         n = samples.configurations[rows]
         sz = n.double() - 0.5
         x = sz[:, :, None] * sz[:, None, :]
@@ -41,10 +41,12 @@ def spin_correlations(
         n_prime = n[row]
         n_prime[k, i] ^= 1
         n_prime[k, j] ^= 1
-        flip = known.ratios(n_prime, rows[row]).real / 2
+        ratio, excess = known.ratios(n_prime, rows[row]), torch.zeros_like(x)
+        flip, element = ratio.real / 2, ratio.angle().cos() / 2
         x[row, i, j] += flip
         x[row, j, i] += flip
+        excess[row, i, j] = excess[row, j, i] = element.square() - flip.square()  # see PairAverage.second
         x.diagonal(dim1=1, dim2=2).fill_(0.75)
-        return average(x)
+        return average.with_second(x, excess)
 
     return means(samples, local, bytes_of_moves(hilbert.n_sites), MOVES_CPU_BYTES)

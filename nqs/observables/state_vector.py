@@ -9,7 +9,7 @@ from jaxtyping import Complex128, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.observables.expectation import Expectation, means_of_values
+from nqs.observables.expectation import Expectation, LocalValues, means
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.samples import Samples
 
@@ -83,7 +83,8 @@ def fidelity(samples: Samples, hilbert: HilbertSpace, state: np.ndarray | Tensor
 
         <psi|phi> = sum |psi(n)|^2 r(n) = <r>,   r(n) = phi(n) / psi(n),   F = |<r>|^2,   error = error of 2 Re(<r>* r).
 
-    r is the same for all n where psi = phi, so that the noise vanishes with 1 - F. With N independent samples |<r>|^2
+    r is the same for all n where psi = phi, so that the noise vanishes with 1 - F: as <|r|^2> = 1, the variance of r is
+    1 - F. With N independent samples |<r>|^2
     exceeds F by (1 - F) / N in the mean, which matters only where F is of that order. Exact for exhaustive samples:
     those of ExhaustiveSampler or `exact_samples`.
 
@@ -93,4 +94,6 @@ def fidelity(samples: Samples, hilbert: HilbertSpace, state: np.ndarray | Tensor
     phi = _amplitudes(hilbert, state).to(samples.weights.device)[hilbert.rank(samples.configurations)]
     r = phi * torch.polar((-samples.log_modulus).exp(), -samples.phase)
     overlap = samples.mean(r)
-    return Expectation(overlap.abs().square(), means_of_values(samples, 2 * (overlap.conj() * r).real).error)
+    change, fidelity = 2 * (overlap.conj() * r).real, overlap.abs().square()
+    second = (4 * fidelity.clamp(max=1)).expand(len(r))
+    return Expectation(fidelity, means(samples, lambda rows: LocalValues(change[rows], second[rows]), 16).error)
