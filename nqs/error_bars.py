@@ -34,6 +34,7 @@ SIMILAR = 10  # configurations drawn once that can stand for those never drawn
 COMPLETE = 1e-10  # unseen weight that is rounding error
 FEW = 0.1  # unseen weight with which one draw alone is no measurement
 ROUNDING = 2.0**-52  # relative
+CANCELLED = 1e-14  # relative difference of two large numbers that is rounding error
 
 
 class ErrorBar(NamedTuple):
@@ -122,7 +123,9 @@ class Moments:
     def __init__(self, weights: ErrorWeights) -> None:
         samples = weights.samples
         self.of, self.origin = weights, None
-        self.linear = torch.stack([samples.weights, samples.error_weights, weights.known, weights.rare, weights.certain])
+        self.linear = torch.stack(
+            [samples.weights, samples.error_weights, weights.known, weights.rare, weights.certain]
+        )
         self.second: Tensor | None = None
 
     origin: Tensor | None  # estimate of the mean that is subtracted, against cancellation between large sums
@@ -149,13 +152,13 @@ class Moments:
         self.fourth = self.fourth + events @ squares.square()
         self.largest = torch.maximum(self.largest, squares.amax(0))
         if second is not None:
-            part = linear[0] @ second.flatten(1)
+            part = linear[0] @ second.reshape(len(squares), -1)
             self.second = part if self.second is None else self.second + part
 
     def error(self, reach: float | Tensor | None = None) -> ErrorBar:
         """
         Args:
-            reach: largest possible |x - <x>| of any configuration; None if not known.
+            reach: largest possible |x - <x>| of any configuration; None, or nan, if not known.
         """
         assert self.origin is not None
         shift = self.first[0]
@@ -164,13 +167,15 @@ class Moments:
             (s - 2 * (shift.conj() * f).real + w.sum() * shift.abs().square()).clamp(min=0)
             for s, f, w in zip(self.squares, self.first, self.linear, strict=True)
         )
+        if reach is not None:
+            reach = torch.as_tensor(reach).to(scatter).expand(self.shape).flatten()
+        error = combined(self.of, mean, scatter, self.fourth, known, (rare, self.largest), reach=reach)
         if self.second is not None:
-            known = (self.of.unit * (self.second - mean.abs().square()) - certain).clamp(min=0)
-        reach = None if reach is None else torch.as_tensor(reach).to(scatter).expand(self.shape).flatten()
-        complete = self.second is not None
-        error = combined(
-            self.of, mean, scatter, self.fourth, known, None if complete else (rare, self.largest), reach=reach
-        )
+            variance = self.second - mean.abs().square()
+            variance = torch.where(variance > CANCELLED * self.second, variance, 0.0)
+            known = (self.of.unit * variance - certain).clamp(min=0)
+            of_moves = combined(self.of, mean, scatter, self.fourth, known)
+            error = of_moves if reach is None else torch.where(reach.isnan(), of_moves, error)
         return ErrorBar(mean.view(self.shape), error.view(self.shape))
 
 
@@ -180,7 +185,7 @@ def combined(
     scatter: Float64[Tensor, " E"],
     fourth: Float64[Tensor, " E"],
     known: Float64[Tensor, " E"],
-    others: tuple[Float64[Tensor, " E"], Float64[Tensor, " E"]] | None,
+    others: tuple[Float64[Tensor, " E"], Float64[Tensor, " E"]] | None = None,
     *,
     reach: Float64[Tensor, " E"] | None = None,
 ) -> Float64[Tensor, " E"]:
@@ -207,16 +212,14 @@ def combined(
         elif reach is not None:
             deviation = reach.square()
         else:
-            deviation = largest
+            deviation = largest.minimum(SIMILAR * rare / n_rare**2) if n_rare else largest
             undetermined = (sampled + known == 0) | (of.draws < 2 and unseen > FEW)
         known = known + unit * unseen * deviation
     error = sampled.maximum(known).sqrt().maximum(ROUNDING * mean.abs())
     return error.masked_fill(undetermined, torch.nan)
 
 
-def student(
-    variance: Float64[Tensor, " E"], fourth: Float64[Tensor, " E"], draws: float
-) -> Float64[Tensor, " E"]:
+def student(variance: Float64[Tensor, " E"], fourth: Float64[Tensor, " E"], draws: float) -> Float64[Tensor, " E"]:
     """Variance of a mean widened by (t / 1.96)^2, t for the degrees of freedom of its terms.
 
     Args:

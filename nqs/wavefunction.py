@@ -102,7 +102,7 @@ class Wavefunction(nn.Module, ABC):
         return n, torch.ones(len(n), dtype=torch.int64, device=n.device)
 
     def orbit_sizes(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
-        """Number of configurations in the orbit of each n: a sample that stands for them has that many times |psi|^2."""
+        """Number of configurations in the orbit of each n, of symmetric states; else 1."""
         return torch.ones(len(n), dtype=torch.int64, device=n.device)
 
     @property

@@ -1,7 +1,7 @@
 """Coverage of error bars: how often the 95 % interval of a sampled energy or observable holds the exact value.
 
     python scripts/coverage.py                                 six states, 2,000 draws of each sampler
-    python scripts/coverage.py --draws 200 --states flat-924   fewer draws, some states
+    python scripts/coverage.py --draws 200 --states flat-spins   fewer draws, some states
 
 Each state is a table of amplitudes, so that its expectation values are exact sums, and is sampled as any autoregressive
 state. The peaked ones are ground states with noise of 20 % in every amplitude, so that the local energies of rare
@@ -51,7 +51,8 @@ class Prefixes(NamedTuple):
     def select(self, indices: Tensor) -> "Prefixes":
         return Prefixes(self.site, self.rows[indices])
 
-    branch = select
+    def branch(self, indices: Tensor) -> "Prefixes":
+        return self.select(indices)
 
 
 class AutoregressiveTable(AutoregressiveWavefunction[Prefixes]):
@@ -67,7 +68,9 @@ class AutoregressiveTable(AutoregressiveWavefunction[Prefixes]):
         state = state / torch.linalg.vector_norm(state)
         self.log_modulus, self.angle = state.abs().log(), state.angle()
         n, p, d = hilbert.configurations(), state.abs().square(), hilbert.local_dim
-        self.children, self.log_p = [], []  # for every site, (prefixes, d): number of the longer prefix, conditional
+        # For every site, (prefixes, d): number of the longer prefix, and conditional.
+        self.longer: list[Tensor] = []
+        self.log_p: list[Tensor] = []
         prefix = torch.zeros(len(n), dtype=torch.int64)
         for site in range(hilbert.n_sites):
             longer, inverse = torch.unique(prefix * d + n[:, site], return_inverse=True)
@@ -78,7 +81,7 @@ class AutoregressiveTable(AutoregressiveWavefunction[Prefixes]):
             table = torch.zeros(size * d, dtype=torch.float64)
             table[longer] = weight
             table = table.view(size, d)
-            self.children.append(children.view(size, d))
+            self.longer.append(children.view(size, d))
             self.log_p.append((table / table.sum(1, keepdim=True)).log())
             prefix = inverse
 
@@ -90,7 +93,7 @@ class AutoregressiveTable(AutoregressiveWavefunction[Prefixes]):
         return Prefixes(0, torch.zeros(batch, dtype=torch.int64))
 
     def step(self, tokens: Tensor | None, state: Prefixes) -> tuple[Conditionals, Prefixes]:
-        rows = state.rows if tokens is None else self.children[state.site - 1][state.rows, tokens.long()]
+        rows = state.rows if tokens is None else self.longer[state.site - 1][state.rows, tokens.long()]
         log_p = self.log_p[state.site][rows]
         return Conditionals(log_p, torch.zeros_like(log_p)), Prefixes(state.site + 1, rows)
 
@@ -131,8 +134,8 @@ class State:
 
 
 STATES = {
-    "flat-924": State(Heisenberg(chain(12)), flat),
-    "flat-6435": State(BoseHubbard(chain(8), 8, U=4.0), flat),
+    "flat-spins": State(Heisenberg(chain(10)), flat),
+    "flat-bosons": State(BoseHubbard(chain(6), 6, U=4.0), flat),
     "bose-hubbard-U4": State(BoseHubbard(chain(6), 6, U=4.0), noisy_ground_state),
     "bose-hubbard-U40": State(BoseHubbard(chain(6), 6, U=40.0), noisy_ground_state),
     "bose-hubbard-U400": State(BoseHubbard(chain(6), 6, U=400.0), noisy_ground_state),
@@ -140,7 +143,7 @@ STATES = {
 }
 SAMPLERS: dict[str, SamplerConfig] = {
     "tree, 300": TreeSampler(n_samples=300),
-    "tree, 30,000": TreeSampler(n_samples=30_000),
+    "tree, 3,000": TreeSampler(n_samples=3_000),
     "Gumbel, 30": GumbelSampler(n_distinct=30),
 }
 
@@ -169,9 +172,9 @@ def measured(hamiltonian: Hamiltonian, psi: Wavefunction, samples: Samples) -> t
 class Row(NamedTuple):
     """Coverage, ratio of error and standard deviation, fraction without an error; of the energy and the observables."""
 
-    covered: tuple[float, float]
-    ratio: tuple[float, float]
-    undetermined: tuple[float, float]
+    covered: tuple[float, ...]
+    ratio: tuple[float, ...]
+    undetermined: tuple[float, ...]
 
 
 def coverage(state: State, sampler: SamplerConfig, draws: int, seed: int = 0) -> Row:
@@ -188,14 +191,15 @@ def coverage(state: State, sampler: SamplerConfig, draws: int, seed: int = 0) ->
     outside = np.abs(value - expected) > NORMAL * error + rounding  # false for nan
     known = np.isfinite(error)
     parts = np.arange(value.shape[1]) == 0, (np.arange(value.shape[1]) > 0) & scatters
-    return Row(
-        covered=tuple(1 - outside[:, part].sum() / max(known[:, part].sum(), 1) for part in parts),
-        ratio=tuple(
-            float(np.median(np.nanmedian(error[:, part], 0) / np.maximum(value[:, part].std(0), 1e-300)))
-            for part in parts
-        ),
-        undetermined=tuple(1 - known[:, part].mean() for part in parts),
-    )
+    covered, ratio, undetermined = zip(*(of_part(value, error, outside, known, part) for part in parts), strict=True)
+    return Row(covered, ratio, undetermined)
+
+
+def of_part(value: np.ndarray, error: np.ndarray, outside: np.ndarray, known: np.ndarray, part: np.ndarray) -> tuple:
+    """Coverage, ratio and fraction without an error of some of the elements."""
+    value, error, outside, known = (x[:, part] for x in (value, error, outside, known))
+    ratio = np.median(np.nanmedian(error, 0) / value.std(0))
+    return 1 - outside.sum() / max(known.sum(), 1), float(ratio), 1 - known.mean()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,9 +220,7 @@ def main(config: Config) -> int:
     for name in config.states:
         for label, sampler in SAMPLERS.items():
             row = coverage(STATES[name], sampler, config.draws, config.seed)
-            cells = [
-                f"{100 * c:.1f}, {r:.2f}, {100 * u:.1f}" for c, r, u in zip(row.covered, row.ratio, row.undetermined)
-            ]
+            cells = [f"{100 * c:.1f}, {r:.2f}, {100 * u:.1f}" for c, r, u in zip(*row, strict=True)]
             print(f"| {name} | {label} | {' | '.join(cells)} |", flush=True)
             lowest = min(lowest, *row.covered)
     print(f"lowest coverage: {100 * lowest:.1f} %")

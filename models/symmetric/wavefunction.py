@@ -90,6 +90,6 @@ class SymmetricWavefunction(Wavefunction):
             counts=counts,
             inclusion_probability=inclusion,
             # With a part of the elements a sample stands for more than its own |psi|^2.
-            probability=None if E == self.symmetry.order else torch.full_like(weights, torch.nan),
+            probability=None if self.symmetry.order == E else torch.full_like(weights, torch.nan),
             threshold=samples.threshold,
         )

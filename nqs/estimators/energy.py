@@ -8,7 +8,9 @@ from torch import Tensor
 
 from nqs.error_bars import ErrorWeights, error_bar
 from nqs.estimators.estimate import EnergyEstimate
-from nqs.protocols import Hamiltonian
+from nqs.estimators.local_energy import local_energies
+from nqs.estimators.unseen import with_unseen
+from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samples import Samples
 
 EXHAUSTIVE_LIMIT = 2**20  # largest dimension for which Tr H is summed, not sampled
@@ -31,9 +33,9 @@ def estimate_energy(
     variance = samples.mean((local_energies - energy).abs().square()).item()  # <H> is real
     known, values = complete or (samples, local_energies)
     error = error_bar(known, values.real).error.item()
-    if samples.n_distinct == 1 and not samples.is_exhaustive:  # no scatter
+    if samples.n_distinct == 1 and not samples.is_exhaustive:  # no scatter: from what was not drawn, if that is known
         p = ErrorWeights(known).probability
-        variance = math.nan if math.isnan(error) or p is None else (p @ (values - energy).abs().square()).item()
+        variance = math.nan if len(values) == 1 or p is None else (p @ (values - energy).abs().square()).item()
     return EnergyEstimate(
         energy=energy,
         error=error,
@@ -44,10 +46,25 @@ def estimate_energy(
     )
 
 
+def evaluated(
+    hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples, *, energy_infinity: float
+) -> EnergyEstimate:
+    """The energy of a state, with an error bar that counts connected configurations that were not drawn."""
+    complete = with_unseen(hamiltonian, wavefunction, samples)
+    values = local_energies(hamiltonian, wavefunction, complete).values
+    of_drawn = values[: samples.n_distinct]
+    return estimate_energy(samples, of_drawn, energy_infinity=energy_infinity, complete=(complete, values))
+
+
 def v_score(energy: float, variance: float, n_dof: int, energy_infinity: float) -> float:
-    """N Var(H) / (E - E_inf)^2, nan without a variance, with E_inf = Tr H / dim. Wu et al., Science 386, 296 (2024), arXiv:2302.04919."""
+    """N Var(H) / (E - E_inf)^2, with E_inf = Tr H / dim; nan without a variance.
+
+    Wu et al., Science 386, 296 (2024), arXiv:2302.04919.
+    """
     distance = energy - energy_infinity
-    return n_dof * variance / (distance * distance) if distance else float("inf") if variance else 0.0
+    if not distance and not math.isnan(variance):
+        return math.inf if variance else 0.0
+    return n_dof * variance / (distance * distance) if distance else math.nan
 
 
 def infinite_temperature_energy(hamiltonian: Hamiltonian, seed: int = 0) -> float:

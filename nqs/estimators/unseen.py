@@ -30,7 +30,12 @@ def with_unseen(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: S
         samples: representatives if the wavefunction is symmetric and they have a `probability`; else configurations.
     """
     weights = ErrorWeights(samples)
-    if weights.probability is None or not 0 < weights.unseen < PEAKED or samples.is_exhaustive:
+    if (
+        not wavefunction.normalised
+        or weights.probability is None
+        or not 0 < weights.unseen < PEAKED
+        or samples.is_exhaustive
+    ):
         return samples
     representatives = samples.probability is not None
     n = samples.configurations

@@ -5,8 +5,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from nqs.error_bars import CANCELLED, ErrorWeights, combined
 from nqs.hilbert import HilbertSpace
-from nqs.error_bars import ErrorWeights, combined
 from nqs.observables.expectation import Expectation, means_of_values
 from nqs.observables.species import at_sites, electrons_of, site_values, values_of
 from nqs.samples import Samples
@@ -43,6 +43,12 @@ def reach_of(values: Float64[Tensor, "*L d"], mean: Float64[Tensor, " L"]) -> Fl
     """Largest |q_i - mean_i| over the local states."""
     low, high = values.aminmax(dim=-1)
     return torch.maximum(high - mean, mean - low)
+
+
+def is_conserved(hilbert: HilbertSpace, values: Float64[Tensor, "*L d"]) -> bool:
+    """The sum of a quantity over the sites is a charge with a target."""
+    targets = [charge.values for charge in hilbert.charges if charge.target is not None and charge.modulus is None]
+    return any(values_of(hilbert, of_charge).double().equal(values) for of_charge in targets)
 
 
 def densities(samples: Samples, hilbert: HilbertSpace, quantity: str | Tensor) -> Expectation:
@@ -109,7 +115,7 @@ def products(
         square = moment(w, 2)
         found = square - 2 * mean * moment(w, 1) + w.sum() * mean.square()
         # The variance of a conserved product is zero up to machine precision.
-        return torch.where(found > 1e-14 * square, found, 0.0).flatten()
+        return torch.where(found > CANCELLED * square, found, 0.0).flatten()
 
     mean = moment(samples.weights, 1)
     if samples.is_exhaustive:

@@ -23,8 +23,8 @@ class Expectation(NamedTuple):
 class LocalValues(NamedTuple):
     """Local values of reversible moves, and numbers with the same mean as their squares but no rare large terms."""
 
-    values: Num[Tensor, "b *shape"]
-    second: Float64[Tensor, "b *shape"]
+    values: Num[Tensor, "b ..."]
+    second: Float64[Tensor, "b ..."]
 
 
 def means_of_values(samples: Samples, x: Num[Tensor, "U ..."], reach: float | Tensor | None = None) -> Expectation:
@@ -42,7 +42,7 @@ def means(
     """Mean and error of local values that are computed in chunks: `local_values(rows)` has the shape (rows, ...).
 
     Args:
-        reach: largest possible |x - <x>| of any configuration; None if not known.
+        reach: largest possible |x - <x>| of any configuration; None, or nan, if not known.
     """
     moments = Moments(ErrorWeights(samples))
     for rows in torch.arange(len(samples.weights), device=samples.weights.device).split(

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Complex128, Float64, Int64
 from torch import Tensor
 
+from nqs.hilbert import HilbertSpace
 from nqs.hilbert.jordan_wigner import fermions_between
 from nqs.lattice.lattice import Lattice
 from nqs.observables.expectation import Expectation, LocalValues, means
@@ -86,6 +87,15 @@ def _local_one_body(
     return local
 
 
+def _reach(
+    hilbert: HilbertSpace, spin: str | None, permutations: Int64[Tensor, "K L"] | None, device: torch.device
+) -> Float64[Tensor, "L L"]:
+    """Largest density, on the diagonal; nan elsewhere, and where it is averaged over permutations."""
+    largest = sum(kind.occupation.max().item() for kind in ladders(hilbert, spin))
+    reach = torch.full((hilbert.n_sites,) * 2, torch.nan, dtype=torch.float64, device=device)
+    return reach if permutations is not None else reach.fill_diagonal_(largest)
+
+
 def _averaged(x: LocalMatrix, average: PairAverage) -> LocalValues:
     return average.with_second(x.values, (x.excess + x.excess.mT) / 4)
 
@@ -132,8 +142,15 @@ def one_body_density_matrix(
     Raises:
         ValueError: neither bosons nor fermions, or a spin where there is none.
     """
-    local, average = _local_one_body(samples, wavefunction, spin), PairAverage(permutations, samples.weights.device)
-    return means(samples, lambda rows: _averaged(local(rows), average), bytes_of_moves(wavefunction.hilbert.n_sites), MOVES_CPU_BYTES)
+    hilbert, device = wavefunction.hilbert, samples.weights.device
+    local, average = _local_one_body(samples, wavefunction, spin), PairAverage(permutations, device)
+    return means(
+        samples,
+        lambda rows: _averaged(local(rows), average),
+        bytes_of_moves(hilbert.n_sites),
+        MOVES_CPU_BYTES,
+        _reach(hilbert, spin, permutations, device),
+    )
 
 
 def momentum_distribution(
@@ -171,16 +188,20 @@ def one_body(
     permutations: Int64[Tensor, "K L"] | None = None,
 ) -> tuple[Expectation, Expectation]:
     """`one_body_density_matrix` and `momentum_distribution` from the same amplitudes; arguments as there."""
-    local_matrix, average = _local_one_body(samples, wavefunction, spin), PairAverage(permutations, samples.weights.device)
-    waves = plane_waves(lattice, wavefunction.hilbert, wave_vectors, antiperiodic=True).to(samples.weights.device)
+    hilbert, device, L = wavefunction.hilbert, samples.weights.device, lattice.n_sites
+    local_matrix, average = _local_one_body(samples, wavefunction, spin), PairAverage(permutations, device)
+    waves = plane_waves(lattice, hilbert, wave_vectors, antiperiodic=True).to(device)
 
     def local(rows: Tensor) -> LocalValues:
         x = local_matrix(rows)
-        matrix, occupations = _averaged(x, average), _occupations(x, waves.conj(), average)
-        return LocalValues(*(torch.cat([a.flatten(1), b.to(a.dtype)], dim=1) for a, b in zip(matrix, occupations)))
+        parts = zip(_averaged(x, average), _occupations(x, waves.conj(), average), strict=True)
+        return LocalValues(
+            *(torch.cat([matrix.flatten(1), number.to(matrix.dtype)], dim=1) for matrix, number in parts)
+        )
 
-    L = lattice.n_sites
-    value, error = means(samples, local, bytes_of_moves(L) + 64 * waves.numel(), MOVES_CPU_BYTES)
+    of_matrix = _reach(hilbert, spin, permutations, device).flatten()
+    reach = torch.cat([of_matrix, of_matrix.new_full((len(waves),), torch.nan)])
+    value, error = means(samples, local, bytes_of_moves(L) + 64 * waves.numel(), MOVES_CPU_BYTES, reach)
     matrix = Expectation(value[: L * L].view(L, L), error[: L * L].view(L, L))
     return matrix, Expectation(value[L * L :].real, error[L * L :])
 

@@ -83,10 +83,9 @@ def fidelity(samples: Samples, hilbert: HilbertSpace, state: np.ndarray | Tensor
 
         <psi|phi> = sum |psi(n)|^2 r(n) = <r>,   r(n) = phi(n) / psi(n),   F = |<r>|^2,   error = error of 2 Re(<r>* r).
 
-    r is the same for all n where psi = phi, so that the noise vanishes with 1 - F: as <|r|^2> = 1, the variance of r is
-    1 - F. With N independent samples |<r>|^2
-    exceeds F by (1 - F) / N in the mean, which matters only where F is of that order. Exact for exhaustive samples:
-    those of ExhaustiveSampler or `exact_samples`.
+    r is the same for all n where psi = phi, so that the noise vanishes with 1 - F: <|r|^2> = 1 whatever was drawn, and
+    the variance of r is 1 - F. With N independent samples |<r>|^2 exceeds F by (1 - F) / N in the mean, which matters
+    only where F is of that order. Exact for exhaustive samples: those of ExhaustiveSampler or `exact_samples`.
 
     Raises:
         ValueError: the vector does not have the dimension of the sector, or is not normalised.
@@ -95,5 +94,6 @@ def fidelity(samples: Samples, hilbert: HilbertSpace, state: np.ndarray | Tensor
     r = phi * torch.polar((-samples.log_modulus).exp(), -samples.phase)
     overlap = samples.mean(r)
     change, fidelity = 2 * (overlap.conj() * r).real, overlap.abs().square()
-    second = (4 * fidelity.clamp(max=1)).expand(len(r))
+    along = samples.mean(change.square()) / samples.mean(r.abs().square())  # 4 F, less what is orthogonal to <r>
+    second = along.nan_to_num(0.0).clamp(max=4.0).expand(len(r))
     return Expectation(fidelity, means(samples, lambda rows: LocalValues(change[rows], second[rows]), 16).error)

@@ -17,7 +17,7 @@ import numpy as np
 from nqs.archive.archive import Archive, ArchiveError
 from nqs.archive.lock import writer_of
 from nqs.report import figures as report
-from nqs.report.compare import COLUMNS, NOTE, Row, hamiltonian_of, tables
+from nqs.report.compare import COLUMNS, Row, hamiltonian_of, notes, tables
 from nqs.report.panels import draw_panels, has_panels, scalars
 from nqs.report.summary import energy_of, origin_of, require_step
 
@@ -105,7 +105,7 @@ def html_report(archives: Sequence[Archive], rows: Sequence[Row]) -> str:
         title=pages[0].hamiltonian if len({page.hamiltonian for page in pages}) == 1 else f"{len(pages)} runs",
         columns=COLUMNS,
         groups=_groups(archives, rows),
-        note="" if all(row.evaluated for row in rows) else NOTE,
+        note=". ".join(notes(rows)),
         pages=pages,
         differences=_differences(archives),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
@@ -121,6 +121,8 @@ def _page(archive: Archive, exact: float | None) -> RunPage:
         ("variance", f"{found.estimate.variance:.2e} {unit}²"),
         ("V-score", f"{found.estimate.v_score:.2e}"),
     ]
+    if found.estimate.remark:
+        facts.append(("error", found.estimate.remark))
     if exact is not None:
         stored = archive.exact
         origin = f" ({stored['method']}, dimension {stored['dimension']:,})" if stored is not None else ""

@@ -10,9 +10,8 @@ import torch
 
 from nqs.archive.archive import FlushPolicy
 from nqs.archive.memory import MemoryArchive
-from nqs.estimators.energy import estimate_energy, infinite_temperature_energy
+from nqs.estimators.energy import estimate_energy, evaluated, infinite_temperature_energy
 from nqs.estimators.hamiltonian_check import check_hamiltonian
-from nqs.estimators.local_energy import local_energies
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables import measure as measurements
 from nqs.optimisation.stages import RunConfig, Stage, WarmUp, stages
@@ -254,9 +253,8 @@ class VMC:
         """Energy from new samples, stored with them and with the observables of `nqs.observables.measure`."""
         record.flush()  # save all steps before a long evaluation
         samples = self.evaluation.build(self.wavefunction).sample(generator)
-        local = local_energies(self.hamiltonian, self.wavefunction, samples)
-        estimate = estimate_energy(samples, local.values, energy_infinity=energy_infinity)
-        if not is_finite(estimate.energy, estimate.variance):
+        estimate = evaluated(self.hamiltonian, self.wavefunction, samples, energy_infinity=energy_infinity)
+        if not is_finite(estimate.energy):
             found = NonFiniteError(estimate.energy, estimate.variance)
             raise found.at("final evaluation", record.where_last_state_is())
         record.write_samples(samples)

@@ -49,6 +49,8 @@ class Result:
             f"variance {e.variance:.2e}, V-score {e.v_score:.2e}, "
             f"{e.n_samples:,} samples on {e.n_distinct:,} distinct configurations, optimised in {self.seconds:.0f} s",
         ]
+        if e.remark:
+            lines.append(e.remark)
         if self.exact is not None:
             lines.append(self.compare(self.exact))
         if self.steps_left:
@@ -72,6 +74,8 @@ class Result:
             ("samples", f"{e.n_samples:,} on {e.n_distinct:,} distinct configurations"),
             ("optimised in", f"{self.seconds:.0f} s"),
         ]
+        if e.remark:
+            rows.append(("error", e.remark))
         if self.exact is not None:
             rows.append(("exact", self.compare(self.exact).removeprefix("exact ")))
         if self.archive is not None:
