@@ -18,9 +18,14 @@ class Samples:
         weights: estimate of |psi|^2 on them, sums to 1.
         log_modulus, phase: log psi of each, as computed while sampling.
         counts: how often each was drawn in independent draws; None for other schemes.
-        inclusion_probability: probability with which each entered a draw without replacement, 1 for an exhaustive sum;
-            None for independent draws.
+        inclusion_probability: probability with which each entered a draw without replacement, 1 for an exhaustive sum,
+            nan if not known; None for independent draws.
         autocorrelation_time: of a Markov chain, in samples; None for uncorrelated ones.
+        probability: probability that one draw gives each; None for |psi|^2.
+        threshold: exp(kappa) of a draw without replacement, with inclusion 1 - exp(-p / exp(kappa)).
+
+    Configurations with weight 0 may be among them, after those that were drawn: their amplitudes are known, which
+    serves the error bars (nqs.error_bars).
 
     Reductions over samples have their home here: `mean`, `sum`, `variance`, `standard_error`.
     """
@@ -32,6 +37,8 @@ class Samples:
     counts: Int64[Tensor, " U"] | None = None
     inclusion_probability: Float64[Tensor, " U"] | None = None
     autocorrelation_time: float | None = None
+    probability: Float64[Tensor, " U"] | None = None
+    threshold: float | None = None
 
     @property
     def n_samples(self) -> int:
@@ -46,7 +53,16 @@ class Samples:
     @property
     def is_exhaustive(self) -> bool:
         """All configurations of the sector with exact weights: expectation values have no sampling noise."""
-        return self.inclusion_probability is not None and bool((self.inclusion_probability == 1).all())
+        return (
+            self.inclusion_probability is not None
+            and self.threshold is None
+            and bool((self.inclusion_probability == 1).all())
+        )
+
+    @property
+    def correlation(self) -> float:
+        """Number of samples that count as one independent sample, 2 tau of the autocorrelation time, at least 1."""
+        return 1.0 if self.autocorrelation_time is None else max(1.0, 2 * self.autocorrelation_time)
 
     @property
     def error_weights(self) -> Float64[Tensor, " U"]:
@@ -58,8 +74,7 @@ class Samples:
         """
         if self.inclusion_probability is not None:
             return self.weights.square() * (1 - self.inclusion_probability)
-        correlation = 1.0 if self.autocorrelation_time is None else max(1.0, 2 * self.autocorrelation_time)
-        return self.weights * correlation / max(self.n_samples - 1, 1)
+        return self.weights * self.correlation / max(self.n_samples - 1, 1)
 
     def mean(self, x: Num[Tensor, "U ..."]) -> Num[Tensor, "..."]:
         """<x> = sum_n w(n) x(n)."""
@@ -74,7 +89,7 @@ class Samples:
         return self.mean((x - self.mean(x)).abs().square())
 
     def standard_error(self, x: Num[Tensor, "U ..."]) -> Float64[Tensor, "..."]:
-        """Standard error of the mean of x; 0 for an exhaustive sum."""
+        """Standard error of the mean of x from the scatter of what was drawn; error bars: nqs.error_bars."""
         return torch.tensordot(self.error_weights, (x - self.mean(x)).abs().square(), 1).sqrt()
 
     @property

@@ -101,6 +101,10 @@ class Wavefunction(nn.Module, ABC):
         n = self.hilbert.configurations(device=device)
         return n, torch.ones(len(n), dtype=torch.int64, device=n.device)
 
+    def orbit_sizes(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
+        """Number of configurations in the orbit of each n, of symmetric states; else 1."""
+        return torch.ones(len(n), dtype=torch.int64, device=n.device)
+
     @property
     def sampled(self) -> "Wavefunction":
         """The state that samplers draw from; `from_base_samples` converts its samples."""

@@ -72,9 +72,10 @@ class GumbelSampling(Independent):
             log_p, phase = child_log_p[rows, token], phase[rows] + conditionals.phase[rows, token]
             if site + 1 < hilbert.n_sites:
                 state = state.branch(rows)
-        inclusion = torch.ones_like(log_p)
+        inclusion, threshold = torch.ones_like(log_p), None
         if len(log_p) > self.n_distinct:  # keys are sorted, the last one is kappa
             inclusion = -torch.expm1(-(log_p[:-1] - key[-1]).exp())
+            threshold = key[-1].exp().item()
             tokens, log_p, phase = tokens[:-1], log_p[:-1], phase[:-1]
         weights = log_p.exp() / inclusion
         samples = Samples(
@@ -83,6 +84,7 @@ class GumbelSampling(Independent):
             log_modulus=log_p / 2,
             phase=phase + wavefunction.reference_phase(tokens),
             inclusion_probability=inclusion,
+            threshold=threshold,
         )
         return self.wavefunction.from_base_samples(samples)
 

@@ -152,6 +152,7 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
             log_modulus=log_modulus[possible],
             phase=phase[possible],
             counts=counts,
+            probability=(2 * log_modulus[possible]).exp() * self.orbit_sizes(representatives[possible]),
         )
 
     @property

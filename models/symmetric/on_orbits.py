@@ -69,13 +69,16 @@ class OrbitWavefunction(SymmetricWavefunction):
 
     def from_base_samples(self, samples: Samples) -> Samples:
         shift = self._log_members(samples.configurations) / 2
-        return replace(samples, log_modulus=samples.log_modulus - shift)
+        probability = (2 * samples.log_modulus).exp()
+        return replace(samples, log_modulus=samples.log_modulus - shift, probability=probability)
 
     def _log_members(self, n: UInt8[Tensor, "B L"]) -> Tensor:
-        """Logarithm of the number of configurations in the orbits of n; of any orbit where that is forbidden."""
-        hilbert = self.base.hilbert
+        return self.orbit_sizes(n).double().log()
+
+    def orbit_sizes(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
+        """Of representatives; those of any orbit where it is forbidden."""
         sizes = self.symmetry.orbits(self.hilbert, n.device).sizes
-        return sizes[hilbert.rank(n).clamp(max=len(sizes) - 1)].double().log()
+        return sizes[self.base.hilbert.rank(n).clamp(max=len(sizes) - 1)]
 
     @property
     def bytes_per_configuration(self) -> int:

@@ -45,6 +45,9 @@ class SymmetricWavefunction(Wavefunction):
     def sampled(self) -> AutoregressiveWavefunction:
         return self.base
 
+    def orbit_sizes(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
+        return self.symmetry.orbit_sizes(n)
+
     def fold(self, n: UInt8[Tensor, "B L"]) -> tuple[UInt8[Tensor, "B L"], Float64[Tensor, " B"]]:
         element = self.symmetry.canonical(n)
         return self.symmetry.image(n, element), -self.symmetry.phases(n, element, self.hilbert)
@@ -76,11 +79,17 @@ class SymmetricWavefunction(Wavefunction):
             counts = torch.zeros_like(first).index_add_(0, classes, split[row, number])
             weights = counts.double() / counts.sum()
         row, element = row[first], element[first]
+        inclusion = None
+        if samples.inclusion_probability is not None:  # images of an orbit enter together: not independent
+            inclusion = torch.full_like(weights, 1.0 if samples.is_exhaustive else torch.nan)
         return Samples(
             configurations=moved[first],
             weights=weights,
             log_modulus=samples.log_modulus[row],
             phase=samples.phase[row] + self.symmetry.phases(n[row], element, self.hilbert),
             counts=counts,
-            inclusion_probability=None if samples.inclusion_probability is None else torch.ones_like(weights),
+            inclusion_probability=inclusion,
+            # With a part of the elements a sample stands for more than its own |psi|^2.
+            probability=None if self.symmetry.order == E else torch.full_like(weights, torch.nan),
+            threshold=samples.threshold,
         )

@@ -6,8 +6,11 @@ import torch
 from jaxtyping import Complex128
 from torch import Tensor
 
+from nqs.error_bars import ErrorWeights, error_bar
 from nqs.estimators.estimate import EnergyEstimate
-from nqs.protocols import Hamiltonian
+from nqs.estimators.local_energy import local_energies
+from nqs.estimators.unseen import with_unseen
+from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samples import Samples
 
 EXHAUSTIVE_LIMIT = 2**20  # largest dimension for which Tr H is summed, not sampled
@@ -15,12 +18,24 @@ TRACE_SAMPLES = 2**17
 
 
 def estimate_energy(
-    samples: Samples, local_energies: Complex128[Tensor, " U"], *, energy_infinity: float
+    samples: Samples,
+    local_energies: Complex128[Tensor, " U"],
+    *,
+    energy_infinity: float,
+    complete: tuple[Samples, Complex128[Tensor, " M"]] | None = None,
 ) -> EnergyEstimate:
-    """Mean, standard error, variance and V-score from local energies of distinct configurations."""
+    """Mean, error bar, variance and V-score from local energies of distinct configurations.
+
+    Args:
+        complete: the samples with what was not drawn (nqs.estimators.unseen), and their local energies, for the error.
+    """
     energy = samples.mean(local_energies.real).item()
     variance = samples.mean((local_energies - energy).abs().square()).item()  # <H> is real
-    error = samples.standard_error(local_energies.real).item()
+    known, values = complete or (samples, local_energies)
+    error = error_bar(known, values.real).error.item()
+    if samples.n_distinct == 1 and not samples.is_exhaustive:  # no scatter: from what was not drawn, if that is known
+        p = ErrorWeights(known).probability
+        variance = math.nan if len(values) == 1 or p is None else (p @ (values - energy).abs().square()).item()
     return EnergyEstimate(
         energy=energy,
         error=error,
@@ -31,11 +46,26 @@ def estimate_energy(
     )
 
 
+def evaluated(
+    hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples, *, energy_infinity: float
+) -> EnergyEstimate:
+    """The energy of a state, with an error bar that counts connected configurations that were not drawn."""
+    complete = with_unseen(hamiltonian, wavefunction, samples)
+    values = local_energies(hamiltonian, wavefunction, complete).values
+    of_drawn = values[: samples.n_distinct]
+    return estimate_energy(samples, of_drawn, energy_infinity=energy_infinity, complete=(complete, values))
+
+
 def v_score(energy: float, variance: float, n_dof: int, energy_infinity: float) -> float:
-    """N Var(H) / (E - E_inf)^2, with E_inf = Tr H / dim. Wu et al., Science 386, 296 (2024), arXiv:2302.04919."""
+    """N Var(H) / (E - E_inf)^2, with E_inf = Tr H / dim; nan without a variance.
+
+    Wu et al., Science 386, 296 (2024), arXiv:2302.04919.
+    """
     distance = energy - energy_infinity
+    if math.isnan(variance):
+        return math.nan
     if not distance:
-        return float("inf") if variance else 0.0
+        return math.inf if variance else 0.0
     ratio = math.sqrt(variance) / distance  # squares of the distance could underflow or overflow
     return n_dof * ratio * ratio
 

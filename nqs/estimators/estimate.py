@@ -13,9 +13,10 @@ class EnergyEstimate:
 
     Attributes:
         energy: mean of the local energy, in the Hamiltonian's unit.
-        error: standard error of the mean; 0 for an exhaustive sum.
-        variance: <H^2> - <H>^2, the mean of |E_loc - energy|^2; 0 on an eigenstate.
-        v_score: N Var(H) / (E - E_inf)^2, N sites.
+        error: half the width of the 95 % interval over 1.96, the standard error of many samples (nqs.error_bars); 0 for
+            an exhaustive sum, nan if it cannot be determined.
+        variance: <H^2> - <H>^2, the mean of |E_loc - energy|^2; 0 on an eigenstate, nan if it cannot be determined.
+        v_score: N Var(H) / (E - E_inf)^2, N sites; nan without a variance.
         n_samples: number of samples.
         n_distinct: number of distinct configurations.
     """
@@ -27,9 +28,19 @@ class EnergyEstimate:
     n_samples: int
     n_distinct: int
 
+    @property
+    def remark(self) -> str:
+        """Why there is no error bar, one line; empty where there is one."""
+        if not math.isnan(self.error):
+            return ""
+        return (
+            f"(?): the error bar is not determinable from {self.n_samples:,} samples on {self.n_distinct:,} distinct "
+            "configurations: draw more, or sum over the sector"
+        )
+
 
 def with_error(value: float, error: float) -> str:
-    """A number with its error in the last two digits; eight decimals without an error.
+    """A number with its error in the last two digits; eight decimals without an error, (?) if it is not determinable.
 
     >>> with_error(-7.4597912, 3.1e-5)
     '-7.459791(31)'
@@ -37,7 +48,11 @@ def with_error(value: float, error: float) -> str:
     '-7.45979120'
     >>> with_error(-7.4597912e-8, 3.1e-13)
     '-7.459791(31)e-08'
+    >>> with_error(-7.4597912, math.nan)
+    '-7.45979120(?)'
     """
+    if math.isfinite(value) and not math.isfinite(error):
+        return f"{value:.8f}(?)"
     if not (error > 0 and math.isfinite(value) and math.isfinite(error)):
         return with_decimals(value)
     if not FIXED[0] <= (largest := max(abs(value), error)) < FIXED[1]:

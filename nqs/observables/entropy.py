@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
+from nqs.error_bars import CANCELLED, student
 from nqs.hilbert import HilbertSpace
 from nqs.observables.expectation import Expectation
 from nqs.observables.moves import AmplitudeRatios
@@ -68,7 +69,14 @@ def renyi2_entropy(
     values = torch.zeros(n_pairs, dtype=torch.float64, device=n.device)
     values[kept] = ratio.real
     purity = values.mean()
-    return Expectation(-purity.log(), values.std() / n_pairs**0.5 / purity.abs())
+    # <x^2> of the local values x is the probability that the swapped pair is in the sector, so their variance that less
+    # the squared mean. It is 0 where all samples are one configuration: then nothing is known of the others.
+    terms = (values - purity).square() / (n_pairs * (n_pairs - 1))
+    sampled = student(terms.sum()[None], terms.square().sum()[None], n_pairs)[0]
+    exact = len(kept) / n_pairs - purity.square()
+    variance = sampled.maximum(torch.where(exact > CANCELLED, exact, 0.0) / n_pairs)
+    error = torch.where(variance > 0, variance.sqrt() / purity.abs(), torch.nan)
+    return Expectation(-purity.log(), error)
 
 
 def _subsystem(hilbert: HilbertSpace, sites: Sequence[int]) -> Bool[Tensor, " L"]:

@@ -1,6 +1,6 @@
 """Standard observables of a model, measured at the end of a run, by name.
 
-Archives keep each under `observables/NAME` with its standard error under `NAME_error`, and where the exact state is
+Archives keep each under `observables/NAME` with its error bar under `NAME_error`, and where the exact state is
 known, unique and small its value under `NAME_exact`:
 
     local_state_probabilities         of every site, (L, d), without an error
@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from nqs.estimators.unseen import with_unseen
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.lattice.lattice import Lattice
 from nqs.observables.densities import correlations, densities, double_occupancy, local_state_probabilities
@@ -66,13 +67,14 @@ def measure(
     """
     hilbert = wavefunction.hilbert
     torus = _torus(hamiltonian)
+    complete = with_unseen(hamiltonian, wavefunction, samples)
     found: dict[str, Expectation] = {}
     for quantity in quantities(hilbert):
         name = quantity.replace(" ", "_").replace("/", "_")
-        found[f"density_{name}"] = densities(samples, hilbert, quantity)
-        found[f"correlations_{name}"] = correlations(samples, hilbert, quantity, connected=True)
+        found[f"density_{name}"] = densities(complete, hilbert, quantity)
+        found[f"correlations_{name}"] = correlations(complete, hilbert, quantity, connected=True)
         if torus is not None:
-            found[f"structure_factor_{name}"] = structure_factor(samples, hilbert, torus, quantity, connected=True)
+            found[f"structure_factor_{name}"] = structure_factor(complete, hilbert, torus, quantity, connected=True)
     if not hilbert.species:
         warnings.warn(
             f"the space states no species ({hilbert}): observables that depend on what its particles are (density "
@@ -83,7 +85,7 @@ def measure(
     if electrons is not None and bool(
         (hilbert.table(electrons[0].occupation) * hilbert.table(electrons[1].occupation)).any()
     ):
-        found["double_occupancy"] = double_occupancy(samples, hilbert)
+        found["double_occupancy"] = double_occupancy(complete, hilbert)
     level = None if exact is None else exact.state if exact.multiplicity == 1 else exact.level
     if level is not None:
         found["fidelity"] = fidelity(samples, hilbert, level)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
-from nqs.observables.densities import on_sites
+from nqs.observables.densities import is_conserved, reach_of, table_on_sites
 from nqs.observables.expectation import Expectation, means
+from nqs.observables.species import at_sites
 from nqs.samples import Samples
 
 
@@ -78,8 +79,16 @@ def structure_factor(
     Raises:
         ValueError: no such quantity, a lattice of another size, or open boundaries and no wave vectors.
     """
-    q = on_sites(samples, hilbert, quantity)
-    if connected:
-        q = q - samples.mean(q)
+    values = table_on_sites(hilbert, quantity)
+    q = at_sites(values, samples.configurations)
+    mean = samples.mean(q) if connected else torch.zeros_like(q[0])
+    # |sum_i q_i e^ikr|^2 / L <= sum_i q_i^2, and at k = 0 the sum itself may be conserved.
+    q, reach = q - mean, reach_of(values, mean).square().sum().item()
     waves = plane_waves(lattice, hilbert, wave_vectors, antiperiodic=False).to(q.device)
-    return means(samples, lambda rows: (q[rows].to(waves.dtype) @ waves.T).abs().square(), 48 * len(waves) + 64)
+    at_zero = (waves - waves[:, :1]).abs().amax(1) < 1e-12
+    return means(
+        samples,
+        lambda rows: (q[rows].to(waves.dtype) @ waves.T).abs().square(),
+        48 * len(waves) + 64,
+        reach=torch.where(at_zero & is_conserved(hilbert, values), 0.0, reach),
+    )

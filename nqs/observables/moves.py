@@ -2,10 +2,11 @@
 
 # Shapes: b samples of a chunk, L sites, K permutations, M moves or pairs.
 import torch
-from jaxtyping import Complex128, Int64, Num, UInt8
+from jaxtyping import Complex128, Float64, Int64, Num, UInt8
 from torch import Tensor
 
 from nqs.amplitudes.cache import amplitudes_with_cache
+from nqs.observables.expectation import LocalValues
 from nqs.protocols import Wavefunction
 from nqs.samples import Lookup, Samples, distinct
 
@@ -62,6 +63,22 @@ class PairAverage:
             return x
         sums = x.new_zeros((len(x), len(self.numbers))).index_add_(1, self.classes, x.flatten(1))
         return (sums / self.numbers)[:, self.classes].view_as(x)
+
+    def with_second(self, x: Num[Tensor, "b L L"], excess: Float64[Tensor, "b L L"]) -> LocalValues:
+        """The average of local values, and numbers with the same mean as its square.
+
+        A move n -> n' with the element e has the local value x = e psi(n') / psi(n), which is large where psi(n) is
+        small. Summed over n with |psi(n)|^2, its square is sum e^2 |psi(n')|^2: the mean over n' of the squared element
+        of the move back.
+
+        Args:
+            excess: that less |x|^2 of the move itself, of every pair of sites; its mean is 0.
+        """
+        values = self(x)
+        if self.classes is not None:  # twice: (i, j) and (j, i) have the same moves
+            of_class = (2 / self.numbers).clamp(max=1)[self.classes].view(x.shape[1:])
+            excess = self(excess) * of_class
+        return LocalValues(values, values.abs().square() + excess)
 
 
 def bytes_of_moves(n_sites: int) -> int:

@@ -10,25 +10,26 @@ Diagonal observables are averages over the samples. All others average the local
 
     O_loc(n) = sum_n' <n|O|n'> psi(n') / psi(n),
 
-where each n' is looked up among the samples and otherwise evaluated. Error bars are those of `estimate_energy`: with
-N independent samples the variance over N - 1; without replacement only configurations that could have been
-missed contribute; zero for an exhaustive sum. For nonlinear functions (connected correlations, fidelity, entropy,
-condensate fraction) they are propagated to first order. The error of a complex value is sqrt(Var Re + Var Im).
+where each n' is looked up among the samples and otherwise evaluated. Error bars are made as in nqs.error_bars. For
+nonlinear functions (connected correlations, fidelity, entropy, condensate fraction) they are propagated to first order.
+The error of a complex value is sqrt(Var Re + Var Im).
 
 Fermions: Jordan-Wigner order, all orbitals of one species before those of the next, in the order of the sites.
 """
 
 # Shapes: b samples of a chunk, L sites, K wave vectors or permutations.
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Complex128, Int64
+from jaxtyping import Complex128, Float64, Int64
 from torch import Tensor
 
+from nqs.hilbert import HilbertSpace
 from nqs.hilbert.jordan_wigner import fermions_between
 from nqs.lattice.lattice import Lattice
-from nqs.observables.expectation import Expectation, means
+from nqs.observables.expectation import Expectation, LocalValues, means
 from nqs.observables.momenta import plane_waves
 from nqs.observables.moves import MOVES_CPU_BYTES, AmplitudeRatios, PairAverage, bytes_of_moves
 from nqs.observables.species import at_sites, ladders, species_hint
@@ -36,20 +37,31 @@ from nqs.protocols import Wavefunction
 from nqs.samples import Samples
 
 
-def _local_one_body(
-    samples: Samples, wavefunction: Wavefunction, spin: str | None, permutations: Int64[Tensor, "K L"] | None
-) -> Callable[[Int64[Tensor, " b"]], Complex128[Tensor, "b L L"]]:
-    """Function that gives the local values of (a+_i a_j + (a+_j a_i)^dagger) / 2 for rows of the samples.
+class LocalMatrix(NamedTuple):
+    """Local values of the one-body density matrix.
 
-    They are summed over the kinds of particles and averaged over the permutations.
+    Attributes:
+        values: of (a+_i a_j + (a+_j a_i)^dagger) / 2, summed over the kinds of particles, not averaged.
+        excess: of the moves a+_i a_j, squared element less |local value|^2 (`PairAverage.with_second`).
+        turned: the same times exp(2 i arg) of the local value.
     """
-    kinds, known = ladders(wavefunction.hilbert, spin), AmplitudeRatios(wavefunction, samples)
-    average = PairAverage(permutations, samples.weights.device)
 
-    def local(rows: Tensor) -> Tensor:
+    values: Complex128[Tensor, "b L L"]
+    excess: Float64[Tensor, "b L L"]
+    turned: Complex128[Tensor, "b L L"]
+
+
+def _local_one_body(
+    samples: Samples, wavefunction: Wavefunction, spin: str | None
+) -> Callable[[Int64[Tensor, " b"]], LocalMatrix]:
+    """Function that gives the local values for rows of the samples."""
+    kinds, known = ladders(wavefunction.hilbert, spin), AmplitudeRatios(wavefunction, samples)
+
+    def local(rows: Tensor) -> LocalMatrix:
         n = samples.configurations[rows]
         L = n.shape[1]
         x = torch.zeros((len(n), L, L), dtype=torch.complex128, device=n.device)
+        excess, turned = torch.zeros_like(x.real), torch.zeros_like(x)
         elsewhere = ~torch.eye(L, dtype=torch.bool, device=n.device)
         for kind in kinds:
             occupation, lowered, raised = (at_sites(table, n) for table in kind[:3])  # (b, L) each
@@ -63,12 +75,49 @@ def _local_one_body(
             element = (occupation[row, i] * (occupation[row, j] + 1)).sqrt()
             if kind.is_fermion:
                 element = element * (1 - 2 * (fermions_between(occupation > 0, row, i, j) % 2))
+            values = element * known.ratios(n_prime, rows[row])
             moved = torch.zeros_like(x)
-            moved[row, i, j] = element * known.ratios(n_prime, rows[row])
+            moved[row, i, j] = values
             x += (moved + moved.mH) / 2
-        return average(x)
+            more = element.square() - values.abs().square()
+            excess[row, i, j] += more
+            turned[row, i, j] += torch.polar(more.abs(), 2 * values.angle()) * more.sign()
+        return LocalMatrix(x, excess, turned)
 
     return local
+
+
+def _reach(
+    hilbert: HilbertSpace, spin: str | None, permutations: Int64[Tensor, "K L"] | None, device: torch.device
+) -> Float64[Tensor, "L L"]:
+    """Largest density, on the diagonal; nan elsewhere, and where it is averaged over permutations."""
+    largest = sum(kind.occupation.max().item() for kind in ladders(hilbert, spin))
+    reach = torch.full((hilbert.n_sites,) * 2, torch.nan, dtype=torch.float64, device=device)
+    return reach if permutations is not None else reach.fill_diagonal_(largest)
+
+
+def _averaged(x: LocalMatrix, average: PairAverage) -> LocalValues:
+    return average.with_second(x.values, (x.excess + x.excess.mT) / 4)
+
+
+def _occupations(x: LocalMatrix, orbitals: Complex128[Tensor, "K L"], average: PairAverage) -> LocalValues:
+    """Local values of the occupation of orbitals, <v|rho|v>, (b, K)."""
+    values, second = _averaged(x, average)
+    found = _quadratic(values, orbitals)
+    if average.classes is None:  # (Re v_i* x_ij v_j)^2 = (|v_i|^2 |x_ij|^2 |v_j|^2 + Re v_i*^2 x_ij^2 v_j^2) / 2
+        weights = orbitals.abs().square().to(values.dtype)
+        excess = (_quadratic(x.excess.to(values.dtype), weights) + _quadratic(x.turned, orbitals.square())) / 2
+    else:
+        pairs = (orbitals.conj()[:, :, None] * orbitals[:, None, :]).flatten(1)  # (K, L^2)
+        of_class = average(pairs.view(len(pairs), *values.shape[1:])).flatten(1).abs().square()
+        of_class = of_class * average.numbers[average.classes]
+        excess = (second - values.abs().square()).flatten(1) @ of_class.T
+    return LocalValues(found, found.square() + excess)
+
+
+def _quadratic(x: Complex128[Tensor, "b L L"], v: Complex128[Tensor, "K L"]) -> Float64[Tensor, "b K"]:
+    """Re <v|x|v>."""
+    return torch.einsum("bki,ki->bk", torch.einsum("bij,kj->bki", x, v), v.conj()).real
 
 
 @torch.no_grad()
@@ -93,8 +142,15 @@ def one_body_density_matrix(
     Raises:
         ValueError: neither bosons nor fermions, or a spin where there is none.
     """
-    local = _local_one_body(samples, wavefunction, spin, permutations)
-    return means(samples, local, bytes_of_moves(wavefunction.hilbert.n_sites), MOVES_CPU_BYTES)
+    hilbert, device = wavefunction.hilbert, samples.weights.device
+    local, average = _local_one_body(samples, wavefunction, spin), PairAverage(permutations, device)
+    return means(
+        samples,
+        lambda rows: _averaged(local(rows), average),
+        bytes_of_moves(hilbert.n_sites),
+        MOVES_CPU_BYTES,
+        _reach(hilbert, spin, permutations, device),
+    )
 
 
 def momentum_distribution(
@@ -132,16 +188,20 @@ def one_body(
     permutations: Int64[Tensor, "K L"] | None = None,
 ) -> tuple[Expectation, Expectation]:
     """`one_body_density_matrix` and `momentum_distribution` from the same amplitudes; arguments as there."""
-    local_matrix = _local_one_body(samples, wavefunction, spin, permutations)
-    waves = plane_waves(lattice, wavefunction.hilbert, wave_vectors, antiperiodic=True).to(samples.weights.device)
+    hilbert, device, L = wavefunction.hilbert, samples.weights.device, lattice.n_sites
+    local_matrix, average = _local_one_body(samples, wavefunction, spin), PairAverage(permutations, device)
+    waves = plane_waves(lattice, hilbert, wave_vectors, antiperiodic=True).to(device)
 
-    def local(rows: Tensor) -> Tensor:
+    def local(rows: Tensor) -> LocalValues:
         x = local_matrix(rows)
-        occupations = torch.einsum("bki,ki->bk", torch.einsum("bij,kj->bki", x, waves.conj()), waves).real
-        return torch.cat([x.flatten(1), occupations.to(x.dtype)], dim=1)
+        parts = zip(_averaged(x, average), _occupations(x, waves.conj(), average), strict=True)
+        return LocalValues(
+            *(torch.cat([matrix.flatten(1), number.to(matrix.dtype)], dim=1) for matrix, number in parts)
+        )
 
-    L = lattice.n_sites
-    value, error = means(samples, local, bytes_of_moves(L) + 64 * waves.numel(), MOVES_CPU_BYTES)
+    of_matrix = _reach(hilbert, spin, permutations, device).flatten()
+    reach = torch.cat([of_matrix, of_matrix.new_full((len(waves),), torch.nan)])
+    value, error = means(samples, local, bytes_of_moves(L) + 64 * waves.numel(), MOVES_CPU_BYTES, reach)
     matrix = Expectation(value[: L * L].view(L, L), error[: L * L].view(L, L))
     return matrix, Expectation(value[L * L :].real, error[L * L :])
 
@@ -174,13 +234,13 @@ def condensate_fraction(
     values, orbitals = torch.linalg.eigh(matrix)
     v, number = orbitals[:, -1], matrix.trace().real
     fraction = values[-1] / number
-    if not samples.error_weights.any():
-        return Expectation(fraction, torch.zeros_like(fraction))
-    local_matrix = _local_one_body(samples, wavefunction, None, permutations)
+    local_matrix, average = _local_one_body(samples, wavefunction, None), PairAverage(permutations, matrix.device)
 
-    def local(rows: Tensor) -> Tensor:  # first-order change of the fraction, mean 0
+    def local(rows: Tensor) -> LocalValues:  # first-order change of the fraction, mean 0
         x = local_matrix(rows)
-        occupation = torch.einsum("i,bij,j->b", v.conj(), x, v).real
-        return (occupation - fraction * x.diagonal(dim1=1, dim2=2).sum(1).real) / number
+        occupation, second = _occupations(x, v[None], average)
+        change = (occupation[:, 0] - fraction * x.values.diagonal(dim1=1, dim2=2).sum(1).real) / number
+        excess = (second - occupation.square())[:, 0] / number.square()
+        return LocalValues(change, change.square() + excess)
 
     return Expectation(fraction, means(samples, local, bytes_of_moves(hilbert.n_sites), MOVES_CPU_BYTES).error)

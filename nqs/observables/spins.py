@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from nqs.observables.expectation import Expectation, means
+from nqs.observables.expectation import Expectation, LocalValues, means
 from nqs.observables.moves import MOVES_CPU_BYTES, AmplitudeRatios, PairAverage, bytes_of_moves
 from nqs.observables.species import at_sites, spin_ladder
 from nqs.protocols import Wavefunction
@@ -31,7 +31,7 @@ def spin_correlations(
     spin = spin_ladder(hilbert)
     known, average = AmplitudeRatios(wavefunction, samples), PairAverage(permutations, samples.weights.device)
 
-    def local(rows: Tensor) -> Tensor:
+    def local(rows: Tensor) -> LocalValues:
         n = samples.configurations[rows]
         sz = at_sites(spin.sz, n)
         x = sz[:, :, None] * sz[:, None, :]
@@ -47,11 +47,14 @@ def spin_correlations(
         n_prime = n[row]
         n_prime[k, i_up] = raised[row, i_up].to(n.dtype)
         n_prime[k, j_up] = lowered[row, j_up].to(n.dtype)
-        flip = up[row, i_up] * down[row, j_up] * known.ratios(n_prime, rows[row]).real / 2
-        x.index_put_((row, i, j), flip, accumulate=True)
-        x.index_put_((row, j, i), flip, accumulate=True)
+        ratio, factor = known.ratios(n_prime, rows[row]), up[row, i_up] * down[row, j_up] / 2
+        flip, element, excess = factor * ratio.real, factor * ratio.angle().cos(), torch.zeros_like(x)
+        for first, second in ((i, j), (j, i)):
+            x.index_put_((row, first, second), flip, accumulate=True)
+            # See PairAverage.with_second.
+            excess.index_put_((row, first, second), element.square() - flip.square(), accumulate=True)
         x.diagonal(dim1=1, dim2=2).copy_(at_sites(spin.square, n))
-        return average(x)
+        return average.with_second(x, excess)
 
     moves = 1 if hilbert.local_dim == 2 else 2  # spins 1/2 are exchanged in one direction only
     return means(samples, local, moves * bytes_of_moves(hilbert.n_sites), MOVES_CPU_BYTES)

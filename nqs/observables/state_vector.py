@@ -9,7 +9,7 @@ from jaxtyping import Complex128, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.observables.expectation import Expectation, means_of_values
+from nqs.observables.expectation import Expectation, LocalValues, means
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.samples import Samples
 
@@ -83,9 +83,9 @@ def fidelity(samples: Samples, hilbert: HilbertSpace, state: np.ndarray | Tensor
 
         <psi|phi> = sum |psi(n)|^2 r(n) = <r>,   r(n) = phi(n) / psi(n),   F = |<r>|^2,   error = error of 2 Re(<r>* r).
 
-    r is the same for all n where psi = phi, so that the noise vanishes with 1 - F. With N independent samples |<r>|^2
-    exceeds F by (1 - F) / N in the mean, which matters only where F is of that order. Exact for exhaustive samples:
-    those of ExhaustiveSampler or `exact_samples`.
+    r is the same for all n where psi = phi, so that the noise vanishes with 1 - F: <|r|^2> = 1 whatever was drawn, and
+    the variance of r is 1 - F. With N independent samples |<r>|^2 exceeds F by (1 - F) / N in the mean, which matters
+    only where F is of that order. Exact for exhaustive samples: those of ExhaustiveSampler or `exact_samples`.
 
     Args:
         state: (dimension,), or orthonormal states of a degenerate level, (states, dimension): the weight of psi in it,
@@ -104,4 +104,8 @@ def fidelity(samples: Samples, hilbert: HilbertSpace, state: np.ndarray | Tensor
     r = phi * torch.polar((-samples.log_modulus).exp(), -samples.phase)[:, None]
     overlap = samples.mean(r)
     value = overlap.abs().square().sum()
-    return Expectation(value, means_of_values(samples, 2 * (r @ overlap.conj()).real).error)
+    along = r @ overlap.conj() / value.sqrt()  # of the member of the level with the largest overlap
+    change = 2 * value.sqrt() * along.real
+    bound = samples.mean(change.square()) / samples.mean(along.abs().square())  # 4 F, less what is orthogonal to <r>
+    second = bound.nan_to_num(0.0).clamp(max=4.0).expand(len(r))
+    return Expectation(value, means(samples, lambda rows: LocalValues(change[rows], second[rows]), 16).error)

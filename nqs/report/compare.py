@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from nqs.archive.archive import Archive, ArchiveError
@@ -172,6 +173,13 @@ def _exact_text(group: Sequence[Row]) -> str:
 
 
 NOTE = "* of the last step: the run has not been evaluated yet"
+UNDETERMINED = "(?) error bar not determinable: too few distinct configurations were drawn"
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """Explanations of the marks that occur in the rows."""
+    marks = (NOTE, not all(row.evaluated for row in rows)), (UNDETERMINED, any(isnan(row.error) for row in rows))
+    return [note for note, occurs in marks if occurs]
 
 
 def text(rows: Sequence[Row]) -> str:
@@ -187,11 +195,8 @@ def text(rows: Sequence[Row]) -> str:
             for row in (COLUMNS, *cells)
         ]
         lines.append("")
-    if all(row.evaluated for row in rows):
-        lines.pop()
-    else:
-        lines.append(NOTE)
-    return "\n".join(lines) + "\n"
+    lines += notes(rows)
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -206,8 +211,7 @@ def markdown(rows: Sequence[Row]) -> str:
         ]
         lines += ["| " + " | ".join(map(_markdown, row)) + " |" for row in cells]
         lines.append("")
-    if not all(row.evaluated for row in rows):
-        lines.append(NOTE.replace("*", "\\*"))
+    lines += [note.replace("*", "\\*") for note in notes(rows)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

@@ -19,7 +19,7 @@ from nqs.archive.archive import Archive
 from nqs.archive.lock import writer_of
 from nqs.estimators.estimate import with_decimals
 from nqs.report import figures as report
-from nqs.report.compare import COLUMNS, NOTE, Row, tables
+from nqs.report.compare import COLUMNS, Row, notes, tables
 from nqs.report.drawable import LARGEST, exact_energy_of, observables_of
 from nqs.report.files import save
 from nqs.report.panels import Arrays, draw_panels, has_panels, scalars
@@ -103,7 +103,7 @@ def html_report(archives: Sequence[Archive], rows: Sequence[Row]) -> str:
         title=pages[0].hamiltonian if len({page.hamiltonian for page in pages}) == 1 else f"{len(pages)} runs",
         columns=COLUMNS,
         groups=_groups(archives, rows),
-        note="" if all(row.evaluated for row in rows) else NOTE,
+        note=". ".join(notes(rows)),
         pages=pages,
         differences=_differences(archives),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
@@ -119,6 +119,8 @@ def _page(archive: Archive, exact: float | None) -> RunPage:
         ("variance", f"{found.estimate.variance:.2e} {unit}²"),
         ("V-score", f"{found.estimate.v_score:.2e}"),
     ]
+    if found.estimate.remark:
+        facts.append(("error", found.estimate.remark))
     if exact is not None:
         stored = archive.exact
         origin = f" ({stored['method']}, dimension {stored['dimension']:,})" if stored is not None else ""

@@ -230,6 +230,11 @@ class Symmetry:
         total.index_add_(0, row, torch.polar(torch.ones_like(phases), phases))
         return total.abs() < 0.5  # a sum of characters over a group: 0 or its order
 
+    def orbit_sizes(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, " B"]:
+        """Number of configurations in the orbit of each n."""
+        parts = n.split(max_chunk_rows(32 * self.order, n.device))
+        return self.order // torch.cat([self._stabilisers(part).sum(1) for part in parts])
+
     def orbits(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> Orbits:
         """All orbits of a sector of charges in lexicographic order of their representatives, cached for each device.
 

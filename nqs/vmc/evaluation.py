@@ -12,6 +12,7 @@ from nqs.archive.memory import MemoryArchive
 from nqs.estimators.energy import estimate_energy, v_score
 from nqs.estimators.estimate import EnergyEstimate, with_error
 from nqs.estimators.local_energy import local_energies
+from nqs.estimators.unseen import with_unseen
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.hilbert import HilbertSpace
 from nqs.observables import measure as measurements
@@ -73,14 +74,20 @@ class Evaluator:
         self._estimates.append(estimate)
         self.seconds = time.monotonic() - begin
         self.rate = (samples.n_distinct + local.n_evaluated) / self.seconds
-        if not is_finite(estimate.energy, estimate.variance):
+        if not is_finite(estimate.energy):
             raise NonFiniteError(estimate.energy, estimate.variance)
         return pooled(self._estimates, self.hamiltonian.hilbert.n_sites, self.energy_infinity)
 
     def all(self) -> tuple[Samples, EnergyEstimate]:
         """The samples of all batches, equal ones together, and the energy from them."""
         samples, local = merged(self.hamiltonian.hilbert, self._parts)
-        return samples, estimate_energy(samples, local.values, energy_infinity=self.energy_infinity)
+        complete = with_unseen(self.hamiltonian, self.wavefunction, samples)
+        if complete.n_distinct == samples.n_distinct:
+            return samples, estimate_energy(samples, local.values, energy_infinity=self.energy_infinity)
+        values = local_energies(self.hamiltonian, self.wavefunction, complete).values
+        return samples, estimate_energy(
+            samples, local.values, energy_infinity=self.energy_infinity, complete=(complete, values)
+        )
 
 
 def pooled(estimates: Sequence[EnergyEstimate], n_dof: int, energy_infinity: float) -> EnergyEstimate:

@@ -53,6 +53,8 @@ class Result:
         ]
         if self.overlaps:
             lines.append(f"overlap with known states {self._overlaps}")
+        if e.remark:
+            lines.append(e.remark)
         if self.exact is not None:
             lines.append(self.compare(self.exact))
         if self.steps_left:
@@ -78,6 +80,8 @@ class Result:
         ]
         if self.overlaps:
             rows.append(("overlap with known states", self._overlaps))
+        if e.remark:
+            rows.append(("error", e.remark))
         if self.exact is not None:
             rows.append(("exact", self.compare(self.exact).removeprefix("exact ")))
         if self.archive is not None:

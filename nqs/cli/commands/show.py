@@ -1,6 +1,7 @@
 """nqs show: origin, progress, energy and configuration of runs."""
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +50,18 @@ def plain_data(archive: "Archive") -> dict[str, Any]:
         "step": archive.step,
         "steps": archive.steps,
         "finished": archive.finished,
-        "result": None if result is None else vars(result) | {"step": archive.result_step},
-        "last": {name: values[-1].item() for name, values in history.items() if len(values)},
+        "result": None if result is None else _finite(vars(result)) | {"step": archive.result_step},
+        "last": _finite({name: values[-1].item() for name, values in history.items() if len(values)}),
         "exact": archive.exact,
         "size": archive.size,
         "options": archive.options,
         "config": archive.config,
     }
+
+
+def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no nan: null for what is not determinable."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
 def text(archive: "Archive") -> str:
@@ -87,6 +93,8 @@ def _lines(archive: "Archive") -> list[str]:
     if found is not None:
         lines.append(f"  energy      {found} ({found.source})")
         lines.append(f"              variance {found.estimate.variance:.2e}, V-score {found.estimate.v_score:.2e}")
+        if found.estimate.remark:
+            lines.append(f"              {found.estimate.remark}")
     if archive.exact is not None:
         exact, origin = archive.exact["energy"], f"{archive.exact['method']}, dimension {archive.exact['dimension']:,}"
         relative = "" if found is None else f", relative error {found.relative_error:.1e}"
