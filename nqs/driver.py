@@ -30,7 +30,7 @@ from nqs.recipes.stages import FIT_FIDELITY, FIT_STEPS
 from nqs.report.figures import plot_run
 from nqs.report.files import figure_beside
 from nqs.runtime.device import checked_device, default_device
-from nqs.runtime.interruption import TimeLimit
+from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Watcher
 from nqs.runtime.threads import using_threads
 from nqs.transfer import origin, transfer
@@ -106,7 +106,7 @@ def ground_state(
         ValueError: an invalid option.
         ArchiveError: the archive belongs to another run, is damaged, cannot be written, or another process writes it.
         NonFiniteError: an energy or a parameter is not finite, even with small steps.
-        Interrupted: SIGINT or SIGTERM, with everything saved in the archive; it is a KeyboardInterrupt.
+        Interrupted: SIGINT, SIGTERM or SIGHUP, with everything saved in the archive; it is a KeyboardInterrupt.
 
     >>> from nqs.hamiltonians import Heisenberg
     >>> from nqs.lattice import chain
@@ -116,63 +116,64 @@ def ground_state(
     """
     begin = time.monotonic() if begin is None else begin
     say = print if progress else _silent
-    # Validate options first: exact diagonalisation may take long.
-    RunConfig(steps=steps, seed=seed, temperature=temperature, annealing=annealing)
-    checked_device(str(default_device() if device is None else device))
-    TimeLimit(minutes)
-    if archive is not None:
-        checked_archive(Path(archive))
-    if initial is not None:
-        Archive.open(initial).parameters()
-    if orthogonal_to:
-        symmetry = "none"
-        if model is None or isinstance(model, NetworkOptions):
-            model = replace(model or NetworkOptions(), phase="learned")
-    plan = planned(
-        hamiltonian,
-        model=model,
-        reference=reference,
-        symmetry=symmetry,
-        distinct=distinct,
-        optimiser=optimiser,
-        steps=steps,
-        minutes=minutes,
-        total_minutes=total_minutes,
-        seed=seed,
-        temperature=temperature,
-        annealing=annealing,
-        initial=initial,
-        pretrain=pretrain,
-        device=device,
-        threads=threads,
-    )
-    say(hamiltonian, hamiltonian.hilbert, sep="\n")
-    if exact == "auto":
-        exact = None
-        if hamiltonian.hilbert.dimension > exact_limit:
-            say(f"no exact energy: the dimension is above exact_limit={exact_limit:,}")
-        elif orthogonal_to:
-            levels = exact_diagonalisation.lowest(hamiltonian, len(orthogonal_to) + 1)
-            exact = float(levels.energies[-1])
-            say(levels)
-        else:
-            exact = exact_diagonalisation.ground_state(hamiltonian)
-            say(exact)
-    return carry_out(
-        plan,
-        exact=exact,
-        orthogonal_to=orthogonal_to,
-        penalty=penalty,
-        archive=archive,
-        name=name,
-        figure=figure,
-        flush=flush,
-        watch=watch,
-        until=until,
-        progress=progress,
-        started_by=started_by,
-        begin=begin,
-    )
+    with Interruption(patience=0):  # at once; the loop has a delayed one of its own
+        # Validate options first: exact diagonalisation may take long.
+        RunConfig(steps=steps, seed=seed, temperature=temperature, annealing=annealing)
+        checked_device(str(default_device() if device is None else device))
+        TimeLimit(minutes)
+        if archive is not None:
+            checked_archive(Path(archive))
+        if initial is not None:
+            Archive.open(initial).parameters()
+        if orthogonal_to:
+            symmetry = "none"
+            if model is None or isinstance(model, NetworkOptions):
+                model = replace(model or NetworkOptions(), phase="learned")
+        plan = planned(
+            hamiltonian,
+            model=model,
+            reference=reference,
+            symmetry=symmetry,
+            distinct=distinct,
+            optimiser=optimiser,
+            steps=steps,
+            minutes=minutes,
+            total_minutes=total_minutes,
+            seed=seed,
+            temperature=temperature,
+            annealing=annealing,
+            initial=initial,
+            pretrain=pretrain,
+            device=device,
+            threads=threads,
+        )
+        say(hamiltonian, hamiltonian.hilbert, sep="\n")
+        if exact == "auto":
+            exact = None
+            if hamiltonian.hilbert.dimension > exact_limit:
+                say(f"no exact energy: the dimension is above exact_limit={exact_limit:,}")
+            elif orthogonal_to:
+                levels = exact_diagonalisation.lowest(hamiltonian, len(orthogonal_to) + 1)
+                exact = float(levels.energies[-1])
+                say(levels)
+            else:
+                exact = exact_diagonalisation.ground_state(hamiltonian)
+                say(exact)
+        return carry_out(
+            plan,
+            exact=exact,
+            orthogonal_to=orthogonal_to,
+            penalty=penalty,
+            archive=archive,
+            name=name,
+            figure=figure,
+            flush=flush,
+            watch=watch,
+            until=until,
+            progress=progress,
+            started_by=started_by,
+            begin=begin,
+        )
 
 
 def carry_out(

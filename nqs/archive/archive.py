@@ -107,7 +107,7 @@ class Archive(MemoryArchive):
         archive = cls(path, {"": header}, {}, lock=_lock(path))
         try:
             archive.flush()
-        except ArchiveError:
+        except BaseException:  # a signal, too
             archive.close()
             raise
         return archive

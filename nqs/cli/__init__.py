@@ -1,4 +1,4 @@
-"""The command `nqs`: run, resume, show, compare, plot, report, verify and export runs.
+"""The command `nqs`: run, resume, evaluate, show, compare, plot, report, verify and export runs.
 
 Each command is a file with a frozen dataclass: its fields are the options, calling it runs the command. New commands
 are added to COMMANDS. Exit codes: `nqs.cli.errors.ExitCode`.
@@ -15,6 +15,7 @@ import tyro
 
 from nqs.cli.commands.compare import Compare
 from nqs.cli.commands.completion import Completion
+from nqs.cli.commands.evaluate import Evaluate
 from nqs.cli.commands.export import Export
 from nqs.cli.commands.plot import Plot
 from nqs.cli.commands.report import Report
@@ -27,6 +28,7 @@ from nqs.runtime.threads import let_idle_threads_sleep
 # In the order in which --help lists them, after `run`.
 COMMANDS: dict[str, Callable[..., Any]] = {
     "resume": Resume,
+    "evaluate": Evaluate,
     "show": Show,
     "compare": Compare,
     "plot": Plot,
@@ -44,8 +46,8 @@ DESCRIPTION = """Ground states of quantum many-body Hamiltonians from neural qua
   nqs report results/*.h5 -o all.html  a web page with figures
   nqs COMMAND --help                   more
 
-Exit codes: 0 done; 1 error; 2 wrong options; 3 stopped at --minutes with remaining steps; 130, 143 stopped
-by SIGINT, SIGTERM with everything saved."""
+Exit codes: 0 done; 1 error; 2 wrong options; 3 stopped at --minutes with remaining steps; 129, 130, 143
+stopped by SIGHUP, SIGINT, SIGTERM with everything saved."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,6 +22,7 @@ charges and the fidelity are measured.
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Int64
@@ -69,12 +70,22 @@ def measure(
     torus = _torus(hamiltonian)
     complete = with_unseen(hamiltonian, wavefunction, samples)
     found: dict[str, Expectation] = {}
+
+    def add(name: str, value: Callable[[], Expectation | dict[str, Expectation]]) -> None:
+        """One observable, or several that are found together; a failure costs itself alone."""
+        try:
+            one_or_more = value()
+            found.update(one_or_more if isinstance(one_or_more, dict) else {name: one_or_more})
+        except (ValueError, RuntimeError, ArithmeticError) as error:
+            warnings.warn(f"{name} is left out: {error}", stacklevel=3)
+
     for quantity in quantities(hilbert):
         name = quantity.replace(" ", "_").replace("/", "_")
-        found[f"density_{name}"] = densities(complete, hilbert, quantity)
-        found[f"correlations_{name}"] = correlations(complete, hilbert, quantity, connected=True)
+        add(f"density_{name}", partial(densities, complete, hilbert, quantity))
+        add(f"correlations_{name}", partial(correlations, complete, hilbert, quantity, connected=True))
         if torus is not None:
-            found[f"structure_factor_{name}"] = structure_factor(complete, hilbert, torus, quantity, connected=True)
+            factor = partial(structure_factor, complete, hilbert, torus, quantity, connected=True)
+            add(f"structure_factor_{name}", factor)
     if not hilbert.species:
         warnings.warn(
             f"the space states no species ({hilbert}): observables that depend on what its particles are (density "
@@ -85,18 +96,25 @@ def measure(
     if electrons is not None and bool(
         (hilbert.table(electrons[0].occupation) * hilbert.table(electrons[1].occupation)).any()
     ):
-        found["double_occupancy"] = double_occupancy(complete, hilbert)
+        add("double_occupancy", partial(double_occupancy, complete, hilbert))
     level = None if exact is None else exact.state if exact.multiplicity == 1 else exact.level
     if level is not None:
-        found["fidelity"] = fidelity(samples, hilbert, level)
-    found |= _off_diagonal(
-        few or samples, wavefunction, None if has_boundary_phases(hamiltonian) else torus, permutations
-    )
+        add("fidelity", partial(fidelity, samples, hilbert, level))
+    moves = few or samples
+    if mobile(hilbert):
+        momenta = None if has_boundary_phases(hamiltonian) else torus
+        add("one_body_density_matrix", partial(_one_body, moves, wavefunction, momenta, permutations))
+    matrix = found.get("one_body_density_matrix")
+    if matrix is not None and not hilbert.of_kind("fermion") and matrix.value.trace().real.item() > 0:
+        condensed = partial(condensate_fraction, matrix=matrix.value, permutations=permutations)
+        add("condensate_fraction", partial(condensed, moves, wavefunction))
+    if localised_spins(hilbert) is not None:
+        add("spin_correlations", partial(spin_correlations, moves, wavefunction, permutations=permutations))
     exhaustive = samples.is_exhaustive
-    replicas = samples if exhaustive or permutations is not None else few or samples
+    replicas = samples if exhaustive or permutations is not None else moves
     independent = replicas.inclusion_probability is None and replicas.n_samples >= 4
     if hilbert.n_sites > 1 and (exhaustive or independent) and hilbert.species:
-        found["renyi2_entropy"] = renyi2_entropy(replicas, wavefunction, range(hilbert.n_sites // 2))
+        add("renyi2_entropy", partial(renyi2_entropy, replicas, wavefunction, range(hilbert.n_sites // 2)))
     return found
 
 
@@ -177,25 +195,14 @@ def stored(
     return arrays
 
 
-def _off_diagonal(
+def _one_body(
     samples: Samples, wavefunction: Wavefunction, torus: Lattice | None, permutations: Int64[Tensor, "K L"] | None
 ) -> dict[str, Expectation]:
-    hilbert = wavefunction.hilbert
-    found: dict[str, Expectation] = {}
-    if mobile(hilbert):
-        if torus is None:
-            found["one_body_density_matrix"] = one_body_density_matrix(samples, wavefunction, permutations=permutations)
-        else:
-            matrix, momenta = one_body(samples, wavefunction, torus, permutations=permutations)
-            found |= {"one_body_density_matrix": matrix, "momentum_distribution": momenta}
-        matrix = found["one_body_density_matrix"]
-        if not hilbert.of_kind("fermion") and matrix.value.trace().real.item() > 0:
-            found["condensate_fraction"] = condensate_fraction(
-                samples, wavefunction, matrix=matrix.value, permutations=permutations
-            )
-    if localised_spins(hilbert) is not None:
-        found["spin_correlations"] = spin_correlations(samples, wavefunction, permutations=permutations)
-    return found
+    """The density matrix, and on a torus the momentum distribution from the same moves."""
+    if torus is None:
+        return {"one_body_density_matrix": one_body_density_matrix(samples, wavefunction, permutations=permutations)}
+    matrix, momenta = one_body(samples, wavefunction, torus, permutations=permutations)
+    return {"one_body_density_matrix": matrix, "momentum_distribution": momenta}
 
 
 def _torus(hamiltonian: Hamiltonian) -> Lattice | None:

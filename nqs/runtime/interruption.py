@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any, Self
 
 PATIENCE = 8.0  # seconds that a step or a batch may go on after a signal; batch systems kill after ten or more
-NOTHING = "stopped before the first step; nothing had to be saved."
+OUTSIDE = "stopped outside the steps; what was saved before is unchanged."
 
 
 class Interrupted(KeyboardInterrupt):
@@ -27,16 +27,16 @@ class Interruption:
     alone receives signals, and for signals that the process ignores.
 
     Args:
-        patience: seconds after which `Interrupted` is raised wherever the program is; 0: at once. On systems without
-            timers (Windows) a positive patience has no end.
+        patience: seconds after which `Interrupted` is raised wherever the program is, PATIENCE by default; 0: at once.
+            On systems without timers (Windows) a positive patience has no end.
         saved: where the run can be continued, for the message of an `Interrupted` that is raised without `check`.
 
     Attributes:
         number: number of the first signal; None if none has come.
     """
 
-    def __init__(self, patience: float = PATIENCE, saved: str = NOTHING) -> None:
-        self.patience, self.saved = patience, saved
+    def __init__(self, patience: float | None = None, saved: str = OUTSIDE) -> None:
+        self.patience, self.saved = PATIENCE if patience is None else patience, saved
         self.number: int | None = None
         self._previous: dict[int, Any] = {}
 

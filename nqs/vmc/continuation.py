@@ -1,20 +1,27 @@
 """Resume runs from archives."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
+from nqs.estimators.energy import infinite_temperature_energy
+from nqs.estimators.estimate import EnergyEstimate
 from nqs.exact.diagonalisation import ExactGroundState
+from nqs.optimisation.stages import UNKNOWN, RunConfig
+from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Watcher
 from nqs.runtime.text import printable
+from nqs.vmc.evaluation import evaluate_best
+from nqs.vmc.guard import Guard
 from nqs.vmc.loop import VMC
 from nqs.vmc.rebuilding import known_types, rebuild
 from nqs.vmc.result import Result
 from nqs.vmc.stored import check_history, check_parameters, one_line
 
-__all__ = ["known_types", "rebuild", "resume"]
+__all__ = ["evaluate", "known_types", "rebuild", "resume"]
 
 
 def resume(
@@ -41,9 +48,68 @@ def resume(
         ValueError: the run was built from classes that nqs does not know; pass them in `types`.
     """
     file = Archive.open(archive)
-    config = file.config
-    if "initial" in config and not file.has_checkpoint:
+    if "initial" in file.config and not file.has_checkpoint:
         raise ArchiveError(f"{archive} was stopped before its initial parameters were kept: repeat the command.")
+    vmc, run = _rebuilt(file, types, device)
+    # The stored configuration itself: those of older versions lack later options.
+    return vmc.carry_out(
+        run,
+        file.config,
+        archive=archive,
+        exact=exact,
+        progress=progress,
+        minutes=minutes,
+        flush=flush,
+        watch=watch,
+    )
+
+
+def evaluate(
+    archive: str | Path,
+    *,
+    error: float | None = None,
+    minutes: float | None = None,
+    types: Mapping[str, type] | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    progress: bool = True,
+) -> EnergyEstimate:
+    """Evaluate the stored state of a run anew, without a step: energy and observables replace those in the archive.
+
+    Args:
+        archive: HDF5 file that `VMC.run` wrote.
+        error: error bar of the energy, in its unit, at which the evaluation ends; None: as the run itself would.
+        minutes: time for the energy and the observables; None: no limit.
+        types, device: as in `resume`.
+        seed: of the samples, others than those of the run.
+        progress: show a progress bar.
+
+    Raises:
+        ArchiveError: no readable archive, or no state in it.
+        ValueError: an error that is not positive, or classes that nqs does not know; pass them in `types`.
+    """
+    if error is not None and not error > 0:
+        raise ValueError(f"error={error}: give a positive error bar.")
+    limit = TimeLimit(minutes)
+    parameters = {name: torch.from_numpy(values) for name, values in Archive.open(archive).parameters().items()}
+    with Archive.open(archive, "a") as record, Interruption() as interruption:
+        vmc, _ = _rebuilt(record, types, device)
+        vmc.wavefunction.load_state_dict(parameters)
+        energy_infinity = infinite_temperature_energy(vmc.hamiltonian)
+        if error is not None:
+            vmc.evaluation = replace(vmc.evaluation, batches=UNKNOWN)
+        generator = torch.Generator(vmc.device).manual_seed(record.step + seed + 1)
+        evaluate_best(
+            vmc, generator, record, Guard(vmc.wavefunction.parameters()), energy_infinity=energy_infinity, limit=limit,
+            interruption=interruption, progress=progress, exact=None, target=error,
+        )  # fmt: skip
+        assert record.result is not None
+        return record.result
+
+
+def _rebuilt(file: Archive, types: Mapping[str, type] | None, device: torch.device | str) -> tuple[VMC, RunConfig]:
+    """The run of an archive: its parts, checked, and its length."""
+    config, archive = file.config, file.path
     built = rebuild(config, types, finished=file.finished)
     with one_line(archive):
         hilbert = built["hamiltonian"].hilbert
@@ -62,14 +128,4 @@ def resume(
             orthogonal_to=built.get("orthogonal_to", ()),
             unit=printable(config["unit"]),
         )
-    # The stored configuration itself: those of older versions lack later options.
-    return vmc.carry_out(
-        built["run"],
-        config,
-        archive=archive,
-        exact=exact,
-        progress=progress,
-        minutes=minutes,
-        flush=flush,
-        watch=watch,
-    )
+    return vmc, built["run"]

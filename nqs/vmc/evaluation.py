@@ -17,7 +17,7 @@ from nqs.exact.diagonalisation import ExactGroundState
 from nqs.hilbert import HilbertSpace
 from nqs.observables import measure as measurements
 from nqs.optimisation.known_states import Known, overlaps
-from nqs.optimisation.stages import Evaluation, WarmUp
+from nqs.optimisation.stages import UNKNOWN, Evaluation, WarmUp
 from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction
 from nqs.recipes.steps import EVALUATION_FRACTION, evaluation_seconds
 from nqs.runtime.interruption import Interruption, TimeLimit
@@ -77,6 +77,11 @@ class Evaluator:
         if not is_finite(estimate.energy):
             raise NonFiniteError(estimate.energy, estimate.variance)
         return pooled(self._estimates, self.hamiltonian.hilbert.n_sites, self.energy_infinity)
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether more batches can be joined: independent draws."""
+        return self._parts[-1][0].counts is not None
 
     def all(self) -> tuple[Samples, EnergyEstimate]:
         """The samples of all batches, equal ones together, and the energy from them."""
@@ -164,11 +169,15 @@ def evaluate_best(
     interruption: Interruption,
     progress: bool,
     exact: ExactGroundState | None,
+    target: float | None = None,
 ) -> None:
     """Final energy, stored with its samples and observables.
 
     It is that of the last state; of the state before it, if the last step made the energy non-finite; or of the best
     earlier state that the steps have seen, if a first batch of each says so.
+
+    Args:
+        target: error bar at which it ends, in the unit of the energy; by default that of the configuration.
     """
     record.save()  # save all steps before a long evaluation
     before, config = generator.get_state(), vmc.evaluation
@@ -199,12 +208,13 @@ def evaluate_best(
         else:
             guard.restore(last)
     kept = OBSERVABLES * EVALUATION_FRACTION * limit.seconds
-    scale = config.error * abs(estimate.energy - energy_infinity)
-    with Progress(config.batches, 1, show=progress and config.batches > 1, unit="batch") as bar:
+    small = config.error * abs(estimate.energy - energy_infinity) if target is None else target
+    many = config.batches if config.batches < UNKNOWN else None
+    with Progress(many, 1, show=progress and config.batches > 1, unit="batch") as bar:
         for batch in range(1, config.batches + 1):
             record.write_result(estimate)
-            enough = batch == config.batches or estimate.error <= scale
-            if enough or not limit.allows(MARGIN * found.seconds + kept):
+            enough = batch == config.batches or estimate.error <= small
+            if enough or not found.can_go_on or not limit.allows(MARGIN * found.seconds + kept):
                 break
             interruption.check(record.how_to_continue())
             estimate = found.add(generator)

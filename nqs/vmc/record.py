@@ -62,7 +62,7 @@ def open_archive(
                 f"{archive.path} holds another run; in the archive / now:\n  " + "\n  ".join(lines) + "\n"
                 "Choose another archive, move this file away, or use the options it was started with."
             )
-    except ArchiveError:
+    except BaseException:
         archive.close()
         raise
     return archive

@@ -31,12 +31,13 @@ class Resume:
         from nqs.cli.options import process_began
         from nqs.cli.own_classes import classes_in
         from nqs.driver import FIGURE_SECONDS, checked_archive, minutes_left, report_result
+        from nqs.runtime.interruption import Interruption
         from nqs.runtime.progress import TensorBoard
         from nqs.runtime.threads import using_threads
         from nqs.vmc.continuation import rebuild, resume
 
         begin = process_began()
-        with errors_to_exit_codes():
+        with errors_to_exit_codes(), Interruption(patience=0):
             checked_archive(self.file)
             archive = Archive.open(self.file)
             print(printable(archive.attributes["hamiltonian"]))

@@ -1,0 +1,45 @@
+"""nqs evaluate: the energy of a stored state with a smaller error bar, without a step."""
+
+from dataclasses import dataclass
+
+from nqs.cli.errors import ExitCode, errors_to_exit_codes
+from nqs.cli.files import File
+from nqs.runtime.text import printable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Evaluate the state of a run anew, without a step; energy and observables replace those in the archive."""
+
+    file: File
+    error: float | None = None  # error bar of the energy at which to end; None: as the run would
+    minutes: float | None = None  # time limit
+    seed: int = 0  # of the samples, others than those of the run
+    device: str | None = None  # None: a GPU if there is one, else the CPU
+    # file (NAME.py) or module with the classes of your own from which the run was built; its code is run
+    module: str | None = None
+
+    def __call__(self) -> int:
+        from nqs import recipes
+        from nqs.archive.archive import Archive
+        from nqs.cli.options import process_began
+        from nqs.cli.own_classes import classes_in
+        from nqs.driver import minutes_left
+        from nqs.estimators.estimate import with_error
+        from nqs.vmc.continuation import evaluate
+
+        begin = process_began()
+        with errors_to_exit_codes():
+            header = Archive.open(self.file).attributes
+            print(printable(header["hamiltonian"]))
+            found = evaluate(
+                self.file,
+                error=self.error,
+                minutes=minutes_left(self.minutes, begin),
+                types=None if self.module is None else classes_in(self.module),
+                device=recipes.checked_device(self.device or recipes.default_device()),
+                seed=self.seed,
+            )
+            print(f"E = {with_error(found.energy, found.error)} {printable(header['unit'])}")
+            print(f"variance {found.variance:.2e}, V-score {found.v_score:.2e}, {found.n_samples:,} samples")
+        return ExitCode.FINISHED
