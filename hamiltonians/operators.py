@@ -92,7 +92,7 @@ class Operator:
     -1 b+_0 b_1 - 1 b+_1 b_0 + 2 n_0
     """
 
-    terms: tuple[Term, ...] = ()
+    terms: tuple[Any, ...] = ()  # of Term, or the same as plain tuples
 
     def __post_init__(self) -> None:
         terms = tuple(
