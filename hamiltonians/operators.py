@@ -16,8 +16,8 @@ orbitals before all down ones), and |n> = c+_{s_1} c+_{s_2} .. |0> with occupied
 spins commute with everything on other sites.
 
 Cutoffs. Where a space leaves out local states (n_max of bosons, double occupancy of the t-J model), every factor acts
-in the truncated local space: with n_max = 1, b b+ is 1 - n. Where the largest occupation follows from the number of
-particles alone, b b+ is n + 1.
+in the truncated local space: with n_max = 1, b b+ is 1 - n. Where the largest occupation is the number of particles,
+which is no cutoff, b b+ is n + 1.
 """
 
 import itertools

@@ -23,8 +23,8 @@ from nqs.protocols import max_connected
 from nqs.vmc.continuation import known_types
 
 from families import (
-    as_its_family_in_netket,
     as_it_was_in_netket,
+    as_its_family_in_netket,
     bose_hubbard,
     bose_hubbard_in_netket,
     dipolar_bosons,
