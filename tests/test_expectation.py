@@ -146,6 +146,17 @@ def test_what_does_not_fit_is_refused() -> None:
         nqs.expect(3, state)
 
 
+def test_module_paths_of_0_1_lead_to_the_same_functions() -> None:
+    from nqs import local_energy, progress, statistics
+    from nqs.estimators import energy
+    from nqs.estimators import local_energy as now
+    from nqs.runtime import progress as runtime
+
+    assert local_energy.local_energies is now.local_energies
+    assert statistics.estimate_energy is energy.estimate_energy
+    assert progress.TensorBoard is runtime.TensorBoard
+
+
 # ---- spins of any length ---------------------------------------------------------------------------
 
 
