@@ -23,7 +23,7 @@ from nqs.vmc.stored import check_parameters, one_line
 State = KnownState | Wavefunction | Archive | str | Path | np.ndarray | Tensor
 LISTED = 2**20  # largest dimension for which a state without a configuration is stored as a vector
 # Weight in units of the distance of <k|H|k> from the mean of the spectrum. With K known states E_inf - E_0 is at least
-# (1 - K / dim) (E_K - E_0), so that three times that exceeds the distance to the next level if the sector has 2 K states.
+# (1 - K / dim) (E_K - E_0): three times that exceeds the distance to the next level of a sector of 2 K states or more.
 MARGIN = 3.0
 
 
