@@ -154,7 +154,7 @@ class OperatorElements:
         pair, inverse = torch.unique(parents * len(first) + classes, return_inverse=True)
         total = torch.zeros(len(pair), dtype=elements.dtype, device=n_prime.device).index_add_(0, inverse, elements)
         largest = torch.zeros(len(pair), dtype=torch.float64, device=n_prime.device)
-        largest.index_reduce_(0, inverse, elements.abs(), "amax")
+        largest.scatter_reduce_(0, inverse, elements.abs(), "amax")
         kept = total.abs() > NEGLIGIBLE * largest
         return Connected(n_prime[first[pair % len(first)]][kept], total[kept], (pair // len(first))[kept])
 
@@ -295,8 +295,10 @@ class _Group(NamedTuple):
             odd = odd.to(device)
         coefficients = torch.tensor([entry.coefficient for entry in entries], dtype=torch.complex128)
         return cls(
-            torch.tensor([[site for site, _ in e.tables] for e in entries], device=device).long().view(-1, k),
-            torch.tensor([[number[t] for _, t in e.tables] for e in entries], device=device).long().view(-1, k),
+            torch.tensor([[site for site, _ in e.tables] for e in entries], device=device).long().view(len(entries), k),
+            torch.tensor([[number[t] for _, t in e.tables] for e in entries], device=device)
+            .long()
+            .view(len(entries), k),
             columns.clamp(min=0).to(torch.uint8).to(device),
             (elements if dtype.is_complex else elements.real).to(device),
             (coefficients if dtype.is_complex else coefficients.real).to(device),

@@ -16,8 +16,8 @@ orbitals before all down ones), and |n> = c+_{s_1} c+_{s_2} .. |0> with occupied
 spins commute with everything on other sites.
 
 Cutoffs. Where a space leaves out local states (n_max of bosons, double occupancy of the t-J model), every factor acts
-in the truncated local space: with n_max = 1, b b+ is 1 - n. Where the largest occupation follows from the number of
-particles alone, b b+ is n + 1.
+in the truncated local space: with n_max = 1, b b+ is 1 - n. Where the largest occupation is the number of particles,
+which is no cutoff, b b+ is n + 1.
 """
 
 import itertools
@@ -92,7 +92,7 @@ class Operator:
     -1 b+_0 b_1 - 1 b+_1 b_0 + 2 n_0
     """
 
-    terms: tuple[Term, ...] = ()
+    terms: tuple[Any, ...] = ()  # of Term, or the same as plain tuples
 
     def __post_init__(self) -> None:
         terms = tuple(

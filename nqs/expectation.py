@@ -60,7 +60,7 @@ def expect(
     >>> psi = StateVector(ring.hilbert, exact.ground_state(ring).state)
     >>> found = expect([operators.exchange(0, 1), operators.splus(0) * operators.sminus(3)], psi)
     >>> print([f"{x:.6f}" for x in found.value.real.tolist()])
-    ['-1.436237', '-0.572084']
+    ['-1.436237', '-0.572132']
     """
     ket, sampler = _wavefunction(state, types, device)
     sampled = ket

@@ -15,7 +15,19 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, NetKetOperator, Rydberg
+from nqs.hamiltonians import (
+    TJ,
+    TV,
+    BoseHubbard,
+    FermiHubbard,
+    Heisenberg,
+    Ising,
+    LocalHamiltonian,
+    NetKetOperator,
+    Operator,
+    Rydberg,
+    operators,
+)
 from nqs.hilbert import bosons
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
 
@@ -360,6 +372,71 @@ def dipolar_bosons_in_netket(h: Any) -> list[Any]:
     for i, j in itertools.combinations(range(L), 2):
         operator += h.V / distances[i][j] ** 3 * number(space, i) @ number(space, j)
     return [operator]
+
+
+# ---- sums of products of local operators -----------------------------------------------------------------
+
+
+def as_operator(h: Any) -> Operator:
+    """The formula of a family, written with the operators of its particles."""
+    op = operators
+    if isinstance(h, BoseHubbard):
+        angles = np.array(h.phases or np.zeros(len(h.lattice.bonds()))) + np.pi * (h.lattice.signs().numpy() < 0)
+        sites = range(h.lattice.n_sites)
+        energy = sum(h.U / 2 * op.number(i) * (op.number(i) - 1) - h.mu * op.number(i) for i in sites)
+        for (i, j), angle in zip(h.lattice.bonds().tolist(), angles, strict=True):
+            hop = -h.J * np.exp(1j * angle) * op.b_dag(j) * op.b(i)
+            energy += hop + hop.dagger() + h.V * op.number(i) * op.number(j)
+        return energy + sum(energy * op.number(i) for i, energy in enumerate(h.potential or ()))
+    if isinstance(h, Heisenberg):
+        energy = -h.h * sum(op.sz(i) for i in range(h.lattice.n_sites))
+        for order, (J, Delta) in enumerate(zip(h.J, h.Delta, strict=True), start=1):
+            for (i, j), sign in zip(h.lattice.bonds(order).tolist(), h.lattice.signs(order).tolist(), strict=True):
+                energy += J * (sign * (op.sx(i) * op.sx(j) + op.sy(i) * op.sy(j)) + Delta * op.sz(i) * op.sz(j))
+        return energy
+    spins = (None,) if isinstance(h, TV) else ("up", "down")
+    energy = sum(x * op.c_dag(j, s) * op.c(i, s) for i, j, x in hop_terms(h) for s in spins)
+    energy = energy + energy.dagger() if hop_terms(h) else 0 * op.identity()
+    for i, potential in enumerate(h.potential or (0.0,) * h.lattice.n_sites):
+        energy += (potential - getattr(h, "mu", 0.0)) * op.number(i)
+        if isinstance(h, FermiHubbard):
+            energy += h.U * op.number(i, "up") * op.number(i, "down")
+        if len(spins) == 2:
+            energy -= getattr(h, "h", 0.0) / 2 * (op.number(i, "up") - op.number(i, "down"))
+    for i, j in h.lattice.bonds().tolist():
+        if isinstance(h, TJ):
+            flip = [op.c_dag(k, "up") * op.c(k, "down") for k in (i, j)]
+            z = [(op.number(k, "up") - op.number(k, "down")) / 2 for k in (i, j)]
+            energy += h.J / 2 * (flip[0] * flip[1].dagger() + flip[1] * flip[0].dagger())
+            energy += h.J * (z[0] * z[1] - op.number(i) * op.number(j) / 4)
+        else:
+            energy += h.V * op.number(i) * op.number(j)
+    return energy
+
+
+WRITTEN: dict[LocalHamiltonian, Any] = {}  # the members of families that were written with operators
+
+
+@st.composite
+def local_hamiltonians(draw: st.DrawFn) -> Recipe:
+    families = [bose_hubbard(), heisenberg(), fermions(TV, TINY), fermions(TJ, TINY), fermions(FermiHubbard, TINY)]
+    recipe = draw(st.one_of(families))
+
+    def build() -> LocalHamiltonian:
+        h = recipe()
+        local = LocalHamiltonian(h.hilbert, as_operator(h), lattice=h.lattice, unit=h.unit, name=str(h))
+        WRITTEN[local] = h
+        return local
+
+    return build
+
+
+def as_its_family_in_netket(local: LocalHamiltonian) -> list[Any]:
+    h = WRITTEN[local]
+    for kind, in_netket in ((BoseHubbard, bose_hubbard_in_netket), (Heisenberg, heisenberg_in_netket)):
+        if isinstance(h, kind):
+            return in_netket(h)
+    return fermions_in_netket(h)
 
 
 # ---- NetKet ----------------------------------------------------------------------------------------

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from nqs import exact
 from nqs.archive.serialise import from_plain, to_plain
 from nqs.estimators.local_energy import local_energies
-from nqs.hamiltonians import TJ, TV, FermiHubbard, NetKetOperator, to_netket
+from nqs.hamiltonians import TJ, TV, FermiHubbard, LocalHamiltonian, NetKetOperator, to_netket
 from nqs.observables import StateVector, exact_samples
 from nqs.protocols import max_connected
 from nqs.vmc.continuation import known_types
 
 from families import (
     as_it_was_in_netket,
+    as_its_family_in_netket,
     bose_hubbard,
     bose_hubbard_in_netket,
     dipolar_bosons,
@@ -34,6 +35,7 @@ from families import (
     heisenberg_in_netket,
     ising,
     ising_in_netket,
+    local_hamiltonians,
     netket_operators,
     rydberg,
     rydberg_in_netket,
@@ -64,6 +66,7 @@ CONTRACT = {
     "TV": Family(fermions(TV), fermions_in_netket),
     "TJ": Family(fermions(TJ), fermions_in_netket, projected=True),
     "DipolarBosons": Family(dipolar_bosons(), dipolar_bosons_in_netket),  # of docs/adding_hamiltonian.md
+    "LocalHamiltonian": Family(local_hamiltonians(), as_its_family_in_netket, projected=True),  # t-J among them
     "NetKetOperator": Family(netket_operators(), as_it_was_in_netket),
 }
 
@@ -198,7 +201,7 @@ def test_text_is_a_formula_with_its_normalisation(family: Family, data: st.DataO
     h = data.draw(family.recipes)()
     text = repr(h)
     assert text == str(h)
-    if isinstance(h, NetKetOperator):  # which says what it was made of
+    if isinstance(h, (LocalHamiltonian, NetKetOperator)):  # which says what it was made of
         return
     formula = text.split("H = ")[1].split(", twist")[0]
     assert not any(pair in formula for pair in ("--", "+ -", "- -", "-0 "))

@@ -68,12 +68,20 @@ class Options:
     started_by: Annotated[tuple[str, Mapping[str, Any]], *Hidden] = field(default=("", {}), metadata=OF_THIS_CALL)
     begin: Annotated[float | None, *Hidden] = field(default=None, metadata=OF_THIS_CALL)
 
-    def ground_state(self, hamiltonian: Hamiltonian, *, name: str, reference: ReferencePhase | None = None) -> Result:
+    def ground_state(
+        self,
+        hamiltonian: Hamiltonian,
+        *,
+        name: str,
+        reference: ReferencePhase | None = None,
+        orthogonal_to: Sequence[Path] = (),
+    ) -> Result:
         """Call `nqs.ground_state` with these options; print the result and the paths of archive and figure.
 
         Args:
             name: beginning of the archive's name in results/; a digest of all choices follows.
             reference: known signs that the Hamiltonian does not state; used for reference="auto".
+            orthogonal_to: archives of the states below the one that is wanted.
         """
         given = {option.name: getattr(self, option.name) for option in fields(self)}
         del given["config"]
@@ -82,7 +90,9 @@ class Options:
         if reference is not None and self.reference == "auto":
             given["reference"] = reference
         watch = [] if folder is None else [TensorBoard(folder)]
-        result = driver.ground_state(hamiltonian, name=name, figure=True, watch=watch, **given)
+        result = driver.ground_state(
+            hamiltonian, name=name, figure=True, watch=watch, orthogonal_to=orthogonal_to, **given
+        )
         assert result.archive is not None
         driver.report_result(result, result.archive)
         return result

@@ -80,8 +80,8 @@ def lowest(
 
     >>> from nqs.hamiltonians import Heisenberg
     >>> from nqs.lattice import chain
-    >>> print(lowest(Heisenberg(chain(4), total_sz=0), 3))
-    exact E = -2.0000000000, -1.0000000000, 0.0000000000; dimension 6 (dense)
+    >>> print(lowest(Heisenberg(chain(4), total_sz=0), 2))
+    exact E = -2.0000000000, -1.0000000000; dimension 6 (dense)
     """
     begin = time.perf_counter()
     matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)

@@ -22,9 +22,9 @@ from nqs.vmc.stored import check_parameters, one_line
 
 State = KnownState | Wavefunction | Archive | str | Path | np.ndarray | Tensor
 LISTED = 2**20  # largest dimension for which a state without a configuration is stored as a vector
-# Twice the distance of <k|H|k> from the mean of the spectrum: E_inf - E_0 >= (1 - K / dim) (E_K - E_0) for K known
-# states, so that twice that is above the next level wherever the sector has more than 2 K states.
-MARGIN = 2.0
+# Weight in units of the distance of <k|H|k> from the mean of the spectrum. With K known states E_inf - E_0 is at least
+# (1 - K / dim) (E_K - E_0): three times that exceeds the distance to the next level of a sector of 2 K states or more.
+MARGIN = 3.0
 
 
 def known_states(
@@ -35,7 +35,7 @@ def known_states(
     Args:
         states: wavefunctions, archives of runs (after their last step), vectors in lexicographic order, or what this
             function returned.
-        penalty: weight of all of them, in the Hamiltonian's unit; by default 2 (E_inf - <k|H|k>), E_inf = Tr H / dim,
+        penalty: weight of all of them, in the Hamiltonian's unit; by default 3 (E_inf - <k|H|k>), E_inf = Tr H / dim,
             which is above the distance to the next level.
         seed: of the samples for <k|H|k>.
 
