@@ -13,7 +13,7 @@ def new_header(*, hamiltonian: str, unit: str, script: str) -> dict[str, Scalar]
     return {
         "format": FORMAT,
         "version": VERSION,
-        "package_version": _package_version(),
+        "package_version": package_version(),
         "commit": _commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "hamiltonian": hamiltonian,
@@ -22,7 +22,8 @@ def new_header(*, hamiltonian: str, unit: str, script: str) -> dict[str, Scalar]
     }
 
 
-def _package_version() -> str:
+def package_version() -> str:
+    """Version of nqs, or that a source tree is used as it is."""
     try:
         return version("nqs")
     except PackageNotFoundError:

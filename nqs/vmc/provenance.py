@@ -6,13 +6,13 @@ are taken in another order, and results differ in their last bits first; `steps_
 
 import hashlib
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nqs.archive.header import package_version
 from nqs.protocols import Wavefunction
 
 Session = dict[str, str | int]
@@ -53,7 +53,7 @@ def session(device: torch.device, step: int) -> Session:
     where = torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()
     return {
         "step": step,
-        "nqs": version("nqs"),
+        "nqs": package_version(),
         "torch": torch.__version__,
         "device": f"{device.type} ({where})",
         "threads": torch.get_num_threads(),
