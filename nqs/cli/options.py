@@ -54,10 +54,10 @@ class Options:
     flush: FlushPolicy = field(default_factory=FlushPolicy)
     # HDF5 file, with the figure beside it; None: in results/, named after the options
     archive: Path | None = field(default=None, metadata=OF_THIS_CALL)
-    # time limit including the evaluation; also the length of a run of a large system (10 on a GPU, else 5)
+    # time limit including the evaluation; it gives a sampled run its length (large systems: 10 on a GPU, else 5 by default)
     # and elsewhere selects fewer steps or a narrower network; repeat the command to continue a run that was stopped
     minutes: float | None = field(default=None, metadata=OF_THIS_CALL)
-    # length of a run of a large system that several processes continue, each bounded by --minutes
+    # length of a sampled run that several processes continue, each bounded by --minutes
     total_minutes: float | None = None
     until_variance: float | None = None  # finish when the variance of a step is below this
     until_error: float | None = None  # finish when the error bar of a sampled step is below this

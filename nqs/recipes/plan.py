@@ -154,12 +154,12 @@ def plan(
         symmetry: "auto": the symmetry sector of the ground state, where that is known and pays off; "none".
         distinct: distinct configurations of each step, without a symmetry; by default chosen from the sector.
         optimiser: wishes for the natural gradient, the others are chosen; or an optimiser.
-        steps: optimisation steps in all; None: as many as fit into the time for large systems (nqs.recipes.samplers),
-            by the measured cost of the first ones, else a number by experience.
-        minutes: time limit of a process, evaluation included. It also gives the length of a run of a large system, ten
-            minutes on a GPU and five on a CPU by default; elsewhere a shorter run or a narrower network is chosen if
-            the usual one would take longer, by an estimate.
-        total_minutes: length of a run of a large system that several processes continue.
+        steps: optimisation steps in all; None: of sampled runs as many as fit into the time, by the measured cost of the
+            first ones, else a number by experience.
+        minutes: time limit of a process, evaluation included. It also gives the length of a sampled run, for large
+            systems (nqs.recipes.samplers) ten minutes on a GPU and five on a CPU by default. Where sums are exhaustive
+            a shorter run or a narrower network is chosen if the usual one would take longer, by an estimate.
+        total_minutes: length of a sampled run that several processes continue.
         seed: of the samples.
         temperature: of entropy annealing at the start, in the unit of the energy; 0 for none.
         annealing: fraction of the steps over which the temperature falls to zero.
@@ -203,15 +203,16 @@ def plan(
         samples = min(distinct, hilbert.dimension) * (hilbert.n_sites + SAMPLE_BYTES)
         require_memory(samples, f"distinct={distinct:,}", "choose fewer distinct configurations", on)
     chosen = method(wavefunction, on, sampler=sampler, given=optimiser)
-    timed = steps is None and is_large(of_steps, on)
+    sampled = not is_exhaustive(chosen.sampler) and chosen.warm_up is None
+    timed = steps is None and sampled and (is_large(of_steps, on) or minutes is not None or total_minutes is not None)
     if timed:
         minutes = minutes or (MINUTES[on.type] if total_minutes is None else None)
         run = RunConfig(minutes=total_minutes or minutes, seed=seed, temperature=temperature, annealing=annealing)
     else:
         if total_minutes is not None:
             raise ValueError(
-                f"total_minutes={total_minutes:g}: only runs of large systems without a number of steps have a "
-                "length in minutes; give steps, or minutes as a limit."
+                f"total_minutes={total_minutes:g}: only sampled runs without a number of steps have a length in "
+                "minutes; give steps, or minutes as a limit."
             )
         fitting, wanted = steps_within(minutes, of_steps, chosen.sampler, on)
         run = RunConfig(steps=steps or fitting, seed=seed, temperature=temperature, annealing=annealing)
