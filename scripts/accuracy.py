@@ -73,8 +73,8 @@ PROBLEMS = {
 TOY = ("bh4", "tv6")  # for tests
 # Beyond exact diagonalisation. Heisenberg 10x10: quantum Monte Carlo, -0.6715527 per site (quoted in arXiv:2502.17144);
 # J1-J2: exact diagonalisation (Schulz, Ziman, Poilblanc, J. Phys. I 6, 675 (1996)); bosons on 8x8 sites: the lowest
-# variational energy, -0.54783 per site (arXiv:2404.07869); the others as collected by Wu et al., Science 386, 296 (2024),
-# arXiv:2302.04919. nan: not known to us.
+# variational energy, -0.54783 per site (arXiv:2404.07869); the others as collected by Wu et al., Science 386, 296
+# (2024), arXiv:2302.04919. nan: not known to us.
 LARGE = {
     "heisenberg-10x10": Problem(command="heisenberg --shape 10 10", energy=-67.1553, target=1e-3),
     "j1j2-6x6": Problem(command="heisenberg --shape 6 6 --J 1 0.5", energy=-18.13715, target=5e-3),

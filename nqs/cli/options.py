@@ -54,7 +54,7 @@ class Options:
     flush: FlushPolicy = field(default_factory=FlushPolicy)
     # HDF5 file, with the figure beside it; None: in results/, named after the options
     archive: Path | None = field(default=None, metadata=OF_THIS_CALL)
-    # time limit including the evaluation; it gives a sampled run its length (large systems: 10 on a GPU, else 5 by default)
+    # time limit including the evaluation; it gives sampled runs their length (of large systems 10 on a GPU, else 5)
     # and elsewhere selects fewer steps or a narrower network; repeat the command to continue a run that was stopped
     minutes: float | None = field(default=None, metadata=OF_THIS_CALL)
     # length of a sampled run that several processes continue, each bounded by --minutes

@@ -154,8 +154,8 @@ def plan(
         symmetry: "auto": the symmetry sector of the ground state, where that is known and pays off; "none".
         distinct: distinct configurations of each step, without a symmetry; by default chosen from the sector.
         optimiser: wishes for the natural gradient, the others are chosen; or an optimiser.
-        steps: optimisation steps in all; None: of sampled runs as many as fit into the time, by the measured cost of the
-            first ones, else a number by experience.
+        steps: optimisation steps in all; None: of sampled runs as many as fit into the time, by the measured cost of
+            the first ones, else a number by experience.
         minutes: time limit of a process, evaluation included. It also gives the length of a sampled run, for large
             systems (nqs.recipes.samplers) ten minutes on a GPU and five on a CPU by default. Where sums are exhaustive
             a shorter run or a narrower network is chosen if the usual one would take longer, by an estimate.
