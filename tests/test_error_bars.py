@@ -8,7 +8,7 @@ import torch
 
 from nqs import exact
 from nqs.error_bars import ErrorWeights, error_bar, student
-from nqs.estimators.energy import evaluated
+from nqs.estimators.energy import energy_with_unseen
 from nqs.estimators.unseen import with_unseen
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain
@@ -55,7 +55,7 @@ def test_one_configuration_of_a_peaked_state_does_not_claim_an_error_of_zero() -
     psi = AutoregressiveTable(hamiltonian.hilbert, noisy.exp().numpy())
     sampling, generator = TreeSampler(n_samples=300).build(psi), torch.Generator().manual_seed(0)
     samples = next(s for s in iter(lambda: sampling.sample(generator), None) if s.n_distinct == 1)
-    estimate = evaluated(hamiltonian, psi, samples, energy_infinity=0.0)
+    estimate = energy_with_unseen(hamiltonian, psi, samples, energy_infinity=0.0)
     state, matrix = psi.log_modulus.exp().numpy(), dense(hamiltonian)
     energy = state @ matrix @ state
     sigma = np.linalg.norm(matrix @ state - energy * state)
@@ -78,10 +78,10 @@ def test_gumbel_with_one_certain_configuration_is_no_exhaustive_sum() -> None:
     assert samples.inclusion_probability is not None
     assert samples.inclusion_probability.item() == 1.0
     assert not samples.is_exhaustive
-    assert evaluated(hamiltonian, psi, samples, energy_infinity=0.0).error > 0
+    assert energy_with_unseen(hamiltonian, psi, samples, energy_infinity=0.0).error > 0
     every = GumbelSampler(n_distinct=hamiltonian.hilbert.dimension).build(psi).sample(torch.Generator())
     assert every.is_exhaustive
-    assert evaluated(hamiltonian, psi, every, energy_infinity=0.0).error == 0
+    assert energy_with_unseen(hamiltonian, psi, every, energy_infinity=0.0).error == 0
 
 
 # ------------------------------------------------------------------------------------------------ what is not drawn

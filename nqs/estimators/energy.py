@@ -46,14 +46,26 @@ def estimate_energy(
     )
 
 
-def evaluated(
-    hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples, *, energy_infinity: float
+def energy_with_unseen(
+    hamiltonian: Hamiltonian,
+    wavefunction: Wavefunction,
+    samples: Samples,
+    values: Complex128[Tensor, " U"] | None = None,
+    *,
+    energy_infinity: float,
 ) -> EnergyEstimate:
-    """The energy of a state, with an error bar that counts connected configurations that were not drawn."""
+    """The energy of a state, with an error bar that counts connected configurations that were not drawn.
+
+    Args:
+        values: local energies of the samples, if they are known.
+    """
     complete = with_unseen(hamiltonian, wavefunction, samples)
-    values = local_energies(hamiltonian, wavefunction, complete).values
-    of_drawn = values[: samples.n_distinct]
-    return estimate_energy(samples, of_drawn, energy_infinity=energy_infinity, complete=(complete, values))
+    if values is None or complete.n_distinct > samples.n_distinct:
+        of_complete = local_energies(hamiltonian, wavefunction, complete).values
+        values = of_complete[: samples.n_distinct] if values is None else values
+    else:
+        of_complete = values
+    return estimate_energy(samples, values, energy_infinity=energy_infinity, complete=(complete, of_complete))
 
 
 def v_score(energy: float, variance: float, n_dof: int, energy_infinity: float) -> float:

@@ -9,10 +9,9 @@ from typing import Protocol
 import torch
 
 from nqs.archive.memory import MemoryArchive
-from nqs.estimators.energy import estimate_energy, v_score
+from nqs.estimators.energy import energy_with_unseen, estimate_energy, v_score
 from nqs.estimators.estimate import EnergyEstimate, with_error
 from nqs.estimators.local_energy import local_energies
-from nqs.estimators.unseen import with_unseen
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.hilbert import HilbertSpace
 from nqs.observables import measure as measurements
@@ -86,13 +85,10 @@ class Evaluator:
     def all(self) -> tuple[Samples, EnergyEstimate]:
         """The samples of all batches, equal ones together, and the energy from them."""
         samples, local = merged(self.hamiltonian.hilbert, self._parts)
-        complete = with_unseen(self.hamiltonian, self.wavefunction, samples)
-        if complete.n_distinct == samples.n_distinct:
-            return samples, estimate_energy(samples, local.values, energy_infinity=self.energy_infinity)
-        values = local_energies(self.hamiltonian, self.wavefunction, complete).values
-        return samples, estimate_energy(
-            samples, local.values, energy_infinity=self.energy_infinity, complete=(complete, values)
+        energy = energy_with_unseen(
+            self.hamiltonian, self.wavefunction, samples, local.values, energy_infinity=self.energy_infinity
         )
+        return samples, energy
 
 
 def pooled(estimates: Sequence[EnergyEstimate], n_dof: int, energy_infinity: float) -> EnergyEstimate:
