@@ -132,7 +132,11 @@ def test_every_added_part_has_optional_members_that_exist() -> None:
     """Those of a Hamiltonian, by the names in the table of its page."""
     table = (PAGES / "adding_hamiltonian.md").read_text().split("## Optional members")[1].split("\n## ")[0]
     named = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
-    read = re.findall(r'getattr\(hamiltonian, "(\w+)"', (ROOT / "nqs" / "protocols.py").read_text())
+    read = [
+        name
+        for file in (ROOT / "nqs").rglob("*.py")
+        for name in re.findall(r'getattr\(hamiltonian, "(\w+)"', file.read_text())
+    ]
     assert named == {*read, "marshall_exact"}
 
 
