@@ -64,6 +64,6 @@ def test_benchmark_at_a_fixed_number_of_distinct_configurations(
 
 def test_start_benchmark_names_unknown_cases(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmark_start.py", "--cases", "first-leap"])
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         runpy.run_path(str(SCRIPTS / "benchmark_start.py"), run_name="__main__")
     assert re.search(r"first-leap.*choose among first-step", capsys.readouterr().err)

@@ -690,6 +690,6 @@ def test_script_at_toy_size(
 def test_script_refuses_a_ring_of_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, unchecked: None
 ) -> None:
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         script(monkeypatch, tmp_path, "--L", "2")
     assert "error: L=2: an open chain has 2 spins or more, a ring 3 or more" in capsys.readouterr().err
