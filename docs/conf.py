@@ -97,10 +97,31 @@ def escaped(line: str) -> str:
     return "".join(MARKUP.sub(r"\\\g<0>", part) if i % 2 == 0 else part for i, part in enumerate(parts))
 
 
+NAMES = re.compile(r"(    )(\w+(?:, \w+)+)(: .*)")
+
+
+def one_name_each(lines: list[str]) -> list[str]:
+    """Attributes that share a description ("    a, b: text") one by one; napoleon splits only those of Args."""
+    out: list[str] = []
+    section, i = False, 0
+    while i < len(lines):
+        line, i = lines[i], i + 1
+        section = line == "Attributes:" or (section and (not line or line.startswith(" ")))
+        if section and (match := NAMES.fullmatch(line)):
+            begin = i
+            while i < len(lines) and lines[i].startswith("     "):
+                i += 1
+            for name in match[2].split(", "):
+                out += [match[1] + name + match[3], *lines[begin:i]]
+        else:
+            out.append(line)
+    return out
+
+
 def process_docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    lines[:] = plain_text(lines)
-    if what in ("property", "attribute"):
-        lines.insert(0, "")  # or napoleon would take what stands before a colon for a type
+    lines[:] = one_name_each(plain_text(lines))
+    if what in ("property", "attribute", "data") and lines:
+        lines[0] = ": " + lines[0]  # no type: napoleon would take what stands before a later colon for one
 
 
 def setup(app: Sphinx) -> None:

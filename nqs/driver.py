@@ -82,9 +82,9 @@ def ground_state(
 
     Args:
         hamiltonian: the problem, which states the sector.
-        model, reference, symmetry, distinct, optimiser, steps, minutes, total_minutes, seed, temperature, annealing,
-            initial, pretrain, device, threads: as in `nqs.recipes.plan`. `minutes` includes exact diagonalisation and
-            the figure.
+        model, reference, symmetry, distinct, optimiser, steps: as in `nqs.recipes.plan`.
+        minutes, total_minutes, seed, temperature, annealing, initial, pretrain, device, threads: as there; `minutes`
+            includes exact diagonalisation and the figure.
         until: as in `VMC.run`: ends the run when it returns True for a row of the history.
         exact: exact ground state or its energy, for relative errors; "auto": computed first, up to the dimension
             `exact_limit`; None: unknown.

@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64, Num
-from scipy.special import stdtrit
 from torch import Tensor
 
 from nqs.samples import Samples
@@ -227,6 +226,8 @@ def student(variance: Float64[Tensor, " E"], fourth: Float64[Tensor, " E"], draw
         fourth: sum of a_i^2.
         draws: number of terms, infinite if it is random.
     """
+    from scipy.special import stdtrit  # here, because importing scipy takes time
+
     effective = (variance.square() / fourth).nan_to_num(1.0)  # number of terms that make up the variance
     freedom = 2 * effective / (1 - effective / draws).clamp(min=1e-12)
     t = stdtrit(freedom.clamp(min=1.0, max=max(draws - 1, 1.0)).cpu().numpy(), 0.975)

@@ -1,5 +1,6 @@
 """States above the lowest against dense diagonalisation: exact levels, and VMC orthogonal to known states."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,12 @@ def test_levels_in_a_symmetry_sector() -> None:
         )
     )
     assert everything[:6] == pytest.approx(dense(h)[0][:6], abs=1e-11)
+
+
+def test_rounding_errors_around_zero_are_printed_without_a_sign() -> None:
+    found = exact.lowest(Heisenberg(chain(4), total_sz=0), 1)
+    found = replace(found, energies=np.array([-1e-17]))
+    assert str(found).startswith("exact E = 0.0000000000; ")
 
 
 def test_text_and_impossible_numbers() -> None:

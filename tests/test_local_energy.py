@@ -153,7 +153,9 @@ def test_order_of_the_samples_does_not_matter(sampler: Sampler) -> None:
     samples = draw(model, sampler)
     order = torch.randperm(samples.n_distinct, generator=torch.Generator().manual_seed(0))
     fields = {f.name: getattr(samples, f.name) for f in dataclasses.fields(samples)}
-    shuffled = Samples(**{name: None if value is None else value[order] for name, value in fields.items()})
+    shuffled = Samples(
+        **{name: value[order] if isinstance(value, torch.Tensor) else value for name, value in fields.items()}
+    )
     torch.testing.assert_close(
         local_energies(h, model, shuffled).values, local_energies(h, model, samples).values[order], rtol=1e-12, atol=0
     )

@@ -31,7 +31,7 @@ CASES: dict[str, tuple[Any, set[str], set[str]]] = {  # charges, and what else i
         {"one_body_density_matrix", "condensate_fraction"},
     ),
     "Heisenberg": (Heisenberg(chain(4), 0), {"2_Sz"}, {"spin_correlations"}),
-    "spin one": (Heisenberg(chain(3), 0, Delta=0.5, spin=1), {"2_Sz"}, set()),
+    "spin one": (Heisenberg(chain(3), 0, Delta=0.5, spin=1), {"2_Sz"}, {"spin_correlations"}),
     "Ising": (Ising(chain(4), h=1.0), {"2_Sz"}, {"spin_correlations"}),
     "FermiHubbard": (
         FermiHubbard(square(2, 2), 1, 1, U=4.0),

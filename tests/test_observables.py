@@ -642,8 +642,8 @@ def test_wrong_spaces_are_refused() -> None:
         one_body_density_matrix(*boson, spin="sideways")
     with pytest.raises(ValueError, match=r"condensate fraction needs bosons"):
         condensate_fraction(*fermion)
-    for kind in (boson, both(spins(3, 0, spin=1))):
-        with pytest.raises(ValueError, match=r"spin correlations need spins of length 1/2"):
+    for kind in (boson, fermion, both(spinful_fermions(3, 1, 1))):
+        with pytest.raises(ValueError, match=r"spin correlations need localised spins; the space is"):
             spin_correlations(*kind)
     with pytest.raises(ValueError, match=r"double occupancy needs electrons with spin"):
         double_occupancy(fermion[0], fermions(4, 2))

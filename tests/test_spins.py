@@ -415,7 +415,7 @@ def script(name: str) -> ModuleType:
     [
         ("heisenberg", {"shape": (4,)}, ("MarshallSign", "zero")),
         ("heisenberg", {"shape": (2, 3), "boundary": "open", "J": (1.0, 0.5)}, ("MarshallSign", "learned")),
-        ("heisenberg", {"shape": (3,), "spin": 1.0, "Delta": (0.5,)}, (None, "learned")),
+        ("heisenberg", {"shape": (3,), "spin": (1.0,), "Delta": (0.5,)}, (None, "learned")),
         ("heisenberg", {"shape": (3,), "total_sz": None, "J": (-1.0,)}, (None, "zero")),
         ("heisenberg", {"shape": (6,), "J": (-1.0, 0.5), "h": 0.1}, (None, "learned")),
         ("heisenberg", {"shape": (4,), "options": {"reference": "none"}}, (None, "learned")),

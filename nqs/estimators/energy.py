@@ -78,8 +78,7 @@ def v_score(energy: float, variance: float, n_dof: int, energy_infinity: float) 
         return math.nan
     if not distance:
         return math.inf if variance else 0.0
-    ratio = math.sqrt(variance) / distance  # squares of the distance could underflow or overflow
-    return n_dof * ratio * ratio
+    return n_dof * (variance / distance / distance)  # the square of the distance could underflow or overflow
 
 
 def infinite_temperature_energy(hamiltonian: Hamiltonian, seed: int = 0) -> float:

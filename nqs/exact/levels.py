@@ -52,7 +52,7 @@ class ExactLevels:
         return np.stack([on_sector(state, self.symmetry, hilbert) for state in self.states])
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{energy:.10f}" + (f" ({size} states)" if size > 1 else "") for energy, size in self.levels)
+        shown = ", ".join(f"{energy:z.10f}" + (f" ({size} states)" if size > 1 else "") for energy, size in self.levels)
         orbits = "" if self.symmetry is None else f" orbits of {self.symmetry.order} symmetries"
         return f"exact E = {shown}; dimension {self.dimension:,}{orbits} ({self.method})"
 

@@ -28,6 +28,7 @@ from nqs.vmc.record import keep_overlaps
 
 MARGIN = 1.3  # on the time of the next batch
 OBSERVABLES = 0.25  # fraction of the time of the evaluation that is kept for observables
+CONNECTED = 2**12  # connected configurations of observables that take about a second: allowed whatever time is left
 
 
 class Parts(Protocol):
@@ -239,7 +240,7 @@ def _measure(
     Args:
         fits: number of network evaluations that the remaining time allows; None: no limit.
     """
-    connected = None if fits is None else max(0, int(fits / 2))
+    connected = None if fits is None else max(CONNECTED, int(fits / 2))
     try:
         samples, few, sites = measurements.samples_for(
             samples, vmc.wavefunction, generator, TreeSampler, connected=connected
