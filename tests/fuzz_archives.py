@@ -253,7 +253,7 @@ class FirstStepDone(BaseException):
     """Ends a resumed run."""
 
 
-def first_step_done(*_: object) -> None:
+def first_step_done(*_: object, **__: object) -> None:
     raise FirstStepDone
 
 

@@ -372,6 +372,7 @@ def test_differences_show_leaves_only() -> None:
     lines = differences(old, new)
     assert lines == ["warm_up: TreeSampler(…) / None", "initial: None / (…)"]
     assert len(differences("x" * 500, "y")[0]) < 150
+    assert differences({"a\nb": "c\nE = -99"}, {}) == ["a b: c E = -99 / None"]
     pairs = [{"edges": [[0, 1], [1, 2], [2, last]]} for last in (3, 0)]
     assert differences(*pairs) == ["edges[2]: [2, 3] / [2, 0]"]
 

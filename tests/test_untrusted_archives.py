@@ -297,7 +297,7 @@ def test_impossible_plans_of_the_steps_end_in_one_line(
     plan: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(changed(tmp_path / "x.h5", replaced(PLAN, PLANS[plan])))
-    for verb in EVERY_VERB:
+    for verb in EVERY_VERB if plan in ("nan", "huge", "matrix") else EVERY_VERB[:1]:
         line = [word.format(path=path, folder=tmp_path) for word in verb.split()]
         ends_in_one_line(line, "but not its layout: .*the plan of the steps", capsys)
     with pytest.raises(ArchiveError, match="the plan of the steps"):
@@ -392,6 +392,8 @@ BATCHES = {"type": "Evaluation", "sampler": {"type": "TreeSampler", "n_samples":
         ({"run": {"type": "RunConfig", "steps": 9, "seed": "x"}}, "seed='x': it must be an integer"),
         ({"run": {"type": "RunConfig", "steps": 9, "seed": 0.5}}, "seed=0.5: it must be an integer"),
         ({"hamiltonian": {"type": "Species"}}, "Species cannot be built|is a Species"),
+        ({"sampler": {"type": "TreeSampler", ESCAPES: 1}}, r"unexpected keyword argument .*lies E = -99 J"),
+        ({"sampler": {"type": ESCAPES}}, "is none of the classes"),
         ({"orthogonal_to": [{"type": "ExhaustiveSampler"}]}, "a known state in the archive is a ExhaustiveSampler"),
         ({"orthogonal_to": [{"type": "KnownState", "weight": 1.0}]}, "either a vector, or a model"),
         ({"orthogonal_to": [{"type": "KnownState", "weight": "x", "vector": 3}]}, "KnownState cannot be built"),

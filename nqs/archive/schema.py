@@ -123,7 +123,7 @@ def _check_plan(plan: np.ndarray, step: Scalar) -> None:
         raise ValueError(f"the plan of the steps is {plan.dtype} of shape {plan.shape}, not four numbers")
     total, first, progress, again = plan.tolist()
     counts = all(number.is_integer() and 0 <= number <= MAX_STEPS for number in (total, first, again))
-    if not counts or not 0 <= progress <= 1 or first > min(total, step):  # type: ignore[type-var]
+    if not counts or not 0 <= progress <= 1 or first > min(total, step):
         raise ValueError(f"the plan of the steps holds impossible values, {_brief(plan.tolist())}")
 
 

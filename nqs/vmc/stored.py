@@ -16,6 +16,7 @@ from nqs.hilbert import HilbertSpace
 from nqs.optimisation.known_states import KnownState
 from nqs.optimisation.stages import Evaluation
 from nqs.runtime.memory import available_memory
+from nqs.runtime.text import printable
 
 MAX_SITES, MAX_LAYERS = 10_000, 1_000
 COPIES = 8  # of all parameters, in float64, in a run at least: state of the optimiser, last good ones, updates
@@ -34,15 +35,18 @@ NEEDED = {
 
 @contextmanager
 def one_line(place: object) -> Iterator[None]:
-    """Context manager: an archive may hold values of which no class of nqs has thought.
+    """Context manager: an archive may hold values of which no class of nqs has thought, and names with line ends.
 
     Raises:
         ArchiveError: instead of errors that are neither a ValueError nor an ArchiveError.
     """
     try:
         yield
-    except (ArchiveError, ValueError):
-        raise
+    except (ArchiveError, ValueError) as error:
+        if str(error).isprintable():
+            raise
+        kind = ArchiveError if isinstance(error, ArchiveError) else ValueError
+        raise kind(printable(error)) from error
     except Exception as error:
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ArchiveError(f"{place} holds a run that cannot be rebuilt: {text}") from error
@@ -173,7 +177,7 @@ def check_shapes(model: Any, hilbert: HilbertSpace, parameters: Mapping[str, np.
         return
     infinite = [name for name, values in parameters.items() if not np.isfinite(values).all()]
     if infinite:
-        raise ArchiveError(f"{place}: the parameters {infinite[0]} in its checkpoint are not finite.")
+        raise ArchiveError(f"{place}: the parameters {printable(infinite[0])} in its checkpoint are not finite.")
     stored = {name: values.shape for name, values in parameters.items()}
     for name, shape in shapes.items():
         found = {other for path, other in stored.items() if path == name or path.endswith(f".{name}")}
