@@ -88,7 +88,7 @@ def test_header_can_be_read_with_h5py_alone(finished: Path) -> None:
     assert config["hamiltonian"]["U"] == 4.0
     assert config["hamiltonian"]["type"] == "BoseHubbard"
     assert config["run"]["steps"] == STEPS
-    assert set(config) == {"hamiltonian", "model", "sampler", "optimiser", "evaluation", "run", "unit"}
+    assert set(config) == {"hamiltonian", "model", "sampler", "optimiser", "evaluation", "run", "unit", "energy_scale"}
 
 
 def test_datasets_can_be_read_with_h5py_alone(finished: Path) -> None:

@@ -225,7 +225,7 @@ def test_bad_input_gives_one_clear_line(
 
 
 def test_run_that_was_killed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "evaluate_best", interrupt)

@@ -63,7 +63,7 @@ def without_result(folder: Path) -> Path:
     return path
 
 
-def interrupt(*arguments: Any) -> None:
+def interrupt(*arguments: Any, **options: Any) -> None:
     raise KeyboardInterrupt
 
 

@@ -21,11 +21,13 @@ from nqs.hamiltonians import (
     FermiHubbard,
     Heisenberg,
     Ising,
+    LocalHamiltonian,
     LocalTerms,
     NetKetOperator,
     Rydberg,
     harmonic_trap,
 )
+from nqs.hamiltonians.operators import diagonal, exchange, sminus, splus, sx
 from nqs.hilbert import fermions, spins
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
 from nqs.models import (
@@ -60,6 +62,8 @@ CONFIGURATIONS = [
     BoseHubbard(RING, 3, U=1.0, potential=harmonic_trap(RING, 0.1), phases=tuple(RING.twist_phases([0.3]).tolist())),
     FermiHubbard(RING, 2, 1, U=8.0, t2=-0.25, potential=(0.1, 0.0, -0.1, 0.2)),
     Heisenberg(RING, 0, J=0.5, Delta=1.5),
+    sx(0) * sx(1) - 0.5j * (splus(1) * sminus(2) - sminus(1) * splus(2)) + diagonal(0, [0.1, -0.1]),
+    LocalHamiltonian(spins(4, 0), sum(exchange(i, (i + 1) % 4) for i in range(4)), lattice=RING, name="ring"),
     Heisenberg(RING, 1.0, J=(1.0, 0.5), spin=1.0),
     Ising(RING, h=0.7),
     Rydberg(RING, Delta=0.4, V=2.0, blockade=1.0),
@@ -154,7 +158,9 @@ def test_hamiltonians_keep_every_bit_of_their_numbers(
     )
     | st.builds(TreeSampler, n_samples=st.integers(1, 10**12), max_frontier=st.integers(1, 2**20))
     | st.builds(GumbelSampler, n_distinct=st.integers(1, 2**40))
-    | st.builds(RunConfig, steps=st.integers(1, 10**9), seed=st.integers(), temperature=st.floats(0, 1e300))
+    | st.builds(
+        RunConfig, steps=st.integers(1, 10**9), seed=st.integers(-(2**63), 2**63 - 1), temperature=st.floats(0, 1e300)
+    )
 )
 def test_options_survive_json(config: Any) -> None:
     assert through_json(config) == config
@@ -366,6 +372,7 @@ def test_differences_show_leaves_only() -> None:
     lines = differences(old, new)
     assert lines == ["warm_up: TreeSampler(…) / None", "initial: None / (…)"]
     assert len(differences("x" * 500, "y")[0]) < 150
+    assert differences({"a\nb": "c\nE = -99"}, {}) == ["a b: c E = -99 / None"]
     pairs = [{"edges": [[0, 1], [1, 2], [2, last]]} for last in (3, 0)]
     assert differences(*pairs) == ["edges[2]: [2, 3] / [2, 0]"]
 

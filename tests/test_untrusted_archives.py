@@ -2,6 +2,8 @@
 neither rebuild, compute nor print control characters."""
 
 import json
+import math
+import re
 import resource
 import subprocess
 import sys
@@ -16,17 +18,23 @@ import pytest
 import torch
 
 import nqs.archive.serialise
-import nqs.vmc.continuation
+import nqs.vmc.rebuilding
 from nqs import Archive, ArchiveError
 from nqs.archive import isolated, reader
 from nqs.archive.hdf5 import to_image
 from nqs.archive.isolated import Reader
 from nqs.archive.storage import seal
 from nqs.cli import main
+from nqs.cli.errors import ExitCode
+from nqs.optimisation import ExactSteps
 from nqs.optimisation.solve import solve_shifted
+from nqs.optimisation.stages import RunConfig, stages
 from nqs.runtime.text import printable
+from nqs.samplers import ExhaustiveSampler
 from nqs.samples import split_counts
 from nqs.vmc import resume
+from nqs.vmc.pace import Pace
+from nqs.vmc.provenance import steps_differ
 from nqs.vmc.stored import MAX_SITES, check_sizes
 
 DATA = Path(__file__).parent / "data"
@@ -51,6 +59,17 @@ def changed(path: Path, change: Callable[[h5py.File], object]) -> Path:
 def with_config(path: Path, **parts: Any) -> Path:
     """The run with other parts of its configuration."""
     return changed(path, lambda file: file.attrs.update(config=json.dumps(json.loads(file.attrs["config"]) | parts)))
+
+
+def ends_in_one_line(line: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command on standard error, whatever its exit code says about the reason."""
+    with pytest.raises(SystemExit) as end:
+        main(line)
+    code, printed = end.value.code, capsys.readouterr().err
+    assert isinstance(code, str) or code == ExitCode.USAGE, line  # a text ends with 1
+    lines = (code if isinstance(code, str) else printed).strip().splitlines()
+    assert len(lines) == 1
+    assert re.match(f"error: .*({message})", lines[0]), lines
 
 
 def sites(n: int) -> dict[str, Any]:
@@ -184,6 +203,12 @@ def test_small_file_takes_little_memory(change: Callable[[h5py.File], object], m
 # -------------------------------------------------------------------------------------------------------- layout
 
 
+EVERY_VERB = (
+    "show {path}", "show --json {path}", "show --toml {path}", "compare {path}", "resume {path}", "evaluate {path}",
+    "report {path} -o {folder}/x.html", "plot {path} -o {folder}/x.png", "export {path} -o {folder}/x.csv",
+)  # fmt: skip
+
+
 def replaced(name: str, values: Any) -> Callable[[h5py.File], object]:
     def change(file: h5py.File) -> None:
         for old in (name, f"{name}_exact"):
@@ -199,6 +224,24 @@ def attribute(group: str, **values: Any) -> Callable[[h5py.File], object]:
 
 
 DEEP = 100_000
+PLAN = "checkpoint/optimiser/pace.plan"
+PLANS = {
+    "nan": np.full(4, np.nan),
+    "inf": np.array([np.inf, 0, 0, 20]),
+    "huge": np.array([1e300, 0, 0, 20]),
+    "negative": np.array([-8.0, 0, 0, 20]),
+    "a half": np.array([8.5, 0, 0, 20]),
+    "first step nan": np.array([8, np.nan, 0, 20]),
+    "first step beyond those made": np.array([100, 50, 0.5, 20]),
+    "progress beyond 1": np.array([8, 0, 2.0, 20]),
+    "next step inf": np.array([8, 0, 0, np.inf]),
+    "scalar": np.array(8.0),
+    "empty": np.zeros(0),
+    "three": np.zeros(3),
+    "matrix": np.zeros((4, 2)),
+    "integers": np.array([8, 0, 0, 20]),
+    "complex": np.array([8, 0, 0, 20], complex),
+}
 LAYOUTS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "deep JSON": (attribute("/", config="[" * DEEP + "]" * DEEP), "attribute config is nested too deeply"),
     "deep JSON object": (attribute("/", config='{"a":' * 99 + "1" + "}" * 99), "attribute config is nested too deeply"),
@@ -207,6 +250,23 @@ LAYOUTS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "steps of text": (attribute("/", config='{"run": {"steps": "many"}}'), "run.steps in the configuration is 'many'"),
     "model as a list": (attribute("/", config='{"model": []}'), "model in the configuration is not a JSON object"),
     "unit of numbers": (attribute("/", config='{"unit": 3}'), "unit in the configuration is not text"),
+    "steps without end": (attribute("/", config=json.dumps({"run": {"steps": 2**63}})), "not a number of steps"),
+    "energy scale nan": (
+        attribute("/", config='{"energy_scale": NaN}'),
+        "energy_scale .* is nan, not a positive energy",
+    ),
+    "energy scale of text": (attribute("/", config='{"energy_scale": "1"}'), "energy_scale .* is '1'"),
+    "negative energy scale": (attribute("/", config='{"energy_scale": -1.0}'), "energy_scale .* is -1.0"),
+    "energy scale of a list": (attribute("/", config='{"energy_scale": [1.0]}'), r"energy_scale .* is \[1.0\]"),
+    "files as known states": (
+        attribute("/", config='{"orthogonal_to": ["/x.h5"]}'),
+        "orthogonal_to .* is not a list of",
+    ),
+    "a file as known states": (
+        attribute("/", config='{"orthogonal_to": "/x.h5"}'),
+        "orthogonal_to .* is not a list of",
+    ),
+    "overlaps alone": (replaced("observables/overlaps", np.ones(1)), "overlaps with known states are not real numbers"),
     "no date": (lambda file: file.attrs.pop("created"), "'created' is missing"),
     "huge text": (attribute("/", unit="x" * 2**21), "attribute unit is longer than 1,048,576 characters"),
     "empty history": (
@@ -230,6 +290,23 @@ LAYOUTS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "uneven error": (replaced("observables/density_particles_error", np.ones(9)), r"has the shape \(9,\), its"),
     "names of states": (attribute("observables", state_names="[1, 2]"), "names of the local states are not a list"),
 }
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_impossible_plans_of_the_steps_end_in_one_line(
+    plan: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(changed(tmp_path / "x.h5", replaced(PLAN, PLANS[plan])))
+    for verb in EVERY_VERB if plan in ("nan", "huge", "matrix") else EVERY_VERB[:1]:
+        line = [word.format(path=path, folder=tmp_path) for word in verb.split()]
+        ends_in_one_line(line, "but not its layout: .*the plan of the steps", capsys)
+    with pytest.raises(ArchiveError, match="the plan of the steps"):
+        Archive.open(changed(tmp_path / "y.h5", lambda file: [replaced(PLAN, PLANS[plan])(file), stepless(file)]))
+
+
+def stepless(file: h5py.File) -> None:
+    for name in ("step", "damping"):
+        del file["checkpoint"].attrs[name]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -278,7 +355,7 @@ def test_viewers_rebuild_and_compute_nothing(
         raise AssertionError("a viewer rebuilds the run")
 
     monkeypatch.setattr(nqs.archive.serialise, "from_plain", forbidden)
-    monkeypatch.setattr(nqs.vmc.continuation, "from_plain", forbidden)
+    monkeypatch.setattr(nqs.vmc.rebuilding, "from_plain", forbidden)
     path = str(with_config(tmp_path / "x.h5", hamiltonian=hamiltonian))
     begin = time.process_time()
     for line in ("show", "show --json", "compare", "report -o x.html", "plot -o x.png", "export -o x.csv"):
@@ -302,19 +379,42 @@ def test_large_network_in_an_archive_is_refused_before_it_is_allocated(tmp_path:
         resume(path)
 
 
+with h5py.File(RUN) as _file:
+    NETWORK = json.loads(_file.attrs["config"])["model"]
+KNOWN = {"type": "KnownState", "weight": 1.0, "model": NETWORK, "parameters": {}}
+BATCHES = {"type": "Evaluation", "sampler": {"type": "TreeSampler", "n_samples": 100}, "batches": 2, "error": 1.0}
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
         ({"sampler": {"type": "TorchOptimiser"}}, "the sampler of the run in the archive is a TorchOptimiser"),
-        ({"run": {"type": "RunConfig", "steps": 9, "seed": "x"}}, "RunConfig has seed = 'x', which is a str"),
+        ({"run": {"type": "RunConfig", "steps": 9, "seed": "x"}}, "seed='x': it must be an integer"),
+        ({"run": {"type": "RunConfig", "steps": 9, "seed": 0.5}}, "seed=0.5: it must be an integer"),
         ({"hamiltonian": {"type": "Species"}}, "Species cannot be built|is a Species"),
+        ({"sampler": {"type": "TreeSampler", ESCAPES: 1}}, r"unexpected keyword argument .*lies E = -99 J"),
+        ({"sampler": {"type": ESCAPES}}, "is none of the classes"),
+        ({"orthogonal_to": [{"type": "ExhaustiveSampler"}]}, "a known state in the archive is a ExhaustiveSampler"),
+        ({"orthogonal_to": [{"type": "KnownState", "weight": 1.0}]}, "either a vector, or a model"),
+        ({"orthogonal_to": [{"type": "KnownState", "weight": "x", "vector": 3}]}, "KnownState cannot be built"),
+        ({"orthogonal_to": [{"type": "KnownState", "weight": 1.0, "vector": 3}]}, "phases are not learned"),
+        ({"orthogonal_to": [KNOWN | {"model": NETWORK | {"width": 10**6}}]}, "parameters .* (shape|bytes are needed)"),
+        ({"orthogonal_to": [KNOWN | {"parameters": "x"}]}, "cannot be rebuilt"),
+        ({"orthogonal_to": [KNOWN]}, "parameters .* of its model have the shape"),
+        ({"evaluation": BATCHES | {"batches": 2.5}}, "Evaluation has batches = 2.5, which is a float"),
+        ({"evaluation": BATCHES | {"batches": "x"}}, "Evaluation cannot be built"),
+        ({"evaluation": BATCHES | {"error": None}}, "Evaluation cannot be built"),
+        ({"evaluation": BATCHES | {"sampler": {"type": "RunConfig"}}}, "the evaluation of the run .* is a RunConfig"),
+        ({"run": {"type": "RunConfig", "minutes": "x"}}, "RunConfig cannot be built"),
+        ({"run": {"type": "RunConfig"}}, "does not say how many steps or minutes it has"),
     ],
 )
 def test_parts_of_another_kind_are_refused(
-    parts: dict[str, Any], message: str, tmp_path: Path, unchecked: None
+    parts: dict[str, Any], message: str, tmp_path: Path, unchecked: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit, match=f"error: .*({message})"):
-        main(["resume", str(with_config(tmp_path / "x.h5", **parts))])
+    path = str(with_config(tmp_path / "x.h5", **parts))
+    for verb in ("resume", "evaluate"):
+        ends_in_one_line([verb, path], message, capsys)
 
 
 CHECKPOINT = "checkpoint/model/head.bias"
@@ -332,15 +432,52 @@ CHECKPOINT = "checkpoint/model/head.bias"
         ("resume {}", replaced(CHECKPOINT, np.ones(6)), "head.bias of its model have the shape"),
         ("resume {}", lambda file: file["history"].pop("seconds"), "its history lacks seconds"),
         ("resume {}", lambda file: file["checkpoint"].attrs.update(step=9), "holds 9 steps of a run of 8"),
+        (
+            "resume {}",
+            lambda file: [file["checkpoint"].attrs.update(step=9), replaced(PLAN, np.array([99.0, 0, 0, 99]))(file)],
+            "holds 9 steps of a run of 8",
+        ),
         ("show --toml {}", attribute("/", script="ising", options='{"x": null}'), "are none of a script"),
     ],
 )
 def test_contents_that_no_run_stores_end_in_one_line(
-    line: str, change: Callable[[h5py.File], object], message: str, tmp_path: Path
+    line: str,
+    change: Callable[[h5py.File], object],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = changed(tmp_path / "x.h5", change)
-    with pytest.raises(SystemExit, match=f"error: .*{message}"):
-        main(line.format(path, path).split())
+    ends_in_one_line(line.format(path, path).split(), message, capsys)
+
+
+def test_run_without_an_end_of_its_time_goes_on(tmp_path: Path) -> None:
+    """Any number of minutes that the configuration may hold."""
+    path = tmp_path / "x.h5"
+    pace = Pace(RunConfig(minutes=1e308))
+    pace.measured(1, 1e-3, math.inf)
+    assert pace.progress(1) == 0
+    for step in range(2, 30):
+        pace.measured(step, 1e-3, math.inf)
+    plan = pace.state_dict()["pace.plan"].numpy()
+    path = changed(path, lambda file: [replaced(PLAN, plan)(file), file["checkpoint"].attrs.update(step=29)])
+    assert Archive.open(path).steps == pace.total
+
+
+def test_stages_of_many_annealed_steps_are_found_at_once() -> None:
+    run = RunConfig(steps=10**9, temperature=1.0)
+    annealing, main_stage = stages(run, ExhaustiveSampler(), ExactSteps(), None)
+    assert (annealing.name, main_stage.name) == ("annealing", "main")
+    assert annealing.steps == main_stage.first == 5 * 10**8
+
+
+def test_sessions_of_an_archive_are_printed_without_control_characters() -> None:
+    note = steps_differ(
+        {"torch": ESCAPES * 1000}, {"step": 3, "nqs": "", "torch": "", "device": "", "threads": 1, "float32": ""}
+    )
+    assert note is not None
+    assert note.isprintable()
+    assert len(note) < 2000
 
 
 def test_update_from_a_matrix_that_is_not_finite_is_not_finite() -> None:

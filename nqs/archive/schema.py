@@ -18,8 +18,12 @@ MAX_ENTRIES = 2_000_000  # lists and objects in it, and texts
 MAX_TEXT = 2**20  # characters of a line of the header
 MAX_DIGITS = 300  # of an integer, which a float can still hold
 PARTS = ("hamiltonian", "model", "sampler", "optimiser", "evaluation", "run", "warm_up", "initial")
+PLAN = (
+    "checkpoint/optimiser/pace.plan"  # number of steps, the step and the progress at which it was chosen, the next step
+)
 COUNTS = ("step", "samples", "distinct", "seconds")  # columns of the history that are never nan
 MAX_COUNT = 2**63
+MAX_STEPS = 2**53  # integers that float64 holds
 # Kinds of numbers (of NumPy) and dimensions of arrays.
 SAMPLES = {"configurations": ("u", 2), "weights": ("f", 1), "log_modulus": ("f", 1), "phase": ("f", 1)}
 
@@ -35,10 +39,15 @@ def check_configuration(header: dict[str, Scalar]) -> None:
                 if not isinstance(data.get(part, {}), dict):
                     raise ValueError(f"{part} in the configuration is not a JSON object")
             steps = data.get("run", {}).get("steps")
-            if steps is not None and not (_is_integer(steps) and steps >= 0):
+            if steps is not None and not (_is_integer(steps) and 0 <= steps < MAX_COUNT):
                 raise ValueError(f"run.steps in the configuration is {_brief(steps)}, not a number of steps")
             if not isinstance(data.get("unit", ""), str):
                 raise ValueError("unit in the configuration is not text")
+            scale = data.get("energy_scale", 1.0)
+            if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < math.inf:
+                raise ValueError(f"energy_scale in the configuration is {_brief(scale)}, not a positive energy")
+            if not _are_objects(data.get("orthogonal_to", [])):
+                raise ValueError("orthogonal_to in the configuration is not a list of JSON objects")
 
 
 def check_layout(attributes: Attributes, datasets: Datasets) -> None:
@@ -51,6 +60,8 @@ def check_layout(attributes: Attributes, datasets: Datasets) -> None:
     _check_history(dict(_group(datasets, "history")))
     if "checkpoint" in attributes:
         _check_checkpoint(attributes["checkpoint"], datasets)
+    if PLAN in datasets:
+        _check_plan(datasets[PLAN], attributes.get("checkpoint", {}).get("step", 0))
     if "result" in attributes:
         _check_numbers("result", attributes["result"], {"step", *(f.name for f in fields(EnergyEstimate))})
         _check_counts("result", attributes["result"], ("step", "n_samples", "n_distinct"))
@@ -106,6 +117,16 @@ def _check_checkpoint(attributes: dict[str, Scalar], datasets: Datasets) -> None
         raise ValueError(f"the parameters before the last update have the shape {last_good.shape}")
 
 
+def _check_plan(plan: np.ndarray, step: Scalar) -> None:
+    """The number of steps of a run that is sized by its time, or was stopped before its last step."""
+    if plan.dtype != np.float64 or plan.shape != (4,):
+        raise ValueError(f"the plan of the steps is {plan.dtype} of shape {plan.shape}, not four numbers")
+    total, first, progress, again = plan.tolist()
+    counts = all(number.is_integer() and 0 <= number <= MAX_STEPS for number in (total, first, again))
+    if not counts or not 0 <= progress <= 1 or first > min(total, step):
+        raise ValueError(f"the plan of the steps holds impossible values, {_brief(plan.tolist())}")
+
+
 def _check_samples(arrays: dict[str, np.ndarray]) -> None:
     for name, (kind, ndim) in SAMPLES.items():
         if name in arrays and (arrays[name].dtype.kind != kind or arrays[name].ndim != ndim):
@@ -115,6 +136,9 @@ def _check_samples(arrays: dict[str, np.ndarray]) -> None:
 
 
 def _check_observables(arrays: dict[str, np.ndarray]) -> None:
+    overlaps = arrays.get("overlaps")
+    if overlaps is not None and (overlaps.dtype.kind != "f" or overlaps.ndim != 1 or "overlaps_error" not in arrays):
+        raise ValueError("the overlaps with known states are not real numbers with error bars")
     for name, values in arrays.items():
         for ending in ("_error", "_exact"):
             other = arrays.get(name + ending)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from nqs.runtime.text import printable
+
 LONG = 32  # largest number of entries of a list that messages show in full
 SHORT = 8  # largest number of entries of a list of numbers or names that is compared as a whole
 SHOWN = 3  # differing entries of a list that messages name
@@ -157,7 +159,7 @@ def differences(first: Any, second: Any, path: str = "") -> list[str]:
         more = [f"{path}: {len(found)} of {len(first)} entries differ"] if len(found) > SHOWN else []
         return [line for lines in found[:SHOWN] for line in lines] + more
     both_nan = first != first and second != second
-    return [] if first == second or both_nan else [f"{path}: {_brief(first)} / {_brief(second)}"]
+    return [] if first == second or both_nan else [printable(f"{path}: {_brief(first)} / {_brief(second)}")]
 
 
 def _is_short(values: list[Any]) -> bool:

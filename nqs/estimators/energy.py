@@ -34,8 +34,9 @@ def estimate_energy(
     known, values = complete or (samples, local_energies)
     error = error_bar(known, values.real).error.item()
     if samples.n_distinct == 1 and not samples.is_exhaustive:  # no scatter: from what was not drawn, if that is known
-        p = ErrorWeights(known).probability
-        variance = math.nan if len(values) == 1 or p is None else (p @ (values - energy).abs().square()).item()
+        weights = ErrorWeights(known)
+        p, alone = weights.probability, len(values) == 1 and weights.unseen
+        variance = math.nan if p is None or alone else (p @ (values - energy).abs().square()).item()
     return EnergyEstimate(
         energy=energy,
         error=error,

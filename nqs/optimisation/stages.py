@@ -2,6 +2,7 @@
 
 import math
 import sys
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from nqs.optimisation.exact_steps import ExactSteps
@@ -134,7 +135,8 @@ def stages(
         begin = warm_up.steps(run.steps)
         found.append(Stage(name="warm-up", sampler=warm_up.sampler, optimiser=warm_up.optimiser, first=0, steps=begin))
     if isinstance(optimiser, ExactSteps):
-        cold = next((k for k in range(begin, run.steps) if run.temperature_at(k / run.steps) == 0), run.steps)
+        of_run, after = range(run.steps), run.steps
+        cold = bisect_left(of_run, True, begin, after, key=lambda k: run.temperature_at(k / after) == 0)
         annealing = optimiser.without_matrix
         found.append(Stage(name="annealing", sampler=sampler, optimiser=annealing, first=begin, steps=cold - begin))
         begin = cold

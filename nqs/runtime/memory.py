@@ -52,11 +52,13 @@ def require_memory(needed: float, what: str, advice: str, device: torch.device |
     Args:
         needed: bytes at the peak.
         what: such as "the matrix of dimension 5".
-        device: of which the free memory counts as well.
+        device: of which the free memory counts as well; on "meta" nothing is allocated.
 
     Raises:
         ValueError: with needed and available memory.
     """
+    if device is not None and device.type == "meta":
+        return
     found = [available_memory(), free_memory(device) if device is not None and device.type == "cuda" else None]
     available = min((number for number in found if number is not None), default=None)
     if available is not None and needed > available:

@@ -19,7 +19,7 @@ from nqs.vmc.guard import Guard
 from nqs.vmc.loop import VMC
 from nqs.vmc.rebuilding import known_types, rebuild
 from nqs.vmc.result import Result
-from nqs.vmc.stored import check_history, check_parameters, one_line
+from nqs.vmc.stored import check_history, check_parameters, check_shapes, one_line
 
 __all__ = ["evaluate", "known_types", "rebuild", "resume"]
 
@@ -94,7 +94,8 @@ def evaluate(
     parameters = {name: torch.from_numpy(values) for name, values in Archive.open(archive).parameters().items()}
     with Archive.open(archive, "a") as record, Interruption() as interruption:
         vmc, _ = _rebuilt(record, types, device)
-        vmc.wavefunction.load_state_dict(parameters)
+        with one_line(archive):
+            vmc.wavefunction.load_state_dict(parameters)
         energy_infinity = infinite_temperature_energy(vmc.hamiltonian)
         if error is not None:
             vmc.evaluation = replace(vmc.evaluation, batches=UNKNOWN)
@@ -115,6 +116,9 @@ def _rebuilt(file: Archive, types: Mapping[str, type] | None, device: torch.devi
         hilbert = built["hamiltonian"].hilbert
         check_history(file)
         check_parameters(built["model"], hilbert, file)
+        for state in built.get("orthogonal_to", ()):
+            if state.model is not None:
+                check_shapes(state.model, hilbert, state.parameters, file.place)
         wavefunction = built["model"].build(hilbert, device)
         with torch.no_grad():  # parts of the model may be of a wrong kind
             wavefunction.log_psi(hilbert.random(1, torch.Generator().manual_seed(0)).to(device))

@@ -11,6 +11,7 @@ from nqs.optimisation.stages import RunConfig, Stage
 
 MEASURED = 20  # steps before the first plan; their rates are those of the start
 LATEST = 20  # steps whose mean time is that of the steps to come
+MOST = 2**50  # steps: checkpoints hold their number as float64
 AGAIN = 1.25  # the plan is corrected whenever the number of steps has grown by this factor
 
 
@@ -64,7 +65,7 @@ class Pace:
         if not self.timed or (done < self._next and not few):
             return
         self._from_step, self._from_progress = done, self.progress(done)
-        self.total = done + max(0, math.floor(left / each))
+        self.total = done + math.floor(min(max(0.0, left / each), MOST))
         self._next = max(MEASURED, math.ceil(AGAIN * done))
 
     # --- checkpoints ------------------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from nqs.archive.header import package_version
 from nqs.protocols import Wavefunction
+from nqs.runtime.text import printable
 
 Session = dict[str, str | int]
+LONGEST = 1000  # characters of a line about them
 NAMES = {"nqs": "nqs", "torch": "torch", "device": "device", "threads": "threads", "float32": "precision of float32"}
 
 
@@ -66,4 +68,5 @@ def steps_differ(before: Mapping[str, Any], now: Session) -> str | None:
     changes = [f"{text} {before.get(key)} → {now[key]}" for key, text in NAMES.items() if before.get(key) != now[key]]
     if not changes:
         return None
-    return f"from step {now['step']} on, numbers may differ in their last bits: {', '.join(changes)}"
+    text = printable(", ".join(changes), longest=LONGEST)  # archives may be of any origin
+    return f"from step {now['step']} on, numbers may differ in their last bits: {text}"

@@ -13,8 +13,10 @@ import torch
 from nqs.archive.errors import ArchiveError
 from nqs.archive.record import RunRecord
 from nqs.hilbert import HilbertSpace
+from nqs.optimisation.known_states import KnownState
 from nqs.optimisation.stages import Evaluation
 from nqs.runtime.memory import available_memory
+from nqs.runtime.text import printable
 
 MAX_SITES, MAX_LAYERS = 10_000, 1_000
 COPIES = 8  # of all parameters, in float64, in a run at least: state of the optimiser, last good ones, updates
@@ -33,15 +35,18 @@ NEEDED = {
 
 @contextmanager
 def one_line(place: object) -> Iterator[None]:
-    """Context manager: an archive may hold values of which no class of nqs has thought.
+    """Context manager: an archive may hold values of which no class of nqs has thought, and names with line ends.
 
     Raises:
         ArchiveError: instead of errors that are neither a ValueError nor an ArchiveError.
     """
     try:
         yield
-    except (ArchiveError, ValueError):
-        raise
+    except (ArchiveError, ValueError) as error:
+        if str(error).isprintable():
+            raise
+        kind = ArchiveError if isinstance(error, ArchiveError) else ValueError
+        raise kind(printable(error)) from error
     except Exception as error:
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ArchiveError(f"{place} holds a run that cannot be rebuilt: {text}") from error
@@ -74,12 +79,19 @@ def _sites(part: Mapping[str, Any]) -> int:
 def check_kinds(built: Mapping[str, Any]) -> None:
     """Raises ValueError: a part of a run is of another kind, such as a lattice in place of the sampler, or has fields
     of another type."""
+    for state in built.get("orthogonal_to", ()):  # a name in place of a state would be that of a file to be opened
+        if not isinstance(state, KnownState):
+            raise ValueError(f"a known state in the archive is a {type(state).__name__}, which cannot be one.")
     for name, part in built.items():
         if name not in NEEDED:
             continue
         needed, package = NEEDED[name]
         if name == "evaluation" and isinstance(part, Evaluation):
             _check_fields(part, whole=True)
+            if type(part.batches) is not int:
+                raise ValueError(
+                    f"Evaluation has batches = {part.batches!r}, which is a {type(part.batches).__name__}."
+                )
             part = part.sampler
         module = f"{type(part).__module__}.".split(".")
         if not hasattr(part, needed) or (module[0] == "nqs" and module[1] != package):
@@ -124,12 +136,23 @@ def check_history(archive: RunRecord) -> None:
     """Raises ArchiveError: finished steps without the column that every run sums up, or more than the run has."""
     if archive.step and "seconds" not in archive.history:
         raise ArchiveError(f"{archive.place} was not written by a run of nqs: its history lacks seconds.")
-    if archive.step > archive.steps:
-        raise ArchiveError(f"{archive.place} holds {archive.step:,} steps of a run of {archive.steps:,}.")
+    steps = archive.config["run"].get("steps")
+    steps = archive.steps if steps is None else min(steps, archive.steps)
+    if archive.step > steps:
+        raise ArchiveError(f"{archive.place} holds {archive.step:,} steps of a run of {steps:,}.")
 
 
 def check_parameters(model: Any, hilbert: HilbertSpace, archive: RunRecord) -> None:
-    """Compare the shapes of the network's parameters with those in the checkpoint, before any of them is allocated.
+    """`check_shapes` of the network of a run and its checkpoint."""
+    check_shapes(model, hilbert, archive.parameters() if archive.has_checkpoint else None, archive.place)
+
+
+def check_shapes(model: Any, hilbert: HilbertSpace, parameters: Mapping[str, np.ndarray] | None, place: str) -> None:
+    """Compare the shapes of a network's parameters with the stored ones, before any of them is allocated.
+
+    Args:
+        parameters: stored ones; None: there are none yet.
+        place: name of the archive.
 
     Raises:
         ArchiveError: they differ, do not fit into memory, or are not finite.
@@ -138,9 +161,7 @@ def check_parameters(model: Any, hilbert: HilbertSpace, archive: RunRecord) -> N
         model = model.base
     layers = getattr(model, "layers", 0)
     if layers > MAX_LAYERS:
-        raise ArchiveError(
-            f"{archive.place}: its model has {layers:,} layers; runs from archives have at most {MAX_LAYERS:,}."
-        )
+        raise ArchiveError(f"{place}: its model has {layers:,} layers; runs from archives have at most {MAX_LAYERS:,}.")
     try:
         with torch.device("meta"):
             shapes = {name: tuple(tensor.shape) for name, tensor in model.build(hilbert, "meta").state_dict().items()}
@@ -150,19 +171,18 @@ def check_parameters(model: Any, hilbert: HilbertSpace, archive: RunRecord) -> N
     needed = 8 * COPIES * sum(map(math.prod, shapes.values()))
     if memory is not None and needed > memory:
         raise ArchiveError(
-            f"{archive.place}: its model has parameters for which {needed:,} bytes are needed and {memory:,} are free."
+            f"{place}: its model has parameters for which {needed:,} bytes are needed and {memory:,} are free."
         )
-    if not archive.has_checkpoint:
+    if parameters is None:
         return
-    parameters = archive.parameters()
     infinite = [name for name, values in parameters.items() if not np.isfinite(values).all()]
     if infinite:
-        raise ArchiveError(f"{archive.place}: the parameters {infinite[0]} in its checkpoint are not finite.")
+        raise ArchiveError(f"{place}: the parameters {printable(infinite[0])} in its checkpoint are not finite.")
     stored = {name: values.shape for name, values in parameters.items()}
     for name, shape in shapes.items():
         found = {other for path, other in stored.items() if path == name or path.endswith(f".{name}")}
         if shape not in found:
             raise ArchiveError(
-                f"{archive.place}: the parameters {name} of its model have the shape {shape}, those in its checkpoint "
+                f"{place}: the parameters {name} of its model have the shape {shape}, those in its checkpoint "
                 f"{', '.join(map(str, sorted(found))) or 'are missing'}. It was not written by a run of nqs."
             )
