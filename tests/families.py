@@ -377,40 +377,49 @@ def dipolar_bosons_in_netket(h: Any) -> list[Any]:
 # ---- sums of products of local operators -----------------------------------------------------------------
 
 
+def at(coupling: Any, place: int) -> float:
+    """A coupling at a bond or site: one number, alone or in a list, or one for each."""
+    numbers = np.atleast_1d(coupling)
+    return float(numbers[place] if len(numbers) > 1 else numbers[0])
+
+
 def as_operator(h: Any) -> Operator:
     """The formula of a family, written with the operators of its particles."""
     op = operators
     if isinstance(h, BoseHubbard):
         angles = np.array(h.phases or np.zeros(len(h.lattice.bonds()))) + np.pi * (h.lattice.signs().numpy() < 0)
         sites = range(h.lattice.n_sites)
-        energy = sum(h.U / 2 * op.number(i) * (op.number(i) - 1) - h.mu * op.number(i) for i in sites)
-        for (i, j), angle in zip(h.lattice.bonds().tolist(), angles, strict=True):
-            hop = -h.J * np.exp(1j * angle) * op.b_dag(j) * op.b(i)
-            energy += hop + hop.dagger() + h.V * op.number(i) * op.number(j)
+        energy = sum(at(h.U, i) / 2 * op.number(i) * (op.number(i) - 1) - at(h.mu, i) * op.number(i) for i in sites)
+        for k, ((i, j), angle) in enumerate(zip(h.lattice.bonds().tolist(), angles, strict=True)):
+            hop = -at(h.J, k) * np.exp(1j * angle) * op.b_dag(j) * op.b(i)
+            energy += hop + hop.dagger() + at(h.V, k) * op.number(i) * op.number(j)
         return energy + sum(energy * op.number(i) for i, energy in enumerate(h.potential or ()))
     if isinstance(h, Heisenberg):
-        energy = -h.h * sum(op.sz(i) for i in range(h.lattice.n_sites))
-        for order, (J, Delta) in enumerate(zip(h.J, h.Delta, strict=True), start=1):
-            for (i, j), sign in zip(h.lattice.bonds(order).tolist(), h.lattice.signs(order).tolist(), strict=True):
-                energy += J * (sign * (op.sx(i) * op.sx(j) + op.sy(i) * op.sy(j)) + Delta * op.sz(i) * op.sz(j))
+        energy = -sum(at(h.h, i) * op.sz(i) for i in range(h.lattice.n_sites))
+        for order, shells in enumerate(zip(h.J, h.Delta, strict=True), start=1):
+            bonds, signs = h.lattice.bonds(order).tolist(), h.lattice.signs(order).tolist()
+            for k, ((i, j), sign) in enumerate(zip(bonds, signs, strict=True)):
+                J, Delta = (at(shell, k) for shell in shells)
+                exchange, ising = (0.0, J) if Delta == math.inf else (J, J * Delta)
+                energy += exchange * sign * (op.sx(i) * op.sx(j) + op.sy(i) * op.sy(j)) + ising * op.sz(i) * op.sz(j)
         return energy
     spins = (None,) if isinstance(h, TV) else ("up", "down")
     energy = sum(x * op.c_dag(j, s) * op.c(i, s) for i, j, x in hop_terms(h) for s in spins)
     energy = energy + energy.dagger() if hop_terms(h) else 0 * op.identity()
     for i, potential in enumerate(h.potential or (0.0,) * h.lattice.n_sites):
-        energy += (potential - getattr(h, "mu", 0.0)) * op.number(i)
+        energy += (potential - at(getattr(h, "mu", 0.0), i)) * op.number(i)
         if isinstance(h, FermiHubbard):
-            energy += h.U * op.number(i, "up") * op.number(i, "down")
+            energy += at(h.U, i) * op.number(i, "up") * op.number(i, "down")
         if len(spins) == 2:
-            energy -= getattr(h, "h", 0.0) / 2 * (op.number(i, "up") - op.number(i, "down"))
-    for i, j in h.lattice.bonds().tolist():
+            energy -= at(getattr(h, "h", 0.0), i) / 2 * (op.number(i, "up") - op.number(i, "down"))
+    for k, (i, j) in enumerate(h.lattice.bonds().tolist()):
         if isinstance(h, TJ):
-            flip = [op.c_dag(k, "up") * op.c(k, "down") for k in (i, j)]
-            z = [(op.number(k, "up") - op.number(k, "down")) / 2 for k in (i, j)]
-            energy += h.J / 2 * (flip[0] * flip[1].dagger() + flip[1] * flip[0].dagger())
-            energy += h.J * (z[0] * z[1] - op.number(i) * op.number(j) / 4)
+            flip = [op.c_dag(site, "up") * op.c(site, "down") for site in (i, j)]
+            z = [(op.number(site, "up") - op.number(site, "down")) / 2 for site in (i, j)]
+            energy += at(h.J, k) / 2 * (flip[0] * flip[1].dagger() + flip[1] * flip[0].dagger())
+            energy += at(h.J, k) * (z[0] * z[1] - op.number(i) * op.number(j) / 4)
         else:
-            energy += h.V * op.number(i) * op.number(j)
+            energy += at(h.V, k) * op.number(i) * op.number(j)
     return energy
 
 
