@@ -72,7 +72,7 @@ def expect(
             samples = TreeSampler(n_samples=samples)
         chosen = samples or sampler or final_evaluation(sampled, generator.device)
         if isinstance(chosen, Evaluation):
-            chosen = chosen.sampler
+            chosen = chosen.whole
         samples = chosen.build(sampled).sample(generator)
     samples = sampled.to_sector_samples(samples, generator)
     several = isinstance(operator, Sequence)

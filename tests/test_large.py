@@ -1,6 +1,8 @@
 """Runs of systems that nobody can sum over: length by measured time, evaluation in batches, mean-field starts."""
 
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -213,8 +215,30 @@ def test_stored_states_are_evaluated_again(tmp_path: Path, capsys: pytest.Captur
     assert all(np.array_equal(before[name], values) for name, values in archive.parameters().items())
     assert Evaluate(file=path, error=2 * found.error, seed=1, device="cpu")() == 0
     assert "E = " in capsys.readouterr().out
+    refined = Archive.open(path).result
+    assert refined is not None
+    assert evaluate(path, error=2 * refined.error, progress=False) == refined  # nothing to do
     with pytest.raises(ValueError, match="error=-1"):
         evaluate(path, error=-1)
+
+
+def test_an_interrupted_evaluation_keeps_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, batches = tmp_path / "run.h5", []
+    real = Evaluator.add
+
+    def add(self: Evaluator, generator: torch.Generator) -> object:
+        batches.append(real(self, generator))
+        if len(batches) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batches[-1]
+
+    monkeypatch.setattr(Evaluator, "add", add)
+    sampler = TreeSampler(n_samples=50)
+    vmc = VMC(RING, model(RING), sampler, evaluation=Evaluation(sampler=sampler, batches=100, error=1e-9))
+    with pytest.raises(nqs.Interrupted, match="the energy from 150 samples is kept"):
+        vmc.run(3, archive=path, progress=False)
+    assert Archive.open(path).result == batches[-1]
+    assert resume(path, progress=False).estimate == batches[-1]
 
 
 # ------------------------------------------------------------------------------------------- start from a determinant

@@ -3,7 +3,8 @@
 import math
 import sys
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from nqs.optimisation.exact_steps import ExactSteps
 from nqs.protocols import OptimiserConfig, SamplerConfig
@@ -93,6 +94,13 @@ class Evaluation:
             raise ValueError(f"batches={self.batches}: give at least 1.")
         if not self.error > 0:
             raise ValueError(f"error={self.error}: it must be positive.")
+
+    @property
+    def whole(self) -> SamplerConfig:
+        """A sampler of as many distinct configurations as all batches have, if it has a number of them."""
+        distinct: int | None = getattr(self.sampler, "n_distinct", None)
+        config: Any = self.sampler
+        return config if distinct is None else replace(config, n_distinct=distinct * self.batches)
 
 
 @dataclass(frozen=True, kw_only=True)

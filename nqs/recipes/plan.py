@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.models import OnOrbits, ProjectedDeterminant, SlaterDeterminant, TransformerConfig
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, stages
 from nqs.protocols import (
@@ -188,6 +189,7 @@ def plan(
     if pretrain not in PRETRAIN:
         raise ValueError(f"pretrain={pretrain!r}: choose among {', '.join(map(repr, PRETRAIN))}.")
     RunConfig(steps=steps, seed=seed, temperature=temperature, annealing=annealing)  # refuses impossible values
+    check_hamiltonian(hamiltonian)  # before symmetries and signs are looked for
     on = checked_device(str(default_device() if device is None else device))
     unit = unit_of(hamiltonian)
     config, mean_field, why = _model(

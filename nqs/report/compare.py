@@ -97,7 +97,8 @@ def _rows(group: Sequence[Archive], exact_limit: int) -> list[Row]:
 
 def _computed(group: Sequence[Archive], limit: int) -> float | None:
     """The exact energy for archives that hold none, if the dimension allows it; stored in them."""
-    unknown = [archive for archive in group if archive.exact is None]
+    # Runs for states above the lowest have another energy to compare with.
+    unknown = [archive for archive in group if archive.exact is None and "orthogonal_to" not in archive.config]
     if not unknown or limit <= 0:
         return None
     try:

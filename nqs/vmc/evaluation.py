@@ -213,7 +213,9 @@ def evaluate_best(
             enough = batch == config.batches or estimate.error <= small
             if enough or not found.can_go_on or not limit.allows(MARGIN * found.seconds + kept):
                 break
-            interruption.check(record.how_to_continue())
+            if interruption.number is not None:
+                record.save()  # what there is so far is the result
+                interruption.check(f"the energy from {estimate.n_samples:,} samples is kept; nqs evaluate refines it.")
             estimate = found.add(generator)
             bar.update(f"E = {with_error(estimate.energy, estimate.error)}")
     samples, estimate = found.all()

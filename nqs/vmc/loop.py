@@ -218,6 +218,8 @@ class VMC:
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
             bar = stack.enter_context(Progress(pace.total, record.step, show=progress))
             spent = sum(float(record.history[name].sum()) for name in TIMES if name in record.history)
+            if run.minutes is not None and minutes is None:  # resumed without a limit: that of the run
+                limit = TimeLimit(max(run.minutes - spent / 60, EVALUATION_FRACTION * run.minutes))
             check = SampleCheck(self.hamiltonian, self.wavefunction.symmetry)
             step, writing = record.step, 0.0
             while not pace.ends(step):

@@ -112,7 +112,7 @@ def _lines(archive: "Archive") -> list[str]:
         lines.append(f"  computed    {_session(session)}")
     for name, part in archive.config.items():
         if name not in ("hamiltonian", "unit"):  # shown in the first line
-            lines.append(f"  {name:<12}{_short(part)}")
+            lines.append(f"  {name:<11} {_short(part)}")
     return lines
 
 
