@@ -91,11 +91,11 @@ def evaluate(
     if error is not None and not error > 0:
         raise ValueError(f"error={error}: give a positive error bar.")
     limit = TimeLimit(minutes)
-    parameters = {name: torch.from_numpy(values) for name, values in Archive.open(archive).parameters().items()}
     with Archive.open(archive, "a") as record, Interruption() as interruption:
         stored = record.result
         if stored is not None and record.result_step == record.step and error is not None and stored.error <= error:
             return stored  # small enough already
+        parameters = {name: torch.from_numpy(values) for name, values in record.parameters().items()}
         vmc, _ = _rebuilt(record, types, device)
         with one_line(archive):
             vmc.wavefunction.load_state_dict(parameters)

@@ -28,7 +28,7 @@ from nqs.vmc.record import keep_overlaps
 
 MARGIN = 1.3  # on the time of the next batch
 OBSERVABLES = 0.25  # fraction of the time of the evaluation that is kept for observables
-CONNECTED = 2**12  # connected configurations of observables that take about a second: allowed whatever time is left
+CONNECTED = 2**12  # connected configurations of observables that are allowed whatever time is left
 
 
 class Parts(Protocol):

@@ -128,29 +128,18 @@ def restore(
             archive.save()
         return
     with one_line(archive.place):
-        _load(archive, wavefunction, running, guard, pace, generator)
-
-
-def _load(
-    archive: MemoryArchive,
-    wavefunction: Wavefunction,
-    running: RunningStage,
-    guard: Guard,
-    pace: Pace,
-    generator: torch.Generator,
-) -> None:
-    found = archive.checkpoint()
-    wavefunction.load_state_dict(found.model)
-    of_optimiser = {name: tensor for name, tensor in found.optimiser.items() if not name.startswith(OTHERS)}
-    running.optimiser.load_state_dict(of_optimiser)
-    running.sampler.load_state_dict(found.sampler)
-    before = None if found.last_good is None else found.last_good.to(guard.parameters[0].device)
-    guard.load_state_dict(found.optimiser, before, found.damping)
-    pace.load_state_dict(found.optimiser)
-    if len(found.generator) == len(generator.get_state()):
-        generator.set_state(found.generator)
-    else:  # written on another kind of device: go on with fresh random numbers
-        generator.manual_seed(generator.initial_seed() + archive.step)
+        found = archive.checkpoint()
+        wavefunction.load_state_dict(found.model)
+        of_optimiser = {name: tensor for name, tensor in found.optimiser.items() if not name.startswith(OTHERS)}
+        running.optimiser.load_state_dict(of_optimiser)
+        running.sampler.load_state_dict(found.sampler)
+        before = None if found.last_good is None else found.last_good.to(guard.parameters[0].device)
+        guard.load_state_dict(found.optimiser, before, found.damping)
+        pace.load_state_dict(found.optimiser)
+        if len(found.generator) == len(generator.get_state()):
+            generator.set_state(found.generator)
+        else:  # written on another kind of device: go on with fresh random numbers
+            generator.manual_seed(generator.initial_seed() + archive.step)
 
 
 def keep_exact(archive: MemoryArchive, exact: ExactGroundState | float | None) -> float | None:
