@@ -13,7 +13,7 @@ from nqs import VMC, exact, recipes
 from nqs.archive.serialise import from_plain, to_plain
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, staggered_potential
 from nqs.hilbert import HilbertSpace, bosons
-from nqs.lattice import chain, from_edges, square
+from nqs.lattice import Lattice, chain, from_edges, square
 from nqs.models import (
     MarshallSign,
     OnOrbits,
@@ -169,6 +169,23 @@ def test_symmetries_over_which_steps_average(hamiltonian: Hamiltonian, most: int
     moves = {tuple(p) for p in hamiltonian.lattice.translations().tolist()}
     assert order is None or set(averaged.permutations) <= moves
     assert set(averaged.maps) == set(group.maps)
+
+
+@pytest.mark.parametrize(("lattice", "order"), [(square(6), 8), (square(10), 8), (chain(40), 4)], ids=str)
+def test_frustrated_spins_average_over_symmetries_that_keep_a_site(lattice: Lattice, order: int) -> None:
+    """Where a step with as many images takes seconds at most."""
+    h = Heisenberg(lattice, 0, J=(1.0, 0.5))
+    known = recipes.signs(h)
+    model = TransformerConfig(width=2, layers=1, heads=1, phase=known.phase, reference=known.reference)
+    averaged, why = recipes.symmetrised(model, h, "cuda")
+    assert isinstance(averaged, Symmetrised)
+    assert averaged.symmetry.order == order
+    assert all(permutation[0] == 0 for permutation in averaged.symmetry.permutations)
+    assert f"{order} symmetries" in why
+    sampler = recipes.training_sampler(averaged.build(h.hilbert), "cuda")
+    assert isinstance(sampler, TreeSampler)
+    assert order * sampler.n_distinct * lattice.n_sites**2 <= 10**8
+    assert recipes.symmetrised(model, h, "cpu")[0] == model
 
 
 def test_without_a_lattice_steps_average_over_all() -> None:
