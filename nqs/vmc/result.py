@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nqs.estimators.estimate import EnergyEstimate, relative_error, with_decimals, with_error
+from nqs.estimators.estimate import EnergyEstimate, error_text, relative_error, with_decimals, with_error
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.runtime.notebook import html_table
 
@@ -63,7 +63,7 @@ class Result:
 
     def __repr__(self) -> str:
         e = self.estimate
-        exact = "" if self.exact is None else f", relative error {self.relative_error:.1e}"
+        exact = "" if self.exact is None else f", {error_text(e.energy, self.exact)}"
         left = f", {self.steps_left:,} steps left" if self.steps_left else ""
         energy = f"E = {with_error(e.energy, e.error)} {self.unit}"
         return f"<Result {energy}, variance {e.variance:.1e}, {e.n_distinct:,} distinct configurations{exact}{left}>"
@@ -100,5 +100,7 @@ class Result:
         energy = exact.energy if isinstance(exact, ExactGroundState) else exact
         difference = self.estimate.energy - energy
         bars = f" = {difference / self.estimate.error:+.1f} error bars" if self.estimate.error > 0 else ""
+        if not energy:
+            return f"exact {with_decimals(energy)} {self.unit}: error {difference:+.2e}{bars}"
         relative = relative_error(self.estimate.energy, energy)
         return f"exact {with_decimals(energy)} {self.unit}: relative error {relative:.1e} ({difference:+.2e}{bars})"
