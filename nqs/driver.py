@@ -35,7 +35,7 @@ from nqs.runtime.progress import Watcher
 from nqs.runtime.threads import using_threads
 from nqs.transfer import origin, transfer
 from nqs.vmc.loop import VMC
-from nqs.vmc.orthogonal import State
+from nqs.vmc.orthogonal import State, check_states, known_states, level_above
 from nqs.vmc.result import Result
 
 EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed first: seconds on a CPU
@@ -89,10 +89,12 @@ def ground_state(
         exact: exact ground state or its energy, for relative errors; "auto": computed first, up to the dimension
             `exact_limit`; None: unknown.
         exact_limit: see `exact`.
-        orthogonal_to: known states of the sector, the lowest ones: wavefunctions, archives of runs, or vectors. The run
-            finds the next state above them, by penalties on the overlaps (nqs.optimisation.known_states), with a phase
-            head and without a symmetry, which the next state need not share; `exact` is then the energy of that state.
-        penalty: weight of the penalties, in the unit of the energy; chosen by default.
+        orthogonal_to: known states of the sector: wavefunctions, archives of runs, or vectors. The run finds the lowest
+            state that is orthogonal to them, by penalties on the overlaps (nqs.optimisation.known_states), with a phase
+            head and without a symmetry, which that state need not share; `exact` is then the lowest level of H in their
+            orthogonal complement: E_1 above the ground state, E_0 above any other eigenstate.
+        penalty: weight of the penalties, in the unit of the energy; chosen by default. One that does not lift its state
+            above the exact level is refused.
         archive: HDF5 file of the run.
         name: without `archive`, the run is kept in results/NAME-DIGEST.h5, with a digest of all choices.
         figure: draw the figure of the run beside its archive.
@@ -125,6 +127,7 @@ def ground_state(
             checked_archive(Path(archive))
         if initial is not None:
             Archive.open(initial).parameters()
+        check_states(orthogonal_to)
         if orthogonal_to:
             symmetry = "none"
             if model is None or isinstance(model, NetworkOptions):
@@ -147,23 +150,23 @@ def ground_state(
             device=device,
             threads=threads,
         )
+        known = known_states(hamiltonian, orthogonal_to, penalty)
         say(hamiltonian, hamiltonian.hilbert, sep="\n")
         if exact == "auto":
             exact = None
             if hamiltonian.hilbert.dimension > exact_limit:
                 say(f"no exact energy: the dimension is above exact_limit={exact_limit:,}")
-            elif orthogonal_to:
-                levels = exact_diagonalisation.lowest(hamiltonian, len(orthogonal_to) + 1)
-                exact = float(levels.energies[-1])
-                say(levels)
+            elif known:
+                level, notes = level_above(hamiltonian, known)
+                exact = float(level.energies[0])
+                say(f"above the {len(known)} known state{'s' * (len(known) > 1)}: {level}", *notes, sep="\n")
             else:
                 exact = exact_diagonalisation.ground_state(hamiltonian)
                 say(exact)
         return carry_out(
             plan,
             exact=exact,
-            orthogonal_to=orthogonal_to,
-            penalty=penalty,
+            orthogonal_to=known,
             archive=archive,
             name=name,
             figure=figure,

@@ -10,6 +10,8 @@ from nqs.estimators.estimate import EnergyEstimate, error_text, relative_error, 
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.runtime.notebook import html_table
 
+LARGE_OVERLAP = 0.1  # with a known state, at which a run has not become orthogonal to it
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -53,6 +55,8 @@ class Result:
         ]
         if self.overlaps:
             lines.append(f"overlap with known states {self._overlaps}")
+            if self.not_orthogonal:
+                lines.append(self.not_orthogonal)
         if e.remark:
             lines.append(e.remark)
         if self.exact is not None:
@@ -80,6 +84,8 @@ class Result:
         ]
         if self.overlaps:
             rows.append(("overlap with known states", self._overlaps))
+            if self.not_orthogonal:
+                rows.append(("known states", self.not_orthogonal))
         if e.remark:
             rows.append(("error", e.remark))
         if self.exact is not None:
@@ -89,6 +95,15 @@ class Result:
         if self.steps_left:
             rows.append(("steps left", f"{self.steps_left:,}: resume to go on"))
         return html_table(f"E = {with_error(e.energy, e.error)} {self.unit}", rows)
+
+    @property
+    def not_orthogonal(self) -> str:
+        """One line if an overlap with a known state is large beyond its error; "" elsewhere."""
+        large = [k for k, (value, error) in enumerate(self.overlaps, start=1) if value - 3 * error > LARGE_OVERLAP]
+        if not large:
+            return ""
+        which = ", ".join(map(str, large))
+        return f"not orthogonal to known state {which}: more steps, or a larger penalty, are needed"
 
     @property
     def _overlaps(self) -> str:
