@@ -9,6 +9,7 @@ import torch
 
 import nqs
 from nqs import VMC, exact
+from nqs.estimators.energy_scale import energy_scale
 from nqs.estimators.local_energy import Energy
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain, square
@@ -253,6 +254,48 @@ def test_weights_exceed_the_distance_to_the_next_level_in_any_unit() -> None:
     weights = [VMC(h, model(h), orthogonal_to=[dense(h)[1][:, 0]]).orthogonal_to[0].weight for h in (BOSONS, scaled)]
     assert weights[1] == pytest.approx(1e3 * weights[0])
     assert VMC(BOSONS, model(BOSONS), orthogonal_to=[states_of(BOSONS)], penalty=2.5).orthogonal_to[0].weight == 2.5
+
+
+@every_model
+@pytest.mark.parametrize("sampled", [False, True], ids=["vectors", "wavefunctions"])
+def test_weights_exceed_the_distance_to_the_wanted_level_but_not_by_far(h: Hamiltonian, sampled: bool) -> None:
+    """Of one, two and three lowest states; the bound is at most the mean of the spectrum."""
+    energies, states = dense(h)
+    for k in (1, 2, 3):
+        vectors = [StateVector(h.hilbert, states[:, i]) if sampled else states[:, i] for i in range(k)]
+        weights = np.array([known.weight for known in known_states(h, vectors)])
+        distances = energies[k] - energies[:k]
+        assert (weights > 1.3 * distances + 0.1).all()
+        assert (weights < 3.01 * np.maximum(energies.mean() - energies[:k], energy_scale(h))).all()
+
+
+def test_the_bound_on_the_next_level_is_that_of_trial_states() -> None:
+    """(n_i - <n_i>)|0> made with dense matrices; a superposition of the next states needs no other bound."""
+    energies, states = dense(BOSONS)
+    H, k = exact.sparse_matrix(BOSONS).toarray(), states[:, 0]
+    trial = []
+    for site in range(4):
+        for a in (1, 2, 3):
+            o = (BOSONS.hilbert.configurations()[:, site] == a).double().numpy()
+            phi = (o - k @ (o * k)) * k
+            if phi @ phi > 1e-2:
+                trial.append(phi @ H @ phi / (phi @ phi))
+    (known,) = known_states(BOSONS, [k])
+    assert known.weight == pytest.approx(2 * (min(trial) - energies[0]), rel=1e-9)
+    assert min(trial) > energies[1]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_sampled_run_from_random_parameters_finds_the_next_state() -> None:
+    """With 3 (E_inf - E_0), 18 times the gap, as the penalty it was at -1.75 of -1.865 after 80 steps."""
+    energies, states = dense(BOSONS)
+    vmc = VMC(
+        BOSONS, model(BOSONS, 3), TreeSampler(n_samples=2000), evaluation=TreeSampler(n_samples=20_000),
+        orthogonal_to=[states[:, 0]],
+    )  # fmt: skip
+    result = vmc.run(80, progress=False)
+    assert result.estimate.energy == pytest.approx(energies[1], abs=max(2e-3, 4 * result.estimate.error))
+    assert result.estimate.variance < 0.01
 
 
 def states_of(h: Hamiltonian) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The states that a run stays orthogonal to, the weights of their penalties, and the exact level above them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,20 @@ from torch import Tensor
 
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.archive.archive import Archive
-from nqs.estimators.energy import infinite_temperature_energy
 from nqs.estimators.energy_scale import energy_scale
 from nqs.exact.levels import ExactLevels, lowest
 from nqs.exact.sector_matrix import sparse_matrix
 from nqs.hilbert import HilbertSpace
-from nqs.observables.operators import matrix_element
 from nqs.observables.state_vector import exact_samples
 from nqs.optimisation.known_states import REAL, Known, KnownState, overlap, ratios
 from nqs.protocols import Hamiltonian, Wavefunction, unit_of
 from nqs.recipes.samplers import training_sampler
-from nqs.samples import Samples
+from nqs.vmc.penalties import Drawn, penalty_weights
 from nqs.vmc.rebuilding import rebuild
 from nqs.vmc.stored import check_parameters, one_line
 
 State = KnownState | Wavefunction | Archive | str | Path | np.ndarray | Tensor
 LISTED = 2**20  # largest dimension for which a state without a configuration is stored as a vector
-# Weight in units of the distance of <k|H|k> from the mean of the spectrum. With K known states E_inf - E_0 is at least
-# (1 - K / dim) (E_K - E_0): three times that exceeds the distance to the next level of a sector of 2 K states or more.
-MARGIN = 3.0
 SAME = 0.99  # |<a|b>|^2 from which on two known states count as one
 NOTED = 1e-6  # energy, in the energy scale, by which a run may end below the exact level without a note
 
@@ -41,9 +37,9 @@ def known_states(
     Args:
         states: wavefunctions, archives of runs (after their last step), vectors in lexicographic order, or what this
             function returned.
-        penalty: weight of all of them, in the Hamiltonian's unit; by default 3 (E_inf - <k|H|k>), E_inf = Tr H / dim,
-            which is above the distance to the next level.
-        seed: of the samples for <k|H|k>.
+        penalty: weight of all of them, in the Hamiltonian's unit; by default twice the distance to an upper bound of
+            the level above them (nqs.vmc.penalties).
+        seed: of the samples of the known states.
 
     Raises:
         TypeError: no states, or not a list of them.
@@ -53,10 +49,19 @@ def known_states(
     check_states(states)
     if penalty is not None and not len(states):
         raise ValueError(f"penalty={penalty:g}: there is no known state that it weighs; give orthogonal_to, too.")
-    found = tuple(one if isinstance(one, KnownState) else _known(hamiltonian, one, penalty, seed) for one in states)
-    if not all(isinstance(one, KnownState) for one in states):
-        _refuse_equal(hamiltonian, found, seed)
-    return found
+    if all(isinstance(one, KnownState) for one in states):
+        return tuple(states)
+    first = 1.0 if penalty is None else penalty
+    found = [one if isinstance(one, KnownState) else _plain(hamiltonian, one, first) for one in states]
+    drawn = [_drawn(hamiltonian, one, seed) for one in found]
+    _refuse_equal(drawn)
+    if penalty is None:
+        weights = penalty_weights(hamiltonian, drawn)
+        found = [
+            given if isinstance(given, KnownState) else replace(one, weight=weight)
+            for given, one, weight in zip(states, found, weights, strict=True)
+        ]
+    return tuple(found)
 
 
 def check_states(states: Any) -> None:
@@ -81,16 +86,14 @@ def _short(value: Any) -> str:
     return repr(str(value)) if isinstance(value, (str, Path)) else f"<{type(value).__name__}>"
 
 
-def _refuse_equal(hamiltonian: Hamiltonian, known: Sequence[KnownState], seed: int) -> None:
+def _refuse_equal(known: Sequence[Drawn]) -> None:
     """
     Raises:
         ValueError: two states are the same.
     """
-    built = [one.build(hamiltonian.hilbert, "cpu").state for one in known]
-    for i, one in enumerate(known[:-1]):
-        samples = _samples(hamiltonian, one, built[i], torch.Generator().manual_seed(seed))
+    for i, (state, samples) in enumerate(known):
         for j in range(i + 1, len(known)):
-            value = overlap(samples, ratios(built[j], built[i], samples)).value.item()
+            value = overlap(samples, ratios(known[j].state, state, samples)).value.item()
             if value > SAME:
                 raise ValueError(
                     f"orthogonal_to: states {i + 1} and {j + 1} are the same state (overlap {value:.4f}): give each "
@@ -98,11 +101,13 @@ def _refuse_equal(hamiltonian: Hamiltonian, known: Sequence[KnownState], seed: i
                 )
 
 
-def _samples(hamiltonian: Hamiltonian, known: KnownState, state: Wavefunction, generator: torch.Generator) -> Samples:
-    """Of a known state, in its whole sector."""
+def _drawn(hamiltonian: Hamiltonian, known: KnownState, seed: int) -> Drawn:
+    """A known state with samples of it, exhaustive ones of a vector."""
+    state, generator = known.build(hamiltonian.hilbert, "cpu").state, torch.Generator().manual_seed(seed)
     if known.vector is not None:
-        return exact_samples(hamiltonian.hilbert, known.vector)
-    return state.to_sector_samples(training_sampler(state, "cpu").build(state).sample(generator), generator)
+        return Drawn(state, exact_samples(hamiltonian.hilbert, known.vector))
+    samples = training_sampler(state, "cpu").build(state).sample(generator)
+    return Drawn(state, state.to_sector_samples(samples, generator))
 
 
 def level_above(hamiltonian: Hamiltonian, known: Sequence[KnownState]) -> tuple[ExactLevels, list[str]]:
@@ -147,19 +152,7 @@ def _amplitudes(known: KnownState, hilbert: HilbertSpace) -> np.ndarray:
     return psi.real.copy() if abs(psi.imag).max() <= REAL * abs(psi).max() else psi
 
 
-def _known(hamiltonian: Hamiltonian, state: State, penalty: float | None, seed: int) -> KnownState:
-    found = KnownState(weight=1.0 if penalty is None else penalty, **_plain(hamiltonian, state))
-    if penalty is not None:
-        return found
-    built, generator = found.build(hamiltonian.hilbert, "cpu").state, torch.Generator().manual_seed(seed)
-    samples = _samples(hamiltonian, found, built, generator)
-    energy = matrix_element(hamiltonian, samples, built).value.item()
-    distance = infinite_temperature_energy(hamiltonian) - energy
-    weight = MARGIN * max(distance, energy_scale(hamiltonian))
-    return KnownState(weight=weight, vector=found.vector, model=found.model, parameters=found.parameters)
-
-
-def _plain(hamiltonian: Hamiltonian, state: Any) -> dict[str, Any]:
+def _plain(hamiltonian: Hamiltonian, state: Any, weight: float) -> KnownState:
     """Vector, or model and parameters, of a state."""
     if isinstance(state, (str, Path)):
         state = Archive.open(state)
@@ -168,22 +161,22 @@ def _plain(hamiltonian: Hamiltonian, state: Any) -> dict[str, Any]:
         _same_sector(hamiltonian, built["hamiltonian"].hilbert, state.path)
         with one_line(state.place):
             check_parameters(built["model"], hamiltonian.hilbert, state)
-        return {"model": built["model"], "parameters": state.parameters()}
+        return KnownState(weight=weight, model=built["model"], parameters=state.parameters())
     if isinstance(state, (np.ndarray, Tensor)):
-        return {"vector": np.asarray(torch.as_tensor(state).detach().cpu())}
+        return KnownState(weight=weight, vector=np.asarray(torch.as_tensor(state).detach().cpu()))
     _same_sector(hamiltonian, state.hilbert, type(state).__name__)
     if not state.normalised:
         raise ValueError(f"the overlap with a {type(state).__name__} cannot be sampled: its norm is not known.")
     if getattr(state, "config", None) is not None:
         values = {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.state_dict().items()}
-        return {"model": state.config, "parameters": values}
+        return KnownState(weight=weight, model=state.config, parameters=values)
     if state.hilbert.dimension > LISTED:
         raise ValueError(
             f"{type(state).__name__} has no `config` that it can be rebuilt from, and its sector is too large to store "
             f"it as a vector: {state.hilbert}."
         )
     log_modulus, phase = log_psi_in_chunks(state, state.hilbert.configurations())
-    return {"vector": torch.polar(log_modulus.exp(), phase).numpy()}
+    return KnownState(weight=weight, vector=torch.polar(log_modulus.exp(), phase).numpy())
 
 
 def _same_sector(hamiltonian: Hamiltonian, hilbert: Any, where: object) -> None:
