@@ -31,6 +31,7 @@ from nqs.report.figures import plot_run
 from nqs.report.files import figure_beside
 from nqs.runtime.device import checked_device, default_device
 from nqs.runtime.interruption import Interruption, TimeLimit
+from nqs.runtime.options import check_options
 from nqs.runtime.progress import Watcher
 from nqs.runtime.threads import using_threads
 from nqs.transfer import origin, transfer
@@ -105,7 +106,7 @@ def ground_state(
         begin: `time.monotonic()` at which the time limit begins; None: now.
 
     Raises:
-        ValueError: an invalid option.
+        ValueError: an invalid option; a TypeError, too, if it is of a wrong type.
         ArchiveError: the archive belongs to another run, is damaged, cannot be written, or another process writes it.
         NonFiniteError: an energy or a parameter is not finite, even with small steps.
         Interrupted: SIGINT, SIGTERM or SIGHUP, with everything saved in the archive; it is a KeyboardInterrupt.
@@ -116,6 +117,13 @@ def ground_state(
     >>> print(f"{result.estimate.energy:.6f}, exact {result.exact:.6f}")
     -2.000000, exact -2.000000
     """
+    check_options(
+        hamiltonian=hamiltonian, model=model, reference=reference, symmetry=symmetry, distinct=distinct,
+        optimiser=optimiser, steps=steps, minutes=minutes, total_minutes=total_minutes, until=until, seed=seed,
+        temperature=temperature, annealing=annealing, initial=initial, pretrain=pretrain, device=device,
+        threads=threads, exact=exact, exact_limit=exact_limit, penalty=penalty, archive=archive, name=name,
+        figure=figure, flush=flush, watch=watch, progress=progress, begin=begin,
+    )  # fmt: skip
     begin = time.monotonic() if begin is None else begin
     say = print if progress else _silent
     with Interruption(patience=0):  # at once; the loop has a delayed one of its own
@@ -200,6 +208,10 @@ def carry_out(
     Raises:
         ValueError, ArchiveError, NonFiniteError, Interrupted: as `ground_state`.
     """
+    check_options(
+        exact=exact, penalty=penalty, archive=archive, name=name, figure=figure, flush=flush, watch=watch, until=until,
+        progress=progress, begin=begin,
+    )  # fmt: skip
     begin = time.monotonic() if begin is None else begin
     hilbert, say = plan.hamiltonian.hilbert, print if progress else _silent
     known_state = exact if isinstance(exact, ExactGroundState) else None

@@ -15,6 +15,7 @@ from nqs.optimisation.stages import Evaluation
 from nqs.protocols import AutoregressiveWavefunction, SamplerConfig, Wavefunction
 from nqs.recipes.samplers import final_evaluation
 from nqs.runtime.memory import require_memory
+from nqs.runtime.options import OptionError, check_options, has, whole
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.vmc.rebuilding import rebuild
@@ -66,6 +67,12 @@ def expect(
     >>> print([f"{x:.6f}" for x in found.value.real.tolist()])
     ['-1.436237', '-0.572132']
     """
+    check_options(seed=seed, types=types, device=device)
+    if samples is not None and not (whole(samples) or isinstance(samples, Samples) or has("build")(samples)):
+        raise OptionError(
+            f"samples=<{type(samples).__name__}>: give a whole number, a sampler's configuration or Samples, or leave "
+            "it out."
+        )
     ket, sampler = _wavefunction(state, types, device)
     sampled = ket
     if bra is not None:

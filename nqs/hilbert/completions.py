@@ -96,10 +96,11 @@ class Completions:
             ValueError: they do not fit into memory.
         """
         entries = (self.walk.n_sites + 1) * (self.walk.number + 1)
-        digits = self.walk.n_sites * math.log2(max(2, self.walk.advance.shape[-1])) / 8  # bytes of the largest count
+        L, R, d = self.walk.n_sites, self.walk.number, max(2, self.walk.advance.shape[-1])
+        digits = min(L * math.log2(d), R * math.log2(L * d)) / 8  # bytes of the largest count, about
         require_memory(
             entries * (INTEGER_BYTES + digits / 2),
-            f"counting the configurations of {self.walk.n_sites:,} sites with {self.walk.number:,} remainders",
+            f"counting the configurations of {L:,} sites with {R:,} remainders",
             "take fewer sites",
         )
         counts = np.zeros((self.walk.n_sites + 1, self.walk.number + 1), dtype=object)

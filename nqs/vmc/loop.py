@@ -23,6 +23,7 @@ from nqs.recipes.samplers import distinct_of
 from nqs.recipes.stages import method
 from nqs.recipes.steps import EVALUATION_FRACTION
 from nqs.runtime.interruption import Interruption, TimeLimit
+from nqs.runtime.options import check_options
 from nqs.runtime.progress import Progress, Watcher
 from nqs.symmetry.of_hamiltonian import refuse_lower_symmetry
 from nqs.vmc.affordable import OF_STEP, affordable
@@ -74,6 +75,10 @@ class VMC:
         penalty: float | None = None,
         unit: str | None = None,
     ) -> None:
+        check_options(
+            hamiltonian=hamiltonian, wavefunction=wavefunction, sampler=sampler, optimiser=optimiser,
+            evaluation=evaluation, warm_up=warm_up, penalty=penalty, unit=unit,
+        )  # fmt: skip
         if wavefunction.hilbert != hamiltonian.hilbert:
             raise ValueError(
                 f"the wavefunction lives on {wavefunction.hilbert}, the Hamiltonian on {hamiltonian.hilbert}: "
@@ -165,6 +170,16 @@ class VMC:
                 the archive.
             Interrupted: SIGINT or SIGTERM; it is a KeyboardInterrupt.
         """
+        check_options(
+            steps=steps, archive=archive, exact=exact, progress=progress, minutes=minutes, flush=flush, watch=watch,
+            until=until, initial=initial,
+        )  # fmt: skip
+        unknown = set(options) - {"seed", "temperature", "annealing", "total_minutes"}
+        if unknown:
+            raise TypeError(
+                f"run() has no option {', '.join(sorted(unknown))}: besides its own there are seed, temperature, "
+                "annealing and total_minutes."
+            )
         time_of_run = options.pop("total_minutes", None)
         if steps is None and time_of_run is None:
             steps = self.default_steps
