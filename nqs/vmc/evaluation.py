@@ -30,7 +30,7 @@ from nqs.vmc.record import keep_overlaps
 
 MARGIN = 1.3  # on the time of the next batch
 OBSERVABLES = 0.25  # fraction of the time of the evaluation that is kept for observables
-CONNECTED = 2**12  # connected configurations of observables that are allowed whatever time is left
+LEAST_SECONDS = 4.0  # for observables, whatever time is left
 
 
 class Parts(Protocol):
@@ -235,7 +235,7 @@ def evaluate_best(
             generator,
             record,
             samples,
-            None if limit.left == math.inf else found.rate * limit.left,
+            None if limit.left == math.inf else found.rate * max(limit.left, LEAST_SECONDS),
             exact,
             progress,
         )
@@ -257,7 +257,8 @@ def _measure(
         fits: number of network evaluations that the remaining time allows; None: no limit.
     """
     connected = None if fits is None else int(fits / 2)
-    if connected is not None and connected < min(CONNECTED, max_connected(vmc.hamiltonian)):
+    if connected is not None and connected < max_connected(vmc.hamiltonian):
+        record.write_state_names(vmc.hamiltonian.hilbert.state_names)
         if progress:
             print("no time is left for the observables: nqs evaluate measures them", file=sys.stderr)
         return
