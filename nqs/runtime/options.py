@@ -145,10 +145,11 @@ def check_fields(config: Any) -> None:
     Raises:
         OptionError: one of a wrong type.
     """
-    for name, allowed in _of_class(type(config)).items():
+    kind: Any = type(config)
+    for name, allowed in _of_class(kind).items():
         value = getattr(config, name)
         if not allowed.fits(value):
-            raise OptionError(f"{type(config).__name__}: {_line(name, value, allowed)}")
+            raise OptionError(f"{kind.__name__}: {_line(name, value, allowed)}")
 
 
 @functools.cache

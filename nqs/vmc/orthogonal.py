@@ -49,8 +49,9 @@ def known_states(
     check_states(states)
     if penalty is not None and not len(states):
         raise ValueError(f"penalty={penalty:g}: there is no known state that it weighs; give orthogonal_to, too.")
-    if all(isinstance(one, KnownState) for one in states):
-        return tuple(states)
+    stored = tuple(one for one in states if isinstance(one, KnownState))
+    if len(stored) == len(states):
+        return stored
     first = 1.0 if penalty is None else penalty
     found = [one if isinstance(one, KnownState) else _plain(hamiltonian, one, first) for one in states]
     drawn = [_drawn(hamiltonian, one, seed) for one in found]
