@@ -1,6 +1,6 @@
 """Hostile archives with valid seals, and every verb on them.
 
-python tests/fuzz_archives.py FOLDER FIRST LAST [all]      files of these seeds; one JSON line each
+python -P tests/fuzz_archives.py FOLDER FIRST LAST [all]      files of these seeds; one JSON line each
 
 Each file is an archive of tests/data with one to three mutations: of the HDF5 structure (types, shapes, values, links),
 of the JSON configuration, of texts, or of bytes of the HDF5 image. It is then sealed like any archive. Without `all`
