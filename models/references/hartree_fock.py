@@ -33,7 +33,7 @@ from nqs.protocols import Hamiltonian, lattice_of
 
 RANDOM_STARTS = (0, 1, 2, 3)  # seeds
 POLISHING = 2000  # largest number of steps
-ACCELERATED, HISTORY = 100, 8  # steps with extrapolation, and the matrices that it combines
+HISTORY = 12  # steps whose matrices are extrapolated from
 # In units of the energy scale (nqs.estimators.energy_scale):
 ROUNDING = 1e-13  # of F P - P F
 SAME = 1e-8  # solutions with energies closer than this count as one (or as symmetry partners)
@@ -216,17 +216,14 @@ def _polished(
     """
     shift = float(np.abs(interaction).sum((2, 3)).max())
     kept: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=HISTORY)
-    for step in range(POLISHING):
+    for _ in range(POLISHING):
         P = [q @ q.conj().T for q in orbitals]
         F = _fock(one_body, interaction, P)
         errors = np.array([f @ p - p @ f for f, p in zip(F, P, strict=True)])
         if np.abs(errors).max() < ROUNDING:
             break
-        kept.append((np.array(F), errors))
-        mixed = _extrapolated(kept) if step < ACCELERATED else F
-        orbitals = [
-            np.linalg.eigh(f - shift * p)[1][:, : q.shape[1]] for f, p, q in zip(mixed, P, orbitals, strict=True)
-        ]
+        kept.append((np.array(F) - shift * np.array(P), errors))
+        orbitals = [np.linalg.eigh(f)[1][:, : q.shape[1]] for f, q in zip(_extrapolated(kept), orbitals, strict=True)]
     energy = sum(((h + f) * p.T).sum().real for h, f, p in zip(one_body, F, P, strict=True)) / 2
     return float(energy), orbitals
 

@@ -16,6 +16,7 @@ from nqs.models import MarshallSign, SlaterDeterminant, TransformerConfig, hartr
 from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, marshall_exact, marshall_sublattice
 from nqs.recipes.samplers import DISTINCT, EXHAUSTIVE_ROWS, MANY
 from nqs.recipes.steps import EXACT_STEPS, STEPS, seconds
+from nqs.runtime.options import check_fields
 
 # Width of the network: more parameters than orbits keep the steps of exact sums linear to the end (32 has 18,000 of
 # them, 440 orbits of eight bosons end at 3.4e-13). Wider where exact sums have more rows than WIDE_ROWS, and for
@@ -58,6 +59,7 @@ class NetworkOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         TransformerConfig(**self.given)  # refuses impossible values
 
     @property
