@@ -26,7 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def test_hostile_archives_end_in_one_line(first: int, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-P", str(PROGRAM), str(tmp_path), str(first), str(first + BATCH)],
+        [sys.executable, str(PROGRAM), str(tmp_path), str(first), str(first + BATCH)],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
