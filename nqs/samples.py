@@ -11,6 +11,9 @@ from nqs.chains import autocorrelation_time, r_hat
 from nqs.hilbert import HilbertSpace
 
 
+LARGEST_BINOMIAL = 2**40  # trials up to which rounding errors of torch.binomial do not matter
+
+
 @dataclass(frozen=True, kw_only=True)
 class Samples:
     """Distinct configurations drawn from |psi|^2, each with the amplitude that it was drawn with.
@@ -217,25 +220,66 @@ def distinct(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"]) -> tuple[Int64[Tens
 
 
 def split_counts(
-    counts: Int64[Tensor, " F"], p: Float64[Tensor, "F d"], generator: torch.Generator
+    counts: Int64[Tensor, " F"], p: Float64[Tensor, "F d"], generator: torch.Generator, most: int | None = None
 ) -> Int64[Tensor, "F d"]:
     """Multinomial split of every count over its row of probabilities, by binary halving of the d choices.
 
     A count goes to the left half of the choices binomially with the fraction of probability there; after log2(d)
     rounds every choice is separate. Equal in distribution to one multinomial draw a row.
+
+    Args:
+        most: upper bound of the counts, up to 2^62; None: found, which waits for the device.
     """
     d = p.shape[1]
     levels = max(d - 1, 0).bit_length()
     if d < 2**levels:
         p = torch.nn.functional.pad(p, (0, 2**levels - d))
-    remaining = counts.double()[:, None]  # (F, 1), then (F, 2), (F, 4), ...; exact below 2^53
+    if most is None:
+        most = int(counts.max()) if len(counts) else 0
+    remaining = counts[:, None]  # (F, 1), then (F, 2), (F, 4), ...
     for level in range(levels):
         parts = p.view(len(p), 2 ** (level + 1), 2 ** (levels - level - 1))  # F may be 0
         halves = parts.sum(-1).view(len(p), 2**level, 2)
-        fraction = (halves[..., 0] / halves.sum(-1)).nan_to_num(0.0).clamp(0.0, 1.0)
-        left = torch.binomial(remaining, fraction, generator=generator)
+        left = binomial(remaining, halves[..., 0], halves[..., 1], generator, exact=most <= LARGEST_BINOMIAL)
         remaining = torch.stack([left, remaining - left], dim=-1).flatten(1)
-    return remaining[:, :d].long()
+    return remaining[:, :d]
+
+
+def binomial(
+    n: Int64[Tensor, "..."],
+    p: Float64[Tensor, "..."],
+    q: Float64[Tensor, "..."],
+    generator: torch.Generator,
+    *,
+    exact: bool,
+) -> Int64[Tensor, "..."]:
+    """Number of successes of n trials with the probabilities p : q of success and failure; both 0 if n is 0.
+
+    Of more than LARGEST_BINOMIAL trials the median is drawn first, a number X of the beta distribution: n uniform
+    numbers lie half above and half below it. Successes are the numbers below p: all on one side of X are known, and the
+    other side is a binomial draw of half as many trials. Devroye, Non-Uniform Random Variate Generation (1986), X.4.3.
+
+    Args:
+        exact: torch.binomial draws all of them without loss of precision.
+    """
+    if exact:
+        fraction = (p / (p + q)).nan_to_num(0.0).clamp(0.0, 1.0)
+        return torch.binomial(n.double(), fraction, generator=generator).long()
+    # Fractions close to 1 lack the digits that those close to 0 have.
+    swapped = p > q
+    fraction = (torch.minimum(p, q) / (p + q)).nan_to_num(0.0).clamp(0.0, 1.0).flatten()
+    trials, known = n.flatten().clone(), torch.zeros_like(n).flatten()
+    while len(rows := (trials > LARGEST_BINOMIAL).nonzero()[:, 0]):
+        m, f = trials[rows], fraction[rows]
+        k = m // 2 + 1
+        a, b = (torch._standard_gamma(x.double(), generator=generator) for x in (k, m + 1 - k))  # noqa: SLF001
+        x = a / (a + b)  # the k-th smallest of m uniform numbers
+        below = x <= f
+        known[rows] += torch.where(below, k, 0)
+        trials[rows] = torch.where(below, m - k, k - 1)
+        fraction[rows] = torch.where(below, (f - x) / (1 - x), f / x).clamp(0.0, 1.0)
+    drawn = (known + torch.binomial(trials.double(), fraction, generator=generator).long()).view(n.shape)
+    return torch.where(swapped, n - drawn, drawn)
 
 
 class Lookup:

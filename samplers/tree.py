@@ -19,7 +19,8 @@ from nqs.samplers.cuda_graph import GraphCache
 from nqs.samplers.independent import Independent, autoregressive
 from nqs.samples import Samples, split_counts
 
-MAX_SAMPLES = 10**12
+MAX_SAMPLES = 10**18
+MAX_OF_TARGET = 10**12  # for a number of distinct configurations
 PILOT_GROWTH = 8.0  # largest factor by which a pilot run is extrapolated in the number of samples
 
 
@@ -43,7 +44,7 @@ class TreeSampler:
     """Exact independent samples, merged into distinct configurations while they are drawn.
 
     Args:
-        n_samples: number of independent samples, up to 1e12; or
+        n_samples: number of independent samples, up to 1e18; or
         n_distinct: wanted number of distinct configurations: the number of samples that reaches it is estimated from
             independent pilot draws at first, and from the last draw afterwards.
         max_frontier: largest number of prefixes decoded together; a larger frontier is split into chunks, which bounds
@@ -126,7 +127,7 @@ class TreeSampling(Independent):
         )
         unfinished, leaves = [root], []
         while unfinished:
-            frontier = grow(wavefunction, unfinished.pop(), generator)
+            frontier = grow(wavefunction, unfinished.pop(), generator, n_samples)
             if frontier.tokens.shape[1] == n_sites:
                 leaves.append(frontier)
                 continue
@@ -160,7 +161,7 @@ class TreeSampling(Independent):
         log_miss = torch.log1p(-(2 * drawn.log_modulus).exp().clamp(max=1))  # log(1 - p), (U,)
         found = -torch.expm1(n_drawn * log_miss)
         low = torch.zeros((), dtype=torch.float64, device=log_miss.device)  # log10 of N; on the device: no waiting
-        high = torch.full_like(low, math.log10(MAX_SAMPLES))
+        high = torch.full_like(low, math.log10(MAX_OF_TARGET))
         for _ in range(40):
             middle = (low + high) / 2
             expected = (-torch.expm1(10**middle * log_miss) / found).sum()
@@ -185,12 +186,14 @@ def as_samples(
     )
 
 
-def grow(wavefunction: AutoregressiveWavefunction, frontier: Frontier, generator: torch.Generator) -> Frontier:
-    """The children of all prefixes that receive samples, in lexicographic order."""
+def grow(
+    wavefunction: AutoregressiveWavefunction, frontier: Frontier, generator: torch.Generator, n_samples: int
+) -> Frontier:
+    """The children of all prefixes that receive samples, in lexicographic order; n_samples of all prefixes at most."""
     length = frontier.tokens.shape[1]
     conditionals, state = wavefunction.step(frontier.tokens[:, -1] if length else None, frontier.state)
     d = conditionals.log_p.shape[1]
-    child_counts = split_counts(frontier.counts, conditionals.log_p.exp(), generator).flatten()
+    child_counts = split_counts(frontier.counts, conditionals.log_p.exp(), generator, n_samples).flatten()
     children = child_counts.nonzero()[:, 0]
     rows = children.div(d, rounding_mode="floor")
     tokens = (children - d * rows).to(torch.uint8)
