@@ -10,7 +10,6 @@ from torch import Tensor
 from nqs.chains import autocorrelation_time, r_hat
 from nqs.hilbert import HilbertSpace
 
-
 LARGEST_BINOMIAL = 2**40  # trials up to which rounding errors of torch.binomial do not matter
 
 
@@ -272,7 +271,7 @@ def binomial(
     while len(rows := (trials > LARGEST_BINOMIAL).nonzero()[:, 0]):
         m, f = trials[rows], fraction[rows]
         k = m // 2 + 1
-        a, b = (torch._standard_gamma(x.double(), generator=generator) for x in (k, m + 1 - k))  # noqa: SLF001
+        a, b = (torch._standard_gamma(x.double(), generator=generator) for x in (k, m + 1 - k))
         x = a / (a + b)  # the k-th smallest of m uniform numbers
         below = x <= f
         known[rows] += torch.where(below, k, 0)

@@ -5,6 +5,7 @@ from nqs.samplers.gumbel import GumbelSampler
 from nqs.samplers.independent import Independent, autoregressive
 from nqs.samplers.metropolis import MetropolisSampler
 from nqs.samplers.moves import ConnectedMoves, LocalMoves, Redraw
+from nqs.samplers.norm_constrained import NormConstrainedSampler
 from nqs.samplers.tree import TreeSampler
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Independent",
     "LocalMoves",
     "MetropolisSampler",
+    "NormConstrainedSampler",
     "Redraw",
     "TreeSampler",
     "autoregressive",
