@@ -31,6 +31,9 @@ class Samples:
         normalised: log_modulus is that of a normalised state, so that probabilities are known.
         chains: row of the sample of every round and Markov chain, (T, C); None where unknown.
         acceptance: fraction of the moves of Markov chains that were accepted.
+        draws: number of draws that an importance weight is the sum of, (sum w)^2 / sum w^2 where these differ; None for
+            samples that are not weighted.
+        n_drawn: number of weighted draws in all.
 
     Configurations with weight 0 may be among them, after those that were drawn: their amplitudes are known, which
     serves the error bars (nqs.error_bars).
@@ -50,10 +53,14 @@ class Samples:
     normalised: bool = True
     chains: Int64[Tensor, "T C"] | None = None
     acceptance: float | None = None
+    draws: Float64[Tensor, " U"] | None = None
+    n_drawn: int | None = None
 
     @property
     def n_samples(self) -> int:
         """Number of samples; of distinct configurations where there are no counts."""
+        if self.n_drawn is not None:
+            return self.n_drawn
         return self.n_distinct if self.counts is None else int(self.counts.sum())
 
     @property
@@ -88,7 +95,9 @@ class Samples:
 
     @property
     def n_effective(self) -> float:
-        """Number of samples over `correlation`."""
+        """Number of independent samples with the same noise: Kish's (sum w)^2 / sum w^2 of weighted draws."""
+        if self.draws is not None:
+            return 1.0 / (self.weights.square() / self.draws).sum().item()
         return self.n_samples / self.correlation
 
     @property
@@ -102,10 +111,12 @@ class Samples:
 
         Draws without replacement: configurations included with certainty do not contribute (arXiv:2002.06043,
         appendix). Correlated samples count as n_samples / (2 tau) independent ones, with the integrated
-        autocorrelation time tau.
+        autocorrelation time tau. Weighted draws: the squares of their weights.
         """
         if self.inclusion_probability is not None:
             return self.weights.square() * (1 - self.inclusion_probability)
+        if self.draws is not None:
+            return self.weights.square() / self.draws * self.correlation
         return self.weights * self.correlation / max(self.n_samples - 1, 1)
 
     def mean(self, x: Num[Tensor, "U ..."]) -> Num[Tensor, "..."]:
@@ -144,7 +155,7 @@ def fewer(samples: Samples, number: int, generator: torch.Generator) -> Samples:
     """At most so many samples out of the given ones, without new ones: rounds of Markov chains, else random draws."""
     if samples.chains is None:
         rows = torch.multinomial(samples.weights, number, replacement=True, generator=generator)
-        kept: dict[str, object] = {"inclusion_probability": None, "threshold": None}
+        kept: dict[str, object] = {"inclusion_probability": None, "threshold": None, "draws": None, "n_drawn": None}
     else:
         T, C = samples.chains.shape
         chains = samples.chains.flip(0)[:: math.ceil(T * C / number) if number > C else T].flip(0)

@@ -138,6 +138,11 @@ class MarkovChains(ABC):
             return Walkers(n, log_psi_in_chunks(self.wavefunction, n))
         n = start(self.wavefunction, self.n_walkers, generator)
         walkers = Walkers(n, log_psi_in_chunks(self.wavefunction, n))
+        self.thermalise(walkers, generator)
+        return walkers
+
+    def thermalise(self, walkers: Walkers, generator: torch.Generator) -> None:
+        """Rounds until the walkers have forgotten their random start."""
         for block in range(BLOCKS):
             series = []
             for _ in range(self.config.n_discarded * 2**block):
@@ -147,7 +152,6 @@ class MarkovChains(ABC):
             tau = autocorrelation_time(log_modulus[..., None]).item()
             if not drifts(log_modulus, STEADY) and not len(series) < LENGTH * tau:
                 break
-        return walkers
 
     def _advance(self, walkers: Walkers, generator: torch.Generator) -> None:
         """One round."""

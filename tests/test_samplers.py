@@ -19,7 +19,18 @@ from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.models import MarshallSign, Transformer
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi, Sampler, Wavefunction
-from nqs.samplers import ExhaustiveSampler, GumbelSampler, MetropolisSampler, Redraw, TreeSampler
+from nqs.samplers import (
+    ExhaustiveSampler,
+    GumbelSampler,
+    ImportanceSampler,
+    IndependenceSampler,
+    MetropolisSampler,
+    NormConstrainedSampler,
+    Proposal,
+    QuestSampler,
+    Redraw,
+    TreeSampler,
+)
 from nqs.samplers.gumbel import conditioned_on_maximum, gumbel
 from nqs.samples import Samples, split_counts
 
@@ -42,6 +53,12 @@ SAMPLERS: dict[str, Sampler] = {
     "Metropolis": MetropolisSampler(n_samples=400, n_chains=100),
     "Metropolis, one round": MetropolisSampler(n_samples=200, n_chains=200),
     "Metropolis, redrawn ends": MetropolisSampler(n_samples=400, n_chains=100, moves=(Redraw(),)),
+    "tempering": MetropolisSampler(n_samples=400, n_chains=100, powers=(1, 0.5)),
+    "norm-constrained": NormConstrainedSampler(n_samples=400, n_chains=100, n_steps=4),
+    "norm-constrained, several tries": NormConstrainedSampler(n_samples=400, n_chains=100, n_steps=4, p=1, n_tries=3),
+    "independence": IndependenceSampler(n_samples=400, n_chains=100, proposal=Proposal(power=0.8)),
+    "QUEST": QuestSampler(n_samples=400, n_chains=100, n_steps=4),
+    "importance": ImportanceSampler(n_samples=400, proposal=Proposal(power=0.8)),
     "one by one": one_by_one().OneByOneSampler(n_samples=300),
 }
 SPACES: dict[str, HilbertSpace] = {
@@ -127,11 +144,15 @@ def check_contract(sampler: Sampler, model: Wavefunction, tolerance: float) -> N
     expected = model.log_psi(n)
     torch.testing.assert_close(samples.log_modulus, expected.log_modulus, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(samples.phase, expected.phase, rtol=tolerance, atol=tolerance)
-    # Independent draws have counts, all others a probability of inclusion.
-    assert (samples.counts is None) != (samples.inclusion_probability is None)
+    # Independent draws and chains have counts, weighted ones their number, all others a probability of inclusion.
+    kinds = (samples.counts, samples.inclusion_probability, samples.draws)
+    assert sum(kind is not None for kind in kinds) == 1
     if samples.counts is not None:
         assert (samples.counts > 0).all()
         torch.testing.assert_close(samples.weights, samples.counts.double() / samples.n_samples, rtol=1e-15, atol=0)
+    elif samples.draws is not None:
+        assert (samples.draws > 0).all()
+        assert samples.n_effective <= samples.n_samples * (1 + 1e-12)
     else:
         assert ((samples.inclusion_probability > 0) & (samples.inclusion_probability <= 1)).all()
 
