@@ -1,5 +1,6 @@
 """Sampling schemes, one a file."""
 
+from nqs.samplers.coverage import CoverageSampler
 from nqs.samplers.exhaustive import ExhaustiveSampler
 from nqs.samplers.gumbel import GumbelSampler
 from nqs.samplers.importance import ImportanceSampler
@@ -13,6 +14,7 @@ from nqs.samplers.tree import TreeSampler
 
 __all__ = [
     "ConnectedMoves",
+    "CoverageSampler",
     "ExhaustiveSampler",
     "GumbelSampler",
     "ImportanceSampler",

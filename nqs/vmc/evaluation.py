@@ -12,6 +12,7 @@ import torch
 
 from nqs.archive.memory import MemoryArchive
 from nqs.chains import autocorrelation_time, drifts
+from nqs.estimators.diagnostics import diagnostics
 from nqs.estimators.energy import energy_with_unseen, estimate_energy, v_score
 from nqs.estimators.estimate import EnergyEstimate, with_error
 from nqs.estimators.local_energy import local_energies
@@ -247,6 +248,8 @@ def evaluate_best(
     samples, estimate = found.all()
     record.write_result(estimate)
     record.write_samples(samples)
+    if record.keeps_observables:
+        record.write_diagnostics(diagnostics(samples, vmc.wavefunction))
     if vmc.known:
         keep_overlaps(record, overlaps(vmc.known, vmc.wavefunction, samples))
     record.save()
