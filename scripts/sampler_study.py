@@ -45,7 +45,7 @@ from nqs.samplers import (
 )
 from nqs.samplers.markov_chains import ChainOptions
 from nqs.samples import Samples
-from nqs.scripts.coverage import AutoregressiveTable
+from nqs.scripts.interval_coverage import AutoregressiveTable
 
 STEP_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 TRIES = (4, 8, 16, 32)
