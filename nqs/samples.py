@@ -1,12 +1,16 @@
 """Weighted distinct configurations, and exact bookkeeping of equal ones."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Complex128, Float64, Int64, Num, UInt8
 from torch import Tensor
 
+from nqs.chains import autocorrelation_time, r_hat
 from nqs.hilbert import HilbertSpace
+
+LARGEST_BINOMIAL = 2**40  # trials up to which rounding errors of torch.binomial do not matter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +21,19 @@ class Samples:
         configurations: distinct, (U, L).
         weights: estimate of |psi|^2 on them, sums to 1.
         log_modulus, phase: log psi of each, as computed while sampling.
-        counts: how often each was drawn in independent draws; None for other schemes.
+        counts: how often each was drawn in independent draws, or by Markov chains; None for other schemes.
         inclusion_probability: probability with which each entered a draw without replacement, 1 for an exhaustive sum,
             nan if not known; None for independent draws.
-        autocorrelation_time: of a Markov chain, in samples; None for uncorrelated ones.
+        autocorrelation_time: of Markov chains (nqs.chains), in samples of a chain; nan if it is not determinable, None
+            for uncorrelated samples.
         probability: probability that one draw gives each; None for |psi|^2.
         threshold: exp(kappa) of a draw without replacement, with inclusion 1 - exp(-p / exp(kappa)).
+        normalised: log_modulus is that of a normalised state, so that probabilities are known.
+        chains: row of the sample of every round and Markov chain, (T, C); None where unknown.
+        acceptance: fraction of the moves of Markov chains that were accepted.
+        draws: number of draws that an importance weight is the sum of, (sum w)^2 / sum w^2 where these differ; None for
+            samples that are not weighted.
+        n_drawn: number of weighted draws in all.
 
     Configurations with weight 0 may be among them, after those that were drawn: their amplitudes are known, which
     serves the error bars (nqs.error_bars).
@@ -39,10 +50,17 @@ class Samples:
     autocorrelation_time: float | None = None
     probability: Float64[Tensor, " U"] | None = None
     threshold: float | None = None
+    normalised: bool = True
+    chains: Int64[Tensor, "T C"] | None = None
+    acceptance: float | None = None
+    draws: Float64[Tensor, " U"] | None = None
+    n_drawn: int | None = None
 
     @property
     def n_samples(self) -> int:
-        """Number of independent samples; of distinct configurations where there are no counts."""
+        """Number of samples; of distinct configurations where there are no counts."""
+        if self.n_drawn is not None:
+            return self.n_drawn
         return self.n_distinct if self.counts is None else int(self.counts.sum())
 
     @property
@@ -62,7 +80,30 @@ class Samples:
     @property
     def correlation(self) -> float:
         """Number of samples that count as one independent sample, 2 tau of the autocorrelation time, at least 1."""
-        return 1.0 if self.autocorrelation_time is None else max(1.0, 2 * self.autocorrelation_time)
+        tau = self.autocorrelation_time
+        return 1.0 if tau is None else tau if math.isnan(tau) else max(1.0, 2 * tau)
+
+    def correlated_as(self, x: Num[Tensor, " U"]) -> "Samples":
+        """The samples with the autocorrelation time of x, the longer one of its real and imaginary part.
+
+        Unchanged where there are no chains, or where they are not stationary.
+        """
+        if self.chains is None or self.autocorrelation_time is None or math.isnan(self.autocorrelation_time):
+            return self
+        series = torch.view_as_real(x[self.chains]) if x.is_complex() else x[self.chains][..., None].double()
+        return replace(self, autocorrelation_time=autocorrelation_time(series).max().item())
+
+    @property
+    def n_effective(self) -> float:
+        """Number of independent samples with the same noise: Kish's (sum w)^2 / sum w^2 of weighted draws."""
+        if self.draws is not None:
+            return 1.0 / (self.weights.square() / self.draws).sum().item()
+        return self.n_samples / self.correlation
+
+    @property
+    def r_hat(self) -> float | None:
+        """Split R-hat of log|psi| (nqs.chains); None without chains."""
+        return None if self.chains is None else r_hat(self.log_modulus[self.chains])
 
     @property
     def error_weights(self) -> Float64[Tensor, " U"]:
@@ -70,10 +111,12 @@ class Samples:
 
         Draws without replacement: configurations included with certainty do not contribute (arXiv:2002.06043,
         appendix). Correlated samples count as n_samples / (2 tau) independent ones, with the integrated
-        autocorrelation time tau.
+        autocorrelation time tau. Weighted draws: the squares of their weights.
         """
         if self.inclusion_probability is not None:
             return self.weights.square() * (1 - self.inclusion_probability)
+        if self.draws is not None:
+            return self.weights.square() / self.draws * self.correlation
         return self.weights * self.correlation / max(self.n_samples - 1, 1)
 
     def mean(self, x: Num[Tensor, "U ..."]) -> Num[Tensor, "..."]:
@@ -99,9 +142,38 @@ class Samples:
 
     @property
     def perplexity(self) -> float:
-        """exp of the Shannon entropy -<log |psi|^2>: effective number of configurations that carry the state."""
+        """exp of the Shannon entropy -<log |psi|^2>: effective number of configurations that carry the state.
+
+        Where |psi|^2 is not normalised it is that of the weights, exact for exhaustive sums and else too low.
+        """
         occupied = self.weights > 0
-        return (-2 * self.weights[occupied] @ self.log_modulus[occupied]).exp().item()
+        weights, log_modulus = self.weights[occupied], self.log_modulus[occupied]
+        return (-weights @ (2 * log_modulus if self.normalised else weights.log())).exp().item()
+
+
+def fewer(samples: Samples, number: int, generator: torch.Generator) -> Samples:
+    """At most so many samples out of the given ones, without new ones: rounds of Markov chains, else random draws."""
+    if samples.chains is None:
+        rows = torch.multinomial(samples.weights, number, replacement=True, generator=generator)
+        kept: dict[str, object] = {"inclusion_probability": None, "threshold": None, "draws": None, "n_drawn": None}
+    else:
+        T, C = samples.chains.shape
+        chains = samples.chains.flip(0)[:: math.ceil(T * C / number) if number > C else T].flip(0)
+        chains = chains[:, :number]
+        rows, kept = chains.flatten(), {}
+    rows, classes, counts = torch.unique(rows, return_inverse=True, return_counts=True)
+    if samples.chains is not None:
+        kept["chains"] = classes.view(chains.shape)
+    return replace(
+        samples,
+        configurations=samples.configurations[rows],
+        weights=counts.double() / counts.sum(),
+        log_modulus=samples.log_modulus[rows],
+        phase=samples.phase[rows],
+        counts=counts,
+        probability=None if samples.probability is None else samples.probability[rows],
+        **kept,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,25 +230,66 @@ def distinct(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"]) -> tuple[Int64[Tens
 
 
 def split_counts(
-    counts: Int64[Tensor, " F"], p: Float64[Tensor, "F d"], generator: torch.Generator
+    counts: Int64[Tensor, " F"], p: Float64[Tensor, "F d"], generator: torch.Generator, most: int | None = None
 ) -> Int64[Tensor, "F d"]:
     """Multinomial split of every count over its row of probabilities, by binary halving of the d choices.
 
     A count goes to the left half of the choices binomially with the fraction of probability there; after log2(d)
     rounds every choice is separate. Equal in distribution to one multinomial draw a row.
+
+    Args:
+        most: upper bound of the counts, up to 2^62; None: found, which waits for the device.
     """
     d = p.shape[1]
     levels = max(d - 1, 0).bit_length()
     if d < 2**levels:
         p = torch.nn.functional.pad(p, (0, 2**levels - d))
-    remaining = counts.double()[:, None]  # (F, 1), then (F, 2), (F, 4), ...; exact below 2^53
+    if most is None:
+        most = int(counts.max()) if len(counts) else 0
+    remaining = counts[:, None]  # (F, 1), then (F, 2), (F, 4), ...
     for level in range(levels):
         parts = p.view(len(p), 2 ** (level + 1), 2 ** (levels - level - 1))  # F may be 0
         halves = parts.sum(-1).view(len(p), 2**level, 2)
-        fraction = (halves[..., 0] / halves.sum(-1)).nan_to_num(0.0).clamp(0.0, 1.0)
-        left = torch.binomial(remaining, fraction, generator=generator)
+        left = binomial(remaining, halves[..., 0], halves[..., 1], generator, exact=most <= LARGEST_BINOMIAL)
         remaining = torch.stack([left, remaining - left], dim=-1).flatten(1)
-    return remaining[:, :d].long()
+    return remaining[:, :d]
+
+
+def binomial(
+    n: Int64[Tensor, "..."],
+    p: Float64[Tensor, "..."],
+    q: Float64[Tensor, "..."],
+    generator: torch.Generator,
+    *,
+    exact: bool,
+) -> Int64[Tensor, "..."]:
+    """Number of successes of n trials with the probabilities p : q of success and failure; both 0 if n is 0.
+
+    Of more than LARGEST_BINOMIAL trials the median is drawn first, a number X of the beta distribution: n uniform
+    numbers lie half above and half below it. Successes are the numbers below p: all on one side of X are known, and the
+    other side is a binomial draw of half as many trials. Devroye, Non-Uniform Random Variate Generation (1986), X.4.3.
+
+    Args:
+        exact: torch.binomial draws all of them without loss of precision.
+    """
+    if exact:
+        fraction = (p / (p + q)).nan_to_num(0.0).clamp(0.0, 1.0)
+        return torch.binomial(n.double(), fraction, generator=generator).long()
+    # Fractions close to 1 lack the digits that those close to 0 have.
+    swapped = p > q
+    fraction = (torch.minimum(p, q) / (p + q)).nan_to_num(0.0).clamp(0.0, 1.0).flatten()
+    trials, known = n.flatten().clone(), torch.zeros_like(n).flatten()
+    while len(rows := (trials > LARGEST_BINOMIAL).nonzero()[:, 0]):
+        m, f = trials[rows], fraction[rows]
+        k = m // 2 + 1
+        a, b = (torch._standard_gamma(x.double(), generator=generator) for x in (k, m + 1 - k))
+        x = a / (a + b)  # the k-th smallest of m uniform numbers
+        below = x <= f
+        known[rows] += torch.where(below, k, 0)
+        trials[rows] = torch.where(below, m - k, k - 1)
+        fraction[rows] = torch.where(below, (f - x) / (1 - x), f / x).clamp(0.0, 1.0)
+    drawn = (known + torch.binomial(trials.double(), fraction, generator=generator).long()).view(n.shape)
+    return torch.where(swapped, n - drawn, drawn)
 
 
 class Lookup:

@@ -2,11 +2,12 @@
 
     python scripts/interval_coverage.py                                 six states, 2,000 draws of each sampler
     python scripts/interval_coverage.py --draws 200 --states flat-spins   fewer draws, some states
+    python scripts/interval_coverage.py --samplers Metropolis             schemes whose name begins so
 
 Each state is a table of amplitudes, so that its expectation values are exact sums, and is sampled as any autoregressive
-state. The peaked ones are ground states with noise of 20 % in every amplitude, so that the local energies of rare
-configurations are far from the mean. The intervals are value +- 1.96 error. For the energy and the observables (all
-elements together) the table gives
+state, or without its norm by Markov chains. The peaked ones are ground states with noise of 20 % in every amplitude, so
+that the local energies of rare configurations are far from the mean. The intervals are value +- 1.96 error. For the
+energy and the observables (all elements together) the table gives
 
     covered    fraction of the determined intervals that hold the exact value, in percent
     of sd      median of the quoted error over the standard deviation of the values
@@ -38,7 +39,7 @@ from nqs.observables.one_body import one_body_density_matrix
 from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import exact_samples
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, Hamiltonian, LogPsi, SamplerConfig, Wavefunction
-from nqs.samplers import GumbelSampler, TreeSampler
+from nqs.samplers import GumbelSampler, ImportanceSampler, MetropolisSampler, Proposal, TreeSampler
 from nqs.samples import Samples
 
 
@@ -141,10 +142,15 @@ STATES = {
     "bose-hubbard-U400": State(BoseHubbard(chain(6), 6, U=400.0), noisy_ground_state),
     "fermi-hubbard-U8": State(FermiHubbard(chain(6), 3, 3, U=8.0), noisy_ground_state),
 }
+# Those of a state whose norm is not known end with "unknown norm".
 SAMPLERS: dict[str, SamplerConfig] = {
     "tree, 300": TreeSampler(n_samples=300),
     "tree, 3,000": TreeSampler(n_samples=3_000),
     "Gumbel, 30": GumbelSampler(n_distinct=30),
+    "Metropolis, 3,000": MetropolisSampler(n_samples=3_000, n_chains=300),
+    "Metropolis, 3,000, unknown norm": MetropolisSampler(n_samples=3_000, n_chains=300),
+    "Metropolis, slow, unknown norm": MetropolisSampler(n_samples=3_000, n_chains=100, n_steps=2),
+    "importance, 3,000, unknown norm": ImportanceSampler(n_samples=3_000, proposal=Proposal(power=0.5)),
 }
 
 
@@ -177,10 +183,11 @@ class Row(NamedTuple):
     undetermined: tuple[float, ...]
 
 
-def coverage(state: State, sampler: SamplerConfig, draws: int, seed: int = 0) -> Row:
+def coverage(state: State, sampler: SamplerConfig, draws: int, seed: int = 0, *, normalised: bool = True) -> Row:
     """One row of the table."""
     hamiltonian = state.hamiltonian
     psi = AutoregressiveTable(hamiltonian.hilbert, state.amplitudes(hamiltonian, state.noise))
+    psi.normalised = normalised
     amplitudes = torch.polar(psi.log_modulus.exp(), psi.angle)
     expected = measured(hamiltonian, psi, exact_samples(hamiltonian.hilbert, amplitudes))[0]
     generator, sampling = torch.Generator().manual_seed(seed), sampler.build(psi)
@@ -206,6 +213,7 @@ def of_part(value: np.ndarray, error: np.ndarray, outside: np.ndarray, known: np
 class Config:
     draws: int = 2_000  # of each sampler
     states: tuple[str, ...] = tuple(STATES)
+    samplers: str = ""  # beginning of the names of those that are used
     seed: int = 0
 
 
@@ -219,7 +227,10 @@ def main(config: Config) -> int:
     print("|---|---|---|---|")
     for name in config.states:
         for label, sampler in SAMPLERS.items():
-            row = coverage(STATES[name], sampler, config.draws, config.seed)
+            if not label.startswith(config.samplers):
+                continue
+            normalised = not label.endswith("unknown norm")
+            row = coverage(STATES[name], sampler, config.draws, config.seed, normalised=normalised)
             cells = [f"{100 * c:.1f}, {r:.2f}, {100 * u:.1f}" for c, r, u in zip(*row, strict=True)]
             print(f"| {name} | {label} | {' | '.join(cells)} |", flush=True)
             lowest = min(lowest, *row.covered)

@@ -611,7 +611,7 @@ def test_wrong_shapes_and_types_are_noticed_in_every_folder() -> None:
         lambda: space.rank(n[0]),
         lambda: hamiltonian.diagonal(n.long()),
         lambda: model.conditionals(n[0]),
-        lambda: grow(model, unequal, generator),
+        lambda: grow(model, unequal, generator, 10),
         lambda: split_counts(torch.ones(3, dtype=torch.int64), torch.ones(2, 4).double(), generator),
     ):
         with pytest.raises(jaxtyping.TypeCheckError):
