@@ -1,5 +1,9 @@
 """Wavefunctions and their parts."""
 
+from nqs.models.determinant import Determinant, DeterminantConfig
+from nqs.models.jastrow import Jastrow, JastrowConfig
+from nqs.models.product import Product, ProductConfig
+from nqs.models.rbm import RBM, RBMConfig
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.models.references.hartree_fock import HartreeFock, free_fermions, hartree_fock
 from nqs.models.references.marshall import MarshallSign
@@ -10,10 +14,18 @@ from nqs.models.symmetric.on_orbits import OnOrbits
 from nqs.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
+    "RBM",
+    "Determinant",
+    "DeterminantConfig",
     "HartreeFock",
+    "Jastrow",
+    "JastrowConfig",
     "MarshallSign",
     "OnOrbits",
+    "Product",
+    "ProductConfig",
     "ProjectedDeterminant",
+    "RBMConfig",
     "SlaterDeterminant",
     "Symmetrised",
     "Transformer",
