@@ -52,7 +52,7 @@ class ErrorWeights:
     @cached_property
     def probability(self) -> Float64[Tensor, " U"] | None:
         """Probability that one draw gives each configuration; None where the state is not known to be normalised."""
-        if self.samples.autocorrelation_time is not None:
+        if not self.samples.normalised:
             return None
         p = (2 * self.samples.log_modulus).exp() if self.samples.probability is None else self.samples.probability
         return p if p.sum().item() < 1 + 1e-6 else None
@@ -61,7 +61,10 @@ class ErrorWeights:
     def unseen(self) -> float:
         """Weight of all configurations that are not among the samples."""
         if self.probability is None:
-            return 1.0
+            if self.samples.counts is None:
+                return 1.0
+            # Fraction of the draws that were the only ones of their kind: Good, Biometrika 40, 237 (1953).
+            return min(1.0, max(self.rare.sum().item(), NOTHING_SEEN) / self.draws)
         weight = 1 - self.probability.sum().item()
         return weight if weight > COMPLETE else 0.0
 
@@ -86,15 +89,22 @@ class ErrorWeights:
     def events(self) -> Float64[Tensor, " U"]:
         """e with sum_i a_i^2 = sum e |x - <x>|^4 for the terms a_i of the scatter, one for each draw."""
         c, counts = self.samples.error_weights, self.samples.counts
-        return c.square() if counts is None else torch.where(counts > 0, c.square() / counts.clamp(min=1), 0.0)
+        if counts is None:
+            return c.square()
+        return torch.where(counts > 0, self.samples.correlation * c.square() / counts.clamp(min=1), 0.0)
 
     @cached_property
     def rare(self) -> Float64[Tensor, " U"]:
-        """1 for what was drawn once, or was included with a probability below one half; else 0."""
+        """1 for what was drawn once, or was included with a probability below one half; else 0.
+
+        Correlated samples that count as one draw are one.
+        """
         q, counts = self.samples.inclusion_probability, self.samples.counts
         if q is not None:
             return ((q < 0.5) & (self.samples.weights > 0)).double()
-        return torch.ones_like(self.samples.weights) if counts is None else (counts == 1).double()
+        if counts is None:
+            return torch.ones_like(self.samples.weights)
+        return ((counts > 0) & (counts <= self.samples.correlation)).double()
 
     @cached_property
     def certain(self) -> Float64[Tensor, " U"]:
@@ -111,7 +121,7 @@ class ErrorWeights:
 
 def error_bar(samples: Samples, x: Num[Tensor, "U ..."], reach: float | Tensor | None = None) -> ErrorBar:
     """Mean and error of values that are known on all samples; `reach` as in `Moments.error`."""
-    moments = Moments(ErrorWeights(samples))
+    moments = Moments(ErrorWeights(samples.correlated_as(x) if x.ndim == 1 else samples))
     moments.add(slice(None), x)
     return moments.error(reach)
 

@@ -1,11 +1,13 @@
 """Weighted distinct configurations, and exact bookkeeping of equal ones."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Complex128, Float64, Int64, Num, UInt8
 from torch import Tensor
 
+from nqs.chains import autocorrelation_time, r_hat
 from nqs.hilbert import HilbertSpace
 
 
@@ -17,12 +19,16 @@ class Samples:
         configurations: distinct, (U, L).
         weights: estimate of |psi|^2 on them, sums to 1.
         log_modulus, phase: log psi of each, as computed while sampling.
-        counts: how often each was drawn in independent draws; None for other schemes.
+        counts: how often each was drawn in independent draws, or by Markov chains; None for other schemes.
         inclusion_probability: probability with which each entered a draw without replacement, 1 for an exhaustive sum,
             nan if not known; None for independent draws.
-        autocorrelation_time: of a Markov chain, in samples; None for uncorrelated ones.
+        autocorrelation_time: of Markov chains (nqs.chains), in samples of a chain; nan if it is not determinable, None
+            for uncorrelated samples.
         probability: probability that one draw gives each; None for |psi|^2.
         threshold: exp(kappa) of a draw without replacement, with inclusion 1 - exp(-p / exp(kappa)).
+        normalised: log_modulus is that of a normalised state, so that probabilities are known.
+        chains: row of the sample of every round and Markov chain, (T, C); None where unknown.
+        acceptance: fraction of the moves of Markov chains that were accepted.
 
     Configurations with weight 0 may be among them, after those that were drawn: their amplitudes are known, which
     serves the error bars (nqs.error_bars).
@@ -39,10 +45,13 @@ class Samples:
     autocorrelation_time: float | None = None
     probability: Float64[Tensor, " U"] | None = None
     threshold: float | None = None
+    normalised: bool = True
+    chains: Int64[Tensor, "T C"] | None = None
+    acceptance: float | None = None
 
     @property
     def n_samples(self) -> int:
-        """Number of independent samples; of distinct configurations where there are no counts."""
+        """Number of samples; of distinct configurations where there are no counts."""
         return self.n_distinct if self.counts is None else int(self.counts.sum())
 
     @property
@@ -62,7 +71,28 @@ class Samples:
     @property
     def correlation(self) -> float:
         """Number of samples that count as one independent sample, 2 tau of the autocorrelation time, at least 1."""
-        return 1.0 if self.autocorrelation_time is None else max(1.0, 2 * self.autocorrelation_time)
+        tau = self.autocorrelation_time
+        return 1.0 if tau is None else tau if math.isnan(tau) else max(1.0, 2 * tau)
+
+    def correlated_as(self, x: Num[Tensor, " U"]) -> "Samples":
+        """The samples with the autocorrelation time of x, the longer one of its real and imaginary part.
+
+        Unchanged where there are no chains, or where they are not stationary.
+        """
+        if self.chains is None or self.autocorrelation_time is None or math.isnan(self.autocorrelation_time):
+            return self
+        series = torch.view_as_real(x[self.chains]) if x.is_complex() else x[self.chains][..., None].double()
+        return replace(self, autocorrelation_time=autocorrelation_time(series).max().item())
+
+    @property
+    def n_effective(self) -> float:
+        """Number of samples over `correlation`."""
+        return self.n_samples / self.correlation
+
+    @property
+    def r_hat(self) -> float | None:
+        """Split R-hat of log|psi| (nqs.chains); None without chains."""
+        return None if self.chains is None else r_hat(self.log_modulus[self.chains])
 
     @property
     def error_weights(self) -> Float64[Tensor, " U"]:
@@ -99,9 +129,38 @@ class Samples:
 
     @property
     def perplexity(self) -> float:
-        """exp of the Shannon entropy -<log |psi|^2>: effective number of configurations that carry the state."""
+        """exp of the Shannon entropy -<log |psi|^2>: effective number of configurations that carry the state.
+
+        Where |psi|^2 is not normalised it is that of the weights, exact for exhaustive sums and else too low.
+        """
         occupied = self.weights > 0
-        return (-2 * self.weights[occupied] @ self.log_modulus[occupied]).exp().item()
+        weights, log_modulus = self.weights[occupied], self.log_modulus[occupied]
+        return (-weights @ (2 * log_modulus if self.normalised else weights.log())).exp().item()
+
+
+def fewer(samples: Samples, number: int, generator: torch.Generator) -> Samples:
+    """At most so many samples out of the given ones, without new ones: rounds of Markov chains, else random draws."""
+    if samples.chains is None:
+        rows = torch.multinomial(samples.weights, number, replacement=True, generator=generator)
+        kept: dict[str, object] = {"inclusion_probability": None, "threshold": None}
+    else:
+        T, C = samples.chains.shape
+        chains = samples.chains.flip(0)[:: math.ceil(T * C / number) if number > C else T].flip(0)
+        chains = chains[:, :number]
+        rows, kept = chains.flatten(), {}
+    rows, classes, counts = torch.unique(rows, return_inverse=True, return_counts=True)
+    if samples.chains is not None:
+        kept["chains"] = classes.view(chains.shape)
+    return replace(
+        samples,
+        configurations=samples.configurations[rows],
+        weights=counts.double() / counts.sum(),
+        log_modulus=samples.log_modulus[rows],
+        phase=samples.phase[rows],
+        counts=counts,
+        probability=None if samples.probability is None else samples.probability[rows],
+        **kept,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,13 +47,15 @@ class ExhaustiveSampling(Independent):
         n, members = wavefunction.representatives(device)
         self._check(wavefunction.n_images * len(n), hilbert)
         log_modulus, phase = log_psi_in_chunks(wavefunction, n)
-        weights = members * (2 * log_modulus).exp()
+        largest = log_modulus.max().clamp(min=0)  # a state that is not normalised could overflow
+        weights = members * (2 * (log_modulus - largest)).exp()
         return Samples(
             configurations=n,
             weights=weights / weights.sum(),
             log_modulus=log_modulus,
             phase=phase,
             inclusion_probability=torch.ones_like(weights),
+            normalised=wavefunction.normalised,
         )
 
     def _check(self, evaluations: int, hilbert: HilbertSpace) -> None:

@@ -19,7 +19,7 @@ from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.models import MarshallSign, Transformer
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi, Sampler, Wavefunction
-from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
+from nqs.samplers import ExhaustiveSampler, GumbelSampler, MetropolisSampler, Redraw, TreeSampler
 from nqs.samplers.gumbel import conditioned_on_maximum, gumbel
 from nqs.samples import Samples, split_counts
 
@@ -39,6 +39,9 @@ SAMPLERS: dict[str, Sampler] = {
     "gumbel, one configuration": GumbelSampler(n_distinct=1),
     "gumbel, whole sector": GumbelSampler(n_distinct=10**6),
     "exhaustive": ExhaustiveSampler(),
+    "Metropolis": MetropolisSampler(n_samples=400, n_chains=100),
+    "Metropolis, one round": MetropolisSampler(n_samples=200, n_chains=200),
+    "Metropolis, redrawn ends": MetropolisSampler(n_samples=400, n_chains=100, moves=(Redraw(),)),
     "one by one": one_by_one().OneByOneSampler(n_samples=300),
 }
 SPACES: dict[str, HilbertSpace] = {

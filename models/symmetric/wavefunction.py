@@ -92,4 +92,7 @@ class SymmetricWavefunction(Wavefunction):
             # With a part of the elements a sample stands for more than its own |psi|^2.
             probability=None if self.symmetry.order == E else torch.full_like(weights, torch.nan),
             threshold=samples.threshold,
+            autocorrelation_time=samples.autocorrelation_time,
+            normalised=samples.normalised,
+            acceptance=samples.acceptance,
         )

@@ -6,6 +6,8 @@ known. They are added with weight 0: means do not change, and error bars count t
 """
 
 # Shapes: U samples, K connected configurations.
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -62,14 +64,13 @@ def _followed_by(samples: Samples, wavefunction: Wavefunction, n: Tensor, repres
     if inclusion is not None:
         assert samples.threshold is not None
         inclusion = torch.cat([inclusion, -torch.expm1(-probability / samples.threshold)])
-    return Samples(
+    return replace(
+        samples,
         configurations=torch.cat([samples.configurations, n]),
         weights=torch.cat([samples.weights, nothing]),
         log_modulus=torch.cat([samples.log_modulus, log_modulus]),
         phase=torch.cat([samples.phase, phase]),
         counts=None if samples.counts is None else torch.cat([samples.counts, nothing.long()]),
         inclusion_probability=inclusion,
-        autocorrelation_time=samples.autocorrelation_time,
         probability=None if samples.probability is None else torch.cat([samples.probability, probability]),
-        threshold=samples.threshold,
     )

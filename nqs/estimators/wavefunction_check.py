@@ -1,4 +1,4 @@
-"""One check of an autoregressive wavefunction before any work starts: it is normalised on its sector.
+"""One check of a wavefunction before any work starts: an autoregressive one is normalised on its sector.
 
 Samplers draw from `step`, estimators evaluate `log_psi`, and both believe that |psi|^2 is the product of the
 conditionals. A model for which that does not hold has a wrong energy with a small error bar.
@@ -21,10 +21,12 @@ def check_wavefunction(wavefunction: Wavefunction) -> None:
     """
     Raises:
         ValueError: conditionals that are not normalised or leave the sector, a phase that is not finite, or values of
-            `log_psi` or `step` that differ from those of `conditionals`; with an example.
+            `log_psi` or `step` that differ from those of `conditionals`; with an example. Of a wavefunction that is not
+            autoregressive: amplitudes of another shape or precision, that are no numbers, or depend on the batch.
     """
     model = wavefunction.sampled
     if not isinstance(model, AutoregressiveWavefunction):
+        _check_amplitudes(model)
         return
     name, hilbert = type(model).__name__, model.hilbert
     device = next(model.parameters()).device
@@ -64,6 +66,24 @@ def check_wavefunction(wavefunction: Wavefunction) -> None:
         _refuse_difference(name, "step", step_log_p.exp(), log_p[:, site].exp(), n, what)
         found, wanted = (x.gather(-1, chosen[:, site])[:, 0] for x in (step_phase, phase[:, site]))
         _refuse_difference(name, "step", found, wanted, n, f"the phases of {what}")
+
+
+def _check_amplitudes(model: Wavefunction) -> None:
+    """Amplitudes of random configurations: shapes, precision, and the same in every batch."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    n = model.hilbert.random(ROWS, torch.Generator().manual_seed(0)).to(device)
+    name, log_psi, alone = type(model).__name__, model.log_psi(n), model.log_psi(n[:1])
+    for part, found, one in zip(log_psi._fields, log_psi, alone, strict=True):
+        if found.shape != (ROWS,) or found.dtype != torch.float64:
+            raise ValueError(
+                f"{name}.log_psi gives a {part} of shape {tuple(found.shape)} in "
+                f"{str(found.dtype).removeprefix('torch.')}: give {ROWS} numbers in float64 for {ROWS} configurations."
+            )
+        if len(wrong := _where(found.isnan())):
+            raise ValueError(f"{name}.log_psi gives a {part} that is not a number for n = {n[wrong[0]].tolist()}.")
+        same = torch.isclose(one, found[:1], rtol=TOLERANCE, atol=TOLERANCE) | (one == found[:1])
+        if not same.all():
+            raise ValueError(f"{name}.log_psi depends on the other configurations of its batch: n = {n[0].tolist()}.")
 
 
 def _where(wrong: Tensor) -> list[int]:

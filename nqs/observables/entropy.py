@@ -39,8 +39,8 @@ def renyi2_entropy(
         seed: of the choice of pairs.
 
     Raises:
-        ValueError: impossible sites, a space without species, samples drawn without replacement, or fewer than 4
-            samples.
+        ValueError: impossible sites, a space without species, samples drawn without replacement or by Markov
+            chains, or fewer than 4 samples.
     """
     hilbert = wavefunction.hilbert
     inside = _subsystem(hilbert, sites).to(samples.weights.device)
@@ -51,6 +51,8 @@ def renyi2_entropy(
                 "use TreeSampler, or ExhaustiveSampler for the exact value."
             )
         return _exact_renyi2(samples, hilbert, inside)
+    if samples.autocorrelation_time is not None:
+        raise ValueError("the replica trick needs pairs of independent samples, but these are of Markov chains.")
     n_pairs = min(n_pairs, samples.n_samples // 2)
     if n_pairs < 2:
         raise ValueError(

@@ -39,8 +39,15 @@ from nqs.observables.one_body import condensate_fraction, one_body, one_body_den
 from nqs.observables.species import localised_spins, mobile, quantities, up_and_down
 from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import StateVector, exact_samples, fidelity
-from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, has_boundary_phases, lattice_of
-from nqs.samples import Samples
+from nqs.protocols import (
+    AutoregressiveWavefunction,
+    Hamiltonian,
+    SamplerConfig,
+    Wavefunction,
+    has_boundary_phases,
+    lattice_of,
+)
+from nqs.samples import Samples, fewer
 
 # Budget of connected configurations for off-diagonal observables: seconds on the device.
 MOVES = {"cpu": 2**20, "cuda": 2**26}
@@ -112,7 +119,9 @@ def measure(
         add("spin_correlations", partial(spin_correlations, moves, wavefunction, permutations=permutations))
     exhaustive = samples.is_exhaustive
     replicas = samples if exhaustive or permutations is not None else moves
-    independent = replicas.inclusion_probability is None and replicas.n_samples >= 4
+    independent = (
+        replicas.inclusion_probability is None and replicas.autocorrelation_time is None and replicas.n_samples >= 4
+    )
     if hilbert.n_sites > 1 and (exhaustive or independent) and hilbert.species:
         add("renyi2_entropy", partial(renyi2_entropy, replicas, wavefunction, range(hilbert.n_sites // 2)))
     return found
@@ -146,11 +155,13 @@ def samples_for(
 
     Args:
         sampler: of independent samples, such as TreeSampler; called with `n_distinct` or `n_samples` if there are too
-            many samples.
+            many samples of an autoregressive state; those of other states are thinned out.
         connected: number of connected configurations that there is time for; None: the usual one.
     """
 
     def drawn(**number: int) -> Samples:
+        if not isinstance(wavefunction.sampled, AutoregressiveWavefunction):
+            return fewer(samples, *number.values(), generator)
         return sampler(**number).build(wavefunction).sample(generator)
 
     limit = affordable(wavefunction, generator.device, connected)

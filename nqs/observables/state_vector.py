@@ -102,6 +102,8 @@ def fidelity(samples: Samples, hilbert: HilbertSpace, state: np.ndarray | Tensor
         raise ValueError("the states of the level are not orthogonal: orthonormalise them.")
     phi = phi.T.to(samples.weights.device)[hilbert.rank(samples.configurations)]  # (U, states)
     r = phi * torch.polar((-samples.log_modulus).exp(), -samples.phase)[:, None]
+    if not samples.normalised:  # <|r|^2> is the inverse of the norm
+        r = r / samples.mean(r.abs().square()).mean().sqrt()
     overlap = samples.mean(r)
     value = overlap.abs().square().sum()
     along = r @ overlap.conj() / value.sqrt()  # of the member of the level with the largest overlap

@@ -97,10 +97,11 @@ class Evaluation:
 
     @property
     def whole(self) -> SamplerConfig:
-        """A sampler of as many distinct configurations as all batches have, if it has a number of them."""
-        distinct: int | None = getattr(self.sampler, "n_distinct", None)
+        """A sampler of as many distinct configurations, or samples of Markov chains, as all batches have."""
         config: Any = self.sampler
-        return config if distinct is None else replace(config, n_distinct=distinct * self.batches)
+        name = "n_samples" if hasattr(config, "n_chains") else "n_distinct"
+        number: int | None = getattr(config, name, None)
+        return config if number is None else replace(config, **{name: number * self.batches})
 
 
 @dataclass(frozen=True, kw_only=True)

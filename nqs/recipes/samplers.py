@@ -6,8 +6,8 @@ Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 import torch
 
 from nqs.optimisation.stages import Evaluation
-from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected
-from nqs.samplers import ExhaustiveSampler, TreeSampler
+from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, SamplerConfig, Wavefunction, max_connected
+from nqs.samplers import ExhaustiveSampler, MetropolisSampler, TreeSampler
 
 # Largest number of configurations (or orbits) in an exhaustive step: about one second with a network of width 32. Sums
 # reach machine precision (the 440 orbits of eight bosons on a ring: 3.4e-13 after 80 steps), samples of the 4,752
@@ -19,6 +19,8 @@ EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 MANY = {"cpu": 10**5, "cuda": 10**6}
 DISTINCT_OF_MANY = {"cpu": 256, "cuda": 1_024}
+# Samples of a step of Markov chains, each of which gives one.
+WALKERS = {"cpu": 1_000, "cuda": 8_192}
 # Averages over a symmetry: images of all samples of a step, which take most of its time. In equal time the 6x6
 # Heisenberg lattice ended with a V-score of 1.7e-4 (8,000 samples and 640 steps, width 48), and with 4.0e-4 at width 32
 # (12,000 samples and 600 steps, or 6,000 and 1,150).
@@ -49,16 +51,23 @@ def evaluations(wavefunction: Wavefunction) -> int:
     return wavefunction.sampled.hilbert.dimension
 
 
+def is_autoregressive(wavefunction: Wavefunction) -> bool:
+    """Whether independent samples can be drawn; Markov chains are needed otherwise."""
+    return isinstance(wavefunction.sampled, AutoregressiveWavefunction)
+
+
 def is_large(wavefunction: Wavefunction, device: torch.device | str) -> bool:
     """Whether the steps of a run draw a vanishing part of the sector, one amplitude at a time."""
     return wavefunction.n_images == 1 and evaluations(wavefunction) > MANY[torch.device(device).type]
 
 
 def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig:
-    """Exhaustive sums for small sectors, else tree sampling of DISTINCT configurations."""
+    """Exhaustive sums for small sectors, else tree sampling of DISTINCT configurations, or Markov chains."""
     kind = torch.device(device).type
     if evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
         return ExhaustiveSampler()
+    if not is_autoregressive(wavefunction):
+        return MetropolisSampler(n_samples=WALKERS[kind], n_chains=WALKERS[kind])
     if wavefunction.n_images == 1:
         return TreeSampler(n_distinct=(DISTINCT_OF_MANY if is_large(wavefunction, device) else DISTINCT)[kind])
     return TreeSampler(n_distinct=averaged_distinct(wavefunction.n_images, kind))
@@ -77,11 +86,22 @@ def averages_in_steps(hamiltonian: Hamiltonian, images: int, device: torch.devic
     return work <= LARGEST_AVERAGE[kind]
 
 
-def final_evaluation(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig | Evaluation:
-    """Of the final energy: the whole sector if one sum is affordable, else batches of more samples than in a step."""
+def final_evaluation(
+    wavefunction: Wavefunction, device: torch.device | str, sampler: SamplerConfig | None = None
+) -> SamplerConfig | Evaluation:
+    """Of the final energy: the whole sector if one sum is affordable, else batches of more samples than in a step.
+
+    Args:
+        sampler: of the steps, which also evaluates a state that is not autoregressive; None: that of
+            `training_sampler`.
+    """
     limit, each = EVALUATION_DISTINCT[torch.device(device).type], wavefunction.n_images
     if evaluations(wavefunction) <= (limit if each == 1 else ExhaustiveSampler().max_dimension):
         return ExhaustiveSampler()
+    if not is_autoregressive(wavefunction):
+        of_steps = sampler or training_sampler(wavefunction, device)
+        batches = max(1, limit // (each * getattr(of_steps, "n_samples", limit)))
+        return Evaluation(sampler=of_steps, batches=batches, error=EVALUATION_ERROR)
     every = limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each)
     batch = max(1, limit // (BATCHES * each))
     return Evaluation(sampler=TreeSampler(n_distinct=batch), batches=max(1, every // batch), error=EVALUATION_ERROR)

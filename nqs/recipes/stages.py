@@ -66,7 +66,7 @@ def method(
     return Method(
         sampler=chosen,
         optimiser=optimiser(given, exact=exact, images=of_steps.n_images, large=is_large(of_steps, device)),
-        evaluation=evaluation or (chosen if exact else final_evaluation(wavefunction, device)),
+        evaluation=evaluation or (chosen if exact else final_evaluation(wavefunction, device, chosen)),
         warm_up=warm_up(of_steps, device) if sampler is None else None,
         n_images=of_steps.n_images,
         steps=steps(of_steps, device, exact=exact),

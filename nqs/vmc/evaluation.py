@@ -1,14 +1,17 @@
 """The energy of a state from new samples, batch by batch, until its error bar is small enough or time is up."""
 
+import itertools
 import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 
 from nqs.archive.memory import MemoryArchive
+from nqs.chains import autocorrelation_time, drifts
 from nqs.estimators.energy import energy_with_unseen, estimate_energy, v_score
 from nqs.estimators.estimate import EnergyEstimate, with_error
 from nqs.estimators.local_energy import local_energies
@@ -76,11 +79,14 @@ class Evaluator:
         self.rate = (samples.n_distinct + local.n_evaluated) / self.seconds
         if not is_finite(estimate.energy):
             raise NonFiniteError(estimate.energy, estimate.variance)
+        if samples.chains is not None:  # the batches are parts of the same chains
+            samples, local = merged(self.hamiltonian.hilbert, self._parts)
+            return estimate_energy(samples, local.values, energy_infinity=self.energy_infinity)
         return pooled(self._estimates, self.hamiltonian.hilbert.n_sites, self.energy_infinity)
 
     @property
     def can_go_on(self) -> bool:
-        """Whether more batches can be joined: independent draws."""
+        """Whether more batches can be joined: draws with counts."""
         return self._parts[-1][0].counts is not None
 
     def all(self) -> tuple[Samples, EnergyEstimate]:
@@ -113,7 +119,7 @@ def pooled(estimates: Sequence[EnergyEstimate], n_dof: int, energy_infinity: flo
 
 
 def merged(hilbert: HilbertSpace, parts: Sequence[tuple[Samples, LocalEnergies]]) -> tuple[Samples, LocalEnergies]:
-    """Independent draws as one: equal configurations together, counts added.
+    """Independent draws, or successive parts of Markov chains, as one: equal configurations together, counts added.
 
     Raises:
         ValueError: several draws without counts, which cannot be joined.
@@ -128,12 +134,16 @@ def merged(hilbert: HilbertSpace, parts: Sequence[tuple[Samples, LocalEnergies]]
 
     first, classes = distinct(hilbert, joined(0, "configurations"))
     counts = torch.zeros_like(first).index_add_(0, classes, joined(0, "counts"))
-    samples = Samples(
+    one = parts[0][0]
+    samples = replace(
+        one,
         configurations=joined(0, "configurations")[first],
         weights=counts.double() / counts.sum(),
         log_modulus=joined(0, "log_modulus")[first],
         phase=joined(0, "phase")[first],
         counts=counts,
+        probability=None if one.probability is None else joined(0, "probability")[first],
+        **({} if one.chains is None else joined_chains([samples for samples, _ in parts], classes)),
     )
     local = LocalEnergies(
         values=joined(1, "values")[first],
@@ -142,6 +152,20 @@ def merged(hilbert: HilbertSpace, parts: Sequence[tuple[Samples, LocalEnergies]]
         n_evaluated=sum(part.n_evaluated for _, part in parts),
     )
     return samples, local
+
+
+def joined_chains(parts: Sequence[Samples], classes: torch.Tensor) -> dict[str, Any]:
+    """Fields of the samples of chains whose parts follow each other; `classes`: of their distinct configurations."""
+    starts = itertools.accumulate((part.n_distinct for part in parts[:-1]), initial=0)
+    rows = [start + part.chains for start, part in zip(starts, parts, strict=True) if part.chains is not None]
+    log_modulus = torch.cat([part.log_modulus[part.chains] for part in parts if part.chains is not None])
+    times = torch.stack([torch.as_tensor(part.autocorrelation_time, dtype=torch.float64) for part in parts])
+    of_all = autocorrelation_time(log_modulus[..., None]).cpu()
+    return {
+        "chains": classes[torch.cat(rows)],
+        "autocorrelation_time": math.nan if drifts(log_modulus) else torch.cat([times, of_all]).max().item(),
+        "acceptance": sum(part.acceptance or 0.0 for part in parts) / len(parts),
+    }
 
 
 def reserve(vmc: Parts, row: Mapping[str, float], limit: TimeLimit) -> float:

@@ -54,9 +54,9 @@ class VMC:
         unit: printed name of the energy unit; that of the Hamiltonian by default.
 
     Raises:
-        ValueError: the wavefunction lives on another sector, is not normalised, or has a symmetry that the Hamiltonian
-            has not; it learns no phases, or a known state is no normalised state of the sector; or `check_hamiltonian`
-            refuses the Hamiltonian.
+        ValueError: the wavefunction lives on another sector, is refused by `check_wavefunction`, or has a symmetry that
+            the Hamiltonian has not; it learns no phases or is not normalised, or a known state is no normalised state
+            of the sector; or `check_hamiltonian` refuses the Hamiltonian.
     """
 
     def __init__(

@@ -103,11 +103,16 @@ def built_for(known: Sequence[KnownState], wavefunction: Wavefunction, device: t
     """The known states on the device of a wavefunction.
 
     Raises:
-        ValueError: a wavefunction without a phase head, whose signs are fixed.
+        ValueError: a wavefunction without a phase head, whose signs are fixed, or one that is not normalised.
     """
     if known and not wavefunction.has_phase:
         raise ValueError(
             "a wavefunction whose phases are not learned cannot become orthogonal to a state of the same signs: build "
             "it with phase='learned'."
+        )
+    if known and not wavefunction.normalised:
+        raise ValueError(
+            f"{type(wavefunction).__name__} is not normalised: its overlap with known states cannot be sampled. Use an "
+            "autoregressive wavefunction."
         )
     return [one.build(wavefunction.hilbert, device) for one in known]

@@ -16,6 +16,7 @@ from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables.expectation import Expectation
 from nqs.protocols import Wavefunction
+from nqs.samples import Samples
 from nqs.vmc.guard import Guard
 from nqs.vmc.pace import Pace
 from nqs.vmc.provenance import digest_of, session, steps_differ
@@ -183,9 +184,20 @@ def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> di
         "update_norm": made.info.update_norm,
         "gradient_norm": made.info.gradient_norm,
         "retries": made.retries,
+        **chains_of(made.samples),
         **{f"overlap_{k}": value for k, value in enumerate(made.local.overlaps)},
         **more,
     }
+
+
+def chains_of(samples: Samples) -> dict[str, float]:
+    """Columns of the history of Markov chains; {} for other samples."""
+    numbers = {
+        "acceptance": samples.acceptance,
+        "autocorrelation_time": samples.autocorrelation_time,
+        "r_hat": samples.r_hat,
+    }
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def status(estimate: EnergyEstimate, exact: float | None) -> str:
