@@ -11,6 +11,7 @@ from nqs.models.references.phase import phase_agreement
 from nqs.models.references.projection import ProjectedDeterminant, sector_of
 from nqs.models.symmetric.average import Symmetrised
 from nqs.models.symmetric.on_orbits import OnOrbits
+from nqs.models.symmetric.projected import Projected
 from nqs.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "OnOrbits",
     "Product",
     "ProductConfig",
+    "Projected",
     "ProjectedDeterminant",
     "RBMConfig",
     "SlaterDeterminant",

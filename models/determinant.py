@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
 from nqs.models.encoder import Encoder
+from nqs.models.finite_log import finite_log
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.runtime.defaults import float32_by_default
@@ -249,4 +250,4 @@ def signed_logsumexp(
         return logs[:, 0], signs[:, 0]
     largest = logs.detach().amax(1, keepdim=True).clamp(min=-1e300)
     total = (signs * (logs - largest).exp()).sum(1)
-    return total.abs().log() + largest[:, 0], total.sign()
+    return finite_log(total.abs()) + largest[:, 0], total.sign()

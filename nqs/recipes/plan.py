@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from nqs.estimators.hamiltonian_check import check_hamiltonian
-from nqs.models import OnOrbits, ProjectedDeterminant, SlaterDeterminant, TransformerConfig
+from nqs.models import DeterminantConfig, OnOrbits, ProjectedDeterminant, SlaterDeterminant, TransformerConfig
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, stages
 from nqs.protocols import (
     Hamiltonian,
@@ -20,7 +20,15 @@ from nqs.protocols import (
     lattice_of,
     unit_of,
 )
-from nqs.recipes.model import NetworkOptions, network, network_of, signs, with_network
+from nqs.recipes.model import (
+    NetworkOptions,
+    determinant_reason,
+    determinants,
+    network,
+    network_of,
+    signs,
+    with_network,
+)
 from nqs.recipes.optimiser import OptimiserOptions
 from nqs.recipes.samplers import is_exhaustive, is_large
 from nqs.recipes.sector import symmetrised
@@ -30,7 +38,7 @@ from nqs.recipes.threads import threads as threads_of
 from nqs.runtime.device import checked_device, default_device
 from nqs.runtime.memory import require_memory
 from nqs.runtime.threads import checked_threads
-from nqs.samplers import TreeSampler
+from nqs.samplers import MetropolisSampler, TreeSampler
 
 PRETRAIN = ("none", "mean-field", "exact")
 SAMPLE_BYTES = 64  # of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree
@@ -193,7 +201,7 @@ def plan(
     on = checked_device(str(default_device() if device is None else device))
     unit = unit_of(hamiltonian)
     config, mean_field, why = _model(
-        hamiltonian, model, reference, symmetry if distinct is None else "none", on, minutes, unit
+        hamiltonian, model, reference, symmetry if distinct is None else "none", distinct, on, minutes, unit
     )
     if pretrain == "mean-field":
         _check_determinant(config)
@@ -258,6 +266,7 @@ def _model(
     model: NetworkOptions | WavefunctionConfig | None,
     reference: Literal["auto", "none"] | ReferencePhase,
     symmetry: Literal["auto", "none"],
+    distinct: int | None,
     device: torch.device,
     minutes: float | None,
     unit: str,
@@ -273,16 +282,22 @@ def _model(
     known = signs(hamiltonian, reference, wishes.phase, unit=unit)
     why = [Reason("signs", known.why, known.mean_field)]
     hilbert = hamiltonian.hilbert
+    found = known.reference if reference == "auto" and isinstance(known.reference, SlaterDeterminant) else None
     # Sizes follow when the number of orbits is known.
     config: Any = TransformerConfig(phase=known.phase, reference=known.reference)
-    if symmetry == "auto":
+    if symmetry == "auto" and wishes.network != "determinant":
         config, text = symmetrised(config, hamiltonian, device)
         why.append(Reason("symmetry", text, announced=True))
     on_orbits = isinstance(config, OnOrbits)
+    terms = config.symmetry.number_of_orbits(hilbert, device) if on_orbits else hilbert.dimension
+    if text := "" if distinct else determinant_reason(wishes, known, terms, device):
+        assert isinstance(known.reference, SlaterDeterminant)
+        why = [why[0], Reason("model", text, announced=True)]
+        return determinants(wishes, known.reference, lattice_of(hamiltonian), device), found, why
     chosen = network(
         wishes,
         known.phase,
-        config.symmetry.number_of_orbits(hilbert, device) if on_orbits else hilbert.dimension,
+        terms,
         hilbert,
         device,
         minutes,
@@ -292,7 +307,6 @@ def _model(
     )
     if isinstance(model, TransformerConfig) and model.displacements is not None:
         chosen = replace(chosen, displacements=model.displacements)
-    found = known.reference if reference == "auto" and isinstance(known.reference, SlaterDeterminant) else None
     return with_network(config, chosen), found, why
 
 
@@ -301,11 +315,17 @@ def _wishes(base: NetworkOptions | TransformerConfig | None) -> NetworkOptions:
         return base
     if base is None:
         return NetworkOptions()
-    return NetworkOptions(**{field.name: getattr(base, field.name) for field in fields(NetworkOptions)})
+    names = {field.name for field in fields(NetworkOptions)} - {"network", "determinants"}
+    return NetworkOptions(network="transformer", **{name: getattr(base, name) for name in names})
 
 
 def _network_reason(config: WavefunctionConfig, wavefunction: Wavefunction) -> Reason:
     inner = network_of(config)
+    if isinstance(inner, DeterminantConfig):
+        layers = f"{inner.layers} layer{'s' * (inner.layers > 1)}"
+        number = f"{inner.determinants} determinant{'s' * (inner.determinants > 1)}"
+        size = f"{number}, backflow of width {inner.width}, {layers}, {inner.dtype}"
+        return Reason("network", f"{size}, {wavefunction.n_parameters:,} parameters")
     if not isinstance(inner, TransformerConfig):
         return Reason("network", f"{type(inner).__name__}, {wavefunction.n_parameters:,} parameters")
     size = f"width {inner.width}, {inner.layers} layer{'s' * (inner.layers > 1)}, {inner.attention} attention"
@@ -331,6 +351,8 @@ def _samples(sampler: SamplerConfig | Evaluation) -> str:
         return "every configuration in each"
     if isinstance(sampler, TreeSampler) and sampler.n_distinct is not None:
         return f"about {sampler.n_distinct:,} distinct configurations in each"
+    if isinstance(sampler, MetropolisSampler):
+        return f"{sampler.n_samples:,} samples of {sampler.n_chains:,} Markov chains in each"
     return str(sampler)
 
 
