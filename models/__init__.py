@@ -8,6 +8,7 @@ from nqs.models.references.determinant import SlaterDeterminant
 from nqs.models.references.hartree_fock import HartreeFock, free_fermions, hartree_fock
 from nqs.models.references.marshall import MarshallSign
 from nqs.models.references.phase import phase_agreement
+from nqs.models.references.projected_energy import projected_mean_field
 from nqs.models.references.projection import ProjectedDeterminant, sector_of
 from nqs.models.symmetric.average import Symmetrised
 from nqs.models.symmetric.on_orbits import OnOrbits
@@ -35,5 +36,6 @@ __all__ = [
     "free_fermions",
     "hartree_fock",
     "phase_agreement",
+    "projected_mean_field",
     "sector_of",
 ]

@@ -30,7 +30,7 @@ from nqs.recipes.model import (
     with_network,
 )
 from nqs.recipes.optimiser import OptimiserOptions
-from nqs.recipes.samplers import is_exhaustive, is_large
+from nqs.recipes.samplers import is_autoregressive, is_exhaustive, is_large
 from nqs.recipes.sector import symmetrised
 from nqs.recipes.stages import method
 from nqs.recipes.steps import MINUTES, seconds_of_step, steps_within
@@ -161,7 +161,8 @@ def plan(
         reference: what gives the signs of the ground state: "auto": what is known of them; "none": a phase head learns
             all; or a reference phase, such as `nqs.models.MarshallSign`.
         symmetry: "auto": the symmetry sector of the ground state, where that is known and pays off; "none".
-        distinct: distinct configurations of each step, without a symmetry; by default chosen from the sector.
+        distinct: distinct configurations of each step (of determinants: Markov chains), without a symmetry; by default
+            chosen from the sector.
         optimiser: wishes for the natural gradient, the others are chosen; or an optimiser.
         steps: optimisation steps in all; None: of sampled runs as many as fit into the time, by the measured cost of
             the first ones, else a number by experience.
@@ -208,8 +209,12 @@ def plan(
     hilbert = hamiltonian.hilbert
     wavefunction = config.build(hilbert, on)
     of_steps = wavefunction.for_steps()
-    sampler = None if distinct is None else TreeSampler(n_distinct=distinct)
+    sampler: SamplerConfig | None = None
     if distinct is not None:
+        chains = not is_autoregressive(wavefunction)
+        sampler = (
+            MetropolisSampler(n_samples=distinct, n_chains=distinct) if chains else TreeSampler(n_distinct=distinct)
+        )
         samples = min(distinct, hilbert.dimension) * (hilbert.n_sites + SAMPLE_BYTES)
         require_memory(samples, f"distinct={distinct:,}", "choose fewer distinct configurations", on)
     chosen = method(wavefunction, on, sampler=sampler, given=optimiser)
@@ -290,7 +295,8 @@ def _model(
         why.append(Reason("symmetry", text, announced=True))
     on_orbits = isinstance(config, OnOrbits)
     terms = config.symmetry.number_of_orbits(hilbert, device) if on_orbits else hilbert.dimension
-    if text := "" if distinct else determinant_reason(wishes, known, terms, device):
+    as_usual = distinct is not None and wishes.network is None  # so many distinct ones are drawn from a transformer
+    if text := "" if as_usual else determinant_reason(wishes, known, terms, device):
         assert isinstance(known.reference, SlaterDeterminant)
         why = [why[0], Reason("model", text, announced=True)]
         return determinants(wishes, known.reference, lattice_of(hamiltonian), device), found, why
