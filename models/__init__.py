@@ -14,6 +14,7 @@ from nqs.models.symmetric.average import Symmetrised
 from nqs.models.symmetric.on_orbits import OnOrbits
 from nqs.models.symmetric.projected import Projected
 from nqs.models.transformer import Transformer, TransformerConfig
+from nqs.models.vision import Vision, VisionConfig, on_patches
 
 __all__ = [
     "RBM",
@@ -33,8 +34,11 @@ __all__ = [
     "Symmetrised",
     "Transformer",
     "TransformerConfig",
+    "Vision",
+    "VisionConfig",
     "free_fermions",
     "hartree_fock",
+    "on_patches",
     "phase_agreement",
     "projected_mean_field",
     "sector_of",

@@ -22,7 +22,9 @@ from nqs.models import (
     JastrowConfig,
     ProductConfig,
     RBMConfig,
+    VisionConfig,
     hartree_fock,
+    on_patches,
 )
 from nqs.optimisation import StochasticReconfiguration
 from nqs.optimisation.jacobian import by_vmap, has_known_layers, jacobian, rounded_parameters
@@ -62,6 +64,10 @@ MODELS: dict[str, Case] = {
     ),
     "RBM": Case(lambda seed: RBMConfig(density=2, seed=seed), spins),
     "positive RBM": Case(lambda seed: RBMConfig(phase="zero", initial=0.3, seed=seed), bosons),
+    "vision transformer": Case(lambda seed: VisionConfig(width=6, layers=1, places=True, seed=seed), spins),
+    "positive vision transformer of patches": Case(
+        lambda seed: VisionConfig(width=6, phase="zero", **on_patches(chain(6)), seed=seed), spins
+    ),
     "Slater-Jastrow": Case(
         lambda seed: ProductConfig(
             factors=(DeterminantConfig(width=0, seed=seed), JastrowConfig(initial=0.2, seed=seed))
