@@ -6,7 +6,7 @@ with weights A for each head h and values v. Pairs of sites of one class share t
 the same displacement, so that correlations with neighbours are learned once for all sites.
 
 Rende and Viteritti, Mach. Learn.: Sci. Technol. 6, 010501 (2025), arXiv:2405.18874, as accurate as
-queries and keys on the J1-J2 model; without the causal order, which normalises states here.
+queries and keys on the J1-J2 model; there without the causal order j <= i, which normalises autoregressive states.
 """
 
 # Shapes: U and B configurations, T tokens (sites, times images of a symmetry), L sites, D width, H heads, E = D / H,
@@ -24,11 +24,14 @@ class Mixing(nn.Module):
 
     Args:
         classes: class of every pair of sites, L x L; None: every pair is a class of its own.
+        causal: the sum is over j <= i; False: over all sites.
     """
 
     classes: Tensor  # (L, L), K for later sites
 
-    def __init__(self, heads: int, n_sites: int, classes: Sequence[Sequence[int]] | None) -> None:
+    def __init__(
+        self, heads: int, n_sites: int, classes: Sequence[Sequence[int]] | None, *, causal: bool = True
+    ) -> None:
         super().__init__()
         self.heads = heads
         if classes is not None and (len(classes) != n_sites or {len(row) for row in classes} != {n_sites}):
@@ -39,7 +42,8 @@ class Mixing(nn.Module):
         # On the CPU whatever the default device: the number of classes is needed also where parameters are on "meta".
         each = torch.arange(n_sites**2, device="cpu").view(n_sites, n_sites)
         pairs = each if classes is None else torch.tensor(classes, device="cpu")
-        earlier = torch.ones((n_sites, n_sites), dtype=torch.bool, device="cpu").tril()
+        everywhere = torch.ones((n_sites, n_sites), dtype=torch.bool, device="cpu")
+        earlier = everywhere.tril() if causal else everywhere
         present, number = pairs[earlier].unique(return_inverse=True)
         self.weight = nn.Parameter(torch.empty(heads, len(present)))
         by_pair = torch.full_like(pairs, len(present)).masked_scatter_(earlier, number)
@@ -68,12 +72,14 @@ class Mixing(nn.Module):
 
 
 class FactoredAttention(nn.Module):
-    """Linear values, mixed by position, and a linear output layer."""
+    """Linear values, mixed by position, and a linear output layer; arguments as of `Mixing`."""
 
-    def __init__(self, width: int, heads: int, n_sites: int, classes: Sequence[Sequence[int]] | None) -> None:
+    def __init__(
+        self, width: int, heads: int, n_sites: int, classes: Sequence[Sequence[int]] | None, *, causal: bool = True
+    ) -> None:
         super().__init__()
         self.values = nn.Linear(width, width)
-        self.mixing = Mixing(heads, n_sites, classes)
+        self.mixing = Mixing(heads, n_sites, classes, causal=causal)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:

@@ -139,7 +139,8 @@ def ground_state(
         if orthogonal_to:
             symmetry = "none"
             if model is None or isinstance(model, NetworkOptions):
-                model = replace(model or NetworkOptions(), phase="learned")
+                model = model or NetworkOptions()
+                model = replace(model, network=model.network or "transformer", phase="learned")
         plan = planned(
             hamiltonian,
             model=model,

@@ -58,6 +58,7 @@ class Wavefunction(nn.Module, ABC):
         hilbert: the sector.
         config: what it was built from.
         has_phase: False if the phase is the same for every configuration.
+        is_real: psi is real; its phase, 0 or pi, has no gradient.
         normalised: sum |psi|^2 = 1.
         symmetry: the group and its character, or None.
         n_images: network evaluations per amplitude; above 1 for averages over a symmetry.
@@ -70,6 +71,7 @@ class Wavefunction(nn.Module, ABC):
     hilbert: HilbertSpace
     config: "WavefunctionConfig"
     has_phase: bool
+    is_real: bool = False
     normalised: bool = True
     symmetry: "Symmetry | None" = None
     n_images: int = 1

@@ -7,7 +7,8 @@
     python scripts/fermi_hubbard.py --help                          every option
 
 Signs: none if all off-diagonal elements are negative (open chains, rings with odd numbers of each spin); else
-those of the unrestricted Hartree-Fock determinant, with a phase head that learns corrections.
+those of the unrestricted Hartree-Fock determinant: a phase head learns corrections, or, where the sector is too large
+for a sum, its orbitals are those that backflow determinants start from (--model determinant or transformer).
 
 A repeated command continues an interrupted run, or shows the result of a finished one.
 """

@@ -6,7 +6,8 @@
     python scripts/tv.py --help                                     every option
 
 Signs: none if all off-diagonal elements are negative (open chains, rings with an odd number of fermions); else
-those of the Hartree-Fock determinant, with a phase head that learns corrections.
+those of the Hartree-Fock determinant: a phase head learns corrections, or, where the sector is too large for a sum, its
+orbitals are those that backflow determinants start from (--model determinant or transformer).
 
 A repeated command continues an interrupted run, or shows the result of a finished one.
 """

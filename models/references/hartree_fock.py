@@ -140,6 +140,20 @@ def free_fermions(hamiltonian: Hamiltonian) -> SlaterDeterminant:
     return _with_positive_peak([q[:, :N] for q, N in zip(levels, numbers, strict=True)])
 
 
+def mean_field_energies(hamiltonian: Hamiltonian, densities: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """E(P) above of each P, also of transition densities of two determinants: <D|H|D'> / <D|D'>.
+
+    Args:
+        densities: for each P the matrices of all spins, (L, L).
+    """
+    one_body, interaction = _couplings(hamiltonian, len(densities[0]))
+    found = []
+    for P in densities:
+        F = _fock(one_body, interaction, list(P))
+        found.append(sum(((h + f) * p.T).sum().real for h, f, p in zip(one_body, F, P, strict=True)) / 2)
+    return _constant(hamiltonian) + np.array(found)
+
+
 def _with_positive_peak(orbitals: list[np.ndarray]) -> SlaterDeterminant:
     """The determinant of these orbitals, positive on its most likely configuration (found greedily), as where it
     vanishes by symmetry and the reference has to choose some sign."""

@@ -132,7 +132,7 @@ def command_line(
     begin = process_began()
     script = Path(inspect.getfile(config)).stem.replace("_", "-")
     with errors_to_exit_codes():
-        arguments = list(sys.argv[1:] if args is None else args)
+        arguments = [_full_name(word) for word in (sys.argv[1:] if args is None else args)]
         arguments = _with_toml(arguments, config, script)
         parsed: Any = tyro.cli(config, description=description, args=arguments, prog=prog)
         if isinstance(getattr(parsed, "options", None), Options):
@@ -151,6 +151,12 @@ def brief(couplings: Couplings) -> str:
 def process_began() -> float:
     """`time.monotonic()` at the start of this process, estimated from its CPU time, which imports dominate."""
     return time.monotonic() - time.process_time()
+
+
+def _full_name(word: str) -> str:
+    """--model NAME is short for --model.network NAME."""
+    flag, equals, value = word.partition("=")
+    return f"--model.network{equals}{value}" if flag == "--model" else word
 
 
 def _with_toml(arguments: list[str], config: type, script: str) -> list[str]:

@@ -32,11 +32,11 @@ def jacobian(wavefunction: Wavefunction, n: UInt8[Tensor, "U L"]) -> Jacobian:
     """Gradients of the log modulus and of the phase for each configuration, in `wavefunction.gradient_dtype`.
 
     Parameters are flattened in the order of `wavefunction.parameters()`. The phase part is None if the
-    wavefunction has no learned phase.
+    wavefunction has no phase with a gradient.
     """
     ones = torch.ones(len(n), dtype=torch.float64, device=n.device)
     parts = scaled_jacobian(wavefunction, n, ones).unbind()
-    return parts[0], parts[1] if wavefunction.has_phase else None
+    return parts[0], parts[1] if len(parts) == 2 else None
 
 
 def scaled_jacobian(
@@ -70,7 +70,8 @@ def rounded_parameters(wavefunction: Wavefunction, *, trainable: bool = True) ->
 
 
 def n_parts(wavefunction: Wavefunction) -> int:
-    return 2 if wavefunction.has_phase else 1
+    """2: log modulus and phase; 1: the log modulus alone, where no phase is learned."""
+    return 2 if wavefunction.has_phase and not wavefunction.is_real else 1
 
 
 def rows_with_gradients(wavefunction: Wavefunction, device: torch.device) -> int:

@@ -50,7 +50,12 @@ class OptimiserOptions:
 
 
 def optimiser(
-    given: OptimiserConfig | OptimiserOptions | None = None, *, exact: bool, images: int = 1, large: bool = False
+    given: OptimiserConfig | OptimiserOptions | None = None,
+    *,
+    exact: bool,
+    images: int = 1,
+    large: bool = False,
+    nodes: bool = False,
 ) -> OptimiserConfig:
     """The optimiser, fully resolved; an `OptimiserConfig` is returned as it is.
 
@@ -65,6 +70,10 @@ def optimiser(
         images: number of images over which amplitudes are averaged in steps.
         large: steps draw a vanishing part of the sector (nqs.recipes.samplers.is_large): momentum carries what earlier
             ones have found, and the shift stays above the noise of few samples.
+        nodes: a real state whose amplitudes change sign, as determinants: local energies are large close to its nodes,
+            and smaller steps lead further. Hubbard 3x4 with 5 + 5 electrons, U = 8, one determinant, 60 s of a core:
+            9.6e-3 and 1.3e-2 above with a rate of 0.1 and a momentum of 0.9, 1.9e-2 with 0.3 and 0.9, 1.5e-2 with 0.1
+            and 0.95 (500 samples, about 200 steps).
 
     Raises:
         ValueError: exact steps do not have a requested option.
@@ -78,6 +87,8 @@ def optimiser(
         rate = wishes.get("learning_rate", 0.3 * math.sqrt(images))
         averaged = {"final_learning_rate": rate / 20, "final_diagonal_shift": 1e-4, "max_step": 0.2, "momentum": 0.9}
         wishes = {"learning_rate": rate, **averaged, **wishes}
+    elif nodes:
+        wishes = {"learning_rate": 0.1, "momentum": 0.9, "final_diagonal_shift": 1e-4, **wishes}
     elif large:
         wishes = {"momentum": 0.9, "final_diagonal_shift": 1e-4, **wishes}
     return StochasticReconfiguration(**wishes)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from nqs.estimators.hamiltonian_check import check_hamiltonian
-from nqs.models import OnOrbits, ProjectedDeterminant, SlaterDeterminant, TransformerConfig
+from nqs.models import DeterminantConfig, OnOrbits, ProjectedDeterminant, SlaterDeterminant, TransformerConfig
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, stages
 from nqs.protocols import (
     Hamiltonian,
@@ -20,9 +20,17 @@ from nqs.protocols import (
     lattice_of,
     unit_of,
 )
-from nqs.recipes.model import NetworkOptions, network, network_of, signs, with_network
+from nqs.recipes.model import (
+    NetworkOptions,
+    determinant_reason,
+    determinants,
+    network,
+    network_of,
+    signs,
+    with_network,
+)
 from nqs.recipes.optimiser import OptimiserOptions
-from nqs.recipes.samplers import is_exhaustive, is_large
+from nqs.recipes.samplers import is_autoregressive, is_exhaustive, is_large
 from nqs.recipes.sector import symmetrised
 from nqs.recipes.stages import method
 from nqs.recipes.steps import MINUTES, seconds_of_step, steps_within
@@ -31,7 +39,7 @@ from nqs.runtime.device import checked_device, default_device
 from nqs.runtime.memory import require_memory
 from nqs.runtime.options import check_options
 from nqs.runtime.threads import checked_threads
-from nqs.samplers import TreeSampler
+from nqs.samplers import MetropolisSampler, TreeSampler
 
 PRETRAIN = ("none", "mean-field", "exact")
 SAMPLE_BYTES = 64  # of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree
@@ -154,7 +162,8 @@ def plan(
         reference: what gives the signs of the ground state: "auto": what is known of them; "none": a phase head learns
             all; or a reference phase, such as `nqs.models.MarshallSign`.
         symmetry: "auto": the symmetry sector of the ground state, where that is known and pays off; "none".
-        distinct: distinct configurations of each step, without a symmetry; by default chosen from the sector.
+        distinct: distinct configurations of each step (of determinants: Markov chains), without a symmetry; by default
+            chosen from the sector.
         optimiser: wishes for the natural gradient, the others are chosen; or an optimiser.
         steps: optimisation steps in all; None: of sampled runs as many as fit into the time, by the measured cost of
             the first ones, else a number by experience.
@@ -200,15 +209,19 @@ def plan(
     on = checked_device(str(default_device() if device is None else device))
     unit = unit_of(hamiltonian)
     config, mean_field, why = _model(
-        hamiltonian, model, reference, symmetry if distinct is None else "none", on, minutes, unit
+        hamiltonian, model, reference, symmetry if distinct is None else "none", distinct, on, minutes, unit
     )
     if pretrain == "mean-field":
         _check_determinant(config)
     hilbert = hamiltonian.hilbert
     wavefunction = config.build(hilbert, on)
     of_steps = wavefunction.for_steps()
-    sampler = None if distinct is None else TreeSampler(n_distinct=distinct)
+    sampler: SamplerConfig | None = None
     if distinct is not None:
+        chains = not is_autoregressive(wavefunction)
+        sampler = (
+            MetropolisSampler(n_samples=distinct, n_chains=distinct) if chains else TreeSampler(n_distinct=distinct)
+        )
         samples = min(distinct, hilbert.dimension) * (hilbert.n_sites + SAMPLE_BYTES)
         require_memory(samples, f"distinct={distinct:,}", "choose fewer distinct configurations", on)
     chosen = method(wavefunction, on, sampler=sampler, given=optimiser)
@@ -265,6 +278,7 @@ def _model(
     model: NetworkOptions | WavefunctionConfig | None,
     reference: Literal["auto", "none"] | ReferencePhase,
     symmetry: Literal["auto", "none"],
+    distinct: int | None,
     device: torch.device,
     minutes: float | None,
     unit: str,
@@ -280,16 +294,23 @@ def _model(
     known = signs(hamiltonian, reference, wishes.phase, unit=unit)
     why = [Reason("signs", known.why, known.mean_field)]
     hilbert = hamiltonian.hilbert
+    found = known.reference if reference == "auto" and isinstance(known.reference, SlaterDeterminant) else None
     # Sizes follow when the number of orbits is known.
     config: Any = TransformerConfig(phase=known.phase, reference=known.reference)
-    if symmetry == "auto":
+    if symmetry == "auto" and wishes.network != "determinant":
         config, text = symmetrised(config, hamiltonian, device)
         why.append(Reason("symmetry", text, announced=True))
     on_orbits = isinstance(config, OnOrbits)
+    terms = config.symmetry.number_of_orbits(hilbert, device) if on_orbits else hilbert.dimension
+    as_usual = distinct is not None and wishes.network is None  # so many distinct ones are drawn from a transformer
+    if text := "" if as_usual else determinant_reason(wishes, known, terms, device):
+        assert isinstance(known.reference, SlaterDeterminant)
+        why = [why[0], Reason("model", text, announced=True)]
+        return determinants(wishes, known.reference, lattice_of(hamiltonian), device), found, why
     chosen = network(
         wishes,
         known.phase,
-        config.symmetry.number_of_orbits(hilbert, device) if on_orbits else hilbert.dimension,
+        terms,
         hilbert,
         device,
         minutes,
@@ -299,7 +320,6 @@ def _model(
     )
     if isinstance(model, TransformerConfig) and model.displacements is not None:
         chosen = replace(chosen, displacements=model.displacements)
-    found = known.reference if reference == "auto" and isinstance(known.reference, SlaterDeterminant) else None
     return with_network(config, chosen), found, why
 
 
@@ -308,11 +328,17 @@ def _wishes(base: NetworkOptions | TransformerConfig | None) -> NetworkOptions:
         return base
     if base is None:
         return NetworkOptions()
-    return NetworkOptions(**{field.name: getattr(base, field.name) for field in fields(NetworkOptions)})
+    names = {field.name for field in fields(NetworkOptions)} - {"network", "determinants"}
+    return NetworkOptions(network="transformer", **{name: getattr(base, name) for name in names})
 
 
 def _network_reason(config: WavefunctionConfig, wavefunction: Wavefunction) -> Reason:
     inner = network_of(config)
+    if isinstance(inner, DeterminantConfig):
+        layers = f"{inner.layers} layer{'s' * (inner.layers > 1)}"
+        number = f"{inner.determinants} determinant{'s' * (inner.determinants > 1)}"
+        size = f"{number}, backflow of width {inner.width}, {layers}, {inner.dtype}"
+        return Reason("network", f"{size}, {wavefunction.n_parameters:,} parameters")
     if not isinstance(inner, TransformerConfig):
         return Reason("network", f"{type(inner).__name__}, {wavefunction.n_parameters:,} parameters")
     size = f"width {inner.width}, {inner.layers} layer{'s' * (inner.layers > 1)}, {inner.attention} attention"
@@ -338,6 +364,8 @@ def _samples(sampler: SamplerConfig | Evaluation) -> str:
         return "every configuration in each"
     if isinstance(sampler, TreeSampler) and sampler.n_distinct is not None:
         return f"about {sampler.n_distinct:,} distinct configurations in each"
+    if isinstance(sampler, MetropolisSampler):
+        return f"{sampler.n_samples:,} samples of {sampler.n_chains:,} Markov chains in each"
     return str(sampler)
 
 

@@ -65,8 +65,10 @@ def is_autoregressive(wavefunction: Wavefunction) -> bool:
 
 
 def is_large(wavefunction: Wavefunction, device: torch.device | str) -> bool:
-    """Whether the steps of a run draw a vanishing part of the sector, one amplitude at a time."""
-    return wavefunction.n_images == 1 and evaluations(wavefunction) > MANY[torch.device(device).type]
+    """Whether the steps of a run draw a vanishing part of the sector, one amplitude at a time; or by Markov chains."""
+    kind, terms = torch.device(device).type, evaluations(wavefunction)
+    most = MANY[kind] if is_autoregressive(wavefunction) else EXHAUSTIVE_ROWS[kind]
+    return (wavefunction.n_images == 1 or not wavefunction.normalised) and terms > most
 
 
 def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig:

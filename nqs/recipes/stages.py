@@ -65,7 +65,13 @@ def method(
     exact = is_exhaustive(chosen)
     return Method(
         sampler=chosen,
-        optimiser=optimiser(given, exact=exact, images=of_steps.n_images, large=is_large(of_steps, device)),
+        optimiser=optimiser(
+            given,
+            exact=exact,
+            images=of_steps.n_images if of_steps.normalised else 1,
+            large=is_large(of_steps, device),
+            nodes=of_steps.is_real,
+        ),
         evaluation=evaluation or (chosen if exact else final_evaluation(wavefunction, device, chosen)),
         warm_up=warm_up(of_steps, device) if sampler is None else None,
         n_images=of_steps.n_images,

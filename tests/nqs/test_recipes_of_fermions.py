@@ -1,0 +1,84 @@
+"""Which network recipes choose for fermions, and runs of it from the call and from the command line."""
+
+from pathlib import Path
+
+import pytest
+
+import nqs
+from nqs.hamiltonians import TV, FermiHubbard, Heisenberg
+from nqs.lattice import chain, square
+from nqs.models import DeterminantConfig, OnOrbits, TransformerConfig
+from nqs.models.references.hartree_fock import hartree_fock
+from nqs.recipes import NetworkOptions, plan
+from nqs.recipes.model import network_of
+from nqs.samplers import MetropolisSampler, TreeSampler
+
+LARGE = FermiHubbard(square(3, 4), 5, 5, U=8.0)
+
+
+def test_sampled_fermions_with_signs_get_determinants() -> None:
+    chosen = plan(LARGE, device="cpu")
+    assert isinstance(chosen.model, DeterminantConfig)
+    assert chosen.model.orbitals == hartree_fock(LARGE).determinant
+    assert chosen.model.displacements == tuple(map(tuple, LARGE.lattice.displacements().tolist()))
+    (stage,) = chosen.stages
+    assert isinstance(stage.sampler, MetropolisSampler)
+    assert chosen.run.minutes == 5
+    assert "backflow determinants" in chosen.reason("model")
+    assert "Markov chains" in str(chosen)
+
+
+def test_sums_and_positive_states_keep_the_transformer() -> None:
+    assert isinstance(plan(FermiHubbard(square(2, 3), 3, 3, U=4.0), device="cpu").model, OnOrbits)
+    positive = plan(TV(chain(26, boundary="open"), 13, V=1.0), device="cpu")
+    assert not isinstance(positive.model, DeterminantConfig)
+    for options in ({"reference": "none"}, {"model": TransformerConfig()}, {"distinct": 100}):
+        assert isinstance(network_of(plan(LARGE, device="cpu", **options).model), TransformerConfig)
+    twisted = FermiHubbard(square(3, 4), 5, 5, U=8.0, twist=(0.3, 0.0))
+    assert isinstance(plan(twisted, device="cpu").model, TransformerConfig)
+
+
+def test_wishes_are_followed() -> None:
+    transformer = plan(LARGE, device="cpu", model=NetworkOptions(network="transformer"))
+    assert isinstance(network_of(transformer.model), TransformerConfig)
+    assert isinstance(transformer.stages[-1].sampler, TreeSampler)
+    small = FermiHubbard(square(2, 3), 3, 3, U=4.0)
+    wishes = NetworkOptions(network="determinant", width=8, determinants=2, dtype="mixed", seed=4)
+    chosen = plan(small, device="cpu", model=wishes, distinct=64)
+    assert isinstance(chosen.model, DeterminantConfig)
+    assert (chosen.model.width, chosen.model.determinants, chosen.model.dtype, chosen.model.seed) == (8, 2, "mixed", 4)
+    assert chosen.stages[0].sampler == MetropolisSampler(n_samples=64, n_chains=64)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"network": "rbm"}, "network='rbm': choose 'transformer' or 'determinant'"),
+        ({"network": "transformer", "determinants": 2}, "determinants=2: a transformer has none"),
+        ({"network": "determinant", "attention": "dot-product"}, "the backflow of determinants has 'factored'"),
+        ({"network": "determinant", "phase": "zero"}, "phase='zero': the signs of determinants are learned"),
+        ({"network": "determinant", "determinants": 0}, "determinants=0: it must be at least 1"),
+    ],
+)
+def test_impossible_wishes_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NetworkOptions(**options)
+
+
+def test_determinants_need_a_mean_field_of_fermions() -> None:
+    with pytest.raises(ValueError, match="network='determinant' needs the real orbitals of a mean field"):
+        plan(Heisenberg(chain(4), total_sz=0), device="cpu", model=NetworkOptions(network="determinant"))
+
+
+def test_the_call_makes_the_run_of_its_parts(tmp_path: Path) -> None:
+    hamiltonian = TV(square(3, 3), 4, V=2.0)
+    wishes = NetworkOptions(network="determinant", width=4, determinants=2)
+    result = nqs.ground_state(
+        hamiltonian, model=wishes, distinct=50, steps=8, device="cpu", progress=False, archive=tmp_path / "run.h5"
+    )
+    config = plan(hamiltonian, model=wishes, device="cpu").model
+    sampler = MetropolisSampler(n_samples=50, n_chains=50)
+    same = nqs.VMC(hamiltonian, config.build(hamiltonian.hilbert), sampler).run(8, progress=False)
+    assert result.history["energy"].tolist() == same.history["energy"].tolist()
+    assert result.estimate.energy == same.estimate.energy
