@@ -17,6 +17,7 @@ rounding error at least.
 """
 
 # Shapes: U configurations, b of a chunk.
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -52,7 +53,7 @@ class ErrorWeights:
     @cached_property
     def probability(self) -> Float64[Tensor, " U"] | None:
         """Probability that one draw gives each configuration; None where the state is not known to be normalised."""
-        if not self.samples.normalised:
+        if not self.samples.normalised or self.samples.draws is not None:
             return None
         p = (2 * self.samples.log_modulus).exp() if self.samples.probability is None else self.samples.probability
         return p if p.sum().item() < 1 + 1e-6 else None
@@ -61,18 +62,25 @@ class ErrorWeights:
     def unseen(self) -> float:
         """Weight of all configurations that are not among the samples."""
         if self.probability is None:
-            if self.samples.counts is None:
-                return 1.0
-            # Fraction of the draws that were the only ones of their kind: Good, Biometrika 40, 237 (1953).
-            return min(1.0, max(self.rare.sum().item(), NOTHING_SEEN) / self.draws)
+            return self._unseen_without_norm
         weight = 1 - self.probability.sum().item()
         return weight if weight > COMPLETE else 0.0
+
+    @property
+    def _unseen_without_norm(self) -> float:
+        """Upper limit (97.5 %) of the weight of the draws that were the only ones of their kind, which estimates what was
+        never drawn: Good, Biometrika 40, 237 (1953)."""
+        samples, alone = self.samples, self.rare.sum().item()
+        if samples.counts is None and samples.draws is None:
+            return 1.0
+        weight = alone / self.draws if samples.draws is None else (samples.weights @ self.rare).item()
+        return min(1.0, weight * (1 + NORMAL / math.sqrt(max(alone, 1.0))) + NOTHING_SEEN / self.draws)
 
     @cached_property
     def unit(self) -> float:
         """Variance of the mean per variance of rare configurations: 1 / N, or exp(kappa) without replacement."""
         samples = self.samples
-        return samples.correlation / samples.n_samples if samples.threshold is None else samples.threshold
+        return 1 / samples.n_effective if samples.threshold is None else samples.threshold
 
     @cached_property
     def known(self) -> Float64[Tensor, " U"]:
@@ -89,6 +97,8 @@ class ErrorWeights:
     def events(self) -> Float64[Tensor, " U"]:
         """e with sum_i a_i^2 = sum e |x - <x>|^4 for the terms a_i of the scatter, one for each draw."""
         c, counts = self.samples.error_weights, self.samples.counts
+        if self.samples.draws is not None:
+            return c.square() / self.samples.draws
         if counts is None:
             return c.square()
         return torch.where(counts > 0, self.samples.correlation * c.square() / counts.clamp(min=1), 0.0)
@@ -102,6 +112,8 @@ class ErrorWeights:
         q, counts = self.samples.inclusion_probability, self.samples.counts
         if q is not None:
             return ((q < 0.5) & (self.samples.weights > 0)).double()
+        if self.samples.draws is not None:
+            return (self.samples.draws < 1.5).double()
         if counts is None:
             return torch.ones_like(self.samples.weights)
         return ((counts > 0) & (counts <= self.samples.correlation)).double()
@@ -116,7 +128,7 @@ class ErrorWeights:
     def draws(self) -> float:
         """Fixed number of terms of the scatter; infinite if it is random."""
         samples = self.samples
-        return samples.n_samples / samples.correlation if samples.inclusion_probability is None else torch.inf
+        return samples.n_effective if samples.inclusion_probability is None else torch.inf
 
 
 def error_bar(samples: Samples, x: Num[Tensor, "U ..."], reach: float | Tensor | None = None) -> ErrorBar:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Complex128, Float64, Int64, Num, UInt8
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from nqs.chains import autocorrelation_time, r_hat
 from nqs.hilbert import HilbertSpace
+
+LARGEST_BINOMIAL = 2**40  # trials up to which rounding errors of torch.binomial do not matter
+FEW_SUCCESSES = 1e6  # mean below which those of more trials are Poisson numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,9 @@ class Samples:
         normalised: log_modulus is that of a normalised state, so that probabilities are known.
         chains: row of the sample of every round and Markov chain, (T, C); None where unknown.
         acceptance: fraction of the moves of Markov chains that were accepted.
+        draws: number of draws that an importance weight is the sum of, (sum w)^2 / sum w^2 where these differ; None for
+            samples that are not weighted.
+        n_drawn: number of weighted draws in all.
 
     Configurations with weight 0 may be among them, after those that were drawn: their amplitudes are known, which
     serves the error bars (nqs.error_bars).
@@ -48,10 +55,14 @@ class Samples:
     normalised: bool = True
     chains: Int64[Tensor, "T C"] | None = None
     acceptance: float | None = None
+    draws: Float64[Tensor, " U"] | None = None
+    n_drawn: int | None = None
 
     @property
     def n_samples(self) -> int:
         """Number of samples; of distinct configurations where there are no counts."""
+        if self.n_drawn is not None:
+            return self.n_drawn
         return self.n_distinct if self.counts is None else int(self.counts.sum())
 
     @property
@@ -86,7 +97,9 @@ class Samples:
 
     @property
     def n_effective(self) -> float:
-        """Number of samples over `correlation`."""
+        """Number of independent samples with the same noise: Kish's (sum w)^2 / sum w^2 of weighted draws."""
+        if self.draws is not None:
+            return 1.0 / (self.weights.square() / self.draws).sum().item()
         return self.n_samples / self.correlation
 
     @property
@@ -100,10 +113,12 @@ class Samples:
 
         Draws without replacement: configurations included with certainty do not contribute (arXiv:2002.06043,
         appendix). Correlated samples count as n_samples / (2 tau) independent ones, with the integrated
-        autocorrelation time tau.
+        autocorrelation time tau. Weighted draws: the squares of their weights.
         """
         if self.inclusion_probability is not None:
             return self.weights.square() * (1 - self.inclusion_probability)
+        if self.draws is not None:
+            return self.weights.square() / self.draws * self.correlation
         return self.weights * self.correlation / max(self.n_samples - 1, 1)
 
     def mean(self, x: Num[Tensor, "U ..."]) -> Num[Tensor, "..."]:
@@ -142,7 +157,7 @@ def fewer(samples: Samples, number: int, generator: torch.Generator) -> Samples:
     """At most so many samples out of the given ones, without new ones: rounds of Markov chains, else random draws."""
     if samples.chains is None:
         rows = torch.multinomial(samples.weights, number, replacement=True, generator=generator)
-        kept: dict[str, object] = {"inclusion_probability": None, "threshold": None}
+        kept: dict[str, Any] = {"inclusion_probability": None, "threshold": None, "draws": None, "n_drawn": None}
     else:
         T, C = samples.chains.shape
         chains = samples.chains.flip(0)[:: math.ceil(T * C / number) if number > C else T].flip(0)
@@ -217,25 +232,63 @@ def distinct(hilbert: HilbertSpace, n: UInt8[Tensor, "B L"]) -> tuple[Int64[Tens
 
 
 def split_counts(
-    counts: Int64[Tensor, " F"], p: Float64[Tensor, "F d"], generator: torch.Generator
+    counts: Int64[Tensor, " F"], p: Float64[Tensor, "F d"], generator: torch.Generator, most: int | None = None
 ) -> Int64[Tensor, "F d"]:
     """Multinomial split of every count over its row of probabilities, by binary halving of the d choices.
 
     A count goes to the left half of the choices binomially with the fraction of probability there; after log2(d)
     rounds every choice is separate. Equal in distribution to one multinomial draw a row.
+
+    Args:
+        most: upper bound of the counts, up to 2^62; None: found, which waits for the device.
     """
     d = p.shape[1]
     levels = max(d - 1, 0).bit_length()
     if d < 2**levels:
         p = torch.nn.functional.pad(p, (0, 2**levels - d))
-    remaining = counts.double()[:, None]  # (F, 1), then (F, 2), (F, 4), ...; exact below 2^53
+    if most is None:
+        most = int(counts.max()) if len(counts) else 0
+    remaining = counts[:, None]  # (F, 1), then (F, 2), (F, 4), ...
     for level in range(levels):
         parts = p.view(len(p), 2 ** (level + 1), 2 ** (levels - level - 1))  # F may be 0
         halves = parts.sum(-1).view(len(p), 2**level, 2)
-        fraction = (halves[..., 0] / halves.sum(-1)).nan_to_num(0.0).clamp(0.0, 1.0)
-        left = torch.binomial(remaining, fraction, generator=generator)
+        left = binomial(remaining, halves[..., 0], halves[..., 1], generator, exact=most <= LARGEST_BINOMIAL)
         remaining = torch.stack([left, remaining - left], dim=-1).flatten(1)
-    return remaining[:, :d].long()
+    return remaining[:, :d]
+
+
+def binomial(
+    n: Int64[Tensor, "..."],
+    p: Float64[Tensor, "..."],
+    q: Float64[Tensor, "..."],
+    generator: torch.Generator,
+    *,
+    exact: bool,
+) -> Int64[Tensor, "..."]:
+    """Number of successes of n trials with the probabilities p : q of success and failure; both 0 if n is 0.
+
+    Of more than LARGEST_BINOMIAL trials, for which torch.binomial loses precision, numbers of the mean m are drawn from
+    the Poisson distribution for m below FEW_SUCCESSES, at a total variation distance of m / n < 1e-6 (Barbour and Hall,
+    Math. Proc. Camb. Phil. Soc. 95, 473 (1984)), else from the normal one with its correction of third order (Cornish
+    and Fisher, Rev. Inst. Int. Stat. 5, 307 (1938)), m + sigma z + (1 - 2 f) (z^2 - 1) / 6, up to terms of order
+    1 / sigma < 1e-3 of one success. The numbers of success and failure always have the sum n.
+
+    Args:
+        exact: there are no more trials than torch.binomial draws without loss of precision.
+    """
+    if exact:
+        fraction = (p / (p + q)).nan_to_num(0.0).clamp(0.0, 1.0)
+        return torch.binomial(n.double(), fraction, generator=generator).long()
+    # Fractions close to 1 lack the digits that those close to 0 have.
+    f = (torch.minimum(p, q) / (p + q)).nan_to_num(0.0)
+    mean = n * f
+    z = torch.empty_like(f).normal_(generator=generator)
+    drawn = mean + (mean * (1 - f)).sqrt() * z + (1 - 2 * f) * (z.square() - 1) / 6
+    few = torch.poisson(mean.clamp(max=FEW_SUCCESSES), generator=generator)
+    drawn = torch.where(mean < FEW_SUCCESSES, few, drawn.round())
+    small = torch.binomial(n.clamp(max=LARGEST_BINOMIAL).double(), f, generator=generator)
+    drawn = torch.where(n <= LARGEST_BINOMIAL, small, drawn).long().clamp(min=0).minimum(n)
+    return torch.where(p > q, n - drawn, drawn)
 
 
 class Lookup:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nqs.protocols import AutoregressiveWavefunction
 from nqs.runtime.memory import max_chunk_rows
-from nqs.samples import split_counts
+from nqs.samples import LARGEST_BINOMIAL, split_counts
 
 MAX_CAPACITY = 2**15  # above it the kernels take longer than their launch
 MAX_BYTES = 2**31  # of a network evaluation
@@ -53,7 +53,7 @@ def padded_draw(
     state = wavefunction.start(capacity)
     for site in range(L):
         conditionals, state = wavefunction.step(tokens[:, site - 1] if site else None, state)
-        child_counts = split_counts(counts, conditionals.log_p.exp(), generator).flatten()  # (C d)
+        child_counts = split_counts(counts, conditionals.log_p.exp(), generator, LARGEST_BINOMIAL).flatten()  # (C d)
         children = compacted(child_counts > 0, capacity)
         number = (child_counts > 0).sum()
         largest = torch.maximum(largest, number)
@@ -78,11 +78,14 @@ def compacted(chosen: Bool[Tensor, " N"], capacity: int) -> Int64[Tensor, " C"]:
 
 
 def capacity_for(wavefunction: AutoregressiveWavefunction, n_samples: int, n_distinct: int | None) -> int | None:
-    """Capacity for a draw, 2^k or 3 2^k; None if it is too large to gain from a CUDA graph.
+    """Capacity for a draw, 2^k or 3 2^k; None if it is too large to gain from a CUDA graph, or has
+    counts that need draws of random length.
 
     Args:
         n_distinct: expected number of distinct configurations; None if unknown.
     """
+    if n_samples > LARGEST_BINOMIAL:
+        return None
     largest = min(n_samples, wavefunction.hilbert.dimension)
     if n_distinct is not None:
         largest = min(largest, math.ceil(MARGIN * n_distinct))

@@ -278,15 +278,18 @@ class ConnectedProposer:
 # -------------------------------------------------------------------------------------------------- default
 
 
-def default_moves(hilbert: HilbertSpace) -> tuple[Moves, ...]:
-    """Single sites where they can change alone, pairs of sites where something is conserved, and `Redraw` where these
-    may not connect the sector, or need many steps: exclusions, charges that differ from site to site, more than two
-    conserved charges, or more than four local states.
-    """
+def is_hard(hilbert: HilbertSpace) -> bool:
+    """Whether changes of two sites may not connect the sector, or need many steps: exclusions, charges that differ from
+    site to site, more than two conserved charges, or more than four local states."""
     conserved = [charge for charge in hilbert.charges if charge.target is not None]
-    sizes = [1, 2] if conserved else [1]
+    return bool(hilbert.exclusions) or hilbert.sites_differ or len(conserved) > 2 or hilbert.local_dim > 4
+
+
+def default_moves(hilbert: HilbertSpace) -> tuple[Moves, ...]:
+    """Single sites where they can change alone, pairs where something is conserved, and `Redraw` where `is_hard`."""
+    sizes = [1, 2] if any(charge.target is not None for charge in hilbert.charges) else [1]
     local = [LocalMoves(sites=size) for size in sizes if size <= hilbert.n_sites]
     moves: list[Moves] = [one for one in local if not one.build(hilbert, torch.device("cpu")).is_empty]
-    if not moves or hilbert.exclusions or hilbert.sites_differ or len(conserved) > 2 or hilbert.local_dim > 4:
+    if not moves or is_hard(hilbert):
         moves.append(Redraw())
     return tuple(moves)

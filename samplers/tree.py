@@ -7,7 +7,7 @@ of N independent draws from |psi|^2. Barrett, Malyshev, Lvovsky, Nat. Mach. Inte
 
 # Shapes: F prefixes on the frontier, L sites, d local states, U distinct configurations.
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -15,11 +15,13 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.protocols import AutoregressiveWavefunction, DecodingState, Wavefunction
+from nqs.samplers.coverage import check_given
 from nqs.samplers.cuda_graph import GraphCache
 from nqs.samplers.independent import Independent, autoregressive
 from nqs.samples import Samples, split_counts
 
-MAX_SAMPLES = 10**12
+MAX_SAMPLES = 10**18
+MAX_OF_TARGET = 10**12  # for a number of distinct configurations
 PILOT_GROWTH = 8.0  # largest factor by which a pilot run is extrapolated in the number of samples
 
 
@@ -43,11 +45,12 @@ class TreeSampler:
     """Exact independent samples, merged into distinct configurations while they are drawn.
 
     Args:
-        n_samples: number of independent samples, up to 1e12; or
+        n_samples: number of independent samples, up to 1e18; or
         n_distinct: wanted number of distinct configurations: the number of samples that reaches it is estimated from
             independent pilot draws at first, and from the last draw afterwards.
         max_frontier: largest number of prefixes decoded together; a larger frontier is split into chunks, which bounds
             memory without changing the distribution.
+        prefix: local states of the first sites: samples of the conditional distribution given these.
         use_cuda_graph: on a GPU, replay draws of up to some thousand distinct configurations as a CUDA graph
             (nqs.samplers.cuda_graph): faster for small networks, with other random numbers.
 
@@ -63,6 +66,7 @@ class TreeSampler:
     n_distinct: int | None = None
     max_frontier: int = 2**17
     use_cuda_graph: bool = True
+    prefix: tuple[int, ...] = field(default=(), metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
         if (self.n_samples is None) == (self.n_distinct is None):
@@ -73,9 +77,14 @@ class TreeSampler:
             raise ValueError(f"n_distinct={self.n_distinct}: give at least 1.")
         if self.max_frontier < 1:
             raise ValueError(f"max_frontier={self.max_frontier}: give at least 1.")
+        object.__setattr__(self, "prefix", tuple(int(state) for state in self.prefix))
 
     def build(self, wavefunction: Wavefunction) -> "TreeSampling":
-        """Raises TypeError: the wavefunction is not autoregressive."""
+        """
+        Raises:
+            TypeError: the wavefunction is not autoregressive.
+            ValueError: a prefix of no configuration, or of a symmetric state.
+        """
         return TreeSampling(self, wavefunction)
 
 
@@ -87,6 +96,9 @@ class TreeSampling(Independent):
         self.wavefunction = wavefunction
         self.base = autoregressive(wavefunction, config)
         self._graph = GraphCache(self.base)
+        if config.prefix and wavefunction.symmetry is not None:
+            raise ValueError("the orbits of a symmetric state have no prefix: sample the model that it is made from.")
+        check_given(self.base.hilbert, dict(enumerate(config.prefix)))
         self._n_samples = 0  # of the next draw, for a number of distinct configurations; 0: not yet known
 
     @torch.no_grad()
@@ -112,21 +124,17 @@ class TreeSampling(Independent):
     def _draw(self, n_samples: int, generator: torch.Generator) -> Samples:
         wavefunction, config = self.base, self.config
         device, n_sites = generator.device, wavefunction.hilbert.n_sites
-        if config.use_cuda_graph and device.type == "cuda":
+        if config.use_cuda_graph and not config.prefix and device.type == "cuda":
             drawn = self._graph.draw(n_samples, config.n_distinct, generator)
             if drawn is not None:
                 return as_samples(wavefunction, *drawn[:4])
-        one = torch.zeros(1, dtype=torch.float64, device=device)
-        root = Frontier(
-            tokens=torch.empty((1, 0), dtype=torch.uint8, device=device),
-            counts=torch.full((1,), n_samples, device=device),
-            log_p=one,
-            phase=one,
-            state=wavefunction.start(1),
-        )
-        unfinished, leaves = [root], []
+        root = self._root(n_samples, device)
+        unfinished: list[Frontier] = [root]
+        leaves: list[Frontier] = []
+        if len(config.prefix) == n_sites:
+            unfinished, leaves = [], [root]
         while unfinished:
-            frontier = grow(wavefunction, unfinished.pop(), generator)
+            frontier = grow(wavefunction, unfinished.pop(), generator, n_samples)
             if frontier.tokens.shape[1] == n_sites:
                 leaves.append(frontier)
                 continue
@@ -137,7 +145,21 @@ class TreeSampling(Independent):
             torch.cat([leaf[i] for leaf in leaves])  # type: ignore[misc]
             for i in range(4)
         )
-        return as_samples(wavefunction, tokens, counts, log_p, phase)
+        samples = as_samples(wavefunction, tokens, counts, log_p, phase)
+        if not config.prefix:
+            return samples
+        return replace(samples, probability=(log_p - root.log_p).exp())
+
+    def _root(self, n_samples: int, device: torch.device) -> Frontier:
+        """The prefix with all samples."""
+        wavefunction = self.base
+        log_p = phase = torch.zeros(1, dtype=torch.float64, device=device)
+        tokens = torch.tensor([self.config.prefix], dtype=torch.uint8, device=device)
+        state = wavefunction.start(1)
+        for site, token in enumerate(self.config.prefix):
+            conditionals, state = wavefunction.step(tokens[:, site - 1] if site else None, state)
+            log_p, phase = log_p + conditionals.log_p[:, token], phase + conditionals.phase[:, token]
+        return Frontier(tokens, torch.full((1,), n_samples, device=device), log_p, phase, state)
 
     def _samples_for_target(self, generator: torch.Generator) -> int:
         """Number of samples for n_distinct, from pilot draws."""
@@ -160,7 +182,7 @@ class TreeSampling(Independent):
         log_miss = torch.log1p(-(2 * drawn.log_modulus).exp().clamp(max=1))  # log(1 - p), (U,)
         found = -torch.expm1(n_drawn * log_miss)
         low = torch.zeros((), dtype=torch.float64, device=log_miss.device)  # log10 of N; on the device: no waiting
-        high = torch.full_like(low, math.log10(MAX_SAMPLES))
+        high = torch.full_like(low, math.log10(MAX_OF_TARGET))
         for _ in range(40):
             middle = (low + high) / 2
             expected = (-torch.expm1(10**middle * log_miss) / found).sum()
@@ -185,12 +207,14 @@ def as_samples(
     )
 
 
-def grow(wavefunction: AutoregressiveWavefunction, frontier: Frontier, generator: torch.Generator) -> Frontier:
-    """The children of all prefixes that receive samples, in lexicographic order."""
+def grow(
+    wavefunction: AutoregressiveWavefunction, frontier: Frontier, generator: torch.Generator, n_samples: int
+) -> Frontier:
+    """The children of all prefixes that receive samples, in lexicographic order; n_samples of all prefixes at most."""
     length = frontier.tokens.shape[1]
     conditionals, state = wavefunction.step(frontier.tokens[:, -1] if length else None, frontier.state)
     d = conditionals.log_p.shape[1]
-    child_counts = split_counts(frontier.counts, conditionals.log_p.exp(), generator).flatten()
+    child_counts = split_counts(frontier.counts, conditionals.log_p.exp(), generator, n_samples).flatten()
     children = child_counts.nonzero()[:, 0]
     rows = children.div(d, rounding_mode="floor")
     tokens = (children - d * rows).to(torch.uint8)

@@ -1,12 +1,13 @@
 """A wavefunction with an exact symmetry, still normalised and sampled exactly.
 
-    |psi(n)|^2 = 1/G sum_g p(g n),    arg psi(n) = phase(r) - arg c_g*(n),
+    |psi(n)|^2 = 1/G sum_g p(g n),    arg psi(n) = arg sum_g c_g*(n) phi(g n),
 
-with p and phase of an autoregressive base, r = g* n the representative of the orbit of n, and c_g as in nqs.symmetry.
-The average of the probabilities is normalised because each term is; a sample of the base moved by a random element of
-the group is a sample of it. The phase at the representative is enough: the group fixes it on the whole orbit.
+with phi = sqrt(p) exp(i phase) an autoregressive base and c_g(n) = psi(g n) / psi(n) as in nqs.symmetry. The average of
+the probabilities is normalised because each term is; a sample of the base moved by a random element of the group is a
+sample of it. The phase is that of the projection of the base on the sector, which is in it.
 
-Averaged probabilities: Reh, Schmitt, Gaerttner, Phys. Rev. B 107, 195115 (2023), arXiv:2206.00032 ("Gamma-p symmetry").
+Averaged probabilities: Reh, Schmitt, Gaerttner, Phys. Rev. B 107, 195115 (2023), arXiv:2206.00032 ("Gamma-p symmetry");
+phases of sums over images: Hibat-Allah et al., Phys. Rev. Research 2, 023358 (2020), arXiv:2002.02973.
 
 On forbidden orbits (nqs.symmetry) psi is zero, and the probability that the base puts there is missing from the norm;
 without them, so for bosons and spins in the even sector, the norm is exactly 1.
@@ -24,8 +25,10 @@ geometric mean is concave, and all terms of an average over a group have one ene
 
 # Shapes: B configurations, G group elements, L sites.
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float64, UInt8
@@ -85,6 +88,27 @@ class Symmetrised:
         return SymmetrisedWavefunction(self, base)
 
 
+class FixedPhases(torch.autograd.Function):
+    """A function of configurations alone, without gradients: batches of batches (vmap) are one batch."""
+
+    @staticmethod
+    def forward(n: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        return function(n)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[None, None]:
+        return None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, n: Tensor, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, int]:
+        n = n.movedim(in_dims[0], 0)
+        return FixedPhases.apply(n.flatten(0, 1), function).unflatten(0, n.shape[:2]), 0
+
+
 class SymmetrisedWavefunction(SymmetricWavefunction):
     """Average of an autoregressive wavefunction over a group: that of the configuration, or a subgroup of it."""
 
@@ -105,34 +129,53 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
         return SymmetrisedWavefunction(self.config, self.base, self.config.steps_over)
 
     def forward(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
-        """Log modulus, and the base's learned phase at the representative."""
-        images = self.symmetry.images(n)  # (B, G, L)
-        log_modulus, phase = self.base(images.flatten(0, 1))
-        G = self.symmetry.order
-        modulus = self._averaged(log_modulus.view(len(n), G))
-        return LogPsi(modulus, phase.view(len(n), G).gather(1, self.symmetry.canonical(n)[:, None])[:, 0])
+        """log psi, without the reference phase where no phase is learned."""
+        images = self.symmetry.images(n).flatten(0, 1)
+        log_modulus, phase = self.base(images)
+        if self.has_phase:
+            phase = phase + FixedPhases.apply(n, self._references).flatten()
+        return self._averaged(n, log_modulus, phase)
 
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
-        representatives, symmetry_phase = self.fold(n)
-        if torch.is_grad_enabled():
-            log_modulus, phase = self(n)
-            phase = phase + self.base.reference_phase(representatives)
-        else:
-            log_modulus, phase = self._without_gradients(n)
-        forbidden = self.symmetry.forbidden(representatives, self.hilbert)
-        return LogPsi(log_modulus.masked_fill(forbidden, -math.inf), phase + symmetry_phase)
+        log_modulus, phase = self(n) if torch.is_grad_enabled() else self._without_gradients(n)
+        if not self.has_phase:
+            representatives, symmetry_phase = self.fold(n)
+            phase = phase + self.base.reference_phase(representatives) + symmetry_phase
+        return LogPsi(log_modulus.masked_fill(self.symmetry.forbidden(n, self.hilbert), -math.inf), phase)
 
     def _without_gradients(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
-        """Log modulus, and the base's phase at the representative; the images of all configurations share prefixes."""
+        """`forward`; the images of all configurations share prefixes."""
         images = self.symmetry.images(n).flatten(0, 1)
         first, classes = distinct(self.hilbert, images)
         log_modulus, phase = log_psi_sharing_prefixes(self.base, images[first])
-        of_images = classes.view(len(n), self.n_images)
-        representative = of_images.amin(1)  # classes are in lexicographic order
-        return LogPsi(self._averaged(log_modulus[of_images]), phase[representative])
+        return self._averaged(n, log_modulus[classes], phase[classes])
 
-    def _averaged(self, log_modulus: Float64[Tensor, "B G"]) -> Float64[Tensor, " B"]:
-        return (2 * log_modulus).logsumexp(1) / 2 - math.log(self.n_images) / 2
+    def _averaged(
+        self, n: UInt8[Tensor, "B L"], log_modulus: Float64[Tensor, " BG"], phase: Float64[Tensor, " BG"]
+    ) -> LogPsi:
+        """Mean of the probabilities, and the phase of the projection; 0 where no phase is learned."""
+        G = self.symmetry.order
+        log_modulus = log_modulus.view(len(n), G)
+        modulus = (2 * log_modulus).logsumexp(1) / 2 - math.log(G) / 2
+        if not self.has_phase:
+            return LogPsi(modulus, torch.zeros_like(modulus))
+        phase = phase.view(len(n), G) - FixedPhases.apply(n, self._characters)
+        relative = (log_modulus - modulus[:, None]).exp()  # no modulus outside the sector: nan
+        return LogPsi(modulus, torch.atan2((relative * phase.sin()).sum(1), (relative * phase.cos()).sum(1)))
+
+    def _references(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, "B G"]:
+        """Reference phase of every image; 0 outside the sector, where it is not defined."""
+        inside = self.hilbert.contains(n)
+        phases = torch.zeros((len(n), self.symmetry.order), dtype=torch.float64, device=n.device)
+        images = self.symmetry.images(n[inside]).flatten(0, 1)
+        phases[inside] = self.base.reference_phase(images).view(-1, self.symmetry.order)
+        return phases
+
+    def _characters(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, "B G"]:
+        """arg c_g(n) of every element."""
+        G = self.symmetry.order
+        element = torch.arange(G, device=n.device).repeat(len(n))
+        return self.symmetry.phases(n.repeat_interleave(G, 0), element, self.hilbert).view(-1, G)
 
     def from_base_samples(self, samples: Samples) -> Samples:
         if samples.counts is None:

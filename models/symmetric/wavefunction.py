@@ -78,6 +78,9 @@ class SymmetricWavefunction(Wavefunction):
         else:
             counts = torch.zeros_like(first).index_add_(0, classes, split[row, number])
             weights = counts.double() / counts.sum()
+        draws = None
+        if samples.draws is not None:
+            draws = (samples.draws / E).new_zeros(len(first)).index_add_(0, classes, (samples.draws / E)[row])
         row, element = row[first], element[first]
         inclusion = None
         if samples.inclusion_probability is not None:  # images of an orbit enter together: not independent
@@ -95,4 +98,7 @@ class SymmetricWavefunction(Wavefunction):
             autocorrelation_time=samples.autocorrelation_time,
             normalised=samples.normalised,
             acceptance=samples.acceptance,
+            # Images of one draw enter together: as independent ones they count as one.
+            draws=draws,
+            n_drawn=samples.n_drawn,
         )

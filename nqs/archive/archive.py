@@ -10,6 +10,7 @@
     /checkpoint/generator    state of the random generator, bytes
     /checkpoint/last_good    all parameters before the last update, (P,)
     /samples         those of the last evaluation: configurations (U, L), weights, log_modulus, phase (U,)
+    /diagnostics     attributes: those of the samples (nqs.estimators.diagnostics)
     /result          attributes: energy, error, variance, v_score, n_samples, n_distinct of the last evaluation; step,
                      number of steps after which it was made
     /exact           attributes: energy, gap, dimension, method, seconds

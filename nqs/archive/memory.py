@@ -97,6 +97,10 @@ class MemoryArchive(RunRecord):
         """Store an evaluation of the present state."""
         self._attributes["result"] = asdict(result) | {"step": self.step}
 
+    def write_diagnostics(self, numbers: Mapping[str, float]) -> None:
+        """Store the diagnostics of the samples (nqs.estimators.diagnostics)."""
+        self._attributes["diagnostics"] = {name: float(number) for name, number in numbers.items()}
+
     def write_observable(self, name: str, values: np.ndarray) -> None:
         """Store one observable by name."""
         self._datasets[f"observables/{name}"] = np.array(values)

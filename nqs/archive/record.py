@@ -124,6 +124,11 @@ class RunRecord:
         """The samples of the last evaluation."""
         return self._group("samples")
 
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """Diagnostics of the samples of the last evaluation; {} in earlier archives."""
+        return {name: float(number) for name, number in self._attributes.get("diagnostics", {}).items()}
+
     def observables(self) -> dict[str, np.ndarray]:
         """All stored observables."""
         return self._group("observables")

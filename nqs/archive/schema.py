@@ -67,6 +67,8 @@ def check_layout(attributes: Attributes, datasets: Datasets) -> None:
         _check_counts("result", attributes["result"], ("step", "n_samples", "n_distinct"))
         if attributes["result"]["error"] < 0:  # type: ignore[operator]
             raise ValueError("the error of the result is negative")
+    if "diagnostics" in attributes:
+        _check_numbers("diagnostics", attributes["diagnostics"])
     if "exact" in attributes:
         if set(attributes["exact"]) != set(EXACT):
             raise ValueError(f"the exact ground state has {sorted(attributes['exact'])}, not {sorted(EXACT)}")

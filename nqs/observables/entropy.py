@@ -40,7 +40,7 @@ def renyi2_entropy(
 
     Raises:
         ValueError: impossible sites, a space without species, samples drawn without replacement or by Markov
-            chains, or fewer than 4 samples.
+            chains, weighted ones, or fewer than 4 samples.
     """
     hilbert = wavefunction.hilbert
     inside = _subsystem(hilbert, sites).to(samples.weights.device)
@@ -51,8 +51,8 @@ def renyi2_entropy(
                 "use TreeSampler, or ExhaustiveSampler for the exact value."
             )
         return _exact_renyi2(samples, hilbert, inside)
-    if samples.autocorrelation_time is not None:
-        raise ValueError("the replica trick needs pairs of independent samples, but these are of Markov chains.")
+    if samples.autocorrelation_time is not None or samples.draws is not None:
+        raise ValueError("the replica trick needs pairs of independent samples, not Markov chains or weighted draws.")
     n_pairs = min(n_pairs, samples.n_samples // 2)
     if n_pairs < 2:
         raise ValueError(

@@ -119,9 +119,8 @@ def measure(
         add("spin_correlations", partial(spin_correlations, moves, wavefunction, permutations=permutations))
     exhaustive = samples.is_exhaustive
     replicas = samples if exhaustive or permutations is not None else moves
-    independent = (
-        replicas.inclusion_probability is None and replicas.autocorrelation_time is None and replicas.n_samples >= 4
-    )
+    weighted = replicas.inclusion_probability is not None or replicas.draws is not None
+    independent = not weighted and replicas.autocorrelation_time is None and replicas.n_samples >= 4
     if hilbert.n_sites > 1 and (exhaustive or independent) and hilbert.species:
         add("renyi2_entropy", partial(renyi2_entropy, replicas, wavefunction, range(hilbert.n_sites // 2)))
     return found
@@ -161,7 +160,7 @@ def samples_for(
 
     def drawn(**number: int) -> Samples:
         if not isinstance(wavefunction.sampled, AutoregressiveWavefunction):
-            return fewer(samples, *number.values(), generator)
+            return fewer(samples, next(iter(number.values())), generator)
         return sampler(**number).build(wavefunction).sample(generator)
 
     limit = affordable(wavefunction, generator.device, connected)

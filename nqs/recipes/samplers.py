@@ -32,6 +32,9 @@ ALL_IMAGES = {"cpu": 6_000, "cuda": 64_000}
 # without, of which the evaluation with 8 images took away a third.
 LARGEST_AVERAGE = {"cpu": 10**7, "cuda": 2 * 10**8}
 EVALUATION_IMAGES = 16  # of such systems
+# Images of all samples x sites^2 (sites of a configuration x moves from it, about) where a phase is learned, at most:
+# the 6x6 J1-J2 lattice has 8.3e7, 2.3 s for a step of 8,000 samples on a quarter of an H200.
+LARGEST_AVERAGE_OF_PHASES = {"cpu": 10**7, "cuda": 10**8}
 # Distinct configurations of the final energy: drawn once and without gradients, many more than in a step
 # take the time of a few steps. In batches, of which each takes about as long, so that the time limit holds.
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**19}
@@ -74,7 +77,11 @@ def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> 
         return MetropolisSampler(n_samples=walkers, n_chains=walkers)
     if wavefunction.n_images == 1:
         return TreeSampler(n_distinct=(DISTINCT_OF_MANY if is_large(wavefunction, device) else DISTINCT)[kind])
-    return TreeSampler(n_distinct=averaged_distinct(wavefunction.n_images, kind))
+    distinct = averaged_distinct(wavefunction.n_images, kind)
+    if wavefunction.has_phase:
+        per_sample = wavefunction.n_images * wavefunction.hilbert.n_sites**2
+        distinct = min(distinct, max(DISTINCT_OF_MANY[kind], LARGEST_AVERAGE_OF_PHASES[kind] // per_sample))
+    return TreeSampler(n_distinct=distinct)
 
 
 def averaged_distinct(images: int, kind: str) -> int:

@@ -114,12 +114,20 @@ def subgroup_of_steps(group: Symmetry, hamiltonian: Hamiltonian, most: int) -> t
     return max(few, key=len) if few else min((c for c in choices if len(c) > most), key=len, default=choices[0])
 
 
+def point_group(group: Symmetry, most: int) -> Symmetry:
+    """Elements that keep the first site where it is; without those that change local states, or none, if too many."""
+    keeps_first = [bool(permutation[0] == 0) for permutation in group.permutations]
+    unchanged = tuple(range(len(group.maps[0])))
+    plain = [keeps and tuple(map_) == unchanged for keeps, map_ in zip(keeps_first, group.maps, strict=True)]
+    few = next((chosen for chosen in (keeps_first, plain) if sum(chosen) <= most), None)
+    return group.subgroup([g == 0 for g in range(group.order)] if few is None else few)
+
+
 def subgroup_of_evaluation(group: Symmetry, hamiltonian: Hamiltonian) -> Symmetry:
     """Elements over which the evaluation of a large system averages: those that keep a site where it is, if few."""
     if group.order <= EVALUATION_IMAGES:
         return group
-    keeps_first = [bool(permutation[0] == 0) for permutation in group.permutations]
-    if sum(keeps_first) <= EVALUATION_IMAGES:
-        return group.subgroup(keeps_first)
+    if (kept := point_group(group, EVALUATION_IMAGES)).order > 1:
+        return kept
     chosen = set(subgroup_of_steps(group, hamiltonian, EVALUATION_IMAGES) or (0,))
     return group.subgroup([g in chosen for g in range(group.order)])

@@ -23,7 +23,7 @@ from nqs.report.compare import COLUMNS, Row, notes, tables
 from nqs.report.drawable import LARGEST, exact_energy_of, observables_of
 from nqs.report.files import save
 from nqs.report.panels import Arrays, draw_panels, has_panels, scalars
-from nqs.report.summary import energy_of, origin_of, require_step
+from nqs.report.summary import energy_of, of_samples, origin_of, require_step
 from nqs.runtime.text import printable
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def _sampler(archive: Archive) -> Table:
     ]
     if "clipped" in history:
         rows.append(("clipped weight in the updates, mean over the steps", f"{history['clipped'].mean():.2%}"))
+    rows += [("final samples", line) for line in of_samples(archive)]
     if "archive_seconds" in history:
         writing = float(np.nansum(history["archive_seconds"]))
         rows.append(("writing the archive", f"{writing:.2g} s, {writing / (writing + seconds):.2%} on top"))

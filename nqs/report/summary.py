@@ -10,6 +10,28 @@ from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
 # Columns of the history in archives of every version.
 COLUMNS = ("step", "energy", "error", "variance", "v_score", "samples", "distinct", "seconds")
 
+# Labels and formats of diagnostics, in lines.
+DIAGNOSTICS: tuple[dict[str, tuple[str, str]], ...] = (
+    {
+        "distinct": ("distinct", "{:.2%} of the samples"),
+        "effective": ("effective", "{:.2%}"),
+        "space": ("observed", "{:.3g} of the space"),
+        "weight": ("weight", "{:.6g}"),
+    },
+    {
+        "entropy": ("entropy", "{:.4g}"),
+        "perplexity": ("perplexity", "{:,.4g}"),
+        "renyi_efficiency": ("Rényi efficiency", "{:.3g}"),
+        "total_variation": ("total variation distance", "{:.2g}"),
+        "expected_variation": ("expected", "{:.2g}"),
+    },
+    {
+        "acceptance": ("acceptance", "{:.1%}"),
+        "autocorrelation_time": ("autocorrelation time", "{:.3g}"),
+        "r_hat": ("R-hat", "{:.3f}"),
+    },
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnergy:
@@ -94,3 +116,18 @@ def origin_of(archive: Archive) -> str:
     commit = f", commit {str(header['commit'])[:7]}" if header["commit"] else ""
     created = str(header["created"]).replace("T", " ")[:16]
     return f"{created} UTC by {script}nqs {header['package_version']}{commit}"
+
+
+def of_samples(archive: Archive) -> list[str]:
+    """The diagnostics of the samples in lines of text."""
+    found = archive.diagnostics
+    return [
+        ", ".join(_diagnostic(name, found[name]) for name in names if name in found)
+        for names in DIAGNOSTICS
+        if any(name in found for name in names)
+    ]
+
+
+def _diagnostic(name: str, number: float) -> str:
+    label, style = next(group[name] for group in DIAGNOSTICS if name in group)
+    return f"{label} {'not determinable' if math.isnan(number) else style.format(number)}"

@@ -12,6 +12,7 @@ import torch
 
 from nqs.archive.memory import MemoryArchive
 from nqs.chains import autocorrelation_time, drifts
+from nqs.estimators.diagnostics import diagnostics
 from nqs.estimators.energy import energy_with_unseen, estimate_energy, v_score
 from nqs.estimators.estimate import EnergyEstimate, with_error
 from nqs.estimators.local_energy import local_energies
@@ -31,6 +32,7 @@ from nqs.vmc.record import keep_overlaps
 
 MARGIN = 1.3  # on the time of the next batch
 OBSERVABLES = 0.25  # fraction of the time of the evaluation that is kept for observables
+MAX_COUNT = 2**62  # samples of all batches: counts are 64-bit integers
 CONNECTED = 2**12  # connected configurations of observables that are allowed whatever time is left
 
 
@@ -87,7 +89,8 @@ class Evaluator:
     @property
     def can_go_on(self) -> bool:
         """Whether more batches can be joined: draws with counts."""
-        return self._parts[-1][0].counts is not None
+        samples = self._parts[-1][0]
+        return samples.counts is not None and (len(self._parts) + 1) * samples.n_samples < MAX_COUNT
 
     def all(self) -> tuple[Samples, EnergyEstimate]:
         """The samples of all batches, equal ones together, and the energy from them."""
@@ -245,6 +248,8 @@ def evaluate_best(
     samples, estimate = found.all()
     record.write_result(estimate)
     record.write_samples(samples)
+    if record.keeps_observables:
+        record.write_diagnostics(diagnostics(samples, vmc.wavefunction))
     if vmc.known:
         keep_overlaps(record, overlaps(vmc.known, vmc.wavefunction, samples))
     record.save()

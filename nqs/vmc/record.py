@@ -191,8 +191,10 @@ def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> di
 
 
 def chains_of(samples: Samples) -> dict[str, float]:
-    """Columns of the history of Markov chains; {} for other samples."""
+    """Columns of the history of Markov chains and weighted draws; {} for other samples."""
+    dependent = samples.chains is not None or samples.draws is not None
     numbers = {
+        "effective": samples.n_effective if dependent else None,
         "acceptance": samples.acceptance,
         "autocorrelation_time": samples.autocorrelation_time,
         "r_hat": samples.r_hat,

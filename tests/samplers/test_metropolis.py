@@ -426,7 +426,7 @@ class Nowhere(Network):
                 .build(NetworkConfig().build(spins(6, 0)))
                 .load_state_dict({"walkers": spins(6, 0).configurations(0, 2)})
             ),
-            "2 walkers were stored for n_chains=3",
+            "2 walkers were stored for 3: n_chains=3",
         ),
     ],
 )

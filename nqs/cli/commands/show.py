@@ -53,6 +53,7 @@ def plain_data(archive: "Archive") -> dict[str, Any]:
         "result": None if result is None else _finite(vars(result)) | {"step": archive.result_step},
         "last": _finite({name: values[-1].item() for name, values in history.items() if len(values)}),
         "exact": archive.exact,
+        "diagnostics": _finite(archive.diagnostics),
         "size": archive.size,
         "options": archive.options,
         "config": archive.config,
@@ -76,7 +77,7 @@ def text(archive: "Archive") -> str:
 def _lines(archive: "Archive") -> list[str]:
     from nqs.archive.lock import writer_of
     from nqs.estimators.estimate import with_decimals
-    from nqs.report.summary import energy_of, origin_of
+    from nqs.report.summary import energy_of, of_samples, origin_of
 
     history = archive.history
     writer = writer_of(archive.path)
@@ -95,6 +96,8 @@ def _lines(archive: "Archive") -> list[str]:
         lines.append(f"              variance {found.estimate.variance:.2e}, V-score {found.estimate.v_score:.2e}")
         if found.estimate.remark:
             lines.append(f"              {found.estimate.remark}")
+    if archive.diagnostics:
+        lines += [f"  {'sampling' if not row else '':<11} {line}" for row, line in enumerate(of_samples(archive))]
     if archive.exact is not None:
         exact, origin = archive.exact["energy"], f"{archive.exact['method']}, dimension {archive.exact['dimension']:,}"
         relative = "" if found is None else f", relative error {found.relative_error:.1e}"
