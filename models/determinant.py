@@ -117,6 +117,7 @@ class Determinant(Wavefunction):
     normalised = False
     rowwise_layers = True
     occupation: Tensor  # (S, d), of each local state
+    wanted: Tensor  # (S, 1), numbers of fermions
 
     def __init__(
         self,
@@ -135,6 +136,7 @@ class Determinant(Wavefunction):
         orbitals = [sum(self.numbers) if together else number for number in self.numbers]  # M, for rows of each species
         tables = [hilbert.table(species.occupation)[0] for species in hilbert.of_kind("fermion")]
         self.register_buffer("occupation", torch.tensor(np.array(tables)).bool(), persistent=False)
+        self.register_buffer("wanted", torch.tensor(self.numbers)[:, None], persistent=False)
         with torch.random.fork_rng(devices=[]), float32_by_default():
             self.orbitals = nn.ModuleList(nn.Embedding(L, K * M) for M in orbitals)
             self.encoder = None
@@ -190,7 +192,7 @@ class Determinant(Wavefunction):
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         B, K = len(n), self.config.determinants
         occupied: Bool[Tensor, "S B L"] = self.occupation[:, n.long()]
-        inside = (occupied.sum(2) == occupied.new_tensor(self.numbers, dtype=torch.int64)[:, None]).all(0)
+        inside = (occupied.sum(2) == self.wanted).all(0)
         features = None if self.encoder is None else self.encoder(n.long())
         rows: list[Float[Tensor, "B N KM"]] = []
         for species, number in enumerate(self.numbers):
@@ -204,7 +206,7 @@ class Determinant(Wavefunction):
         log_modulus, sign = 0.0, 1.0
         for matrix in matrices:
             of_spin = matrix.double().view(B, matrix.shape[1], K, -1).transpose(1, 2)
-            signs, logs = torch.linalg.slogdet(of_spin)  # (B, K)
+            signs, logs = signed_log_determinants(of_spin)
             sign, log_modulus = sign * signs, log_modulus + logs
         log_modulus, sign = signed_logsumexp(log_modulus, sign)
         if features is not None:
@@ -240,6 +242,19 @@ def occupied_sites(occupied: Bool[Tensor, "B L"], number: int) -> Int64[Tensor, 
     sites = torch.arange(occupied.shape[1], device=occupied.device).expand(occupied.shape)
     empty = torch.zeros_like(place[:, :1]).expand(-1, number + 1)  # the last column takes what is not wanted
     return empty.scatter(1, place, sites)[:, :number]
+
+
+def signed_log_determinants(
+    matrices: Float64[Tensor, "B K N N"],
+) -> tuple[Float64[Tensor, "B K"], Float64[Tensor, "B K"]]:
+    """Sign and log|det|; singular matrices have -inf with the gradient 0, not nan: their amplitudes have no weight."""
+    if not torch.is_grad_enabled():
+        signs, logs = torch.linalg.slogdet(matrices)
+        return signs, logs
+    singular = torch.linalg.slogdet(matrices.detach())[1] == -math.inf
+    one = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    signs, logs = torch.linalg.slogdet(torch.where(singular[..., None, None], one, matrices))
+    return signs, logs.masked_fill(singular, -math.inf)
 
 
 def signed_logsumexp(

@@ -17,6 +17,7 @@ rounding error at least.
 """
 
 # Shapes: U configurations, b of a chunk.
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -61,14 +62,19 @@ class ErrorWeights:
     def unseen(self) -> float:
         """Weight of all configurations that are not among the samples."""
         if self.probability is None:
-            if self.samples.draws is not None:
-                return min(1.0, max((self.samples.weights @ self.rare).item(), NOTHING_SEEN / self.draws))
-            if self.samples.counts is None:
-                return 1.0
-            # Fraction of the draws that were the only ones of their kind: Good, Biometrika 40, 237 (1953).
-            return min(1.0, max(self.rare.sum().item(), NOTHING_SEEN) / self.draws)
+            return self._unseen_without_norm
         weight = 1 - self.probability.sum().item()
         return weight if weight > COMPLETE else 0.0
+
+    @property
+    def _unseen_without_norm(self) -> float:
+        """Upper limit (97.5 %) of the weight of the draws that were the only ones of their kind, which estimates what was
+        never drawn: Good, Biometrika 40, 237 (1953)."""
+        samples, alone = self.samples, self.rare.sum().item()
+        if samples.counts is None and samples.draws is None:
+            return 1.0
+        weight = alone / self.draws if samples.draws is None else (samples.weights @ self.rare).item()
+        return min(1.0, weight * (1 + NORMAL / math.sqrt(max(alone, 1.0))) + NOTHING_SEEN / self.draws)
 
     @cached_property
     def unit(self) -> float:

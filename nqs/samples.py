@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Complex128, Float64, Int64, Num, UInt8
@@ -11,6 +12,7 @@ from nqs.chains import autocorrelation_time, r_hat
 from nqs.hilbert import HilbertSpace
 
 LARGEST_BINOMIAL = 2**40  # trials up to which rounding errors of torch.binomial do not matter
+FEW_SUCCESSES = 1e6  # mean below which those of more trials are Poisson numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +157,7 @@ def fewer(samples: Samples, number: int, generator: torch.Generator) -> Samples:
     """At most so many samples out of the given ones, without new ones: rounds of Markov chains, else random draws."""
     if samples.chains is None:
         rows = torch.multinomial(samples.weights, number, replacement=True, generator=generator)
-        kept: dict[str, object] = {"inclusion_probability": None, "threshold": None, "draws": None, "n_drawn": None}
+        kept: dict[str, Any] = {"inclusion_probability": None, "threshold": None, "draws": None, "n_drawn": None}
     else:
         T, C = samples.chains.shape
         chains = samples.chains.flip(0)[:: math.ceil(T * C / number) if number > C else T].flip(0)
@@ -265,31 +267,28 @@ def binomial(
 ) -> Int64[Tensor, "..."]:
     """Number of successes of n trials with the probabilities p : q of success and failure; both 0 if n is 0.
 
-    Of more than LARGEST_BINOMIAL trials the median is drawn first, a number X of the beta distribution: n uniform
-    numbers lie half above and half below it. Successes are the numbers below p: all on one side of X are known, and the
-    other side is a binomial draw of half as many trials. Devroye, Non-Uniform Random Variate Generation (1986), X.4.3.
+    Of more than LARGEST_BINOMIAL trials, for which torch.binomial loses precision, numbers of the mean m are drawn from
+    the Poisson distribution for m below FEW_SUCCESSES, at a total variation distance of m / n < 1e-6 (Barbour and Hall,
+    Math. Proc. Camb. Phil. Soc. 95, 473 (1984)), else from the normal one with its correction of third order (Cornish
+    and Fisher, Rev. Inst. Int. Stat. 5, 307 (1938)), m + sigma z + (1 - 2 f) (z^2 - 1) / 6, up to terms of order
+    1 / sigma < 1e-3 of one success. The numbers of success and failure always have the sum n.
 
     Args:
-        exact: torch.binomial draws all of them without loss of precision.
+        exact: there are no more trials than torch.binomial draws without loss of precision.
     """
     if exact:
         fraction = (p / (p + q)).nan_to_num(0.0).clamp(0.0, 1.0)
         return torch.binomial(n.double(), fraction, generator=generator).long()
     # Fractions close to 1 lack the digits that those close to 0 have.
-    swapped = p > q
-    fraction = (torch.minimum(p, q) / (p + q)).nan_to_num(0.0).clamp(0.0, 1.0).flatten()
-    trials, known = n.flatten().clone(), torch.zeros_like(n).flatten()
-    while len(rows := (trials > LARGEST_BINOMIAL).nonzero()[:, 0]):
-        m, f = trials[rows], fraction[rows]
-        k = m // 2 + 1
-        a, b = (torch._standard_gamma(x.double(), generator=generator) for x in (k, m + 1 - k))
-        x = a / (a + b)  # the k-th smallest of m uniform numbers
-        below = x <= f
-        known[rows] += torch.where(below, k, 0)
-        trials[rows] = torch.where(below, m - k, k - 1)
-        fraction[rows] = torch.where(below, (f - x) / (1 - x), f / x).clamp(0.0, 1.0)
-    drawn = (known + torch.binomial(trials.double(), fraction, generator=generator).long()).view(n.shape)
-    return torch.where(swapped, n - drawn, drawn)
+    f = (torch.minimum(p, q) / (p + q)).nan_to_num(0.0)
+    mean = n * f
+    z = torch.empty_like(f).normal_(generator=generator)
+    drawn = mean + (mean * (1 - f)).sqrt() * z + (1 - 2 * f) * (z.square() - 1) / 6
+    few = torch.poisson(mean.clamp(max=FEW_SUCCESSES), generator=generator)
+    drawn = torch.where(mean < FEW_SUCCESSES, few, drawn.round())
+    small = torch.binomial(n.clamp(max=LARGEST_BINOMIAL).double(), f, generator=generator)
+    drawn = torch.where(n <= LARGEST_BINOMIAL, small, drawn).long().clamp(min=0).minimum(n)
+    return torch.where(p > q, n - drawn, drawn)
 
 
 class Lookup:

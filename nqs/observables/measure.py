@@ -160,7 +160,7 @@ def samples_for(
 
     def drawn(**number: int) -> Samples:
         if not isinstance(wavefunction.sampled, AutoregressiveWavefunction):
-            return fewer(samples, *number.values(), generator)
+            return fewer(samples, next(iter(number.values())), generator)
         return sampler(**number).build(wavefunction).sample(generator)
 
     limit = affordable(wavefunction, generator.device, connected)

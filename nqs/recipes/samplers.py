@@ -19,8 +19,9 @@ EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 MANY = {"cpu": 10**5, "cuda": 10**6}
 DISTINCT_OF_MANY = {"cpu": 256, "cuda": 1_024}
-# Samples of a step of Markov chains, each of which gives one.
-WALKERS = {"cpu": 1_000, "cuda": 8_192}
+# Samples of a step of Markov chains, each of which gives one: at most, and times sites. Local energies take most of the
+# time of a step, and their cost grows with the square of the number of sites.
+WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "cuda": 2**16}
 # Averages over a symmetry: images of all samples of a step, which take most of its time. In equal time the 6x6
 # Heisenberg lattice ended with a V-score of 1.7e-4 (8,000 samples and 640 steps, width 48), and with 4.0e-4 at width 32
 # (12,000 samples and 600 steps, or 6,000 and 1,150).
@@ -77,7 +78,8 @@ def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> 
     if evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
         return ExhaustiveSampler()
     if not is_autoregressive(wavefunction):
-        return MetropolisSampler(n_samples=WALKERS[kind], n_chains=WALKERS[kind])
+        walkers = max(1, min(WALKERS[kind], WALKERS_TIMES_SITES[kind] // wavefunction.hilbert.n_sites))
+        return MetropolisSampler(n_samples=walkers, n_chains=walkers)
     if wavefunction.n_images == 1:
         return TreeSampler(n_distinct=(DISTINCT_OF_MANY if is_large(wavefunction, device) else DISTINCT)[kind])
     distinct = averaged_distinct(wavefunction.n_images, kind)

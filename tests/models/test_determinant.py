@@ -43,6 +43,25 @@ def test_the_first_energy_is_that_of_hartree_fock() -> None:
     assert first == pytest.approx(solution.energy, rel=1e-7)
 
 
+def test_amplitudes_that_vanish_have_no_gradient() -> None:
+    """Rows that are equal give a singular matrix; with a second determinant the other one is differentiated."""
+    space = fermions(4, 2)
+    model = DeterminantConfig(width=0, determinants=2, seed=1).build(space)
+    with torch.no_grad():
+        weight = model.orbitals[0].weight.view(4, 2, 2)
+        weight[1, 0] = weight[0, 0]
+        weight[1] = torch.where(torch.tensor([[True], [False]]), weight[0], weight[1])
+        weight[3] = weight[2]  # both vanish where the sites 2 and 3 are occupied
+    n = space.configurations()
+    log_modulus, _ = model.log_psi(n)
+    zero = (n[:, 2] == 1) & (n[:, 3] == 1)
+    assert (log_modulus == -math.inf).tolist() == zero.tolist()
+    for row, value in zip(n, zero, strict=True):
+        (gradient,) = torch.autograd.grad(model.log_psi(row[None]).log_modulus[0], [model.orbitals[0].weight])
+        assert gradient.isfinite().all()
+        assert bool(gradient.any()) != bool(value)
+
+
 def test_determinants_are_sums_over_permutations() -> None:
     """All electrons in one matrix, rows in Jordan-Wigner order; several determinants are added, with their signs."""
     space = spinful_fermions(4, 1, 2)
