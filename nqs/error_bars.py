@@ -68,7 +68,7 @@ class ErrorWeights:
 
     @property
     def _unseen_without_norm(self) -> float:
-        """Upper limit (97.5 %) of the weight of the draws that were the only ones of their kind, which estimates what was
+        """Upper limit (97.5 %) of the weight of draws that were the only ones of their kind, an estimate of what was
         never drawn: Good, Biometrika 40, 237 (1953)."""
         samples, alone = self.samples, self.rare.sum().item()
         if samples.counts is None and samples.draws is None:

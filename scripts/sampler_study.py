@@ -8,8 +8,9 @@
 Targets: Ising-like distributions log p(x) = x J x / 2 + h x + const of 4, 8 and 16 spins x = +-1 with normal couplings
 of the scale --coupling, whose gradient the samplers may use; and exact ground states of three Hamiltonians. All of them
 are tables, so that every sampler is compared with the exact distribution, and none pays for a network. The trials are
-chains that run side by side; each starts from a draw of the target and makes one step from sample to sample. The table
-gives means and standard deviations over the trials:
+chains that run side by side; each starts from a draw of the target and makes one step from sample to sample (two steps
+for bosons, whose local moves take turns with redrawn ends). The table gives means and standard deviations over the
+trials:
 
     TV            total variation distance of the samples of one trial to the target
     acceptance    of the moves
@@ -44,6 +45,7 @@ from nqs.samplers import (
     TreeSampler,
 )
 from nqs.samplers.markov_chains import MarkovChains
+from nqs.samplers.moves import is_hard
 from nqs.samples import Samples
 from nqs.scripts.interval_coverage import AutoregressiveTable
 
@@ -84,9 +86,9 @@ def targets(coupling: float) -> dict[str, AutoregressiveTable]:
     return found | {name: AutoregressiveTable(h.hilbert, exact.ground_state(h).state) for name, h in physical.items()}
 
 
-def samplers(trials: int, steps: int) -> dict[str, SamplerConfig]:
-    """All samplers by name; one step from sample to sample."""
-    chains: dict[str, Any] = {"n_samples": trials * steps, "n_chains": trials, "n_steps": 1}
+def samplers(trials: int, steps: int, n_steps: int = 1) -> dict[str, SamplerConfig]:
+    """All samplers by name; n_steps from sample to sample."""
+    chains: dict[str, Any] = {"n_samples": trials * steps, "n_chains": trials, "n_steps": n_steps}
     flat = Proposal(power=0.5)
     return {
         "Metropolis": MetropolisSampler(**chains),
@@ -191,7 +193,8 @@ def main(config: Config) -> int:
     print("| target | sampler | TV | acceptance | tau | effective/s | seconds |\n|---|---|---|---|---|---|---|")
     for name in config.targets or every:
         psi = every[name]
-        for label, sampler in samplers(config.trials, config.steps).items():
+        n_steps = 2 if is_hard(psi.hilbert) else 1  # local moves and redrawn ends in turn
+        for label, sampler in samplers(config.trials, config.steps, n_steps).items():
             used = sampler
             if config.tune and isinstance(sampler, NormConstrainedSampler):
                 used = tuned(sampler, psi, config.trials, config.seed)

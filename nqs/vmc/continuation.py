@@ -109,6 +109,7 @@ def evaluate(
         evaluate_best(
             vmc, generator, record, Guard(vmc.wavefunction.parameters()), energy_infinity=energy_infinity, limit=limit,
             interruption=interruption, progress=progress, exact=None, target=error,
+            walkers=record.checkpoint().sampler,
         )  # fmt: skip
         assert record.result is not None
         return record.result

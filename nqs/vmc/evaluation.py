@@ -35,6 +35,7 @@ from nqs.vmc.record import keep_overlaps
 MARGIN = 1.3  # on the time of the next batch
 OBSERVABLES = 0.25  # fraction of the time of the evaluation that is kept for observables
 LEAST_SECONDS = 4.0  # for observables, whatever time is left
+GROWTH = 1.1  # of the number of batches of Markov chains, from one energy to the next
 MAX_COUNT = 2**62  # samples of all batches: counts are 64-bit integers
 
 
@@ -59,12 +60,29 @@ class Evaluator:
     """
 
     def __init__(
-        self, hamiltonian: Hamiltonian, wavefunction: Wavefunction, sampler: SamplerConfig, energy_infinity: float
+        self,
+        hamiltonian: Hamiltonian,
+        wavefunction: Wavefunction,
+        sampler: SamplerConfig,
+        energy_infinity: float,
+        walkers: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
+        """
+        Args:
+            walkers: state of a sampler of the same kind, after steps that led to this state.
+        """
         self.hamiltonian, self.wavefunction, self.energy_infinity = hamiltonian, wavefunction, energy_infinity
         self.sampler = sampler.build(wavefunction)
+        self.discards = False
+        if walkers and ("walkers" in walkers or "proposal_moments" in walkers):
+            try:
+                self.sampler.load_state_dict(dict(walkers))
+                self.discards = "walkers" in walkers
+            except ValueError:  # another number of walkers: these start anew
+                pass
         self._parts: list[tuple[Samples, LocalEnergies]] = []
         self._estimates: list[EnergyEstimate] = []
+        self._next = 1  # number of batches at which the energy of Markov chains is found anew
         self.seconds = self.rate = 0.0
 
     def add(self, generator: torch.Generator) -> EnergyEstimate:
@@ -74,6 +92,9 @@ class Evaluator:
             NonFiniteError: the energy is not finite.
         """
         begin = time.monotonic()
+        if self.discards:  # the parameters have changed since the walkers last moved
+            self.sampler.sample(generator)
+            self.discards = False
         samples = self.sampler.sample(generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
         estimate = estimate_energy(samples, local.values, energy_infinity=self.energy_infinity)
@@ -84,8 +105,11 @@ class Evaluator:
         if not is_finite(estimate.energy):
             raise NonFiniteError(estimate.energy, estimate.variance)
         if samples.chains is not None:  # the batches are parts of the same chains
-            samples, local = merged(self.hamiltonian.hilbert, self._parts)
-            return estimate_energy(samples, local.values, energy_infinity=self.energy_infinity)
+            if len(self._parts) >= self._next:  # each time from all of them: not for every one of many
+                joined, values = merged(self.hamiltonian.hilbert, self._parts)
+                self._of_chains = estimate_energy(joined, values.values, energy_infinity=self.energy_infinity)
+                self._next = math.ceil(GROWTH * len(self._parts))
+            return self._of_chains
         return pooled(self._estimates, self.hamiltonian.hilbert.n_sites, self.energy_infinity)
 
     @property
@@ -196,6 +220,7 @@ def evaluate_best(
     progress: bool,
     exact: ExactGroundState | None,
     target: float | None = None,
+    walkers: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Final energy, stored with its samples and observables.
 
@@ -204,17 +229,19 @@ def evaluate_best(
 
     Args:
         target: error bar at which it ends, in the unit of the energy; by default that of the configuration.
+        walkers: state of the sampler of the steps, which the evaluation goes on with if it is of the same kind.
     """
     record.save()  # save all steps before a long evaluation
     before, config = generator.get_state(), vmc.evaluation
 
     energies = Energy(vmc.hamiltonian)
     sampler = affordable(config.sampler, vmc.wavefunction, energies, limit, generator.device, OF_BATCH)
+    same = walkers if type(sampler) is type(vmc.sampler) else None
 
-    def evaluator() -> Evaluator:
-        return Evaluator(vmc.hamiltonian, vmc.wavefunction, sampler, energy_infinity)
+    def evaluator(state: Mapping[str, torch.Tensor] | None = None) -> Evaluator:
+        return Evaluator(vmc.hamiltonian, vmc.wavefunction, sampler, energy_infinity, state)
 
-    found = evaluator()
+    found = evaluator(same)
     try:
         estimate = found.add(generator)
     except NonFiniteError as error:

@@ -279,6 +279,7 @@ class VMC:
                 evaluate_best(
                     self, generator, record, guard, energy_infinity=energy_infinity, limit=limit,
                     interruption=interruption, progress=progress, exact=known,
+                    walkers=running.sampler.state_dict(),
                 )  # fmt: skip
             assert record.result is not None
             return Result(
