@@ -119,7 +119,8 @@ class Rydberg:
     def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         """-Delta sum_i n_i + sum_{i<j} V_ij n_i n_j."""
         x = n.double()
-        return ((x @ self._interactions.to(n.device)) * x).sum(1) - weighted_sum(self.Delta, x)
+        detuning = -weighted_sum(self.Delta, x)
+        return detuning + ((x @ self._interactions.to(n.device)) * x).sum(1) if self.V else detuning
 
     def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
         """Each atom flipped alone that no excited atom blocks; Omega = 0 flips none."""

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from nqs.hilbert import HilbertSpace
 from nqs.models.encoder import Encoder
 from nqs.models.finite_log import finite_log
+from nqs.models.references.conditionals import DeterminantConditionals
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.runtime.defaults import float32_by_default
@@ -212,6 +213,16 @@ class Determinant(Wavefunction):
         if features is not None:
             log_modulus = log_modulus + self.jastrow(features).double().sum((1, 2))
         return LogPsi(log_modulus.masked_fill(~inside, -math.inf), math.pi * (sign < 0).double())
+
+    def initial_configurations(self, number: int, generator: torch.Generator) -> UInt8[Tensor, "B L"]:
+        """Drawn from the determinant that learning starts from, where there is one."""
+        bits = torch.tensor(
+            [[d >> species & 1 for d in range(self.hilbert.local_dim)] for species in range(len(self.numbers))]
+        )
+        if self.config.orbitals is None or not torch.equal(self.occupation.cpu(), bits.bool()):
+            return super().initial_configurations(number, generator)
+        start = DeterminantConditionals(self.config.orbitals, self.hilbert.local_dim).to(generator.device)
+        return start.draw(self.hilbert, number, generator)
 
     @property
     def bytes_per_configuration(self) -> int:

@@ -31,6 +31,7 @@ from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, ReferencePhase
 from nqs.runtime.defaults import float32_by_default
 from nqs.runtime.memory import require_memory
+from nqs.runtime.options import check_fields
 from nqs.runtime.seeds import checked_seed
 
 
@@ -72,6 +73,7 @@ class TransformerConfig:
     start: Literal["uniform", "reference"] = "uniform"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("width", "layers", "mlp_ratio", "n_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.removeprefix('n_')}={getattr(self, name)}: it must be at least 1.")

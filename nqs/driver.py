@@ -31,11 +31,12 @@ from nqs.report.figures import plot_run
 from nqs.report.files import figure_beside
 from nqs.runtime.device import checked_device, default_device
 from nqs.runtime.interruption import Interruption, TimeLimit
+from nqs.runtime.options import check_options
 from nqs.runtime.progress import Watcher
 from nqs.runtime.threads import using_threads
 from nqs.transfer import origin, transfer
 from nqs.vmc.loop import VMC
-from nqs.vmc.orthogonal import State
+from nqs.vmc.orthogonal import State, check_states, known_states, level_above
 from nqs.vmc.result import Result
 
 EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed first: seconds on a CPU
@@ -89,10 +90,12 @@ def ground_state(
         exact: exact ground state or its energy, for relative errors; "auto": computed first, up to the dimension
             `exact_limit`; None: unknown.
         exact_limit: see `exact`.
-        orthogonal_to: known states of the sector, the lowest ones: wavefunctions, archives of runs, or vectors. The run
-            finds the next state above them, by penalties on the overlaps (nqs.optimisation.known_states), with a phase
-            head and without a symmetry, which the next state need not share; `exact` is then the energy of that state.
-        penalty: weight of the penalties, in the unit of the energy; chosen by default.
+        orthogonal_to: known states of the sector: wavefunctions, archives of runs, or vectors. The run finds the lowest
+            state that is orthogonal to them, by penalties on the overlaps (nqs.optimisation.known_states), with a phase
+            head and without a symmetry, which that state need not share; `exact` is then the lowest level of H in their
+            orthogonal complement: E_1 above the ground state, E_0 above any other eigenstate.
+        penalty: weight of the penalties, in the unit of the energy; chosen by default. One that does not lift its state
+            above the exact level is refused.
         archive: HDF5 file of the run.
         name: without `archive`, the run is kept in results/NAME-DIGEST.h5, with a digest of all choices.
         figure: draw the figure of the run beside its archive.
@@ -103,7 +106,7 @@ def ground_state(
         begin: `time.monotonic()` at which the time limit begins; None: now.
 
     Raises:
-        ValueError: an invalid option.
+        ValueError: an invalid option; a TypeError, too, if it is of a wrong type.
         ArchiveError: the archive belongs to another run, is damaged, cannot be written, or another process writes it.
         NonFiniteError: an energy or a parameter is not finite, even with small steps.
         Interrupted: SIGINT, SIGTERM or SIGHUP, with everything saved in the archive; it is a KeyboardInterrupt.
@@ -114,6 +117,13 @@ def ground_state(
     >>> print(f"{result.estimate.energy:.6f}, exact {result.exact:.6f}")
     -2.000000, exact -2.000000
     """
+    check_options(
+        hamiltonian=hamiltonian, model=model, reference=reference, symmetry=symmetry, distinct=distinct,
+        optimiser=optimiser, steps=steps, minutes=minutes, total_minutes=total_minutes, until=until, seed=seed,
+        temperature=temperature, annealing=annealing, initial=initial, pretrain=pretrain, device=device,
+        threads=threads, exact=exact, exact_limit=exact_limit, penalty=penalty, archive=archive, name=name,
+        figure=figure, flush=flush, watch=watch, progress=progress, begin=begin,
+    )  # fmt: skip
     begin = time.monotonic() if begin is None else begin
     say = print if progress else _silent
     with Interruption(patience=0):  # at once; the loop has a delayed one of its own
@@ -125,6 +135,7 @@ def ground_state(
             checked_archive(Path(archive))
         if initial is not None:
             Archive.open(initial).parameters()
+        check_states(orthogonal_to)
         if orthogonal_to:
             symmetry = "none"
             if model is None or isinstance(model, NetworkOptions):
@@ -148,23 +159,23 @@ def ground_state(
             device=device,
             threads=threads,
         )
+        known = known_states(hamiltonian, orthogonal_to, penalty)
         say(hamiltonian, hamiltonian.hilbert, sep="\n")
         if exact == "auto":
             exact = None
             if hamiltonian.hilbert.dimension > exact_limit:
                 say(f"no exact energy: the dimension is above exact_limit={exact_limit:,}")
-            elif orthogonal_to:
-                levels = exact_diagonalisation.lowest(hamiltonian, len(orthogonal_to) + 1)
-                exact = float(levels.energies[-1])
-                say(levels)
+            elif known:
+                level, notes = level_above(hamiltonian, known)
+                exact = float(level.energies[0])
+                say(f"above the {len(known)} known state{'s' * (len(known) > 1)}: {level}", *notes, sep="\n")
             else:
                 exact = exact_diagonalisation.ground_state(hamiltonian)
                 say(exact)
         return carry_out(
             plan,
             exact=exact,
-            orthogonal_to=orthogonal_to,
-            penalty=penalty,
+            orthogonal_to=known,
             archive=archive,
             name=name,
             figure=figure,
@@ -198,6 +209,10 @@ def carry_out(
     Raises:
         ValueError, ArchiveError, NonFiniteError, Interrupted: as `ground_state`.
     """
+    check_options(
+        exact=exact, penalty=penalty, archive=archive, name=name, figure=figure, flush=flush, watch=watch, until=until,
+        progress=progress, begin=begin,
+    )  # fmt: skip
     begin = time.monotonic() if begin is None else begin
     hilbert, say = plan.hamiltonian.hilbert, print if progress else _silent
     known_state = exact if isinstance(exact, ExactGroundState) else None

@@ -4,20 +4,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nqs.archive.archive import Archive
+from nqs.hilbert import count_text
 from nqs.observables.expectation import Expectation
 from nqs.observables.operators import matrix_element
 from nqs.optimisation.stages import Evaluation
-from nqs.protocols import SamplerConfig, Wavefunction
+from nqs.protocols import AutoregressiveWavefunction, SamplerConfig, Wavefunction
 from nqs.recipes.samplers import final_evaluation
-from nqs.samplers import TreeSampler
+from nqs.runtime.memory import require_memory
+from nqs.runtime.options import OptionError, check_options, has, whole
+from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.vmc.rebuilding import rebuild
 from nqs.vmc.stored import check_parameters, one_line
 
 State = Wavefunction | Archive | str | Path
+BYTES = 128  # of a configuration of a sum, besides its sites: weight, amplitude, local value
 
 
 def expect(
@@ -62,6 +67,12 @@ def expect(
     >>> print([f"{x:.6f}" for x in found.value.real.tolist()])
     ['-1.436237', '-0.572132']
     """
+    check_options(seed=seed, types=types, device=device)
+    if samples is not None and not (whole(samples) or isinstance(samples, Samples) or has("build")(samples)):
+        raise OptionError(
+            f"samples=<{type(samples).__name__}>: give a whole number, a sampler's configuration or Samples, or leave "
+            "it out."
+        )
     ket, sampler = _wavefunction(state, types, device)
     sampled = ket
     if bra is not None:
@@ -70,7 +81,7 @@ def expect(
     if not isinstance(samples, Samples):
         if isinstance(samples, int):
             samples = TreeSampler(n_samples=samples)
-        chosen = samples or sampler or final_evaluation(sampled, generator.device)
+        chosen = samples or sampler or _chosen(sampled, generator.device)
         if isinstance(chosen, Evaluation):
             chosen = chosen.whole
         samples = chosen.build(sampled).sample(generator)
@@ -89,9 +100,23 @@ def expect(
 def _wavefunction(
     state: State, types: Mapping[str, type] | None, device: torch.device | str
 ) -> tuple[Wavefunction, SamplerConfig | None]:
-    """The state and, of an archive, the sampler of its evaluation."""
+    """The state and, of an archive, the sampler of its evaluation.
+
+    Raises:
+        TypeError: neither.
+    """
     if isinstance(state, Wavefunction):
         return state, None
+    if isinstance(state, (np.ndarray, torch.Tensor)):
+        raise TypeError(
+            f"a vector of shape {tuple(state.shape)} does not say which configurations its amplitudes belong to: give "
+            "nqs.observables.StateVector(hilbert, vector)."
+        )
+    if not isinstance(state, (Archive, str, Path)):
+        raise TypeError(
+            f"{type(state).__name__} is no state: give a wavefunction, the archive of a run or its path, or "
+            "nqs.observables.StateVector(hilbert, vector)."
+        )
     archive = state if isinstance(state, Archive) else Archive.open(state)
     built = rebuild(archive.config, types, only=("hamiltonian", "model", "evaluation"))
     with one_line(archive.place):
@@ -99,6 +124,24 @@ def _wavefunction(
         wavefunction: Wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
         wavefunction.load_state_dict({name: torch.from_numpy(x.copy()) for name, x in archive.parameters().items()})
     return wavefunction, built["evaluation"]
+
+
+def _chosen(wavefunction: Wavefunction, device: torch.device) -> SamplerConfig | Evaluation:
+    """By the dimension of the sector; a state that cannot be drawn from is summed.
+
+    Raises:
+        ValueError: that sum does not fit into memory.
+    """
+    if isinstance(wavefunction.sampled, AutoregressiveWavefunction):
+        return final_evaluation(wavefunction, device)
+    dimension, n_sites = wavefunction.hilbert.dimension, wavefunction.hilbert.n_sites
+    require_memory(
+        dimension * (n_sites + BYTES),
+        f"the sum over all {count_text(dimension)} configurations of a {type(wavefunction).__name__}",
+        "give samples of it",
+        device,
+    )
+    return ExhaustiveSampler(max_dimension=wavefunction.n_images * dimension)
 
 
 def _device_of(wavefunction: Wavefunction) -> torch.device:

@@ -122,6 +122,10 @@ class Wavefunction(nn.Module, ABC):
         """Samples (representatives) moved by random group elements, out of `elements` (None: all)."""
         return samples
 
+    def initial_configurations(self, number: int, generator: torch.Generator) -> UInt8[Tensor, "B L"]:
+        """Configurations from which Markov chains start, on the device of the generator."""
+        return self.hilbert.random(number, generator)
+
     def for_steps(self) -> "Wavefunction":
         """The state used in optimisation steps, with the same parameters: for example an average over a subgroup."""
         return self

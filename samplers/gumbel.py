@@ -21,6 +21,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from nqs.protocols import Wavefunction
+from nqs.runtime.options import check_fields
 from nqs.samplers.independent import Independent, autoregressive
 from nqs.samples import Samples
 
@@ -36,6 +37,7 @@ class GumbelSampler:
     n_distinct: int
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.n_distinct < 1:
             raise ValueError(f"n_distinct={self.n_distinct}: give at least 1.")
 

@@ -168,13 +168,13 @@ def metropolis(log_ratio: Float64[Tensor, " W"], generator: torch.Generator) -> 
 
 
 def start(wavefunction: Wavefunction, n_walkers: int, generator: torch.Generator) -> UInt8[Tensor, "W L"]:
-    """Random configurations of the sector on which psi is not zero.
+    """Configurations of the sector on which psi is not zero, as the wavefunction gives them, or random ones.
 
     Raises:
         ValueError: none was found.
     """
     hilbert: HilbertSpace = wavefunction.hilbert
-    n = hilbert.random(n_walkers, generator)
+    n = wavefunction.initial_configurations(n_walkers, generator)
     for _ in range(ATTEMPTS):
         possible = log_psi_in_chunks(wavefunction, n).log_modulus.isfinite()
         if bool(possible.all()):

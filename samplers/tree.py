@@ -15,6 +15,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.protocols import AutoregressiveWavefunction, DecodingState, Wavefunction
+from nqs.runtime.options import check_fields
 from nqs.samplers.coverage import check_given
 from nqs.samplers.cuda_graph import GraphCache
 from nqs.samplers.independent import Independent, autoregressive
@@ -69,6 +70,7 @@ class TreeSampler:
     prefix: tuple[int, ...] = field(default=(), metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if (self.n_samples is None) == (self.n_distinct is None):
             raise ValueError("give either n_samples or n_distinct to TreeSampler, not both or none.")
         if self.n_samples is not None and not 1 <= self.n_samples <= MAX_SAMPLES:

@@ -26,7 +26,7 @@ from nqs.lattice import chain, square
 from nqs.recipes import plan
 begin, cpu = time.perf_counter(), time.process_time()
 chosen = plan({hamiltonian}, device="cpu", threads=1, steps=2)
-vmc, _ = built(chosen, chosen.model.build(chosen.hamiltonian.hilbert, "cpu"))
+vmc = built(chosen, chosen.model.build(chosen.hamiltonian.hilbert, "cpu"))
 stage = chosen.stages[0]
 stage.sampler.build(vmc.of_steps)
 stage.optimiser.build(vmc.of_steps, stage.optimiser.objective(chosen.hamiltonian))

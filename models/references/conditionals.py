@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
 
+from nqs.hilbert import HilbertSpace
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.runtime.memory import in_chunks, max_chunk_rows
 
@@ -70,6 +71,22 @@ class DeterminantConditionals:
         p = state[:, :, site, site].real
         weight = torch.where(self.occupied[chosen], -p, 1 - p)
         state[:, :, site, -1] = torch.where(weight.abs() > IMPOSSIBLE, 1 / weight, 0.0).to(state.dtype)
+
+    def draw(self, hilbert: HilbertSpace, number: int, generator: torch.Generator) -> UInt8[Tensor, "B L"]:
+        """Independent configurations of the sector, on the device of the generator."""
+        tables, device = hilbert.tables(generator.device), generator.device
+        n = torch.empty((number, hilbert.n_sites), dtype=torch.uint8, device=device)
+        rows = max_chunk_rows(2 * self.start(1).nbytes, device)
+        for part in n.split(rows):
+            state = self.start(len(part))
+            remainder = torch.full((len(part),), hilbert.start, device=device)
+            for site in range(hilbert.n_sites):
+                log_p = self.log_p(self.occupation_(state, site), tables.log_uniform[site, remainder])
+                token = torch.multinomial(log_p.softmax(1), 1, generator=generator)[:, 0]
+                self.extend_(state, site, token)
+                part[:, site] = token
+                remainder = tables.after(site, remainder, token)
+        return n
 
     def of(self, n: UInt8[Tensor, "B L"], log_uniform: Float64[Tensor, "B L d"]) -> Float64[Tensor, "B L d"]:
         """`log_p` at all sites of whole configurations."""

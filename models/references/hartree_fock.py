@@ -18,6 +18,7 @@ Szabo and Ostlund, Modern Quantum Chemistry, section 3.8; direct minimisation: V
 """
 
 # Shapes: S spins (2, or 1 for spinless fermions), L sites, N particles of one spin.
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ from nqs.protocols import Hamiltonian, lattice_of
 
 RANDOM_STARTS = (0, 1, 2, 3)  # seeds
 POLISHING = 2000  # largest number of steps
+HISTORY = 12  # steps whose matrices are extrapolated from
 # In units of the energy scale (nqs.estimators.energy_scale):
 ROUNDING = 1e-13  # of F P - P F
 SAME = 1e-8  # solutions with energies closer than this count as one (or as symmetry partners)
@@ -224,17 +226,30 @@ def _polished(
     """The same minimum to machine precision, which L-BFGS cannot resolve: amplitudes zero by symmetry then vanish.
 
     Level shifts keep the occupied orbitals occupied: Saunders and Hillier, Int. J. Quantum Chem. 7, 699 (1973).
+    Extrapolation of the Fock matrices (DIIS): Pulay, Chem. Phys. Lett. 73, 393 (1980).
     """
     shift = float(np.abs(interaction).sum((2, 3)).max())
+    kept: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=HISTORY)
     for _ in range(POLISHING):
         P = [q @ q.conj().T for q in orbitals]
         F = _fock(one_body, interaction, P)
-        left = max(np.abs(f @ p - p @ f).max() for f, p in zip(F, P, strict=True))
-        if left < ROUNDING:
+        errors = np.array([f @ p - p @ f for f, p in zip(F, P, strict=True)])
+        if np.abs(errors).max() < ROUNDING:
             break
-        orbitals = [np.linalg.eigh(f - shift * p)[1][:, : q.shape[1]] for f, p, q in zip(F, P, orbitals, strict=True)]
+        kept.append((np.array(F) - shift * np.array(P), errors))
+        orbitals = [np.linalg.eigh(f)[1][:, : q.shape[1]] for f, q in zip(_extrapolated(kept), orbitals, strict=True)]
     energy = sum(((h + f) * p.T).sum().real for h, f, p in zip(one_body, F, P, strict=True)) / 2
     return float(energy), orbitals
+
+
+def _extrapolated(kept: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The combination of Fock matrices, weights of sum 1, with the smallest combined error F P - P F."""
+    *before, (fock, error) = kept
+    if not before:
+        return fock
+    columns = np.stack([(e - error).view(float).ravel() for _, e in before], axis=1)
+    weights = np.linalg.lstsq(columns, -error.view(float).ravel(), rcond=None)[0]
+    return fock + sum(w * (f - fock) for w, (f, _) in zip(weights, before, strict=True))
 
 
 # ---- the problem -----------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 import time
 from dataclasses import dataclass
 
+from nqs.runtime.options import check_fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlushPolicy:
@@ -19,6 +21,7 @@ class FlushPolicy:
     longest: float = 60.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.share <= 1:
             raise ValueError(f"share={self.share}: give a fraction of the time, above 0 and at most 1.")
         if not self.longest >= 0:

@@ -44,7 +44,7 @@ def errors_to_exit_codes() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
             raise
-        line = "out of memory: choose a narrower network, fewer distinct configurations or a smaller system."
+        line = "out of memory: choose a smaller system, fewer distinct configurations or a narrower network."
         _end(f"error: {line}", ExitCode.ERROR)
     except ValueError as error:
         line = printable(error, keep="\n")

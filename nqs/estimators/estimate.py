@@ -80,3 +80,12 @@ def with_decimals(value: float, decimals: int = 8) -> str:
 def relative_error(energy: float, exact: float) -> float:
     """(E - E_exact) / |E_exact|; nan where the exact energy is 0."""
     return (energy - exact) / abs(exact) if exact else math.nan
+
+
+def error_text(energy: float, exact: float) -> str:
+    """The relative error; the difference where the exact energy is 0.
+
+    >>> error_text(-1.5, -2.0), error_text(1e-9, 0.0)
+    ('relative error 2.5e-01', 'error +1.0e-09')
+    """
+    return f"relative error {relative_error(energy, exact):.1e}" if exact else f"error {energy - exact:+.1e}"

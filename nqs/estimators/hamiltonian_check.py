@@ -22,7 +22,7 @@ WHOLE = 2**12  # dimension up to which every row is checked
 ROWS, COLUMNS = 32, 512  # random rows, and connected configurations whose rows are checked in turn, in larger sectors
 LEAST_ROWS, ENTRIES = 4, 2**25  # of large lattices as many as have so many local states in all that they lead to
 HERMITIAN = 1e-10  # relative difference of two elements that count as conjugates
-IMPRECISE = (torch.bool, torch.float16, torch.bfloat16)
+PRECISE = (torch.float64, torch.complex128)  # of elements; diagonals are real
 IN_A_STEP, TIME_FRACTION = 4, 0.005  # samples that a step checks, and fraction of the time of a run that this may take
 
 
@@ -58,6 +58,10 @@ def _rows(hamiltonian: Hamiltonian, n: Tensor, name: str) -> Connected:
             f"{name}.diagonal must return a real number for each configuration, shape ({len(n)},); found {found}. The "
             "diagonal of a Hermitian matrix is real."
         )
+    if diagonal.dtype != torch.float64:
+        raise ValueError(
+            f"{name}.diagonal returned {diagonal.dtype}: give float64 (.double()), so that nothing is rounded or cut."
+        )
     if not diagonal.isfinite().all():
         row = int((~diagonal.isfinite()).nonzero()[0, 0])
         raise ValueError(f"{name}: <n|H|n> = {diagonal[row].item()} is not finite for n = {n[row].tolist()}.")
@@ -82,8 +86,11 @@ def _rows(hamiltonian: Hamiltonian, n: Tensor, name: str) -> Connected:
             f"{name}.connected returned {len(m)} configurations, {len(elements)} elements and {len(parents)} parents: "
             "give one of each for every matrix element."
         )
-    if elements.dtype in IMPRECISE:
-        raise ValueError(f"{name}.connected returned elements as {elements.dtype}: give float64 or complex128.")
+    if elements.dtype not in PRECISE:
+        raise ValueError(
+            f"{name}.connected returned elements as {elements.dtype}: give float64 or complex128 (torch.full takes "
+            "dtype=torch.float64), so that nothing is rounded or cut."
+        )
     if len(parents) and not (int(parents.min()) >= 0 and int(parents.max()) < len(n)):
         wrong = parents[(parents < 0) | (parents >= len(n))][0].item()
         raise ValueError(f"{name}.connected: parent {wrong} is no row of the {len(n)} configurations that were given.")

@@ -7,7 +7,7 @@ lexicographic basis of its Hilbert space; Lanczos finds the lowest states.
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,7 +168,9 @@ def ground_state(
     )
 
 
-def lowest_states(matrix: SectorMatrix, n_states: int | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
+def lowest_states(
+    matrix: SectorMatrix, n_states: int | None = None, known: Sequence[np.ndarray] = ()
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """Lowest energies in order, and their states in the order in which they were found.
 
     Without `n_states` these are the states of the lowest level, up to MAX_COUNTED of them, and the energy of the level
@@ -181,9 +183,12 @@ def lowest_states(matrix: SectorMatrix, n_states: int | None = None) -> tuple[np
     next run starts from another random vector, until there are enough or the next energy is higher. (A start vector
     that is related to the first one by a symmetry, such as the reversed one, could have the same component in the
     level.)
+
+    Args:
+        known: orthonormal vectors; the states are then those of P H P, P = 1 - sum_k |k><k|, besides the vectors.
     """
     apply: Callable[[Any], Any] = matrix.apply
-    dtype = torch.float64 if matrix.is_real else torch.complex128
+    dtype = torch.float64 if matrix.is_real and not any(map(np.iscomplexobj, known)) else torch.complex128
     on_cpu = matrix.device.type == "cpu"
     if on_cpu:
         csr = matrix.to_scipy()
@@ -193,20 +198,32 @@ def lowest_states(matrix: SectorMatrix, n_states: int | None = None) -> tuple[np
     unit = 2.0 ** math.frexp(width)[1]  # a power of two rounds nothing
     constant = ROUNDING * abs(origin) / unit
     tolerance, equal = TOLERANCE + constant, DEGENERATE + constant
+    above: list[Any] = [k if on_cpu else torch.from_numpy(k).to(matrix.device, dtype) for k in known]
     states: list[Any] = []  # arrays on a CPU, tensors on a GPU
     energies: list[float] = []
 
     def deflated(x: Any) -> Any:
-        y = apply(x)
-        y -= origin * x
+        inside, coefficients = x, [dot(k, x) for k in above]
+        for k, coefficient in zip(above, coefficients, strict=True):
+            inside = inside - coefficient * k
+        y = apply(inside)
+        y -= origin * inside
         y /= unit
+        for k, coefficient in zip(above, coefficients, strict=True):
+            y += (2 * coefficient - dot(k, y)) * k
         for state in states:
             y += (2 * dot(state, x)) * state
         return y
 
-    while len(states) < min(n_states or MAX_COUNTED, len(matrix)):
+    while len(states) < min(n_states or MAX_COUNTED, len(matrix) - len(known)):
         start: Any = random.standard_normal(len(matrix))
-        start = start.astype(csr.dtype) if on_cpu else torch.from_numpy(start).to(matrix.device, dtype)
+        start = (
+            start.astype(np.float64 if dtype == torch.float64 else np.complex128)
+            if on_cpu
+            else torch.from_numpy(start).to(matrix.device, dtype)
+        )
+        for k in above:
+            start = start - dot(k, start) * k
         energy, state = lanczos(deflated, start, tolerance, vector=not states or n_states is not None)
         energies.append(energy)
         if n_states is None and energy > energies[0] + equal:

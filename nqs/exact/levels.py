@@ -13,6 +13,7 @@ from nqs.protocols import Hamiltonian
 from nqs.runtime.memory import require_memory
 from nqs.symmetry.group import Symmetry
 
+INDEPENDENT = 0.05  # least singular value of unit vectors: of two with <a|b> = 0.9975 it is 0.05
 VECTOR_COPIES = 4  # of all states: found, as columns, orthonormal, rotated
 
 
@@ -63,6 +64,7 @@ def lowest(
     max_dimension: int = MAX_DIMENSION,
     *,
     symmetry: Symmetry | None = None,
+    orthogonal_to: np.ndarray | None = None,
     device: torch.device | str = "cpu",
 ) -> ExactLevels:
     """The lowest eigenstates of a Hamiltonian in its sector.
@@ -74,9 +76,12 @@ def lowest(
     Args:
         n_states: k.
         max_dimension, symmetry, device: as in `ground_state`.
+        orthogonal_to: K linearly independent vectors in lexicographic order, (K, dimension), eigenstates or not: the
+            levels are those of H in their orthogonal complement, P H P with the projector P on it.
 
     Raises:
-        ValueError: as `ground_state`; fewer than one state, or more than the dimension.
+        ValueError: as `ground_state`; fewer than one state, or more than the dimension (of the complement); vectors
+            that are not independent, or of a symmetry sector.
 
     >>> from nqs.hamiltonians import Heisenberg
     >>> from nqs.lattice import chain
@@ -85,8 +90,12 @@ def lowest(
     """
     begin = time.perf_counter()
     matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)
-    if not 1 <= n_states <= len(matrix):
-        raise ValueError(f"n_states={n_states}: the sector has {len(matrix):,} states; ask for 1 to that many.")
+    known = _orthonormal(orthogonal_to, len(matrix), symmetry)
+    if not 1 <= n_states <= len(matrix) - len(known):
+        besides = f" besides the {len(known)} given ones" if len(known) else ""
+        raise ValueError(
+            f"n_states={n_states}: the sector has {len(matrix) - len(known):,} states{besides}; ask for 1 to that many."
+        )
     require_memory(
         VECTOR_COPIES * n_states * len(matrix) * (8 if matrix.is_real else 16),
         f"the search for {n_states} states of dimension {len(matrix):,}",
@@ -94,10 +103,16 @@ def lowest(
     )
     H = matrix.to_scipy()
     if len(matrix) <= DENSE_DIMENSION:
-        energies, vectors = np.linalg.eigh(H.toarray())
+        dense = H.toarray()
+        if len(known):
+            complement = np.linalg.qr(known.T, mode="complete")[0][:, len(known) :]
+            energies, vectors = np.linalg.eigh(complement.conj().T @ dense @ complement)
+            vectors = complement @ vectors
+        else:
+            energies, vectors = np.linalg.eigh(dense)
         energies, vectors, method = energies[:n_states], vectors[:, :n_states], "dense"
     else:
-        basis = np.linalg.qr(np.stack(lowest_states(matrix, n_states)[1], axis=1))[0]
+        basis = np.linalg.qr(np.stack(lowest_states(matrix, n_states, list(known))[1], axis=1))[0]
         origin = matrix.lowest_diagonal  # a large constant in H would round the small matrix
         energies, rotation = np.linalg.eigh(basis.conj().T @ (H @ basis - origin * basis))
         energies, vectors, method = energies + origin, basis @ rotation, "Lanczos"
@@ -110,3 +125,20 @@ def lowest(
         seconds=time.perf_counter() - begin,
         symmetry=symmetry,
     )
+
+
+def _orthonormal(vectors: np.ndarray | None, dimension: int, symmetry: Symmetry | None) -> np.ndarray:
+    """An orthonormal basis of the vectors' span, (K, dimension)."""
+    if vectors is None or not len(vectors):
+        return np.zeros((0, dimension))
+    if symmetry is not None:
+        raise ValueError("orthogonal_to holds vectors of the whole sector: leave the symmetry out.")
+    if vectors.shape[1:] != (dimension,):
+        raise ValueError(
+            f"orthogonal_to has shape {vectors.shape}: give vectors of the {dimension:,} configurations, one a row."
+        )
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not np.linalg.svd(vectors / norms, compute_uv=False).min() > INDEPENDENT:
+        raise ValueError(f"the {len(vectors)} vectors of orthogonal_to are not linearly independent: leave some out.")
+    basis: np.ndarray = np.linalg.qr(vectors.T)[0].T
+    return np.ascontiguousarray(basis)

@@ -18,6 +18,10 @@ import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
+from nqs.runtime.memory import require_memory
+
+INTEGER_BYTES = 40  # of a Python integer and its place in a table, besides its digits
+
 
 def count_text(number: int) -> str:
     """12,345 or, of more than twelve digits, 1.234e+480: floating-point numbers end at 1e+308."""
@@ -86,7 +90,19 @@ class Completions:
 
     @cached_property
     def _counts(self) -> np.ndarray:
-        """(L + 1, R + 1) Python integers: configurations of sites s .. L-1 that carry exactly the remainder."""
+        """(L + 1, R + 1) Python integers: configurations of sites s .. L-1 that carry exactly the remainder.
+
+        Raises:
+            ValueError: they do not fit into memory.
+        """
+        entries = (self.walk.n_sites + 1) * (self.walk.number + 1)
+        L, R, d = self.walk.n_sites, self.walk.number, max(2, self.walk.advance.shape[-1])
+        digits = min(L * math.log2(d), R * math.log2(L * d)) / 8  # bytes of the largest count, about
+        require_memory(
+            entries * (INTEGER_BYTES + digits / 2),
+            f"counting the configurations of {L:,} sites with {R:,} remainders",
+            "take fewer sites",
+        )
         counts = np.zeros((self.walk.n_sites + 1, self.walk.number + 1), dtype=object)
         counts[-1, 0] = 1
         for site in reversed(range(self.walk.n_sites)):

@@ -102,6 +102,13 @@ def spins(n_sites: int, total_sz: float | None = None, spin: float | Sequence[fl
     rows = [tuple(2 * k - twice for k in range(twice + 1)) for twice in lengths]
     values, names = _shared(rows), _shared([tuple(str(Fraction(v, 2)) for v in row) for row in rows])
     target = None if total_sz is None else _doubled("total_sz", total_sz)
+    most = sum(lengths)
+    if target is not None and (abs(target) > most or (target - most) % 2):
+        kinds = " or ".join(sorted({str(Fraction(twice, 2)) for twice in lengths}))
+        raise ValueError(
+            f"total_sz={Fraction(target, 2)} is impossible for {n_sites} spins of length {kinds}: it can be "
+            f"{Fraction(-most, 2)} to {Fraction(most, 2)} in steps of 1."
+        )
     species = Species("spins", "spin", _shared([(1,) * len(row) for row in rows]), values)
     return HilbertSpace(n_sites, names, (Charge("2 Sz", values, target),), (species,))
 

@@ -36,6 +36,7 @@ class Frontier:
     sites_differ = True
 
     def __init__(self, remainders: Remainders, exclusions: Sequence[Exclusion]) -> None:
+        self._remainders, self._exclusions = remainders, exclusions
         self.charges, self.local_dims = remainders.charges, remainders.local_dims
         self.n_sites, self.local_dim = remainders.n_sites, remainders.local_dim
         self._relations = excluded_pairs(exclusions, self.local_dim)
@@ -124,23 +125,22 @@ class Frontier:
 
     def before(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
         """State before every site of the configurations n; the sink once a prefix is excluded."""
-        return self._states(n)[:, :-1]
+        if n.device not in self._on_device:
+            self._on_device[n.device] = torch.from_numpy(self.advance).to(n.device).flatten(1)  # (L, (R + 1) d)
+        states = [torch.zeros(len(n), dtype=torch.int64, device=n.device)]
+        for table, token in zip(self._on_device[n.device][:-1], n.T.contiguous(), strict=False):
+            states.append(table[states[-1] * self.local_dim + token])
+        return torch.stack(states, dim=1)
 
     def contains(self, n: UInt8[Tensor, "B L"]) -> Bool[Tensor, " B"]:
-        """Which of the configurations lie in the sector."""
-        inside = (n < self.local_dim).all(1)
-        return inside & (self._states(n.clamp(max=self.local_dim - 1))[:, -1] == 0)
-
-    def _states(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L1"]:
-        """State before every site and after the last."""
-        if n.device not in self._on_device:
-            self._on_device[n.device] = torch.from_numpy(self.advance).to(n.device)
-        state = torch.zeros(len(n), dtype=torch.int64, device=n.device)
-        states = [state]
-        for table, token in zip(self._on_device[n.device], n.T.long(), strict=True):
-            state = table[state, token]
-            states.append(state)
-        return torch.stack(states, dim=1)
+        """Which of the configurations lie in the sector: all pairs of sites at once, not site by site."""
+        inside = self._remainders.contains(n)
+        for exclusion in self._exclusions:
+            i, j = torch.tensor(exclusion.pairs, dtype=torch.int64, device=n.device).view(-1, 2).T
+            first, second = n[:, i], n[:, j]  # (B, pairs)
+            for a, b in exclusion.states:
+                inside &= ~((first == a) & (second == b)).any(1)
+        return inside
 
 
 def _distinct(rows: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -36,7 +36,9 @@ from nqs.lattice.checks import (
     nested_tuples,
     positive_integer,
 )
+from nqs.runtime.memory import require_memory
 
+TABLE_COPIES = 4  # of a table of all pairs of sites, while it is made
 TOLERANCE = 1e-6  # relative, of squared lengths and fractional coordinates; real shells lie further apart
 
 
@@ -160,7 +162,11 @@ class Lattice:
         return self.winding(order).double() @ theta.cpu()
 
     def distances(self) -> Float64[Tensor, "L L"]:
-        """Distance of each pair, nearest image; for lattices made from edges, edges apart (inf: no path)."""
+        """Distance of each pair, nearest image; for lattices made from edges, edges apart (inf: no path).
+
+        ValueError if the table does not fit into memory.
+        """
+        self._require_table("the distances of all pairs", self.n_sites)
         if self.edges is not None:
             return torch.tensor(self._graph_distances)
         return torch.from_numpy(self._shells.lengths[self._shells.table[self.displacements().numpy()]])
@@ -169,8 +175,9 @@ class Lattice:
         """Number of the displacement from site i to site j: equal where i' and j' are i and j moved by whole cells.
 
         Across boundaries that are not open displacements are those of the nearest image. Of lattices made from edges
-        every pair has its own.
+        every pair has its own. ValueError if the table does not fit into memory.
         """
+        self._require_table("the displacements of all pairs", self.n_sites)
         if self.edges is not None:
             return torch.arange(self.n_sites**2).view(self.n_sites, self.n_sites)
         cell, site = np.divmod(np.arange(self.n_sites), len(self.basis))
@@ -225,8 +232,15 @@ class Lattice:
         self._require_geometry("translations")
         shifts = self._shifts("periodic")  # (G, D)
         shifts = shifts[(shifts % np.gcd(stride, self.shape) == 0).all(1)]
+        self._require_table(f"a table of {len(shifts):,} translations", len(shifts))
         cells = self._site(self._cells + shifts[:, None])  # (G, cells), the first site of each image cell
         return torch.from_numpy((cells[:, :, None] + np.arange(len(self.basis))).reshape(len(shifts), -1))
+
+    def _require_table(self, what: str, rows: int) -> None:
+        """Refuse a table of so many rows of L integers that does not fit into memory."""
+        require_memory(
+            8 * TABLE_COPIES * rows * self.n_sites, f"{what} of {self.n_sites:,} sites", "take a smaller lattice"
+        )
 
     def point_group(self) -> Int64[Tensor, "G L"]:
         """Rotations and reflections about one fixed point, as distinct permutations in lexicographic order.

@@ -32,6 +32,7 @@ from nqs.optimisation.solve import in_sample_space, solve, transposed_norm
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
 from nqs.optimisation.targets import SMALLEST, bounded, energy_limit, gain_ratio, log_of_one_plus, residual
 from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
+from nqs.runtime.options import check_fields
 from nqs.samples import LocalEnergies, Samples
 
 # After a rejected step the shift is multiplied by BACKOFF, a factor that decays by RECOVERY per step: both milder than
@@ -65,6 +66,7 @@ class ExactSteps:
     memory: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         memory = () if self.memory is None else ("memory",)
         check_positive(self, "time", "diagonal_shift", "final_diagonal_shift", "max_step", *memory)
         if self.precision not in get_args(Precision):

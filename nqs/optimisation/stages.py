@@ -8,6 +8,7 @@ from typing import Any
 
 from nqs.optimisation.exact_steps import ExactSteps
 from nqs.protocols import OptimiserConfig, SamplerConfig
+from nqs.runtime.options import check_fields
 from nqs.runtime.seeds import checked_seed
 
 UNKNOWN = sys.maxsize  # number of steps of a run that is sized by its time
@@ -33,6 +34,7 @@ class RunConfig:
     annealing: float = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps={self.steps}: at least one step must be made.")
         if self.minutes is not None and not (self.minutes > 0 and math.isfinite(self.minutes)):
@@ -64,6 +66,7 @@ class WarmUp:
     optimiser: OptimiserConfig
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.share < 1:
             raise ValueError(f"share={self.share}: give the fraction of the steps, above 0 and below 1.")
 
@@ -90,6 +93,7 @@ class Evaluation:
     error: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.batches < 1:
             raise ValueError(f"batches={self.batches}: give at least 1.")
         if not self.error > 0:

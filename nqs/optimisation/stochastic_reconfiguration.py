@@ -49,6 +49,7 @@ from nqs.optimisation.schedules import cosine, geometric
 from nqs.optimisation.solve import Space, in_sample_space, solve, transposed_norm
 from nqs.optimisation.targets import bounded, energy_limit, log_of_one_plus, residual
 from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
+from nqs.runtime.options import check_fields
 from nqs.samples import LocalEnergies, Samples
 
 # After a rejected step the shift is multiplied by BACKOFF, a factor that decays by RECOVERY per step.
@@ -89,6 +90,7 @@ class StochasticReconfiguration:
     memory: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         positive = ("learning_rate", "final_learning_rate", "diagonal_shift", "final_diagonal_shift", "max_step")
         check_positive(self, *positive, *(() if self.memory is None else ("memory",)))
         if not 0 <= self.momentum < 1:

@@ -16,6 +16,7 @@ from nqs.models import DeterminantConfig, MarshallSign, SlaterDeterminant, Trans
 from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, marshall_exact, marshall_sublattice
 from nqs.recipes.samplers import DISTINCT, EXHAUSTIVE_ROWS, MANY
 from nqs.recipes.steps import EXACT_STEPS, STEPS, seconds
+from nqs.runtime.options import check_fields
 
 # Width of the network: more parameters than orbits keep the steps of exact sums linear to the end (32 has 18,000 of
 # them, 440 orbits of eight bosons end at 3.4e-13). Wider where exact sums have more rows than WIDE_ROWS, and for
@@ -66,6 +67,7 @@ class NetworkOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.network not in (None, "transformer", "determinant"):
             raise ValueError(f"network={self.network!r}: choose 'transformer' or 'determinant'.")
         given = self.given

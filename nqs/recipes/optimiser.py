@@ -9,6 +9,7 @@ from nqs.optimisation.exact_steps import ExactSteps
 from nqs.optimisation.kernel import Precision
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
 from nqs.protocols import OptimiserConfig
+from nqs.runtime.options import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class OptimiserOptions:
     memory: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         StochasticReconfiguration(**self.given)  # refuses impossible values
 
     @property

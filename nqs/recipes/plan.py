@@ -37,6 +37,7 @@ from nqs.recipes.steps import MINUTES, seconds_of_step, steps_within
 from nqs.recipes.threads import threads as threads_of
 from nqs.runtime.device import checked_device, default_device
 from nqs.runtime.memory import require_memory
+from nqs.runtime.options import check_options
 from nqs.runtime.threads import checked_threads
 from nqs.samplers import MetropolisSampler, TreeSampler
 
@@ -195,6 +196,12 @@ def plan(
       evaluation  every configuration
       time        about 12 s for the steps, by an estimate
     """
+    check_options(
+        hamiltonian=hamiltonian, model=model, reference=reference, symmetry=symmetry, distinct=distinct,
+        optimiser=optimiser, steps=steps, minutes=minutes, total_minutes=total_minutes, seed=seed,
+        temperature=temperature, annealing=annealing, initial=initial, pretrain=pretrain, device=device,
+        threads=threads,
+    )  # fmt: skip
     if pretrain not in PRETRAIN:
         raise ValueError(f"pretrain={pretrain!r}: choose among {', '.join(map(repr, PRETRAIN))}.")
     RunConfig(steps=steps, seed=seed, temperature=temperature, annealing=annealing)  # refuses impossible values

@@ -50,6 +50,11 @@ def is_exhaustive(sampler: SamplerConfig) -> bool:
     return isinstance(sampler, ExhaustiveSampler)
 
 
+def distinct_of(sampler: SamplerConfig) -> int | None:
+    """Number of distinct configurations that a sampler is asked for; None for one that is not."""
+    return getattr(sampler, "n_distinct", None)
+
+
 def evaluations(wavefunction: Wavefunction) -> int:
     """Number of network evaluations of a sum over the whole sector."""
     return wavefunction.sampled.hilbert.dimension

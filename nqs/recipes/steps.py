@@ -7,7 +7,7 @@ hold one number for a CPU (two cores) and one for a GPU (an H200).
 import torch
 
 from nqs.protocols import SamplerConfig, Wavefunction
-from nqs.recipes.samplers import DISTINCT, SHARED_PREFIXES, evaluations, is_exhaustive, is_large
+from nqs.recipes.samplers import DISTINCT, SHARED_PREFIXES, distinct_of, evaluations, is_exhaustive, is_large
 
 STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT in nqs.recipes.samplers)
 # Large systems (nqs.recipes.samplers.is_large): time for a run, in minutes, of which the evaluation has a fraction; and
@@ -67,7 +67,7 @@ def seconds(terms: int, rows: int, parameters: int, n_sites: int, device: torch.
 def seconds_of_step(wavefunction: Wavefunction, sampler: SamplerConfig, device: torch.device | str) -> float:
     """Estimate for one step with a sampler."""
     exact = is_exhaustive(sampler)
-    terms = evaluations(wavefunction) if exact else getattr(sampler, "n_distinct", None) or DISTINCT["cpu"]
+    terms = evaluations(wavefunction) if exact else distinct_of(sampler) or DISTINCT["cpu"]
     rows = (2 if wavefunction.has_phase else 1) * terms
     if wavefunction.n_images > 1 and not exact:
         terms *= AVERAGED_COST[torch.device(device).type] * wavefunction.n_images

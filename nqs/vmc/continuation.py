@@ -12,6 +12,7 @@ from nqs.estimators.estimate import EnergyEstimate
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.optimisation.stages import UNKNOWN, RunConfig
 from nqs.runtime.interruption import Interruption, TimeLimit
+from nqs.runtime.options import check_options
 from nqs.runtime.progress import Watcher
 from nqs.runtime.text import printable
 from nqs.vmc.evaluation import evaluate_best
@@ -47,6 +48,7 @@ def resume(
         ArchiveError: no readable archive, or no run in it.
         ValueError: the run was built from classes that nqs does not know; pass them in `types`.
     """
+    check_options(exact=exact, types=types, progress=progress, minutes=minutes, flush=flush, watch=watch)
     file = Archive.open(archive)
     if "initial" in file.config and not file.has_checkpoint:
         raise ArchiveError(f"{archive} was stopped before its initial parameters were kept: repeat the command.")
@@ -88,6 +90,7 @@ def evaluate(
         ArchiveError: no readable archive, or no state in it.
         ValueError: an error that is not positive, or classes that nqs does not know; pass them in `types`.
     """
+    check_options(error=error, minutes=minutes, types=types, seed=seed, progress=progress)
     if error is not None and not error > 0:
         raise ValueError(f"error={error}: give a positive error bar.")
     limit = TimeLimit(minutes)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,25 +16,26 @@ from nqs.chains import autocorrelation_time, drifts
 from nqs.estimators.diagnostics import diagnostics
 from nqs.estimators.energy import energy_with_unseen, estimate_energy, v_score
 from nqs.estimators.estimate import EnergyEstimate, with_error
-from nqs.estimators.local_energy import local_energies
+from nqs.estimators.local_energy import Energy, local_energies
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.hilbert import HilbertSpace
 from nqs.observables import measure as measurements
 from nqs.optimisation.known_states import Known, overlaps
 from nqs.optimisation.stages import UNKNOWN, Evaluation, WarmUp
-from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction
+from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected
 from nqs.recipes.steps import EVALUATION_FRACTION, evaluation_seconds
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Progress
 from nqs.samplers import TreeSampler
 from nqs.samples import LocalEnergies, Samples, distinct
+from nqs.vmc.affordable import OF_BATCH, affordable
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
 from nqs.vmc.record import keep_overlaps
 
 MARGIN = 1.3  # on the time of the next batch
 OBSERVABLES = 0.25  # fraction of the time of the evaluation that is kept for observables
+LEAST_SECONDS = 4.0  # for observables, whatever time is left
 MAX_COUNT = 2**62  # samples of all batches: counts are 64-bit integers
-CONNECTED = 2**12  # connected configurations of observables that are allowed whatever time is left
 
 
 class Parts(Protocol):
@@ -206,8 +208,11 @@ def evaluate_best(
     record.save()  # save all steps before a long evaluation
     before, config = generator.get_state(), vmc.evaluation
 
+    energies = Energy(vmc.hamiltonian)
+    sampler = affordable(config.sampler, vmc.wavefunction, energies, limit, generator.device, OF_BATCH)
+
     def evaluator() -> Evaluator:
-        return Evaluator(vmc.hamiltonian, vmc.wavefunction, config.sampler, energy_infinity)
+        return Evaluator(vmc.hamiltonian, vmc.wavefunction, sampler, energy_infinity)
 
     found = evaluator()
     try:
@@ -254,7 +259,15 @@ def evaluate_best(
         keep_overlaps(record, overlaps(vmc.known, vmc.wavefunction, samples))
     record.save()
     if record.keeps_observables:
-        _measure(vmc, generator, record, samples, None if limit.left == math.inf else found.rate * limit.left, exact)
+        _measure(
+            vmc,
+            generator,
+            record,
+            samples,
+            None if limit.left == math.inf else found.rate * max(limit.left, LEAST_SECONDS),
+            exact,
+            progress,
+        )
         record.save()
 
 
@@ -265,13 +278,19 @@ def _measure(
     samples: Samples,
     fits: float | None,
     exact: ExactGroundState | None,
+    progress: bool,
 ) -> None:
     """Observables; their failure costs nothing else.
 
     Args:
         fits: number of network evaluations that the remaining time allows; None: no limit.
     """
-    connected = None if fits is None else max(CONNECTED, int(fits / 2))
+    connected = None if fits is None else int(fits / 2)
+    if connected is not None and connected < max_connected(vmc.hamiltonian):
+        record.write_state_names(vmc.hamiltonian.hilbert.state_names)
+        if progress:
+            print("no time is left for the observables: nqs evaluate measures them", file=sys.stderr)
+        return
     try:
         samples, few, sites = measurements.samples_for(
             samples, vmc.wavefunction, generator, TreeSampler, connected=connected

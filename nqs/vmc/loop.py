@@ -19,11 +19,14 @@ from nqs.optimisation.known_states import penalised
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, WarmUp, stages
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, unit_of
 from nqs.recipes.optimiser import OptimiserOptions
+from nqs.recipes.samplers import distinct_of
 from nqs.recipes.stages import method
 from nqs.recipes.steps import EVALUATION_FRACTION
 from nqs.runtime.interruption import Interruption, TimeLimit
+from nqs.runtime.options import check_options
 from nqs.runtime.progress import Progress, Watcher
 from nqs.symmetry.of_hamiltonian import refuse_lower_symmetry
+from nqs.vmc.affordable import OF_STEP, affordable
 from nqs.vmc.evaluation import evaluate_best, reserve
 from nqs.vmc.guard import Guard, NonFiniteError
 from nqs.vmc.orthogonal import State, built_for, known_states
@@ -72,6 +75,10 @@ class VMC:
         penalty: float | None = None,
         unit: str | None = None,
     ) -> None:
+        check_options(
+            hamiltonian=hamiltonian, wavefunction=wavefunction, sampler=sampler, optimiser=optimiser,
+            evaluation=evaluation, warm_up=warm_up, penalty=penalty, unit=unit,
+        )  # fmt: skip
         if wavefunction.hilbert != hamiltonian.hilbert:
             raise ValueError(
                 f"the wavefunction lives on {wavefunction.hilbert}, the Hamiltonian on {hamiltonian.hilbert}: "
@@ -163,6 +170,16 @@ class VMC:
                 the archive.
             Interrupted: SIGINT or SIGTERM; it is a KeyboardInterrupt.
         """
+        check_options(
+            steps=steps, archive=archive, exact=exact, progress=progress, minutes=minutes, flush=flush, watch=watch,
+            until=until, initial=initial,
+        )  # fmt: skip
+        unknown = set(options) - {"seed", "temperature", "annealing", "total_minutes"}
+        if unknown:
+            raise TypeError(
+                f"run() has no option {', '.join(sorted(unknown))}: besides its own there are seed, temperature, "
+                "annealing and total_minutes."
+            )
         time_of_run = options.pop("total_minutes", None)
         if steps is None and time_of_run is None:
             steps = self.default_steps
@@ -211,6 +228,8 @@ class VMC:
             scale = record.config.get("energy_scale", 1.0)  # archives without it have absolute rates
             running = self._started(stage, scale)
             restore(record, self.wavefunction, running, guard, pace, generator)
+            if not pace.ends(record.step):
+                self._fit_into(limit, running, stage, record.history, progress)
             note = None if pace.ends(record.step) else keep_session(record, self.wavefunction, self.device)
             if note is not None and progress:
                 print(note, file=sys.stderr)
@@ -273,6 +292,23 @@ class VMC:
                 archive=None if archive is None else Path(archive),
                 steps_left=0 if pace.total is None else pace.total - record.step,
             )
+
+    def _fit_into(
+        self, limit: TimeLimit, running: RunningStage, stage: Stage, history: Mapping[str, Any], progress: bool
+    ) -> None:
+        """Draw fewer distinct configurations where a single step would take longer than the time that is left."""
+        known = None
+        if len(history.get("seconds", ())):
+            known = float(history["seconds"][-1]), float(history["distinct"][-1])
+        chosen = affordable(stage.sampler, self.of_steps, running.objective, limit, self.device, OF_STEP, known)
+        if chosen != stage.sampler:
+            running.sampler = chosen.build(self.of_steps)
+            if progress:
+                print(
+                    f"{distinct_of(chosen)} instead of {distinct_of(stage.sampler)} distinct configurations in each "
+                    f"step: {limit.left:.0f} s are left",
+                    file=sys.stderr,
+                )
 
     def _started(self, stage: Stage, scale: float) -> RunningStage:
         objective = penalised(stage.optimiser.objective(self.hamiltonian, scale), self.known)

@@ -10,6 +10,7 @@ from torch import Tensor
 from nqs.optimisation.stages import RunConfig, Stage
 
 MEASURED = 20  # steps before the first plan; their rates are those of the start
+FEW = 3  # steps after which long ones are planned for
 LATEST = 20  # steps whose mean time is that of the steps to come
 MOST = 2**50  # steps: checkpoints hold their number as float64
 AGAIN = 1.25  # the plan is corrected whenever the number of steps has grown by this factor
@@ -31,6 +32,7 @@ class Pace:
         self._from_step, self._from_progress = 0, 0.0
         self._next = MEASURED
         self._seconds: deque[float] = deque(maxlen=LATEST)
+        self._measured = 0  # steps of this process
 
     def progress(self, step: int) -> float:
         """Before a step, counted from 0."""
@@ -59,14 +61,17 @@ class Pace:
             seconds: that the last one took, with its part of the archive.
             left: seconds for all steps to come.
         """
+        if self._measured == 1:  # the first step of a process compiles, and thermalises Markov chains
+            self._seconds.clear()
         self._seconds.append(seconds)
+        self._measured += 1
         each = sum(self._seconds) / len(self._seconds)
-        few = self.total is None and done + left / each < 2 * MEASURED  # steps are long: plan at once
-        if not self.timed or (done < self._next and not few):
+        long = self.total is None and done + left / each < 2 * MEASURED and (self._measured >= FEW or left < each)
+        if not self.timed or (done < self._next and not long):
             return
         self._from_step, self._from_progress = done, self.progress(done)
         self.total = done + math.floor(min(max(0.0, left / each), MOST))
-        self._next = max(MEASURED, math.ceil(AGAIN * done))
+        self._next = max(min(MEASURED, 2 * done), math.ceil(AGAIN * done))
 
     # --- checkpoints ------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from nqs.archive.memory import MemoryArchive
 from nqs.archive.record import Checkpoint
 from nqs.archive.serialise import differences, to_plain
 from nqs.archive.upgrade import upgraded
-from nqs.estimators.estimate import EnergyEstimate, relative_error, with_error
+from nqs.estimators.estimate import EnergyEstimate, error_text, with_error
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables.expectation import Expectation
 from nqs.protocols import Wavefunction
@@ -211,5 +211,5 @@ def status(estimate: EnergyEstimate, exact: float | None) -> str:
         f"{estimate.n_distinct:,} distinct",
     ]
     if exact is not None:
-        parts.append(f"rel. error {relative_error(estimate.energy, exact):.1e}")
+        parts.append(error_text(estimate.energy, exact).replace("relative", "rel."))
     return ", ".join(parts)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nqs.estimators.estimate import EnergyEstimate, relative_error, with_decimals, with_error
+from nqs.estimators.estimate import EnergyEstimate, error_text, relative_error, with_decimals, with_error
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.runtime.notebook import html_table
+
+LARGE_OVERLAP = 0.1  # with a known state, at which a run has not become orthogonal to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class Result:
         ]
         if self.overlaps:
             lines.append(f"overlap with known states {self._overlaps}")
+            if self.not_orthogonal:
+                lines.append(self.not_orthogonal)
         if e.remark:
             lines.append(e.remark)
         if self.exact is not None:
@@ -63,7 +67,7 @@ class Result:
 
     def __repr__(self) -> str:
         e = self.estimate
-        exact = "" if self.exact is None else f", relative error {self.relative_error:.1e}"
+        exact = "" if self.exact is None else f", {error_text(e.energy, self.exact)}"
         left = f", {self.steps_left:,} steps left" if self.steps_left else ""
         energy = f"E = {with_error(e.energy, e.error)} {self.unit}"
         return f"<Result {energy}, variance {e.variance:.1e}, {e.n_distinct:,} distinct configurations{exact}{left}>"
@@ -80,6 +84,8 @@ class Result:
         ]
         if self.overlaps:
             rows.append(("overlap with known states", self._overlaps))
+            if self.not_orthogonal:
+                rows.append(("known states", self.not_orthogonal))
         if e.remark:
             rows.append(("error", e.remark))
         if self.exact is not None:
@@ -91,6 +97,15 @@ class Result:
         return html_table(f"E = {with_error(e.energy, e.error)} {self.unit}", rows)
 
     @property
+    def not_orthogonal(self) -> str:
+        """One line if an overlap with a known state is large beyond its error; "" elsewhere."""
+        large = [k for k, (value, error) in enumerate(self.overlaps, start=1) if value - 3 * error > LARGE_OVERLAP]
+        if not large:
+            return ""
+        which = ", ".join(map(str, large))
+        return f"not orthogonal to known state {which}: more steps, or a larger penalty, are needed"
+
+    @property
     def _overlaps(self) -> str:
         shown = [f"{value:.1e}" + (f" ± {error:.1e}" if error else "") for value, error in self.overlaps]
         return ", ".join(shown)
@@ -100,5 +115,7 @@ class Result:
         energy = exact.energy if isinstance(exact, ExactGroundState) else exact
         difference = self.estimate.energy - energy
         bars = f" = {difference / self.estimate.error:+.1f} error bars" if self.estimate.error > 0 else ""
+        if not energy:
+            return f"exact {with_decimals(energy)} {self.unit}: error {difference:+.2e}{bars}"
         relative = relative_error(self.estimate.energy, energy)
         return f"exact {with_decimals(energy)} {self.unit}: relative error {relative:.1e} ({difference:+.2e}{bars})"

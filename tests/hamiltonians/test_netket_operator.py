@@ -424,7 +424,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         r"acts on Spin\(s=1, N=4.*does not fit the sector: 4 sites x 2 local states",
     ),
-    "impossible filling": (lambda: wrap(operator("Ising chain"), spins(6, 7)), ValueError, r"2 Sz = 14 is impossible"),
+    "impossible filling": (lambda: wrap(operator("Ising chain"), spins(6, 7)), ValueError, r"total_sz=7 is impossible"),
     "no cutoff": (
         lambda: wrap(nk.operator.BoseHubbard(nk.hilbert.Fock(None, 3), nk.graph.Chain(3), U=1.0)),
         ValueError,

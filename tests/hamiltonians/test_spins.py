@@ -358,9 +358,13 @@ def test_equal_by_content_and_frozen() -> None:
             ValueError,
             r"equally short paths.*sites 0 and 2 \(order 2\)",
         ),
-        (lambda: Heisenberg(chain(4), 0.5), ValueError, r"2 Sz = 1 is impossible on 4 sites.*-4, -2, 0, 2, 4"),
-        (lambda: Heisenberg(chain(4), 3), ValueError, r"2 Sz = 6 is impossible on 4 sites"),
-        (lambda: Heisenberg(chain(5), 0), ValueError, r"2 Sz = 0 is impossible on 5 sites"),
+        (
+            lambda: Heisenberg(chain(4), 0.5),
+            ValueError,
+            r"total_sz=1/2 is impossible for 4 spins.*-2 to 2 in steps",
+        ),
+        (lambda: Heisenberg(chain(4), 3), ValueError, r"total_sz=3 is impossible for 4 spins"),
+        (lambda: Heisenberg(chain(5), 0), ValueError, r"total_sz=0 is impossible for 5 spins"),
         (lambda: Heisenberg(chain(4), 0.3), ValueError, r"total_sz=0.3.*multiple of 1/2"),
         (lambda: Heisenberg(chain(4), spin=0.7), ValueError, r"spin=0.7.*multiple of 1/2"),
         (lambda: Heisenberg(chain(4), spin=0), ValueError, r"spin=0.*1/2, 1, 3/2"),
@@ -446,7 +450,7 @@ def test_scripts_run_with_what_is_known_of_the_signs(
 @pytest.mark.parametrize(
     ("name", "options", "text"),
     [
-        ("heisenberg", {"shape": (5,)}, r"2 Sz = 0 is impossible on 5 sites"),
+        ("heisenberg", {"shape": (5,)}, r"total_sz=0 is impossible for 5 spins"),
         (
             "heisenberg",
             {"shape": (4,), "J": (1.0, 0.5), "options": {"model": NetworkOptions(phase="zero")}},

@@ -147,3 +147,22 @@ def test_orbitals_of_another_sector_are_refused() -> None:
     orbitals = hartree_fock(HUBBARD).determinant
     with pytest.raises(ValueError, match=r"\(6, 2\) and \(6, 3\) numbers .* but the sector has 6 sites and 3 and 2"):
         DeterminantConfig(orbitals=orbitals).build(spinful_fermions(6, 3, 2))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (5,)])
+def test_markov_chains_start_from_the_mean_field(shape: tuple[int, ...]) -> None:
+    """Chi-square of 20,000 draws against |<n|determinant>|^2."""
+    lattice = chain(*shape) if len(shape) == 1 else square(*shape, boundary="open")
+    h = FermiHubbard(lattice, 2, 1, U=4.0, potential=[0.3 * site for site in range(lattice.n_sites)])
+    model = DeterminantConfig(orbitals=hartree_fock(h).determinant, width=4).build(h.hilbert)
+    n = model.initial_configurations(20_000, torch.Generator().manual_seed(0))
+    assert h.hilbert.contains(n).all()
+    sector = h.hilbert.configurations()
+    p = model.config.orbitals.amplitude(sector).abs().square()
+    p = 0.999 * p / p.sum()  # conditionals are mixed with the uniform distribution, 1e-3 at every site
+    observed = torch.bincount(h.hilbert.rank(n), minlength=len(sector)).double()
+    likely = p * len(n) >= 20
+    rest = observed[~likely].sum(), (1 - p[likely].sum()) * len(n)
+    chi = ((observed - p * len(n)).square() / (p * len(n)))[likely].sum()
+    assert chi < likely.sum() + 6 * (2 * likely.sum()) ** 0.5
+    assert rest[0] < rest[1] + 6 * rest[1] ** 0.5 + 0.01 * len(n)

@@ -242,3 +242,37 @@ def test_current_of_a_ring_with_flux_is_the_derivative_of_its_energy() -> None:
     value = nqs.expect(current + current.dagger(), state).value.item()
     assert value == pytest.approx((above - below) / (2 * step), rel=1e-6)
     assert abs(value) > 1e-3
+
+
+def test_vectors_of_sectors_that_are_too_large_for_a_sum_by_default() -> None:
+    """The sum has all of its 48,620 terms, also where a wavefunction that can be drawn from would be sampled."""
+    h = Heisenberg(chain(18), 0)
+    psi = vector(h.hilbert)
+    assert h.hilbert.dimension == 48_620
+    found = nqs.expect([h, sz(0) * sz(5)], StateVector(h.hilbert, psi))
+    right = [psi.conj() @ (exact.sparse_matrix(h) @ psi), (abs(psi) ** 2) @ elements_of_sz(h.hilbert, 0, 5)]
+    assert found.value.tolist() == pytest.approx([x.real for x in right], abs=1e-12)
+    assert found.error.tolist() == [0, 0]
+
+
+def elements_of_sz(hilbert: HilbertSpace, i: int, j: int) -> np.ndarray:
+    n = hilbert.configurations().double().numpy() - 0.5
+    return n[:, i] * n[:, j]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (np.ones(20) / 20**0.5, r"a vector of shape \(20,\) does not say .*: give nqs\.observables\.StateVector"),
+        (torch.ones(20), r"a vector of shape \(20,\) does not say"),
+        (3, r"int is no state: give a wavefunction, the archive of a run or its path"),
+        (None, r"NoneType is no state"),
+    ],
+)
+def test_what_is_no_state_is_named(state: Any, message: str) -> None:
+    for arguments in ({"state": state}, {"state": StateVector(bosons(3, 3), vector(bosons(3, 3))), "bra": state}):
+        if arguments.get("bra", 0) is None:
+            continue  # no bra
+        with pytest.raises(TypeError, match=message):
+            nqs.expect(number(0), **arguments)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from nqs import ground_state
+from nqs.cli import main
 from nqs.estimators.hamiltonian_check import check_hamiltonian
-from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
+from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, Rydberg
 from nqs.hilbert import bosons, spins
 from nqs.lattice import Lattice, chain, honeycomb, hypercubic, kagome, square, triangular
 from nqs.models import Transformer, TransformerConfig
@@ -147,3 +149,27 @@ def test_random_fields_have_no_symmetry_on_large_lattices() -> None:
     J[17] = 0.5
     assert symmetries_of(Heisenberg(chain(300), 0, J=[J])).order == 2 * 2
     assert symmetries_of(Heisenberg(chain(300), 0, h=np.random.default_rng(0).normal(size=300))).order == 1
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Rydberg(chain(200_000)), r"the distances of all pairs of 200,000 .*: take a smaller lattice"),
+        (lambda: chain(200_000).translations(), r"a table of 200,000 translations of 200,000 sites needs"),
+        (lambda: Heisenberg(chain(100_000), 0).hilbert, r"counting the configurations of 100,000 sites .* fewer sites"),
+    ],
+)
+def test_lattices_whose_tables_do_not_fit_are_refused_before_they_are_made(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_an_exact_energy_of_zero_has_no_relative_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    h = TV(chain(4), 2, t=0.0, V=0.0)
+    path = tmp_path / "zero.h5"
+    result = ground_state(h, steps=2, device="cpu", archive=path)
+    main(["show", str(path)])
+    printed = capsys.readouterr().out + f"{result} {result!r} {result._repr_html_()}"
+    assert "nan" not in printed
+    assert "exact 0.00000000 t: error +0.00e+00" in printed
+    assert "(dense, dimension 6), error +0.0e+00" in printed

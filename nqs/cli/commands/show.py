@@ -76,7 +76,7 @@ def text(archive: "Archive") -> str:
 
 def _lines(archive: "Archive") -> list[str]:
     from nqs.archive.lock import writer_of
-    from nqs.estimators.estimate import with_decimals
+    from nqs.estimators.estimate import error_text, with_decimals
     from nqs.report.summary import energy_of, of_samples, origin_of
 
     history = archive.history
@@ -100,7 +100,7 @@ def _lines(archive: "Archive") -> list[str]:
         lines += [f"  {'sampling' if not row else '':<11} {line}" for row, line in enumerate(of_samples(archive))]
     if archive.exact is not None:
         exact, origin = archive.exact["energy"], f"{archive.exact['method']}, dimension {archive.exact['dimension']:,}"
-        relative = "" if found is None else f", relative error {found.relative_error:.1e}"
+        relative = "" if found is None else f", {error_text(found.estimate.energy, exact)}"
         lines.append(f"  exact       {with_decimals(exact)} {archive.attributes['unit']} ({origin}){relative}")
     if archive.step:
         seconds = history["seconds"].sum()

@@ -76,6 +76,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "dtype": ({"change": lambda n, c: c._replace(configurations=c.configurations.long())}, "uint8 of shape"),
     "itself": ({"change": itself}, "for itself: what belongs to <n|H|n>"),
     "half precision": ({"change": lambda n, c: c._replace(elements=c.elements.half())}, "elements as torch.float16"),
+    "single precision": (
+        {"change": lambda n, c: c._replace(elements=c.elements.float())},
+        r"elements as torch\.float32: give float64 or complex128",
+    ),
+    "integers": ({"change": lambda n, c: c._replace(elements=-torch.ones_like(c.elements).long())}, r"torch\.int64"),
+    "complex64": ({"change": lambda n, c: c._replace(elements=c.elements.to(torch.complex64))}, r"torch\.complex64"),
+    "diagonal of integers": ({"of_diagonal": lambda x: x.long()}, r"diagonal returned torch\.int64: give float64"),
+    "diagonal in single precision": ({"of_diagonal": lambda x: x.float()}, r"diagonal returned torch\.float32"),
     "parents too large": ({"change": lambda n, c: c._replace(parents=c.parents + 1)}, r"parent \d+ is no row"),
     "listed twice": ({"change": lambda n, c: Connected(*(torch.cat([x, x[:1]]) for x in c))}, "is not Hermitian"),
     "infinite diagonal": ({"of_diagonal": lambda x: x / 0}, "<n|H|n> = .* is not finite"),
@@ -115,13 +123,12 @@ def test_a_wrong_claim_of_a_positive_ground_state_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_elements_that_are_listed_in_parts_or_as_integers_are_right() -> None:
+def test_elements_that_are_listed_in_parts_are_right() -> None:
     def halves(n: Tensor, c: Connected) -> Connected:
         m, elements, parents = c
         return Connected(torch.cat([m, m]), torch.cat([elements, elements]) / 2, torch.cat([parents, parents]))
 
     check_hamiltonian(Changed(SMALL, change=halves))
-    check_hamiltonian(Changed(SMALL, of_diagonal=lambda x: x.long()))
 
 
 LATTICE = chain(5)

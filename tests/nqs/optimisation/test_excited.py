@@ -9,6 +9,7 @@ import torch
 
 import nqs
 from nqs import VMC, exact
+from nqs.estimators.energy_scale import energy_scale
 from nqs.estimators.local_energy import Energy
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain, square
@@ -19,6 +20,7 @@ from nqs.optimisation.known_states import Known, Penalised, overlap, overlaps, p
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.symmetry import translations
+from nqs.vmc.orthogonal import known_states, level_above
 
 BOSONS = BoseHubbard(chain(4, periodic=False), 3, U=4.0, potential=(0.3, -1.1, 0.7, 0.2))
 SPINS = Heisenberg(chain(6, periodic=False), 0, J=1.0, Delta=0.7)
@@ -254,6 +256,48 @@ def test_weights_exceed_the_distance_to_the_next_level_in_any_unit() -> None:
     assert VMC(BOSONS, model(BOSONS), orthogonal_to=[states_of(BOSONS)], penalty=2.5).orthogonal_to[0].weight == 2.5
 
 
+@every_model
+@pytest.mark.parametrize("sampled", [False, True], ids=["vectors", "wavefunctions"])
+def test_weights_exceed_the_distance_to_the_wanted_level_but_not_by_far(h: Hamiltonian, sampled: bool) -> None:
+    """Of one, two and three lowest states; the bound is at most the mean of the spectrum."""
+    energies, states = dense(h)
+    for k in (1, 2, 3):
+        vectors = [StateVector(h.hilbert, states[:, i]) if sampled else states[:, i] for i in range(k)]
+        weights = np.array([known.weight for known in known_states(h, vectors)])
+        distances = energies[k] - energies[:k]
+        assert (weights > 1.3 * distances + 0.1).all()
+        assert (weights < 3.01 * np.maximum(energies.mean() - energies[:k], energy_scale(h))).all()
+
+
+def test_the_bound_on_the_next_level_is_that_of_trial_states() -> None:
+    """(n_i - <n_i>)|0> made with dense matrices; a superposition of the next states needs no other bound."""
+    energies, states = dense(BOSONS)
+    H, k = exact.sparse_matrix(BOSONS).toarray(), states[:, 0]
+    trial = []
+    for site in range(4):
+        for a in (1, 2, 3):
+            o = (BOSONS.hilbert.configurations()[:, site] == a).double().numpy()
+            phi = (o - k @ (o * k)) * k
+            if phi @ phi > 1e-2:
+                trial.append(phi @ H @ phi / (phi @ phi))
+    (known,) = known_states(BOSONS, [k])
+    assert known.weight == pytest.approx(2 * (min(trial) - energies[0]), rel=1e-9)
+    assert min(trial) > energies[1]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_sampled_run_from_random_parameters_finds_the_next_state() -> None:
+    """With 3 (E_inf - E_0), 18 times the gap, as the penalty it was at -1.75 of -1.865 after 80 steps."""
+    energies, states = dense(BOSONS)
+    vmc = VMC(
+        BOSONS, model(BOSONS, 3), TreeSampler(n_samples=2000), evaluation=TreeSampler(n_samples=20_000),
+        orthogonal_to=[states[:, 0]],
+    )  # fmt: skip
+    result = vmc.run(80, progress=False)
+    assert result.estimate.energy == pytest.approx(energies[1], abs=max(2e-3, 4 * result.estimate.error))
+    assert result.estimate.variance < 0.01
+
+
 def states_of(h: Hamiltonian) -> np.ndarray:
     return dense(h)[1][:, 0]
 
@@ -268,9 +312,122 @@ def test_what_cannot_be_a_known_state_is_refused() -> None:
         VMC(BOSONS, model(BOSONS), orthogonal_to=[np.ones(3)])
     with pytest.raises(ValueError, match="the weight of a penalty is a positive energy"):
         VMC(BOSONS, model(BOSONS), orthogonal_to=[states_of(BOSONS)], penalty=-1.0)
-    with pytest.raises(ValueError, match="holds a int"):
+    with pytest.raises(TypeError, match="holds a int"):
         VMC(BOSONS, model(BOSONS), orthogonal_to=[3])
     with pytest.raises(ValueError, match="either a vector, or a model"):
         KnownState(weight=1.0)
     held = VMC(BOSONS, model(BOSONS), orthogonal_to=[StateVector(BOSONS.hilbert, states_of(BOSONS))]).orthogonal_to
     np.testing.assert_allclose(abs(held[0].vector), abs(states_of(BOSONS)), atol=1e-12)
+
+
+# ---- the exact level above known states ---------------------------------------------------------------
+
+
+def complement(h: Hamiltonian, vectors: np.ndarray) -> np.ndarray:
+    """Levels of H in the orthogonal complement of the vectors, densely."""
+    basis = np.linalg.svd(vectors)[2].conj()[len(vectors) :]  # rows
+    return np.linalg.eigvalsh(basis.conj() @ exact.sparse_matrix(h).toarray() @ basis.T)
+
+
+@every_model
+@pytest.mark.parametrize("n_known", [1, 3])
+def test_levels_in_the_complement_of_any_vectors(h: Hamiltonian, n_known: int) -> None:
+    rng = np.random.default_rng(1)
+    known = rng.standard_normal((n_known, h.hilbert.dimension))
+    if h is MODELS["spins"] or h is MODELS["ring of spins"]:
+        known = known + 1j * rng.standard_normal(known.shape)
+    found = exact.lowest(h, 3, orthogonal_to=known)
+    assert found.energies == pytest.approx(complement(h, known)[:3], abs=1e-10)
+    assert abs(known.conj() @ found.states.T).max() < 1e-9
+    assert abs(found.states.conj() @ found.states.T - np.eye(3)).max() < 1e-10
+
+
+def test_vectors_that_leave_nothing_or_depend_on_each_other_are_refused() -> None:
+    energies, states = dense(BOSONS)
+    assert exact.lowest(BOSONS, 1, orthogonal_to=states.T[:-1]).energies == pytest.approx(energies[-1:])
+    with pytest.raises(ValueError, match="the sector has 0 states besides the 20 given ones"):
+        exact.lowest(BOSONS, 1, orthogonal_to=states.T)
+    with pytest.raises(ValueError, match="not linearly independent"):
+        exact.lowest(BOSONS, 1, orthogonal_to=np.stack([states[:, 0], states[:, 1], states[:, 0] - states[:, 1]]))
+    with pytest.raises(ValueError, match="vectors of the 20 configurations"):
+        exact.lowest(BOSONS, 1, orthogonal_to=np.ones((1, 3)))
+    h = Heisenberg(chain(6), 0)
+    with pytest.raises(ValueError, match="leave the symmetry out"):
+        exact.lowest(h, 1, orthogonal_to=np.ones((1, 20)), symmetry=translations(chain(6), h.hilbert, momentum=(0,)))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_exact_level_is_the_lowest_one_orthogonal_to_the_given_states(capsys: Any) -> None:
+    """Also if these are not the lowest ones, or no eigenstates."""
+    energies, states = dense(BOSONS)
+    mixed = (states[:, 0] + states[:, 2]) / 2**0.5
+    cases = {
+        "ground state": ([states[:, 0]], energies[1]),
+        "a higher state": ([states[:, 2]], energies[0]),
+        "ground state and a higher one": ([states[:, 3], states[:, 0]], energies[1]),
+        "no eigenstate": ([mixed], complement(BOSONS, mixed[None])[0]),
+        "a wavefunction": ([model(BOSONS, 3)], complement(BOSONS, amplitudes(model(BOSONS, 3))[None])[0]),
+    }
+    for name, (known, right) in cases.items():
+        result = nqs.ground_state(BOSONS, orthogonal_to=known, steps=1, device="cpu", progress=True)
+        assert result.exact == pytest.approx(right, abs=1e-9), name
+        printed = capsys.readouterr().out
+        assert ("is no eigenstate: the penalty" in printed) == (name in ("no eigenstate", "a wavefunction")), printed
+    assert "above the 1 known state: exact E = " in printed
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_run_above_a_state_that_is_no_eigenstate_ends_below_its_level_by_what_was_said() -> None:
+    _, states = dense(BOSONS)
+    mixed = (states[:, 0] + 0.2 * states[:, 1]) / 1.04**0.5
+    H = exact.sparse_matrix(BOSONS).toarray()
+    penalty = 30.0
+    result = nqs.ground_state(BOSONS, orthogonal_to=[mixed], penalty=penalty, steps=100, device="cpu", progress=False)
+    assert result.exact == pytest.approx(complement(BOSONS, mixed[None])[0])
+    lowest = np.linalg.eigh(H + penalty * np.outer(mixed, mixed))[1][:, 0]
+    assert result.estimate.energy == pytest.approx(lowest @ H @ lowest, abs=1e-5)
+    (level,), ((said,), *_) = complement(BOSONS, mixed[None])[:1], (_said(mixed, penalty),)
+    assert level - result.estimate.energy == pytest.approx(said, rel=0.1)
+
+
+def _said(vector: np.ndarray, penalty: float) -> list[float]:
+    """The numbers in the notes about a known state."""
+    _, notes = level_above(BOSONS, known_states(BOSONS, [vector], penalty))
+    return [float(note.split("end about ")[1].split()[0]) for note in notes]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_known_states_are_given_once() -> None:
+    _, states = dense(BOSONS)
+    ground = states[:, 0]
+    for known in ([ground, states[:, 1], ground], [ground, -1j * ground], [model(BOSONS, 1), model(BOSONS, 1)]):
+        with pytest.raises(ValueError, match=rf"states 1 and {len(known)} are the same state .* give each state once"):
+            VMC(BOSONS, model(BOSONS), orthogonal_to=known)
+    nearly = ground + 1e-4 * states[:, 3]
+    with pytest.raises(ValueError, match="states 1 and 2 are the same"):
+        nqs.ground_state(BOSONS, orthogonal_to=[ground, nearly / np.linalg.norm(nearly)], steps=1, device="cpu")
+    assert len(VMC(BOSONS, model(BOSONS), orthogonal_to=[model(BOSONS, 1), model(BOSONS, 2)]).orthogonal_to) == 2
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_penalties_that_are_too_small_are_refused_or_seen_in_the_result() -> None:
+    energies, states = dense(BOSONS)
+    gap = energies[1] - energies[0]
+    with pytest.raises(ValueError, match=r"penalty=1 lifts the known state 1 from -3.16135 .* give more than 1.3, or"):
+        nqs.ground_state(BOSONS, orthogonal_to=[states[:, 0]], penalty=1.0, steps=1, device="cpu", progress=False)
+    assert level_above(BOSONS, known_states(BOSONS, [states[:, 0]], 1.01 * gap))[1] == []
+    result = VMC(BOSONS, model(BOSONS), orthogonal_to=[states[:, 0]], penalty=0.2 * gap).run(60, progress=False)
+    assert result.overlaps[0][0] > 0.9
+    assert "not orthogonal to known state 1: more steps, or a larger penalty" in str(result)
+    assert "not orthogonal" in result._repr_html_()
+    with pytest.raises(ValueError, match="penalty=2: there is no known state"):
+        VMC(BOSONS, model(BOSONS), penalty=2.0)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_single_state_is_no_list_of_states() -> None:
+    for state in ("ground.h5", states_of(BOSONS), model(BOSONS)):
+        with pytest.raises(TypeError, match="is no list of states: give a list of"):
+            VMC(BOSONS, model(BOSONS), orthogonal_to=state)
+        with pytest.raises(TypeError, match="is no list of states: give a list of"):
+            nqs.ground_state(BOSONS, orthogonal_to=state, steps=1, device="cpu", progress=False)

@@ -88,10 +88,25 @@ def test_number_of_steps_follows_from_measured_costs() -> None:
     assert found[-1] == pytest.approx(1, abs=0.02)
 
 
-def test_long_steps_are_planned_at_once() -> None:
+def test_long_steps_are_planned_after_a_few() -> None:
+    pace = Pace(RunConfig(minutes=2))
+    for step in (1, 2, 3):
+        assert not pace.ends(step - 1)
+        pace.measured(step, 20.0, 90.0 - 20 * step)
+    assert pace.total == 4
     pace = Pace(RunConfig(minutes=1))
-    pace.measured(1, 20.0, 50.0)
-    assert pace.total == 3
+    pace.measured(1, 40.0, 20.0)
+    assert pace.total == 1
+
+
+def test_a_long_first_step_is_not_the_measure() -> None:
+    """It compiles, and thermalises Markov chains."""
+    pace = Pace(RunConfig(minutes=2))
+    pace.measured(1, 20.0, 100.0)
+    for step in range(2, 22):
+        assert not pace.ends(step)
+        pace.measured(step, 0.5, 100.0 - 0.5 * (step - 1))
+    assert pace.total == pytest.approx(1 + 100 / 0.5, abs=2)
 
 
 def test_a_plan_from_measured_costs_is_continued() -> None:

@@ -1,0 +1,63 @@
+"""Fewer distinct configurations where a single draw of the wanted number would take longer than the time that is left.
+
+The time of a draw with its local energies is measured, first with few configurations, then with four times as many as
+long as that is quick, so that the time limit bounds runs whose first step alone would exceed it.
+"""
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from nqs.protocols import Objective, SamplerConfig, Wavefunction
+from nqs.recipes.samplers import distinct_of
+from nqs.runtime.interruption import TimeLimit
+
+FIRST, GROWTH = 1, 4  # distinct configurations of the first measurement, and factor to the next one
+TRIALS = 0.25  # fraction of the time that measurements may take
+SHORT = 2.0  # seconds of a draw that is never made smaller
+OF_STEP = 0.2  # fraction of the time that is left for one step; an update takes up to as long as the draw
+OF_BATCH = 0.4  # the same for a batch of the evaluation, which may take all that is left but for the observables
+
+
+def affordable(
+    sampler: SamplerConfig,
+    wavefunction: Wavefunction,
+    objective: Objective,
+    limit: TimeLimit,
+    device: torch.device,
+    fraction: float,
+    known: tuple[float, float] | None = None,
+) -> SamplerConfig:
+    """The sampler, or one of fewer distinct configurations, so that a draw takes at most a fraction of the time left.
+
+    Samplers without a number of distinct configurations are returned as they are, and so are all without a limit.
+
+    Args:
+        known: seconds and distinct configurations of a draw that was measured.
+    """
+    wanted = distinct_of(sampler)
+    config: Any = sampler
+    if wanted is None or limit.seconds == math.inf:
+        return sampler
+    allowed = max(SHORT, fraction * limit.left)
+    begin, generator = time.monotonic(), torch.Generator(device).manual_seed(0)  # the run's random numbers stay
+    if known is not None:
+        seconds, distinct = known
+    else:
+        number = min(FIRST, wanted)
+        while True:
+            before = time.monotonic()
+            samples = replace(config, n_distinct=number).build(wavefunction).sample(generator)
+            objective.local(wavefunction, samples)
+            seconds, distinct = time.monotonic() - before, number
+            spent = time.monotonic() - begin
+            if seconds * wanted / distinct <= allowed or spent + GROWTH * seconds > TRIALS * allowed:
+                break
+            if (number := GROWTH * number) >= wanted:
+                break
+    if seconds * wanted / distinct <= allowed:
+        return sampler
+    return replace(config, n_distinct=max(1, math.floor(distinct * allowed / seconds)))
