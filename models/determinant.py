@@ -160,8 +160,8 @@ class Determinant(Wavefunction):
         generator = torch.Generator().manual_seed(config.seed)
         if self.encoder is not None:
             self.encoder.initialise(generator)
-            for layer in (*self.heads, self.jastrow):
-                cast(nn.Linear, layer).weight.normal_(0.0, config.correction / config.width**0.5, generator=generator)
+            for weight in (*self.heads.parameters(), self.jastrow.weight):
+                weight.normal_(0.0, config.correction / config.width**0.5, generator=generator)
         for embedding, start in zip(self.orbitals, self._starting_orbitals(generator), strict=True):
             embedding.weight.copy_(start.repeat(1, config.determinants))
 
