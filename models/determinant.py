@@ -160,8 +160,8 @@ class Determinant(Wavefunction):
         generator = torch.Generator().manual_seed(config.seed)
         if self.encoder is not None:
             self.encoder.initialise(generator)
-            for layer in (*self.heads, self.jastrow):
-                layer.weight.normal_(0.0, config.correction / config.width**0.5, generator=generator)
+            for weight in (*self.heads.parameters(), self.jastrow.weight):
+                weight.normal_(0.0, config.correction / config.width**0.5, generator=generator)
         for embedding, start in zip(self.orbitals, self._starting_orbitals(generator), strict=True):
             embedding.weight.copy_(start.repeat(1, config.determinants))
 
@@ -204,12 +204,12 @@ class Determinant(Wavefunction):
                 row = row + self.heads[species](found)
             rows.append(row)
         matrices = [torch.cat(rows, dim=1)] if self.config.spins == "together" else rows
-        log_modulus, sign = 0.0, 1.0
+        logs = torch.zeros((B, K), dtype=torch.float64, device=n.device)
+        signs = torch.ones_like(logs)
         for matrix in matrices:
-            of_spin = matrix.double().view(B, matrix.shape[1], K, -1).transpose(1, 2)
-            signs, logs = signed_log_determinants(of_spin)
-            sign, log_modulus = sign * signs, log_modulus + logs
-        log_modulus, sign = signed_logsumexp(log_modulus, sign)
+            sign, log = signed_log_determinants(matrix.double().view(B, matrix.shape[1], K, -1).transpose(1, 2))
+            signs, logs = sign * signs, logs + log
+        log_modulus, sign = signed_logsumexp(logs, signs)
         if features is not None:
             log_modulus = log_modulus + self.jastrow(features).double().sum((1, 2))
         return LogPsi(log_modulus.masked_fill(~inside, -math.inf), math.pi * (sign < 0).double())

@@ -59,6 +59,7 @@ class Encoder(nn.Module):
         places: bool = True,
     ) -> None:
         super().__init__()
+        self.width, self.hidden = width, mlp_ratio * width
         self.token = nn.Embedding(n_states, width)
         self.place = nn.Embedding(n_tokens, width) if places else None
         blocks = (EncoderBlock(width, heads, mlp_ratio, n_tokens, classes) for _ in range(layers))
@@ -90,6 +91,4 @@ class Encoder(nn.Module):
 
     def bytes_per_configuration(self, n_tokens: int) -> int:
         """Memory of one forward pass: per token the residual, its normed copy and the hidden layer twice."""
-        width, itemsize = self.token.weight.shape[1], self.token.weight.element_size()
-        hidden = max((block.mlp[0].out_features for block in self.blocks), default=0)
-        return n_tokens * (4 * width + 2 * hidden) * itemsize
+        return n_tokens * (4 * self.width + 2 * self.hidden) * self.token.weight.element_size()

@@ -79,9 +79,9 @@ class RBM(Wavefunction):
         self.to(device)
 
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
-        weight = self.visible["real"].weight
+        dtype = next(self.parameters()).dtype
         states = torch.arange(self.hilbert.local_dim, device=n.device)
-        one_hot = (n[:, :, None] == states).flatten(1).to(weight.dtype)  # (B, L d)
+        one_hot = (n[:, :, None] == states).flatten(1).to(dtype)  # (B, L d)
         log_modulus = self.visible["real"](one_hot)[:, 0]
         x = self.hidden["real"](one_hot)
         if self.has_phase:

@@ -122,9 +122,8 @@ class Vision(Wavefunction):
             self.out = nn.ModuleDict({part: nn.Linear(D, D) for part in parts})
             self.to(torch.float64)
             self.encoder.initialise(generator)
-            for layer in self.out.values():
-                layer.weight.normal_(0.0, D**-0.5, generator=generator)
-                layer.bias.normal_(0.0, 0.1, generator=generator)
+            for parameter in self.out.parameters():
+                parameter.normal_(0.0, D**-0.5 if parameter.ndim == 2 else 0.1, generator=generator)
         self.to(device)
 
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:

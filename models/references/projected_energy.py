@@ -51,8 +51,10 @@ def projected_mean_field(
         weight = chi @ overlaps
         if weight > ABSENT * symmetry.order * abs(overlaps[0]):
             found.append((float(chi @ (overlaps * energies) / weight), sector))
-    energy, sector = min(found, key=lambda pair: pair[0], default=(0.0, None))
-    return None if sector is None else (sector, energy)
+    if not found:
+        return None
+    energy, best = min(found, key=lambda pair: pair[0])
+    return best, energy
 
 
 def _moved(symmetry: Symmetry, g: int, orbitals: list[np.ndarray]) -> tuple[list[np.ndarray], float]:
