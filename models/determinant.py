@@ -162,8 +162,8 @@ class Determinant(Wavefunction):
             self.encoder.initialise(generator)
             for weight in (*self.heads.parameters(), self.jastrow.weight):
                 weight.normal_(0.0, config.correction / config.width**0.5, generator=generator)
-        for embedding, start in zip(self.orbitals, self._starting_orbitals(generator), strict=True):
-            embedding.weight.copy_(start.repeat(1, config.determinants))
+        for weight, start in zip(self.orbitals.parameters(), self._starting_orbitals(generator), strict=True):
+            weight.copy_(start.repeat(1, config.determinants))
 
     def _starting_orbitals(self, generator: torch.Generator) -> list[Float64[Tensor, "L M"]]:
         """Rows of each species, with the orbitals of the other one zero where a determinant holds both."""
