@@ -139,14 +139,14 @@ class Determinant(Wavefunction):
         self.register_buffer("occupation", torch.tensor(np.array(tables)).bool(), persistent=False)
         self.register_buffer("wanted", torch.tensor(self.numbers)[:, None], persistent=False)
         with torch.random.fork_rng(devices=[]), float32_by_default():
-            self.orbitals = nn.ModuleList(nn.Embedding(L, K * M) for M in orbitals)
+            self.orbitals = cast(list[nn.Embedding], nn.ModuleList(nn.Embedding(L, K * M) for M in orbitals))
             self.encoder = None
             if D:
                 self.encoder = Encoder(
                     hilbert.local_dim, L, width=D, layers=config.layers, heads=config.n_heads,
                     mlp_ratio=config.mlp_ratio, classes=config.displacements,
                 )  # fmt: skip
-                self.heads = nn.ModuleList(nn.Linear(D, K * M, bias=False) for M in orbitals)
+                self.heads = cast(list[nn.Linear], nn.ModuleList(nn.Linear(D, K * M, bias=False) for M in orbitals))
                 self.jastrow = nn.Linear(D, 1, bias=False)
         self.to(torch.float64)
         self._initialise()
@@ -160,7 +160,7 @@ class Determinant(Wavefunction):
         generator = torch.Generator().manual_seed(config.seed)
         if self.encoder is not None:
             self.encoder.initialise(generator)
-            for weight in (*self.heads.parameters(), self.jastrow.weight):
+            for weight in (head.weight for head in (*self.heads, self.jastrow)):
                 weight.normal_(0.0, config.correction / config.width**0.5, generator=generator)
         for weight, start in zip(self.orbitals.parameters(), self._starting_orbitals(generator), strict=True):
             weight.copy_(start.repeat(1, config.determinants))

@@ -23,6 +23,7 @@ from nqs.observables import measure as measurements
 from nqs.optimisation.known_states import Known, overlaps
 from nqs.optimisation.stages import UNKNOWN, Evaluation, WarmUp
 from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected
+from nqs.recipes.samplers import is_autoregressive
 from nqs.recipes.steps import EVALUATION_FRACTION, evaluation_seconds
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.runtime.progress import Progress
@@ -205,7 +206,11 @@ def reserve(vmc: Parts, row: Mapping[str, float], limit: TimeLimit) -> float:
         return row["seconds"]
     if config.batches > 1:
         return EVALUATION_FRACTION * limit.seconds if limit.seconds < math.inf else 0.0
-    return evaluation_seconds(vmc.wavefunction, vmc.of_steps, config.sampler, row["distinct"], row["seconds"])
+    # Markov chains evaluate each sample about once a site on the way to it.
+    evaluated = (
+        row["distinct"] if is_autoregressive(vmc.wavefunction) else row["samples"] * vmc.hamiltonian.hilbert.n_sites
+    )
+    return evaluation_seconds(vmc.wavefunction, vmc.of_steps, config.sampler, evaluated, row["seconds"])
 
 
 def evaluate_best(

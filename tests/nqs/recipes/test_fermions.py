@@ -11,7 +11,9 @@ from nqs.models import DeterminantConfig, OnOrbits, TransformerConfig
 from nqs.models.references.hartree_fock import hartree_fock
 from nqs.recipes import NetworkOptions, plan
 from nqs.recipes.model import network_of
-from nqs.samplers import MetropolisSampler, TreeSampler
+from nqs.runtime.interruption import TimeLimit
+from nqs.samplers import ExhaustiveSampler, MetropolisSampler, TreeSampler
+from nqs.vmc.evaluation import reserve
 
 LARGE = FermiHubbard(square(3, 4), 5, 5, U=8.0)
 
@@ -82,3 +84,13 @@ def test_the_call_makes_the_run_of_its_parts(tmp_path: Path) -> None:
     same = nqs.VMC(hamiltonian, config.build(hamiltonian.hilbert), sampler).run(8, progress=False)
     assert result.history["energy"].tolist() == same.history["energy"].tolist()
     assert result.estimate.energy == same.estimate.energy
+
+
+def test_time_reserved_for_a_sum_after_steps_of_few_distinct_configurations() -> None:
+    """Chains of a peaked state meet in few configurations, but each step evaluates the proposals of all walkers."""
+    hamiltonian = TV(square(4, 4), 5, V=10.0)
+    model = DeterminantConfig(width=4).build(hamiltonian.hilbert)
+    sampler = MetropolisSampler(n_samples=20, n_chains=20)
+    vmc = nqs.VMC(hamiltonian, model, sampler, evaluation=ExhaustiveSampler())
+    seconds = reserve(vmc, {"distinct": 2.0, "samples": 20.0, "seconds": 1.0}, TimeLimit(10.0))
+    assert 1 <= seconds < 30  # 4,368 evaluations, 320 and more in a step
