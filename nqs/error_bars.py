@@ -53,7 +53,7 @@ class ErrorWeights:
     @cached_property
     def probability(self) -> Float64[Tensor, " U"] | None:
         """Probability that one draw gives each configuration; None where the state is not known to be normalised."""
-        if not self.samples.normalised or self.samples.draws is not None:
+        if not self.samples.normalised or self.samples.weighted_counts is not None:
             return None
         p = (2 * self.samples.log_modulus).exp() if self.samples.probability is None else self.samples.probability
         return p if p.sum().item() < 1 + 1e-6 else None
@@ -71,9 +71,9 @@ class ErrorWeights:
         """Upper limit (97.5 %) of the weight of draws that were the only ones of their kind, an estimate of what was
         never drawn: Good, Biometrika 40, 237 (1953)."""
         samples, alone = self.samples, self.rare.sum().item()
-        if samples.counts is None and samples.draws is None:
+        if samples.counts is None and samples.weighted_counts is None:
             return 1.0
-        weight = alone / self.draws if samples.draws is None else (samples.weights @ self.rare).item()
+        weight = alone / self.draws if samples.weighted_counts is None else (samples.weights @ self.rare).item()
         return min(1.0, weight * (1 + NORMAL / math.sqrt(max(alone, 1.0))) + NOTHING_SEEN / self.draws)
 
     @cached_property
@@ -97,8 +97,8 @@ class ErrorWeights:
     def events(self) -> Float64[Tensor, " U"]:
         """e with sum_i a_i^2 = sum e |x - <x>|^4 for the terms a_i of the scatter, one for each draw."""
         c, counts = self.samples.error_weights, self.samples.counts
-        if self.samples.draws is not None:
-            return c.square() / self.samples.draws
+        if self.samples.weighted_counts is not None:
+            return c.square() / self.samples.weighted_counts
         if counts is None:
             return c.square()
         return torch.where(counts > 0, self.samples.correlation * c.square() / counts.clamp(min=1), 0.0)
@@ -112,8 +112,8 @@ class ErrorWeights:
         q, counts = self.samples.inclusion_probability, self.samples.counts
         if q is not None:
             return ((q < 0.5) & (self.samples.weights > 0)).double()
-        if self.samples.draws is not None:
-            return (self.samples.draws < 1.5).double()
+        if self.samples.weighted_counts is not None:
+            return (self.samples.weighted_counts < 1.5).double()
         if counts is None:
             return torch.ones_like(self.samples.weights)
         return ((counts > 0) & (counts <= self.samples.correlation)).double()

@@ -33,8 +33,8 @@ class Samples:
         normalised: log_modulus is that of a normalised state, so that probabilities are known.
         chains: row of the sample of every round and Markov chain, (T, C); None where unknown.
         acceptance: fraction of the moves of Markov chains that were accepted.
-        draws: number of draws that an importance weight is the sum of, (sum w)^2 / sum w^2 where these differ; None for
-            samples that are not weighted.
+        weighted_counts: number of draws that an importance weight is the sum of, (sum w)^2 / sum w^2 where these
+            differ; None for samples that are not weighted.
         n_drawn: number of weighted draws in all.
 
     Configurations with weight 0 may be among them, after those that were drawn: their amplitudes are known, which
@@ -55,7 +55,7 @@ class Samples:
     normalised: bool = True
     chains: Int64[Tensor, "T C"] | None = None
     acceptance: float | None = None
-    draws: Float64[Tensor, " U"] | None = None
+    weighted_counts: Float64[Tensor, " U"] | None = None
     n_drawn: int | None = None
 
     @property
@@ -98,8 +98,8 @@ class Samples:
     @property
     def n_effective(self) -> float:
         """Number of independent samples with the same noise: Kish's (sum w)^2 / sum w^2 of weighted draws."""
-        if self.draws is not None:
-            return 1.0 / (self.weights.square() / self.draws).sum().item()
+        if self.weighted_counts is not None:
+            return 1.0 / (self.weights.square() / self.weighted_counts).sum().item()
         return self.n_samples / self.correlation
 
     @property
@@ -117,8 +117,8 @@ class Samples:
         """
         if self.inclusion_probability is not None:
             return self.weights.square() * (1 - self.inclusion_probability)
-        if self.draws is not None:
-            return self.weights.square() / self.draws * self.correlation
+        if self.weighted_counts is not None:
+            return self.weights.square() / self.weighted_counts * self.correlation
         return self.weights * self.correlation / max(self.n_samples - 1, 1)
 
     def mean(self, x: Num[Tensor, "U ..."]) -> Num[Tensor, "..."]:
@@ -157,7 +157,12 @@ def fewer(samples: Samples, number: int, generator: torch.Generator) -> Samples:
     """At most so many samples out of the given ones, without new ones: rounds of Markov chains, else random draws."""
     if samples.chains is None:
         rows = torch.multinomial(samples.weights, number, replacement=True, generator=generator)
-        kept: dict[str, Any] = {"inclusion_probability": None, "threshold": None, "draws": None, "n_drawn": None}
+        kept: dict[str, Any] = {
+            "inclusion_probability": None,
+            "threshold": None,
+            "weighted_counts": None,
+            "n_drawn": None,
+        }
     else:
         T, C = samples.chains.shape
         chains = samples.chains.flip(0)[:: math.ceil(T * C / number) if number > C else T].flip(0)

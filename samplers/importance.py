@@ -129,7 +129,7 @@ class ImportanceSampling:
             log_modulus=log_modulus[possible][first],
             phase=(phase - angle)[possible][first],
             # Draws of one orbit may have different weights: so many equal ones have the same sum of squares.
-            draws=weights.square() / squares,
+            weighted_counts=weights.square() / squares,
             n_drawn=len(n),
             normalised=self.wavefunction.normalised,
             autocorrelation_time=None if enough else math.nan,

@@ -79,8 +79,12 @@ class SymmetricWavefunction(Wavefunction):
             counts = torch.zeros_like(first).index_add_(0, classes, split[row, number])
             weights = counts.double() / counts.sum()
         draws = None
-        if samples.draws is not None:
-            draws = (samples.draws / E).new_zeros(len(first)).index_add_(0, classes, (samples.draws / E)[row])
+        if samples.weighted_counts is not None:
+            draws = (
+                (samples.weighted_counts / E)
+                .new_zeros(len(first))
+                .index_add_(0, classes, (samples.weighted_counts / E)[row])
+            )
         row, element = row[first], element[first]
         inclusion = None
         if samples.inclusion_probability is not None:  # images of an orbit enter together: not independent
@@ -99,6 +103,6 @@ class SymmetricWavefunction(Wavefunction):
             normalised=samples.normalised,
             acceptance=samples.acceptance,
             # Images of one draw enter together: as independent ones they count as one.
-            draws=draws,
+            weighted_counts=draws,
             n_drawn=samples.n_drawn,
         )

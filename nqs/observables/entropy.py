@@ -51,7 +51,7 @@ def renyi2_entropy(
                 "use TreeSampler, or ExhaustiveSampler for the exact value."
             )
         return _exact_renyi2(samples, hilbert, inside)
-    if samples.autocorrelation_time is not None or samples.draws is not None:
+    if samples.autocorrelation_time is not None or samples.weighted_counts is not None:
         raise ValueError("the replica trick needs pairs of independent samples, not Markov chains or weighted draws.")
     n_pairs = min(n_pairs, samples.n_samples // 2)
     if n_pairs < 2:

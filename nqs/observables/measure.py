@@ -119,7 +119,7 @@ def measure(
         add("spin_correlations", partial(spin_correlations, moves, wavefunction, permutations=permutations))
     exhaustive = samples.is_exhaustive
     replicas = samples if exhaustive or permutations is not None else moves
-    weighted = replicas.inclusion_probability is not None or replicas.draws is not None
+    weighted = replicas.inclusion_probability is not None or replicas.weighted_counts is not None
     independent = not weighted and replicas.autocorrelation_time is None and replicas.n_samples >= 4
     if hilbert.n_sites > 1 and (exhaustive or independent) and hilbert.species:
         add("renyi2_entropy", partial(renyi2_entropy, replicas, wavefunction, range(hilbert.n_sites // 2)))

@@ -192,7 +192,7 @@ def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> di
 
 def chains_of(samples: Samples) -> dict[str, float]:
     """Columns of the history of Markov chains and weighted draws; {} for other samples."""
-    dependent = samples.chains is not None or samples.draws is not None
+    dependent = samples.chains is not None or samples.weighted_counts is not None
     numbers = {
         "effective": samples.n_effective if dependent else None,
         "acceptance": samples.acceptance,

@@ -9,13 +9,26 @@ import torch
 from scipy.stats import chisquare
 
 from nqs import VMC, exact, resume
+from nqs.estimators.diagnostics import diagnostics
 from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.exact import lowest_sector
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard
 from nqs.lattice import chain, square
 from nqs.models import ProjectedDeterminant, Symmetrised, Transformer, TransformerConfig, hartree_fock
 from nqs.optimisation import StochasticReconfiguration
-from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
+from nqs.protocols import SamplerConfig
+from nqs.samplers import (
+    CoverageSampler,
+    ExhaustiveSampler,
+    GumbelSampler,
+    ImportanceSampler,
+    IndependenceSampler,
+    MetropolisSampler,
+    NormConstrainedSampler,
+    Proposal,
+    QuestSampler,
+    TreeSampler,
+)
 from nqs.symmetry import symmetries_of
 
 pytestmark = pytest.mark.gpu
@@ -49,6 +62,40 @@ def test_wavefunction_agrees_with_the_cpu(hamiltonian: BoseHubbard) -> None:
     on_gpu = Transformer(hamiltonian.hilbert, width=16, device="cuda").log_psi(n.cuda())
     for found, expected in zip(on_gpu, on_cpu, strict=True):
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-11, atol=1e-11)
+
+
+NETWORK = Proposal(model=TransformerConfig(width=8, heads=2, layers=1), n_first=50)
+CHAINS = [
+    MetropolisSampler(n_samples=40_000, n_chains=2_000),
+    MetropolisSampler(n_samples=40_000, n_chains=2_000, powers=(1, 0.5)),
+    NormConstrainedSampler(n_samples=40_000, n_chains=2_000, n_steps=4, n_tries=2),
+    IndependenceSampler(n_samples=40_000, n_chains=2_000, proposal=NETWORK),
+    QuestSampler(n_samples=40_000, n_chains=2_000, n_steps=4, proposal=NETWORK),
+    ImportanceSampler(n_samples=40_000, proposal=NETWORK),
+    TreeSampler(n_samples=10**18),
+]
+
+
+@pytest.mark.parametrize("sampler", CHAINS, ids=lambda sampler: type(sampler).__name__)
+def test_samplers_have_the_distribution_of_the_enumeration(sampler: SamplerConfig) -> None:
+    """Total variation distance within twice that of as many independent samples; 1e18 samples to rounding."""
+    hamiltonian = HAMILTONIANS["ring"]
+    model = Transformer(hamiltonian.hilbert, width=16, device="cuda")
+    samples = sampler.build(model).sample(torch.Generator("cuda").manual_seed(0))
+    found = diagnostics(samples, model)
+    assert samples.weights.is_cuda
+    assert found["total_variation"] < 2 * found["expected_variation"] + 1e-9
+
+
+def test_beam_search_agrees_with_the_cpu() -> None:
+    hilbert, found = HAMILTONIANS["ring"].hilbert, []
+    for device in ("cpu", "cuda"):
+        model = Transformer(hilbert, width=16, device=device)
+        with torch.no_grad():
+            model.head.weight.mul_(8)  # without ties
+        samples = CoverageSampler(n_distinct=20).build(model).sample(torch.Generator(device))
+        found.append(hilbert.rank(samples.configurations).sort().values.cpu())
+    assert found[0].equal(found[1])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

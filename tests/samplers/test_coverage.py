@@ -60,6 +60,9 @@ def test_beams_keep_the_most_probable_prefixes(space: HilbertSpace, k: int) -> N
     samples = CoverageSampler(n_distinct=k).build(model).sample(seeded(0))
     assert samples.configurations.tolist() == [list(c) for c in beam]
     assert samples.weights.sum().item() == pytest.approx(1)
+    amplitudes = model.log_psi(samples.configurations)
+    torch.testing.assert_close(samples.log_modulus, amplitudes.log_modulus)
+    torch.testing.assert_close(samples.phase, amplitudes.phase)
     assert diagnostics(samples, model)["weight"] == pytest.approx(
         p[space.rank(torch.tensor(beam).byte()).numpy()].sum()
     )

@@ -50,14 +50,16 @@ SAMPLERS: dict[str, Sampler] = {
     "gumbel, one configuration": GumbelSampler(n_distinct=1),
     "gumbel, whole sector": GumbelSampler(n_distinct=10**6),
     "exhaustive": ExhaustiveSampler(),
-    "Metropolis": MetropolisSampler(n_samples=400, n_chains=100),
-    "Metropolis, one round": MetropolisSampler(n_samples=200, n_chains=200),
-    "Metropolis, redrawn ends": MetropolisSampler(n_samples=400, n_chains=100, moves=(Redraw(),)),
-    "tempering": MetropolisSampler(n_samples=400, n_chains=100, powers=(1, 0.5)),
-    "norm-constrained": NormConstrainedSampler(n_samples=400, n_chains=100, n_steps=4),
-    "norm-constrained, several tries": NormConstrainedSampler(n_samples=400, n_chains=100, n_steps=4, p=1, n_tries=3),
-    "independence": IndependenceSampler(n_samples=400, n_chains=100, proposal=Proposal(power=0.8)),
-    "QUEST": QuestSampler(n_samples=400, n_chains=100, n_steps=4),
+    "Metropolis": MetropolisSampler(n_samples=200, n_chains=50, n_discarded=4),
+    "Metropolis, one round": MetropolisSampler(n_samples=200, n_chains=200, n_discarded=4),
+    "Metropolis, redrawn ends": MetropolisSampler(n_samples=200, n_chains=50, n_discarded=4, moves=(Redraw(),)),
+    "tempering": MetropolisSampler(n_samples=200, n_chains=50, n_discarded=4, powers=(1, 0.5)),
+    "norm-constrained": NormConstrainedSampler(n_samples=200, n_chains=50, n_discarded=4, n_steps=4),
+    "norm-constrained, several tries": NormConstrainedSampler(
+        n_samples=200, n_chains=50, n_discarded=4, n_steps=4, p=1, n_tries=3
+    ),
+    "independence": IndependenceSampler(n_samples=200, n_chains=50, n_discarded=4, proposal=Proposal(power=0.8)),
+    "QUEST": QuestSampler(n_samples=200, n_chains=50, n_discarded=4, n_steps=4),
     "importance": ImportanceSampler(n_samples=400, proposal=Proposal(power=0.8)),
     "one by one": one_by_one().OneByOneSampler(n_samples=300),
 }
@@ -145,13 +147,13 @@ def check_contract(sampler: Sampler, model: Wavefunction, tolerance: float) -> N
     torch.testing.assert_close(samples.log_modulus, expected.log_modulus, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(samples.phase, expected.phase, rtol=tolerance, atol=tolerance)
     # Independent draws and chains have counts, weighted ones their number, all others a probability of inclusion.
-    kinds = (samples.counts, samples.inclusion_probability, samples.draws)
+    kinds = (samples.counts, samples.inclusion_probability, samples.weighted_counts)
     assert sum(kind is not None for kind in kinds) == 1
     if samples.counts is not None:
         assert (samples.counts > 0).all()
         torch.testing.assert_close(samples.weights, samples.counts.double() / samples.n_samples, rtol=1e-15, atol=0)
-    elif samples.draws is not None:
-        assert (samples.draws > 0).all()
+    elif samples.weighted_counts is not None:
+        assert (samples.weighted_counts > 0).all()
         assert samples.n_effective <= samples.n_samples * (1 + 1e-12)
     else:
         inclusion = samples.inclusion_probability
