@@ -1,20 +1,19 @@
-"""The wavefunction: size and precision of the network, what is known of the signs of the ground state.
+"""The wavefunction: kind, size and precision of the network.
 
 Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, cast
 
 import torch
 
-from nqs.estimators.energy_scale import energy_scale
-from nqs.estimators.estimate import with_decimals
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
-from nqs.models import DeterminantConfig, MarshallSign, SlaterDeterminant, TransformerConfig, hartree_fock
-from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, marshall_exact, marshall_sublattice
+from nqs.models import DeterminantConfig, SlaterDeterminant, TransformerConfig
+from nqs.protocols import Hamiltonian, ReferencePhase
 from nqs.recipes.samplers import DISTINCT, EXHAUSTIVE_ROWS, MANY
+from nqs.recipes.signs import Signs, positive_hopping
 from nqs.recipes.steps import EXACT_STEPS, STEPS, seconds
 from nqs.runtime.options import check_fields
 
@@ -30,10 +29,12 @@ LEAST_FRACTION = 0.5  # of the usual steps that must fit into a time limit, or t
 # Initial phases on top of a reference, in large systems: Hubbard 3x4 with 5 + 5 electrons was at -7.0 before the first
 # and below Hartree-Fock (-7.9) after five steps of 200 samples; with phases of order 1 at +5.1 and +3.5.
 SMALL_PHASES = 0.1
-OPEN_SHELL = 1e-9  # gap of a mean field, in units of the energy scale
 # Backflow determinants, for sampled fermions with signs: size and number.
 BACKFLOW_WIDTH, BACKFLOW_LAYERS, DETERMINANTS = {"cpu": 16, "cuda": 32}, {"cpu": 1, "cuda": 2}, {"cpu": 4, "cuda": 4}
-PROBES = 64  # random configurations whose matrix elements show whether a sign rule fits
+# Fraction of positive hopping, with the signs of a mean field, up to which they count as right: the t-V ring of 24
+# sites, 12 fermions, has 2e-3 (three minutes of a CPU: 2.3e-4 with a transformer, 3.2e-4 with determinants), lattices
+# have 2e-2.
+FEW_WRONG_SIGNS = 5e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,104 +100,6 @@ def _of_determinants(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in ("attention", "phase")}
 
 
-# ------------------------------------------------------------------------------------------------------------- signs
-
-
-class Signs(NamedTuple):
-    """Known signs of a ground state.
-
-    Attributes:
-        phase: "zero" if no phase is learned.
-        reference: a fixed phase of each configuration.
-        why: one line.
-        mean_field: a mean field was solved for.
-    """
-
-    phase: Literal["learned", "zero"]
-    reference: ReferencePhase | None
-    why: str
-    mean_field: bool = False
-
-
-def signs(
-    hamiltonian: Hamiltonian,
-    reference: Literal["auto", "none"] | ReferencePhase = "auto",
-    phase: Literal["learned", "zero"] | None = None,
-    *,
-    unit: str = "J",
-) -> Signs:
-    """What gives the signs of the ground state; decided from the Hamiltonian's contract and its matrix elements.
-
-    - stoquastic (`is_stoquastic`): none are needed;
-    - `marshall_exact` true: Marshall's rule alone; false, and the rule turns more of the exchange negative than it
-      turns positive (bipartite antiferromagnets with frustration): Marshall's rule, and a phase head learns the rest;
-    - fermions that Hartree-Fock can treat: the signs of its determinant, and a phase head learns the rest (the
-      determinant has them right on 98 to 99.5 % of the weight of the half-filled 2x4 Hubbard lattice);
-    - else a phase head learns all of them.
-
-    Args:
-        reference: "none": a phase head learns all signs; or a reference phase, whose rest a phase head learns.
-        phase: "learned" adds a phase head where none is needed; "zero" refuses one.
-        unit: of the mean-field energy, for the line that is shown.
-
-    Raises:
-        ValueError: phase="zero" where no rule gives the exact signs.
-    """
-    found = _signs(hamiltonian, reference, phase, unit)
-    if phase == "zero" and found.phase != "zero":
-        raise ValueError(
-            "no rule gives the exact signs of this ground state: add --model.phase learned, or leave the phase open."
-        )
-    return found if phase is None else found._replace(phase=phase)
-
-
-def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: str) -> Signs:
-    stoquastic = is_stoquastic(hamiltonian)
-    if stoquastic and (reference == "auto" or phase == "zero"):
-        return Signs("zero", None, "positive ground state: no phases")
-    if reference == "none":
-        return Signs("learned", None, "a phase head learns all signs")
-    if reference != "auto":
-        given = f"signs of the given {type(reference).__name__}"
-        if phase == "zero":  # whoever gives both says that they are exact
-            return Signs("zero", reference, given)
-        return Signs("learned", reference, f"{given}, a phase head learns the rest")
-    marshall = _marshall(hamiltonian)
-    if marshall is not None and marshall_exact(hamiltonian):
-        return Signs("zero", marshall, "Marshall's rule gives the exact signs")
-    if marshall is not None and _turns_negative(hamiltonian, marshall):
-        return Signs("learned", marshall, "Marshall's rule for the signs, a phase head learns the rest")
-    if phase == "zero":  # refused by the caller, without the time of a mean field
-        return Signs("learned", None, "")
-    try:
-        found = hartree_fock(hamiltonian)
-    except ValueError:
-        return Signs("learned", None, "a phase head learns all signs")
-    except RuntimeError as error:
-        return Signs("learned", None, f"{error}\nGoing on without it: a phase head learns all signs.", True)
-    gap = found.gap if found.gap > OPEN_SHELL * energy_scale(hamiltonian) else 0.0
-    shell = "" if gap else ", an open shell: one of many determinants"
-    line = f"Hartree-Fock E = {with_decimals(found.energy)} {unit}, gap {with_decimals(gap, 4)} {unit}{shell}"
-    return Signs("learned", found.determinant, line, True)
-
-
-def _marshall(hamiltonian: Hamiltonian) -> MarshallSign | None:
-    """The rule, for Hamiltonians that say whether it is exact."""
-    sublattice = None if marshall_exact(hamiltonian) is None else marshall_sublattice(hamiltonian)
-    return None if sublattice is None else MarshallSign(sublattice=sublattice)
-
-
-def _turns_negative(hamiltonian: Hamiltonian, reference: ReferencePhase) -> bool:
-    """Whether a sign rule turns more of the positive off-diagonal elements than of the negative ones."""
-    n = hamiltonian.hilbert.random(PROBES, torch.Generator().manual_seed(0))
-    connected = hamiltonian.connected(n)
-    sign = torch.cos(reference.phase(connected.configurations) - reference.phase(n)[connected.parents])
-    return bool((connected.elements.real * (1 - sign)).sum() > 0)
-
-
-# ----------------------------------------------------------------------------------------------------------- network
-
-
 def network(
     wishes: NetworkOptions,
     phase: Literal["learned", "zero"],
@@ -244,12 +147,15 @@ def network(
     return on_lattice(chosen, lattice)
 
 
-def determinant_reason(wishes: NetworkOptions, known: Signs, terms: int, device: torch.device | str) -> str:
+def determinant_reason(
+    hamiltonian: Hamiltonian, wishes: NetworkOptions, known: Signs, terms: int, device: torch.device | str
+) -> str:
     """Why the state is one of backflow determinants, one line; "" for a transformer.
 
     Fermions whose signs no rule gives, where the sector is too large for a sum: nodes need a determinant in the
     amplitude. Hubbard 3x4 with 5 + 5 electrons, U = 8: 8e-3 above the ground state after a minute of one core, where
     an autoregressive transformer with the signs of the same determinant and a phase head was 13 % above after 200 s.
+    Where the signs of the mean field make nearly all hops negative, as in one dimension, no nodes are to be found.
 
     Args:
         terms: configurations, or orbits, of a sum.
@@ -267,6 +173,8 @@ def determinant_reason(wishes: NetworkOptions, known: Signs, terms: int, device:
         return "backflow determinants, as requested"
     wanted = wishes.network is None and wishes.attention != "dot-product" and known.mean_field
     if not found or not wanted or terms <= EXHAUSTIVE_ROWS[torch.device(device).type]:
+        return ""
+    if positive_hopping(hamiltonian, cast(SlaterDeterminant, known.reference)) < FEW_WRONG_SIGNS:
         return ""
     return "backflow determinants from Hartree-Fock orbitals: fermions with nodes, and a sector too large for a sum"
 

@@ -26,12 +26,12 @@ from nqs.recipes.model import (
     determinants,
     network,
     network_of,
-    signs,
     with_network,
 )
 from nqs.recipes.optimiser import OptimiserOptions
 from nqs.recipes.samplers import is_autoregressive, is_exhaustive, is_large
 from nqs.recipes.sector import symmetrised
+from nqs.recipes.signs import signs
 from nqs.recipes.stages import method
 from nqs.recipes.steps import MINUTES, seconds_of_step, steps_within
 from nqs.recipes.threads import threads as threads_of
@@ -303,7 +303,7 @@ def _model(
     on_orbits = isinstance(config, OnOrbits)
     terms = config.symmetry.number_of_orbits(hilbert, device) if on_orbits else hilbert.dimension
     as_usual = distinct is not None and wishes.network is None  # so many distinct ones are drawn from a transformer
-    if text := "" if as_usual else determinant_reason(wishes, known, terms, device):
+    if text := "" if as_usual else determinant_reason(hamiltonian, wishes, known, terms, device):
         assert isinstance(known.reference, SlaterDeterminant)
         why = [why[0], Reason("model", text, announced=True)]
         return determinants(wishes, known.reference, lattice_of(hamiltonian), device), found, why

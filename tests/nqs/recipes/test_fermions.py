@@ -34,6 +34,9 @@ def test_sums_and_positive_states_keep_the_transformer() -> None:
     assert isinstance(plan(FermiHubbard(square(2, 3), 3, 3, U=4.0), device="cpu").model, OnOrbits)
     positive = plan(TV(chain(26, boundary="open"), 13, V=1.0), device="cpu")
     assert not isinstance(positive.model, DeterminantConfig)
+    ring = plan(TV(chain(26), 14, V=1.0), device="cpu")  # no nodes in one dimension, whatever the boundary
+    assert isinstance(ring.model, TransformerConfig)
+    assert ring.model.start == "reference"
     for options in ({"reference": "none"}, {"model": TransformerConfig()}, {"distinct": 100}):
         assert isinstance(network_of(plan(LARGE, device="cpu", **options).model), TransformerConfig)
     twisted = FermiHubbard(square(3, 4), 5, 5, U=8.0, twist=(0.3, 0.0))

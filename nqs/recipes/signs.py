@@ -1,0 +1,126 @@
+"""What is known of the signs of a ground state: none, a rule, or those of a mean-field determinant."""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float64, UInt8
+from torch import Tensor
+
+from nqs.estimators.energy_scale import energy_scale
+from nqs.estimators.estimate import with_decimals
+from nqs.models import MarshallSign, SlaterDeterminant, hartree_fock
+from nqs.models.references.conditionals import DeterminantConditionals
+from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, marshall_exact, marshall_sublattice
+
+OPEN_SHELL = 1e-9  # gap of a mean field, in units of the energy scale
+PROBES = 64  # random configurations whose matrix elements show whether a sign rule fits
+
+
+class Signs(NamedTuple):
+    """Known signs of a ground state.
+
+    Attributes:
+        phase: "zero" if no phase is learned.
+        reference: a fixed phase of each configuration.
+        why: one line.
+        mean_field: a mean field was solved for.
+    """
+
+    phase: Literal["learned", "zero"]
+    reference: ReferencePhase | None
+    why: str
+    mean_field: bool = False
+
+
+def signs(
+    hamiltonian: Hamiltonian,
+    reference: Literal["auto", "none"] | ReferencePhase = "auto",
+    phase: Literal["learned", "zero"] | None = None,
+    *,
+    unit: str = "J",
+) -> Signs:
+    """What gives the signs of the ground state; decided from the Hamiltonian's contract and its matrix elements.
+
+    - stoquastic (`is_stoquastic`): none are needed;
+    - `marshall_exact` true: Marshall's rule alone; false, and the rule turns more of the exchange negative than it
+      turns positive (bipartite antiferromagnets with frustration): Marshall's rule, and a phase head learns the rest;
+    - fermions that Hartree-Fock can treat: the signs of its determinant, and a phase head learns the rest (the
+      determinant has them right on 98 to 99.5 % of the weight of the half-filled 2x4 Hubbard lattice);
+    - else a phase head learns all of them.
+
+    Args:
+        reference: "none": a phase head learns all signs; or a reference phase, whose rest a phase head learns.
+        phase: "learned" adds a phase head where none is needed; "zero" refuses one.
+        unit: of the mean-field energy, for the line that is shown.
+
+    Raises:
+        ValueError: phase="zero" where no rule gives the exact signs.
+    """
+    found = _signs(hamiltonian, reference, phase, unit)
+    if phase == "zero" and found.phase != "zero":
+        raise ValueError(
+            "no rule gives the exact signs of this ground state: add --model.phase learned, or leave the phase open."
+        )
+    return found if phase is None else found._replace(phase=phase)
+
+
+def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: str) -> Signs:
+    stoquastic = is_stoquastic(hamiltonian)
+    if stoquastic and (reference == "auto" or phase == "zero"):
+        return Signs("zero", None, "positive ground state: no phases")
+    if reference == "none":
+        return Signs("learned", None, "a phase head learns all signs")
+    if reference != "auto":
+        given = f"signs of the given {type(reference).__name__}"
+        if phase == "zero":  # whoever gives both says that they are exact
+            return Signs("zero", reference, given)
+        return Signs("learned", reference, f"{given}, a phase head learns the rest")
+    marshall = _marshall(hamiltonian)
+    if marshall is not None and marshall_exact(hamiltonian):
+        return Signs("zero", marshall, "Marshall's rule gives the exact signs")
+    if marshall is not None and _turns_negative(hamiltonian, marshall):
+        return Signs("learned", marshall, "Marshall's rule for the signs, a phase head learns the rest")
+    if phase == "zero":  # refused by the caller, without the time of a mean field
+        return Signs("learned", None, "")
+    try:
+        found = hartree_fock(hamiltonian)
+    except ValueError:
+        return Signs("learned", None, "a phase head learns all signs")
+    except RuntimeError as error:
+        return Signs("learned", None, f"{error}\nGoing on without it: a phase head learns all signs.", True)
+    gap = found.gap if found.gap > OPEN_SHELL * energy_scale(hamiltonian) else 0.0
+    shell = "" if gap else ", an open shell: one of many determinants"
+    line = f"Hartree-Fock E = {with_decimals(found.energy)} {unit}, gap {with_decimals(gap, 4)} {unit}{shell}"
+    return Signs("learned", found.determinant, line, True)
+
+
+def _marshall(hamiltonian: Hamiltonian) -> MarshallSign | None:
+    """The rule, for Hamiltonians that say whether it is exact."""
+    sublattice = None if marshall_exact(hamiltonian) is None else marshall_sublattice(hamiltonian)
+    return None if sublattice is None else MarshallSign(sublattice=sublattice)
+
+
+def _turns_negative(hamiltonian: Hamiltonian, reference: ReferencePhase) -> bool:
+    """Whether a sign rule turns more of the positive off-diagonal elements than of the negative ones."""
+    n = hamiltonian.hilbert.random(PROBES, torch.Generator().manual_seed(0))
+    elements, sign = _with_signs(hamiltonian, reference, n)
+    return bool((elements * (1 - sign)).sum() > 0)
+
+
+def positive_hopping(hamiltonian: Hamiltonian, reference: SlaterDeterminant) -> float:
+    """Fraction of the off-diagonal elements that the signs of a determinant leave positive, on draws of it."""
+    conditionals = DeterminantConditionals(reference, hamiltonian.hilbert.local_dim)
+    n = conditionals.draw(hamiltonian.hilbert, PROBES, torch.Generator().manual_seed(0))
+    elements, sign = _with_signs(hamiltonian, reference, n)
+    return float(
+        (elements * sign).clamp(min=0).sum() / elements.abs().sum().clamp(min=torch.finfo(elements.dtype).tiny)
+    )
+
+
+def _with_signs(
+    hamiltonian: Hamiltonian, reference: ReferencePhase, n: UInt8[Tensor, "B L"]
+) -> tuple[Float64[Tensor, " K"], Float64[Tensor, " K"]]:
+    """Off-diagonal elements of configurations, and the sign that a reference gives to each."""
+    connected = hamiltonian.connected(n)
+    sign = torch.cos(reference.phase(connected.configurations) - reference.phase(n)[connected.parents])
+    return connected.elements.real, sign
