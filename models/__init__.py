@@ -2,6 +2,7 @@
 
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.models.references.hartree_fock import HartreeFock, free_fermions, hartree_fock
+from nqs.models.references.listed import ListedState
 from nqs.models.references.marshall import MarshallSign
 from nqs.models.references.phase import phase_agreement
 from nqs.models.references.projection import ProjectedDeterminant, sector_of
@@ -11,6 +12,7 @@ from nqs.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
     "HartreeFock",
+    "ListedState",
     "MarshallSign",
     "OnOrbits",
     "ProjectedDeterminant",

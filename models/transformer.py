@@ -26,8 +26,9 @@ from nqs.models.inference.dense import DenseDecoder
 from nqs.models.inference.kernels import log_softmax_
 from nqs.models.initialisation import initialise
 from nqs.models.normalisation import LayerNorm
-from nqs.models.references.conditionals import DeterminantConditionals
+from nqs.models.references.conditionals import StartConditionals
 from nqs.models.references.determinant import SlaterDeterminant
+from nqs.models.references.listed import ListedState
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, ReferencePhase
 from nqs.runtime.defaults import float32_by_default
 from nqs.runtime.memory import require_memory
@@ -52,7 +53,8 @@ class TransformerConfig:
         seed: of the initial parameters.
         reference: fixed phase of every configuration, such as `MarshallSign`, added to the learned phase.
         initial_phases: typical size of the initial learned phase of a site: small where the reference is nearly right.
-        start: |psi|^2 for zero logits: "uniform" over the sector, or that of the "reference", a `SlaterDeterminant`.
+        start: |psi|^2 for zero logits: "uniform" over the sector, or that of the "reference", a `SlaterDeterminant` or
+            a `ListedState`.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -91,8 +93,10 @@ class TransformerConfig:
             raise ValueError(
                 f"initial_phases={self.initial_phases}: a positive number; phases of zero are never learned."
             )
-        if self.start == "reference" and not isinstance(self.reference, SlaterDeterminant):
-            raise ValueError("start='reference' needs a SlaterDeterminant as reference; choose start='uniform'.")
+        if self.start == "reference" and not isinstance(self.reference, SlaterDeterminant | ListedState):
+            raise ValueError(
+                "start='reference' needs a SlaterDeterminant or a ListedState as reference; choose start='uniform'."
+            )
         if self.width % self.n_heads:
             raise ValueError(f"width={self.width} is not divisible by heads={self.n_heads}; choose a multiple.")
 
@@ -173,10 +177,10 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
             self.norm = LayerNorm(D)
             self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
         initialise(self, self.head, n_sites=L, local_dim=d, seed=config.seed, phases=config.initial_phases)
-        self.start_from = None
+        self.start_from: StartConditionals | None = None
         if config.start == "reference":
-            assert isinstance(config.reference, SlaterDeterminant)
-            self.start_from = DeterminantConditionals(config.reference, d).to(torch.device(device))
+            assert isinstance(config.reference, SlaterDeterminant | ListedState)
+            self.start_from = config.reference.conditionals(d).to(torch.device(device))
         self.decoder: Decoder | DenseDecoder = Decoder(self)
         self.gradient_dtype = torch.float32 if config.dtype == "mixed" else None
         self.to(device=device, dtype=torch.float32 if config.dtype == "float32" else torch.float64)

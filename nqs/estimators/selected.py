@@ -6,8 +6,9 @@ configuration has the amplitude and the second-order energy of Epstein and Nesbe
     c_k = sum_i <k|H|i> c_i / (E - <k|H|k>),        E_2 = sum_k (sum_i <k|H|i> c_i)^2 / (E - <k|H|k>);
 
 those with the largest amplitudes are added, and so on (CIPSI: Huron, Malrieu, Rancurel, J. Chem. Phys. 58, 5745
-(1973)). For states that few configurations carry, such as those of molecules, this gives signs and amplitudes of most of the
-weight within seconds, whatever the dimension of the sector: a start for a wavefunction, and a way to compare sectors.
+(1973)). For states that few configurations carry, such as those of molecules, this gives signs and amplitudes of most
+of the weight within seconds, whatever the dimension of the sector: a start for a wavefunction, and a way to compare
+sectors.
 """
 
 # Shapes: D selected configurations, L sites, K connected configurations.
@@ -24,6 +25,7 @@ from nqs.samples import Lookup, distinct
 GROWTH = 4.0  # of the number of selected configurations in one round, at most
 DENSE = 256  # dimension up to which the matrix is diagonalised as a whole
 CONNECTED = 2**22  # connected configurations whose amplitudes are computed at once
+NEAR = 1e-6  # E - <k|H|k> of first-order amplitudes at least, in units of |E|
 TOLERANCE = 1e-8  # of the eigenvalue, relative
 
 
@@ -36,41 +38,54 @@ class SelectedState:
         amplitudes: real and normalised.
         energy: <H> of this state, above the ground-state energy of the sector.
         second_order: E_2, an estimate of what all other configurations would change; not a bound.
+        outside: the other configurations with the largest first-order amplitudes, (K, L).
+        first_order: these amplitudes, in units of those above.
+        rest: weight of the first-order amplitudes that are left out.
     """
 
     configurations: UInt8[Tensor, "D L"]
     amplitudes: Float64[Tensor, " D"]
     energy: float
     second_order: float
+    outside: UInt8[Tensor, "K L"]
+    first_order: Float64[Tensor, " K"]
+    rest: float
 
 
 @torch.no_grad()
 def selected_state(
-    hamiltonian: Hamiltonian, start: UInt8[Tensor, "S L"], size: int, *, rounds: int = 12
+    hamiltonian: Hamiltonian, start: UInt8[Tensor, "S L"], size: int, *, outside: int = 0, rounds: int = 12
 ) -> SelectedState:
     """The lowest state of a real Hamiltonian on up to `size` configurations.
 
     Args:
         start: distinct configurations to begin with, such as the Hartree-Fock determinant.
+        outside: number of first-order amplitudes that are returned, at most.
         rounds: of selection, at most.
 
     Raises:
         ValueError: the Hamiltonian has complex elements.
     """
     n = start
-    for _ in range(rounds):
+    for remaining in reversed(range(rounds)):
         energy, c = _lowest(hamiltonian, n)
         found, coupling, diagonal = _outside(hamiltonian, n, c)
-        denominator = (energy - diagonal).clamp(max=-1e-6 * max(1.0, abs(energy)))
-        second_order = (coupling.square() / denominator).sum().item()
-        wanted = min(size, int(GROWTH * len(n)) + 16)
-        if len(n) >= size or not len(found):
+        denominator = (energy - diagonal).clamp(max=-NEAR * max(1.0, abs(energy)))
+        amplitudes = coupling / denominator
+        if len(n) >= size or not len(found) or not remaining:
             break
-        chosen = (coupling / denominator).abs().topk(min(wanted - len(n), len(found))).indices
-        n = torch.cat([n, found[chosen]])
-    else:
-        energy, c = _lowest(hamiltonian, n)
-    return SelectedState(configurations=n, amplitudes=c, energy=energy, second_order=second_order)
+        wanted = min(size, int(GROWTH * len(n)) + 16)
+        n = torch.cat([n, found[amplitudes.abs().topk(min(wanted - len(n), len(found))).indices]])
+    largest = amplitudes.abs().topk(min(outside, len(found))).indices
+    return SelectedState(
+        configurations=n,
+        amplitudes=c,
+        energy=energy,
+        second_order=(coupling.square() / denominator).sum().item(),
+        outside=found[largest],
+        first_order=amplitudes[largest],
+        rest=(amplitudes.square().sum() - amplitudes[largest].square().sum()).clamp(min=0).item(),
+    )
 
 
 def _lowest(hamiltonian: Hamiltonian, n: UInt8[Tensor, "D L"]) -> tuple[float, Float64[Tensor, " D"]]:
