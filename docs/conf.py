@@ -23,7 +23,7 @@ html_title = f"nqs {version}"
 html_static_path = ["static"]
 html_css_files = ["wide.css"]
 highlight_language = "none"  # formulas are no code
-nb_execution_mode = "off"  # tests/test_tutorial.py runs it; it is shown as committed
+nb_execution_mode = "off"  # tests/project/test_tutorial.py runs it; it is shown as committed
 myst_heading_anchors = 3
 
 default_role = "code"  # docstrings mark code with single backticks

@@ -132,6 +132,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=8, help="runs that tests/test_kill.py kills at random moments")
-    parser.addoption("--mutations", type=int, default=120, help="damaged archives that tests/test_fuzz.py reads")
-    parser.addoption("--fuzz", type=int, default=200, help="hostile archives that tests/test_fuzz_archives.py tries")
+    parser.addoption("--kills", type=int, default=8, help="runs that test_kill.py kills at random moments")
+    parser.addoption("--mutations", type=int, default=120, help="damaged archives that test_fuzz.py reads")
+    parser.addoption("--fuzz", type=int, default=200, help="hostile archives that test_fuzz_archives.py tries")

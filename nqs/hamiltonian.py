@@ -1,0 +1,76 @@
+"""Contract of Hamiltonians, with the defaults of its optional members.
+
+Letters: B configurations, L sites, K connected configurations.
+"""
+
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Float64, Int64, Num, UInt8
+from torch import Tensor
+
+from nqs.hilbert import HilbertSpace
+from nqs.lattice.lattice import Lattice
+
+
+class Connected(NamedTuple):
+    """Off-diagonal row entries <n|H|n'> of a batch of configurations n, in flat form, without zeros."""
+
+    configurations: UInt8[Tensor, "K L"]  # n'
+    elements: Num[Tensor, " K"]  # <n|H|n'>, float64 or complex128
+    parents: Int64[Tensor, " K"]  # row of n in the batch
+
+
+class Hamiltonian(Protocol):
+    """A Hermitian operator on a sector; optional members are read by the functions below, which give their defaults."""
+
+    @property
+    def hilbert(self) -> HilbertSpace: ...
+
+    def diagonal(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
+        """<n|H|n>."""
+
+    def connected(self, n: UInt8[Tensor, "B L"]) -> Connected:
+        """All n' != n with <n|H|n'> != 0, on the device of n. An n' listed twice for one n counts twice."""
+
+
+def lattice_of(hamiltonian: Hamiltonian) -> Lattice | None:
+    """Lattice of the sites; None by default."""
+    return getattr(hamiltonian, "lattice", None)
+
+
+def is_stoquastic(hamiltonian: Hamiltonian) -> bool:
+    """No off-diagonal element is positive or complex: the ground state can be chosen positive. False by default."""
+    return bool(getattr(hamiltonian, "is_stoquastic", False))
+
+
+def unit_of(hamiltonian: Hamiltonian) -> str:
+    """Printed name of the energy unit; "J" by default."""
+    return str(getattr(hamiltonian, "unit", "J"))
+
+
+def max_connected(hamiltonian: Hamiltonian) -> int:
+    """Upper bound of the number of connected configurations of one configuration, at least 1; 4 L by default."""
+    return max(1, int(getattr(hamiltonian, "max_connected", 4 * hamiltonian.hilbert.n_sites)))
+
+
+def marshall_exact(hamiltonian: Hamiltonian) -> bool | None:
+    """Spins: whether Marshall's rule gives the exact signs; None (default): not known to apply."""
+    return getattr(hamiltonian, "marshall_exact", None)
+
+
+def marshall_sublattice(hamiltonian: Hamiltonian) -> tuple[int, ...] | None:
+    """Sites whose local states give the sign (-1)^(their sum), 1 or 0 each: those of sublattice 1 by default.
+
+    None without a lattice, or if it is not bipartite.
+    """
+    if (given := getattr(hamiltonian, "marshall_sublattice", None)) is not None:
+        return tuple(given)
+    try:
+        return None if (lattice := lattice_of(hamiltonian)) is None else tuple(lattice.sublattices().tolist())
+    except ValueError:  # not bipartite
+        return None
+
+
+def has_boundary_phases(hamiltonian: Hamiltonian) -> bool:
+    """Hops carry phases that shift the momenta of the particles; False by default."""
+    return bool(getattr(hamiltonian, "has_boundary_phases", False))
