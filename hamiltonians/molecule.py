@@ -212,7 +212,7 @@ class Molecule:
         space = spinful_fermions(self.integrals.n_orbitals, self.n_up, self.n_down)
         if not self.parities:
             return space
-        charges, n = list(space.charges), self.reference.numpy()
+        charges, n = list(space.charges), self.peak.numpy()
         for number, label in enumerate(self.parities, start=1):
             up, down = np.array(label).reshape(2, -1)
             rows = np.stack([0 * up, up, down, up ^ down], axis=1)
@@ -257,7 +257,7 @@ class Molecule:
         return n
 
     @cached_property
-    def reference(self) -> UInt8[Tensor, " M"]:
+    def peak(self) -> UInt8[Tensor, " M"]:
         """A determinant of the sector: the one with the lowest energy there.
 
         The sector of the parities is that with the lowest energy of a few hundred selected determinants and its

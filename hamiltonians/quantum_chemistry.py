@@ -6,6 +6,7 @@ PySCF is optional: pip install 'nqs[molecules]'. Sun et al., J. Chem. Phys. 153,
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 DEPENDENT = 1e-7  # eigenvalue of the overlap matrix of a basis below which its functions are linearly dependent
 CONVERGED = 1e-12  # Hartree, of the mean field: symmetries are found from the integrals that vanish
+MAX_DETERMINANTS = 10**7  # of full configuration interaction
 
 Orbitals = Literal["hartree-fock", "lowdin"]
 
@@ -277,3 +279,59 @@ def full_ci(molecule: "Molecule") -> float:
     if not np.all(solver.converged):
         raise RuntimeError("full configuration interaction of PySCF did not converge.")
     return float(energy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Energies:
+    """Energies of a molecule by other methods, nan where they are not known.
+
+    Attributes:
+        determinant: of the determinant with the lowest energy in the sector.
+        hartree_fock, ccsd, ccsd_t: by PySCF, of the same integrals.
+        fci: full configuration interaction by PySCF, over all determinants.
+        missing: why energies are not known, one line each.
+    """
+
+    determinant: float
+    hartree_fock: float = math.nan
+    ccsd: float = math.nan
+    ccsd_t: float = math.nan
+    fci: float = math.nan
+    missing: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, molecule: "Molecule", max_determinants: int = MAX_DETERMINANTS) -> "Energies":
+        """All that are affordable; without PySCF only the first one."""
+        determinant = molecule.diagonal(molecule.peak[None]).item()
+        M = molecule.integrals.n_orbitals
+        number = math.comb(M, molecule.n_up) * math.comb(M, molecule.n_down)
+        found: dict[str, float] = {}
+        missing = []
+        try:
+            found |= dict(zip(("hartree_fock", "ccsd", "ccsd_t"), coupled_cluster(molecule), strict=True))
+        except ImportError:
+            missing.append("no CCSD(T) and FCI: pip install 'nqs[molecules]' for PySCF")
+            max_determinants, number = 0, 0
+        except ValueError as error:
+            missing.append(f"no CCSD(T): {error}")
+        if 0 < number <= max_determinants:
+            found["fci"] = full_ci(molecule)
+        elif number:
+            missing.append(f"no FCI: {number:,} determinants are more than {max_determinants:,}")
+        return cls(determinant=determinant, missing=tuple(missing), **found)
+
+    @property
+    def known(self) -> dict[str, float]:
+        """By name."""
+        names = {"Hartree-Fock": self.hartree_fock, "CCSD": self.ccsd, "CCSD(T)": self.ccsd_t, "FCI": self.fci}
+        known = {name: energy for name, energy in names.items() if not math.isnan(energy)}
+        return known or {"determinant": self.determinant}
+
+    def __str__(self) -> str:
+        lines = [f"{name:<14}{energy:.8f} Hartree" for name, energy in self.known.items()]
+        return "\n".join([*lines, *self.missing])
+
+    def beside(self, energy: float, error: float) -> str:
+        """One line: the energy in mHartree above or below each of the others."""
+        parts = [f"{1000 * (energy - other):+.4f} to {name}" for name, other in self.known.items()]
+        return f"in mHartree, ± {1000 * error:.1g}: {', '.join(parts)}"

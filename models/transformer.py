@@ -11,7 +11,7 @@ amplitudes as in Sharir et al., arXiv:1902.04057.
 
 # Shapes: B configurations, L sites, D width, d local states.
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -56,6 +56,9 @@ class TransformerConfig:
         start: |psi|^2 for zero logits: "uniform" over the sector, or that of the "reference", a `SlaterDeterminant` or
             a `ListedState`.
 
+        initial_logits: size of the initial logits, in units of the usual one (nqs.models.initialisation): small where
+            the start is nearly right.
+
     Raises:
         ValueError: a value that is not allowed.
     """
@@ -72,6 +75,7 @@ class TransformerConfig:
     reference: ReferencePhase | None = None
     initial_phases: float = 1.0
     start: Literal["uniform", "reference"] = "uniform"
+    initial_logits: float = field(default=1.0, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "mlp_ratio", "n_heads"):
@@ -93,6 +97,8 @@ class TransformerConfig:
             raise ValueError(
                 f"initial_phases={self.initial_phases}: a positive number; phases of zero are never learned."
             )
+        if not 0 < self.initial_logits < math.inf:
+            raise ValueError(f"initial_logits={self.initial_logits}: a positive number.")
         if self.start == "reference" and not isinstance(self.reference, SlaterDeterminant | ListedState):
             raise ValueError(
                 "start='reference' needs a SlaterDeterminant or a ListedState as reference; choose start='uniform'."
@@ -176,7 +182,15 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
             self.blocks = cast(list[Block], nn.ModuleList(Block(config, L) for _ in range(config.layers)))
             self.norm = LayerNorm(D)
             self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
-        initialise(self, self.head, n_sites=L, local_dim=d, seed=config.seed, phases=config.initial_phases)
+        initialise(
+            self,
+            self.head,
+            n_sites=L,
+            local_dim=d,
+            seed=config.seed,
+            phases=config.initial_phases,
+            logits=config.initial_logits,
+        )
         self.start_from: StartConditionals | None = None
         if config.start == "reference":
             assert isinstance(config.reference, SlaterDeterminant | ListedState)

@@ -50,6 +50,7 @@ def ground_state(
     reference: Literal["auto", "none"] | ReferencePhase = "auto",
     symmetry: Literal["auto", "none"] = "auto",
     distinct: int | None = None,
+    sampled: bool = False,
     optimiser: OptimiserOptions | OptimiserConfig | None = None,
     steps: int | None = None,
     minutes: float | None = None,
@@ -82,7 +83,7 @@ def ground_state(
 
     Args:
         hamiltonian: the problem, which states the sector.
-        model, reference, symmetry, distinct, optimiser, steps: as in `nqs.recipes.plan`.
+        model, reference, symmetry, distinct, sampled, optimiser, steps: as in `nqs.recipes.plan`.
         minutes, total_minutes, seed, temperature, annealing, initial, pretrain, device, threads: as there; `minutes`
             includes exact diagonalisation and the figure.
         until: as in `VMC.run`: ends the run when it returns True for a row of the history.
@@ -135,6 +136,7 @@ def ground_state(
             reference=reference,
             symmetry=symmetry,
             distinct=distinct,
+            sampled=sampled,
             optimiser=optimiser,
             steps=steps,
             minutes=minutes,
@@ -150,7 +152,9 @@ def ground_state(
         say(hamiltonian, hamiltonian.hilbert, sep="\n")
         if exact == "auto":
             exact = None
-            if hamiltonian.hilbert.dimension > exact_limit:
+            if sampled:
+                say("no exact energy: sampled=True")
+            elif hamiltonian.hilbert.dimension > exact_limit:
                 say(f"no exact energy: the dimension is above exact_limit={exact_limit:,}")
             elif orthogonal_to:
                 levels = exact_diagonalisation.lowest(hamiltonian, len(orthogonal_to) + 1)

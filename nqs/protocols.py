@@ -15,6 +15,7 @@ from nqs.hamiltonian import (
     marshall_exact,
     marshall_sublattice,
     max_connected,
+    peak_of,
     unit_of,
 )
 from nqs.samples import LocalEnergies, Samples
@@ -50,6 +51,7 @@ __all__ = [
     "marshall_exact",
     "marshall_sublattice",
     "max_connected",
+    "peak_of",
     "unit_of",
 ]
 

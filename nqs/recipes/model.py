@@ -12,8 +12,9 @@ from nqs.estimators.energy_scale import energy_scale
 from nqs.estimators.estimate import with_decimals
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
-from nqs.models import MarshallSign, SlaterDeterminant, TransformerConfig, hartree_fock
-from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, marshall_exact, marshall_sublattice
+from nqs.models import ListedState, MarshallSign, SlaterDeterminant, TransformerConfig, hartree_fock
+from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, marshall_exact, marshall_sublattice, peak_of
+from nqs.recipes import peaked
 from nqs.recipes.samplers import DISTINCT, EXHAUSTIVE_ROWS, MANY
 from nqs.recipes.steps import EXACT_STEPS, STEPS, seconds
 
@@ -95,6 +96,7 @@ def signs(
 ) -> Signs:
     """What gives the signs of the ground state; decided from the Hamiltonian's contract and its matrix elements.
 
+    - peaked (`peak`): the signs of a list of selected configurations, and a phase head learns the rest;
     - stoquastic (`is_stoquastic`): none are needed;
     - `marshall_exact` true: Marshall's rule alone; false, and the rule turns more of the exchange negative than it
       turns positive (bipartite antiferromagnets with frustration): Marshall's rule, and a phase head learns the rest;
@@ -119,6 +121,8 @@ def signs(
 
 
 def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: str) -> Signs:
+    if reference == "auto" and phase != "zero" and peak_of(hamiltonian) is not None:
+        return Signs("learned", *peaked.listed(hamiltonian, unit), True)
     stoquastic = is_stoquastic(hamiltonian)
     if stoquastic and (reference == "auto" or phase == "zero"):
         return Signs("zero", None, "positive ground state: no phases")
@@ -193,6 +197,8 @@ def network(
         averaged: it is the base of an average over images.
         reference: the signs; in large systems a determinant also gives the amplitudes that learning starts from.
     """
+    if isinstance(reference, ListedState):
+        return peaked.network(wishes.given, phase, reference, device)
     large = averaged or terms > MANY[torch.device(device).type]
     attention = wishes.attention or ("factored" if averaged or (large and lattice is not None) else "dot-product")
     width = wishes.width or _width(phase, terms, hilbert.n_sites, device, minutes, averaged=averaged)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from nqs.estimators.hamiltonian_check import check_hamiltonian
-from nqs.models import OnOrbits, ProjectedDeterminant, SlaterDeterminant, TransformerConfig
+from nqs.models import ListedState, OnOrbits, ProjectedDeterminant, SlaterDeterminant, TransformerConfig
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, stages
 from nqs.protocols import (
     Hamiltonian,
@@ -22,6 +22,7 @@ from nqs.protocols import (
 )
 from nqs.recipes.model import NetworkOptions, network, network_of, signs, with_network
 from nqs.recipes.optimiser import OptimiserOptions
+from nqs.recipes.peaked import is_peaked
 from nqs.recipes.samplers import is_exhaustive, is_large
 from nqs.recipes.sector import symmetrised
 from nqs.recipes.stages import method
@@ -30,7 +31,7 @@ from nqs.recipes.threads import threads as threads_of
 from nqs.runtime.device import checked_device, default_device
 from nqs.runtime.memory import require_memory
 from nqs.runtime.threads import checked_threads
-from nqs.samplers import TreeSampler
+from nqs.samplers import GumbelSampler, TreeSampler
 
 PRETRAIN = ("none", "mean-field", "exact")
 SAMPLE_BYTES = 64  # of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree
@@ -132,6 +133,7 @@ def plan(
     reference: Literal["auto", "none"] | ReferencePhase = "auto",
     symmetry: Literal["auto", "none"] = "auto",
     distinct: int | None = None,
+    sampled: bool = False,
     optimiser: OptimiserOptions | OptimiserConfig | None = None,
     steps: int | None = None,
     minutes: float | None = None,
@@ -154,6 +156,8 @@ def plan(
             all; or a reference phase, such as `nqs.models.MarshallSign`.
         symmetry: "auto": the symmetry sector of the ground state, where that is known and pays off; "none".
         distinct: distinct configurations of each step, without a symmetry; by default chosen from the sector.
+        sampled: no sums over the whole sector, neither in steps nor in the evaluation, also where the sector is small:
+            small systems then show what the method does in large ones.
         optimiser: wishes for the natural gradient, the others are chosen; or an optimiser.
         steps: optimisation steps in all; None: of sampled runs as many as fit into the time, by the measured cost of
             the first ones, else a number by experience.
@@ -204,9 +208,10 @@ def plan(
     if distinct is not None:
         samples = min(distinct, hilbert.dimension) * (hilbert.n_sites + SAMPLE_BYTES)
         require_memory(samples, f"distinct={distinct:,}", "choose fewer distinct configurations", on)
-    chosen = method(wavefunction, on, sampler=sampler, given=optimiser)
-    sampled = not is_exhaustive(chosen.sampler) and chosen.warm_up is None
-    timed = steps is None and sampled and (is_large(of_steps, on) or minutes is not None or total_minutes is not None)
+    chosen = method(wavefunction, on, sampler=sampler, given=optimiser, sampled=sampled)
+    samples_only = not is_exhaustive(chosen.sampler) and chosen.warm_up is None
+    by_time = is_large(of_steps, on) or is_peaked(of_steps) or minutes is not None or total_minutes is not None
+    timed = steps is None and samples_only and by_time
     if timed:
         minutes = minutes or (MINUTES[on.type] if total_minutes is None else None)
         run = RunConfig(minutes=total_minutes or minutes, seed=seed, temperature=temperature, annealing=annealing)
@@ -275,6 +280,8 @@ def _model(
     hilbert = hamiltonian.hilbert
     # Sizes follow when the number of orbits is known.
     config: Any = TransformerConfig(phase=known.phase, reference=known.reference)
+    if isinstance(known.reference, ListedState):
+        symmetry = "none"
     if symmetry == "auto":
         config, text = symmetrised(config, hamiltonian, device)
         why.append(Reason("symmetry", text, announced=True))
@@ -329,7 +336,7 @@ def _samples(sampler: SamplerConfig | Evaluation) -> str:
         return f"up to {sampler.batches} batches, {_samples(sampler.sampler)}"
     if is_exhaustive(sampler):
         return "every configuration in each"
-    if isinstance(sampler, TreeSampler) and sampler.n_distinct is not None:
+    if isinstance(sampler, TreeSampler | GumbelSampler) and sampler.n_distinct is not None:
         return f"about {sampler.n_distinct:,} distinct configurations in each"
     return str(sampler)
 

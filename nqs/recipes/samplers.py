@@ -54,10 +54,10 @@ def is_large(wavefunction: Wavefunction, device: torch.device | str) -> bool:
     return wavefunction.n_images == 1 and evaluations(wavefunction) > MANY[torch.device(device).type]
 
 
-def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig:
-    """Exhaustive sums for small sectors, else tree sampling of DISTINCT configurations."""
+def training_sampler(wavefunction: Wavefunction, device: torch.device | str, *, sampled: bool = False) -> SamplerConfig:
+    """Exhaustive sums for small sectors, unless steps are to be `sampled`; else of DISTINCT configurations a tree."""
     kind = torch.device(device).type
-    if evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
+    if not sampled and evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
         return ExhaustiveSampler()
     if wavefunction.n_images == 1:
         return TreeSampler(n_distinct=(DISTINCT_OF_MANY if is_large(wavefunction, device) else DISTINCT)[kind])
@@ -77,10 +77,16 @@ def averages_in_steps(hamiltonian: Hamiltonian, images: int, device: torch.devic
     return work <= LARGEST_AVERAGE[kind]
 
 
-def final_evaluation(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig | Evaluation:
-    """Of the final energy: the whole sector if one sum is affordable, else batches of more samples than in a step."""
+def final_evaluation(
+    wavefunction: Wavefunction, device: torch.device | str, *, sampled: bool = False
+) -> SamplerConfig | Evaluation:
+    """Of the final energy: the whole sector if one sum is affordable, else batches of more samples than in a step.
+
+    Args:
+        sampled: no sum over the whole sector.
+    """
     limit, each = EVALUATION_DISTINCT[torch.device(device).type], wavefunction.n_images
-    if evaluations(wavefunction) <= (limit if each == 1 else ExhaustiveSampler().max_dimension):
+    if not sampled and evaluations(wavefunction) <= (limit if each == 1 else ExhaustiveSampler().max_dimension):
         return ExhaustiveSampler()
     every = limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each)
     batch = max(1, limit // (BATCHES * each))

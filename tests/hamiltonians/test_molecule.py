@@ -86,7 +86,7 @@ def test_the_sector_of_the_parities_holds_the_ground_state() -> None:
     assert exact.ground_state(nitrogen).energy == pytest.approx(full_ci(nitrogen), abs=1e-9)
     # The determinant with the lowest energy is an open shell of another irrep.
     carbon = Molecule.from_geometry("C 0 0 0; C 0 0 1.26")
-    assert carbon.lowest_determinant.tolist() != carbon.reference.tolist()
+    assert carbon.lowest_determinant.tolist() != carbon.peak.tolist()
     assert exact.ground_state(carbon).energy == pytest.approx(-74.69078191913434, abs=1e-8)
 
 
@@ -96,7 +96,7 @@ def test_energies_of_other_methods() -> None:
     water = Molecule.from_geometry(WATER)
     expected = (-74.9644475827708, -75.01540899489834, -75.0154776937559)
     np.testing.assert_allclose(coupled_cluster(water), expected, rtol=0, atol=1e-6)
-    assert water.diagonal(water.reference[None]).item() == pytest.approx(expected[0], abs=1e-9)
+    assert water.diagonal(water.peak[None]).item() == pytest.approx(expected[0], abs=1e-9)
     assert full_ci(water) == pytest.approx(exact.ground_state(water).energy, abs=1e-9)
 
 
@@ -309,10 +309,10 @@ def test_cutoff_changes_energies_within_its_bound() -> None:
 def test_selected_determinants_converge_to_the_ground_state() -> None:
     molecule = Molecule.from_fcidump(DATA / "h2o.fcidump.gz")
     energy = exact.ground_state(molecule).energy
-    few = selected_state(molecule, molecule.reference[None], 60)
+    few = selected_state(molecule, molecule.peak[None], 60)
     assert len(few.configurations) == 60
     assert energy < few.energy < energy + 1e-3
     assert abs(few.energy + few.second_order - energy) < 0.2 * (few.energy - energy)
-    whole = selected_state(molecule, molecule.reference[None], 1000)
+    whole = selected_state(molecule, molecule.peak[None], 1000)
     assert len(whole.configurations) == molecule.hilbert.dimension
     assert whole.energy == pytest.approx(energy, abs=1e-7)
