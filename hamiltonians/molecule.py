@@ -289,6 +289,11 @@ class Molecule:
         return "Hartree"
 
     @property
+    def has_total_spin(self) -> bool:
+        """Restricted orbitals: S^2 is measured."""
+        return self.integrals.is_restricted
+
+    @property
     def max_connected(self) -> int:
         return max(1, self._elements("cpu").max_connected)
 

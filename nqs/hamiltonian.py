@@ -82,3 +82,8 @@ def marshall_sublattice(hamiltonian: Hamiltonian) -> tuple[int, ...] | None:
 def has_boundary_phases(hamiltonian: Hamiltonian) -> bool:
     """Hops carry phases that shift the momenta of the particles; False by default."""
     return bool(getattr(hamiltonian, "has_boundary_phases", False))
+
+
+def has_total_spin(hamiltonian: Hamiltonian) -> bool:
+    """Electrons: both spins have the same orbitals, and S^2 is to be measured; False by default."""
+    return bool(getattr(hamiltonian, "has_total_spin", False))
