@@ -19,9 +19,6 @@ def reordered(molecule: Molecule, order: Order) -> Molecule:
     - "energy": by the diagonal of the Fock matrix of the peak, the lowest first;
     - "fiedler": by the Fiedler vector of the exchange integrals, which puts orbitals with large ones side by side
       (Barcza, Legeza, Marti, Reiher, Phys. Rev. A 83, 012508 (2011)).
-
-    Raises:
-        ValueError: an unknown order.
     """
     M = molecule.integrals.n_orbitals
     if order == "given":
@@ -33,9 +30,7 @@ def reordered(molecule: Molecule, order: Order) -> Molecule:
         occupied = [np.flatnonzero(n & 1).tolist(), np.flatnonzero(n >> 1).tolist()]
         fock = sum(molecule.integrals.mean_field(spin, occupied).diagonal() for spin in (0, 1))
         return molecule.reordered(np.argsort(fock, kind="stable").tolist())
-    if order == "fiedler":
-        return molecule.reordered(np.argsort(fiedler_vector(molecule), kind="stable").tolist())
-    raise ValueError(f"order={order!r}: choose 'given', 'reversed', 'energy' or 'fiedler'.")
+    return molecule.reordered(np.argsort(fiedler_vector(molecule), kind="stable").tolist())
 
 
 def fiedler_vector(molecule: Molecule) -> Float64[np.ndarray, " M"]:

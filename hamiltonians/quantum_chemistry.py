@@ -23,18 +23,22 @@ MAX_DETERMINANTS = 10**7  # of full configuration interaction
 Orbitals = Literal["hartree-fock", "lowdin"]
 
 
+class PySCFMissing(ImportError, ValueError):
+    """PySCF is not installed; commands end with this one line."""
+
+
 def pyscf() -> Any:
     """The package.
 
     Raises:
-        ImportError: it is not installed.
+        PySCFMissing: it is not installed.
     """
     try:
         import pyscf
         import pyscf.cc
         import pyscf.fci
     except ImportError:
-        raise ImportError(
+        raise PySCFMissing(
             "a geometry needs PySCF, which is not installed: pip install 'nqs[molecules]'. Integrals of another "
             "program can be read without it: Molecule.from_fcidump."
         ) from None
@@ -68,7 +72,7 @@ def from_geometry(
         options: of `Molecule`: `symmetry`, `cutoff`, `name`.
 
     Raises:
-        ImportError: PySCF is not installed.
+        PySCFMissing: PySCF is not installed.
         ValueError: a geometry, basis or spin that is impossible, a basis that is linearly dependent, or a mean field
             that does not converge.
     """
@@ -214,7 +218,7 @@ def pyscf_mean_field(molecule: "Molecule") -> Any:
     """A mean-field object of PySCF whose atomic orbitals are those of the integrals, restricted ones.
 
     Raises:
-        ImportError: PySCF is not installed.
+        PySCFMissing: PySCF is not installed.
         ValueError: unrestricted orbitals.
     """
     package = pyscf()
@@ -237,7 +241,7 @@ def coupled_cluster(molecule: "Molecule") -> tuple[float, float, float]:
     """Energies of Hartree-Fock (UHF for open shells), CCSD and CCSD(T) for the integrals; nan where not converged.
 
     Raises:
-        ImportError, ValueError: as `pyscf_mean_field`.
+        PySCFMissing, ValueError: as `pyscf_mean_field`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -260,7 +264,7 @@ def full_ci(molecule: "Molecule") -> float:
     """Lowest energy of all determinants of n_up and n_down electrons (without regard to parities), by PySCF.
 
     Raises:
-        ImportError: PySCF is not installed.
+        PySCFMissing: PySCF is not installed.
         RuntimeError: the diagonalisation did not converge.
     """
     fci = pyscf().fci
@@ -309,7 +313,7 @@ class Energies:
         missing = []
         try:
             found |= dict(zip(("hartree_fock", "ccsd", "ccsd_t"), coupled_cluster(molecule), strict=True))
-        except ImportError:
+        except PySCFMissing:
             missing.append("no CCSD(T) and FCI: pip install 'nqs[molecules]' for PySCF")
             max_determinants, number = 0, 0
         except ValueError as error:

@@ -49,7 +49,7 @@ def molecule_of(config: Config) -> Molecule:
     """
     Raises:
         ValueError: neither a file nor a geometry, or both.
-        ImportError: a geometry without PySCF.
+        PySCFMissing: a geometry without PySCF.
     """
     if (config.fcidump is None) == (config.atom is None):
         raise ValueError('give either --fcidump FILE or --atom "N 0 0 0; N 0 0 1.1", and not both.')
