@@ -20,10 +20,12 @@ from nqs.samplers import GumbelSampler, TreeSampler
 
 # Selected configurations between which H is diagonalised, and first-order amplitudes that are listed with them; but
 # never more than a tenth and a half of the sector, so that small sectors show what the method does in large ones.
-SELECTED, FIRST_ORDER = 1_000, 10_000
+SELECTED, FIRST_ORDER = 2_000, 20_000
+LISTED_NUMBERS = 900_000  # of all listed configurations: archives hold arrays of up to a million
 # Weight of what is not listed, at least and at most. N2 in STO-3G, 182 of 1,824 determinants selected: the first step
-# is 8.5 mHa above the ground state with 1e-4 and without first-order amplitudes, 0.01 mHa with 1e-6 and with them.
-LEAST_REST, MOST_REST = 1e-6, 0.1
+# is 8.5 mHa above the ground state with 1e-4 and without first-order amplitudes, 0.01 mHa with 1e-6 and with them. Its
+# signs are unknown at first: every part of 1e-4 costs about 0.3 mHa.
+LEAST_REST, MOST_REST = 1e-6, 1e-5
 SMALL = 1e-3  # initial phases, and initial logits in units of the usual ones: corrections of a good start
 # Distinct configurations of a step and of a batch of the evaluation, at most a half of the sector where it is sampled.
 DISTINCT, BATCHES = {"cpu": 1_000, "cuda": 8_000}, 64
@@ -47,7 +49,7 @@ def listed(hamiltonian: Hamiltonian, unit: str) -> tuple[ListedState, str]:
     assert peak is not None
     dimension = hamiltonian.hilbert.dimension
     size = max(1, min(SELECTED, dimension // 10))
-    outside = max(0, min(FIRST_ORDER, dimension // 2 - size))
+    outside = max(0, min(FIRST_ORDER, dimension // 2 - size, LISTED_NUMBERS // hamiltonian.hilbert.n_sites - size))
     state = selected_state(hamiltonian, peak[None], size, outside=outside)
     found = ListedState(
         configurations=torch.cat([state.configurations, state.outside]).cpu().numpy(),
