@@ -113,24 +113,73 @@ class Molecule:
         return whole if not frozen and active is None else whole.active_space(frozen, active)
 
     @classmethod
-    def from_geometry(cls, atom: str, basis: str = "sto-3g", **options: Any) -> "Molecule":
-        """From positions of atoms in Angstrom, "N 0 0 0; N 0 0 1.1", in Hartree-Fock orbitals of PySCF.
+    def from_geometry(
+        cls,
+        atom: str,
+        basis: str = "sto-3g",
+        *,
+        charge: int = 0,
+        spin: int | None = None,
+        bohr: bool = False,
+        orbitals: Literal["hartree-fock", "lowdin"] = "hartree-fock",
+        unrestricted: bool = False,
+        frozen: int = 0,
+        active: int | None = None,
+        **options: Any,
+    ) -> "Molecule":
+        """From positions of atoms, in Hartree-Fock orbitals; needs PySCF.
 
-        Options: see `nqs.hamiltonians.quantum_chemistry.from_geometry`.
+        Args:
+            atom: elements with positions in Angstrom, "N 0 0 0; N 0 0 1.1".
+            basis, charge, spin, bohr, orbitals, unrestricted: as `nqs.hamiltonians.quantum_chemistry.from_geometry`.
+            frozen, active: as `active_space`.
+            options: `symmetry`, `cutoff`, `name`.
+
+        Raises:
+            PySCFMissing: PySCF is not installed.
+            ValueError: as there, or as `active_space`.
         """
         from nqs.hamiltonians.quantum_chemistry import from_geometry
 
-        return from_geometry(atom, basis, **options)
+        found = from_geometry(
+            atom, basis, charge=charge, spin=spin, bohr=bohr, orbitals=orbitals, unrestricted=unrestricted
+        )
+        whole = cls(found.integrals, found.n_up, found.n_down, **({"name": found.name} | options))
+        return whole if not frozen and active is None else whole.active_space(frozen, active)
 
     @classmethod
-    def from_pyscf(cls, mean_field: Any, **options: Any) -> "Molecule":
-        """From a mean-field object of PySCF, in its orbitals.
+    def from_pyscf(
+        cls,
+        mean_field: Any,
+        *,
+        coefficients: np.ndarray | Sequence[np.ndarray] | None = None,
+        frozen: int | Sequence[int] = 0,
+        active: int | Sequence[int] | None = None,
+        **options: Any,
+    ) -> "Molecule":
+        """From a mean-field object of PySCF, RHF, ROHF or UHF, in its orbitals or given ones.
 
-        Options: see `nqs.hamiltonians.quantum_chemistry.from_pyscf`.
+        Args:
+            mean_field, coefficients: as `nqs.hamiltonians.quantum_chemistry.from_pyscf`.
+            frozen: number of the first orbitals, or a list of orbitals, that stay doubly occupied.
+            active: number of orbitals after them, or a list of orbitals, that are kept; None: all others.
+            options: `symmetry`, `cutoff`, `name`.
+
+        Raises:
+            PySCFMissing: PySCF is not installed.
+            ValueError: as there, or as `active_space`.
         """
         from nqs.hamiltonians.quantum_chemistry import from_pyscf
 
-        return from_pyscf(mean_field, **options)
+        found = from_pyscf(mean_field, coefficients)
+        whole = cls(found.integrals, found.n_up, found.n_down, **({"name": found.name} | options))
+        if isinstance(frozen, int) and (active is None or isinstance(active, int)):
+            return whole if not frozen and active is None else whole.active_space(frozen, active)
+        held = list(range(frozen)) if isinstance(frozen, int) else list(frozen)
+        others = [orbital for orbital in range(whole.integrals.n_orbitals) if orbital not in held]
+        kept = others[:active] if active is None or isinstance(active, int) else list(active)
+        order = [*held, *kept, *(orbital for orbital in others if orbital not in kept)]
+        return whole.reordered(order).active_space(len(held), len(kept))
 
     @classmethod
     def from_lattice(

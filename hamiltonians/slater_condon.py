@@ -38,13 +38,13 @@ class Excitations(NamedTuple):
     """One factor of all excitations of a kind: rows (what leaves) or columns (where it goes), R of each determinant.
 
     Attributes:
-        index: in units of the table of elements, (B, R).
+        place: in the table of elements, (B, R): the element of a row and a column is at the sum of theirs.
         sign: (B, R).
         irrep: (B, R).
         flips: changes of the local states, (B, R, W) 64-bit words.
     """
 
-    index: Int64[Tensor, "B R"]
+    place: Int64[Tensor, "B R"]
     sign: Float64[Tensor, "B R"]
     irrep: Int64[Tensor, "B R"]
     flips: Int64[Tensor, "B R W"]
@@ -52,7 +52,7 @@ class Excitations(NamedTuple):
     def sorted_by_irrep(self) -> "Excitations":
         order = self.irrep.argsort(dim=1, stable=True)
         flips = self.flips.gather(1, order[..., None].expand_as(self.flips))
-        return Excitations(self.index.gather(1, order), self.sign.gather(1, order), self.irrep.gather(1, order), flips)
+        return Excitations(self.place.gather(1, order), self.sign.gather(1, order), self.irrep.gather(1, order), flips)
 
 
 class Part(NamedTuple):
@@ -233,12 +233,12 @@ class SlaterCondon:
         columns: Excitations,
         fock: Float64[Tensor, "B M2"],
     ) -> Part:
-        i, a = rows.index[:, :, None], columns.index[:, None, :]
+        i, a = rows.place[:, :, None], columns.place[:, None, :]
         sign = rows.sign[:, :, None] * columns.sign[:, None, :]
         elements = fock.gather(1, (i * self.M + a).flatten(1)) * torch.where(i < a, -sign, sign).flatten(1)
         allowed = (elements.abs() > self.cutoff) & (rows.irrep[:, :, None] == columns.irrep[:, None, :]).flatten(1)
         parents, move = allowed.nonzero().T
-        P, Q = rows.index.shape[1], max(1, columns.index.shape[1])
+        P, Q = rows.place.shape[1], max(1, columns.place.shape[1])
         left = parents * P + move.div(Q, rounding_mode="floor")
         return self._connected(words, first, parents, left, parents * Q + move % Q, rows, columns, elements[allowed])
 
@@ -246,8 +246,8 @@ class SlaterCondon:
         self, words: Int64[Tensor, "B W"], first: int, rows: Excitations, columns: Excitations, table: Tensor
     ) -> Part:
         """All rows with the columns of the same irrep, which are sorted by it."""
-        B, P = rows.index.shape
-        Q, device = columns.index.shape[1], words.device
+        B, P = rows.place.shape
+        Q, device = columns.place.shape[1], words.device
         if self.n_irreps == 1:
             start, number = torch.zeros_like(rows.irrep), torch.full_like(rows.irrep, Q)
         else:
@@ -260,7 +260,7 @@ class SlaterCondon:
         left = torch.repeat_interleave(torch.arange(B * P, device=device), number)
         shift = start.flatten() - (number.cumsum(0) - number)
         right = torch.arange(len(left), device=device).add_(shift.index_select(0, left))
-        index = rows.index.flatten().index_select(0, left).add_(columns.index.flatten().index_select(0, right))
+        index = rows.place.flatten().index_select(0, left).add_(columns.place.flatten().index_select(0, right))
         elements = table.index_select(0, index)
         kept = (elements.abs() > self.cutoff).nonzero()[:, 0]
         if len(kept) < len(left):

@@ -19,7 +19,7 @@ from nqs import Result
 from nqs.cli.options import CommonOptions, Options, command_line
 from nqs.estimators.estimate import with_error
 from nqs.hamiltonians import Molecule
-from nqs.hamiltonians.quantum_chemistry import Energies
+from nqs.hamiltonians.reference_energies import Energies
 
 
 @dataclass(frozen=True, kw_only=True)

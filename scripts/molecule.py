@@ -14,13 +14,13 @@ A repeated command continues an interrupted run, or shows the result of a finish
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from nqs import Result
 from nqs.cli.options import CommonOptions, Options, command_line
 from nqs.hamiltonians import Molecule
 from nqs.hamiltonians.orbital_order import reordered
-from nqs.hamiltonians.quantum_chemistry import Energies
+from nqs.hamiltonians.reference_energies import Energies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,12 @@ def molecule_of(config: Config) -> Molecule:
     """
     if (config.fcidump is None) == (config.atom is None):
         raise ValueError('give either --fcidump FILE or --atom "N 0 0 0; N 0 0 1.1", and not both.')
-    space = {"spin": config.spin, "frozen": config.frozen, "active": config.active, "cutoff": config.cutoff}
+    space: dict[str, Any] = {
+        "spin": config.spin,
+        "frozen": config.frozen,
+        "active": config.active,
+        "cutoff": config.cutoff,
+    }
     symmetry = "auto" if config.parities else "none"
     if config.fcidump is not None:
         molecule = Molecule.from_fcidump(config.fcidump, symmetry=symmetry, **space)

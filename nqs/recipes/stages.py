@@ -73,7 +73,7 @@ def method(
         given = peaked.optimiser(given)
     if evaluation is None:
         evaluation = chosen if exact else final_evaluation(wavefunction, device, sampled=sampled)
-        if from_list and not is_exhaustive(evaluation):
+        if from_list and isinstance(evaluation, Evaluation):
             evaluation = peaked.evaluation(wavefunction, device)
     return Method(
         sampler=chosen,

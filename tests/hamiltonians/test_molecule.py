@@ -12,7 +12,7 @@ from nqs import exact
 from nqs.estimators.selected import selected_state
 from nqs.hamiltonians import FermiHubbard, Integrals, Molecule
 from nqs.hamiltonians.fcidump import read_fcidump
-from nqs.hamiltonians.quantum_chemistry import coupled_cluster, full_ci
+from nqs.hamiltonians.reference_energies import coupled_cluster, full_ci
 from nqs.lattice import chain, square
 
 WATER = "O 0 0 0; H 0.2774 0.8929 0.2544; H 0.6068 -0.2383 -0.7169"
