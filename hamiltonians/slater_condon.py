@@ -18,6 +18,7 @@ only places where a row has elements that are not zero, so that others are never
 
 # Shapes: B determinants, M orbitals, P rows and Q columns of a determinant, K connected determinants, W words.
 from collections.abc import Iterator
+from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
@@ -194,16 +195,21 @@ class SlaterCondon:
             yield self._joined(words, first, up, down, self.one_of_each)
 
     def _one(self, s: int, orbitals: Int64[Tensor, "B R"], sigma: Float64[Tensor, "B M"]) -> Excitations:
-        return Excitations(orbitals, sigma.gather(1, orbitals), self.irreps[s][orbitals], self.flips[s][orbitals])
+        flat = orbitals.flatten()
+        irreps, flips = self.irreps[s].index_select(0, flat), self.flips[s].index_select(0, flat)
+        return Excitations(
+            orbitals, sigma.gather(1, orbitals), irreps.view_as(orbitals), flips.unflatten(0, orbitals.shape)
+        )
 
     def _two(self, s: int, orbitals: Int64[Tensor, "B R"], sigma: Float64[Tensor, "B M"], width: int) -> Excitations:
         one = self._one(s, orbitals, sigma)
         k, l = self.two_chosen[s][orbitals.shape[1]].T
+        first, second = (partial(torch.Tensor.index_select, dim=1, index=place) for place in (k, l))
         return Excitations(
-            self.number_of_two[orbitals[:, k], orbitals[:, l]] * width,
-            one.sign[:, k] * one.sign[:, l],
-            one.irrep[:, k] ^ one.irrep[:, l],
-            one.flips[:, k] ^ one.flips[:, l],
+            self.number_of_two.flatten().take(first(orbitals) * self.M + second(orbitals)) * width,
+            first(one.sign) * second(one.sign),
+            first(one.irrep) ^ second(one.irrep),
+            first(one.flips) ^ second(one.flips),
         )
 
     def _moves(
@@ -219,7 +225,7 @@ class SlaterCondon:
         i, e = occupied[:, :, None], empty[:, None, :]
         sign = a.sign[:, :, None] * b.sign[:, None, :]
         return Excitations(
-            (self.pair[i, e] * width).flatten(1),
+            self.pair.flatten().take((i * self.M + e).flatten(1)) * width,
             torch.where(i < e, -sign, sign).flatten(1),
             (a.irrep[:, :, None] ^ b.irrep[:, None, :]).flatten(1),
             (a.flips[:, :, None] ^ b.flips[:, None, :]).flatten(1, 2),
@@ -264,7 +270,7 @@ class SlaterCondon:
         elements = table.index_select(0, index)
         kept = (elements.abs() > self.cutoff).nonzero()[:, 0]
         if len(kept) < len(left):
-            left, right, elements = left[kept], right[kept], elements[kept]
+            left, right, elements = (part.index_select(0, kept) for part in (left, right, elements))
         elements.mul_(rows.sign.flatten().index_select(0, left)).mul_(columns.sign.flatten().index_select(0, right))
         return self._connected(words, first, left.div(P, rounding_mode="floor"), left, right, rows, columns, elements)
 
