@@ -18,8 +18,10 @@ import torch
 from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
 
+from nqs.runtime.memory import in_chunks, max_chunk_rows
+
 LEAST = 1e-3  # occurrence of a local state, at least
-NOWHERE = 0  # node of prefixes that are not in the list
+CPU_BYTES, COPIES = 2**22, 6  # of tables (L, d) of a chunk of configurations, which stay in the cache; their number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,6 +164,14 @@ class ListedConditionals:
 
     def of(self, n: UInt8[Tensor, "B L"], log_uniform: Float64[Tensor, "B L d"]) -> Float64[Tensor, "B L d"]:
         """`log_start_` at all sites of whole configurations."""
+        if not len(n):
+            return log_uniform
+        rows = max_chunk_rows(8 * COPIES * log_uniform[0].numel(), n.device, CPU_BYTES)
+        return torch.cat(
+            in_chunks(lambda part: self._of(n[part], log_uniform[part]), torch.arange(len(n), device=n.device), rows)
+        )
+
+    def _of(self, n: UInt8[Tensor, "B L"], log_uniform: Float64[Tensor, "B L d"]) -> Float64[Tensor, "B L d"]:
         chosen, B = n.long(), len(n)
         log_q = (self.tree.log_occurs + log_uniform).log_softmax(-1)
         of_chosen = log_q.gather(2, chosen[..., None])[..., 0]

@@ -19,15 +19,16 @@ from nqs.recipes.optimiser import OptimiserOptions
 from nqs.samplers import GumbelSampler, TreeSampler
 
 # Selected configurations between which H is diagonalised, and first-order amplitudes that are listed with them; but
-# never more than a tenth and a half of the sector, so that small sectors show what the method does in large ones.
+# never more than a tenth and PART of the sector, so that small sectors show what the method does in large ones.
 SELECTED, FIRST_ORDER = 2_000, 20_000
+PART = 0.75
 LISTED_NUMBERS = 900_000  # of all listed configurations: archives hold arrays of up to a million
 # Weight of what is not listed, at least and at most. N2 in STO-3G, 182 of 1,824 determinants selected: the first step
 # is 8.5 mHa above the ground state with 1e-4 and without first-order amplitudes, 0.01 mHa with 1e-6 and with them. Its
 # signs are unknown at first: every part of 1e-4 costs about 0.3 mHa.
 LEAST_REST, MOST_REST = 1e-6, 1e-5
 SMALL = 1e-3  # initial phases, and initial logits in units of the usual ones: corrections of a good start
-# Distinct configurations of a step and of a batch of the evaluation, at most a half of the sector where it is sampled.
+# Distinct configurations of a step and of a batch of the evaluation, at most PART of the sector where it is sampled.
 DISTINCT, BATCHES = {"cpu": 1_000, "cuda": 8_000}, 64
 EVALUATION_ERROR = 1e-8  # in units of |E - E_inf|, about 1e-7 Hartree
 WIDTH = {"cpu": 16, "cuda": 48}
@@ -49,7 +50,9 @@ def listed(hamiltonian: Hamiltonian, unit: str) -> tuple[ListedState, str]:
     assert peak is not None
     dimension = hamiltonian.hilbert.dimension
     size = max(1, min(SELECTED, dimension // 10))
-    outside = max(0, min(FIRST_ORDER, dimension // 2 - size, LISTED_NUMBERS // hamiltonian.hilbert.n_sites - size))
+    outside = max(
+        0, min(FIRST_ORDER, int(PART * dimension) - size, LISTED_NUMBERS // hamiltonian.hilbert.n_sites - size)
+    )
     state = selected_state(hamiltonian, peak[None], size, outside=outside)
     found = ListedState(
         configurations=torch.cat([state.configurations, state.outside]).cpu().numpy(),
@@ -82,14 +85,14 @@ def optimiser(given: OptimiserConfig | OptimiserOptions | None) -> OptimiserConf
 
 def sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig:
     """Without replacement: the configurations that carry the weight enter with certainty, whatever their number."""
-    return GumbelSampler(n_distinct=_at_most_half(wavefunction, DISTINCT[torch.device(device).type]))
+    return GumbelSampler(n_distinct=_at_most_a_part(wavefunction, DISTINCT[torch.device(device).type]))
 
 
 def evaluation(wavefunction: Wavefunction, device: torch.device | str) -> Evaluation:
     """Independent draws of so many samples that as many distinct configurations are found."""
-    n_distinct = _at_most_half(wavefunction, DISTINCT[torch.device(device).type])
+    n_distinct = _at_most_a_part(wavefunction, DISTINCT[torch.device(device).type])
     return Evaluation(sampler=TreeSampler(n_distinct=n_distinct), batches=BATCHES, error=EVALUATION_ERROR)
 
 
-def _at_most_half(wavefunction: Wavefunction, number: int) -> int:
-    return max(1, min(number, wavefunction.hilbert.dimension // 2))
+def _at_most_a_part(wavefunction: Wavefunction, number: int) -> int:
+    return max(1, min(number, int(PART * wavefunction.hilbert.dimension)))
