@@ -3,9 +3,11 @@
 from nqs.hamiltonians.bose_hubbard import BoseHubbard, harmonic_trap
 from nqs.hamiltonians.fermi_hubbard import FermiHubbard, staggered_potential
 from nqs.hamiltonians.heisenberg import Heisenberg
+from nqs.hamiltonians.integrals import Integrals
 from nqs.hamiltonians.ising import Ising
 from nqs.hamiltonians.local_hamiltonian import LocalHamiltonian
 from nqs.hamiltonians.local_terms import LocalTerms
+from nqs.hamiltonians.molecule import Molecule
 from nqs.hamiltonians.netket.export import to_netket
 from nqs.hamiltonians.netket.operator import NetKetOperator
 from nqs.hamiltonians.operators import Operator
@@ -19,9 +21,11 @@ __all__ = [
     "BoseHubbard",
     "FermiHubbard",
     "Heisenberg",
+    "Integrals",
     "Ising",
     "LocalHamiltonian",
     "LocalTerms",
+    "Molecule",
     "NetKetOperator",
     "Operator",
     "Rydberg",

@@ -6,6 +6,7 @@ from nqs.models.product import Product, ProductConfig
 from nqs.models.rbm import RBM, RBMConfig
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.models.references.hartree_fock import HartreeFock, free_fermions, hartree_fock
+from nqs.models.references.listed import ListedState
 from nqs.models.references.marshall import MarshallSign
 from nqs.models.references.phase import phase_agreement
 from nqs.models.references.projected_energy import projected_mean_field
@@ -23,6 +24,7 @@ __all__ = [
     "HartreeFock",
     "Jastrow",
     "JastrowConfig",
+    "ListedState",
     "MarshallSign",
     "OnOrbits",
     "Product",

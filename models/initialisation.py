@@ -5,7 +5,9 @@ from torch import nn
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, head: nn.Linear, *, n_sites: int, local_dim: int, seed: int, phases: float) -> None:
+def initialise(
+    network: nn.Module, head: nn.Linear, *, n_sites: int, local_dim: int, seed: int, phases: float, logits: float = 1.0
+) -> None:
     """Weights normal with variance 1 / inputs, biases 0, norms 1; logits small, phases of the given size.
 
     A phase head of exactly zero is a stationary point of every real Hamiltonian and would never learn; a small one
@@ -14,6 +16,7 @@ def initialise(network: nn.Module, head: nn.Linear, *, n_sites: int, local_dim: 
     Args:
         head: rows of logits, as many as local states, then those of the phases if there are any.
         phases: typical size of the phase that a site adds, about.
+        logits: factor on the initial logits.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -25,3 +28,4 @@ def initialise(network: nn.Module, head: nn.Linear, *, n_sites: int, local_dim: 
         else:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
     head.weight[local_dim:] *= 10.0 * phases
+    head.weight[:local_dim] *= logits

@@ -11,7 +11,7 @@ amplitudes as in Sharir et al., arXiv:1902.04057.
 
 # Shapes: B configurations, L sites, D width, d local states.
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -26,8 +26,9 @@ from nqs.models.inference.dense import DenseDecoder
 from nqs.models.inference.kernels import log_softmax_
 from nqs.models.initialisation import initialise
 from nqs.models.normalisation import LayerNorm
-from nqs.models.references.conditionals import DeterminantConditionals
+from nqs.models.references.conditionals import StartConditionals
 from nqs.models.references.determinant import SlaterDeterminant
+from nqs.models.references.listed import ListedState
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, ReferencePhase
 from nqs.runtime.defaults import float32_by_default
 from nqs.runtime.memory import require_memory
@@ -53,7 +54,11 @@ class TransformerConfig:
         seed: of the initial parameters.
         reference: fixed phase of every configuration, such as `MarshallSign`, added to the learned phase.
         initial_phases: typical size of the initial learned phase of a site: small where the reference is nearly right.
-        start: |psi|^2 for zero logits: "uniform" over the sector, or that of the "reference", a `SlaterDeterminant`.
+        start: |psi|^2 for zero logits: "uniform" over the sector, or that of the "reference", a `SlaterDeterminant` or
+            a `ListedState`.
+
+        initial_logits: size of the initial logits, in units of the usual one (nqs.models.initialisation): small where
+            the start is nearly right.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -71,6 +76,7 @@ class TransformerConfig:
     reference: ReferencePhase | None = None
     initial_phases: float = 1.0
     start: Literal["uniform", "reference"] = "uniform"
+    initial_logits: float = field(default=1.0, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -93,8 +99,12 @@ class TransformerConfig:
             raise ValueError(
                 f"initial_phases={self.initial_phases}: a positive number; phases of zero are never learned."
             )
-        if self.start == "reference" and not isinstance(self.reference, SlaterDeterminant):
-            raise ValueError("start='reference' needs a SlaterDeterminant as reference; choose start='uniform'.")
+        if not 0 < self.initial_logits < math.inf:
+            raise ValueError(f"initial_logits={self.initial_logits}: a positive number.")
+        if self.start == "reference" and not isinstance(self.reference, SlaterDeterminant | ListedState):
+            raise ValueError(
+                "start='reference' needs a SlaterDeterminant or a ListedState as reference; choose start='uniform'."
+            )
         if self.width % self.n_heads:
             raise ValueError(f"width={self.width} is not divisible by heads={self.n_heads}; choose a multiple.")
 
@@ -174,11 +184,19 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
             self.blocks = cast(list[Block], nn.ModuleList(Block(config, L) for _ in range(config.layers)))
             self.norm = LayerNorm(D)
             self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
-        initialise(self, self.head, n_sites=L, local_dim=d, seed=config.seed, phases=config.initial_phases)
-        self.start_from = None
+        initialise(
+            self,
+            self.head,
+            n_sites=L,
+            local_dim=d,
+            seed=config.seed,
+            phases=config.initial_phases,
+            logits=config.initial_logits,
+        )
+        self.start_from: StartConditionals | None = None
         if config.start == "reference":
-            assert isinstance(config.reference, SlaterDeterminant)
-            self.start_from = DeterminantConditionals(config.reference, d).to(torch.device(device))
+            assert isinstance(config.reference, SlaterDeterminant | ListedState)
+            self.start_from = config.reference.conditionals(d).to(torch.device(device))
         self.decoder: Decoder | DenseDecoder = Decoder(self)
         self.gradient_dtype = torch.float32 if config.dtype == "mixed" else None
         self.to(device=device, dtype=torch.float32 if config.dtype == "float32" else torch.float64)

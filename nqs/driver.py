@@ -51,6 +51,7 @@ def ground_state(
     reference: Literal["auto", "none"] | ReferencePhase = "auto",
     symmetry: Literal["auto", "none"] = "auto",
     distinct: int | None = None,
+    sampled: bool = False,
     optimiser: OptimiserOptions | OptimiserConfig | None = None,
     steps: int | None = None,
     minutes: float | None = None,
@@ -83,7 +84,7 @@ def ground_state(
 
     Args:
         hamiltonian: the problem, which states the sector.
-        model, reference, symmetry, distinct, optimiser, steps: as in `nqs.recipes.plan`.
+        model, reference, symmetry, distinct, sampled, optimiser, steps: as in `nqs.recipes.plan`.
         minutes, total_minutes, seed, temperature, annealing, initial, pretrain, device, threads: as there; `minutes`
             includes exact diagonalisation and the figure.
         until: as in `VMC.run`: ends the run when it returns True for a row of the history.
@@ -147,6 +148,7 @@ def ground_state(
             reference=reference,
             symmetry=symmetry,
             distinct=distinct,
+            sampled=sampled,
             optimiser=optimiser,
             steps=steps,
             minutes=minutes,
@@ -163,7 +165,9 @@ def ground_state(
         say(hamiltonian, hamiltonian.hilbert, sep="\n")
         if exact == "auto":
             exact = None
-            if hamiltonian.hilbert.dimension > exact_limit:
+            if sampled:
+                say("no exact energy: sampled=True")
+            elif hamiltonian.hilbert.dimension > exact_limit:
                 say(f"no exact energy: the dimension is above exact_limit={exact_limit:,}")
             elif known:
                 level, notes = level_above(hamiltonian, known)

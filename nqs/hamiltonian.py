@@ -48,6 +48,14 @@ def unit_of(hamiltonian: Hamiltonian) -> str:
     return str(getattr(hamiltonian, "unit", "J"))
 
 
+def peak_of(hamiltonian: Hamiltonian) -> UInt8[Tensor, " L"] | None:
+    """The configuration around which the ground state is peaked, such as the Hartree-Fock determinant of a molecule.
+
+    None by default: the ground state is not known to be carried by few configurations.
+    """
+    return getattr(hamiltonian, "peak", None)
+
+
 def max_connected(hamiltonian: Hamiltonian) -> int:
     """Upper bound of the number of connected configurations of one configuration, at least 1; 4 L by default."""
     return max(1, int(getattr(hamiltonian, "max_connected", 4 * hamiltonian.hilbert.n_sites)))
@@ -74,3 +82,8 @@ def marshall_sublattice(hamiltonian: Hamiltonian) -> tuple[int, ...] | None:
 def has_boundary_phases(hamiltonian: Hamiltonian) -> bool:
     """Hops carry phases that shift the momenta of the particles; False by default."""
     return bool(getattr(hamiltonian, "has_boundary_phases", False))
+
+
+def has_total_spin(hamiltonian: Hamiltonian) -> bool:
+    """Electrons: both spins have the same orbitals, and S^2 is to be measured; False by default."""
+    return bool(getattr(hamiltonian, "has_total_spin", False))

@@ -10,11 +10,13 @@ from nqs.hamiltonian import (
     Connected,
     Hamiltonian,
     has_boundary_phases,
+    has_total_spin,
     is_stoquastic,
     lattice_of,
     marshall_exact,
     marshall_sublattice,
     max_connected,
+    peak_of,
     unit_of,
 )
 from nqs.samples import LocalEnergies, Samples
@@ -45,11 +47,13 @@ __all__ = [
     "Wavefunction",
     "WavefunctionConfig",
     "has_boundary_phases",
+    "has_total_spin",
     "is_stoquastic",
     "lattice_of",
     "marshall_exact",
     "marshall_sublattice",
     "max_connected",
+    "peak_of",
     "unit_of",
 ]
 

@@ -24,7 +24,7 @@ from nqs.models.inference.kernels import add_output_, gelu, take_rows, tokens_at
 from nqs.models.inference.prefix_tree import Branches, PrefixTree
 from nqs.models.inference.prefixes import FirstTables, Prefixes
 from nqs.models.normalisation import LayerNorm
-from nqs.models.references.conditionals import DeterminantConditionals
+from nqs.models.references.conditionals import StartConditionals
 from nqs.protocols import Conditionals, LogPsi
 
 MAX_LOCAL_STATES = 4  # limit for tables in `step`: larger one-hot products are mostly zeros
@@ -50,7 +50,7 @@ class Network(Protocol):
     has_phase: bool
     norm: LayerNorm
     head: nn.Linear
-    start_from: DeterminantConditionals | None
+    start_from: StartConditionals | None
 
     @property
     def blocks(self) -> Sequence[NetworkBlock]: ...
@@ -131,9 +131,9 @@ class Decoder:
         else:
             previous = tokens.long()
             remainder = tables.after(state.site, remainder, previous)
-            if state.kernels is not None:
+            if state.begun is not None:
                 assert self.network.start_from is not None
-                self.network.start_from.extend_(state.kernels, state.site, previous)
+                self.network.start_from.extend_(state.begun, state.site, previous)
         if site == self._sites_with_a_choice:
             log_p = tables.log_uniform[site, remainder]
             return Conditionals(log_p, torch.zeros_like(log_p)), state._replace(site=site, remainder=remainder)
@@ -141,11 +141,9 @@ class Decoder:
         stored = torch.empty_like(previous).index_copy_(0, state.rows, previous)
         outputs = self._outputs(stored, state, site).index_select(0, state.rows)
         log_start = tables.log_uniform[site, remainder]
-        if state.kernels is not None:
+        if state.begun is not None:
             assert self.network.start_from is not None
-            log_start = self.network.start_from.log_p(
-                self.network.start_from.occupation_(state.kernels, site), log_start
-            )
+            log_start = self.network.start_from.log_start_(state.begun, site, log_start)
         conditionals = self.network.of_outputs(outputs, log_start)
         return conditionals, state._replace(site=site, remainder=remainder)
 

@@ -26,17 +26,15 @@ class Prefixes(NamedTuple):
     # Keys and values, one entry per block, with C >= B rows.
     storage: tuple[Float[Tensor, "parts C heads L E"], ...]
     first: FirstTables | None  # tables; the storage of the first block then holds local states only
-    kernels: Num[Tensor, "B S L L1"] | None = None  # of `DeterminantConditionals`
+    begun: Num[Tensor, "B ..."] | None = None  # state of `StartConditionals`
 
-    def _kernels(self, indices: Int64[Tensor, " B2"]) -> Num[Tensor, "B2 S L L1"] | None:
-        return None if self.kernels is None else self.kernels[indices]
+    def _begun(self, indices: Int64[Tensor, " B2"]) -> Num[Tensor, "B2 ..."] | None:
+        return None if self.begun is None else self.begun[indices]
 
     def select(self, indices: Int64[Tensor, " B2"]) -> Self:
         storage = tuple(block[:, self.rows[indices]] for block in self.storage)
         rows = torch.arange(len(indices), device=indices.device)
-        return self._replace(
-            remainder=self.remainder[indices], rows=rows, storage=storage, kernels=self._kernels(indices)
-        )
+        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage, begun=self._begun(indices))
 
     def branch(self, indices: Int64[Tensor, " B2"]) -> Self:
         children = torch.arange(len(indices), device=indices.device)
@@ -52,9 +50,7 @@ class Prefixes(NamedTuple):
             for block in storage:
                 copy_rows(block, rows[moved], free, self.site + 1)
             rows[moved] = free
-        return self._replace(
-            remainder=self.remainder[indices], rows=rows, storage=storage, kernels=self._kernels(indices)
-        )
+        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage, begun=self._begun(indices))
 
 
 def grown(storage: Float[Tensor, "parts B heads L E"], rows: int) -> Float[Tensor, "parts C heads L E"]:

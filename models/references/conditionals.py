@@ -11,12 +11,14 @@ Only the rows K_s: at their own sites are needed: each is the row of the first k
 """
 
 # Shapes: B configurations or prefixes, L sites, d local states, S kernels: one, or one for up and one for down.
+from collections.abc import Sequence
+from typing import Protocol, Self
+
 import torch
 from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.models.references.determinant import SlaterDeterminant
 from nqs.runtime.memory import in_chunks, max_chunk_rows
 
 MIXED = 1e-3  # weight of the uniform distribution, so that nothing in the sector is out of reach
@@ -24,18 +26,38 @@ CPU_BYTES = 2**22  # of states at once: they stay in the cache
 IMPOSSIBLE = 1e-6  # smaller probabilities are rounding errors of impossible occupations: the kernel is left as it is
 
 
+class StartConditionals(Protocol):
+    """|psi|^2 for zero logits, by its conditionals; the state of prefixes is a tensor with a row for each."""
+
+    def to(self, device: torch.device) -> Self: ...
+
+    def start(self, batch: int) -> Num[Tensor, "B ..."]:
+        """State of empty prefixes."""
+
+    def log_start_(
+        self, state: Num[Tensor, "B ..."], site: int, log_uniform: Float64[Tensor, "B d"]
+    ) -> Float64[Tensor, "B d"]:
+        """Conditionals at a site, up to normalisation; -inf where those of the uniform distribution are."""
+
+    def extend_(self, state: Num[Tensor, "B ..."], site: int, chosen: Int64[Tensor, " B"]) -> None:
+        """Append the local states of that site."""
+
+    def of(self, n: UInt8[Tensor, "B L"], log_uniform: Float64[Tensor, "B L d"]) -> Float64[Tensor, "B L d"]:
+        """Conditionals at all sites of whole configurations."""
+
+
 class DeterminantConditionals:
     """Conditionals of the up and down electrons of a determinant, independent of each other.
 
     Args:
-        determinant: of orbitals that need not be orthonormal.
+        orbitals: of the determinant, of up and of down electrons, (L, N) each; they need not be orthonormal.
         local_dim: d; bit 0 of a local state is the up electron, bit 1 the down electron, as in `SlaterDeterminant`.
     """
 
-    def __init__(self, determinant: SlaterDeterminant, local_dim: int) -> None:
+    def __init__(self, orbitals: Sequence[Num[Tensor, "L N"]], local_dim: int) -> None:
         kernels = []
-        for orbitals in determinant.orbitals():
-            Q = torch.linalg.qr(orbitals)[0]
+        for matrix in orbitals:
+            Q = torch.linalg.qr(matrix)[0]
             kernels.append(Q @ Q.mH)
         self.kernels: Num[Tensor, "S L L"] = torch.stack(kernels)
         states = torch.arange(local_dim)
@@ -57,6 +79,11 @@ class DeterminantConditionals:
         return torch.logaddexp(log_p, log_uniform + torch.log(torch.tensor(MIXED))).masked_fill(
             log_uniform.isneginf(), -torch.inf
         )
+
+    def log_start_(
+        self, state: Num[Tensor, "B S L L1"], site: int, log_uniform: Float64[Tensor, "B d"]
+    ) -> Float64[Tensor, "B d"]:
+        return self.log_p(self.occupation_(state, site), log_uniform)
 
     def occupation_(self, state: Num[Tensor, "B S L L1"], site: int) -> Float64[Tensor, "B S"]:
         """Probability that a site is occupied; its row is added to the state."""

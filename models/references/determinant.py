@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
 
+from nqs.models.references.conditionals import DeterminantConditionals
+
 VANISHING = 1e-9  # ratio of pivots; far below that of random 100 x 100 matrices
 
 
@@ -51,6 +53,10 @@ class SlaterDeterminant:
         up, *down = self.orbitals(n.device)
         amplitude = _minor(up, n % 2 == 1)
         return amplitude * _minor(down[0], n >= 2) if down else amplitude
+
+    def conditionals(self, local_dim: int) -> DeterminantConditionals:
+        """For models that start from this determinant."""
+        return DeterminantConditionals(self.orbitals(), local_dim)
 
     def orbitals(self, device: torch.device | str = "cpu") -> list[Num[Tensor, "L N"]]:
         """Orbitals of up, and of down electrons if there are any."""

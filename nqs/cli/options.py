@@ -38,6 +38,7 @@ class Options:
     # auto: symmetry sector of the ground state, if it is known and reduces the cost
     symmetry: Literal["auto", "none"] = "auto"
     distinct: int | None = None  # distinct configurations per step, without symmetry; None: chosen from the dimension
+    sampled: bool = False  # no sums over the whole sector and no exact energy, also where the sector is small
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
     steps: int | None = None  # total number of optimisation steps; None: chosen from the problem
     seed: int = 0  # seed of the samples

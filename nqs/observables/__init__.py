@@ -9,6 +9,7 @@ from nqs.observables.operators import matrix_element
 from nqs.observables.species import site_values
 from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import StateVector, exact_samples, fidelity
+from nqs.observables.total_spin import natural_orbitals, total_spin_squared
 
 __all__ = [
     "Expectation",
@@ -23,10 +24,12 @@ __all__ = [
     "local_state_probabilities",
     "matrix_element",
     "momentum_distribution",
+    "natural_orbitals",
     "one_body",
     "one_body_density_matrix",
     "renyi2_entropy",
     "site_values",
     "spin_correlations",
     "structure_factor",
+    "total_spin_squared",
 ]

@@ -12,6 +12,7 @@ known, unique and small its value under `NAME_exact`:
     condensate_fraction               of bosons
     double_occupancy                  <n_up n_down>, (L,), of electrons
     spin_correlations                 <S_i . S_j>, (L, L), of localised spins
+    total_spin_squared                <S^2>, of electrons with the same orbitals for both spins
     renyi2_entropy                    of the first half of the sites
     fidelity                          sum_k |<psi|k>|^2 over the states of the exact ground level, |<psi|exact>|^2
 
@@ -39,12 +40,14 @@ from nqs.observables.one_body import condensate_fraction, one_body, one_body_den
 from nqs.observables.species import localised_spins, mobile, quantities, up_and_down
 from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import StateVector, exact_samples, fidelity
+from nqs.observables.total_spin import total_spin_squared
 from nqs.protocols import (
     AutoregressiveWavefunction,
     Hamiltonian,
     SamplerConfig,
     Wavefunction,
     has_boundary_phases,
+    has_total_spin,
     lattice_of,
 )
 from nqs.samples import Samples, fewer
@@ -115,6 +118,8 @@ def measure(
     if matrix is not None and not hilbert.of_kind("fermion") and matrix.value.trace().real.item() > 0:
         condensed = partial(condensate_fraction, matrix=matrix.value, permutations=permutations)
         add("condensate_fraction", partial(condensed, moves, wavefunction))
+    if electrons is not None and has_total_spin(hamiltonian):
+        add("total_spin_squared", partial(total_spin_squared, moves, wavefunction))
     if localised_spins(hilbert) is not None:
         add("spin_correlations", partial(spin_correlations, moves, wavefunction, permutations=permutations))
     exhaustive = samples.is_exhaustive

@@ -8,7 +8,14 @@ from typing import Any, Literal
 import torch
 
 from nqs.estimators.hamiltonian_check import check_hamiltonian
-from nqs.models import DeterminantConfig, OnOrbits, ProjectedDeterminant, SlaterDeterminant, TransformerConfig
+from nqs.models import (
+    DeterminantConfig,
+    ListedState,
+    OnOrbits,
+    ProjectedDeterminant,
+    SlaterDeterminant,
+    TransformerConfig,
+)
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, stages
 from nqs.protocols import (
     Hamiltonian,
@@ -29,6 +36,7 @@ from nqs.recipes.model import (
     with_network,
 )
 from nqs.recipes.optimiser import OptimiserOptions
+from nqs.recipes.peaked import is_peaked
 from nqs.recipes.samplers import is_autoregressive, is_exhaustive, is_large
 from nqs.recipes.sector import symmetrised
 from nqs.recipes.signs import signs
@@ -39,7 +47,7 @@ from nqs.runtime.device import checked_device, default_device
 from nqs.runtime.memory import require_memory
 from nqs.runtime.options import check_options
 from nqs.runtime.threads import checked_threads
-from nqs.samplers import MetropolisSampler, TreeSampler
+from nqs.samplers import GumbelSampler, MetropolisSampler, TreeSampler
 
 PRETRAIN = ("none", "mean-field", "exact")
 SAMPLE_BYTES = 64  # of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree
@@ -141,6 +149,7 @@ def plan(
     reference: Literal["auto", "none"] | ReferencePhase = "auto",
     symmetry: Literal["auto", "none"] = "auto",
     distinct: int | None = None,
+    sampled: bool = False,
     optimiser: OptimiserOptions | OptimiserConfig | None = None,
     steps: int | None = None,
     minutes: float | None = None,
@@ -164,6 +173,8 @@ def plan(
         symmetry: "auto": the symmetry sector of the ground state, where that is known and pays off; "none".
         distinct: distinct configurations of each step (of determinants: Markov chains), without a symmetry; by default
             chosen from the sector.
+        sampled: no sums over the whole sector, neither in steps nor in the evaluation, also where the sector is small:
+            small systems then show what the method does in large ones.
         optimiser: wishes for the natural gradient, the others are chosen; or an optimiser.
         steps: optimisation steps in all; None: of sampled runs as many as fit into the time, by the measured cost of
             the first ones, else a number by experience.
@@ -224,9 +235,10 @@ def plan(
         )
         samples = min(distinct, hilbert.dimension) * (hilbert.n_sites + SAMPLE_BYTES)
         require_memory(samples, f"distinct={distinct:,}", "choose fewer distinct configurations", on)
-    chosen = method(wavefunction, on, sampler=sampler, given=optimiser)
-    sampled = not is_exhaustive(chosen.sampler) and chosen.warm_up is None
-    timed = steps is None and sampled and (is_large(of_steps, on) or minutes is not None or total_minutes is not None)
+    chosen = method(wavefunction, on, sampler=sampler, given=optimiser, sampled=sampled)
+    samples_only = not is_exhaustive(chosen.sampler) and chosen.warm_up is None
+    by_time = is_large(of_steps, on) or is_peaked(of_steps) or minutes is not None or total_minutes is not None
+    timed = steps is None and samples_only and by_time
     if timed:
         minutes = minutes or (MINUTES[on.type] if total_minutes is None else None)
         run = RunConfig(minutes=total_minutes or minutes, seed=seed, temperature=temperature, annealing=annealing)
@@ -297,6 +309,8 @@ def _model(
     found = known.reference if reference == "auto" and isinstance(known.reference, SlaterDeterminant) else None
     # Sizes follow when the number of orbits is known.
     config: Any = TransformerConfig(phase=known.phase, reference=known.reference)
+    if isinstance(known.reference, ListedState):
+        symmetry = "none"
     if symmetry == "auto" and wishes.network != "determinant":
         config, text = symmetrised(config, hamiltonian, device)
         why.append(Reason("symmetry", text, announced=True))
@@ -362,7 +376,7 @@ def _samples(sampler: SamplerConfig | Evaluation) -> str:
         return f"up to {sampler.batches} batches, {_samples(sampler.sampler)}"
     if is_exhaustive(sampler):
         return "every configuration in each"
-    if isinstance(sampler, TreeSampler) and sampler.n_distinct is not None:
+    if isinstance(sampler, TreeSampler | GumbelSampler) and sampler.n_distinct is not None:
         return f"about {sampler.n_distinct:,} distinct configurations in each"
     if isinstance(sampler, MetropolisSampler):
         return f"{sampler.n_samples:,} samples of {sampler.n_chains:,} Markov chains in each"

@@ -72,10 +72,10 @@ def is_large(wavefunction: Wavefunction, device: torch.device | str) -> bool:
     return (wavefunction.n_images == 1 or not wavefunction.normalised) and terms > most
 
 
-def training_sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig:
-    """Exhaustive sums for small sectors, else tree sampling of DISTINCT configurations, or Markov chains."""
+def training_sampler(wavefunction: Wavefunction, device: torch.device | str, *, sampled: bool = False) -> SamplerConfig:
+    """Exhaustive sums for small sectors, unless steps are to be `sampled`; else a tree, or Markov chains."""
     kind = torch.device(device).type
-    if evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
+    if not sampled and evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
         return ExhaustiveSampler()
     if not is_autoregressive(wavefunction):
         walkers = max(1, min(WALKERS[kind], WALKERS_TIMES_SITES[kind] // wavefunction.hilbert.n_sites))
@@ -103,19 +103,24 @@ def averages_in_steps(hamiltonian: Hamiltonian, images: int, device: torch.devic
 
 
 def final_evaluation(
-    wavefunction: Wavefunction, device: torch.device | str, sampler: SamplerConfig | None = None
+    wavefunction: Wavefunction,
+    device: torch.device | str,
+    sampler: SamplerConfig | None = None,
+    *,
+    sampled: bool = False,
 ) -> SamplerConfig | Evaluation:
     """Of the final energy: the whole sector if one sum is affordable, else batches of more samples than in a step.
 
     Args:
         sampler: of the steps, which also evaluates a state that is not autoregressive; None: that of
             `training_sampler`.
+        sampled: no sum over the whole sector.
     """
     limit, each = EVALUATION_DISTINCT[torch.device(device).type], wavefunction.n_images
-    if evaluations(wavefunction) <= (limit if each == 1 else ExhaustiveSampler().max_dimension):
+    if not sampled and evaluations(wavefunction) <= (limit if each == 1 else ExhaustiveSampler().max_dimension):
         return ExhaustiveSampler()
     if not is_autoregressive(wavefunction):
-        of_steps = sampler or training_sampler(wavefunction, device)
+        of_steps = sampler or training_sampler(wavefunction, device, sampled=sampled)
         batches = max(1, limit // (each * getattr(of_steps, "n_samples", limit)))
         return Evaluation(sampler=of_steps, batches=batches, error=EVALUATION_ERROR)
     every = limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each)

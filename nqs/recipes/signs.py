@@ -10,7 +10,8 @@ from nqs.estimators.energy_scale import energy_scale
 from nqs.estimators.estimate import with_decimals
 from nqs.models import MarshallSign, SlaterDeterminant, hartree_fock
 from nqs.models.references.conditionals import DeterminantConditionals
-from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, marshall_exact, marshall_sublattice
+from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, marshall_exact, marshall_sublattice, peak_of
+from nqs.recipes import peaked
 
 OPEN_SHELL = 1e-9  # gap of a mean field, in units of the energy scale
 PROBES = 64  # random configurations whose matrix elements show whether a sign rule fits
@@ -41,6 +42,7 @@ def signs(
 ) -> Signs:
     """What gives the signs of the ground state; decided from the Hamiltonian's contract and its matrix elements.
 
+    - peaked (`peak`): the signs of a list of selected configurations, and a phase head learns the rest;
     - stoquastic (`is_stoquastic`): none are needed;
     - `marshall_exact` true: Marshall's rule alone; false, and the rule turns more of the exchange negative than it
       turns positive (bipartite antiferromagnets with frustration): Marshall's rule, and a phase head learns the rest;
@@ -65,6 +67,8 @@ def signs(
 
 
 def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: str) -> Signs:
+    if reference == "auto" and phase != "zero" and peak_of(hamiltonian) is not None:
+        return Signs("learned", *peaked.listed(hamiltonian, unit), True)
     stoquastic = is_stoquastic(hamiltonian)
     if stoquastic and (reference == "auto" or phase == "zero"):
         return Signs("zero", None, "positive ground state: no phases")

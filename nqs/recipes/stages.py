@@ -11,6 +11,7 @@ import torch
 from nqs.lattice.lattice import Lattice
 from nqs.optimisation.stages import Evaluation, WarmUp
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, lattice_of
+from nqs.recipes import peaked
 from nqs.recipes.optimiser import OptimiserOptions, optimiser, warm_up_optimiser
 from nqs.recipes.samplers import (
     EVALUATION_IMAGES,
@@ -55,14 +56,25 @@ def method(
     sampler: SamplerConfig | None = None,
     given: OptimiserConfig | OptimiserOptions | None = None,
     evaluation: SamplerConfig | Evaluation | None = None,
+    sampled: bool = False,
 ) -> Method:
     """Samplers, optimiser, warm-up and number of steps; given parts are kept.
 
     Exhaustive steps are evaluated by the same sum; no warm-up if a sampler is given.
+
+    Args:
+        sampled: no exhaustive sums, neither in steps nor in the evaluation, whatever the dimension.
     """
     of_steps = wavefunction.for_steps()  # may average over fewer images
-    chosen = sampler or training_sampler(of_steps, device)
-    exact = is_exhaustive(chosen)
+    chosen = sampler or training_sampler(of_steps, device, sampled=sampled)
+    exact, from_list = is_exhaustive(chosen), peaked.is_peaked(of_steps)
+    if from_list and not exact:
+        chosen = sampler or peaked.sampler(of_steps, device)
+        given = peaked.optimiser(given)
+    if evaluation is None:
+        evaluation = chosen if exact else final_evaluation(wavefunction, device, chosen, sampled=sampled)
+        if from_list and isinstance(evaluation, Evaluation):
+            evaluation = peaked.evaluation(wavefunction, device)
     return Method(
         sampler=chosen,
         optimiser=optimiser(
@@ -72,8 +84,8 @@ def method(
             large=is_large(of_steps, device),
             nodes=of_steps.is_real,
         ),
-        evaluation=evaluation or (chosen if exact else final_evaluation(wavefunction, device, chosen)),
-        warm_up=warm_up(of_steps, device) if sampler is None else None,
+        evaluation=evaluation,
+        warm_up=warm_up(of_steps, device) if sampler is None and not sampled else None,
         n_images=of_steps.n_images,
         steps=steps(of_steps, device, exact=exact),
     )

@@ -36,6 +36,8 @@ from families import (
     ising,
     ising_in_netket,
     local_hamiltonians,
+    molecule_in_netket,
+    molecules,
     netket_operators,
     rydberg,
     rydberg_in_netket,
@@ -65,6 +67,7 @@ CONTRACT = {
     "FermiHubbard": Family(fermions(FermiHubbard), fermions_in_netket),
     "TV": Family(fermions(TV), fermions_in_netket),
     "TJ": Family(fermions(TJ), fermions_in_netket, projected=True),
+    "Molecule": Family(molecules(), molecule_in_netket, projected=True),  # one sector of the orbital parities
     "DipolarBosons": Family(dipolar_bosons(), dipolar_bosons_in_netket),  # of docs/adding_hamiltonian.md
     "LocalHamiltonian": Family(local_hamiltonians(), as_its_family_in_netket, projected=True),  # t-J among them
     "NetKetOperator": Family(netket_operators(), as_it_was_in_netket),
@@ -103,8 +106,8 @@ def test_connected_is_flat_without_zeros_or_duplicates_inside_the_sector(family:
     assert (k != n[parents]).any(1).all()
     assert h.hilbert.contains(k).all()
     for charge in h.hilbert.charges:
-        values = torch.tensor(charge.values)
-        change = values[k.long()].sum(1) - values[n[parents].long()].sum(1)
+        values, sites = torch.from_numpy(h.hilbert.table(charge.values).copy()), torch.arange(h.hilbert.n_sites)
+        change = values[sites, k.long()].sum(1) - values[sites, n[parents].long()].sum(1)
         if charge.target is not None:
             assert ((change % charge.modulus if charge.modulus else change) == 0).all()
     listed = [(p, *row) for p, row in zip(parents.tolist(), k.tolist(), strict=True)]

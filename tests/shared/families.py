@@ -21,8 +21,10 @@ from nqs.hamiltonians import (
     BoseHubbard,
     FermiHubbard,
     Heisenberg,
+    Integrals,
     Ising,
     LocalHamiltonian,
+    Molecule,
     NetKetOperator,
     Operator,
     Rydberg,
@@ -471,3 +473,58 @@ def as_it_was_in_netket(h: NetKetOperator) -> list[Any]:
     from netket_operators import operator
 
     return [operator(h.name)]
+
+
+# ---- molecules -------------------------------------------------------------------------------------
+
+
+@st.composite
+def molecules(draw: st.DrawFn) -> Recipe:
+    """Random integrals over few orbitals, restricted and unrestricted, some with orbitals of different parities."""
+    M = draw(st.integers(1, 4))
+    unrestricted = draw(st.booleans())
+    signs = draw(st.lists(st.sampled_from([1, -1]), min_size=M, max_size=M))
+    seed = draw(st.integers(0, 10**6))
+    numbers = draw(st.tuples(st.integers(0, M), st.integers(0, M)))
+    symmetry = draw(st.sampled_from(["auto", "none"]))
+    return functools.partial(random_molecule, M, numbers, unrestricted, tuple(signs), seed, symmetry)
+
+
+def random_molecule(
+    M: int, numbers: tuple[int, int], unrestricted: bool, signs: tuple[int, ...], seed: int, symmetry: str
+) -> Molecule:
+    """Integrals with the symmetries of real orbitals, zero where the product of the signs of the orbitals is -1."""
+    random, s = np.random.default_rng(seed), np.array(signs)
+    h = random.normal(size=(2, M, M))
+    h = (h + h.swapaxes(1, 2)) * (np.multiply.outer(s, s) > 0)
+    v = random.normal(size=(3, M, M, M, M))
+    v = v + v.swapaxes(1, 2)
+    v = v + v.swapaxes(3, 4)
+    v[:2] += v[:2].transpose(0, 3, 4, 1, 2)
+    v *= np.einsum("p,q,r,s->pqrs", s, s, s, s) > 0
+    if not unrestricted:
+        h, v = h[0], v[0]
+    return Molecule(Integrals.dense(random.normal(), h, v), *numbers, symmetry=symmetry)
+
+
+def molecule_in_netket(molecule: Molecule) -> list[Any]:
+    """Every term of the second-quantised Hamiltonian, with four indices and two spins; orbitals of down come first."""
+    import netket as nk
+
+    M = molecule.integrals.n_orbitals
+    space = nk.hilbert.SpinOrbitalFermions(M, s=1 / 2, n_fermions_per_spin=(molecule.n_down, molecule.n_up))
+    terms: list[Any] = [()]
+    weights = [molecule.integrals.core]
+    place = {0: M, 1: 0}  # of the orbitals of up and down
+    for s in (0, 1):
+        for p, q in itertools.product(range(M), repeat=2):
+            terms.append(((p + place[s], 1), (q + place[s], 0)))
+            weights.append(molecule.integrals.h(s)[p, q])
+        for t in (0, 1):
+            v = molecule.integrals.four_index(s, t)
+            for a, b, c, d in itertools.product(range(M), repeat=4):
+                if v[a, b, c, d]:
+                    orbitals = (a + place[s], c + place[t], d + place[t], b + place[s])
+                    terms.append(tuple(zip(orbitals, (1, 1, 0, 0), strict=True)))
+                    weights.append(v[a, b, c, d] / 2)
+    return [nk.operator.FermionOperator2nd(space, terms, weights)]

@@ -16,7 +16,6 @@ from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
 from nqs.models import Symmetrised, Transformer, hartree_fock
-from nqs.models.references.conditionals import DeterminantConditionals
 from nqs.optimisation import Evaluation, RunConfig
 from nqs.protocols import Hamiltonian
 from nqs.samplers import GumbelSampler, TreeSampler
@@ -269,7 +268,7 @@ def test_zero_logits_are_the_determinant(hamiltonian: Hamiltonian) -> None:
     p = determinant.amplitude(n).abs().square()
     p = p / p.sum()
     log_uniform = torch.full((len(n), hilbert.n_sites, hilbert.local_dim), -30.0, dtype=torch.float64)
-    found = DeterminantConditionals(determinant, hilbert.local_dim).of(n, log_uniform).log_softmax(-1).exp()
+    found = determinant.conditionals(hilbert.local_dim).of(n, log_uniform).log_softmax(-1).exp()
     for site in range(hilbert.n_sites):
         for row in range(0, len(n), 7):
             prefix = (n[:, :site] == n[row, :site]).all(1)

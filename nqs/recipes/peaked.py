@@ -1,0 +1,98 @@
+"""States that few configurations carry, such as those of molecules: a list of selected configurations to start from.
+
+Used where the Hamiltonian names the configuration around which its ground state is peaked (nqs.hamiltonian.peak_of).
+Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+from nqs.estimators.estimate import with_decimals
+from nqs.estimators.selected import selected_state
+from nqs.hamiltonian import Hamiltonian, peak_of
+from nqs.models import ListedState, TransformerConfig
+from nqs.optimisation.stages import Evaluation
+from nqs.protocols import OptimiserConfig, SamplerConfig, Wavefunction
+from nqs.recipes.optimiser import OptimiserOptions
+from nqs.samplers import GumbelSampler, TreeSampler
+
+# Selected configurations between which H is diagonalised, and first-order amplitudes that are listed with them; but
+# never more than a tenth and PART of the sector, so that small sectors show what the method does in large ones.
+SELECTED, FIRST_ORDER = 2_000, 20_000
+PART = 0.75
+LISTED_NUMBERS = 900_000  # of all listed configurations: archives hold arrays of up to a million
+# Weight of what is not listed, at least and at most. N2 in STO-3G, 182 of 1,824 determinants selected: the first step
+# is 8.5 mHa above the ground state with 1e-4 and without first-order amplitudes, 0.01 mHa with 1e-6 and with them. Its
+# signs are unknown at first: every part of 1e-4 costs about 0.3 mHa.
+LEAST_REST, MOST_REST = 1e-6, 1e-5
+SMALL = 1e-3  # initial phases, and initial logits in units of the usual ones: corrections of a good start
+# Distinct configurations of a step and of a batch of the evaluation, at most PART of the sector where it is sampled.
+DISTINCT, BATCHES = {"cpu": 1_000, "cuda": 8_000}, 64
+EVALUATION_ERROR = 1e-8  # in units of |E - E_inf|, about 1e-7 Hartree
+WIDTH = {"cpu": 16, "cuda": 48}
+# Short steps: amplitudes that are far too small grow by large factors, those of configurations that were not drawn with
+# them. H2O in STO-3G, 66 of 133 determinants in a step, 30 steps: 0.44 mHa at first, 1.1 at most and 0.017 at the end
+# with 0.01; 7.6 at most with 0.1.
+OPTIMISER: dict[str, Any] = {"max_step": 0.01}
+
+
+def is_peaked(wavefunction: Wavefunction) -> bool:
+    """Whether a wavefunction starts from a list of configurations."""
+    config = getattr(wavefunction.sampled, "config", None)
+    return getattr(config, "start", None) == "reference" and isinstance(getattr(config, "reference", None), ListedState)
+
+
+def listed(hamiltonian: Hamiltonian, unit: str) -> tuple[ListedState, str]:
+    """The list to start from, and one line."""
+    peak = peak_of(hamiltonian)
+    assert peak is not None
+    dimension = hamiltonian.hilbert.dimension
+    size = max(1, min(SELECTED, dimension // 10))
+    outside = max(
+        0, min(FIRST_ORDER, int(PART * dimension) - size, LISTED_NUMBERS // hamiltonian.hilbert.n_sites - size)
+    )
+    state = selected_state(hamiltonian, peak[None], size, outside=outside)
+    found = ListedState(
+        configurations=torch.cat([state.configurations, state.outside]).cpu().numpy(),
+        amplitudes=torch.cat([state.amplitudes, state.first_order]).cpu().numpy(),
+        rest=min(max(state.rest, LEAST_REST), MOST_REST),
+    )
+    line = (
+        f"{len(state.configurations):,} selected configurations, E = {with_decimals(state.energy)} {unit}, with "
+        f"second-order correction {with_decimals(state.energy + state.second_order)} {unit}, and "
+        f"{len(state.outside):,} first-order amplitudes"
+    )
+    return found, line
+
+
+def network(
+    given: Mapping[str, Any], phase: Literal["learned", "zero"], reference: ListedState, device: torch.device | str
+) -> TransformerConfig:
+    """A network of small corrections to the list, with the requested options."""
+    chosen: dict[str, Any] = {"width": WIDTH[torch.device(device).type], "dtype": "mixed"} | dict(given)
+    start = {"start": "reference", "initial_phases": SMALL, "initial_logits": SMALL}
+    return TransformerConfig(**(chosen | start | {"phase": phase, "reference": reference}))
+
+
+def optimiser(given: OptimiserConfig | OptimiserOptions | None) -> OptimiserConfig | OptimiserOptions:
+    """Natural gradient with requested options: nearly all of the weight is in the samples, so that noise is small."""
+    if given is not None and not isinstance(given, OptimiserOptions):
+        return given
+    return OptimiserOptions(**(OPTIMISER | ({} if given is None else given.given)))
+
+
+def sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerConfig:
+    """Without replacement: the configurations that carry the weight enter with certainty, whatever their number."""
+    return GumbelSampler(n_distinct=_at_most_a_part(wavefunction, DISTINCT[torch.device(device).type]))
+
+
+def evaluation(wavefunction: Wavefunction, device: torch.device | str) -> Evaluation:
+    """Independent draws of so many samples that as many distinct configurations are found."""
+    n_distinct = _at_most_a_part(wavefunction, DISTINCT[torch.device(device).type])
+    return Evaluation(sampler=TreeSampler(n_distinct=n_distinct), batches=BATCHES, error=EVALUATION_ERROR)
+
+
+def _at_most_a_part(wavefunction: Wavefunction, number: int) -> int:
+    return max(1, min(number, int(PART * wavefunction.hilbert.dimension)))

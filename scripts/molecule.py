@@ -1,0 +1,84 @@
+"""Ground state of a molecule by variational Monte Carlo, beside the energies of quantum chemistry.
+
+    python scripts/molecule.py --fcidump n2.fcidump                        integrals of another program (or .gz)
+    python scripts/molecule.py --atom "N 0 0 0; N 0 0 1.1"                 a geometry in Angstrom (needs PySCF)
+    python scripts/molecule.py --atom "O 0 0 0; O 0 0 1.2" --spin 2        open shells: spin = n_up - n_down
+    python scripts/molecule.py --fcidump n2.fcidump --frozen 2             two orbitals stay doubly occupied
+    python scripts/molecule.py --help                                      every option
+
+Energies are in Hartree. The wavefunction starts from a list of selected determinants. With PySCF installed,
+Hartree-Fock, CCSD(T) and, for up to 1e7 determinants, full configuration interaction are shown beside the result; the
+run does not use them.
+
+A repeated command continues an interrupted run, or shows the result of a finished one.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nqs import Result
+from nqs.cli.options import CommonOptions, Options, command_line
+from nqs.hamiltonians import Molecule
+from nqs.hamiltonians.orbital_order import reordered
+from nqs.hamiltonians.reference_energies import Energies
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """H = E_core + sum h_pq a+_ps a_qs + 1/2 sum (pq|rs) a+_ps a+_rt a_st a_qs."""
+
+    fcidump: str | None = None  # file with the integrals
+    atom: str | None = None  # elements and positions, "N 0 0 0; N 0 0 1.1"
+    basis: str = "sto-3g"  # of a geometry
+    charge: int = 0  # of a geometry
+    spin: int | None = None  # n_up - n_down; None: that of the file, of a geometry 0 or 1
+    bohr: bool = False  # positions are in bohr instead of Angstrom
+    orbitals: Literal["hartree-fock", "lowdin"] = "hartree-fock"  # of a geometry
+    unrestricted: bool = False  # orbitals of their own for up and down electrons, of a geometry
+    frozen: int = 0  # number of the first orbitals that stay doubly occupied
+    active: int | None = None  # number of orbitals after these; None: all
+    order: Literal["given", "reversed", "energy", "fiedler"] = "given"  # order of the orbitals
+    parities: bool = True  # restrict the sector to the orbital irreps of the ground state
+    cutoff: float = 1e-12  # integrals and matrix elements up to this modulus are left out, Hartree
+    fci: int = 10_000_000  # largest number of determinants for full configuration interaction; 0: none
+
+    options: CommonOptions = field(default_factory=Options)
+
+
+def molecule_of(config: Config) -> Molecule:
+    """
+    Raises:
+        ValueError: neither a file nor a geometry, or both.
+        PySCFMissing: a geometry without PySCF.
+    """
+    if (config.fcidump is None) == (config.atom is None):
+        raise ValueError('give either --fcidump FILE or --atom "N 0 0 0; N 0 0 1.1", and not both.')
+    space: dict[str, Any] = {
+        "spin": config.spin,
+        "frozen": config.frozen,
+        "active": config.active,
+        "cutoff": config.cutoff,
+    }
+    symmetry = "auto" if config.parities else "none"
+    if config.fcidump is not None:
+        molecule = Molecule.from_fcidump(config.fcidump, symmetry=symmetry, **space)
+    else:
+        molecule = Molecule.from_geometry(
+            config.atom or "", config.basis, charge=config.charge, bohr=config.bohr, orbitals=config.orbitals,
+            unrestricted=config.unrestricted, symmetry=symmetry, **space,
+        )  # fmt: skip
+    return reordered(molecule, config.order)
+
+
+def main(config: Config) -> Result:
+    molecule = molecule_of(config)
+    energies = Energies.of(molecule, config.fci)
+    print(energies)
+    name = "molecule-" + "".join(letter if letter.isalnum() else "-" for letter in molecule.name)
+    result = config.options.ground_state(molecule, name=name)
+    print(energies.beside(result.estimate.energy, result.estimate.error))
+    return result
+
+
+if __name__ == "__main__":
+    command_line(main, Config, __doc__)
