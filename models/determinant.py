@@ -162,8 +162,8 @@ class Determinant(Wavefunction):
             self.encoder.initialise(generator)
             for weight in (head.weight for head in (*self.heads, self.jastrow)):
                 weight.normal_(0.0, config.correction / config.width**0.5, generator=generator)
-        for weight, start in zip(self.orbitals.parameters(), self._starting_orbitals(generator), strict=True):
-            weight.copy_(start.repeat(1, config.determinants))
+        for embedding, start in zip(self.orbitals, self._starting_orbitals(generator), strict=True):
+            embedding.weight.copy_(start.repeat(1, config.determinants))
 
     def _starting_orbitals(self, generator: torch.Generator) -> list[Float64[Tensor, "L M"]]:
         """Rows of each species, with the orbitals of the other one zero where a determinant holds both."""
@@ -221,7 +221,7 @@ class Determinant(Wavefunction):
         )
         if self.config.orbitals is None or not torch.equal(self.occupation.cpu(), bits.bool()):
             return super().initial_configurations(number, generator)
-        start = DeterminantConditionals(self.config.orbitals, self.hilbert.local_dim).to(generator.device)
+        start = DeterminantConditionals(self.config.orbitals.orbitals(), self.hilbert.local_dim).to(generator.device)
         return start.draw(self.hilbert, number, generator)
 
     @property

@@ -32,9 +32,10 @@ LEAST_FRACTION = 0.5  # of the usual steps that must fit into a time limit, or t
 SMALL_PHASES = 0.1
 # Backflow determinants, for sampled fermions with signs: size and number. Hubbard 3x4 with 5 + 5 electrons, U = 8,
 # above the exact energy after 60 s of one core with 500 samples (errors 5e-4): 9.6e-3 and 1.3e-2 with one determinant
-# (seeds), 9.6e-3 with two, 8.2e-3 with four, 1.5e-2 with one of each spin; in float32 5.4e-3 with four, 6.7e-3 with four
-# and two layers, 1.2e-2 with twelve. Orbitals of restricted instead of unrestricted Hartree-Fock: 7.0e-3 with one,
-# 5.5e-3 with four. In 75 s of one core the 4x4 lattice was at 4.3e-3, t-V 4x4 with 5 fermions, V = 10, in 60 s at 2.7e-4.
+# (seeds), 9.6e-3 with two, 8.2e-3 with four, 1.5e-2 with one of each spin; in float32 5.4e-3 with four, 6.7e-3 with
+# four and two layers, 1.2e-2 with twelve. Orbitals of restricted instead of unrestricted Hartree-Fock: 7.0e-3 with one,
+# 5.5e-3 with four. In 75 s of one core the 4x4 lattice was at 4.3e-3, t-V 4x4 with 5 fermions, V = 10, in 60 s at
+# 2.7e-4.
 BACKFLOW_WIDTH, BACKFLOW_LAYERS, DETERMINANTS = {"cpu": 16, "cuda": 32}, {"cpu": 1, "cuda": 2}, {"cpu": 4, "cuda": 4}
 # Fraction of positive hopping, with the signs of a mean field, up to which they count as right: the t-V ring of 24
 # sites, 12 fermions, has 2e-3 (three minutes of a CPU: 2.3e-4 with a transformer, 3.2e-4 with determinants), lattices

@@ -113,7 +113,7 @@ def _turns_negative(hamiltonian: Hamiltonian, reference: ReferencePhase) -> bool
 
 def positive_hopping(hamiltonian: Hamiltonian, reference: SlaterDeterminant) -> float:
     """Fraction of the off-diagonal elements that the signs of a determinant leave positive, on draws of it."""
-    conditionals = DeterminantConditionals(reference, hamiltonian.hilbert.local_dim)
+    conditionals = DeterminantConditionals(reference.orbitals(), hamiltonian.hilbert.local_dim)
     n = conditionals.draw(hamiltonian.hilbert, PROBES, torch.Generator().manual_seed(0))
     elements, sign = _with_signs(hamiltonian, reference, n)
     return float(
