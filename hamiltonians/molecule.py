@@ -14,6 +14,7 @@ for in the symmetry sector that has the lowest energy on a few hundred selected 
 Szabo and Ostlund, Modern Quantum Chemistry, chapter 2. Matrix elements: nqs.hamiltonians.slater_condon.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
@@ -109,7 +110,12 @@ class Molecule:
         if spin is not None:
             total = n_up + n_down
             n_up, n_down = electron_numbers(total, spin, found.integrals.n_orbitals, f"spin={spin}")
-        whole = cls(found.integrals, n_up, n_down, **{"name": Path(path).name.split(".")[0], **options})
+        whole = cls(
+            found.integrals,
+            n_up,
+            n_down,
+            **{"name": re.sub(r"(\.fcidump)?(\.gz)?$", "", Path(path).name, flags=re.IGNORECASE), **options},
+        )
         return whole if not frozen and active is None else whole.active_space(frozen, active)
 
     @classmethod

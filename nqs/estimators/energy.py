@@ -61,11 +61,12 @@ def energy_with_unseen(
         values: local energies of the samples, if they are known.
     """
     complete = with_unseen(hamiltonian, wavefunction, samples)
-    if values is None or complete.n_distinct > samples.n_distinct:
-        of_complete = local_energies(hamiltonian, wavefunction, complete).values
-        values = of_complete[: samples.n_distinct] if values is None else values
+    known = 0 if values is None else samples.n_distinct
+    of_complete = local_energies(hamiltonian, wavefunction, complete, first=known).values
+    if values is None:
+        values = of_complete[: samples.n_distinct]
     else:
-        of_complete = values
+        of_complete = torch.cat([values, of_complete[known:]])
     return estimate_energy(samples, values, energy_infinity=energy_infinity, complete=(complete, of_complete))
 
 

@@ -38,8 +38,14 @@ class Energy:
 
 
 @torch.no_grad()
-def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
-    """E_loc of every sample; amplitudes of the samples are reused."""
+def local_energies(
+    hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples, *, first: int = 0
+) -> LocalEnergies:
+    """E_loc of every sample; amplitudes of the samples are reused.
+
+    Args:
+        first: of the samples from this one on; others only serve the look-up, their values are those of the diagonal.
+    """
     n = samples.configurations
     L = n.shape[1]
     diagonal = hamiltonian.diagonal(n)
@@ -60,7 +66,7 @@ def local_energies(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples
     images = wavefunction.n_images * max_connected(hamiltonian)
     bytes_per_sample = images * (2 * L + 256)  # with keys and sorting buffers
     rows = max_chunk_rows(bytes_per_sample, n.device, CPU_BYTES)
-    chunks = in_chunks(evaluate, torch.arange(len(n), device=n.device), rows)
+    chunks = in_chunks(evaluate, torch.arange(first, len(n), device=n.device), rows)
     return LocalEnergies(
         values=values,
         diagonal=diagonal,

@@ -34,6 +34,7 @@ from nqs.vmc.guard import Guard, NonFiniteError, is_finite
 from nqs.vmc.record import keep_overlaps
 
 MARGIN = 1.3  # on the time of the next batch
+LEAST_BATCHES = 2  # in steps: a batch takes about as long as a step, and so does what was not drawn in its error bar
 OBSERVABLES = 0.25  # fraction of the time of the evaluation that is kept for observables
 LEAST_SECONDS = 4.0  # for observables, whatever time is left
 GROWTH = 1.1  # of the number of batches of Markov chains, from one energy to the next
@@ -205,7 +206,9 @@ def reserve(vmc: Parts, row: Mapping[str, float], limit: TimeLimit) -> float:
     if same and vmc.warm_up is None and config.batches == 1:
         return row["seconds"]
     if config.batches > 1:
-        return EVALUATION_FRACTION * limit.seconds if limit.seconds < math.inf else 0.0
+        if limit.seconds == math.inf:
+            return 0.0
+        return max(EVALUATION_FRACTION * limit.seconds, LEAST_BATCHES * row["seconds"])
     # Markov chains evaluate each sample about once a site on the way to it.
     evaluated = (
         row["distinct"] if is_autoregressive(vmc.wavefunction) else row["samples"] * vmc.hamiltonian.hilbert.n_sites
