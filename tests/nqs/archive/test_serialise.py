@@ -20,9 +20,11 @@ from nqs.hamiltonians import (
     BoseHubbard,
     FermiHubbard,
     Heisenberg,
+    Integrals,
     Ising,
     LocalHamiltonian,
     LocalTerms,
+    Molecule,
     NetKetOperator,
     Rydberg,
     harmonic_trap,
@@ -32,6 +34,7 @@ from nqs.hilbert import fermions, spins
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
 from nqs.models import (
     HartreeFock,
+    ListedState,
     MarshallSign,
     OnOrbits,
     ProjectedDeterminant,
@@ -47,6 +50,7 @@ from nqs.vmc.continuation import known_types
 
 TYPES = known_types() | {"RunConfig": RunConfig}
 RING = chain(4)
+INTEGRALS = Integrals.dense(0.7, np.diag([-1.2, -0.5]), np.einsum("pq,rs->pqrs", np.eye(2), np.eye(2)) / 2)
 CONFIGURATIONS = [
     RING,
     translations(RING, spins(4, 0), momentum=(1,)),
@@ -70,6 +74,10 @@ CONFIGURATIONS = [
     TJ(RING, 1, 2, J=0.4),
     TV(RING, 2, V=1.5, mu=0.1, twist=(0.5,)),
     MarshallSign(sublattice=(0, 1, 0, 1)),
+    INTEGRALS,
+    Molecule(INTEGRALS, 1, 1, cutoff=1e-9, name="H2"),
+    ListedState(configurations=np.array([[3, 0], [0, 3]], dtype=np.uint8), amplitudes=np.array([0.9, -0.1])),
+    TransformerConfig(width=8, initial_logits=0.1),
     SlaterDeterminant(up=((0.6,), (0.8,)), down=((1.0,), (0.0,)), up_imaginary=((0.0,), (1e-17,))),
     TransformerConfig(width=8, seed=2, reference=MarshallSign(sublattice=(1, 0))),
     ProjectedDeterminant(
