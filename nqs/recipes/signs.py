@@ -68,7 +68,10 @@ def signs(
 
 def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: str) -> Signs:
     if reference == "auto" and phase != "zero" and peak_of(hamiltonian) is not None:
-        return Signs("learned", *peaked.listed(hamiltonian, unit), True)
+        of_list = peaked.listed(hamiltonian, unit)
+        if of_list is not None:
+            return Signs("learned", *of_list, True)
+        return Signs("learned", None, "many configurations carry the ground state: a phase head learns all signs", True)
     stoquastic = is_stoquastic(hamiltonian)
     if stoquastic and (reference == "auto" or phase == "zero"):
         return Signs("zero", None, "positive ground state: no phases")

@@ -49,7 +49,9 @@ def test_any_hamiltonian_that_names_a_peak_starts_from_a_list() -> None:
 
 def test_the_list_is_normalised_and_has_the_energy_of_the_selected_state() -> None:
     hamiltonian = hubbard()
-    reference, _ = peaked.listed(hamiltonian, "t")
+    found = peaked.listed(hamiltonian, "t")
+    assert found is not None
+    reference, _ = found
     rank = hamiltonian.hilbert.rank(torch.from_numpy(reference.configurations))
     psi = torch.zeros(hamiltonian.hilbert.dimension, dtype=torch.float64)
     psi[rank] = torch.from_numpy(reference.amplitudes)
@@ -70,3 +72,21 @@ def test_sampled_runs_of_a_lattice_have_no_sums() -> None:
     result = nqs.ground_state(hamiltonian, symmetry="none", sampled=True, steps=3, device="cpu", progress=False)
     assert result.estimate.error > 0
     assert result.exact is None
+
+
+@dataclass(frozen=True, repr=False)
+class Flat(FermiHubbard):
+    """A Hubbard model that names a peak, although its ground state has none."""
+
+    @property
+    def peak(self) -> Tensor:
+        return self.hilbert.configurations()[0]
+
+
+def test_a_state_without_a_peak_starts_from_the_uniform_state() -> None:
+    flat = Flat(chain(8), 4, 4, U=1.0)
+    assert peaked.listed(flat, "t") is None
+    found = nqs.recipes.signs(flat)
+    assert found.reference is None
+    assert found.phase == "learned"
+    assert "many configurations" in found.why
