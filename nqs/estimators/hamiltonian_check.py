@@ -100,7 +100,7 @@ def _rows(hamiltonian: Hamiltonian, n: Tensor, name: str) -> Connected:
             f"{name}: <n|H|n'> = {elements[k].item()} is not finite for n = {n[parents[k]].tolist()}, "
             f"n' = {m[k].tolist()}."
         )
-    if is_stoquastic(hamiltonian) and (elements.is_complex() or bool((elements > 0).any())):
+    if len(elements) and is_stoquastic(hamiltonian) and (elements.is_complex() or bool((elements > 0).any())):
         k = int(elements.imag.abs().argmax() if elements.is_complex() else elements.argmax())
         raise ValueError(
             f"{name}.is_stoquastic is True, but <n|H|n'> = {elements[k].item():g} for n = {n[parents[k]].tolist()}, "

@@ -15,7 +15,7 @@ from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Isin
 from nqs.hamiltonians.local_terms import LocalTerms
 from nqs.hamiltonians.netket.operator import NetKetOperator
 from nqs.hilbert import HilbertSpace
-from nqs.lattice import chain
+from nqs.lattice import chain, triangular
 from nqs.models import Transformer
 from nqs.optimisation.exact_steps import ExactSteps
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, Connected, Hamiltonian, LogPsi
@@ -293,3 +293,11 @@ def test_a_netket_operator_that_is_not_finite_is_refused(number: float) -> None:
             NetKetOperator.from_netket(operator)
     with pytest.raises(ValueError, match="not finite"):
         LocalTerms(entries=(((0,), (1,), number, 0.0),), modes=((0,),), coefficients=(1.0,))
+
+
+def test_a_full_lattice_has_no_elements_to_check() -> None:
+    """No hop is possible: the list of elements, complex because of a twist, is empty, and stoquastic."""
+    full = TJ(triangular(3, 3), 8, 1, J=0.0, twist=(0.0, 0.1))
+    assert full.is_stoquastic
+    assert len(full.connected(full.hilbert.configurations()).elements) == 0
+    check_hamiltonian(full)
