@@ -81,10 +81,14 @@ LARGE = {
     "tfim-12x12": Problem(command="ising --shape 12 12 --boundary open --h 3", energy=-457.0419, target=2e-5),
     "bh-8x8": Problem(command="bose_hubbard --shape 8 8 --n-particles 64 --U 16.8", energy=-35.061, target=2e-3),
     "hubbard-4x4-doped": Problem(
-        command="fermi_hubbard --shape 4 4 --n-up 5 --n-down 5 --U 8", energy=-17.51037, target=5e-2
+        command="fermi_hubbard --shape 4 4 --n-up 5 --n-down 5 --U 8", energy=-17.51037, target=1e-3
     ),
     "tv32-V1": Problem(command="tv --shape 32 --n-particles 16 --V 1", energy=-15.94685, target=1e-3),
     "tv32-V4": Problem(command="tv --shape 32 --n-particles 16 --V 4", energy=-7.50216, target=1e-3),
+    "hubbard-4x4-half": Problem(
+        command="fermi_hubbard --shape 4 4 --n-up 8 --n-down 8 --U 8", energy=-8.46896, target=1e-3
+    ),
+    "tv-6x6": Problem(command="tv --shape 6 6 --n-particles 13 --V 1", energy=-22.07737, target=1e-3),
     "hubbard-4x8": Problem(
         command="fermi_hubbard --shape 4 8 --n-up 14 --n-down 14 --U 8", energy=math.nan, target=math.nan
     ),

@@ -4,6 +4,7 @@
     python scripts/sampler_study.py --tune               the step size of gradient proposals is tuned for each target
     python scripts/sampler_study.py --targets ising-8 --trials 10 --steps 200
     python scripts/sampler_study.py --tree               time of the tree sampler from 1e4 to 1e18 samples
+    python scripts/sampler_study.py --proposals --trials 200 --steps 50   autoregressive proposals for a determinant
 
 Targets: Ising-like distributions log p(x) = x J x / 2 + h x + const of 4, 8 and 16 spins x = +-1 with normal couplings
 of the scale --coupling, whose gradient the samplers may use; and exact ground states of three Hamiltonians. All of them
@@ -33,10 +34,11 @@ from torch import Tensor
 from nqs import exact
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.hilbert import bosons, spins
-from nqs.lattice import chain
-from nqs.models import Transformer
+from nqs.lattice import chain, square
+from nqs.models import DeterminantConfig, Transformer, TransformerConfig
 from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction
 from nqs.samplers import (
+    ImportanceSampler,
     IndependenceSampler,
     MetropolisSampler,
     NormConstrainedSampler,
@@ -170,6 +172,35 @@ def tree_times(repetitions: int = 5) -> None:
         print(f"| 1e{power} | {samples.n_distinct} | {min(seconds):.4f} |", flush=True)
 
 
+def proposal_times(walkers: int, rounds: int, first: int) -> None:
+    """Local moves against autoregressive proposals, trained alongside, for one determinant with backflow."""
+    hamiltonian = FermiHubbard(square(4, 4), 5, 5, U=8.0)
+    psi = DeterminantConfig().build(hamiltonian.hilbert)
+    chains: dict[str, Any] = {"n_samples": walkers * rounds, "n_chains": walkers}
+    network = TransformerConfig(width=32, heads=4, layers=2)
+    proposal = Proposal(model=network, n_first=first, learning_rate=3e-3)
+    compared: dict[str, SamplerConfig] = {
+        "Metropolis": MetropolisSampler(**chains),
+        "independence": IndependenceSampler(**chains, proposal=proposal),
+        "QUEST": QuestSampler(**chains, proposal=proposal),
+        "importance": ImportanceSampler(n_samples=walkers * rounds, n_batches=1, proposal=proposal),
+    }
+    print("| sampler | acceptance | tau | effective | effective/s | seconds, first draw |\n|---|---|---|---|---|---|")
+    for name, sampler in compared.items():
+        sampling, generator = sampler.build(psi), torch.Generator().manual_seed(0)
+        begin = time.perf_counter()
+        sampling.sample(generator)
+        middle = time.perf_counter()
+        samples = sampling.sample(generator)
+        seconds = time.perf_counter() - middle
+        acceptance = "-" if samples.acceptance is None else f"{samples.acceptance:.3f}"
+        print(
+            f"| {name} | {acceptance} | {samples.correlation / 2:.1f} | {samples.n_effective:,.0f} | "
+            f"{samples.n_effective / seconds:,.1f} | {middle - begin:.1f} |",
+            flush=True,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     trials: int = 30
@@ -178,6 +209,8 @@ class Config:
     coupling: float = 1.5  # scale of the Ising-like couplings
     tune: bool = False  # tune the step size of gradient proposals
     tree: bool = False  # times of the tree sampler instead
+    proposals: bool = False  # proposals for a determinant instead: `trials` walkers and `steps` rounds
+    first: int = 500  # updates of the proposal before its first draw
     seed: int = 0
 
 
@@ -185,6 +218,9 @@ def main(config: Config) -> int:
     torch.set_num_threads(1)
     if config.tree:
         tree_times()
+        return 0
+    if config.proposals:
+        proposal_times(config.trials, config.steps, config.first)
         return 0
     every = targets(config.coupling)
     unknown = [name for name in config.targets if name not in every]

@@ -39,3 +39,10 @@ def test_the_table_has_a_row_for_each_sampler(capsys: pytest.CaptureFixture[str]
 def test_unknown_targets_are_named() -> None:
     with pytest.raises(SystemExit, match="no target 'ising': choose among ising-4"):
         main(Config(targets=("ising",)))
+
+
+@pytest.mark.usefixtures("unchecked")  # for speed
+def test_proposals_for_a_determinant_have_their_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(Config(proposals=True, trials=10, steps=1, first=1)) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["Metropolis", "independence", "QUEST", "importance"]

@@ -148,10 +148,12 @@ def _short(part: Any) -> str:
     if isinstance(part, dict):
         values = [f"{name}={_short(value)}" for name, value in part.items() if name != "type" and value is not None]
         return f"{part.get('type', '')}({', '.join(values)})"
+    if isinstance(part, list) and part and all(isinstance(row, list) and len(row) == len(part[0]) for row in part):
+        return f"[{len(part)} x {len(part[0])}]"
     if isinstance(part, list):
         inner = [_short(item) for item in part[:6]]
         return f"[{', '.join(inner)}{f', … {len(part)} in all' if len(part) > 6 else ''}]"
-    return str(part)
+    return f"{part:.6g}" if isinstance(part, float) and len(str(part)) > 8 else str(part)
 
 
 def _toml(archive: "Archive") -> str:
