@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from nqs.hilbert import HilbertSpace
 from nqs.models.encoder import Encoder
 from nqs.models.finite_log import finite_log
-from nqs.models.references.conditionals import DeterminantConditionals
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.runtime.defaults import float32_by_default
@@ -221,7 +220,7 @@ class Determinant(Wavefunction):
         )
         if self.config.orbitals is None or not torch.equal(self.occupation.cpu(), bits.bool()):
             return super().initial_configurations(number, generator)
-        start = DeterminantConditionals(self.config.orbitals.orbitals(), self.hilbert.local_dim).to(generator.device)
+        start = self.config.orbitals.conditionals(self.hilbert.local_dim).to(generator.device)
         return start.draw(self.hilbert, number, generator)
 
     @property

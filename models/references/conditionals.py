@@ -54,7 +54,7 @@ class DeterminantConditionals:
         local_dim: d; bit 0 of a local state is the up electron, bit 1 the down electron, as in `SlaterDeterminant`.
     """
 
-    def __init__(self, orbitals: Sequence[Num[Tensor, "L N"]], local_dim: int) -> None:
+    def __init__(self, orbitals: Sequence[Num[Tensor, "L _"]], local_dim: int) -> None:
         kernels = []
         for matrix in orbitals:
             Q = torch.linalg.qr(matrix)[0]

@@ -9,7 +9,6 @@ from torch import Tensor
 from nqs.estimators.energy_scale import energy_scale
 from nqs.estimators.estimate import with_decimals
 from nqs.models import MarshallSign, SlaterDeterminant, hartree_fock
-from nqs.models.references.conditionals import DeterminantConditionals
 from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, marshall_exact, marshall_sublattice, peak_of
 from nqs.recipes import peaked
 
@@ -116,7 +115,7 @@ def _turns_negative(hamiltonian: Hamiltonian, reference: ReferencePhase) -> bool
 
 def positive_hopping(hamiltonian: Hamiltonian, reference: SlaterDeterminant) -> float:
     """Fraction of the off-diagonal elements that the signs of a determinant leave positive, on draws of it."""
-    conditionals = DeterminantConditionals(reference.orbitals(), hamiltonian.hilbert.local_dim)
+    conditionals = reference.conditionals(hamiltonian.hilbert.local_dim)
     n = conditionals.draw(hamiltonian.hilbert, PROBES, torch.Generator().manual_seed(0))
     elements, sign = _with_signs(hamiltonian, reference, n)
     return float(
