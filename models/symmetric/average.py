@@ -64,22 +64,12 @@ class Symmetrised:
     trained: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.trained is None:
-            return
-        wrong = [g for g in self.trained if not 0 <= g < self.symmetry.order]
-        if wrong or not self.trained:
-            raise ValueError(
-                f"trained={self.trained}: give numbers of elements, 0 .. {self.symmetry.order - 1}, or None for all."
-            )
         _ = self.steps_over  # raises
 
     @cached_property
     def steps_over(self) -> Symmetry:
         """The group over which optimisation steps average."""
-        if self.trained is None:
-            return self.symmetry
-        chosen = set(self.trained)
-        return self.symmetry.subgroup([g in chosen for g in range(self.symmetry.order)])
+        return self.symmetry.trained(self.trained)
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "SymmetrisedWavefunction":
         base = self.base.build(hilbert, device)

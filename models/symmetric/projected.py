@@ -45,20 +45,12 @@ class Projected:
     trained: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        wrong = [g for g in self.trained or (0,) if not 0 <= g < self.symmetry.order]
-        if wrong or self.trained == ():
-            raise ValueError(
-                f"trained={self.trained}: give numbers of elements, 0 .. {self.symmetry.order - 1}, or None for all."
-            )
         _ = self.steps_over  # raises
 
     @cached_property
     def steps_over(self) -> Symmetry:
         """The group on whose sector optimisation steps project."""
-        if self.trained is None:
-            return self.symmetry
-        chosen = set(self.trained)
-        return self.symmetry.subgroup([g in chosen for g in range(self.symmetry.order)])
+        return self.symmetry.trained(self.trained)
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "ProjectedWavefunction":
         return ProjectedWavefunction(self, self.base.build(hilbert, device))

@@ -407,6 +407,18 @@ class Symmetry:
         inverted = destination[:, :, None] > destination[:, None, :]
         return torch.from_numpy(np.triu(inverted, 1)), species
 
+    def trained(self, numbers: tuple[int, ...] | None) -> "Symmetry":
+        """The subgroup of the elements with these numbers, over which steps average; None: the whole group.
+
+        Raises:
+            ValueError: no such elements, or no subgroup.
+        """
+        if numbers is None:
+            return self
+        if not numbers or any(not 0 <= g < self.order for g in numbers):
+            raise ValueError(f"trained={numbers}: give numbers of elements, 0 .. {self.order - 1}, or None for all.")
+        return self.subgroup([g in set(numbers) for g in range(self.order)])
+
     def subgroup(self, kept: Sequence[bool] | np.ndarray) -> "Symmetry":
         """The elements for which `kept` is true, which must form a group."""
         elements = [element for element, keep in zip(self._elements, kept, strict=True) if keep]
