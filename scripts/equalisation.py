@@ -1,7 +1,7 @@
 """Four ways to hold the particle number of an autoregressive state, on chains that can be enumerated.
 
     python scripts/equalisation.py                                  both chains of six sites, a table and a figure
-    python scripts/equalisation.py --problems hubbard --L 4 --seconds 5
+    python scripts/equalisation.py --problems hubbard --schemes masked random --seconds 5
     python scripts/equalisation.py --help                           every option
 
     masked      conditionals that are zero where a prefix cannot reach the sector: the transformers of nqs
@@ -283,6 +283,7 @@ class Config:
     """Problems, sizes and times."""
 
     problems: tuple[ProblemName, ...] = ("bose-hubbard", "hubbard")
+    schemes: tuple[Name, ...] = SCHEMES
     L: int = 6  # sites of the open chains, with one particle per site
     U: float = 4.0
     penalty: float = 4.0  # of (N - N0)^2, in units of the hopping
@@ -306,13 +307,14 @@ class Config:
 
 def fixed_states(problem: Problem, config: Config) -> dict[Name, Fixed]:
     """All schemes at the same parameters: those of a network after a few steps with the penalty."""
-    schemes = {name: Scheme(name, problem, width=config.width, penalty=config.penalty) for name in SCHEMES}
+    names = dict.fromkeys((*config.schemes, "penalty"))
+    schemes = {name: Scheme(name, problem, width=config.width, penalty=config.penalty) for name in names}
     start = schemes["penalty"]
     generator = torch.Generator().manual_seed(config.seed)
     optimise(start, config.samples, generator, steps=config.fixed_steps)
     for scheme in schemes.values():
         scheme.psi.load_state_dict(start.psi.state_dict())
-    return {name: fixed_state(scheme, config.draws, config.seed) for name, scheme in schemes.items()}
+    return {name: fixed_state(schemes[name], config.draws, config.seed) for name in config.schemes}
 
 
 def runs(name: Name, problem: Problem, config: Config) -> list[Run]:
@@ -358,6 +360,8 @@ def draw(found: list[tuple[Problem, dict[Name, Fixed], dict[Name, list[Run]]]], 
         left = figure.add_subplot(len(found), 2, 2 * line + 1)
         right = figure.add_subplot(len(found), 2, 2 * line + 2)
         for colour, name in zip(("C0", "C2", "C3", "C1"), SCHEMES, strict=True):
+            if name not in fixed:
+                continue
             p, q = fixed[name].p, fixed[name].q
             left.loglog(p[q > 0], (q / p)[q > 0], ".", color=colour, label=name, markersize=4)
             for i, run in enumerate(optimised[name]):
@@ -384,7 +388,7 @@ def main(config: Config) -> None:
     for name in config.problems:
         problem = Problem(name, config.L, config.U)
         fixed, optimised = fixed_states(problem, config), {}
-        for scheme in SCHEMES:
+        for scheme in config.schemes:
             optimised[scheme] = runs(scheme, problem, config)
             print(row(problem, scheme, fixed[scheme], optimised[scheme]), flush=True)
         found.append((problem, fixed, optimised))

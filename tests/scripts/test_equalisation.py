@@ -1,5 +1,6 @@
 """Ways to hold the particle number, on chains small enough for every probability to be known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,15 @@ def test_the_table_has_a_row_for_each_scheme(tmp_path: Path, capsys: pytest.Capt
     assert {row.count("|") for row in rows} == {head.count("|")}
     assert last == f"figure {plot}"
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("unchecked")  # for speed
+def test_single_schemes_are_those_of_the_whole_table() -> None:
+    problem = Problem("bose-hubbard", 3, 4.0)
+    toy = Config(L=3, draws=1_000, fixed_steps=2, samples=50, width=4)
+    single = fixed_states(problem, replace(toy, schemes=("random",)))
+    assert list(single) == ["random"]
+    assert single["random"].bias == fixed_states(problem, toy)["random"].bias
 
 
 @pytest.mark.parametrize(
