@@ -51,7 +51,7 @@ from nqs.lattice import chain
 from nqs.models import Transformer
 from nqs.optimisation import StochasticReconfiguration
 from nqs.protocols import Connected, Hamiltonian
-from nqs.report.files import write_figure
+from nqs.report.files import refuse_foreign, write_figure
 from nqs.samplers import TreeSampler
 from nqs.samples import Samples, distinct
 from nqs.scripts.equalisers import equalised, excess
@@ -303,6 +303,8 @@ class Config:
         for name in ("penalty", "seconds"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: give a positive number.")
+        if self.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"plot={self.plot}: its name must end with .png, .pdf or .svg.")
 
 
 def fixed_states(problem: Problem, config: Config) -> dict[Name, Fixed]:
@@ -382,6 +384,7 @@ def draw(found: list[tuple[Problem, dict[Name, Fixed], dict[Name, list[Run]]]], 
 
 
 def main(config: Config) -> None:
+    refuse_foreign(config.plot)
     torch.set_num_threads(1)
     print(f"{HEAD}\n|{'---|' * (HEAD.count('|') - 1)}")
     found = []

@@ -155,7 +155,12 @@ def test_single_schemes_are_those_of_the_whole_table() -> None:
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--L 1", "L=1: give at least 2."), ("--penalty 0", "penalty=0.0: give a positive number.")],
+    [
+        ("--L 1", "L=1: give at least 2."),
+        ("--penalty 0", "penalty=0.0: give a positive number."),
+        ("--plot table.txt", "plot=table.txt: its name must end with .png, .pdf or .svg."),
+        ("--width 3", "width=3 is not divisible by heads=2"),
+    ],
 )
 def test_impossible_options_are_named(option: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^[12]$"):
