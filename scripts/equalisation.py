@@ -296,7 +296,11 @@ class Config:
     seed: int = 0
     plot: Path = Path("results/equalisation.png")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: an option that is out of range, or a figure that cannot be written.
+        """
         for name, least in (("L", 2), ("draws", 1), ("fixed_steps", 0), ("samples", 2), ("trials", 1), ("width", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least {least}.")
@@ -305,6 +309,7 @@ class Config:
                 raise ValueError(f"{name}={getattr(self, name)}: give a positive number.")
         if self.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
             raise ValueError(f"plot={self.plot}: its name must end with .png, .pdf or .svg.")
+        refuse_foreign(self.plot)
 
 
 def fixed_states(problem: Problem, config: Config) -> dict[Name, Fixed]:
@@ -384,7 +389,7 @@ def draw(found: list[tuple[Problem, dict[Name, Fixed], dict[Name, list[Run]]]], 
 
 
 def main(config: Config) -> None:
-    refuse_foreign(config.plot)
+    config.check()
     torch.set_num_threads(1)
     print(f"{HEAD}\n|{'---|' * (HEAD.count('|') - 1)}")
     found = []
