@@ -4,12 +4,12 @@
 that are not given.
 """
 
+from nqs.recipes.known_signs import signs
 from nqs.recipes.model import NetworkOptions, network, on_lattice
 from nqs.recipes.optimiser import OptimiserOptions, fit_optimiser, optimiser, warm_up_optimiser
 from nqs.recipes.plan import Plan, Reason, plan
 from nqs.recipes.samplers import evaluations, final_evaluation, training_sampler
 from nqs.recipes.sector import symmetrised
-from nqs.recipes.signs import signs
 from nqs.recipes.stages import method, subgroup_of_steps, warm_up
 from nqs.recipes.steps import seconds, steps, steps_within
 from nqs.recipes.threads import threads

@@ -13,8 +13,8 @@ from nqs.lattice.lattice import Lattice
 from nqs.models import DeterminantConfig, ListedState, SlaterDeterminant, TransformerConfig
 from nqs.protocols import Hamiltonian, ReferencePhase
 from nqs.recipes import peaked
+from nqs.recipes.known_signs import Signs, positive_hopping
 from nqs.recipes.samplers import DISTINCT, EXHAUSTIVE_ROWS, MANY
-from nqs.recipes.signs import Signs, positive_hopping
 from nqs.recipes.steps import EXACT_STEPS, STEPS, seconds
 from nqs.runtime.options import check_fields
 

@@ -27,6 +27,7 @@ from nqs.protocols import (
     lattice_of,
     unit_of,
 )
+from nqs.recipes.known_signs import signs
 from nqs.recipes.model import (
     NetworkOptions,
     determinant_reason,
@@ -39,7 +40,6 @@ from nqs.recipes.optimiser import OptimiserOptions
 from nqs.recipes.peaked import is_peaked
 from nqs.recipes.samplers import is_autoregressive, is_exhaustive, is_large
 from nqs.recipes.sector import symmetrised
-from nqs.recipes.signs import signs
 from nqs.recipes.stages import method
 from nqs.recipes.steps import MINUTES, seconds_of_step, steps_within
 from nqs.recipes.threads import threads as threads_of

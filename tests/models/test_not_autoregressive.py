@@ -42,6 +42,7 @@ electrons = FermiHubbard(square(2, 3), 2, 2, U=4.0)
 fermions = TV(square(2, 3), 3, V=2.0)
 spins = Heisenberg(chain(6), total_sz=0)
 bosons = BoseHubbard(chain(4), n_particles=4, U=2.0)
+on_lattice = BoseHubbard(square(2, 3), n_particles=3, U=2.0)  # positive, as Jastrow factors are
 orbitals = hartree_fock(electrons).determinant
 classes = tuple(map(tuple, square(2, 3).displacements().tolist()))
 
@@ -60,7 +61,7 @@ MODELS: dict[str, Case] = {
     "determinant, mixed": Case(lambda seed: DeterminantConfig(width=6, dtype="mixed", seed=seed), electrons),
     "Jastrow": Case(lambda seed: JastrowConfig(initial=0.2, seed=seed), bosons),
     "Jastrow of displacements": Case(
-        lambda seed: JastrowConfig(displacements=classes, initial=0.2, seed=seed), fermions
+        lambda seed: JastrowConfig(displacements=classes, initial=0.2, seed=seed), on_lattice
     ),
     "RBM": Case(lambda seed: RBMConfig(density=2, seed=seed), spins),
     "positive RBM": Case(lambda seed: RBMConfig(phase="zero", initial=0.3, seed=seed), bosons),

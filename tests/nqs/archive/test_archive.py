@@ -94,7 +94,7 @@ def test_header_can_be_read_with_h5py_alone(finished: Path) -> None:
 
 def test_datasets_can_be_read_with_h5py_alone(finished: Path) -> None:
     with h5py.File(finished) as file:
-        groups = {"history", "checkpoint", "samples", "result", "exact", "observables", "provenance"}
+        groups = {"history", "checkpoint", "samples", "result", "exact", "observables", "provenance", "diagnostics"}
         assert set(file) == groups
         assert set(file["provenance"].attrs) == {"parameters", "sessions"}
 
@@ -936,4 +936,5 @@ def test_page_names_all_that_an_archive_holds(finished: Path) -> None:
         assert documented["/result"] == set(file["result"].attrs)
         assert documented["/exact"] == set(file["exact"].attrs)
         assert documented["/provenance"] == set(file["provenance"].attrs)
+        assert documented["/diagnostics"] >= set(file["diagnostics"].attrs)
         assert set(file) == {name.split("/")[1] for name in documented if name.startswith("/") and len(name) > 1}

@@ -274,6 +274,9 @@ def test_show_says_what_it_is_how_far_it_is_and_what_it_found(runs: Command) -> 
     behind = "evaluation after 5 steps: 3 samples, 3 distinct configurations"
     assert re.fullmatch(rf"  energy      -\d\.\d+ J \({behind}\)", lines[3])
     assert re.fullmatch(r"              variance \S+, V-score \S+", lines[4])
+    assert re.fullmatch(r"  sampling    distinct 100\.00% of the samples, observed 1 of the space, weight 1", lines[5])
+    assert lines[6].startswith("              entropy ")
+    del lines[5:7]
     assert re.fullmatch(rf"  exact       {EXACT:.8f} J \(dense, dimension 10\), relative error \S+", lines[5])
     assert re.fullmatch(
         r"  time        [\d,]+ s, \S+ s per step; writing the archive \d+\.\d\d% of the whole", lines[6]

@@ -327,7 +327,7 @@ def test_a_mean_field_that_does_not_converge_is_said(monkeypatch: pytest.MonkeyP
     def failing(hamiltonian: Hamiltonian) -> None:
         raise RuntimeError("Hartree-Fock did not converge")
 
-    monkeypatch.setattr("nqs.recipes.model.hartree_fock", failing)
+    monkeypatch.setattr("nqs.recipes.known_signs.hartree_fock", failing)
     found = recipes.signs(SIGNED)
     assert (found.phase, found.reference) == ("learned", None)
     assert found.why.splitlines() == [

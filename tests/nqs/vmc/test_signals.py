@@ -16,7 +16,7 @@ from nqs.hamiltonians import FermiHubbard
 from nqs.lattice import chain
 from nqs.observables import measure
 from nqs.optimisation.stochastic_reconfiguration import NaturalGradient
-from nqs.recipes import model as recipe
+from nqs.recipes import known_signs as recipe
 from nqs.runtime import interruption
 from nqs.runtime.interruption import Interrupted
 from nqs.vmc import evaluation

@@ -833,6 +833,9 @@ def test_classes_of_ones_own_are_resumed_when_they_are_passed(tmp_path: Path, mo
 
 def test_objects_that_no_archive_can_hold_are_refused_before_the_run(tmp_path: Path) -> None:
     class Callback:
+        def build(self, wavefunction: Any) -> "Callback":
+            return self
+
         def sample(self, wavefunction: Any, generator: torch.Generator) -> Samples:
             raise AssertionError("no step may be made")
 
