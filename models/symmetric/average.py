@@ -149,7 +149,9 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
         modulus = (2 * log_modulus).logsumexp(1) / 2 - math.log(G) / 2
         if not self.has_phase:
             return LogPsi(modulus, torch.zeros_like(modulus))
-        phase = phase.view(len(n), G) - FixedPhases.apply(n, self._characters)
+        phase = phase.view(len(n), G)
+        if not self.symmetry.is_trivial:
+            phase = phase - FixedPhases.apply(n, self._characters)
         relative = (log_modulus - modulus[:, None]).exp()  # no modulus outside the sector: nan
         return LogPsi(modulus, torch.atan2((relative * phase.sin()).sum(1), (relative * phase.cos()).sum(1)))
 
