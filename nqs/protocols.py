@@ -17,6 +17,7 @@ from nqs.hamiltonian import (
     marshall_sublattice,
     max_connected,
     peak_of,
+    sampled_elements,
     unit_of,
 )
 from nqs.samples import LocalEnergies, Samples
@@ -54,6 +55,7 @@ __all__ = [
     "marshall_sublattice",
     "max_connected",
     "peak_of",
+    "sampled_elements",
     "unit_of",
 ]
 
