@@ -58,9 +58,11 @@ class Molecule:
             energy by an estimate; "none": the sector has all determinants.
         cutoff: integrals and matrix elements up to this modulus are left out, in Hartree; `cutoff_bound` bounds the
             change of any energy.
+        sampled_elements: off-diagonal elements of a determinant that enter its local energy on average, an unbiased
+            sample (nqs.estimators.sampled_elements) for large bases; None: all.
 
     Raises:
-        ValueError: impossible electron numbers, or a cutoff that is negative or not finite.
+        ValueError: impossible electron numbers, a cutoff that is negative or not finite, or no sampled elements.
 
     >>> from nqs.hamiltonians import FermiHubbard
     >>> from nqs.lattice import chain
@@ -75,6 +77,7 @@ class Molecule:
     _: KW_ONLY
     symmetry: Literal["auto", "none"] = "auto"
     cutoff: float = CUTOFF
+    sampled_elements: int | None = None
     name: str = field(default="molecule")
 
     def __post_init__(self) -> None:
@@ -87,6 +90,8 @@ class Molecule:
             raise ValueError(f"symmetry={self.symmetry!r}: choose 'auto' or 'none'.")
         if not 0 <= self.cutoff < np.inf:
             raise ValueError(f"cutoff={self.cutoff}: it must be 0 or a small energy in Hartree, such as 1e-12.")
+        if self.sampled_elements is not None and self.sampled_elements < 1:
+            raise ValueError(f"sampled_elements={self.sampled_elements}: give a number such as 300, or None for all.")
 
     # --- where molecules come from ------------------------------------------------------------------------------
 
@@ -100,7 +105,7 @@ class Molecule:
             frozen: number of orbitals, the first ones, that stay doubly occupied and are folded into the integrals.
             active: number of orbitals after the frozen ones that are kept; None: all.
             spin: 2 S^z = n_up - n_down; None: that of the file.
-            options: `symmetry`, `cutoff`, `name`.
+            options: `symmetry`, `cutoff`, `sampled_elements`, `name`.
 
         Raises:
             ValueError: as `read_fcidump`, or as `active_space`.
@@ -139,7 +144,7 @@ class Molecule:
             atom: elements with positions in Angstrom, "N 0 0 0; N 0 0 1.1".
             basis, charge, spin, bohr, orbitals, unrestricted: as `nqs.hamiltonians.quantum_chemistry.from_geometry`.
             frozen, active: as `active_space`.
-            options: `symmetry`, `cutoff`, `name`.
+            options: `symmetry`, `cutoff`, `sampled_elements`, `name`.
 
         Raises:
             PySCFMissing: PySCF is not installed.
@@ -169,7 +174,7 @@ class Molecule:
             mean_field, coefficients: as `nqs.hamiltonians.quantum_chemistry.from_pyscf`.
             frozen: number of the first orbitals, or a list of orbitals, that stay doubly occupied.
             active: number of orbitals after them, or a list of orbitals, that are kept; None: all others.
-            options: `symmetry`, `cutoff`, `name`.
+            options: `symmetry`, `cutoff`, `sampled_elements`, `name`.
 
         Raises:
             PySCFMissing: PySCF is not installed.

@@ -61,6 +61,14 @@ def max_connected(hamiltonian: Hamiltonian) -> int:
     return max(1, int(getattr(hamiltonian, "max_connected", 4 * hamiltonian.hilbert.n_sites)))
 
 
+def sampled_elements(hamiltonian: Hamiltonian) -> int | None:
+    """Elements of a configuration that enter its local energy on average, others being sampled; None (default): all.
+
+    See nqs.estimators.sampled_elements.
+    """
+    return getattr(hamiltonian, "sampled_elements", None)
+
+
 def marshall_exact(hamiltonian: Hamiltonian) -> bool | None:
     """Spins: whether Marshall's rule gives the exact signs; None (default): not known to apply."""
     return getattr(hamiltonian, "marshall_exact", None)

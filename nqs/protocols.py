@@ -17,6 +17,7 @@ from nqs.hamiltonian import (
     marshall_sublattice,
     max_connected,
     peak_of,
+    sampled_elements,
     unit_of,
 )
 from nqs.samples import LocalEnergies, Samples
@@ -55,6 +56,7 @@ __all__ = [
     "max_connected",
     "max_distinct",
     "peak_of",
+    "sampled_elements",
     "summary_of",
     "unit_of",
     "warm_start",

@@ -40,6 +40,9 @@ class Config:
     order: Literal["given", "reversed", "energy", "fiedler"] = "given"  # order of the orbitals
     parities: bool = True  # restrict the sector to the orbital irreps of the ground state
     cutoff: float = 1e-12  # integrals and matrix elements up to this modulus are left out, Hartree
+    sampled_elements: int | None = (
+        None  # elements of a determinant in local energies on average, for large bases; None: all
+    )
     fci: int = 10_000_000  # largest number of determinants for full configuration interaction; 0: none
 
     options: CommonOptions = field(default_factory=Options)
@@ -58,6 +61,7 @@ def molecule_of(config: Config) -> Molecule:
         "frozen": config.frozen,
         "active": config.active,
         "cutoff": config.cutoff,
+        "sampled_elements": config.sampled_elements,
     }
     symmetry = "auto" if config.parities else "none"
     if config.fcidump is not None:

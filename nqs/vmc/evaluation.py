@@ -84,7 +84,7 @@ class Evaluator:
         begin = time.monotonic()
         samples = self.sampler.sample(generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
-        estimate = estimate_energy(samples, local.values, energy_infinity=self.energy_infinity)
+        estimate = estimate_energy(samples, local.values, energy_infinity=self.energy_infinity, noise=local.noise)
         self._parts.append((samples, local))
         self._estimates.append(estimate)
         self.seconds = time.monotonic() - begin
@@ -94,7 +94,9 @@ class Evaluator:
         if samples.chains is not None:  # the batches are parts of the same chains
             if len(self._parts) >= self._next:  # each time from all of them: not for every one of many
                 joined, values = merged(self.hamiltonian.hilbert, self._parts)
-                self._of_chains = estimate_energy(joined, values.values, energy_infinity=self.energy_infinity)
+                self._of_chains = estimate_energy(
+                    joined, values.values, energy_infinity=self.energy_infinity, noise=values.noise
+                )
                 self._next = math.ceil(GROWTH * len(self._parts))
             return self._of_chains
         return pooled(self._estimates, self.hamiltonian.hilbert.n_sites, self.energy_infinity)
@@ -109,8 +111,9 @@ class Evaluator:
         """The samples of all batches, equal ones together, and the energy from them."""
         samples, local = merged(self.hamiltonian.hilbert, self._parts)
         energy = energy_with_unseen(
-            self.hamiltonian, self.wavefunction, samples, local.values, energy_infinity=self.energy_infinity
-        )
+            self.hamiltonian, self.wavefunction, samples, local.values, energy_infinity=self.energy_infinity,
+            noise=local.noise,
+        )  # fmt: skip
         return samples, energy
 
 
@@ -161,8 +164,15 @@ def merged(hilbert: HilbertSpace, parts: Sequence[tuple[Samples, LocalEnergies]]
         probability=None if one.probability is None else joined(0, "probability")[first],
         **({} if one.chains is None else joined_chains([samples for samples, _ in parts], classes)),
     )
+    values, noise = joined(1, "values")[first], None
+    if parts[0][1].noise is not None:  # independent draws of elements, averaged over the batches
+        share = joined(0, "counts").double() / counts[classes]
+        values = torch.zeros_like(values).index_add_(0, classes, share * joined(1, "values"))
+        terms = share.square()[:, None] * joined(1, "noise")
+        noise = torch.zeros_like(terms[first]).index_add_(0, classes, terms)
     local = LocalEnergies(
-        values=joined(1, "values")[first],
+        values=values,
+        noise=noise,
         diagonal=joined(1, "diagonal")[first],
         n_connected=sum(part.n_connected for _, part in parts),
         n_evaluated=sum(part.n_evaluated for _, part in parts),

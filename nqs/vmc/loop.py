@@ -227,7 +227,9 @@ class VMC:
                     made = make_step(running, guard, generator, pace.of_stage(stage, step), temperature=temperature)
                 except NonFiniteError as error:
                     raise error.at(f"step {step}", record.where_last_state_is()) from None
-                estimate = estimate_energy(made.samples, made.local.energies, energy_infinity=energy_infinity)
+                estimate = estimate_energy(
+                    made.samples, made.local.energies, energy_infinity=energy_infinity, noise=made.local.noise
+                )
                 check(made.samples.configurations)
                 row = row_of(step, made, estimate, temperature=temperature, **clock.stepped())
                 if pace.timed:
