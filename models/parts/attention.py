@@ -70,7 +70,8 @@ class Rotary(CausalSelfAttention):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         q, k, v = self.projected(x)
-        cos, sin = self.angles[: x.shape[1]].cos(), self.angles[: x.shape[1]].sin()
+        angles = self.angles[: x.shape[1]].to(x.dtype)
+        cos, sin = angles.cos(), angles.sin()
         q, k = turned(q, cos, sin), turned(k, cos, sin)
         parts = zip(q.split(MAX_ROWS), k.split(MAX_ROWS), v.split(MAX_ROWS), strict=True)
         found = [scaled_dot_product_attention(*part, is_causal=True) for part in parts]

@@ -170,7 +170,8 @@ class Composed(AutoregressiveWavefunction[Prefix]):
         p, d = self.config.patch, self.hilbert.local_dim
         T = S // p + 1
         before = nn.functional.pad(n[:, : (T - 1) * p].long(), (p, 0), value=d)
-        x = self.token(before.view(B, T, p)) + self.position(B, T)
+        x = self.token(before.view(B, T, p))
+        x = x + self.position(B, T).to(x.dtype)
         if self.whole is not None:
             x = x + self.whole(B, features)
         for block in self.blocks:

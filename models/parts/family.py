@@ -29,7 +29,7 @@ from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
 class FamilyConfig:
     """
     Attributes:
-        base: the network of every member; its global embedding is replaced.
+        component: the network of every member; its global embedding is replaced.
         sector: of every member.
         couplings: of each member, equally many numbers of order 1.
 
@@ -38,19 +38,19 @@ class FamilyConfig:
             network.
     """
 
-    base: ComposedConfig
+    component: ComposedConfig
     sector: HilbertSpace
     couplings: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
         if len({len(row) for row in self.couplings}) != 1 or not self.couplings[0]:
             raise ValueError(f"couplings={self.couplings}: give equally many numbers for each member, at least one.")
-        if self.base.start != "uniform" or isinstance(self.base.phase, WholePhase):
+        if self.component.start != "uniform" or isinstance(self.component.phase, WholePhase):
             raise ValueError("the base of a family has start='uniform' and no WholePhase().")
 
     def of(self, couplings: tuple[float, ...]) -> ComposedConfig:
         """Configuration of the wavefunction with these couplings."""
-        return replace(self.base, whole=GlobalEmbedding(couplings=couplings))
+        return replace(self.component, whole=GlobalEmbedding(couplings=couplings))
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "FamilyWavefunction":
         """
@@ -72,22 +72,22 @@ class FamilyWavefunction(AutoregressiveWavefunction[Chosen]):
     def __init__(self, hilbert: HilbertSpace, config: FamilyConfig, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.hilbert, self.config = hilbert, config
-        self.base = config.of(config.couplings[0]).build(config.sector, device)
-        self.has_phase, self.gradient_dtype = self.base.has_phase, self.base.gradient_dtype
+        self.component = config.of(config.couplings[0]).build(config.sector, device)
+        self.has_phase, self.gradient_dtype = self.component.has_phase, self.component.gradient_dtype
         whole = [config.of(row).whole for row in config.couplings]
-        features = torch.stack([g.features(self.base.sizes) for g in whole if g is not None])
+        features = torch.stack([g.features(self.component.sizes) for g in whole if g is not None])
         self.register_buffer("features", features.to(device), persistent=False)
         self.decoder = DenseDecoder(self)
 
     def member(self, couplings: tuple[float, ...]) -> Composed:
         """The wavefunction of one Hamiltonian, for couplings of the family or others; a copy of the parameters."""
         model = self.config.of(couplings).build(self.config.sector, self.features.device)
-        model.load_state_dict(self.base.state_dict())
+        model.load_state_dict(self.component.state_dict())
         return model
 
     def conditionals(self, n: UInt8[Tensor, "B L1"]) -> Conditionals:
-        features = self.features[n[:, 0].long()].to(self.base.norm.weight.dtype)
-        logits, phase = self.base.outputs(n[:, 1:-1], features=features)
+        features = self.features[n[:, 0].long()].to(self.component.norm.weight.dtype)
+        logits, phase = self.component.outputs(n[:, 1:-1], features=features)
         more = (0, self.hilbert.local_dim - logits.shape[-1], 1, 0)  # other local states, the first site
         logits, phase = nn.functional.pad(logits, more), nn.functional.pad(phase, more)
         sites = torch.arange(self.hilbert.n_sites, device=n.device)
@@ -95,12 +95,12 @@ class FamilyWavefunction(AutoregressiveWavefunction[Chosen]):
         return Conditionals((logits + log_start).log_softmax(-1), phase)
 
     def reference_phase(self, n: UInt8[Tensor, "B L1"]) -> Float64[Tensor, " B"]:
-        return self.base.reference_phase(n[:, 1:])
+        return self.component.reference_phase(n[:, 1:])
 
     @property
     def bytes_per_configuration(self) -> int:
         extra = 8 * 8 * self.hilbert.n_sites * self.hilbert.local_dim
-        return self.base.bytes_per_configuration + extra
+        return self.component.bytes_per_configuration + extra
 
     @torch.no_grad()
     def start(self, batch: int) -> Chosen:

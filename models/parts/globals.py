@@ -54,4 +54,5 @@ class Global(nn.Module):
 
     def forward(self, batch: int, features: Float[Tensor, "B F"] | None = None) -> Float[Tensor, "B 1 D"]:
         x = self.own.expand(batch, -1) if features is None else features
+        x = x.to(self.outwards.weight.dtype)
         return self.outwards(nn.functional.gelu(self.inwards(x)))[:, None]

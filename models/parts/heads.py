@@ -81,9 +81,7 @@ class InnerSites(nn.Module):
         """For sites 0 .. S, given the local states of the first S."""
         S, p, d = n.shape[1], self.patch, self.local_dim
         padded = nn.functional.pad(n, (0, x.shape[1] * p - S))
-        tokens = padded.view(len(n), x.shape[1], 1, p).expand(
-            -1, -1, p, -1
-        )  # by patch, site, site looked at
+        tokens = padded.view(len(n), x.shape[1], 1, p).expand(-1, -1, p, -1)  # by patch, site, site looked at
         later = torch.ones((p, p), dtype=torch.bool, device=n.device).triu()
         one_hot = (tokens.masked_fill(later, d)[..., None] == torch.arange(d + 1, device=n.device)).to(x.dtype)
         inner = self.chosen(one_hot.flatten(1, 2).flatten(2))

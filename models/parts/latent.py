@@ -26,7 +26,7 @@ from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
 class LatentConfig:
     """
     Attributes:
-        base: the network of p(n | z), without numbers of the whole configuration, which z takes the place of.
+        component: the network of p(n | z), without numbers of the whole configuration, which z takes the place of.
         latents: number of values of z.
         seed: of the initial parameters; overrides that of the base.
 
@@ -34,19 +34,23 @@ class LatentConfig:
         ValueError: no latent value, or a base that has a global embedding, a separate phase network or a start.
     """
 
-    base: ComposedConfig = field(default_factory=ComposedConfig)
+    component: ComposedConfig = field(default_factory=ComposedConfig)
     latents: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.latents < 1:
             raise ValueError(f"latents={self.latents}: give at least 1.")
-        if self.base.whole is not None or self.base.start != "uniform" or isinstance(self.base.phase, WholePhase):
+        if (
+            self.component.whole is not None
+            or self.component.start != "uniform"
+            or isinstance(self.component.phase, WholePhase)
+        ):
             raise ValueError("the base of a mixture has whole=None, start='uniform' and no WholePhase().")
 
     @property
     def reference(self) -> object:
-        return self.base.reference
+        return self.component.reference
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Latent":
         return Latent(hilbert, self, device)
@@ -63,10 +67,10 @@ class Latent(AutoregressiveWavefunction[Chosen]):
         self.hilbert, self.config = hilbert, config
         K = config.latents
         one_hot = GlobalEmbedding(couplings=(0.0,) * K, sector=False)
-        self.base = replace(config.base, whole=one_hot, seed=config.seed).build(hilbert, device)
-        self.has_phase, self.gradient_dtype = self.base.has_phase, self.base.gradient_dtype
+        self.component = replace(config.component, whole=one_hot, seed=config.seed).build(hilbert, device)
+        self.has_phase, self.gradient_dtype = self.component.has_phase, self.component.gradient_dtype
         with torch.random.fork_rng(devices=[]):
-            self.weights = nn.Linear(1, K, bias=False, device=device, dtype=self.base.norm.weight.dtype)
+            self.weights = nn.Linear(1, K, bias=False, device=device, dtype=self.component.norm.weight.dtype)
         nn.init.zeros_(self.weights.weight)
         self.register_buffer("features", torch.eye(K, device=device, dtype=self.weights.weight.dtype), persistent=False)
         self.decoder = DenseDecoder(self)
@@ -74,7 +78,7 @@ class Latent(AutoregressiveWavefunction[Chosen]):
     def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
         (B, L), K = n.shape, self.config.latents
         features = self.features.to(self.weights.weight.dtype).repeat(B, 1)
-        logits, phase = self.base.outputs(n[:, :-1].repeat_interleave(K, 0), features=features)
+        logits, phase = self.component.outputs(n[:, :-1].repeat_interleave(K, 0), features=features)
         sites = torch.arange(L, device=n.device)
         log_start = self.hilbert.tables(n.device).log_uniform[sites, self.hilbert.remainders(n)]
         impossible = log_start.isneginf()
@@ -91,7 +95,7 @@ class Latent(AutoregressiveWavefunction[Chosen]):
 
     @property
     def bytes_per_configuration(self) -> int:
-        return (self.config.latents + 1) * self.base.bytes_per_configuration
+        return (self.config.latents + 1) * self.component.bytes_per_configuration
 
     @torch.no_grad()
     def start(self, batch: int) -> Chosen:

@@ -44,6 +44,6 @@ class RetentionMixer(nn.Module):
         *qkv, gate = self.inwards(x).chunk(4, dim=-1)
         q, k, v = (part.view(B, T, self.heads, D // self.heads).transpose(1, 2) for part in qkv)
         E = D // self.heads
-        y = (q * E**-0.5 @ k.mT * self.decay[:, :T, :T]) @ v
+        y = (q * E**-0.5 @ k.mT * self.decay[:, :T, :T].to(x.dtype)) @ v
         y = nn.functional.layer_norm(y, (E,)) if E > 1 else y
         return self.out(y.transpose(1, 2).flatten(2) * nn.functional.silu(gate))

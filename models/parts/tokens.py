@@ -128,4 +128,4 @@ class LinearTokens(nn.Module):
         self.linear = nn.Linear(sizes.patch * features.shape[1], sizes.width)
 
     def forward(self, before: Int64[Tensor, "B T p"]) -> Float[Tensor, "B T D"]:
-        return self.linear(self.features[before].flatten(-2))
+        return self.linear(self.features[before].flatten(-2).to(self.linear.weight.dtype))

@@ -79,7 +79,7 @@ def composed(**parts: Any) -> Build:
 
 def mixture(space: HilbertSpace, **options: Any) -> AutoregressiveWavefunction:
     base = ComposedConfig(width=8, layers=1, mixer=Attention(heads=2))
-    return LatentConfig(base=base, latents=3, **options).build(space)
+    return LatentConfig(component=base, latents=3, **options).build(space)
 
 
 MODELS: dict[str, Build] = {

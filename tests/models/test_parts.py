@@ -23,6 +23,7 @@ from nqs.models.parts import (
     Deembedding,
     FamilyConfig,
     GlobalEmbedding,
+    GridPositions,
     Groups,
     LatentConfig,
     LinearRecurrence,
@@ -31,6 +32,7 @@ from nqs.models.parts import (
     Recurrence,
     Retention,
     RotaryAttention,
+    Sinusoidal,
     WholePhase,
 )
 from nqs.models.parts.linear_recurrence import scan
@@ -82,7 +84,7 @@ def test_gradients_layer_by_layer_are_those_of_torch(mixer: Any) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        LatentConfig(base=ComposedConfig(width=8, mixer=Attention(heads=2)), latents=3),
+        LatentConfig(component=ComposedConfig(width=8, mixer=Attention(heads=2)), latents=3),
         ComposedConfig(width=8, mixer=Attention(heads=2), patch=2, tokens=Ordinal()),
         ComposedConfig(width=8, mixer=Attention(heads=2), phase=WholePhase(ratio=2)),
     ],
@@ -90,6 +92,20 @@ def test_gradients_layer_by_layer_are_those_of_torch(mixer: Any) -> None:
 )
 def test_gradients_of_other_parts_layer_by_layer(config: Any) -> None:
     check_jacobian(config.build(SPACE), SPACE)
+
+
+@pytest.mark.parametrize("mixer", MIXERS, ids=by_name)
+@pytest.mark.parametrize("positions", [Sinusoidal(), GridPositions()], ids=by_name)
+def test_gradients_may_be_rounded_to_single_precision(mixer: Any, positions: Any) -> None:
+    whole, tokens = GlobalEmbedding(couplings=(0.3,)), Ordinal(features=3)
+    config = ComposedConfig(width=8, mixer=mixer, shape=(2, 3), whole=whole, tokens=tokens, positions=positions)
+    n = SPACE.random(7, torch.Generator().manual_seed(1))
+    exact_ones = jacobian(config.build(SPACE), n)
+    for one, other in zip(jacobian(replace(config, dtype="mixed").build(SPACE), n), exact_ones, strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
 
 
 def check_jacobian(model: Any, space: HilbertSpace) -> None:
@@ -163,17 +179,17 @@ def test_features_of_ordinal_tokens_do_not_grow_with_the_cutoff() -> None:
 
 def test_a_mixture_is_the_mean_of_its_members() -> None:
     """p(n) = sum_z p(z) p(n | z), against the members one by one."""
-    model = LatentConfig(base=ComposedConfig(width=8, mixer=Attention(heads=2)), latents=3).build(SPACE)
+    model = LatentConfig(component=ComposedConfig(width=8, mixer=Attention(heads=2)), latents=3).build(SPACE)
     with torch.no_grad():
         model.weights.weight.copy_(torch.tensor([[0.3], [-0.8], [1.1]]))
-        model.base.head.weight *= 20  # type: ignore[operator]
+        model.component.head.weight *= 20  # type: ignore[operator]
     n = SPACE.configurations()
     total = torch.zeros(len(n), dtype=torch.float64)
     prior = model.weights.weight[:, 0].softmax(0)
     for z in range(3):
         couplings = tuple(float(z == k) for k in range(3))
-        single = replace(model.base.config, whole=GlobalEmbedding(couplings=couplings, sector=False)).build(SPACE)
-        single.load_state_dict(model.base.state_dict())
+        single = replace(model.component.config, whole=GlobalEmbedding(couplings=couplings, sector=False)).build(SPACE)
+        single.load_state_dict(model.component.state_dict())
         total = total + prior[z] * (2 * single.log_psi(n).log_modulus).exp()
     torch.testing.assert_close((2 * model.log_psi(n).log_modulus).exp(), total)
 
@@ -184,7 +200,7 @@ COUPLINGS = ((1.0,), (4.0,), (9.0,))
 def family() -> tuple[Family, Any]:
     members = tuple(BoseHubbard(chain(4), 4, U=U) for (U,) in COUPLINGS)
     h = Family(members, scales=(1.0, 2.0, 4.0))
-    config = FamilyConfig(base=ComposedConfig(width=8, mixer=Attention(heads=2)), sector=members[0].hilbert,
+    config = FamilyConfig(component=ComposedConfig(width=8, mixer=Attention(heads=2)), sector=members[0].hilbert,
                           couplings=COUPLINGS)  # fmt: skip
     return h, config.build(h.hilbert)
 
