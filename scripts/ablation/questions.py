@@ -3,8 +3,18 @@
 from collections.abc import Callable
 from functools import cache
 
-from nqs.scripts.ablation import families, variants
-from nqs.scripts.ablation.jobs import Job, Question, Row
+from nqs.scripts.ablation import (
+    cutoff,
+    families,
+    gradient_estimators,
+    local_energy_proxies,
+    memory_of_orders,
+    probabilities,
+    reuse,
+    sampling_node,
+    variants,
+)
+from nqs.scripts.ablation.jobs import Column, Job, Question, Row
 from nqs.scripts.ablation.training import COLUMNS, Setting, trained
 
 BOSONS, ELECTRONS, SPINS = "bose-hubbard-4x4", "hubbard-3x4", "heisenberg-6x6"
@@ -13,6 +23,16 @@ ALL = (BOSONS, ELECTRONS, SPINS)
 
 def _training(number: int, text: str, table: dict[str, tuple[str, ...]], setting: Callable[[Job], Setting]) -> Question:
     return Question(number=number, text=text, variants=table, run=trained(setting), columns=COLUMNS, trains=True)
+
+
+def _measured(
+    number: int,
+    text: str,
+    table: dict[str, tuple[str, ...]],
+    run: Callable[[Job], Row],
+    columns: tuple[Column, ...],
+) -> Question:
+    return Question(number=number, text=text, variants=table, run=run, columns=columns, trains=False)
 
 
 @cache
@@ -60,6 +80,55 @@ def questions() -> dict[str, Question]:
             "In which order are the sites decoded, and the orbitals of electrons?",
             sites | {ELECTRONS: (*ORDERS, "joint", "interleaved", "blocks")},
             variants.orders,
+        ),
+        "memory": _measured(
+            5,
+            "How much does a prefix have to carry, by the order of the sites?",
+            {name: memory_of_orders.variants(name) for name in memory_of_orders.SHAPES},
+            memory_of_orders.run,
+            memory_of_orders.COLUMNS,
+        ),
+        "cutoff": _measured(
+            6,
+            "What does a largest occupation cost, and what does the model put into the highest states?",
+            {name: tuple(cutoff.CUTOFFS) for name in cutoff.PROBLEMS},
+            cutoff.run,
+            cutoff.COLUMNS,
+        ),
+        "probabilities": _measured(
+            7,
+            "Probabilities, log-probabilities or logits: how accurate is log psi of long sequences?",
+            {name: tuple(probabilities.SUMS) for name in probabilities.PROBLEMS},
+            probabilities.run,
+            probabilities.COLUMNS,
+        ),
+        "reuse": _measured(
+            8,
+            "What of the sampling pass is worth keeping for the local energy and for the gradient?",
+            {"bose-hubbard-8": reuse.VARIANTS, "heisenberg-16": reuse.VARIANTS},
+            reuse.run,
+            reuse.COLUMNS,
+        ),
+        "proxies": _measured(
+            9,
+            "Which connected configurations does a local energy need?",
+            {"bose-hubbard-8": local_energy_proxies.VARIANTS, "heisenberg-14": local_energy_proxies.VARIANTS},
+            local_energy_proxies.run,
+            local_energy_proxies.COLUMNS,
+        ),
+        "gradients": _measured(
+            12,
+            "Bias and noise of gradient estimators against the exact gradient?",
+            dict.fromkeys(("bose-hubbard-6", "heisenberg-10"), gradient_estimators.VARIANTS),
+            gradient_estimators.run,
+            gradient_estimators.COLUMNS,
+        ),
+        "node": _measured(
+            14,
+            "Where does the sampling node pass gradient?",
+            dict.fromkeys(("bose-hubbard-4", "heisenberg-8"), sampling_node.VARIANTS),
+            sampling_node.run,
+            sampling_node.COLUMNS,
         ),
         "backbones": _training(
             10,
