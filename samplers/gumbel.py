@@ -37,9 +37,15 @@ class GumbelSampler:
     n_distinct: int
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if self.n_distinct < 1:
-            raise ValueError(f"n_distinct={self.n_distinct}: give at least 1.")
+        check_fields(self, at_least={"n_distinct": 1})
+
+    @property
+    def max_distinct(self) -> int:
+        return self.n_distinct
+
+    @property
+    def summary(self) -> str:
+        return f"about {self.n_distinct:,} distinct configurations"
 
     def build(self, wavefunction: Wavefunction) -> "GumbelSampling":
         """Raises TypeError: the wavefunction is not autoregressive."""
