@@ -1,6 +1,7 @@
 """Hamiltonians, one model family per file."""
 
 from nqs.hamiltonians.bose_hubbard import BoseHubbard, harmonic_trap
+from nqs.hamiltonians.family import Family
 from nqs.hamiltonians.fermi_hubbard import FermiHubbard, staggered_potential
 from nqs.hamiltonians.heisenberg import Heisenberg
 from nqs.hamiltonians.integrals import Integrals
@@ -19,6 +20,7 @@ __all__ = [
     "TJ",
     "TV",
     "BoseHubbard",
+    "Family",
     "FermiHubbard",
     "Heisenberg",
     "Integrals",

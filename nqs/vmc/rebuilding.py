@@ -7,6 +7,7 @@ from nqs import hamiltonians, hilbert, lattice, models, optimisation, samplers, 
 from nqs.archive.errors import ArchiveError
 from nqs.archive.serialise import from_plain
 from nqs.archive.upgrade import upgraded
+from nqs.models import parts
 from nqs.vmc.stored import check_kinds, check_sizes, one_line
 
 
@@ -44,5 +45,5 @@ def rebuild(
 
 def known_types() -> dict[str, type]:
     """Configuration classes of nqs by name, from which archives may be rebuilt."""
-    modules = (hamiltonians, hilbert, lattice, models, samplers, optimisation, symmetry)
+    modules = (hamiltonians, hilbert, lattice, models, parts, samplers, optimisation, symmetry)
     return {name: item for module in modules for name, item in vars(module).items() if isinstance(item, type)}
