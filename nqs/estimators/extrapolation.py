@@ -35,7 +35,7 @@ def zero_variance(energy: Float[ndarray, " S"], variance: Float[ndarray, " S"]) 
 
     Close to the ground state, |psi> = |0> + eps |1>, both E - E_0 and the variance are of order eps^2, so that the
     energies of ever better states fall on a line that ends at E_0 (Kashima and Imada, J. Phys. Soc. Jpn. 70, 2287
-    (2001)). They need not while the state still changes its shape: 2,100 steps of the 10x10 Heisenberg lattice, which end
+    (2001)). They need not while the state changes its shape: 2,100 steps of the 10x10 Heisenberg lattice, which end
     0.115 above the ground state, point to 0.115 below it, four times what the scatter around the line would say. The
     quoted error is at least half of the distance extrapolated over; the result is no bound.
 

@@ -76,7 +76,7 @@ def test_numbers_that_fit(minutes: float, wanted: int, found: int, monkeypatch: 
 
 
 def test_what_the_first_draw_takes_once_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """4 s for caches in the first draw, then 0.1 s a configuration: 16 fit into 12 s, though 16 first draws would not."""
+    """4 s for caches in the first draw, then 0.1 s a configuration: 16 fit into 12 s, 16 times the first do not."""
     clock = Clock(monkeypatch, 0.1, first=4.0)
     sampler = TreeSampler(n_distinct=16)
     assert affordable(sampler, model(), Energy(H), TimeLimit(1.0), torch.device("cpu"), 0.2) is sampler
