@@ -9,6 +9,7 @@ from torch import Tensor
 from nqs.hamiltonian import (
     Connected,
     Hamiltonian,
+    fock_of,
     has_boundary_phases,
     has_total_spin,
     is_stoquastic,
@@ -47,6 +48,7 @@ __all__ = [
     "StepInfo",
     "Wavefunction",
     "WavefunctionConfig",
+    "fock_of",
     "has_boundary_phases",
     "has_total_spin",
     "is_stoquastic",

@@ -63,13 +63,13 @@ def molecule_of(config: Config) -> Molecule:
         "cutoff": config.cutoff,
         "sampled_elements": config.sampled_elements,
     }
-    symmetry = "auto" if config.parities else "none"
+    irreps = "auto" if config.parities else "none"
     if config.fcidump is not None:
-        molecule = Molecule.from_fcidump(config.fcidump, symmetry=symmetry, **space)
+        molecule = Molecule.from_fcidump(config.fcidump, irreps=irreps, **space)
     else:
         molecule = Molecule.from_geometry(
             config.atom or "", config.basis, charge=config.charge, bohr=config.bohr, orbitals=config.orbitals,
-            unrestricted=config.unrestricted, symmetry=symmetry, **space,
+            unrestricted=config.unrestricted, irreps=irreps, **space,
         )  # fmt: skip
     return reordered(molecule, config.order)
 
