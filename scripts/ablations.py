@@ -3,7 +3,7 @@
     python scripts/ablations.py --list                                  the questions, their problems and variants
     python scripts/ablations.py --question tokens --seeds 0 1 2 --seconds 60
     python scripts/ablations.py --question backbones --problems heisenberg-6x6 --parallel 4 --device cuda
-    python scripts/ablations.py --all --seconds 60 --minutes 9          as many runs as fit into nine minutes
+    python scripts/ablations.py --all --device cuda --parallel 5 --seconds 50 --seeds 0 1 2 --minutes 8.9
     python scripts/ablations.py --question tokens --show                table and figure of the rows that are there
 
 Training runs of one question have the same time, the same number of parameters (the width is chosen so), the same
@@ -93,6 +93,7 @@ def main(config: Config) -> int:
             if not config.variants or job.variant in config.variants
         ]
         left = missing(jobs, read_rows(config.rows))
+        left.sort(key=lambda job: (config.seeds.index(job.seed), -job.seconds))  # long ones first
         print(f"{len(left)} runs to make, {len(jobs) - len(left)} of {len(jobs)} are in {config.rows}", flush=True)
         until = begin + 60 * config.minutes
         failed = measure(left, config.rows, device=config.device, parallel=config.parallel, until=until)

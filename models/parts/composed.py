@@ -6,7 +6,6 @@ conditionals are the same function with the parts that are the default here. Eve
 """
 
 # Shapes: B configurations, L sites, S sites chosen so far, T positions, D width, d local states.
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Self
 
@@ -15,19 +14,20 @@ from jaxtyping import Float, Float64, Int64, Num, UInt8
 from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
+from nqs.models.block import Block
 from nqs.models.normalisation import LayerNorm
 from nqs.models.parts.attention import Attention
-from nqs.models.parts.blocks import MixerBlock
 from nqs.models.parts.globals import GlobalEmbedding
-from nqs.models.parts.heads import Deembedding, InnerSites
+from nqs.models.parts.heads import Deembedding, InnerSites, SiteLinear
 from nqs.models.parts.initial import LOGITS, initialise
 from nqs.models.parts.phases import TokenPhase, WholePhases
 from nqs.models.parts.positions import LearnedPositions
 from nqs.models.parts.sizes import Sizes
 from nqs.models.parts.tokens import Categorical
-from nqs.models.references.conditionals import StartConditionals
+from nqs.models.references.conditionals import StartConditionals, StartingState
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi, ReferencePhase
 from nqs.runtime.defaults import float32_by_default
+from nqs.runtime.options import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +72,9 @@ class ComposedConfig:
     initial_phases: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "mlp_ratio", "patch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1.")
-        if not 0 < self.initial_phases < math.inf:
-            raise ValueError(f"initial_phases={self.initial_phases}: a positive number.")
-        if self.dtype not in ("float64", "float32", "mixed"):
-            raise ValueError(f"dtype={self.dtype!r}: choose 'float64', 'float32' or 'mixed'.")
-        if self.start not in ("uniform", "reference"):
-            raise ValueError(f"start={self.start!r}: choose 'uniform' or 'reference'.")
-        if self.start == "reference" and not hasattr(self.reference, "conditionals"):
+        sizes = ("width", "layers", "mlp_ratio", "patch")
+        check_fields(self, positive=("initial_phases",), at_least=dict.fromkeys(sizes, 1))
+        if self.start == "reference" and not isinstance(self.reference, StartingState):
             raise ValueError("start='reference' needs a SlaterDeterminant as reference; choose start='uniform'.")
 
     def sizes(self, hilbert: HilbertSpace) -> Sizes:
@@ -127,6 +120,9 @@ class Composed(AutoregressiveWavefunction[Prefix]):
     1.000000000000
     """
 
+    config: ComposedConfig
+    head: SiteLinear
+    phase: Any  # a module of nqs.models.parts.phases, or None
     rowwise_layers = True
 
     def __init__(self, hilbert: HilbertSpace, config: ComposedConfig, device: torch.device | str = "cpu") -> None:
@@ -138,21 +134,24 @@ class Composed(AutoregressiveWavefunction[Prefix]):
             self.token = config.tokens.build(sizes)
             self.position = config.positions.build(sizes)
             self.whole = None if config.whole is None else config.whole.build(sizes)
-            self.blocks = nn.ModuleList(MixerBlock(config.mixer, sizes, config.mlp_ratio) for _ in range(config.layers))
+            D = config.width
+            self.blocks = nn.ModuleList(
+                Block(D, config.mlp_ratio * D, config.mixer.build(sizes)) for _ in range(config.layers)
+            )
             self.pool = config.deembedding.build(sizes)
             self.inner = InnerSites(sizes) if config.patch > 1 else None
-            self.norm = LayerNorm(config.width)
+            self.norm = LayerNorm(D)
             self.head = config.deembedding.linear(sizes, hilbert.local_dim)
             self.phase = None if config.phase is None else config.phase.build(sizes, config.deembedding)
         initialise(self, config.seed)
         with torch.no_grad():
-            self.head.weight *= LOGITS  # type: ignore[operator]
+            self.head.weight.mul_(LOGITS)
             if self.phase is not None:
-                self.phase.head.weight *= self.phase.gain * config.initial_phases  # type: ignore[operator, union-attr]
+                self.phase.head.weight.mul_(self.phase.gain * config.initial_phases)
         self.start_from: StartConditionals | None = None
         if config.start == "reference":
-            of_reference: Any = config.reference
-            self.start_from = of_reference.conditionals(hilbert.local_dim).to(torch.device(device))
+            assert isinstance(config.reference, StartingState)
+            self.start_from = config.reference.conditionals(hilbert.local_dim).to(torch.device(device))
         self.gradient_dtype = torch.float32 if config.dtype == "mixed" else None
         self.to(device=device, dtype=torch.float32 if config.dtype == "float32" else torch.float64)
 

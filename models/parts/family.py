@@ -66,6 +66,7 @@ class FamilyConfig:
 
 
 class FamilyWavefunction(AutoregressiveWavefunction[Chosen]):
+    config: FamilyConfig
     rowwise_layers = True
     features: Tensor  # (M, F)
 

@@ -26,7 +26,7 @@ class Deembedding:
     def build(self, sizes: Sizes) -> nn.Module:
         return Pool(sizes.width) if self.pooled else nn.Identity()
 
-    def linear(self, sizes: Sizes, outputs: int) -> nn.Module:
+    def linear(self, sizes: Sizes, outputs: int) -> "SiteLinear":
         """Map of (B, T, D) and sites (B, T) to (B, T, outputs)."""
         return SiteLinear(sizes.n_sites if self.per_site else 1, sizes.width, outputs)
 

@@ -59,6 +59,7 @@ class LatentConfig:
 class Latent(AutoregressiveWavefunction[Chosen]):
     """A mixture of autoregressive wavefunctions with one network."""
 
+    config: LatentConfig
     rowwise_layers = True
     features: Tensor  # (K, K)
 

@@ -17,14 +17,14 @@ from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.scripts.ablation.jobs import Column, Job, Row
 from nqs.vmc.loop import VMC
 
-SITES, STEPS, SAMPLES = 6, 150, 1_000
+SITES, STEPS, SAMPLES = 6, 60, 1_000
 CUTOFFS = {f"n_max={n}": n for n in (2, 3, 4, 6)}
 PROBLEMS = {f"U={U}": float(U) for U in (1, 4, 16)}
 COLUMNS = (
     Column("cut", "exact: energy above no cutoff"),
     Column("beyond", "exact: weight beyond"),
     Column("error", "trained: relative error"),
-    Column("ratio", "trained: weight of the highest / exact", ".3f"),
+    Column("ratio", "trained: weight of the highest / exact", ".2g"),
 )
 
 

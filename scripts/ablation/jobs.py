@@ -55,7 +55,7 @@ class Question:
         variants: names, by problem; the problems are those it is asked on by default.
         run: measures one job.
         columns: of the table; the first one is drawn in the figure.
-        trains: the time limit matters.
+        times: time of a job in units of that of a training run; 0: without training, it has no limit.
     """
 
     number: int
@@ -63,13 +63,13 @@ class Question:
     variants: Mapping[str, tuple[str, ...]]
     run: Callable[[Job], Row]
     columns: tuple[Column, ...]
-    trains: bool
+    times: float
 
     def jobs(
         self, name: str, *, problems: tuple[str, ...], seeds: tuple[int, ...], seconds: float, device: str
     ) -> list[Job]:
         """Seeds first, so that an interrupted series has every variant with its first seeds."""
-        limit = seconds if self.trains else 0.0
+        limit = self.times * seconds
         return [
             Job(question=name, problem=problem, variant=variant, seed=seed, seconds=limit, device=device)
             for seed in seeds

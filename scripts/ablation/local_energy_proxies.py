@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.scripts.ablation.jobs import Column, Job, Row
 from nqs.scripts.ablation.small import Sector, early_state, hamiltonian_of, sector
 
@@ -33,14 +34,14 @@ COLUMNS = (
 class Elements:
     """Off-diagonal elements of H by row, and ratios of amplitudes."""
 
-    def __init__(self, h: object, of: Sector, psi: object) -> None:
-        connected = h.connected(of.n)  # type: ignore[attr-defined]
-        log_modulus, phase = psi.log_psi(of.n)  # type: ignore[operator, attr-defined]
+    def __init__(self, h: Hamiltonian, of: Sector, psi: Wavefunction) -> None:
+        connected = h.connected(of.n)
+        log_modulus, phase = psi.log_psi(of.n)
         amplitude = log_modulus.exp() * phase.cos()
-        self.row, self.column = connected.parents, h.hilbert.rank(connected.configurations)  # type: ignore[attr-defined]
+        self.row, self.column = connected.parents, h.hilbert.rank(connected.configurations)
         self.size = connected.elements.abs()
         self.value = connected.elements * amplitude[self.column] / amplitude[self.row]
-        self.diagonal: Float64[Tensor, " D"] = h.diagonal(of.n)  # type: ignore[attr-defined]
+        self.diagonal: Float64[Tensor, " D"] = h.diagonal(of.n)
         order = self.row.argsort(stable=True)
         self.row, self.column, self.size, self.value = (
             x[order] for x in (self.row, self.column, self.size, self.value)

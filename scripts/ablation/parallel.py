@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 from nqs.scripts.ablation.jobs import Job, Row, key_of
 from nqs.scripts.ablation.worker import MARK
@@ -118,14 +117,16 @@ class Worker:
             [sys.executable, "-m", "nqs.scripts.ablation.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads, **environment},
         )  # fmt: skip
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.jobs, self.answers = self.process.stdin, self.process.stdout
 
     def measure(self, job: Job) -> Row:
         """The row of a job; with "failed" if the process ended."""
-        to, answers = self._pipes()
         try:
-            to.write(json.dumps(asdict(job)) + "\n")
-            to.flush()
-            for line in answers:
+            self.jobs.write(json.dumps(asdict(job)) + "\n")
+            self.jobs.flush()
+            for line in self.answers:
                 if line.startswith(MARK):
                     row: Row = json.loads(line.removeprefix(MARK))
                     return row
@@ -133,17 +134,11 @@ class Worker:
             pass
         return {**asdict(job), "failed": f"the process ended with code {self.process.wait()}"}
 
-    def _pipes(self) -> tuple[IO[str], IO[str]]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        return self.process.stdin, self.process.stdout
-
     def close(self) -> None:
-        to, answers = self._pipes()
         with suppress(BrokenPipeError):
-            to.close()
-        answers.read()
-        answers.close()
+            self.jobs.close()
+        self.answers.read()
+        self.answers.close()
         self.process.wait()
 
 
@@ -151,7 +146,7 @@ def _serve(
     waiting: "queue.SimpleQueue[Job]", environment: dict[str, str], keep: "Callable[[Row], None]", until: float
 ) -> None:
     """Measure waiting jobs with one worker, which is replaced if it ends."""
-    worker = Worker(environment)
+    worker: Worker | None = None
     try:
         while True:
             try:
@@ -160,10 +155,12 @@ def _serve(
                 return
             if time.monotonic() + job.seconds > until:
                 continue
+            worker = worker or Worker(environment)
             row = worker.measure(job)
             keep(row)
             if "failed" in row or worker.process.poll() is not None:  # a GPU may be left in a state of error
                 worker.close()
-                worker = Worker(environment)
+                worker = None
     finally:
-        worker.close()
+        if worker is not None:
+            worker.close()

@@ -22,7 +22,7 @@ ALL = (BOSONS, ELECTRONS, SPINS)
 
 
 def _training(number: int, text: str, table: dict[str, tuple[str, ...]], setting: Callable[[Job], Setting]) -> Question:
-    return Question(number=number, text=text, variants=table, run=trained(setting), columns=COLUMNS, trains=True)
+    return Question(number=number, text=text, variants=table, run=trained(setting), columns=COLUMNS, times=1.0)
 
 
 def _measured(
@@ -32,7 +32,7 @@ def _measured(
     run: Callable[[Job], Row],
     columns: tuple[Column, ...],
 ) -> Question:
-    return Question(number=number, text=text, variants=table, run=run, columns=columns, trains=False)
+    return Question(number=number, text=text, variants=table, run=run, columns=columns, times=0.0)
 
 
 @cache
@@ -61,7 +61,7 @@ def questions() -> dict[str, Question]:
             variants=dict.fromkeys(families.PROBLEMS, families.VARIANTS),
             run=families.run,
             columns=families.COLUMNS,
-            trains=True,
+            times=6.0,
         ),
         "deembedding": _training(
             3,

@@ -156,16 +156,16 @@ def draw(
     tokens = torch.empty((1, 0), dtype=torch.uint8)
     counts, remainder = torch.tensor([number]), torch.tensor([hilbert.start])
     log_p = torch.zeros(1, dtype=torch.float64)
-    stored: list[Tensor] = [torch.zeros((2, 1, b.mixer.heads, 0, 4), dtype=torch.float64) for b in blocks]
+    stored: list[Tensor] = [torch.zeros((2, 1, b.attention.heads, 0, 4), dtype=torch.float64) for b in blocks]
     for site in range(L):
         F = len(tokens)
         before = tokens[:, -1:].long() if site else torch.full((F, 1), d)
         x = psi.token(before[..., None]) + psi.position(F, site + 1)[:, -1:]
         for k, block in enumerate(blocks):
-            q, *new = block.mixer.projected(block.norm1(x))  # (F, H, 1, E) each
+            q, *new = block.attention.projected(block.norm1(x))  # (F, H, 1, E) each
             stored[k] = torch.cat([stored[k], torch.stack(new)], dim=3)
             y = nn.functional.scaled_dot_product_attention(q, *stored[k])
-            x = x + block.mixer.out(y.transpose(1, 2).flatten(2))
+            x = x + block.attention.out(y.transpose(1, 2).flatten(2))
             x = x + block.mlp(block.norm2(x))
         logits = cast(Any, psi.head)(psi.norm(x), first=site)[:, 0] + tables.log_uniform[site, remainder]
         conditional = logits.log_softmax(-1)

@@ -77,7 +77,7 @@ class Relaxed:
     def logits(self, tokens: Float64[Tensor, "B T d1"]) -> Float64[Tensor, "B d"]:
         """Of the next site."""
         model = self.model
-        x = model.token.linear(tokens) + model.position(len(tokens), tokens.shape[1])  # type: ignore[operator, union-attr]
+        x = model.token.linear(tokens) + model.position(len(tokens), tokens.shape[1])
         for block in model.blocks:
             x = block(x)
         return model.head(model.norm(x[:, -1:]), first=tokens.shape[1] - 1)[:, 0]

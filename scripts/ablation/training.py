@@ -6,6 +6,7 @@ symmetry, which would hide differences between networks.
 """
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from nqs.models.parts import ByPosition, ComposedConfig, LatentConfig, TokenPhase
+from nqs.models.references.conditionals import StartingState
 from nqs.optimisation import StochasticReconfiguration
 from nqs.optimisation.stages import Evaluation
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, WavefunctionConfig
@@ -25,7 +27,7 @@ from nqs.vmc.loop import VMC
 
 WIDTH = {"cpu": 16, "cuda": 48}  # of the baseline, whose number of parameters all variants have, about
 LAYERS = 2
-LARGEST_WIDTH = 256
+LARGEST_WIDTH, WIDTH_STEPS = 512, (4, 8, 16)  # steps: what the numbers of heads allow
 COLUMNS = (
     Column("error", "relative error"),
     Column("v_score", "V-score"),
@@ -67,7 +69,7 @@ def baseline(job: Job, *, order: str = "rows", start: bool = True) -> Setting:
     lattice = problem.lattice if order == "rows" else reordered(problem.lattice, sites)
     hamiltonian = problem.hamiltonian(lattice)
     phase, reference = known_signs(hamiltonian)
-    has_start = start and phase == "learned" and hasattr(reference, "conditionals")
+    has_start = start and phase == "learned" and isinstance(reference, StartingState)
     kind = torch.device(job.device).type
     model = ComposedConfig(
         mixer=ByPosition(classes=displacements(problem.lattice, sites)),
@@ -88,19 +90,21 @@ def baseline(job: Job, *, order: str = "rows", start: bool = True) -> Setting:
 
 def matched(setting: Setting) -> Any:
     """The model with the width whose number of parameters is closest to the wanted one."""
-    if setting.match is None:
+    wanted = setting.match
+    if wanted is None:
         return setting.model
-    hilbert, found = setting.hamiltonian.hilbert, []
-    for width in range(4, LARGEST_WIDTH + 1, 4):
-        config = with_width(setting.model, width)
+
+    def number(width: int) -> int:
+        """Of parameters; 0 where the heads do not fit the width."""
         try:
-            number = config.build(hilbert).n_parameters
-        except ValueError:  # heads that do not fit the width
-            continue
-        found.append((abs(number - setting.match), width))
-        if number > 2 * setting.match:
-            break
-    return with_width(setting.model, min(found)[1])
+            return parameters_of(replace(setting, model=with_width(setting.model, width)))
+        except ValueError:
+            return 0
+
+    step = next(step for step in WIDTH_STEPS if number(step))
+    below = bisect_left(range(1, LARGEST_WIDTH // step + 1), wanted, key=lambda k: number(step * k))
+    widths = [step * k for k in (below, below + 1) if k]
+    return with_width(setting.model, min(widths, key=lambda width: abs(number(width) - wanted)))
 
 
 def with_width(model: Any, width: int) -> Any:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast, get_args
 
 from nqs.models import TransformerConfig
 from nqs.models.parts import (
@@ -33,7 +33,7 @@ from nqs.models.parts import (
 from nqs.optimisation import TorchOptimiser
 from nqs.samplers import CoverageSampler, GumbelSampler, ImportanceSampler, Proposal, TreeSampler
 from nqs.scripts.ablation.jobs import Job
-from nqs.scripts.ablation.orders import SplitElectrons, SplitReference, displacements
+from nqs.scripts.ablation.orders import Encoding, SplitElectrons, SplitReference, displacements
 from nqs.scripts.ablation.problems import PROBLEMS
 from nqs.scripts.ablation.training import Setting, baseline, parameters_of
 
@@ -115,12 +115,12 @@ def backbones(job: Job) -> Setting:
 
 def orders(job: Job) -> Setting:
     """Orders of the sites; for electrons also of the orbitals."""
-    if job.variant not in ("joint", "interleaved", "blocks"):
+    if job.variant not in ("joint", *get_args(Encoding)):
         return baseline(job, order=job.variant)
     base = baseline(job, start=False)
     if job.variant == "joint":
         return base
-    electrons = SplitElectrons(base.hamiltonian, job.variant)
+    electrons = SplitElectrons(base.hamiltonian, cast(Encoding, job.variant))
     rows = displacements(PROBLEMS[job.problem].lattice, list(range(base.hamiltonian.hilbert.n_sites)))
     rows_, columns = base.model.shape
     model = replace(

@@ -58,7 +58,7 @@ by_name = functools.partial(str)
 @pytest.mark.parametrize("mixer", MIXERS, ids=by_name)
 def test_mixers_are_causal_and_give_the_same_for_prefixes(mixer: Any) -> None:
     config = ComposedConfig(width=8, mixer=mixer, shape=(2, 3))
-    layer = config.build(SPACE).blocks[0].mixer  # type: ignore[union-attr]
+    layer = config.build(SPACE).blocks[0].attention  # type: ignore[union-attr]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((5, 6, 8), generator=generator, dtype=torch.float64)
     whole = layer(x)
@@ -133,7 +133,7 @@ def test_the_default_parts_are_the_default_transformer() -> None:
         "head.weight": torch.cat([state["head.weight"][0], state["phase.head.weight"][0]]),
         "head.bias": torch.cat([state["head.bias"][0], state["phase.head.bias"][0]]),
     }
-    renamed |= {k.replace("mixer", "attention"): v for k, v in state.items() if k.startswith("blocks")}
+    renamed |= {k: v for k, v in state.items() if k.startswith("blocks")}
     transformer.load_state_dict(renamed)
     n = SPACE.configurations()
     for one, other in zip(composed.log_psi(n), transformer.log_psi(n), strict=True):
@@ -155,7 +155,7 @@ def test_the_memory_of_a_grid_has_seen_the_site_above() -> None:
     """Two rows of four: the memory from above changes the outputs from the second row on."""
     space = bosons(8, 4)
     line, grid = (
-        ComposedConfig(width=8, mixer=Recurrence(grid=g), shape=(2, 4)).build(space).blocks[0].mixer  # type: ignore[union-attr]
+        ComposedConfig(width=8, mixer=Recurrence(grid=g), shape=(2, 4)).build(space).blocks[0].attention  # type: ignore[union-attr]
         for g in (False, True)
     )
     grid.load_state_dict(line.state_dict())
