@@ -5,6 +5,9 @@
 Connected configurations are made distinct across the batch and looked up among the samples, whose amplitudes are known;
 only the others are evaluated, with shared prefixes once (nqs.amplitudes.prefixes). On a converged, well-sampled state
 this saves most evaluations.
+
+Of several ranks each finds the energies of its share of the samples: neighbours in their order, which are connected
+with the same configurations more often than others.
 """
 
 # Shapes: U samples, K connected configurations, L sites.
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from nqs.amplitudes.cache import amplitudes_at
 from nqs.protocols import Hamiltonian, Wavefunction, max_connected
+from nqs.runtime.distributed import communicator
 from nqs.runtime.memory import in_chunks, max_chunk_rows
 from nqs.samples import LocalEnergies, Lookup, Samples
 
@@ -46,7 +50,7 @@ def local_energies(
     Args:
         first: of the samples from this one on; others only serve the look-up, their values are those of the diagonal.
     """
-    n = samples.configurations
+    n, ranks = samples.configurations, communicator()
     L = n.shape[1]
     diagonal = hamiltonian.diagonal(n)
     values = diagonal.to(torch.complex128)
@@ -66,10 +70,13 @@ def local_energies(
     images = wavefunction.n_images * max_connected(hamiltonian)
     bytes_per_sample = images * (2 * L + 256)  # with keys and sorting buffers
     rows = max_chunk_rows(bytes_per_sample, n.device, CPU_BYTES)
-    chunks = in_chunks(evaluate, torch.arange(first, len(n), device=n.device), rows)
+    number = len(n) - first
+    own = torch.arange(first, len(n), device=n.device)[ranks.share(number)]
+    chunks = in_chunks(evaluate, own, rows)
+    (found,) = ranks.gather(values[own], number=number)
+    n_connected, n_evaluated = ranks.total(
+        sum(connected for connected, _ in chunks), sum(evaluated for _, evaluated in chunks)
+    )
     return LocalEnergies(
-        values=values,
-        diagonal=diagonal,
-        n_connected=sum(connected for connected, _ in chunks),
-        n_evaluated=sum(evaluated for _, evaluated in chunks),
+        values=torch.cat([values[:first], found]), diagonal=diagonal, n_connected=n_connected, n_evaluated=n_evaluated
     )
