@@ -16,6 +16,7 @@ import torch
 
 from nqs.hilbert import HilbertSpace, count_text
 from nqs.protocols import Wavefunction
+from nqs.runtime.options import check_fields
 from nqs.samplers.decoding import GROUPS, Decoding
 from nqs.samplers.independent import Independent, autoregressive
 from nqs.samples import Samples
@@ -47,11 +48,7 @@ class CoverageSampler:
     groups: int = field(default=GROUPS, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
-        for name in ("n_distinct", "groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give at least 1.")
-        if self.branches is not None and self.branches < 1:
-            raise ValueError(f"branches={self.branches}: give at least 1, or None for all.")
+        check_fields(self, at_least={"n_distinct": 1, "branches": 1, "groups": 1})
         pairs = self.given.items() if isinstance(self.given, Mapping) else self.given
         object.__setattr__(self, "given", tuple(sorted((int(site), int(state)) for site, state in pairs)))
 

@@ -21,6 +21,10 @@ class ExhaustiveSampler:
 
     max_dimension: int = 2**22
 
+    @property
+    def summary(self) -> str:
+        return "every configuration"
+
     def build(self, wavefunction: Wavefunction) -> "ExhaustiveSampling":
         return ExhaustiveSampling(self, wavefunction)
 

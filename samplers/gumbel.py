@@ -40,10 +40,15 @@ class GumbelSampler:
     groups: int = field(default=GROUPS, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        for name in ("n_distinct", "groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give at least 1.")
+        check_fields(self, at_least={"n_distinct": 1, "groups": 1})
+
+    @property
+    def max_distinct(self) -> int:
+        return self.n_distinct
+
+    @property
+    def summary(self) -> str:
+        return f"about {self.n_distinct:,} distinct configurations"
 
     def build(self, wavefunction: Wavefunction) -> "GumbelSampling":
         """Raises TypeError: the wavefunction is not autoregressive."""

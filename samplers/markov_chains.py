@@ -18,6 +18,7 @@ from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.chains import autocorrelation_time, drifts
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import LogPsi, Wavefunction
+from nqs.runtime.options import check_fields
 from nqs.samplers.correlated import samples_of_chains
 from nqs.samples import Samples
 
@@ -43,15 +44,19 @@ class ChainOptions:
     n_discarded: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("n_samples", "n_chains", "n_discarded"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give at least 1.")
-        if self.n_steps is not None and self.n_steps < 1:
-            raise ValueError(f"n_steps={self.n_steps}: give at least 1, or None for the default.")
+        check_fields(self, at_least=dict.fromkeys(("n_samples", "n_chains", "n_steps", "n_discarded"), 1))
         if self.n_samples < self.n_chains:
             raise ValueError(
                 f"n_samples={self.n_samples} of n_chains={self.n_chains}: each chain gives at least one sample."
             )
+
+    @property
+    def max_distinct(self) -> int:
+        return math.ceil(self.n_samples / self.n_chains) * self.n_chains
+
+    @property
+    def summary(self) -> str:
+        return f"{self.n_samples:,} samples of {self.n_chains:,} Markov chains"
 
 
 class Walkers:
@@ -129,6 +134,15 @@ class MarkovChains(ABC):
                     f"{len(walkers)} walkers were stored for {self.n_walkers}: n_chains={self.config.n_chains}."
                 )
             self.walkers = walkers
+
+    def warm_start(self, state: dict[str, Tensor], generator: torch.Generator) -> None:
+        """With the walkers, if they are as many; one draw is discarded, for they last moved with other parameters."""
+        try:
+            self.load_state_dict(state)
+        except ValueError:  # another number of walkers: these start anew
+            return
+        if self.walkers is not None:
+            self.sample(generator)
 
     def _begun(self, generator: torch.Generator) -> Walkers:
         """The walkers on the device of the generator, thermalised; amplitudes of the present parameters."""

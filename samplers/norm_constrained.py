@@ -23,7 +23,7 @@ Liang, Wong, J. Am. Stat. Assoc. 95, 121 (2000); Pandolfi, Bartolucci, Friel, AI
 # Shapes: B walkers, M tries, L sites, d local states, G groups of k sites, D = d^k combined states of a group.
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -33,6 +33,7 @@ from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.runtime.distributed import communicator
+from nqs.runtime.options import check_fields
 from nqs.samplers.markov_chains import ChainOptions, MarkovChains, Walkers, metropolis
 from nqs.samplers.moves import Redraw, is_hard
 
@@ -66,14 +67,9 @@ class NormConstrainedSampler(ChainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.step_size > 0 and math.isfinite(self.step_size)):
-            raise ValueError(f"step_size={self.step_size}: it must be positive.")
+        check_fields(self, positive=("step_size",), at_least={"n_tries": 1})
         if self.p not in (1, 2):
             raise ValueError(f"p={self.p}: choose 1 or 2.")
-        if self.n_tries < 1:
-            raise ValueError(f"n_tries={self.n_tries}: give at least 1.")
-        if self.weighting not in get_args(Weighting):
-            raise ValueError(f"weighting={self.weighting!r}: choose one of {get_args(Weighting)}.")
 
     def build(self, wavefunction: Wavefunction) -> "NormConstrainedSampling":
         """Raises ValueError: fewer steps than kinds of moves."""

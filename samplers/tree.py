@@ -73,17 +73,25 @@ class TreeSampler:
     groups: int = field(default=GROUPS, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, at_least={"n_distinct": 1, "max_frontier": 1, "groups": 1})
         if (self.n_samples is None) == (self.n_distinct is None):
             raise ValueError("give either n_samples or n_distinct to TreeSampler, not both or none.")
         if self.n_samples is not None and not 1 <= self.n_samples <= MAX_SAMPLES:
             raise ValueError(f"n_samples={self.n_samples}: choose 1 to {MAX_SAMPLES:.0e}.")
-        if self.n_distinct is not None and self.n_distinct < 1:
-            raise ValueError(f"n_distinct={self.n_distinct}: give at least 1.")
-        for name in ("max_frontier", "groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give at least 1.")
         object.__setattr__(self, "prefix", tuple(int(state) for state in self.prefix))
+
+    @property
+    def max_distinct(self) -> int:
+        """About, for a wanted number of distinct configurations."""
+        number = self.n_samples if self.n_distinct is None else self.n_distinct
+        assert number is not None
+        return number
+
+    @property
+    def summary(self) -> str:
+        if self.n_distinct is None:
+            return f"{self.n_samples:,} independent samples"
+        return f"about {self.n_distinct:,} distinct configurations"
 
     def build(self, wavefunction: Wavefunction) -> "TreeSampling":
         """

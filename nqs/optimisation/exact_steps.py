@@ -15,7 +15,7 @@ Optimization, section 10.3). Convergence is then geometric down to machine preci
 
 # Shapes: N configurations or orbits.
 from dataclasses import dataclass
-from typing import Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Num
@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nqs.exact.sector_matrix import SectorMatrix
-from nqs.optimisation.checks import check_positive
 from nqs.optimisation.imaginary_time import Matrix, evolved
 from nqs.optimisation.jacobian import n_parts
 from nqs.optimisation.kernel import Precision
@@ -68,11 +67,7 @@ class ExactSteps:
     memory: float | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        memory = () if self.memory is None else ("memory",)
-        check_positive(self, "time", "diagonal_shift", "final_diagonal_shift", "max_step", *memory)
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
+        check_fields(self, positive=("time", "diagonal_shift", "final_diagonal_shift", "max_step", "memory"))
 
     def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> "SectorEnergy":
         return SectorEnergy(hamiltonian, energy_scale)
@@ -132,7 +127,7 @@ class SectorEnergy:
         symmetry = wavefunction.symmetry
         device = samples.configurations.device
         if self._matrix is None or (self._matrix.symmetry, self._matrix.device) != (symmetry, device):
-            self._matrix = SectorMatrix.of(self.hamiltonian, symmetry, device=device)
+            self._matrix = SectorMatrix.of(self.hamiltonian, symmetry, device=device, check=False)
         if len(self._matrix) != samples.n_distinct:
             raise ValueError(
                 f"ExactSteps sum over the whole sector of {len(self._matrix):,} terms; the sampler gave "

@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from nqs.estimators.local_energy import Energy
-from nqs.optimisation.checks import check_positive
 from nqs.optimisation.jacobian import ACTIVATION_COPIES
 from nqs.optimisation.schedules import cosine
 from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
 from nqs.runtime.distributed import Communicator, communicator
 from nqs.runtime.memory import max_chunk_rows
+from nqs.runtime.options import check_fields
 from nqs.samples import LocalEnergies, Samples
 
 # Optimisers of torch.optim without closure, for dense gradients of parameters of any shape.
@@ -41,7 +41,7 @@ class TorchOptimiser:
     def __post_init__(self) -> None:
         if self.name not in FIRST_ORDER:
             raise ValueError(f"name={self.name!r}: choose one of {', '.join(FIRST_ORDER)}.")
-        check_positive(self, "learning_rate", "final_learning_rate")
+        check_fields(self, positive=("learning_rate", "final_learning_rate"))
 
     def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> Energy:
         return Energy(hamiltonian, energy_scale)

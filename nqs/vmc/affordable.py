@@ -5,15 +5,19 @@ long as that is quick, so that the time limit bounds runs whose first step alone
 """
 
 import math
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from nqs.protocols import Objective, SamplerConfig, Wavefunction
 from nqs.recipes.samplers import distinct_of
 from nqs.runtime.interruption import TimeLimit
+from nqs.vmc.steps import RunningStage
 
 FIRST, GROWTH = 1, 4  # distinct configurations of the first measurement, and factor to the next one
 TRIALS = 0.25  # fraction of the time that measurements may take
@@ -61,3 +65,29 @@ def affordable(
     if seconds * wanted / distinct <= allowed:
         return sampler
     return replace(config, n_distinct=max(1, math.floor(distinct * allowed / seconds)))
+
+
+def fit_step_into(
+    limit: TimeLimit, running: RunningStage, sampler: SamplerConfig, history: Mapping[str, np.ndarray], progress: bool
+) -> None:
+    """Give a stage a smaller sampler where a single step would take longer than the time that is left.
+
+    Args:
+        sampler: configuration of the sampler of the stage.
+        history: whose last step is the measurement, if there is one.
+        progress: print what was changed.
+    """
+    known = None
+    if len(history.get("seconds", ())):
+        known = float(history["seconds"][-1]), float(history["distinct"][-1])
+    device = next(running.wavefunction.parameters()).device
+    chosen = affordable(sampler, running.wavefunction, running.objective, limit, device, OF_STEP, known)
+    if chosen == sampler:
+        return
+    running.sampler = chosen.build(running.wavefunction)
+    if progress:
+        print(
+            f"{distinct_of(chosen)} instead of {distinct_of(sampler)} distinct configurations in each step: "
+            f"{limit.left:.0f} s are left",
+            file=sys.stderr,
+        )

@@ -16,6 +16,7 @@ from nqs.runtime.options import check_options
 from nqs.runtime.progress import Watcher
 from nqs.runtime.text import printable
 from nqs.vmc.evaluation import evaluate_best
+from nqs.vmc.execution import Execution
 from nqs.vmc.guard import Guard
 from nqs.vmc.loop import VMC
 from nqs.vmc.rebuilding import known_types, rebuild
@@ -48,22 +49,14 @@ def resume(
         ArchiveError: no readable archive, or no run in it.
         ValueError: the run was built from classes that nqs does not know; pass them in `types`.
     """
-    check_options(exact=exact, types=types, progress=progress, minutes=minutes, flush=flush, watch=watch)
+    check_options(exact=exact, types=types, minutes=minutes)
+    execution = Execution(archive=archive, progress=progress, flush=flush, watch=watch)
     file = Archive.open(archive)
     if "initial" in file.config and not file.has_checkpoint:
         raise ArchiveError(f"{archive} was stopped before its initial parameters were kept: repeat the command.")
     vmc, run = _rebuilt(file, types, device)
     # The stored configuration itself: those of older versions lack later options.
-    return vmc.carry_out(
-        run,
-        file.config,
-        archive=archive,
-        exact=exact,
-        progress=progress,
-        minutes=minutes,
-        flush=flush,
-        watch=watch,
-    )
+    return vmc.carry_out(run, file.config, execution, minutes=minutes, exact=exact)
 
 
 def evaluate(
@@ -109,7 +102,7 @@ def evaluate(
         evaluate_best(
             vmc, generator, record, Guard(vmc.wavefunction.parameters()), energy_infinity=energy_infinity, limit=limit,
             interruption=interruption, progress=progress, exact=None, target=error,
-            walkers=record.checkpoint().sampler,
+            state=record.checkpoint().sampler,
         )  # fmt: skip
         assert record.result is not None
         return record.result

@@ -22,7 +22,7 @@ from nqs.hilbert import HilbertSpace
 from nqs.observables import measure as measurements
 from nqs.optimisation.known_states import Known, overlaps
 from nqs.optimisation.stages import UNKNOWN, Evaluation, WarmUp
-from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected
+from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected, warm_start
 from nqs.recipes.samplers import is_autoregressive
 from nqs.recipes.steps import EVALUATION_FRACTION, evaluation_seconds
 from nqs.runtime.interruption import Interruption, TimeLimit
@@ -67,21 +67,9 @@ class Evaluator:
         wavefunction: Wavefunction,
         sampler: SamplerConfig,
         energy_infinity: float,
-        walkers: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """
-        Args:
-            walkers: state of a sampler of the same kind, after steps that led to this state.
-        """
         self.hamiltonian, self.wavefunction, self.energy_infinity = hamiltonian, wavefunction, energy_infinity
         self.sampler = sampler.build(wavefunction)
-        self.discards = False
-        if walkers and ("walkers" in walkers or "proposal_moments" in walkers):
-            try:
-                self.sampler.load_state_dict(dict(walkers))
-                self.discards = "walkers" in walkers
-            except ValueError:  # another number of walkers: these start anew
-                pass
         self._parts: list[tuple[Samples, LocalEnergies]] = []
         self._estimates: list[EnergyEstimate] = []
         self._next = 1  # number of batches at which the energy of Markov chains is found anew
@@ -94,9 +82,6 @@ class Evaluator:
             NonFiniteError: the energy is not finite.
         """
         begin = time.monotonic()
-        if self.discards:  # the parameters have changed since the walkers last moved
-            self.sampler.sample(generator)
-            self.discards = False
         samples = self.sampler.sample(generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
         estimate = estimate_energy(samples, local.values, energy_infinity=self.energy_infinity)
@@ -216,6 +201,14 @@ def reserve(vmc: Parts, row: Mapping[str, float], limit: TimeLimit) -> float:
     return evaluation_seconds(vmc.wavefunction, vmc.of_steps, config.sampler, evaluated, row["seconds"])
 
 
+def of_last_step(vmc: Parts, history: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Seconds and distinct configurations of a draw of the evaluation, from the last step; None before the first."""
+    if not len(history.get("seconds", ())):
+        return None
+    images = vmc.wavefunction.n_images / vmc.of_steps.n_images
+    return float(history["seconds"][-1]) * images, float(history["distinct"][-1])
+
+
 def evaluate_best(
     vmc: Parts,
     generator: torch.Generator,
@@ -228,7 +221,7 @@ def evaluate_best(
     progress: bool,
     exact: ExactGroundState | None,
     target: float | None = None,
-    walkers: Mapping[str, torch.Tensor] | None = None,
+    state: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Final energy, stored with its samples and observables.
 
@@ -237,19 +230,21 @@ def evaluate_best(
 
     Args:
         target: error bar at which it ends, in the unit of the energy; by default that of the configuration.
-        walkers: state of the sampler of the steps, which the evaluation goes on with if it is of the same kind.
+        state: of the sampler of the steps, from which one of the same kind starts warm.
     """
     record.save()  # save all steps before a long evaluation
     before, config = generator.get_state(), vmc.evaluation
 
     energies = Energy(vmc.hamiltonian)
-    sampler = affordable(config.sampler, vmc.wavefunction, energies, limit, generator.device, OF_BATCH)
-    same = walkers if type(sampler) is type(vmc.sampler) else None
+    known = of_last_step(vmc, record.history) if limit.left <= 0 else None  # no time is left to measure a draw
+    sampler = affordable(config.sampler, vmc.wavefunction, energies, limit, generator.device, OF_BATCH, known)
 
-    def evaluator(state: Mapping[str, torch.Tensor] | None = None) -> Evaluator:
-        return Evaluator(vmc.hamiltonian, vmc.wavefunction, sampler, energy_infinity, state)
+    def evaluator() -> Evaluator:
+        return Evaluator(vmc.hamiltonian, vmc.wavefunction, sampler, energy_infinity)
 
-    found = evaluator(same)
+    found = evaluator()
+    if state and type(sampler) is type(vmc.sampler):
+        warm_start(found.sampler, state, generator)
     try:
         estimate = found.add(generator)
     except NonFiniteError as error:

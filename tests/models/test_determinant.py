@@ -125,7 +125,7 @@ def test_markov_chains_and_natural_gradient_find_the_ground_state(hamiltonian: F
         ({"layers": 0}, "layers=0: it must be at least 1"),
         ({"spins": "mixed"}, "spins='mixed': choose 'together' or 'apart'"),
         ({"dtype": "float16"}, "dtype='float16': choose 'float64', 'float32' or 'mixed'"),
-        ({"correction": 0.0}, "correction=0.0: a positive number"),
+        ({"correction": 0.0}, "correction=0.0: it must be a positive number"),
         ({"width": 6, "heads": 4}, "width=6 is not divisible by heads=4"),
         ({"orbitals": SlaterDeterminant(up=((1.0,),), up_imaginary=((1.0,),))}, "these are complex"),
         ({"seed": 0.5}, "seed=0.5: it must be an integer"),

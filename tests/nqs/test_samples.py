@@ -241,7 +241,7 @@ def test_infinite_temperature_energy_of_bosons() -> None:
 
 
 def test_infinite_temperature_energy_is_sampled_in_large_sectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "TRACE_SAMPLES", 20_000)
+    monkeypatch.setattr(statistics, "TRACE_SITES", 14 * 20_000)
     hamiltonian = BoseHubbard(chain(14), 14, U=4.0)
     assert hamiltonian.hilbert.dimension > statistics.EXHAUSTIVE_LIMIT
     energy = infinite_temperature_energy(hamiltonian, seed=3)

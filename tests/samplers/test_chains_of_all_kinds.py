@@ -330,9 +330,9 @@ def test_runs_with_every_kind_of_samples(sampler: SamplerConfig) -> None:
         (lambda: MetropolisSampler(n_samples=300, powers=()), ValueError, "falling numbers from 1 down to 0"),
         (lambda: MetropolisSampler(n_samples=300, powers=(1, 1)), ValueError, "falling numbers from 1 down to 0"),
         (lambda: MetropolisSampler(n_samples=300, powers=(0.5,)), ValueError, "falling numbers from 1 down to 0"),
-        (lambda: NormConstrainedSampler(n_samples=300, step_size=0), ValueError, "step_size=0: it must be positive"),
+        (lambda: NormConstrainedSampler(n_samples=300, step_size=0), ValueError, "step_size=0: it must be a positive"),
         (lambda: NormConstrainedSampler(n_samples=300, p=3), ValueError, "p=3: choose 1 or 2"),
-        (lambda: NormConstrainedSampler(n_samples=300, n_tries=0), ValueError, "n_tries=0: give at least 1"),
+        (lambda: NormConstrainedSampler(n_samples=300, n_tries=0), ValueError, "n_tries=0: it must be at least 1"),
         (lambda: NormConstrainedSampler(n_samples=300, weighting="w"), ValueError, "weighting='w': choose one of"),
         (
             lambda: NormConstrainedSampler(n_samples=300, n_steps=1).build(Table(SPACES["blockade"])),
@@ -342,7 +342,7 @@ def test_runs_with_every_kind_of_samples(sampler: SamplerConfig) -> None:
         (lambda: Proposal(power=0), ValueError, "power=0: it must be above 0 and at most 1"),
         (lambda: Proposal(learning_rate=0), ValueError, "learning_rate=0: it must be positive"),
         (lambda: Proposal(n_updates=-1), ValueError, "give 0 or more"),
-        (lambda: ImportanceSampler(n_samples=0), ValueError, "n_samples=0: give at least 1"),
+        (lambda: ImportanceSampler(n_samples=0), ValueError, "n_samples=0: it must be at least 1"),
         (lambda: ImportanceSampler(n_samples=5, n_effective=100), ValueError, "n_effective=100: choose 1 to 40"),
         (
             lambda: IndependenceSampler(n_samples=300).build(Table(SPACES["bosons"])),

@@ -224,9 +224,9 @@ class Flat(Wavefunction):
         (lambda: TreeSampler(n_samples=3, n_distinct=3), ValueError, r"not both or none"),
         (lambda: TreeSampler(n_samples=0), ValueError, r"n_samples=0: choose 1 to 1e\+18"),
         (lambda: TreeSampler(n_samples=10**18 + 1), ValueError, r"n_samples=1000000000000000001: choose 1 to 1e\+18"),
-        (lambda: TreeSampler(n_distinct=0), ValueError, r"n_distinct=0: give at least 1"),
-        (lambda: TreeSampler(n_samples=1, max_frontier=0), ValueError, r"max_frontier=0: give at least 1"),
-        (lambda: GumbelSampler(n_distinct=0), ValueError, r"n_distinct=0: give at least 1"),
+        (lambda: TreeSampler(n_distinct=0), ValueError, r"n_distinct=0: it must be at least 1"),
+        (lambda: TreeSampler(n_samples=1, max_frontier=0), ValueError, r"max_frontier=0: it must be at least 1"),
+        (lambda: GumbelSampler(n_distinct=0), ValueError, r"n_distinct=0: it must be at least 1"),
         (
             lambda: ExhaustiveSampler(max_dimension=34).build(peaked(SPACES["bosons"])).sample(seeded(0)),
             ValueError,

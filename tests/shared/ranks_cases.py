@@ -151,7 +151,9 @@ def importance() -> Record:
 
 @case
 def covered() -> Record:
-    return run(Heisenberg(chain(10), 0.0), POSITIVE, CoverageSampler(n_distinct=100, groups=8), TorchOptimiser(name="AdamW"))
+    return run(
+        Heisenberg(chain(10), 0.0), POSITIVE, CoverageSampler(n_distinct=100, groups=8), TorchOptimiser(name="AdamW")
+    )
 
 
 @case

@@ -421,7 +421,7 @@ def test_a_model_is_taken_as_far_as_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pretrain": "nothing"}, "pretrain='nothing': choose among 'none', 'mean-field', 'exact'"),
+        ({"pretrain": "nothing"}, "pretrain='nothing': choose 'none', 'mean-field' or 'exact'"),
         ({"pretrain": "mean-field"}, "pretrain='mean-field' fits to the determinant that gives the model its signs"),
         ({"symmetry": "some"}, "symmetry='some': choose 'auto' or 'none'"),
         ({"steps": 0}, "steps=0: at least one step"),
