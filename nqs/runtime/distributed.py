@@ -10,23 +10,21 @@ On one process every method returns at once.
 
 # Shapes: N rows that all ranks have, R rows of a share, W columns.
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nqs.runtime.launched import RankError
+
 Value = TypeVar("Value")
 
 
-class RankError(RuntimeError):
-    """Another rank of the run has ended, so that this one cannot go on."""
-
-
-class Communicator(Generic[Value]):
+class Communicator:
     """The ranks of a run, this process being one of them.
 
     Attributes:
@@ -147,6 +145,22 @@ class Communicator(Generic[Value]):
         """The smallest of the numbers of all ranks."""
         return -self.largest(-number)
 
+    def of_first(self, function: Callable[[], Value]) -> Value:
+        """What rank 0 finds by itself while the others wait, or the error that it raises."""
+        if self.size == 1:
+            return function()
+        outcome: Any = None
+        if self.is_first:
+            try:
+                with apart():
+                    outcome = (function(), None)
+            except Exception as error:
+                outcome = (None, error)
+        found, failure = self.value(outcome)
+        if failure is not None:
+            raise failure
+        return found
+
     def value(self, value: Value) -> Value:
         """The object of rank 0, which must be one that can be pickled."""
         if self.size == 1:
@@ -157,7 +171,7 @@ class Communicator(Generic[Value]):
         return box[0]
 
 
-ALONE: Communicator = Communicator()
+ALONE = Communicator()
 _APART: ContextVar[bool] = ContextVar("apart", default=False)
 
 

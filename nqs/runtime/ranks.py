@@ -27,25 +27,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from nqs.runtime.distributed import Communicator, RankError, communicator
+from nqs.runtime.distributed import Communicator, communicator
 from nqs.runtime.interruption import PATIENCE, Interrupted
+from nqs.runtime.launched import RankError, is_started_by_torchrun, rank_of_process
 
 WAITING = timedelta(minutes=30)  # longest that a rank waits for another one
 STARTING = timedelta(minutes=5)
 LOOKING = 0.5  # seconds between two looks of the watching thread
 GRACE = 5.0  # seconds in which a process ends by itself after the failure of another rank
-NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 FAILURE = "nqs/failure"
-
-
-def rank_of_process() -> int:
-    """Number of this process among those that torchrun started; 0 without it."""
-    return int(os.environ.get("RANK", "0")) if is_started_by_torchrun() else 0
-
-
-def is_started_by_torchrun() -> bool:
-    """Whether this process is one of several ranks."""
-    return all(name in os.environ for name in NEEDED) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def start(device: torch.device | str) -> Communicator:
@@ -57,11 +47,17 @@ def start(device: torch.device | str) -> Communicator:
         device: of the run, "cpu" or "cuda", the same on all ranks.
 
     Raises:
-        ValueError: a GPU for every process is asked for and there are fewer, or the ranks have different versions.
+        ValueError: there are fewer GPUs than processes, or the ranks have different versions, or the device is a single
+            GPU: models are built after this call.
     """
     if not is_started_by_torchrun() or dist.is_initialized():
         return communicator()
     kind, local = torch.device(device).type, int(os.environ["LOCAL_RANK"])
+    if torch.device(device).index not in (None, local):
+        raise ValueError(
+            f"device {device} for rank {os.environ['RANK']}, whose GPU is number {local}: give the device 'cuda' "
+            "without a number, and call nqs.runtime.ranks.start('cuda') before a model is built."
+        )
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store, _, _ = next(dist.rendezvous("env://", timeout=STARTING))
     _agree(store, rank, size, _about_this_process(kind))

@@ -151,9 +151,8 @@ def importance() -> Record:
 
 @case
 def covered() -> Record:
-    return run(
-        Heisenberg(chain(10), 0.0), POSITIVE, CoverageSampler(n_distinct=100, groups=8), TorchOptimiser(name="AdamW")
-    )
+    sampler = CoverageSampler(n_distinct=100, groups=8)
+    return run(Heisenberg(chain(10), 0.0), POSITIVE, sampler, TorchOptimiser(name="AdamW"))
 
 
 @case
