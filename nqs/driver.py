@@ -113,9 +113,9 @@ def ground_state(hamiltonian: Hamiltonian, options: Options) -> Result:
     """
     check_options(hamiltonian=hamiltonian)
     begin = time.monotonic() if options.begin is None else options.begin
+    start(options.on_device())
     options = replace(options, begin=begin).on_this_rank()
     with Interruption(patience=0):  # at once; the loop has a delayed one of its own
-        start(options.on_device())
         # Validate options first: planning and exact diagonalisation may take long.
         if options.initial is not None:
             Archive.open(options.initial).parameters()

@@ -21,14 +21,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from nqs.runtime.distributed import Communicator, communicator
-from nqs.runtime.interruption import PATIENCE, Interrupted
+from nqs.runtime.interruption import OUTSIDE, PATIENCE, Interrupted
 from nqs.runtime.launched import RankError, is_started_by_torchrun, rank_of_process
 
 WAITING = timedelta(minutes=30)  # longest that a rank waits for another one
@@ -68,6 +68,8 @@ def start(device: torch.device | str) -> Communicator:
         "nccl" if own else "gloo", store=store, rank=rank, world_size=size, timeout=WAITING, device_id=own
     )
     _Watch.of_process = _Watch(rank)
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
     if rank:
         sys.excepthook = _silent
     else:
@@ -100,7 +102,7 @@ def failed(error: BaseException, code: int = 1, line: str | None = None) -> str 
     watch = _Watch.of_process
     if watch is None:
         return line if rank_of_process() == 0 else None
-    found = watch.report(line, code, consequence=isinstance(error, RankError))
+    found = watch.report(line, code, consequence=_is_consequence(error))
     return found if watch.rank == 0 else None
 
 
@@ -170,6 +172,7 @@ class _Watch:
         self._store = _client()
         self._lock = threading.Lock()
         self._failure: dict[str, Any] | None = None
+        self.is_ending = False
         self._deadline, self._code, self._done = float("inf"), 1, False
         self._heard, wake = socket.socketpair()
         for end in (self._heard, wake):
@@ -179,12 +182,9 @@ class _Watch:
             signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._look, name="nqs-watch", daemon=True).start()
 
-    @property
-    def is_ending(self) -> bool:
-        return self._failure is not None
-
     def report(self, line: str, code: int, *, consequence: bool) -> str:
         """Tell the others, unless another rank was first; the line of that one."""
+        self.is_ending = True
         mine = {"rank": self.rank, "line": line, "code": code, "consequence": consequence}
         if consequence:  # the rank that caused it may be about to say why
             end = time.monotonic() + 2 * LOOKING
@@ -194,7 +194,8 @@ class _Watch:
             self._store.compare_set(FAILURE, "", json.dumps(mine))
         first = self._read() or mine
         self._end_soon(first)
-        return line if first["rank"] == self.rank else _of_other(first)
+        # Where all ranks end for one reason, each has a line of its own.
+        return line if (self.rank == 0 and not consequence) or first["rank"] == self.rank else _of_other(first)
 
     def stop(self) -> None:
         self._done = True
@@ -212,6 +213,7 @@ class _Watch:
                 return None if self._done else {"rank": -1, "line": lost, "code": 1, "consequence": True}
 
     def _end_soon(self, failure: dict[str, Any]) -> None:
+        self.is_ending = True
         if self._failure is None:
             self._failure, self._code = failure, failure["code"]
             self._deadline = min(self._deadline, time.monotonic() + GRACE)
@@ -230,6 +232,18 @@ class _Watch:
                 if self.rank == 0 and self._failure is not None:
                     os.write(2, f"error: {_of_other(self._failure)}\n".encode())
                 os._exit(self._code)
+
+
+def _is_consequence(error: BaseException | None) -> bool:
+    """Whether an error came after the end of another rank."""
+    return error is not None and (isinstance(error, RankError) or _is_consequence(error.__context__))
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """SIGTERM outside runs; launchers send it to all ranks after the failure of one."""
+    watch = _Watch.of_process
+    if watch is None or not watch.is_ending:
+        raise Interrupted(f"{signal.Signals(number).name}: {OUTSIDE}", number)
 
 
 def _of_other(failure: Mapping[str, Any]) -> str:

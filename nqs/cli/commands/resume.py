@@ -1,6 +1,7 @@
 """nqs resume: continue a run from its archive."""
 
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,15 +38,20 @@ class Resume:
         from nqs.runtime.interruption import Interruption
         from nqs.runtime.launched import rank_of_process
         from nqs.runtime.progress import TensorBoard
+        from nqs.runtime.ranks import start
         from nqs.runtime.threads import using_threads
         from nqs.vmc.continuation import rebuild, resume
 
         begin = process_began()
-        with errors_to_exit_codes(), Interruption(patience=0):
+        with ExitStack() as stack:
+            stack.enter_context(errors_to_exit_codes())
             checked_archive(self.file)
             if is_launch_wanted(self.gpus):
                 assert self.gpus is not None
                 return launch(self.gpus, ["-m", "nqs", *sys.argv[1:]])
+            device = recipes.checked_device(self.device or recipes.default_device())
+            start(device)
+            stack.enter_context(Interruption(patience=0))
             archive = Archive.open(self.file)
             print(printable(archive.attributes["hamiltonian"]))
             types = None if self.module is None else classes_in(self.module)
@@ -57,7 +63,7 @@ class Resume:
                 result = resume(
                     self.file,
                     types=types,
-                    device=recipes.checked_device(self.device or recipes.default_device()),
+                    device=device,
                     minutes=minutes_left(self.minutes, begin, FIGURE_SECONDS),
                     flush=self.flush,
                     watch=[] if self.tensorboard is None or rank_of_process() else [TensorBoard(self.tensorboard)],
