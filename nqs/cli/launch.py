@@ -43,7 +43,7 @@ def launch(gpus: int, program: Sequence[str]) -> int:
         for variable in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
             os.environ.setdefault(variable, "lo")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks say themselves what happened
-    place = ["--master-addr", "127.0.0.1", "--master-port", str(_free_port())]
+    place = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     try:
         torchrun(["--nnodes", "1", "--nproc-per-node", str(gpus), *place, *program])
     except ChildFailedError as error:
@@ -55,7 +55,8 @@ def launch(gpus: int, program: Sequence[str]) -> int:
     return ExitCode.FINISHED
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return listening.getsockname()[1]
