@@ -16,6 +16,7 @@ import torch
 
 from nqs.protocols import Objective, SamplerConfig, Wavefunction
 from nqs.recipes.samplers import distinct_of
+from nqs.runtime.distributed import communicator
 from nqs.runtime.interruption import TimeLimit
 from nqs.vmc.steps import RunningStage
 
@@ -56,8 +57,8 @@ def affordable(
             before = time.monotonic()
             samples = replace(config, n_distinct=number).build(wavefunction).sample(generator)
             objective.local(wavefunction, samples)
-            seconds, distinct = time.monotonic() - before, number
-            spent = time.monotonic() - begin
+            seconds, spent = communicator().numbers(time.monotonic() - before, time.monotonic() - begin)
+            distinct = number
             if seconds * wanted / distinct <= allowed:
                 break
             if not repeated and spent + seconds <= allowed:  # the first draw also fills caches
@@ -87,9 +88,10 @@ def fit_step_into(
     if chosen == sampler:
         return
     running.sampler = chosen.build(running.wavefunction)
+    left = limit.left
     if progress:
         print(
             f"{distinct_of(chosen)} instead of {distinct_of(sampler)} distinct configurations in each step: "
-            f"{limit.left:.0f} s are left",
+            f"{left:.0f} s are left",
             file=sys.stderr,
         )

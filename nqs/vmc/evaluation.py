@@ -25,8 +25,10 @@ from nqs.optimisation.stages import UNKNOWN, Evaluation, WarmUp
 from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected, warm_start
 from nqs.recipes.samplers import is_autoregressive
 from nqs.recipes.steps import EVALUATION_FRACTION, evaluation_seconds
-from nqs.runtime.interruption import Interruption, TimeLimit
+from nqs.runtime.distributed import apart, communicator
+from nqs.runtime.interruption import TimeLimit
 from nqs.runtime.progress import Progress
+from nqs.runtime.together import CommonInterruption
 from nqs.samplers import TreeSampler
 from nqs.samples import LocalEnergies, Samples, distinct
 from nqs.vmc.affordable import OF_BATCH, affordable
@@ -87,7 +89,7 @@ class Evaluator:
         estimate = estimate_energy(samples, local.values, energy_infinity=self.energy_infinity, noise=local.noise)
         self._parts.append((samples, local))
         self._estimates.append(estimate)
-        self.seconds = time.monotonic() - begin
+        (self.seconds,) = communicator().numbers(time.monotonic() - begin)
         self.rate = (samples.n_distinct + local.n_evaluated) / self.seconds
         if not is_finite(estimate.energy):
             raise NonFiniteError(estimate.energy, estimate.variance)
@@ -227,7 +229,7 @@ def evaluate_best(
     *,
     energy_infinity: float,
     limit: TimeLimit,
-    interruption: Interruption,
+    interruption: CommonInterruption,
     progress: bool,
     exact: ExactGroundState | None,
     target: float | None = None,
@@ -293,22 +295,24 @@ def evaluate_best(
     samples, estimate = found.all()
     record.write_result(estimate)
     record.write_samples(samples)
-    if record.keeps_observables:
+    ranks = communicator()
+    if record.keeps_observables and ranks.is_first:
         record.write_diagnostics(diagnostics(samples, vmc.wavefunction))
     if vmc.known:
         keep_overlaps(record, overlaps(vmc.known, vmc.wavefunction, samples))
     record.save()
-    if record.keeps_observables:
-        _measure(
-            vmc,
-            generator,
-            record,
-            samples,
-            None if limit.left == math.inf else found.rate * max(limit.left, LEAST_SECONDS),
-            exact,
-            progress,
-        )
+    if not record.keeps_observables:
+        return
+    left = limit.left
+    # Rank 0 has one GPU: its part of the rate of all.
+    fits = None if left == math.inf else found.rate * max(left, LEAST_SECONDS) / ranks.size
+    if ranks.is_first:
+        if progress and ranks.size > 1:
+            print(f"rank 0 of {ranks.size} measures the observables", file=sys.stderr)
+        with apart():
+            _measure(vmc, generator, record, samples, fits, exact, progress)
         record.save()
+    ranks.decided(True)  # the archive is complete when any rank goes on
 
 
 def _measure(
