@@ -21,7 +21,7 @@ Science 386, 296 (2024), arXiv:2302.04919.
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -93,7 +93,7 @@ class Config:
 # ----------------------------------------------------------------------------------------------------------- runs
 
 
-def in_slots(tasks: Iterable[Callable[[int | None], Any]], slots: list[int | None]) -> list[Any]:
+def in_slots(tasks: Sequence[Callable[[int | None], Any]], slots: list[int | None]) -> list[Any]:
     """Results of the tasks, as many at a time as there are slots; each is called with its slot."""
     free: Queue[int | None] = Queue()
     for slot in slots:
@@ -222,21 +222,21 @@ def main(config: Config) -> int:
     slots = gpus * config.per_gpu
     resources = Resources(minutes=config.minutes, device=config.device, folder=config.folder)
     jobs = [(name, seed) for name in config.problems for seed in config.seeds[: PROBLEMS[name].seeds]]
-    found = in_slots([partial(run, name, PROBLEMS[name], seed, resources) for name, seed in jobs], slots)
-    outcomes = [o for o in found if o is not None]
-    failed = len(outcomes) < len(jobs)
-    courses: list[Course] = []
+    tasks: list[Callable[[int | None], Outcome | Course | None]]
+    tasks = [partial(run, name, PROBLEMS[name], seed, resources) for name, seed in jobs]
     if config.against == "netket":
-        others = [(name, recipe, seed) for name, seed in jobs for recipe in RECIPES.get(name, ())]
-        theirs = in_slots([partial(of_netket, *other, config) for other in others], slots)
-        courses = [c for c in theirs if c is not None]
-        failed = failed or len(courses) < len(others)
+        tasks += [
+            partial(of_netket, name, recipe, seed, config) for name, seed in jobs for recipe in RECIPES.get(name, ())
+        ]
+    found = in_slots(tasks, slots)
+    outcomes = [o for o in found if isinstance(o, Outcome)]
+    courses = [c for c in found if isinstance(c, Course)]
     if outcomes:
         text = table(outcomes, config.folder) + ("\n\n" + against(outcomes, courses) if courses else "")
         (config.folder / "large.md").write_text(text + "\n")
         print(text)
         print(f"figure  {draw(outcomes, courses, config.folder)}")
-    return int(failed)
+    return int(None in found)
 
 
 if __name__ == "__main__":
