@@ -222,7 +222,7 @@ def test_local_energy_proxies_with_everything_are_the_local_energies() -> None:
         values, evaluated = local_energy_proxies.local_values(name, at, every, generator)
         torch.testing.assert_close(values, of.local)
         assert evaluated == 0
-    half = at.largest_half()
+    half = at.largest_half
     number = torch.bincount(at.row, weights=half.double()), torch.bincount(at.row)
     assert (number[0] == (number[1] + 1) // 2).all()
     means = [local_energy_proxies.local_values("drawn", at, every, generator)[0] for _ in range(1_000)]
