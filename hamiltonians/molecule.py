@@ -54,13 +54,15 @@ class Molecule:
         integrals: h_pq, (pq|rs) and the core energy.
         n_up: number of up electrons.
         n_down: number of down electrons.
-        symmetry: "auto": parities of orbital irreps are conserved charges of the sector, the one with the lowest
+        irreps: "auto": parities of orbital irreps are conserved charges of the sector, the one with the lowest
             energy by an estimate; "none": the sector has all determinants.
         cutoff: integrals and matrix elements up to this modulus are left out, in Hartree; `cutoff_bound` bounds the
             change of any energy.
+        sampled_elements: off-diagonal elements of a determinant that enter its local energy on average, an unbiased
+            sample (nqs.estimators.sampled_elements) for large bases; None: all.
 
     Raises:
-        ValueError: impossible electron numbers, or a cutoff that is negative or not finite.
+        ValueError: impossible electron numbers, a cutoff that is negative or not finite, or no sampled elements.
 
     >>> from nqs.hamiltonians import FermiHubbard
     >>> from nqs.lattice import chain
@@ -73,8 +75,9 @@ class Molecule:
     n_up: int
     n_down: int
     _: KW_ONLY
-    symmetry: Literal["auto", "none"] = "auto"
+    irreps: Literal["auto", "none"] = "auto"
     cutoff: float = CUTOFF
+    sampled_elements: int | None = None
     name: str = field(default="molecule")
 
     def __post_init__(self) -> None:
@@ -83,10 +86,12 @@ class Molecule:
             raise ValueError(
                 f"n_up={self.n_up}, n_down={self.n_down}: {M} orbitals hold 0 to {M} electrons of each spin."
             )
-        if self.symmetry not in ("auto", "none"):
-            raise ValueError(f"symmetry={self.symmetry!r}: choose 'auto' or 'none'.")
+        if self.irreps not in ("auto", "none"):
+            raise ValueError(f"irreps={self.irreps!r}: choose 'auto' or 'none'.")
         if not 0 <= self.cutoff < np.inf:
             raise ValueError(f"cutoff={self.cutoff}: it must be 0 or a small energy in Hartree, such as 1e-12.")
+        if self.sampled_elements is not None and self.sampled_elements < 1:
+            raise ValueError(f"sampled_elements={self.sampled_elements}: give a number such as 300, or None for all.")
 
     # --- where molecules come from ------------------------------------------------------------------------------
 
@@ -100,7 +105,7 @@ class Molecule:
             frozen: number of orbitals, the first ones, that stay doubly occupied and are folded into the integrals.
             active: number of orbitals after the frozen ones that are kept; None: all.
             spin: 2 S^z = n_up - n_down; None: that of the file.
-            options: `symmetry`, `cutoff`, `name`.
+            options: `irreps`, `cutoff`, `sampled_elements`, `name`.
 
         Raises:
             ValueError: as `read_fcidump`, or as `active_space`.
@@ -139,7 +144,7 @@ class Molecule:
             atom: elements with positions in Angstrom, "N 0 0 0; N 0 0 1.1".
             basis, charge, spin, bohr, orbitals, unrestricted: as `nqs.hamiltonians.quantum_chemistry.from_geometry`.
             frozen, active: as `active_space`.
-            options: `symmetry`, `cutoff`, `name`.
+            options: `irreps`, `cutoff`, `sampled_elements`, `name`.
 
         Raises:
             PySCFMissing: PySCF is not installed.
@@ -169,7 +174,7 @@ class Molecule:
             mean_field, coefficients: as `nqs.hamiltonians.quantum_chemistry.from_pyscf`.
             frozen: number of the first orbitals, or a list of orbitals, that stay doubly occupied.
             active: number of orbitals after them, or a list of orbitals, that are kept; None: all others.
-            options: `symmetry`, `cutoff`, `name`.
+            options: `irreps`, `cutoff`, `sampled_elements`, `name`.
 
         Raises:
             PySCFMissing: PySCF is not installed.
@@ -278,7 +283,7 @@ class Molecule:
     @cached_property
     def parities(self) -> Labels:
         """0 or 1 for each spin orbital, all up before all down, of the parities that the sector fixes."""
-        if self.symmetry == "none":
+        if self.irreps == "none":
             return ()
         M, found = self.integrals.n_orbitals, orbital_parities(self.integrals, self.cutoff)
         empty_or_full = {s for s, number in enumerate((self.n_up, self.n_down)) if number in (0, M)}
@@ -321,7 +326,7 @@ class Molecule:
         lowest = self.lowest_determinant
         if not self.parities:
             return lowest
-        whole = replace(self, symmetry="none")
+        whole = replace(self, irreps="none")
         candidates = torch.cat([lowest[None], whole.connected(lowest[None]).configurations])
         if self.n_up == self.n_down:  # the closed shell of the first orbitals
             closed = torch.where(torch.arange(self._M) < self.n_up, UP | DOWN, 0).to(torch.uint8)[None]
@@ -347,6 +352,10 @@ class Molecule:
     def has_total_spin(self) -> bool:
         """Restricted orbitals: S^2 is measured."""
         return self.integrals.is_restricted
+
+    def fock(self, densities: np.ndarray) -> np.ndarray:
+        """Fock matrices of up and down electrons, for Hartree-Fock in these orbitals (nqs.models.hartree_fock)."""
+        return self.integrals.fock(densities)
 
     @property
     def max_connected(self) -> int:

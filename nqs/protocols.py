@@ -9,6 +9,7 @@ from torch import Tensor
 from nqs.hamiltonian import (
     Connected,
     Hamiltonian,
+    fock_of,
     has_boundary_phases,
     has_total_spin,
     is_stoquastic,
@@ -17,6 +18,7 @@ from nqs.hamiltonian import (
     marshall_sublattice,
     max_connected,
     peak_of,
+    sampled_elements,
     unit_of,
 )
 from nqs.samples import LocalEnergies, Samples
@@ -46,6 +48,7 @@ __all__ = [
     "StepInfo",
     "Wavefunction",
     "WavefunctionConfig",
+    "fock_of",
     "has_boundary_phases",
     "has_total_spin",
     "is_stoquastic",
@@ -55,6 +58,7 @@ __all__ = [
     "max_connected",
     "max_distinct",
     "peak_of",
+    "sampled_elements",
     "summary_of",
     "unit_of",
     "warm_start",

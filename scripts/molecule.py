@@ -40,6 +40,9 @@ class Config:
     order: Literal["given", "reversed", "energy", "fiedler"] = "given"  # order of the orbitals
     parities: bool = True  # restrict the sector to the orbital irreps of the ground state
     cutoff: float = 1e-12  # integrals and matrix elements up to this modulus are left out, Hartree
+    sampled_elements: int | None = (
+        None  # elements of a determinant in local energies on average, for large bases; None: all
+    )
     fci: int = 10_000_000  # largest number of determinants for full configuration interaction; 0: none
 
     options: CommonOptions = field(default_factory=Options)
@@ -58,14 +61,15 @@ def molecule_of(config: Config) -> Molecule:
         "frozen": config.frozen,
         "active": config.active,
         "cutoff": config.cutoff,
+        "sampled_elements": config.sampled_elements,
     }
-    symmetry = "auto" if config.parities else "none"
+    irreps = "auto" if config.parities else "none"
     if config.fcidump is not None:
-        molecule = Molecule.from_fcidump(config.fcidump, symmetry=symmetry, **space)
+        molecule = Molecule.from_fcidump(config.fcidump, irreps=irreps, **space)
     else:
         molecule = Molecule.from_geometry(
             config.atom or "", config.basis, charge=config.charge, bohr=config.bohr, orbitals=config.orbitals,
-            unrestricted=config.unrestricted, symmetry=symmetry, **space,
+            unrestricted=config.unrestricted, irreps=irreps, **space,
         )  # fmt: skip
     return reordered(molecule, config.order)
 

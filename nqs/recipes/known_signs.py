@@ -46,7 +46,8 @@ def signs(
 ) -> Signs:
     """What gives the signs of the ground state; decided from the Hamiltonian's contract and its matrix elements.
 
-    - peaked (`peak`): the signs of a list of selected configurations, and a phase head learns the rest;
+    - peaked (`peak`): the signs of a list of selected configurations, and a phase head learns the rest; unless the list
+      shows that many configurations carry the state;
     - stoquastic (`is_stoquastic`): none are needed;
     - `marshall_exact` true: Marshall's rule alone; false, and the rule turns more of the exchange negative than it
       turns positive (bipartite antiferromagnets with frustration): Marshall's rule, and a phase head learns the rest;
@@ -71,11 +72,12 @@ def signs(
 
 
 def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: str) -> Signs:
+    many = ""
     if reference == "auto" and phase != "zero" and peak_of(hamiltonian) is not None:
         of_list = peaked.listed(hamiltonian, unit)
         if of_list is not None:
             return Signs("learned", *of_list, True)
-        return Signs("learned", None, "many configurations carry the ground state: a phase head learns all signs", True)
+        many = "many configurations carry the ground state; "
     stoquastic = is_stoquastic(hamiltonian)
     if stoquastic and (reference == "auto" or phase == "zero"):
         return Signs("zero", None, "positive ground state: no phases")
@@ -101,7 +103,7 @@ def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: st
         return Signs("learned", None, f"{error}\nGoing on without it: a phase head learns all signs.", True)
     gap = found.gap if found.gap > OPEN_SHELL * energy_scale(hamiltonian) else 0.0
     shell = "" if gap else ", an open shell: one of many determinants"
-    line = f"Hartree-Fock E = {with_decimals(found.energy)} {unit}, gap {with_decimals(gap, 4)} {unit}{shell}"
+    line = f"{many}Hartree-Fock E = {with_decimals(found.energy)} {unit}, gap {with_decimals(gap, 4)} {unit}{shell}"
     return Signs("learned", found.determinant, line, True)
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from nqs.optimisation.stages import RunConfig, Stage
 from nqs.recipes.steps import EVALUATION_FRACTION
+from nqs.runtime.distributed import communicator
 from nqs.runtime.interruption import TimeLimit
+from nqs.runtime.together import CommonTimeLimit
 
 TIMES = ("seconds", "archive_seconds")  # columns of the history that make up the time of a step
 
@@ -23,7 +25,7 @@ AGAIN = 1.25  # the plan is corrected whenever the number of steps has grown by 
 
 
 class Clock:
-    """Wall time of a run and of its steps.
+    """Wall time of a run and of its steps, by the clock of rank 0.
 
     Attributes:
         limit: of this process; that of the run, where a process continues a timed one without a limit of its own.
@@ -39,7 +41,7 @@ class Clock:
         self.spent = sum(float(history[name].sum()) for name in TIMES if name in history)
         self.limit, self.seconds, self.writing = limit, 0.0, 0.0
         if run.minutes is not None and minutes is None:
-            self.limit = TimeLimit(max(run.minutes - self.spent / 60, EVALUATION_FRACTION * run.minutes))
+            self.limit = CommonTimeLimit(max(run.minutes - self.spent / 60, EVALUATION_FRACTION * run.minutes))
 
     def start(self) -> None:
         """A step begins."""
@@ -47,14 +49,14 @@ class Clock:
 
     def stepped(self) -> dict[str, float]:
         """The step is made: columns of the history."""
-        self.seconds = time.perf_counter() - self._begin
+        (self.seconds,) = communicator().numbers(time.perf_counter() - self._begin)
         self.of_step = self.seconds + self.writing
         self.spent += self.of_step
         return {"seconds": self.seconds, "archive_seconds": self.writing}
 
     def written(self) -> None:
         """The archive is written."""
-        self.writing = time.perf_counter() - self._begin - self.seconds
+        (self.writing,) = communicator().numbers(time.perf_counter() - self._begin - self.seconds)
 
     @property
     def left(self) -> float:

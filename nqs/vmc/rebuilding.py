@@ -46,4 +46,5 @@ def rebuild(
 def known_types() -> dict[str, type]:
     """Configuration classes of nqs by name, from which archives may be rebuilt."""
     modules = (hamiltonians, hilbert, lattice, models, parts, samplers, optimisation, symmetry)
-    return {name: item for module in modules for name, item in vars(module).items() if isinstance(item, type)}
+    found = {name: getattr(module, name) for module in modules for name in module.__all__}
+    return {name: item for name, item in found.items() if isinstance(item, type)}
