@@ -159,7 +159,8 @@ def test_reference_energies_are_those_of_exact_diagonalisation() -> None:
 def test_a_family_is_trained_and_measured_at_other_couplings(monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(families.PROBLEMS["xxz-16"], n_sites=6, outside=(2.5,))
     h = lambda D: hamiltonian_xxz(6, D)  # noqa: E731
-    monkeypatch.setitem(families.PROBLEMS, "xxz-16", replace(small, hamiltonian=h))
+    small = replace(small, hamiltonian=h)
+    monkeypatch.setitem(families.PROBLEMS, "xxz-16", small)
     couplings = [*small.held_out(families.HELD_OUT), 2.5]
     monkeypatch.setitem(families.EXACT, "xxz-16", tuple(exact.ground_state(h(c)).energy for c in couplings))
     row = families.run(job("family", "xxz-16", "one for all", 1.0))
