@@ -12,6 +12,8 @@ Evaluated: amplitudes that the network computes besides those of the samples, pe
 """
 
 # Shapes: R draws, U distinct samples, D configurations of the sector, K connected configurations.
+from functools import cached_property
+
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
@@ -21,11 +23,12 @@ from nqs.scripts.ablation.jobs import Column, Job, Row
 from nqs.scripts.ablation.small import Sector, early_state, hamiltonian_of, sector
 
 SAMPLES = (100, 1_000, 10_000, 100_000)
-REPEATS, DRAWN = 100, 4
+REPEATS, DRAWN = 40, 4
 PROXIES = ("all", "samples", "samples, rescaled", "largest half", "drawn")
 VARIANTS = tuple(f"{proxy}; {number:,} samples" for proxy in PROXIES for number in SAMPLES)
 COLUMNS = (
     Column("bias", "bias / |E|", "+.1e"),
+    Column("bias_error", "its standard error", ".1e"),
     Column("spread", "standard deviation / |E|", ".1e"),
     Column("evaluated", "amplitudes evaluated per sample", ".2f"),
 )
@@ -50,6 +53,16 @@ class Elements:
     def summed(self, x: Tensor) -> Float64[Tensor, " D"]:
         return torch.zeros_like(self.diagonal).index_add_(0, self.row, x)
 
+    @cached_property
+    def of_all(self) -> Float64[Tensor, " D"]:
+        return self.summed(self.value)
+
+    @cached_property
+    def sizes(self) -> Float64[Tensor, " D"]:
+        """sum |<n|H|n'>| of every row."""
+        return self.summed(self.size)
+
+    @cached_property
     def largest_half(self) -> Tensor:
         """Of the elements of every row, ties by position."""
         order = torch.argsort(self.size, descending=True, stable=True)
@@ -60,6 +73,16 @@ class Elements:
         kept[order] = place < (number[self.row[order]] + 1) // 2
         return kept
 
+    @cached_property
+    def of_half(self) -> Float64[Tensor, " D"]:
+        return self.summed(self.value * self.largest_half)
+
+    def outside(self, used: Tensor, present: Tensor) -> float:
+        """Distinct columns of the used elements that are not present, per present row."""
+        columns = torch.zeros_like(present)
+        columns[self.column[used]] = True
+        return int((columns & ~present).sum()) / int(present.sum())
+
 
 def local_values(
     proxy: str, at: Elements, present: Tensor, generator: torch.Generator
@@ -67,23 +90,18 @@ def local_values(
     """Local energies of all rows, and amplitudes evaluated per present row."""
     rows = present[at.row]
     if proxy == "all":
-        outside = at.column[rows & ~present[at.column]].unique()
-        return at.diagonal + at.summed(at.value), len(outside) / int(present.sum())
-    if proxy in ("samples", "samples, rescaled"):
-        inside = present[at.column].double()
-        found = at.summed(at.value * inside)
-        if proxy == "samples, rescaled":
-            found = found * at.summed(at.size) / at.summed(at.size * inside).clamp(min=1e-300)
-        return at.diagonal + found, 0.0
+        return at.diagonal + at.of_all, at.outside(rows, present)
     if proxy == "largest half":
-        kept = at.largest_half()
-        outside = at.column[rows & kept & ~present[at.column]].unique()
-        return at.diagonal + at.summed(at.value * kept), len(outside) / int(present.sum())
-    chosen = drawn(at, present, generator)
-    total = at.summed(at.size)[at.row[chosen]]
-    parts = at.value[chosen] / at.size[chosen] * total / DRAWN
-    outside = at.column[chosen][~present[at.column[chosen]]].unique()
-    return at.diagonal.index_add(0, at.row[chosen], parts), len(outside) / int(present.sum())
+        return at.diagonal + at.of_half, at.outside(rows & at.largest_half, present)
+    if proxy == "drawn":
+        chosen = drawn(at, present, generator)
+        parts = at.value[chosen] / at.size[chosen] * at.sizes[at.row[chosen]] / DRAWN
+        return at.diagonal.index_add(0, at.row[chosen], parts), at.outside(chosen, present)
+    inside = present[at.column].double()
+    found = at.summed(at.value * inside)
+    if proxy == "samples, rescaled":
+        found = found * at.sizes / at.summed(at.size * inside).clamp(min=1e-300)
+    return at.diagonal + found, 0.0
 
 
 def drawn(at: Elements, present: Tensor, generator: torch.Generator) -> Int64[Tensor, " K"]:

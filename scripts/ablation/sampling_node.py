@@ -25,7 +25,7 @@ from nqs.samplers.gumbel import gumbel
 from nqs.scripts.ablation.jobs import Column, Job, Row
 from nqs.scripts.ablation.small import early_state, hamiltonian_of, sector
 
-NUMBER, REPEATS = 1_000, 100
+NUMBER, REPEATS = 500, 60
 VARIANTS = (
     "score function",
     "score function, with baseline",

@@ -159,7 +159,8 @@ def test_reference_energies_are_those_of_exact_diagonalisation() -> None:
 def test_a_family_is_trained_and_measured_at_other_couplings(monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(families.PROBLEMS["xxz-16"], n_sites=6, outside=(2.5,))
     h = lambda D: hamiltonian_xxz(6, D)  # noqa: E731
-    monkeypatch.setitem(families.PROBLEMS, "xxz-16", replace(small, hamiltonian=h))
+    small = replace(small, hamiltonian=h)
+    monkeypatch.setitem(families.PROBLEMS, "xxz-16", small)
     couplings = [*small.held_out(families.HELD_OUT), 2.5]
     monkeypatch.setitem(families.EXACT, "xxz-16", tuple(exact.ground_state(h(c)).energy for c in couplings))
     row = families.run(job("family", "xxz-16", "one for all", 1.0))
@@ -222,7 +223,7 @@ def test_local_energy_proxies_with_everything_are_the_local_energies() -> None:
         values, evaluated = local_energy_proxies.local_values(name, at, every, generator)
         torch.testing.assert_close(values, of.local)
         assert evaluated == 0
-    half = at.largest_half()
+    half = at.largest_half
     number = torch.bincount(at.row, weights=half.double()), torch.bincount(at.row)
     assert (number[0] == (number[1] + 1) // 2).all()
     means = [local_energy_proxies.local_values("drawn", at, every, generator)[0] for _ in range(1_000)]
