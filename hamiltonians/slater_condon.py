@@ -33,6 +33,7 @@ from nqs.protocols import Connected
 TOKENS_IN_WORD = 8  # local states are bytes; eight of them are changed by one operation on a 64-bit word
 # Working set of a block of determinants, bytes for each connected one: indices, element, words of two factors.
 CPU_BYTES, GPU_BYTES, BYTES_EACH = 2**24, 2**29, 64
+DIAGONAL_ROWS = 2**13  # on a CPU: float64 occupations of more would leave the cache
 
 
 class Excitations(NamedTuple):
@@ -166,6 +167,8 @@ class SlaterCondon:
 
     def diagonal(self, n: UInt8[Tensor, "B M"]) -> Float64[Tensor, " B"]:
         """<n|H|n>."""
+        if n.device.type == "cpu" and len(n) > DIAGONAL_ROWS:
+            return torch.cat([self.diagonal(part) for part in n.split(DIAGONAL_ROWS)])
         up, down = (n & 1).double(), (n >> 1).double()
         energy = up @ self.h_diagonal[0] + down @ self.h_diagonal[1] + ((up @ self.density_of_both) * down).sum(1)
         for s, x in enumerate((up, down)):

@@ -22,6 +22,8 @@ from nqs.hamiltonians import Molecule
 from nqs.hamiltonians.orbital_order import reordered
 from nqs.hamiltonians.reference_energies import Energies
 
+FCI_IN_A_MINUTE = 200_000  # determinants of full configuration interaction within a time limit, for a tenth of it
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -40,10 +42,8 @@ class Config:
     order: Literal["given", "reversed", "energy", "fiedler"] = "given"  # order of the orbitals
     parities: bool = True  # restrict the sector to the orbital irreps of the ground state
     cutoff: float = 1e-12  # integrals and matrix elements up to this modulus are left out, Hartree
-    sampled_elements: int | None = (
-        None  # elements of a determinant in local energies on average, for large bases; None: all
-    )
-    fci: int = 10_000_000  # largest number of determinants for full configuration interaction; 0: none
+    sampled_elements: int | None = None  # of a determinant in local energies on average, for large bases; None: all
+    fci: int = 10_000_000  # determinants of full configuration interaction, at most; fewer within a time limit; 0: none
 
     options: CommonOptions = field(default_factory=Options)
 
@@ -76,7 +76,9 @@ def molecule_of(config: Config) -> Molecule:
 
 def main(config: Config) -> Result:
     molecule = molecule_of(config)
-    energies = Energies.of(molecule, config.fci)
+    minutes = config.options.minutes
+    fci = config.fci if minutes is None else min(config.fci, int(FCI_IN_A_MINUTE * minutes))
+    energies = Energies.of(molecule, fci)
     print(energies)
     name = "molecule-" + "".join(letter if letter.isalnum() else "-" for letter in molecule.name)
     result = config.options.ground_state(molecule, name=name)

@@ -109,12 +109,18 @@ class Evaluator:
         samples = self._parts[-1][0]
         return samples.counts is not None and (len(self._parts) + 1) * samples.n_samples < MAX_COUNT
 
-    def all(self) -> tuple[Samples, EnergyEstimate]:
-        """The samples of all batches, equal ones together, and the energy from them."""
+    def all(self, seconds: float = math.inf) -> tuple[Samples, EnergyEstimate]:
+        """The samples of all batches, equal ones together, and the energy from them.
+
+        Args:
+            seconds: time for the local energies of configurations that were not drawn.
+        """
+        each = self.seconds / self._parts[-1][0].n_distinct
+        most = None if seconds == math.inf else int(seconds / max(each, 1e-9))
         samples, local = merged(self.hamiltonian.hilbert, self._parts)
         energy = energy_with_unseen(
             self.hamiltonian, self.wavefunction, samples, local.values, energy_infinity=self.energy_infinity,
-            noise=local.noise,
+            noise=local.noise, most=most,
         )  # fmt: skip
         return samples, energy
 
@@ -292,7 +298,7 @@ def evaluate_best(
                 interruption.check(f"the energy from {estimate.n_samples:,} samples is kept; nqs evaluate refines it.")
             estimate = found.add(generator)
             bar.update(f"E = {with_error(estimate.energy, estimate.error)}")
-    samples, estimate = found.all()
+    samples, estimate = found.all(max(limit.left, 0.0))
     record.write_result(estimate)
     record.write_samples(samples)
     ranks = communicator()
