@@ -5,6 +5,7 @@ from functools import cache
 
 from nqs.scripts.ablation import (
     cutoff,
+    divergences,
     families,
     gradient_estimators,
     local_energy_proxies,
@@ -122,6 +123,13 @@ def questions() -> dict[str, Question]:
             dict.fromkeys(("bose-hubbard-6", "heisenberg-10"), gradient_estimators.VARIANTS),
             gradient_estimators.run,
             gradient_estimators.COLUMNS,
+        ),
+        "divergence": _measured(
+            12,
+            "Where does a fit to a known state end, by the divergence that it minimises?",
+            {name: divergences.VARIANTS for name in ("bose-hubbard-6", "heisenberg-10")},
+            divergences.run,
+            divergences.COLUMNS,
         ),
         "node": _measured(
             14,
