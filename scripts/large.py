@@ -13,7 +13,8 @@ Energies extrapolated to zero variance are no bounds, see `nqs.estimators.extrap
 
 The references: Heisenberg 10x10, quantum Monte Carlo, -0.6715527 a site (quoted in arXiv:2502.17144); J1-J2, exact
 diagonalisation (Schulz, Ziman, Poilblanc, J. Phys. I 6, 675 (1996)); bosons on 8x8 sites, the lowest variational
-energy, -0.54783 a site (arXiv:2404.07869); t-V 4x4, exact diagonalisation; Hubbard 4x8, the best published network; the
+energy, -0.54783 a site (arXiv:2404.07869); t-V 4x4, Hubbard 3x4 and bosons on 4x4 sites (2,419,731 orbits of 128
+symmetries), exact diagonalisation; Heisenberg 6x6, Sandvik, Phys. Rev. B 56, 11678 (1997); Hubbard 4x8, the best published network; the
 Hubbard chain, Bethe ansatz for open ends (Schulz, J. Phys. C 18, 581 (1985)); the others as collected by Wu et al.,
 Science 386, 296 (2024), arXiv:2302.04919.
 """
@@ -66,6 +67,10 @@ PROBLEMS = {
         command=f"{HUBBARD_4X8} --model.network transformer", energy=-24.59, target=0.187
     ),
     "heisenberg-6x6": Problem(command="heisenberg --shape 6 6", energy=-24.439396, target=1e-4),
+    "bh-4x4": Problem(command="bose_hubbard --shape 4 4 --n-particles 16 --U 8", energy=-26.8251673549, target=1e-3),
+    "hubbard-3x4": Problem(
+        command="fermi_hubbard --shape 3 4 --n-up 5 --n-down 5 --U 8", energy=-10.76537911051295, target=1e-2
+    ),
     "hubbard-32": Problem(
         command="fermi_hubbard --shape 32 --boundary open --n-up 16 --n-down 16 --U 4",
         energy=-17.99457836512679,
