@@ -13,8 +13,8 @@ Energies extrapolated to zero variance are no bounds, see `nqs.estimators.extrap
 
 The references: Heisenberg 10x10, quantum Monte Carlo, -0.6715527 a site (quoted in arXiv:2502.17144); Heisenberg 6x6,
 Sandvik, Phys. Rev. B 56, 11678 (1997); J1-J2, exact diagonalisation (Schulz, Ziman, Poilblanc, J. Phys. I 6, 675
-(1996)); bosons on 8x8 sites, the lowest variational energy, -0.54783 a site (arXiv:2404.07869); t-V 4x4, Hubbard 3x4 and
-bosons on 4x4 sites (2,419,731 orbits of 128 symmetries), exact diagonalisation; Hubbard 4x8, the best published network;
+(1996)); bosons on 8x8 sites, the lowest variational energy, -0.54783 a site (arXiv:2404.07869); t-V 4x4, Hubbard 3x4,
+bosons on 4x4 sites (2,419,731 orbits of 128 symmetries), exact diagonalisation; Hubbard 4x8, best published network;
 the Hubbard chain, Bethe ansatz for open ends (Schulz, J. Phys. C 18, 581 (1985)); the others as collected by Wu et al.,
 Science 386, 296 (2024), arXiv:2302.04919.
 """
