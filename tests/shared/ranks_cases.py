@@ -6,14 +6,14 @@ python tests/shared/ranks_cases.py [NAME ...]     in the environment of torchrun
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from nqs import VMC
+from nqs import VMC, exact
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
 from nqs.models import OnOrbits, RBMConfig, Symmetrised, TransformerConfig
@@ -83,8 +83,8 @@ def spins() -> Record:
 @case
 def fermions() -> Record:
     """Complex elements, a phase to learn; kernel streamed by layers."""
-    optimiser = replace(NATURAL, memory=1e-4)
-    return run(TV(chain(8), 4, V=2.0, twist=(0.4,)), TOY, TreeSampler(n_distinct=40, groups=8), optimiser)
+    optimiser = replace(NATURAL, memory=1.2e-4)
+    return run(TV(chain(8), 4, V=2.0, twist=(0.4,)), TOY, TreeSampler(n_distinct=20, groups=8), optimiser)
 
 
 @case
@@ -166,24 +166,21 @@ def excited() -> Record:
 @case
 def fitted() -> Record:
     hamiltonian = Heisenberg(chain(8), 0.0)
-    from nqs import exact
-
     psi = TOY.build(hamiltonian.hilbert)
     target = VectorTarget(hamiltonian.hilbert, exact.ground_state(hamiltonian).state)
     sampler = TreeSampler(n_samples=200, groups=8)
-    found = fit(psi, target, steps=STEPS, sampler=sampler, progress=False)
+    found = fit(psi, target, steps=STEPS, sampler=sampler, optimiser=NATURAL, progress=False)
     return {
         "energies": found.history["loss"].tolist(),
         "parameters": parameters_to_vector(psi.parameters()).double().tolist(),
     }
 
 
-def main() -> None:
+def main(names: Sequence[str] = ()) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     ranks.start("cpu")
-    names = sys.argv[1:] or list(CASES)
-    found = {name: CASES[name]() for name in names}
+    found = {name: CASES[name]() for name in names or CASES}
     all_parameters = torch.tensor([x for one in found.values() for x in one["parameters"]])
     of_first = all_parameters.clone()
     communicator().from_first(of_first)
@@ -193,4 +190,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ranks_cases
 import torch
 
 from nqs.cli import main as nqs
 from nqs.runtime.launched import rank_of_process
+
+import ranks_cases
 
 SIZES = (1, 2, 3)
 RUN = "run heisenberg --shape 12 --sampled --distinct 50 --device cpu --flush.longest 0 --model.width 8"
