@@ -10,6 +10,7 @@ from nqs.hamiltonians.local_terms import LocalTerms
 from nqs.hamiltonians.molecule import Molecule
 from nqs.hamiltonians.netket.export import to_netket
 from nqs.hamiltonians.netket.operator import NetKetOperator
+from nqs.hamiltonians.one_electron import OneElectron
 from nqs.hamiltonians.operators import Operator
 from nqs.hamiltonians.rydberg import Rydberg, pxp
 from nqs.hamiltonians.tj import TJ
@@ -27,6 +28,7 @@ __all__ = [
     "LocalTerms",
     "Molecule",
     "NetKetOperator",
+    "OneElectron",
     "Operator",
     "Rydberg",
     "harmonic_trap",

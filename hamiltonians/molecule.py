@@ -31,6 +31,7 @@ from nqs.hamiltonians.couplings import values
 from nqs.hamiltonians.fcidump import electron_numbers, read_fcidump, write_fcidump
 from nqs.hamiltonians.integrals import Integrals
 from nqs.hamiltonians.jordan_wigner import lattice_hops
+from nqs.hamiltonians.one_electron import OneElectron
 from nqs.hamiltonians.orbital_parities import Labels, orbital_parities
 from nqs.hamiltonians.slater_condon import SlaterCondon
 from nqs.hilbert import Charge, HilbertSpace, spinful_fermions
@@ -60,6 +61,7 @@ class Molecule:
             change of any energy.
         sampled_elements: off-diagonal elements of a determinant that enter its local energy on average, an unbiased
             sample (nqs.estimators.sampled_elements) for large bases; None: all.
+        one_electron: dipole moment and charges that are measured; None where the orbitals are not known.
 
     Raises:
         ValueError: impossible electron numbers, a cutoff that is negative or not finite, or no sampled elements.
@@ -78,6 +80,7 @@ class Molecule:
     irreps: Literal["auto", "none"] = "auto"
     cutoff: float = CUTOFF
     sampled_elements: int | None = None
+    one_electron: OneElectron | None = field(default=None, repr=False, compare=False)
     name: str = field(default="molecule")
 
     def __post_init__(self) -> None:
@@ -155,7 +158,8 @@ class Molecule:
         found = from_geometry(
             atom, basis, charge=charge, spin=spin, bohr=bohr, orbitals=orbitals, unrestricted=unrestricted
         )
-        whole = cls(found.integrals, found.n_up, found.n_down, **({"name": found.name} | options))
+        known = {"name": found.name, "one_electron": found.one_electron}
+        whole = cls(found.integrals, found.n_up, found.n_down, **(known | options))
         return whole if not frozen and active is None else whole.active_space(frozen, active)
 
     @classmethod
@@ -183,7 +187,8 @@ class Molecule:
         from nqs.hamiltonians.quantum_chemistry import from_pyscf
 
         found = from_pyscf(mean_field, coefficients)
-        whole = cls(found.integrals, found.n_up, found.n_down, **({"name": found.name} | options))
+        known = {"name": found.name, "one_electron": found.one_electron}
+        whole = cls(found.integrals, found.n_up, found.n_down, **(known | options))
         if isinstance(frozen, int) and (active is None or isinstance(active, int)):
             return whole if not frozen and active is None else whole.active_space(frozen, active)
         held = list(range(frozen)) if isinstance(frozen, int) else list(frozen)
@@ -253,12 +258,17 @@ class Molecule:
                 f"active={active}: of {M} orbitals {frozen} are frozen, so that "
                 f"{max(1, max(self.n_up, self.n_down) - frozen)} to {M - frozen} can be active."
             )
-        integrals = self.integrals.active(range(frozen), range(frozen, frozen + active))
-        return replace(self, integrals=integrals, n_up=self.n_up - frozen, n_down=self.n_down - frozen)
+        held, kept = range(frozen), range(frozen, frozen + active)
+        integrals = self.integrals.active(held, kept)
+        one_electron = None if self.one_electron is None else self.one_electron.active(held, kept)
+        return replace(
+            self, integrals=integrals, one_electron=one_electron, n_up=self.n_up - frozen, n_down=self.n_down - frozen
+        )
 
     def reordered(self, order: Sequence[int]) -> "Molecule":
         """The same molecule with its orbitals in another order (nqs.hamiltonians.orbital_order)."""
-        return replace(self, integrals=self.integrals.reordered(order))
+        one_electron = None if self.one_electron is None else self.one_electron.reordered(order)
+        return replace(self, integrals=self.integrals.reordered(order), one_electron=one_electron)
 
     def to_fcidump(self, path: str | Path) -> None:
         """Write an FCIDUMP file, compressed if the name ends with .gz."""

@@ -303,7 +303,7 @@ def _model(
     if model is not None and not isinstance(model, (NetworkOptions, TransformerConfig)):
         return model, None, [Reason("model", f"{type(model).__name__}, as it was given")]
     wishes = _wishes(model)
-    known = signs(hamiltonian, reference, wishes.phase, unit=unit)
+    known = signs(hamiltonian, reference, wishes.phase, unit=unit, device=device, minutes=minutes)
     why = [Reason("signs", known.why, known.mean_field)]
     hilbert = hamiltonian.hilbert
     found = known.reference if reference == "auto" and isinstance(known.reference, SlaterDeterminant) else None
