@@ -49,6 +49,7 @@ class Config:
     parities: bool = True  # restrict the sector to the orbital irreps of the ground state
     cutoff: float = 1e-12  # integrals and matrix elements up to this modulus are left out, Hartree
     sampled_elements: int | None = None  # of a determinant in local energies on average, for large bases; None: all
+    spin_penalty: float = 0.0  # w of w [S^2 - s (s + 1)], s = |n_up - n_down| / 2, Hartree: no higher total spin
     fci: int = 10_000_000  # determinants of full configuration interaction, at most; fewer within a time limit; 0: none
 
     options: CommonOptions = field(default_factory=Options)
@@ -68,6 +69,7 @@ def molecule_of(config: Config) -> Molecule:
         "active": config.active,
         "cutoff": config.cutoff,
         "sampled_elements": config.sampled_elements,
+        "spin_penalty": config.spin_penalty,
     }
     irreps = "auto" if config.parities else "none"
     if config.fcidump is not None:
