@@ -13,6 +13,7 @@ sectors.
 
 # Shapes: D selected configurations, L sites, K connected configurations.
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,11 +68,11 @@ def selected_state(
     Raises:
         ValueError: the Hamiltonian has complex elements.
     """
-    n, matrix = start, _Matrix(hamiltonian)
+    n, matrix = start, SelectedMatrix(hamiltonian)
     for remaining in reversed(range(rounds)):
         matrix.extend(n)
         energy, c = matrix.lowest(n)
-        found, coupling, diagonal = _outside(hamiltonian, n, c)
+        found, coupling, diagonal = first_order_space(hamiltonian, n, c)
         denominator = (energy - diagonal).clamp(max=-NEAR * max(1.0, abs(energy)))
         amplitudes = coupling / denominator
         if len(n) >= size or not len(found) or not remaining:
@@ -90,7 +91,7 @@ def selected_state(
     )
 
 
-class _Matrix:
+class SelectedMatrix:
     """H between the selected configurations, whose number grows."""
 
     def __init__(self, hamiltonian: Hamiltonian) -> None:
@@ -114,14 +115,21 @@ class _Matrix:
         self.diagonal = np.concatenate([self.diagonal, self.hamiltonian.diagonal(new).double().cpu().numpy()])
         self.size = len(n)
 
+    def _sparse(self) -> Any:
+        from scipy.sparse import csr_array, diags_array  # here, because it takes long to import
+
+        rows, columns, elements = (np.concatenate(part) for part in zip(*self.triplets, strict=True))
+        return csr_array((elements, (rows, columns)), shape=(self.size, self.size)) + diags_array(self.diagonal)
+
+    def expectation(self, c: np.ndarray) -> float:
+        """<c|H|c> of a normalised state."""
+        return float(c @ (self._sparse() @ c))
+
     def lowest(self, n: UInt8[Tensor, "D L"]) -> tuple[float, Float64[Tensor, " D"]]:
         """Lowest eigenvalue and eigenvector."""
-        from scipy.sparse import csr_array, diags_array
         from scipy.sparse.linalg import eigsh
 
-        D, diagonal = self.size, self.diagonal
-        rows, columns, elements = (np.concatenate(part) for part in zip(*self.triplets, strict=True))
-        matrix = csr_array((elements, (rows, columns)), shape=(D, D)) + diags_array(diagonal)
+        D, diagonal, matrix = self.size, self.diagonal, self._sparse()
         if D <= DENSE:
             energies, states = np.linalg.eigh(matrix.toarray())
         else:
@@ -133,7 +141,7 @@ class _Matrix:
         return float(energies[0]), torch.from_numpy(np.ascontiguousarray(c)).to(n.device)
 
 
-def _outside(
+def first_order_space(
     hamiltonian: Hamiltonian, n: UInt8[Tensor, "D L"], c: Float64[Tensor, " D"]
 ) -> tuple[UInt8[Tensor, "K L"], Float64[Tensor, " K"], Float64[Tensor, " K"]]:
     """All other connected configurations k, sum_i <k|H|i> c_i, and <k|H|k>."""

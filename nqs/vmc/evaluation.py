@@ -23,6 +23,7 @@ from nqs.observables import measure as measurements
 from nqs.optimisation.known_states import Known, overlaps
 from nqs.optimisation.stages import UNKNOWN, Evaluation, WarmUp
 from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected, warm_start
+from nqs.recipes.peaked import is_peaked
 from nqs.recipes.samplers import is_autoregressive
 from nqs.recipes.steps import EVALUATION_FRACTION, evaluation_seconds
 from nqs.runtime.distributed import apart, communicator
@@ -244,7 +245,7 @@ def evaluate_best(
     """Final energy, stored with its samples and observables.
 
     It is that of the last state; of the state before it, if the last step made the energy non-finite; or of the best
-    earlier state that the steps have seen, if a first batch of each says so.
+    earlier state that the steps have seen, or of a list that they started from, if a first batch of each says so.
 
     Args:
         target: error bar at which it ends, in the unit of the energy; by default that of the configuration.
@@ -273,8 +274,7 @@ def evaluate_best(
         generator.set_state(before)  # as if resumed from there
         found = evaluator()
         estimate = found.add(generator)
-    other = guard.better()
-    if other is not None and config.batches > 1:
+    for other in _others(vmc, guard, generator.device) if config.batches > 1 else ():
         last = guard.current()
         guard.restore(other)
         earlier = evaluator()
@@ -319,6 +319,19 @@ def evaluate_best(
             _measure(vmc, generator, record, samples, fits, exact, progress)
         record.save()
     ranks.decided(True)  # the archive is complete when any rank goes on
+
+
+def _others(vmc: Parts, guard: Guard, device: torch.device) -> list[torch.Tensor]:
+    """Parameters of states that may lie below the last one: the best of the steps, and the start from a list.
+
+    Few steps from a good start raise the energy, by configurations that were not drawn: H2O in STO-3G from
+    -75.015515 to -75.0121 Hartree in four steps of 195 determinants.
+    """
+    found = [guard.better()]
+    if is_peaked(vmc.of_steps):
+        start = vmc.wavefunction.config.build(vmc.hamiltonian.hilbert, device)
+        found.append(Guard(start.parameters()).current())
+    return [parameters for parameters in found if parameters is not None]
 
 
 def _measure(
