@@ -106,9 +106,9 @@ class SelectedMatrix:
             connected = self.hamiltonian.connected(part)
             if connected.elements.is_complex():
                 raise ValueError("selected configurations need a real Hamiltonian.")
-            column = known.rows(connected.configurations)
-            inside = (column >= 0).nonzero()[:, 0]
-            row, column = (self.size + start + connected.parents[inside]).cpu().numpy(), column[inside].cpu().numpy()
+            found = known.rows(connected.configurations)
+            inside = (found >= 0).nonzero()[:, 0]
+            row, column = (self.size + start + connected.parents[inside]).cpu().numpy(), found[inside].cpu().numpy()
             elements, before = connected.elements[inside].cpu().numpy(), column < self.size
             self.triplets.append((row, column, elements))
             self.triplets.append((column[before], row[before], elements[before]))

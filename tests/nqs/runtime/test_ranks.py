@@ -109,8 +109,8 @@ def test_signals_under_torchrun(hit: str, tmp_path: Path) -> None:
     run = "-m nqs run heisenberg --shape 12 --sampled --distinct 50 --device cpu --flush.longest 0 --steps 10000"
     with output.open("w") as out:
         launcher = subprocess.Popen(
-            [*command, "--master-port", str(free_port()), *run.split(), "--archive", str(archive)], stdout=out, stderr=out,
-            env=ENVIRONMENT,
+            [*command, "--master-port", str(free_port()), *run.split(), "--archive", str(archive)],
+            stdout=out, stderr=out, env=ENVIRONMENT,
         )  # fmt: skip
     end = time.monotonic() + 120
     while (not archive.exists() or Archive.open(archive).step < 2) and time.monotonic() < end:
