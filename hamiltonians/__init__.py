@@ -6,6 +6,7 @@ from nqs.runtime.lazy import on_first_use
 
 if TYPE_CHECKING:
     from nqs.hamiltonians.bose_hubbard import BoseHubbard, harmonic_trap
+    from nqs.hamiltonians.family import Family
     from nqs.hamiltonians.fermi_hubbard import FermiHubbard, staggered_potential
     from nqs.hamiltonians.heisenberg import Heisenberg
     from nqs.hamiltonians.integrals import Integrals
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from nqs.hamiltonians.molecule import Molecule
     from nqs.hamiltonians.netket.export import to_netket
     from nqs.hamiltonians.netket.operator import NetKetOperator
+    from nqs.hamiltonians.one_electron import OneElectron
     from nqs.hamiltonians.operators import Operator
     from nqs.hamiltonians.rydberg import Rydberg, pxp
     from nqs.hamiltonians.tj import TJ
@@ -24,6 +26,7 @@ __all__ = [
     "TJ",
     "TV",
     "BoseHubbard",
+    "Family",
     "FermiHubbard",
     "Heisenberg",
     "Integrals",
@@ -32,6 +35,7 @@ __all__ = [
     "LocalTerms",
     "Molecule",
     "NetKetOperator",
+    "OneElectron",
     "Operator",
     "Rydberg",
     "harmonic_trap",
@@ -44,6 +48,7 @@ __getattr__, __dir__ = on_first_use(
     __name__,
     {
         "bose_hubbard": "BoseHubbard harmonic_trap",
+        "family": "Family",
         "fermi_hubbard": "FermiHubbard staggered_potential",
         "heisenberg": "Heisenberg",
         "integrals": "Integrals",
@@ -53,6 +58,7 @@ __getattr__, __dir__ = on_first_use(
         "molecule": "Molecule",
         "netket.export": "to_netket",
         "netket.operator": "NetKetOperator",
+        "one_electron": "OneElectron",
         "operators": "Operator",
         "rydberg": "Rydberg pxp",
         "tj": "TJ",

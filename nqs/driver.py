@@ -29,9 +29,11 @@ from nqs.recipes.samplers import EXACT_LIMIT
 from nqs.recipes.stages import FIT_FIDELITY, FIT_STEPS
 from nqs.report.figures import plot_run
 from nqs.report.files import figure_beside
+from nqs.runtime.distributed import communicator
 from nqs.runtime.interruption import Interruption
 from nqs.runtime.keywords import takes
 from nqs.runtime.options import check_options
+from nqs.runtime.ranks import start
 from nqs.runtime.threads import using_threads
 from nqs.transfer import origin, transfer
 from nqs.vmc.execution import Execution
@@ -111,6 +113,8 @@ def ground_state(hamiltonian: Hamiltonian, options: Options) -> Result:
     """
     check_options(hamiltonian=hamiltonian)
     begin = time.monotonic() if options.begin is None else options.begin
+    start(options.on_device())
+    options = replace(options, begin=begin).on_this_rank()
     with Interruption(patience=0):  # at once; the loop has a delayed one of its own
         # Validate options first: planning and exact diagonalisation may take long.
         if options.initial is not None:
@@ -121,7 +125,7 @@ def ground_state(hamiltonian: Hamiltonian, options: Options) -> Result:
             if isinstance(model, NetworkOptions):
                 model = replace(model, network=model.network or "transformer", phase="learned")
             options = replace(options, symmetry="none", model=model)
-        return _carried_out(resolved(hamiltonian, options), replace(options, begin=begin))
+        return _carried_out(resolved(hamiltonian, options), options)
 
 
 @takes(RunOptions)
@@ -136,16 +140,20 @@ def carry_out(plan: Plan, options: RunOptions) -> Result:
         ValueError, ArchiveError, NonFiniteError, Interrupted: as `ground_state`.
     """
     check_hamiltonian(plan.hamiltonian)
-    return _carried_out(plan, options)
+    start(plan.device)
+    return _carried_out(plan, options.on_this_rank())
 
 
 def _carried_out(plan: Plan, options: RunOptions) -> Result:
     """The same for a Hamiltonian that was checked."""
     hilbert, say = plan.hamiltonian.hilbert, print if options.progress else _silent
     begin = time.monotonic() if options.begin is None else options.begin
+    ranks = communicator()
+    if ranks.size > 1:
+        say(f"{ranks.size} ranks")
     known = known_states(plan.hamiltonian, options.orthogonal_to, options.penalty)
     say(plan.hamiltonian, hilbert, sep="\n")
-    exact, lines = _exact(plan, options, known)
+    exact, lines = ranks.of_first(lambda: _exact(plan, options, known))
     for line in lines:
         say(line)
     known_state = exact if isinstance(exact, ExactGroundState) else None
@@ -153,27 +161,31 @@ def _carried_out(plan: Plan, options: RunOptions) -> Result:
         say(line)
     wavefunction = plan.model.build(hilbert, plan.device)
     source = None if plan.initial is None else Archive.open(plan.initial)
-    start = _start(plan, source)
+    origin_of_parameters = _start(plan, source)
     if source is not None:
         say(transfer(wavefunction, plan.hamiltonian, source))
     vmc = built(plan, wavefunction, known)
     say(plan.summary)
-    config = vmc.config(plan.run, start or None)
+    config = vmc.config(plan.run, origin_of_parameters or None)
     path = None if options.archive is None else Path(options.archive)
     if path is None and options.name is not None:
         path = Path("results") / f"{options.name}-{digest(config)}.h5"
     with using_threads(plan.threads):
-        if plan.pretrain != "none" and not (path is not None and path.exists() and Archive.open(path).has_checkpoint):
+        if plan.pretrain != "none" and not ranks.of_first(lambda: _has_begun(path)):
             target = pretraining_target(plan, known_state)
             found = fit(wavefunction, target, steps=FIT_STEPS, fidelity=FIT_FIDELITY, progress=options.progress)
             say(f"fit to the {plan.pretrain} state: {found}")
-        if path is not None:
+        if path is not None and ranks.is_first:
             path.parent.mkdir(parents=True, exist_ok=True)
         minutes = minutes_left(plan.minutes, begin, FIGURE_SECONDS if options.figure else 0.0)
         result = vmc.carry_out(plan.run, config, replace(options, archive=path), minutes=minutes, exact=exact)
-    if options.figure and path is not None:
+    if options.figure and path is not None and ranks.is_first:
         plot_run(path, figure_beside(path), hilbert, known_state)
     return result
+
+
+def _has_begun(path: Path | None) -> bool:
+    return path is not None and path.exists() and Archive.open(path).has_checkpoint
 
 
 def _exact(
@@ -274,7 +286,9 @@ def minutes_left(minutes: float | None, begin: float, reserved: float = 0.0) -> 
 
 
 def report_result(result: Result, archive: Path, hilbert: HilbertSpace | None = None) -> None:
-    """Print a result and the paths of archive and figure; draw the figure if `hilbert` is given."""
+    """Print a result and the paths of archive and figure; draw the figure if `hilbert` is given. On rank 0 alone."""
+    if not communicator().is_first:
+        return
     print(result)
     figure = figure_beside(archive)
     if hilbert is not None:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.protocols import Wavefunction
 from nqs.runtime.options import check_fields
 from nqs.samplers.proposal import Proposal
@@ -114,7 +114,7 @@ class ImportanceSampling:
         log_q = torch.zeros(shape, dtype=torch.float64, device=generator.device)
         n, log_q = self.proposal.draw(n, log_q, 0, generator)
         first, classes = distinct(self.hilbert, n)
-        log_modulus, phase = log_psi_in_chunks(self.wavefunction, n[first])
+        log_modulus, phase = log_psi_by_all_ranks(self.wavefunction, n[first])
         return Draws(n, log_modulus[classes], phase[classes], 2 * log_modulus[classes] - log_q.sum(1))
 
     def _weighted(self, batches: list["Draws"], wanted: float) -> Samples:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.chains import autocorrelation_time, drifts
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import LogPsi, Wavefunction
@@ -149,9 +149,9 @@ class MarkovChains(ABC):
         self.begin(generator.device)
         if self.walkers is not None:
             n = self.walkers.to(generator.device)
-            return Walkers(n, log_psi_in_chunks(self.wavefunction, n))
+            return Walkers(n, log_psi_by_all_ranks(self.wavefunction, n))
         n = start(self.wavefunction, self.n_walkers, generator)
-        walkers = Walkers(n, log_psi_in_chunks(self.wavefunction, n))
+        walkers = Walkers(n, log_psi_by_all_ranks(self.wavefunction, n))
         self.thermalise(walkers, generator)
         return walkers
 
@@ -190,7 +190,7 @@ def start(wavefunction: Wavefunction, n_walkers: int, generator: torch.Generator
     hilbert: HilbertSpace = wavefunction.hilbert
     n = wavefunction.initial_configurations(n_walkers, generator)
     for _ in range(ATTEMPTS):
-        possible = log_psi_in_chunks(wavefunction, n).log_modulus.isfinite()
+        possible = log_psi_by_all_ranks(wavefunction, n).log_modulus.isfinite()
         if bool(possible.all()):
             return n
         n = torch.where(possible[:, None], n, hilbert.random(n_walkers, generator))

@@ -42,9 +42,10 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nqs.estimators.local_energy import Energy
-from nqs.optimisation.kernel import Precision, centred_jacobian
+from nqs.optimisation.kernel import Precision
 from nqs.optimisation.schedules import cosine, geometric
 from nqs.optimisation.solve import Space, in_sample_space, solve, transposed_norm
+from nqs.optimisation.split_rows import jacobian_of_all_ranks
 from nqs.optimisation.targets import bounded, energy_limit, log_of_one_plus, residual
 from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
 from nqs.runtime.options import check_fields
@@ -138,7 +139,9 @@ class NaturalGradient:
         if self.implicit:
             damping += rate * (local.diagonal - energy).clamp(min=0)
         memory = None if config.memory is None else int(config.memory * 2**30)
-        X = centred_jacobian(self.wavefunction, samples, (samples.weights * damping).sqrt(), memory, config.precision)
+        X = jacobian_of_all_ranks(
+            self.wavefunction, samples, (samples.weights * damping).sqrt(), memory, config.precision
+        )
         stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
         in_samples = in_sample_space(X, self.space)
         matrix = X.gram() if in_samples else X.metric()

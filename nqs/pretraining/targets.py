@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Complex128, Num, UInt8
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.hilbert import HilbertSpace
 from nqs.models import ProjectedDeterminant, SlaterDeterminant
 from nqs.protocols import LogPsi, Wavefunction
@@ -140,7 +140,7 @@ def target_log_psi(target: Target, n: UInt8[Tensor, "B L"], wavefunction: Wavefu
 
 
 def evaluated(target: Target, n: UInt8[Tensor, "B L"]) -> LogPsi:
-    return log_psi_in_chunks(target, n) if isinstance(target, Wavefunction) else target.log_psi(n)
+    return log_psi_by_all_ranks(target, n) if isinstance(target, Wavefunction) else target.log_psi(n)
 
 
 def symmetry_of(state: object) -> Symmetry | None:

@@ -12,7 +12,7 @@ from nqs.protocols import OptimiserConfig
 from nqs.runtime.options import check_fields
 
 # Sampled steps: they end with a small rate and a larger shift, because of the noise.
-SAMPLED = {
+SAMPLED: dict[str, Any] = {
     "learning_rate": 0.3,
     "final_learning_rate": 0.02,
     "diagonal_shift": 1e-3,

@@ -1,11 +1,12 @@
 """How one process carries out a run: what may differ from process to process without changing the run."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from nqs.archive.archive import FlushPolicy
+from nqs.runtime.distributed import communicator
 from nqs.runtime.options import check_options
 from nqs.runtime.progress import Watcher
 
@@ -36,7 +37,11 @@ class Execution:
         check_options(**vars(self))
         object.__setattr__(self, "watch", tuple(self.watch))  # it may be a generator
 
+    def on_this_rank(self) -> Self:
+        """The same; on ranks other than the first one without messages and observers."""
+        return self if communicator().is_first else replace(self, progress=False, watch=())
+
     def goes_on(self, row: Mapping[str, float]) -> bool:
         """Show a row of the history to all observers; False if one of them, or `until`, ends the run."""
         wanted = [watcher.step(row) is not False for watcher in self.watch]
-        return all(wanted) and not (self.until is not None and self.until(row))
+        return communicator().decided(all(wanted) and not (self.until is not None and self.until(row)))

@@ -18,9 +18,11 @@ from nqs.optimisation.stages import Evaluation, RunConfig, Stage, WarmUp, stages
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, unit_of
 from nqs.recipes.optimiser import OptimiserOptions
 from nqs.recipes.stages import method
-from nqs.runtime.interruption import Interruption, TimeLimit
+from nqs.runtime.interruption import Interruption
 from nqs.runtime.options import check_options
 from nqs.runtime.progress import Progress, Watcher
+from nqs.runtime.ranks import start
+from nqs.runtime.together import CommonInterruption, CommonTimeLimit
 from nqs.symmetry.of_hamiltonian import refuse_lower_symmetry
 from nqs.vmc.affordable import fit_step_into
 from nqs.vmc.evaluation import evaluate_best, reserve
@@ -195,12 +197,14 @@ class VMC:
         exact: ExactGroundState | float | None = None,
     ) -> Result:
         """`run` with a given configuration: that of an archive to be resumed."""
-        limit, guard, pace = TimeLimit(minutes), Guard(self.wavefunction.parameters()), Pace(run)
+        ranks, execution = start(self.device), execution.on_this_rank()
+        limit, guard, pace = CommonTimeLimit(minutes), Guard(self.wavefunction.parameters()), Pace(run)
         generator = torch.Generator(self.device).manual_seed(run.seed)
         plan = stages(run, self.sampler, self.optimiser, self.warm_up)
         progress = execution.progress
         with ExitStack() as stack:
-            interruption = stack.enter_context(Interruption())  # first, so that it also protects the last flush
+            # First, so that it also protects the last flush.
+            interruption = CommonInterruption(stack.enter_context(Interruption(quiet=not ranks.is_first)))
             for watcher in execution.watch:
                 stack.enter_context(closing(watcher))
             record = stack.enter_context(open_archive(execution, config, str(self.hamiltonian), self.unit))
@@ -208,6 +212,7 @@ class VMC:
             stage = next(stage for stage in plan if max(0, record.step - 1) in stage)
             running = self._started(stage, scale)
             restore(record, self.wavefunction, running, guard, pace, generator)
+            ranks.from_first(*self.wavefunction.state_dict().values())
             if not pace.ends(record.step):
                 fit_step_into(limit, running, stage.sampler, record.history, progress)
                 keep_session(record, self.wavefunction, self.device, progress)
@@ -227,7 +232,9 @@ class VMC:
                     made = make_step(running, guard, generator, pace.of_stage(stage, step), temperature=temperature)
                 except NonFiniteError as error:
                     raise error.at(f"step {step}", record.where_last_state_is()) from None
-                estimate = estimate_energy(made.samples, made.local.energies, energy_infinity=energy_infinity)
+                estimate = estimate_energy(
+                    made.samples, made.local.energies, energy_infinity=energy_infinity, noise=made.local.noise
+                )
                 check(made.samples.configurations)
                 row = row_of(step, made, estimate, temperature=temperature, **clock.stepped())
                 if pace.timed:
@@ -241,6 +248,8 @@ class VMC:
                     record.keep("optimiser", pace.state_dict())
                 interruption.check(record.how_to_continue())
                 if not clock.limit.allows(clock.seconds + reserve(self, row, clock.limit)):
+                    if pace.time_is_up(record.step):
+                        record.keep("optimiser", pace.state_dict())
                     break
 
             if record.result_step is None or record.result_step != pace.total:

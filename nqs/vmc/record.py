@@ -20,6 +20,7 @@ from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samples import Samples
 from nqs.vmc.execution import Execution
 from nqs.vmc.guard import Guard
+from nqs.vmc.one_writer import with_one_writer
 from nqs.vmc.pace import Pace
 from nqs.vmc.provenance import digest_of, session, steps_differ
 from nqs.vmc.result import Result
@@ -37,17 +38,23 @@ def open_archive(execution: Execution, config: Mapping[str, Any], hamiltonian: s
     Raises:
         ArchiveError: the file holds another run, is damaged, not writable, or locked by another process.
     """
-    path, (script, options) = execution.archive, execution.started_by
-    if path is None:
+    script, options = execution.started_by
+    if execution.archive is None:
         plain = to_plain(config, strict=False)
         return MemoryArchive.create(config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
-    plain, path = to_plain(config), Path(path)
+    path, plain = Path(execution.archive), to_plain(config)
+    header = {"hamiltonian": hamiltonian, "unit": unit, "script": script, "options": options}
+    return with_one_writer(lambda: _on_disk(path, plain, header))
+
+
+def _on_disk(path: Path, plain: dict[str, Any], header: Mapping[str, Any]) -> Archive:
+    """The archive of this run, new or opened for writing."""
     if not path.exists():
-        return Archive.create(path, config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
+        return Archive.create(path, config=plain, **header)
     archive = Archive.open(path, "a")
     try:
         if not archive.step and archive.config != plain:
-            archive.start_over(config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
+            archive.start_over(config=plain, **header)
             return archive
         if is_present_state(archive, plain.get("initial")):
             plain["initial"] = archive.config.get("initial")
@@ -200,7 +207,7 @@ def result_of(
         seconds=float(archive.history["seconds"].sum()),
         exact=exact,
         overlaps=overlaps_of(archive),
-        archive=archive.path if isinstance(archive, Archive) else None,
+        archive=getattr(archive, "path", None),
         steps_left=0 if steps is None else steps - archive.step,
     )
 
