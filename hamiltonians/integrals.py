@@ -190,6 +190,24 @@ class Integrals:
                     fock -= v[pair[:, k][:, None], pair[k, :][None, :]]
         return fock
 
+    def fock(self, densities: Float64[np.ndarray, "2 M M"]) -> Float64[np.ndarray, "2 M M"]:
+        """h + J - K of each spin, for any real one-body density matrices of up and of down electrons."""
+        found = []
+        for spin in (0, 1):
+            J = sum(np.einsum("pqrs,sr->pq", self._v4(spin, other), densities[other]) for other in (0, 1))
+            found.append(self.h(spin) + J - np.einsum("psrq,sr->pq", self._v4(spin, spin), densities[spin]))
+        return np.array(found)
+
+    def _v4(self, spin: int, other: int) -> Float64[np.ndarray, "M M M M"]:
+        key = (0, 0) if self.is_restricted else (spin, other)
+        if key not in self._four_indices:
+            self._four_indices[key] = self.four_index(*key)
+        return self._four_indices[key]
+
+    @cached_property
+    def _four_indices(self) -> dict[tuple[int, int], np.ndarray]:
+        return {}
+
     @cached_property
     def _digest(self) -> bytes:
         found = hashlib.sha256(np.float64(self.core).tobytes())

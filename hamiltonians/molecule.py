@@ -31,6 +31,7 @@ from nqs.hamiltonians.couplings import values
 from nqs.hamiltonians.fcidump import electron_numbers, read_fcidump, write_fcidump
 from nqs.hamiltonians.integrals import Integrals
 from nqs.hamiltonians.jordan_wigner import lattice_hops
+from nqs.hamiltonians.one_electron import OneElectron
 from nqs.hamiltonians.orbital_parities import Labels, orbital_parities
 from nqs.hamiltonians.slater_condon import SlaterCondon
 from nqs.hilbert import Charge, HilbertSpace, spinful_fermions
@@ -54,13 +55,18 @@ class Molecule:
         integrals: h_pq, (pq|rs) and the core energy.
         n_up: number of up electrons.
         n_down: number of down electrons.
-        symmetry: "auto": parities of orbital irreps are conserved charges of the sector, the one with the lowest
+        irreps: "auto": parities of orbital irreps are conserved charges of the sector, the one with the lowest
             energy by an estimate; "none": the sector has all determinants.
         cutoff: integrals and matrix elements up to this modulus are left out, in Hartree; `cutoff_bound` bounds the
             change of any energy.
+        sampled_elements: off-diagonal elements of a determinant that enter its local energy on average, an unbiased
+            sample (nqs.estimators.sampled_elements) for large bases; None: all.
+        spin_penalty: w of a term w [S^2 - s (s + 1)], s = |n_up - n_down| / 2, in Hartree, which lifts states with a
+            total spin above the least one of the sector; energies contain it, and stay upper bounds of that of spin s.
+        one_electron: dipole moment and charges that are measured; None where the orbitals are not known.
 
     Raises:
-        ValueError: impossible electron numbers, or a cutoff that is negative or not finite.
+        ValueError: impossible electron numbers, a cutoff that is negative or not finite, or no sampled elements.
 
     >>> from nqs.hamiltonians import FermiHubbard
     >>> from nqs.lattice import chain
@@ -73,8 +79,11 @@ class Molecule:
     n_up: int
     n_down: int
     _: KW_ONLY
-    symmetry: Literal["auto", "none"] = "auto"
+    irreps: Literal["auto", "none"] = "auto"
     cutoff: float = CUTOFF
+    sampled_elements: int | None = None
+    spin_penalty: float = 0.0
+    one_electron: OneElectron | None = field(default=None, repr=False, compare=False)
     name: str = field(default="molecule")
 
     def __post_init__(self) -> None:
@@ -83,10 +92,18 @@ class Molecule:
             raise ValueError(
                 f"n_up={self.n_up}, n_down={self.n_down}: {M} orbitals hold 0 to {M} electrons of each spin."
             )
-        if self.symmetry not in ("auto", "none"):
-            raise ValueError(f"symmetry={self.symmetry!r}: choose 'auto' or 'none'.")
+        if self.irreps not in ("auto", "none"):
+            raise ValueError(f"irreps={self.irreps!r}: choose 'auto' or 'none'.")
         if not 0 <= self.cutoff < np.inf:
             raise ValueError(f"cutoff={self.cutoff}: it must be 0 or a small energy in Hartree, such as 1e-12.")
+        if self.sampled_elements is not None and self.sampled_elements < 1:
+            raise ValueError(f"sampled_elements={self.sampled_elements}: give a number such as 300, or None for all.")
+        if not 0 <= self.spin_penalty < np.inf:
+            raise ValueError(
+                f"spin_penalty={self.spin_penalty}: it must be 0 or a positive energy in Hartree, such as 1."
+            )
+        if self.spin_penalty and not self.integrals.is_restricted:
+            raise ValueError("spin_penalty needs orbitals that are the same for both spins; these are unrestricted.")
 
     # --- where molecules come from ------------------------------------------------------------------------------
 
@@ -100,7 +117,7 @@ class Molecule:
             frozen: number of orbitals, the first ones, that stay doubly occupied and are folded into the integrals.
             active: number of orbitals after the frozen ones that are kept; None: all.
             spin: 2 S^z = n_up - n_down; None: that of the file.
-            options: `symmetry`, `cutoff`, `name`.
+            options: `irreps`, `cutoff`, `sampled_elements`, `spin_penalty`, `name`.
 
         Raises:
             ValueError: as `read_fcidump`, or as `active_space`.
@@ -139,7 +156,7 @@ class Molecule:
             atom: elements with positions in Angstrom, "N 0 0 0; N 0 0 1.1".
             basis, charge, spin, bohr, orbitals, unrestricted: as `nqs.hamiltonians.quantum_chemistry.from_geometry`.
             frozen, active: as `active_space`.
-            options: `symmetry`, `cutoff`, `name`.
+            options: `irreps`, `cutoff`, `sampled_elements`, `spin_penalty`, `name`.
 
         Raises:
             PySCFMissing: PySCF is not installed.
@@ -150,7 +167,8 @@ class Molecule:
         found = from_geometry(
             atom, basis, charge=charge, spin=spin, bohr=bohr, orbitals=orbitals, unrestricted=unrestricted
         )
-        whole = cls(found.integrals, found.n_up, found.n_down, **({"name": found.name} | options))
+        known = {"name": found.name, "one_electron": found.one_electron}
+        whole = cls(found.integrals, found.n_up, found.n_down, **(known | options))
         return whole if not frozen and active is None else whole.active_space(frozen, active)
 
     @classmethod
@@ -169,7 +187,7 @@ class Molecule:
             mean_field, coefficients: as `nqs.hamiltonians.quantum_chemistry.from_pyscf`.
             frozen: number of the first orbitals, or a list of orbitals, that stay doubly occupied.
             active: number of orbitals after them, or a list of orbitals, that are kept; None: all others.
-            options: `symmetry`, `cutoff`, `name`.
+            options: `irreps`, `cutoff`, `sampled_elements`, `spin_penalty`, `name`.
 
         Raises:
             PySCFMissing: PySCF is not installed.
@@ -178,7 +196,8 @@ class Molecule:
         from nqs.hamiltonians.quantum_chemistry import from_pyscf
 
         found = from_pyscf(mean_field, coefficients)
-        whole = cls(found.integrals, found.n_up, found.n_down, **({"name": found.name} | options))
+        known = {"name": found.name, "one_electron": found.one_electron}
+        whole = cls(found.integrals, found.n_up, found.n_down, **(known | options))
         if isinstance(frozen, int) and (active is None or isinstance(active, int)):
             return whole if not frozen and active is None else whole.active_space(frozen, active)
         held = list(range(frozen)) if isinstance(frozen, int) else list(frozen)
@@ -248,12 +267,17 @@ class Molecule:
                 f"active={active}: of {M} orbitals {frozen} are frozen, so that "
                 f"{max(1, max(self.n_up, self.n_down) - frozen)} to {M - frozen} can be active."
             )
-        integrals = self.integrals.active(range(frozen), range(frozen, frozen + active))
-        return replace(self, integrals=integrals, n_up=self.n_up - frozen, n_down=self.n_down - frozen)
+        held, kept = range(frozen), range(frozen, frozen + active)
+        integrals = self.integrals.active(held, kept)
+        one_electron = None if self.one_electron is None else self.one_electron.active(held, kept)
+        return replace(
+            self, integrals=integrals, one_electron=one_electron, n_up=self.n_up - frozen, n_down=self.n_down - frozen
+        )
 
     def reordered(self, order: Sequence[int]) -> "Molecule":
         """The same molecule with its orbitals in another order (nqs.hamiltonians.orbital_order)."""
-        return replace(self, integrals=self.integrals.reordered(order))
+        one_electron = None if self.one_electron is None else self.one_electron.reordered(order)
+        return replace(self, integrals=self.integrals.reordered(order), one_electron=one_electron)
 
     def to_fcidump(self, path: str | Path) -> None:
         """Write an FCIDUMP file, compressed if the name ends with .gz."""
@@ -278,9 +302,10 @@ class Molecule:
     @cached_property
     def parities(self) -> Labels:
         """0 or 1 for each spin orbital, all up before all down, of the parities that the sector fixes."""
-        if self.symmetry == "none":
+        if self.irreps == "none":
             return ()
-        M, found = self.integrals.n_orbitals, orbital_parities(self.integrals, self.cutoff)
+        M, exchanges = self._M, self.spin_penalty > 0
+        found = orbital_parities(self.integrals, self.cutoff, exchanges=exchanges)
         empty_or_full = {s for s, number in enumerate((self.n_up, self.n_down)) if number in (0, M)}
         spins = [[s for s in (0, 1) if any(label[s * M : (s + 1) * M])] for label in found]
         return tuple(label for label, of in zip(found, spins, strict=True) if not set(of) <= empty_or_full)
@@ -294,7 +319,9 @@ class Molecule:
         M = self._M
         orbitals = torch.arange(M)
         n = ((orbitals < self.n_up) + 2 * (orbitals < self.n_down)).to(torch.uint8)
-        elements = SlaterCondon(self.integrals, (self.n_up, self.n_down), (0,) * (2 * M), 0.0, torch.device("cpu"))
+        elements = SlaterCondon(
+            self.integrals, (self.n_up, self.n_down), (0,) * (2 * M), 0.0, torch.device("cpu"), self.spin_penalty
+        )
         energy = elements.diagonal(n[None])[0]
         i, a = torch.cartesian_prod(orbitals, orbitals).T
         for _ in range(DESCENTS):
@@ -321,7 +348,7 @@ class Molecule:
         lowest = self.lowest_determinant
         if not self.parities:
             return lowest
-        whole = replace(self, symmetry="none")
+        whole = replace(self, irreps="none")
         candidates = torch.cat([lowest[None], whole.connected(lowest[None]).configurations])
         if self.n_up == self.n_down:  # the closed shell of the first orbitals
             closed = torch.where(torch.arange(self._M) < self.n_up, UP | DOWN, 0).to(torch.uint8)[None]
@@ -348,6 +375,10 @@ class Molecule:
         """Restricted orbitals: S^2 is measured."""
         return self.integrals.is_restricted
 
+    def fock(self, densities: np.ndarray) -> np.ndarray:
+        """Fock matrices of up and down electrons, for Hartree-Fock in these orbitals (nqs.models.hartree_fock)."""
+        return self.integrals.fock(densities)
+
     @property
     def max_connected(self) -> int:
         return max(1, self._elements("cpu").max_connected)
@@ -373,8 +404,9 @@ class Molecule:
         if device not in self._tables:
             bits = [sum(label[k] << r for r, label in enumerate(self.parities)) for k in range(2 * self._M)]
             self._tables[device] = SlaterCondon(
-                self.integrals.without_small(self.cutoff), (self.n_up, self.n_down), tuple(bits), self.cutoff, device
-            )
+                self.integrals.without_small(self.cutoff), (self.n_up, self.n_down), tuple(bits), self.cutoff, device,
+                self.spin_penalty,
+            )  # fmt: skip
         return self._tables[device]
 
     @cached_property

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from nqs.hamiltonians.integrals import Integrals, pairs
+from nqs.hamiltonians.one_electron import OneElectron, one_electron
 
 DEPENDENT = 1e-7  # eigenvalue of the overlap matrix of a basis below which its functions are linearly dependent
 CONVERGED = 1e-12  # Hartree, of the mean field: symmetries are found from the integrals that vanish
@@ -46,6 +47,7 @@ class InOrbitals(NamedTuple):
     n_up: int
     n_down: int
     name: str
+    one_electron: OneElectron | None  # None for unrestricted orbitals
 
 
 def from_geometry(
@@ -174,6 +176,7 @@ def in_orbitals(
         int(n_up),
         int(n_down),
         _formula(molecule, molecule.basis),
+        one_electron(molecule, by_spin[0]) if len(by_spin) == 1 else None,
     )
 
 

@@ -3,8 +3,10 @@
 Letters: B configurations, L sites, K connected configurations.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import numpy as np
 from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
 
@@ -59,6 +61,35 @@ def peak_of(hamiltonian: Hamiltonian) -> UInt8[Tensor, " L"] | None:
 def max_connected(hamiltonian: Hamiltonian) -> int:
     """Upper bound of the number of connected configurations of one configuration, at least 1; 4 L by default."""
     return max(1, int(getattr(hamiltonian, "max_connected", 4 * hamiltonian.hilbert.n_sites)))
+
+
+def fock_of(hamiltonian: Hamiltonian) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Fermions whose interaction is not one of densities: F(P) = dE/dP of a determinant, without the constant.
+
+    Densities P of all spins, (S, L, L), to as many Fock matrices; F(0) is the one-body part. None by default.
+    """
+    return getattr(hamiltonian, "fock", None)
+
+
+class OneBodyQuantities(Protocol):
+    """Named quantities constants + sum_pq matrices_pq <a+_p a_q>, (K,) and (K, L, L) for each name."""
+
+    names: tuple[str, ...]
+    constants: tuple[np.ndarray, ...]
+    matrices: tuple[np.ndarray, ...]
+
+
+def one_electron_of(hamiltonian: Hamiltonian) -> OneBodyQuantities | None:
+    """Quantities that are measured besides the density matrix, such as a dipole moment; None by default."""
+    return getattr(hamiltonian, "one_electron", None)
+
+
+def sampled_elements(hamiltonian: Hamiltonian) -> int | None:
+    """Elements of a configuration that enter its local energy on average, others being sampled; None (default): all.
+
+    See nqs.estimators.sampled_elements.
+    """
+    return getattr(hamiltonian, "sampled_elements", None)
 
 
 def marshall_exact(hamiltonian: Hamiltonian) -> bool | None:

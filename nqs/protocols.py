@@ -9,6 +9,7 @@ from torch import Tensor
 from nqs.hamiltonian import (
     Connected,
     Hamiltonian,
+    fock_of,
     has_boundary_phases,
     has_total_spin,
     is_stoquastic,
@@ -16,7 +17,9 @@ from nqs.hamiltonian import (
     marshall_exact,
     marshall_sublattice,
     max_connected,
+    one_electron_of,
     peak_of,
+    sampled_elements,
     unit_of,
 )
 from nqs.samples import LocalEnergies, Samples
@@ -46,6 +49,7 @@ __all__ = [
     "StepInfo",
     "Wavefunction",
     "WavefunctionConfig",
+    "fock_of",
     "has_boundary_phases",
     "has_total_spin",
     "is_stoquastic",
@@ -54,7 +58,9 @@ __all__ = [
     "marshall_sublattice",
     "max_connected",
     "max_distinct",
+    "one_electron_of",
     "peak_of",
+    "sampled_elements",
     "summary_of",
     "unit_of",
     "warm_start",

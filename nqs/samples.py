@@ -138,11 +138,6 @@ class Samples:
         return torch.tensordot(self.error_weights, (x - self.mean(x)).abs().square(), 1).sqrt()
 
     @property
-    def effective_sample_size(self) -> float:
-        """Kish's effective number of distinct configurations, 1 / sum w^2."""
-        return 1.0 / self.weights.square().sum().item()
-
-    @property
     def perplexity(self) -> float:
         """exp of the Shannon entropy -<log |psi|^2>: effective number of configurations that carry the state.
 
@@ -194,6 +189,8 @@ class LocalEnergies:
         n_evaluated: number of network evaluations for them.
         penalty: part of the values that is no energy, in the same unit; None without any.
         overlaps: |<k|psi>|^2 with the known states of the penalty.
+        noise: variances of the real and the imaginary part of each value, where matrix elements are sampled
+            (nqs.estimators.sampled_elements); else None.
     """
 
     values: Complex128[Tensor, " U"]
@@ -202,6 +199,7 @@ class LocalEnergies:
     n_evaluated: int = 0
     penalty: Complex128[Tensor, " U"] | None = None
     overlaps: tuple[float, ...] = ()
+    noise: Float64[Tensor, "U 2"] | None = None
 
     @property
     def energies(self) -> Complex128[Tensor, " U"]:
@@ -210,7 +208,8 @@ class LocalEnergies:
 
     def in_units_of(self, energy_scale: float) -> "LocalEnergies":
         """Values and diagonal divided by a scale of energy."""
-        return replace(self, values=self.values / energy_scale, diagonal=self.diagonal / energy_scale)
+        noise = None if self.noise is None else self.noise / energy_scale / energy_scale
+        return replace(self, values=self.values / energy_scale, diagonal=self.diagonal / energy_scale, noise=noise)
 
     @property
     def fraction_saved(self) -> float:

@@ -16,11 +16,20 @@ A repeated command continues an interrupted run, or shows the result of a finish
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nqs import Result
+import numpy as np
+import torch
+
+from nqs import Archive, Result
 from nqs.cli.options import CommonOptions, Options, command_line
+from nqs.estimators.estimate import with_decimals, with_error
+from nqs.estimators.extrapolation import zero_variance
+from nqs.estimators.second_order import second_order
 from nqs.hamiltonians import Molecule
 from nqs.hamiltonians.orbital_order import reordered
 from nqs.hamiltonians.reference_energies import Energies
+
+PERTURBED = 2**22  # connected determinants of the second-order correction: seconds
+FCI_IN_A_MINUTE = 200_000  # determinants of full configuration interaction within a time limit, for a tenth of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +49,9 @@ class Config:
     order: Literal["given", "reversed", "energy", "fiedler"] = "given"  # order of the orbitals
     parities: bool = True  # restrict the sector to the orbital irreps of the ground state
     cutoff: float = 1e-12  # integrals and matrix elements up to this modulus are left out, Hartree
-    fci: int = 10_000_000  # largest number of determinants for full configuration interaction; 0: none
+    sampled_elements: int | None = None  # of a determinant in local energies on average, for large bases; None: all
+    spin_penalty: float = 0.0  # w of w [S^2 - s (s + 1)], s = |n_up - n_down| / 2, Hartree: no higher total spin
+    fci: int = 10_000_000  # determinants of full configuration interaction, at most; fewer within a time limit; 0: none
 
     options: CommonOptions = field(default_factory=Options)
 
@@ -58,26 +69,52 @@ def molecule_of(config: Config) -> Molecule:
         "frozen": config.frozen,
         "active": config.active,
         "cutoff": config.cutoff,
+        "sampled_elements": config.sampled_elements,
+        "spin_penalty": config.spin_penalty,
     }
-    symmetry = "auto" if config.parities else "none"
+    irreps = "auto" if config.parities else "none"
     if config.fcidump is not None:
-        molecule = Molecule.from_fcidump(config.fcidump, symmetry=symmetry, **space)
+        molecule = Molecule.from_fcidump(config.fcidump, irreps=irreps, **space)
     else:
         molecule = Molecule.from_geometry(
             config.atom or "", config.basis, charge=config.charge, bohr=config.bohr, orbitals=config.orbitals,
-            unrestricted=config.unrestricted, symmetry=symmetry, **space,
+            unrestricted=config.unrestricted, irreps=irreps, **space,
         )  # fmt: skip
     return reordered(molecule, config.order)
 
 
 def main(config: Config) -> Result:
     molecule = molecule_of(config)
-    energies = Energies.of(molecule, config.fci)
+    minutes = config.options.minutes
+    fci = config.fci if minutes is None else min(config.fci, int(FCI_IN_A_MINUTE * minutes))
+    energies = Energies.of(molecule, fci)
     print(energies)
     name = "molecule-" + "".join(letter if letter.isalnum() else "-" for letter in molecule.name)
     result = config.options.ground_state(molecule, name=name)
     print(energies.beside(result.estimate.energy, result.estimate.error))
+    for line in estimates(molecule, result):
+        print(line)
     return result
+
+
+def estimates(molecule: Molecule, result: Result) -> list[str]:
+    """Perturbation theory and extrapolation, one line each: estimates besides the energy, no upper bounds."""
+    lines, unit = [], molecule.unit
+    samples = {} if result.archive is None else Archive.open(result.archive).samples()
+    if samples:
+        most = np.argsort(-samples["log_modulus"])[: max(1, PERTURBED // molecule.max_connected)]
+        amplitudes = np.exp(samples["log_modulus"][most] + 1j * samples["phase"][most])
+        found = second_order(molecule, torch.from_numpy(samples["configurations"][most]), torch.from_numpy(amplitudes))
+        lines.append(
+            f"PT2, no bound: {with_decimals(found.energy + found.correction)} {unit} = "
+            f"{with_decimals(found.energy)} of the {found.n_configurations:,} sampled determinants with the largest "
+            f"weights, and {with_decimals(found.correction)} in second order"
+        )
+    line = zero_variance(result.history["energy"], result.history["variance"])
+    if line is not None:
+        text = with_error(line.energy, line.error)
+        lines.append(f"extrapolated to zero variance, no bound: {text} {unit}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-r"""Unrestricted Hartree-Fock on a lattice: the determinant of lowest energy, whose sign serves as a reference phase.
+r"""Unrestricted Hartree-Fock: the determinant of lowest energy, whose sign serves as a reference phase.
 
     H = sum_ab h_ab c+_a c_b + 1/2 sum_ab W_ab n_a n_b,     a, b = sites and spins,
     E(P) = Tr h P + 1/2 sum_ab W_ab (P_aa P_bb - |P_ab|^2),    F = dE/dP = h + diag(W diag P) - W * P  (elementwise),
@@ -7,6 +7,7 @@ for determinants with fixed numbers of up and down electrons (or of spinless fer
 orbitals Q of each spin. U joins the two spins on a site and gives the Hartree term alone; neighbours that repel by V
 also have the exchange term of equal spins. Up and down densities may differ, which lets the determinant break the
 symmetries of the Hamiltonian, as in the antiferromagnet that a repulsive Hubbard model favours at half filling.
+Hamiltonians with interactions of other kinds, such as molecules, give F themselves (nqs.hamiltonian.fock_of).
 
 E is minimised directly over all orbitals (L-BFGS with the gradient 2 (1 - P) F Q), from several starts, and the lowest
 minimum is kept. The self-consistent iteration (diagonalise F, fill the lowest levels) does not converge in open shells:
@@ -19,7 +20,7 @@ Szabo and Ostlund, Modern Quantum Chemistry, section 3.8; direct minimisation: V
 
 # Shapes: S spins (2, or 1 for spinless fermions), L sites, N particles of one spin.
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ import torch
 from nqs.estimators.energy_scale import energy_scale
 from nqs.hilbert import HilbertSpace
 from nqs.models.references.determinant import SlaterDeterminant
-from nqs.protocols import Hamiltonian, lattice_of
+from nqs.protocols import Hamiltonian, fock_of, lattice_of
 
 RANDOM_STARTS = (0, 1, 2, 3)  # seeds
 POLISHING = 2000  # largest number of steps
@@ -78,7 +79,8 @@ def hartree_fock(
 
     Args:
         hamiltonian: lattice fermions with density-density interactions and fixed numbers, such as `FermiHubbard`
-            (t, t2, U, V, potential, field, twist) and `TV`. Two-body terms of other kinds are ignored.
+            (t, t2, U, V, potential, field, twist) and `TV`, or electrons of a molecule. Two-body terms of other kinds
+            are ignored where the Hamiltonian gives no Fock matrices.
         starts: fields whose ground states are the first orbitals: "uniform" (none, the symmetries of the hopping stay),
             "staggered" (opposite on the two sublattices and for the two spins), or the seed of a random field. None:
             all of these, "staggered" where the lattice is bipartite.
@@ -95,15 +97,17 @@ def hartree_fock(
     hilbert = hamiltonian.hilbert
     numbers = _numbers(hilbert)
     scale, constant = energy_scale(hamiltonian), _constant(hamiltonian)
-    one_body, interaction = _couplings(hamiltonian, len(numbers), scale)
+    problem = _problem(hamiltonian, len(numbers), scale)
     if starts is None:
         starts = ("uniform", *(("staggered",) if _is_bipartite(hamiltonian) else ()), *RANDOM_STARTS)
     found: dict[str | int, tuple[float, list[np.ndarray]]] = {}
     rest = np.inf
     for start in starts:
         field = symmetry_breaking * _field(hamiltonian, start, len(numbers))
-        orbitals = [np.linalg.eigh(h + np.diag(v))[1][:, :N] for h, v, N in zip(one_body, field, numbers, strict=True)]
-        energy, orbitals, gradient = _minimised(one_body, interaction, orbitals, tolerance, max_iterations)
+        orbitals = [
+            np.linalg.eigh(h + np.diag(v))[1][:, :N] for h, v, N in zip(problem.one_body, field, numbers, strict=True)
+        ]
+        energy, orbitals, gradient = _minimised(problem, orbitals, tolerance, max_iterations)
         if gradient <= tolerance:
             found[start] = energy, orbitals
         rest = min(rest, gradient)
@@ -116,9 +120,9 @@ def hartree_fock(
     for name in sorted(found, key=lambda name: round(found[name][0] / SAME)):
         if not different or found[name][0] > found[different[-1]][0] + SAME:
             different.append(name)
-    polished = [_polished(one_body, interaction, found[name][1], tolerance) for name in different]
+    polished = [_polished(problem, found[name][1], tolerance) for name in different]
     start, (energy, orbitals) = different[0], polished[0]
-    fock = _fock(one_body, interaction, [q @ q.conj().T for q in orbitals])
+    fock = problem.fock(_densities(orbitals))
     levels = [np.linalg.eigvalsh(f) for f in fock]
     gaps = [e[N] - e[N - 1] for e, N in zip(levels, numbers, strict=True) if 0 < N < len(e)]
     return HartreeFock(
@@ -135,8 +139,7 @@ def hartree_fock(
 def free_fermions(hamiltonian: Hamiltonian) -> SlaterDeterminant:
     """Determinant of the lowest one-particle levels, interactions left out; fermions with fixed numbers, as above."""
     numbers = _numbers(hamiltonian.hilbert)
-    one_body, _ = _couplings(hamiltonian, len(numbers))
-    levels = [np.linalg.eigh(h)[1] for h in one_body]
+    levels = [np.linalg.eigh(h)[1] for h in _problem(hamiltonian, len(numbers)).one_body]
     return _with_positive_peak([q[:, :N] for q, N in zip(levels, numbers, strict=True)])
 
 
@@ -146,12 +149,8 @@ def mean_field_energies(hamiltonian: Hamiltonian, densities: Sequence[Sequence[n
     Args:
         densities: for each P the matrices of all spins, (L, L).
     """
-    one_body, interaction = _couplings(hamiltonian, len(densities[0]))
-    found = []
-    for P in densities:
-        F = _fock(one_body, interaction, list(P))
-        found.append(sum(((h + f) * p.T).sum().real for h, f, p in zip(one_body, F, P, strict=True)) / 2)
-    return _constant(hamiltonian) + np.array(found)
+    problem = _problem(hamiltonian, len(densities[0]))
+    return _constant(hamiltonian) + np.array([problem.energy(np.array(P)) for P in densities])
 
 
 def _with_positive_peak(orbitals: list[np.ndarray]) -> SlaterDeterminant:
@@ -170,19 +169,31 @@ def _with_positive_peak(orbitals: list[np.ndarray]) -> SlaterDeterminant:
 # ---- minimisation ----------------------------------------------------------------------------------
 
 
-def _fock(one_body: list[np.ndarray], interaction: np.ndarray, P: list[np.ndarray]) -> list[np.ndarray]:
-    """F of each spin, (L, L)."""
-    hartree = np.einsum("saub,ub->sa", interaction, np.array([p.diagonal().real for p in P]))
-    exchange = [interaction[s, :, s] * p for s, p in enumerate(P)]
-    return [h + np.diag(v) - x for h, v, x in zip(one_body, hartree, exchange, strict=True)]
+@dataclass(frozen=True)
+class _Problem:
+    """E as a function of the densities, (S, L, L).
+
+    Attributes:
+        one_body: h of each spin, (S, L, L).
+        fock: F of each spin.
+        shift: bound of the differences between levels that the interaction makes.
+    """
+
+    one_body: np.ndarray
+    fock: Callable[[np.ndarray], np.ndarray]
+    shift: float
+
+    def energy(self, P: np.ndarray) -> float:
+        """Tr h P + Tr F P counts the interaction twice."""
+        return float(((self.one_body + self.fock(P)) * P.swapaxes(1, 2)).sum().real / 2)
+
+
+def _densities(orbitals: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([q @ q.conj().T for q in orbitals])
 
 
 def _minimised(
-    one_body: list[np.ndarray],
-    interaction: np.ndarray,
-    orbitals: list[np.ndarray],
-    tolerance: float,
-    max_iterations: int,
+    problem: _Problem, orbitals: list[np.ndarray], tolerance: float, max_iterations: int
 ) -> tuple[float, list[np.ndarray], float]:
     """Energy, orthonormal orbitals of each spin, (L, N), and largest gradient element at a local minimum of E.
 
@@ -190,7 +201,7 @@ def _minimised(
     """
     from scipy.optimize import minimize  # here, because it takes long to import
 
-    shapes, dtype = [q.shape for q in orbitals], one_body[0].dtype
+    shapes, dtype = [q.shape for q in orbitals], problem.one_body.dtype
     ends = np.cumsum([q.size for q in orbitals])[:-1]
 
     def unpacked(x: np.ndarray) -> list[np.ndarray]:
@@ -198,10 +209,9 @@ def _minimised(
 
     def energy_and_gradient(x: Any) -> Any:
         Q, R = zip(*map(np.linalg.qr, unpacked(x)), strict=True)
-        P = [q @ q.conj().T for q in Q]
-        F = _fock(one_body, interaction, P)
-        # Tr h P + Tr F P counts the interaction twice.
-        energy = sum(((h + f) * p.T).sum().real for h, f, p in zip(one_body, F, P, strict=True)) / 2
+        P = _densities(Q)
+        F = problem.fock(P)
+        energy = float(((problem.one_body + F) * P.swapaxes(1, 2)).sum().real / 2)
         residual = [f @ q - q @ (q.conj().T @ f @ q) for f, q in zip(F, Q, strict=True)]
         gradient = [2 * np.linalg.solve(r, g.conj().T).conj().T for g, r in zip(residual, R, strict=True)]
         return energy, np.concatenate([g.ravel() for g in gradient]).view(float)
@@ -220,26 +230,22 @@ def _minimised(
     return float(energy), Q, left
 
 
-def _polished(
-    one_body: list[np.ndarray], interaction: np.ndarray, orbitals: list[np.ndarray], tolerance: float
-) -> tuple[float, list[np.ndarray]]:
+def _polished(problem: _Problem, orbitals: list[np.ndarray], tolerance: float) -> tuple[float, list[np.ndarray]]:
     """The same minimum to machine precision, which L-BFGS cannot resolve: amplitudes zero by symmetry then vanish.
 
     Level shifts keep the occupied orbitals occupied: Saunders and Hillier, Int. J. Quantum Chem. 7, 699 (1973).
     Extrapolation of the Fock matrices (DIIS): Pulay, Chem. Phys. Lett. 73, 393 (1980).
     """
-    shift = float(np.abs(interaction).sum((2, 3)).max())
     kept: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=HISTORY)
     for _ in range(POLISHING):
-        P = [q @ q.conj().T for q in orbitals]
-        F = _fock(one_body, interaction, P)
-        errors = np.array([f @ p - p @ f for f, p in zip(F, P, strict=True)])
+        P = _densities(orbitals)
+        F = problem.fock(P)
+        errors = F @ P - P @ F
         if np.abs(errors).max() < ROUNDING:
             break
-        kept.append((np.array(F) - shift * np.array(P), errors))
+        kept.append((F - problem.shift * P, errors))
         orbitals = [np.linalg.eigh(f)[1][:, : q.shape[1]] for f, q in zip(_extrapolated(kept), orbitals, strict=True)]
-    energy = sum(((h + f) * p.T).sum().real for h, f, p in zip(one_body, F, P, strict=True)) / 2
-    return float(energy), orbitals
+    return problem.energy(P), orbitals
 
 
 def _extrapolated(kept: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -272,6 +278,24 @@ def _numbers(hilbert: HilbertSpace) -> list[int]:
 def _constant(hamiltonian: Hamiltonian) -> float:
     """Energy without particles."""
     return hamiltonian.diagonal(torch.zeros(1, hamiltonian.hilbert.n_sites, dtype=torch.uint8)).item()
+
+
+def _problem(hamiltonian: Hamiltonian, n_spins: int, scale: float = 1.0) -> _Problem:
+    """E of the Hamiltonian, in units of `scale`."""
+    of_hamiltonian = fock_of(hamiltonian)
+    if of_hamiltonian is not None:
+        L = hamiltonian.hilbert.n_sites
+        h = of_hamiltonian(np.zeros((n_spins, L, L))) / scale
+        full = of_hamiltonian(np.broadcast_to(np.eye(L), h.shape)) / scale
+        return _Problem(h, lambda P: of_hamiltonian(P) / scale, float(np.abs(full - h).sum(2).max()))
+    one_body, interaction = _couplings(hamiltonian, n_spins, scale)
+
+    def fock(P: np.ndarray) -> np.ndarray:
+        hartree = np.einsum("saub,ub->sa", interaction, P.diagonal(axis1=1, axis2=2).real)
+        exchange = [interaction[s, :, s] * p for s, p in enumerate(P)]
+        return np.array([h + np.diag(v) - x for h, v, x in zip(one_body, hartree, exchange, strict=True)])
+
+    return _Problem(np.array(one_body), fock, float(np.abs(interaction).sum((2, 3)).max()))
 
 
 def _couplings(hamiltonian: Hamiltonian, n_spins: int, scale: float = 1.0) -> tuple[list[np.ndarray], np.ndarray]:

@@ -3,6 +3,7 @@
 `python scripts/NAME.py` and `nqs run NAME` both call `command_line`.
 """
 
+import gc
 import inspect
 import sys
 import time
@@ -135,6 +136,8 @@ def command_line(
         SystemExit: with an `ExitCode` other than FINISHED.
     """
     begin = process_began()
+    if not gc.get_freeze_count():
+        gc.freeze()  # garbage collections skip what is imported: most of their time in the first seconds
     only_rank_0_speaks()
     script = Path(inspect.getfile(config)).stem.replace("_", "-")
     with errors_to_exit_codes():

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Complex128
+from jaxtyping import Complex128, Float64
 from torch import Tensor
 
 from nqs.error_bars import ErrorWeights, error_bar
@@ -23,11 +23,14 @@ def estimate_energy(
     *,
     energy_infinity: float,
     complete: tuple[Samples, Complex128[Tensor, " M"]] | None = None,
+    noise: Float64[Tensor, "U 2"] | None = None,
 ) -> EnergyEstimate:
     """Mean, error bar, variance and V-score from local energies of distinct configurations.
 
     Args:
         complete: the samples with what was not drawn (nqs.estimators.unseen), and their local energies, for the error.
+        noise: variances of the real and imaginary parts of each local energy, where matrix elements are sampled: part
+            of the error, not of the variance of the state.
     """
     energy = samples.mean(local_energies.real).item()
     variance = samples.mean((local_energies - energy).abs().square()).item()  # <H> is real
@@ -37,6 +40,9 @@ def estimate_energy(
         weights = ErrorWeights(known)
         p, alone = weights.probability, len(values) == 1 and weights.unseen
         variance = math.nan if p is None or alone else (p @ (values - energy).abs().square()).item()
+    if noise is not None:
+        error = math.hypot(error, samples.sum(samples.weights.square() * noise[:, 0]).sqrt().item())
+        variance = max(0.0, variance - samples.mean(noise.sum(1)).item())
     return EnergyEstimate(
         energy=energy,
         error=error,
@@ -54,20 +60,26 @@ def energy_with_unseen(
     values: Complex128[Tensor, " U"] | None = None,
     *,
     energy_infinity: float,
+    noise: Float64[Tensor, "U 2"] | None = None,
+    most: int | None = None,
 ) -> EnergyEstimate:
     """The energy of a state, with an error bar that counts connected configurations that were not drawn.
 
     Args:
-        values: local energies of the samples, if they are known.
+        values, noise: local energies of the samples and their noise, if they are known.
+        most: number of configurations not drawn that there is time for; None: the usual one.
     """
-    complete = with_unseen(hamiltonian, wavefunction, samples)
+    complete = with_unseen(hamiltonian, wavefunction, samples, most)
     known = 0 if values is None else samples.n_distinct
-    of_complete = local_energies(hamiltonian, wavefunction, complete, first=known).values
+    local = local_energies(hamiltonian, wavefunction, complete, first=known)
     if values is None:
-        values = of_complete[: samples.n_distinct]
+        values, of_complete = local.values[: samples.n_distinct], local.values
+        noise = None if local.noise is None else local.noise[: samples.n_distinct]
     else:
-        of_complete = torch.cat([values, of_complete[known:]])
-    return estimate_energy(samples, values, energy_infinity=energy_infinity, complete=(complete, of_complete))
+        of_complete = torch.cat([values, local.values[known:]])
+    return estimate_energy(
+        samples, values, energy_infinity=energy_infinity, complete=(complete, of_complete), noise=noise
+    )
 
 
 def v_score(energy: float, variance: float, n_dof: int, energy_infinity: float) -> float:

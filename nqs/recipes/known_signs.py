@@ -43,10 +43,13 @@ def signs(
     phase: Literal["learned", "zero"] | None = None,
     *,
     unit: str = "J",
+    device: torch.device | str = "cpu",
+    minutes: float | None = None,
 ) -> Signs:
     """What gives the signs of the ground state; decided from the Hamiltonian's contract and its matrix elements.
 
-    - peaked (`peak`): the signs of a list of selected configurations, and a phase head learns the rest;
+    - peaked (`peak`): the signs of a list of selected configurations, and a phase head learns the rest; unless the list
+      shows that many configurations carry the state;
     - stoquastic (`is_stoquastic`): none are needed;
     - `marshall_exact` true: Marshall's rule alone; false, and the rule turns more of the exchange negative than it
       turns positive (bipartite antiferromagnets with frustration): Marshall's rule, and a phase head learns the rest;
@@ -58,11 +61,12 @@ def signs(
         reference: "none": a phase head learns all signs; or a reference phase, whose rest a phase head learns.
         phase: "learned" adds a phase head where none is needed; "zero" refuses one.
         unit: of the mean-field energy, for the line that is shown.
+        device, minutes: of the run, which bound the list.
 
     Raises:
         ValueError: phase="zero" where no rule gives the exact signs.
     """
-    found = _signs(hamiltonian, reference, phase, unit)
+    found = _signs(hamiltonian, reference, phase, unit, device, minutes)
     if phase == "zero" and found.phase != "zero":
         raise ValueError(
             "no rule gives the exact signs of this ground state: add --model.phase learned, or leave the phase open."
@@ -70,12 +74,20 @@ def signs(
     return found if phase is None else found._replace(phase=phase)
 
 
-def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: str) -> Signs:
+def _signs(
+    hamiltonian: Hamiltonian,
+    reference: Any,
+    phase: str | None,
+    unit: str,
+    device: torch.device | str,
+    minutes: float | None,
+) -> Signs:
+    many = ""
     if reference == "auto" and phase != "zero" and peak_of(hamiltonian) is not None:
-        of_list = peaked.listed(hamiltonian, unit)
+        of_list = peaked.listed(hamiltonian, unit, device, minutes)
         if of_list is not None:
             return Signs("learned", *of_list, True)
-        return Signs("learned", None, "many configurations carry the ground state: a phase head learns all signs", True)
+        many = "many configurations carry the ground state; "
     stoquastic = is_stoquastic(hamiltonian)
     if stoquastic and (reference == "auto" or phase == "zero"):
         return Signs("zero", None, "positive ground state: no phases")
@@ -101,7 +113,7 @@ def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: st
         return Signs("learned", None, f"{error}\nGoing on without it: a phase head learns all signs.", True)
     gap = found.gap if found.gap > OPEN_SHELL * energy_scale(hamiltonian) else 0.0
     shell = "" if gap else ", an open shell: one of many determinants"
-    line = f"Hartree-Fock E = {with_decimals(found.energy)} {unit}, gap {with_decimals(gap, 4)} {unit}{shell}"
+    line = f"{many}Hartree-Fock E = {with_decimals(found.energy)} {unit}, gap {with_decimals(gap, 4)} {unit}{shell}"
     return Signs("learned", found.determinant, line, True)
 
 

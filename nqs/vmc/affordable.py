@@ -21,7 +21,7 @@ from nqs.runtime.interruption import TimeLimit
 from nqs.vmc.steps import RunningStage
 
 FIRST, GROWTH = 1, 4  # distinct configurations of the first measurement, and factor to the next one
-TRIALS = 0.25  # fraction of the time that measurements may take
+TRIALS = 0.25  # fraction of the time that measurements may take, besides the first draw and its repetition
 SHORT = 2.0  # seconds of a draw that is never made smaller
 OF_STEP = 0.2  # fraction of the time that is left for one step; an update takes up to as long as the draw
 OF_BATCH = 0.4  # the same for a batch of the evaluation, which may take all that is left but for the observables
@@ -52,16 +52,18 @@ def affordable(
     if known is not None:
         seconds, distinct = known
     else:
-        number = min(FIRST, wanted)
+        number, repeated = min(FIRST, wanted), False
         while True:
             before = time.monotonic()
             samples = replace(config, n_distinct=number).build(wavefunction).sample(generator)
             objective.local(wavefunction, samples)
             seconds, spent = communicator().numbers(time.monotonic() - before, time.monotonic() - begin)
             distinct = number
-            if seconds * wanted / distinct <= allowed or spent + GROWTH * seconds > TRIALS * allowed:
+            if seconds * wanted / distinct <= allowed:
                 break
-            if (number := GROWTH * number) >= wanted:
+            if not repeated and spent + seconds <= allowed:  # the first draw also fills caches
+                repeated = True
+            elif spent + GROWTH * seconds > TRIALS * allowed or (number := GROWTH * number) >= wanted:
                 break
     if seconds * wanted / distinct <= allowed:
         return sampler

@@ -23,6 +23,7 @@ from nqs.observables import measure as measurements
 from nqs.optimisation.known_states import Known, overlaps
 from nqs.optimisation.stages import UNKNOWN, Evaluation, WarmUp
 from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected, warm_start
+from nqs.recipes.peaked import is_peaked
 from nqs.recipes.samplers import is_autoregressive
 from nqs.recipes.steps import EVALUATION_FRACTION, evaluation_seconds
 from nqs.runtime.distributed import apart, communicator
@@ -86,7 +87,7 @@ class Evaluator:
         begin = time.monotonic()
         samples = self.sampler.sample(generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
-        estimate = estimate_energy(samples, local.values, energy_infinity=self.energy_infinity)
+        estimate = estimate_energy(samples, local.values, energy_infinity=self.energy_infinity, noise=local.noise)
         self._parts.append((samples, local))
         self._estimates.append(estimate)
         (self.seconds,) = communicator().numbers(time.monotonic() - begin)
@@ -96,7 +97,9 @@ class Evaluator:
         if samples.chains is not None:  # the batches are parts of the same chains
             if len(self._parts) >= self._next:  # each time from all of them: not for every one of many
                 joined, values = merged(self.hamiltonian.hilbert, self._parts)
-                self._of_chains = estimate_energy(joined, values.values, energy_infinity=self.energy_infinity)
+                self._of_chains = estimate_energy(
+                    joined, values.values, energy_infinity=self.energy_infinity, noise=values.noise
+                )
                 self._next = math.ceil(GROWTH * len(self._parts))
             return self._of_chains
         return pooled(self._estimates, self.hamiltonian.hilbert.n_sites, self.energy_infinity)
@@ -107,12 +110,19 @@ class Evaluator:
         samples = self._parts[-1][0]
         return samples.counts is not None and (len(self._parts) + 1) * samples.n_samples < MAX_COUNT
 
-    def all(self) -> tuple[Samples, EnergyEstimate]:
-        """The samples of all batches, equal ones together, and the energy from them."""
+    def all(self, seconds: float = math.inf) -> tuple[Samples, EnergyEstimate]:
+        """The samples of all batches, equal ones together, and the energy from them.
+
+        Args:
+            seconds: time for the local energies of configurations that were not drawn.
+        """
+        each = self.seconds / self._parts[-1][0].n_distinct
+        most = None if seconds == math.inf else int(seconds / max(each, 1e-9))
         samples, local = merged(self.hamiltonian.hilbert, self._parts)
         energy = energy_with_unseen(
-            self.hamiltonian, self.wavefunction, samples, local.values, energy_infinity=self.energy_infinity
-        )
+            self.hamiltonian, self.wavefunction, samples, local.values, energy_infinity=self.energy_infinity,
+            noise=local.noise, most=most,
+        )  # fmt: skip
         return samples, energy
 
 
@@ -163,8 +173,15 @@ def merged(hilbert: HilbertSpace, parts: Sequence[tuple[Samples, LocalEnergies]]
         probability=None if one.probability is None else joined(0, "probability")[first],
         **({} if one.chains is None else joined_chains([samples for samples, _ in parts], classes)),
     )
+    values, noise = joined(1, "values")[first], None
+    if parts[0][1].noise is not None:  # independent draws of elements, averaged over the batches
+        share = joined(0, "counts").double() / counts[classes]
+        values = torch.zeros_like(values).index_add_(0, classes, share * joined(1, "values"))
+        terms = share.square()[:, None] * joined(1, "noise")
+        noise = torch.zeros_like(terms[first]).index_add_(0, classes, terms)
     local = LocalEnergies(
-        values=joined(1, "values")[first],
+        values=values,
+        noise=noise,
         diagonal=joined(1, "diagonal")[first],
         n_connected=sum(part.n_connected for _, part in parts),
         n_evaluated=sum(part.n_evaluated for _, part in parts),
@@ -228,7 +245,7 @@ def evaluate_best(
     """Final energy, stored with its samples and observables.
 
     It is that of the last state; of the state before it, if the last step made the energy non-finite; or of the best
-    earlier state that the steps have seen, if a first batch of each says so.
+    earlier state that the steps have seen, or of a list that they started from, if a first batch of each says so.
 
     Args:
         target: error bar at which it ends, in the unit of the energy; by default that of the configuration.
@@ -257,8 +274,7 @@ def evaluate_best(
         generator.set_state(before)  # as if resumed from there
         found = evaluator()
         estimate = found.add(generator)
-    other = guard.better()
-    if other is not None and config.batches > 1:
+    for other in _others(vmc, guard, generator.device) if config.batches > 1 else ():
         last = guard.current()
         guard.restore(other)
         earlier = evaluator()
@@ -282,7 +298,7 @@ def evaluate_best(
                 interruption.check(f"the energy from {estimate.n_samples:,} samples is kept; nqs evaluate refines it.")
             estimate = found.add(generator)
             bar.update(f"E = {with_error(estimate.energy, estimate.error)}")
-    samples, estimate = found.all()
+    samples, estimate = found.all(max(limit.left, 0.0))
     record.write_result(estimate)
     record.write_samples(samples)
     ranks = communicator()
@@ -303,6 +319,19 @@ def evaluate_best(
             _measure(vmc, generator, record, samples, fits, exact, progress)
         record.save()
     ranks.decided(True)  # the archive is complete when any rank goes on
+
+
+def _others(vmc: Parts, guard: Guard, device: torch.device) -> list[torch.Tensor]:
+    """Parameters of states that may lie below the last one: the best of the steps, and the start from a list.
+
+    Few steps from a good start raise the energy, by configurations that were not drawn: H2O in STO-3G from
+    -75.015515 to -75.0121 Hartree in four steps of 195 determinants.
+    """
+    found = [guard.better()]
+    if is_peaked(vmc.of_steps):
+        start = vmc.wavefunction.config.build(vmc.hamiltonian.hilbert, device)
+        found.append(Guard(start.parameters()).current())
+    return [parameters for parameters in found if parameters is not None]
 
 
 def _measure(

@@ -232,7 +232,9 @@ class VMC:
                     made = make_step(running, guard, generator, pace.of_stage(stage, step), temperature=temperature)
                 except NonFiniteError as error:
                     raise error.at(f"step {step}", record.where_last_state_is()) from None
-                estimate = estimate_energy(made.samples, made.local.energies, energy_infinity=energy_infinity)
+                estimate = estimate_energy(
+                    made.samples, made.local.energies, energy_infinity=energy_infinity, noise=made.local.noise
+                )
                 check(made.samples.configurations)
                 row = row_of(step, made, estimate, temperature=temperature, **clock.stepped())
                 if pace.timed:
@@ -246,6 +248,8 @@ class VMC:
                     record.keep("optimiser", pace.state_dict())
                 interruption.check(record.how_to_continue())
                 if not clock.limit.allows(clock.seconds + reserve(self, row, clock.limit)):
+                    if pace.time_is_up(record.step):
+                        record.keep("optimiser", pace.state_dict())
                     break
 
             if record.result_step is None or record.result_step != pace.total:

@@ -58,8 +58,8 @@ def by_strings(molecule: Molecule, n: torch.Tensor) -> tuple[np.ndarray, np.ndar
 def test_elements_equal_those_of_pyscf(case: dict[str, Any]) -> None:
     """H x for random x of the sector, which has all determinants, or those of the parities alone."""
     pytest.importorskip("pyscf")
-    for symmetry in ("none", "auto"):
-        molecule = Molecule.from_geometry(**case, symmetry=symmetry)
+    for irreps in ("none", "auto"):
+        molecule = Molecule.from_geometry(**case, irreps=irreps)
         hilbert = molecule.hilbert
         x = np.random.default_rng(0).normal(size=hilbert.dimension)
         rows = by_strings(molecule, hilbert.configurations())
@@ -76,7 +76,7 @@ def test_elements_equal_those_of_pyscf(case: dict[str, Any]) -> None:
 def all_determinants(molecule: Molecule) -> torch.Tensor:
     from dataclasses import replace
 
-    return replace(molecule, symmetry="none").hilbert.configurations()
+    return replace(molecule, irreps="none").hilbert.configurations()
 
 
 def test_the_sector_of_the_parities_holds_the_ground_state() -> None:
@@ -127,7 +127,7 @@ def test_hubbard_model_in_any_orbitals(orbitals: Any) -> None:
     lattice = square(2, 3)
     hubbard = FermiHubbard(lattice, 2, 3, U=4.0, V=0.5, mu=0.3, potential=(0.1, 0.2, 0.0, -0.1, 0.3, 0.0))
     energy = exact.ground_state(hubbard).energy
-    molecule = Molecule.from_lattice(hubbard, orbitals, symmetry="none")
+    molecule = Molecule.from_lattice(hubbard, orbitals, irreps="none")
     assert exact.ground_state(molecule).energy == pytest.approx(energy, abs=1e-9)
 
 
@@ -298,8 +298,8 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cutoff_changes_energies_within_its_bound() -> None:
-    molecule = Molecule.from_fcidump(DATA / "h2o.fcidump.gz", symmetry="none")
-    rough = Molecule(molecule.integrals, 5, 5, symmetry="none", cutoff=0.02)
+    molecule = Molecule.from_fcidump(DATA / "h2o.fcidump.gz", irreps="none")
+    rough = Molecule(molecule.integrals, 5, 5, irreps="none", cutoff=0.02)
     change = abs(exact.ground_state(rough).energy - exact.ground_state(molecule).energy)
     assert 1e-6 < change < rough.cutoff_bound
     fewer, more = (len(m.connected(m.hilbert.configurations()).elements) for m in (rough, molecule))

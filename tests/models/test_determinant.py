@@ -128,7 +128,7 @@ def test_markov_chains_and_natural_gradient_find_the_ground_state(hamiltonian: F
         ({"correction": 0.0}, "correction=0.0: it must be a positive number"),
         ({"width": 6, "heads": 4}, "width=6 is not divisible by heads=4"),
         ({"orbitals": SlaterDeterminant(up=((1.0,),), up_imaginary=((1.0,),))}, "these are complex"),
-        ({"seed": 0.5}, "seed=0.5: it must be an integer"),
+        ({"seed": 0.5}, "seed=0.5 is a float: give a whole number"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

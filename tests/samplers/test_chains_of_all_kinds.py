@@ -333,7 +333,7 @@ def test_runs_with_every_kind_of_samples(sampler: SamplerConfig) -> None:
         (lambda: NormConstrainedSampler(n_samples=300, step_size=0), ValueError, "step_size=0: it must be a positive"),
         (lambda: NormConstrainedSampler(n_samples=300, p=3), ValueError, "p=3: choose 1 or 2"),
         (lambda: NormConstrainedSampler(n_samples=300, n_tries=0), ValueError, "n_tries=0: it must be at least 1"),
-        (lambda: NormConstrainedSampler(n_samples=300, weighting="w"), ValueError, "weighting='w': choose one of"),
+        (lambda: NormConstrainedSampler(n_samples=300, weighting="w"), ValueError, "weighting='w': choose 'constant'"),
         (
             lambda: NormConstrainedSampler(n_samples=300, n_steps=1).build(Table(SPACES["blockade"])),
             ValueError,

@@ -91,7 +91,7 @@ def test_dissociation_of_hydrogen(call: Any) -> None:
 
 
 def test_plan_of_a_molecule() -> None:
-    water = Molecule.from_fcidump(WATER, symmetry="none")
+    water = Molecule.from_fcidump(WATER, irreps="none")
     sampled = nqs.recipes.plan(water, sampled=True, device="cpu")
     model = sampled.model
     assert isinstance(model, TransformerConfig)

@@ -504,7 +504,7 @@ def random_molecule(
     v *= np.einsum("p,q,r,s->pqrs", s, s, s, s) > 0
     if not unrestricted:
         h, v = h[0], v[0]
-    return Molecule(Integrals.dense(random.normal(), h, v), *numbers, symmetry=symmetry)
+    return Molecule(Integrals.dense(random.normal(), h, v), *numbers, irreps=symmetry)
 
 
 def molecule_in_netket(molecule: Molecule) -> list[Any]:
