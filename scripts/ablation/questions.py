@@ -127,7 +127,7 @@ def questions() -> dict[str, Question]:
         "divergence": _measured(
             12,
             "Where does a fit to a known state end, by the divergence that it minimises?",
-            {name: divergences.VARIANTS for name in ("bose-hubbard-6", "heisenberg-10")},
+            dict.fromkeys(("bose-hubbard-6", "heisenberg-10"), divergences.VARIANTS),
             divergences.run,
             divergences.COLUMNS,
         ),
