@@ -7,10 +7,10 @@ conditionals are the same function with the parts that are the default here. Eve
 
 # Shapes: B configurations, L sites, S sites chosen so far, T positions, D width, d local states.
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Float64, Int64, Num, UInt8
+from jaxtyping import Float, Float64, UInt8
 from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
@@ -22,6 +22,7 @@ from nqs.models.parts.heads import Deembedding, InnerSites, SiteLinear
 from nqs.models.parts.initial import LOGITS, initialise
 from nqs.models.parts.phases import TokenPhase, WholePhases
 from nqs.models.parts.positions import LearnedPositions
+from nqs.models.parts.prefix import Prefix
 from nqs.models.parts.sizes import Sizes
 from nqs.models.parts.tokens import Categorical
 from nqs.models.references.conditionals import StartConditionals, StartingState
@@ -51,7 +52,7 @@ class ComposedConfig:
         initial_phases: size of the initial learned phase of a site.
 
     Raises:
-        ValueError: a size out of range.
+        ValueError: a size out of range, or something that is no part.
     """
 
     tokens: Any = field(default_factory=Categorical)
@@ -74,6 +75,12 @@ class ComposedConfig:
     def __post_init__(self) -> None:
         sizes = ("width", "layers", "mlp_ratio", "patch")
         check_fields(self, positive=("initial_phases",), at_least=dict.fromkeys(sizes, 1))
+        for name in ("tokens", "positions", "mixer", "deembedding", "phase", "whole"):
+            part = getattr(self, name)
+            if not (hasattr(part, "build") or (part is None and name in ("phase", "whole"))):
+                raise ValueError(
+                    f"{name}={part!r} is no part: give one of nqs.models.parts, or a dataclass with build(sizes)."
+                )
         if self.start == "reference" and not isinstance(self.reference, StartingState):
             raise ValueError("start='reference' needs a SlaterDeterminant as reference; choose start='uniform'.")
 
@@ -92,21 +99,6 @@ class ComposedConfig:
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Composed":
         return Composed(hilbert, self, device)
-
-
-class Prefix(NamedTuple):
-    """Decoding state: the local states chosen so far."""
-
-    n: UInt8[Tensor, "B S"]
-    remainder: Int64[Tensor, " B"]  # before the last of them
-    begun: Num[Tensor, "B ..."] | None = None  # state of `StartConditionals`
-
-    def select(self, indices: Int64[Tensor, " B2"]) -> Self:
-        begun = None if self.begun is None else self.begun[indices]
-        return self._replace(n=self.n[indices], remainder=self.remainder[indices], begun=begun)
-
-    def branch(self, indices: Int64[Tensor, " B2"]) -> Self:
-        return self.select(indices)
 
 
 class Composed(AutoregressiveWavefunction[Prefix]):

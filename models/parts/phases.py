@@ -122,6 +122,3 @@ class WholePhases(nn.Module):
         completed = n.repeat_interleave(d, 0)
         completed[:, -1] = torch.arange(d, device=n.device, dtype=torch.uint8).repeat(len(n))
         return self(completed).view(len(n), d)
-
-
-PhasePart = TokenPhase | LastPhase | LogitPhase | SignPhase | WholePhase

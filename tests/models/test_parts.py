@@ -245,6 +245,7 @@ def test_the_energy_of_a_family_is_the_mean_of_its_members() -> None:
         (lambda: ComposedConfig(mixer=Recurrence(grid=True), patch=2).build(SPACE), r"patch=2"),
         (lambda: ComposedConfig(tokens=Groups()).build(HilbertSpace(2, ("a", "b"))), r"Groups\(\) needs species"),
         (lambda: ComposedConfig(start="reference"), r"needs a SlaterDeterminant"),
+        (lambda: ComposedConfig(tokens="one-hot"), r"tokens='one-hot' is no part"),
         (lambda: LatentConfig(latents=0), r"latents=0"),
         (lambda: Ordinal(features=0), r"features=0"),
         (lambda: Family(()), r"at least one member"),

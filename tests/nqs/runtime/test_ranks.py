@@ -108,10 +108,9 @@ def test_signals_under_torchrun(hit: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
     run = "-m nqs run heisenberg --shape 12 --sampled --distinct 50 --device cpu --flush.longest 0 --steps 10000"
     with output.open("w") as out:
-        launcher = subprocess.Popen(
-            [*command, "--master-port", str(free_port()), *run.split(), "--archive", str(archive)],
-            stdout=out, stderr=out, env=ENVIRONMENT,
-        )  # fmt: skip
+        place = ["--master-port", str(free_port())]
+        whole = [*command, *place, *run.split(), "--archive", str(archive)]
+        launcher = subprocess.Popen(whole, stdout=out, stderr=out, env=ENVIRONMENT)
     end = time.monotonic() + 120
     while (not archive.exists() or Archive.open(archive).step < 2) and time.monotonic() < end:
         time.sleep(0.2)
