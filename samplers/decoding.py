@@ -11,9 +11,6 @@ batches of another shape.
 """
 
 # Shapes: F prefixes on the frontier, F2 of the next one, d local states.
-from dataclasses import dataclass
-from functools import cached_property
-
 import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
@@ -24,7 +21,6 @@ from nqs.runtime.distributed import Communicator, communicator
 GROUPS = 512  # prefixes that are dealt
 
 
-@dataclass
 class SharedState:
     """State of a frontier: the part of the network's state that this rank has, and the owner of every prefix.
 
@@ -33,46 +29,39 @@ class SharedState:
         owner: rank of every prefix, (F,).
     """
 
-    own: DecodingState
-    owner: Int64[Tensor, " F"]
-    ranks: Communicator
+    def __init__(self, owner: Int64[Tensor, " F"], ranks: Communicator) -> None:
+        self.owner, self.ranks = owner, ranks
+        numbers = torch.bincount(owner, minlength=ranks.size)
+        self._order = torch.argsort(owner.short(), stable=True)  # those of rank 0 first; short keys are sorted faster
+        self._within = torch.empty_like(self._order)  # number of every prefix among those of its rank
+        self._within[self._order] = torch.arange(len(owner), device=owner.device)
+        self._within -= (numbers.cumsum(0) - numbers)[owner]
+        self.sizes: list[int] = numbers.tolist()
 
-    @cached_property
+    own: DecodingState
+
+    @property
     def own_rows(self) -> Int64[Tensor, " own"]:
         """Prefixes of this rank."""
-        return (self.owner == self.ranks.rank).nonzero()[:, 0]
-
-    @cached_property
-    def sizes(self) -> list[int]:
-        """Number of prefixes of every rank."""
-        return torch.bincount(self.owner, minlength=self.ranks.size).tolist()
-
-    @cached_property
-    def places(self) -> Int64[Tensor, " F"]:
-        """Place of every prefix where those of all ranks follow each other, each filled up to the largest number."""
-        order = torch.argsort(self.owner, stable=True)
-        sizes = torch.tensor(self.sizes, device=order.device)
-        start = torch.arange(len(sizes), device=order.device) * max(self.sizes) - (sizes.cumsum(0) - sizes)
-        places = torch.empty_like(order)
-        places[order] = torch.arange(len(order), device=order.device) + start[self.owner[order]]
-        return places
+        first = sum(self.sizes[: self.ranks.rank])
+        return self._order[first : first + self.sizes[self.ranks.rank]]
 
     def gathered(self, conditionals: Conditionals) -> Conditionals:
         """Conditionals of all prefixes, from those of each rank."""
-        found = self.ranks.gather_padded(*conditionals, rows=max(self.sizes))
-        return Conditionals(*(x.index_select(0, self.places) for x in found))
+        rows = max(self.sizes)
+        found = self.ranks.gather_padded(*conditionals, rows=rows)
+        places = self.owner * rows + self._within
+        return Conditionals(*(x.index_select(0, places) for x in found))
 
     def select(self, rows: Int64[Tensor, " F2"]) -> "SharedState":
-        return SharedState(self.own.select(self._of_own(rows)), self.owner[rows], self.ranks)
+        found = SharedState(self.owner[rows], self.ranks)
+        found.own = self.own.select(self._within[rows[found.own_rows]])
+        return found
 
     def branch(self, rows: Int64[Tensor, " F2"]) -> "SharedState":
-        return SharedState(self.own.branch(self._of_own(rows)), self.owner[rows], self.ranks)
-
-    def _of_own(self, rows: Int64[Tensor, " F2"]) -> Int64[Tensor, " own2"]:
-        """Rows of prefixes of this rank, counted among these."""
-        number = (self.owner == self.ranks.rank).cumsum(0) - 1
-        mine = rows[self.owner[rows] == self.ranks.rank]
-        return number[mine]
+        found = SharedState(self.owner[rows], self.ranks)
+        found.own = self.own.branch(self._within[rows[found.own_rows]])
+        return found
 
 
 class Decoding:
@@ -96,7 +85,9 @@ class Decoding:
         share = self.ranks.share(batch)
         rows = torch.arange(batch, device=device)
         owner = rows.div(max(1, self.ranks.rows_of_share(batch)), rounding_mode="floor")
-        return SharedState(self.wavefunction.start(share.stop - share.start), owner, self.ranks)
+        state = SharedState(owner, self.ranks)
+        state.own = self.wavefunction.start(share.stop - share.start)
+        return state
 
     def step(self, tokens: UInt8[Tensor, " F"] | None, state: DecodingState) -> tuple[Conditionals, DecodingState]:
         """Conditionals of all prefixes, as those of the wavefunction."""
@@ -107,7 +98,7 @@ class Decoding:
             conditionals = Conditionals(*(x.contiguous() for x in conditionals))
             self.ranks.from_first(*conditionals)  # equal to the last bit: all draws follow from them
             return conditionals, state
-        if len(state.own_rows):
+        if state.sizes[self.ranks.rank]:
             own_tokens = None if tokens is None else tokens.index_select(0, state.own_rows)
             conditionals, state.own = self.wavefunction.step(own_tokens, state.own)
         else:
@@ -125,7 +116,9 @@ class Decoding:
             return state
         owner = dealt(weights, self.ranks.size)
         self.ranks.from_first(owner)
-        return SharedState(state.select((owner == self.ranks.rank).nonzero()[:, 0]), owner, self.ranks)
+        shared = SharedState(owner, self.ranks)
+        shared.own = state.select(shared.own_rows)
+        return shared
 
 
 def dealt(weights: Float64[Tensor, " F"] | Int64[Tensor, " F"], size: int) -> Int64[Tensor, " F"]:

@@ -59,10 +59,10 @@ def start(device: torch.device | str) -> Communicator:
             "without a number, and call nqs.runtime.ranks.start('cuda') before a model is built."
         )
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if kind == "cuda" and local < torch.cuda.device_count():
+        torch.cuda.set_device(local)  # before anything is allocated on another GPU
     store, _, _ = next(dist.rendezvous("env://", timeout=STARTING))
     _agree(store, rank, size, _about_this_process(kind))
-    if kind == "cuda":
-        torch.cuda.set_device(local)
     own = torch.device("cuda", local) if kind == "cuda" else None
     dist.init_process_group(
         "nccl" if own else "gloo", store=store, rank=rank, world_size=size, timeout=WAITING, device_id=own
@@ -118,7 +118,7 @@ def _about_this_process(kind: str) -> dict[str, Any]:
         "nqs": of_nqs,
         "torch": torch.__version__,
         "Python": ".".join(platform.python_version_tuple()[:2]),
-        "device": "CPU" if kind == "cpu" else torch.cuda.get_device_name(0) if torch.cuda.device_count() else "no GPU",
+        "device": "CPU" if kind == "cpu" else torch.cuda.get_device_name() if torch.cuda.device_count() else "no GPU",
         "processes": int(os.environ["LOCAL_WORLD_SIZE"]),
         "gpus": torch.cuda.device_count() if kind == "cuda" else None,
         "host": socket.gethostname(),
