@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nqs.hamiltonians.molecule import Molecule
     from nqs.hamiltonians.netket.export import to_netket
     from nqs.hamiltonians.netket.operator import NetKetOperator
+    from nqs.hamiltonians.one_electron import OneElectron
     from nqs.hamiltonians.operators import Operator
     from nqs.hamiltonians.rydberg import Rydberg, pxp
     from nqs.hamiltonians.tj import TJ
@@ -34,6 +35,7 @@ __all__ = [
     "LocalTerms",
     "Molecule",
     "NetKetOperator",
+    "OneElectron",
     "Operator",
     "Rydberg",
     "harmonic_trap",
@@ -56,6 +58,7 @@ __getattr__, __dir__ = on_first_use(
         "molecule": "Molecule",
         "netket.export": "to_netket",
         "netket.operator": "NetKetOperator",
+        "one_electron": "OneElectron",
         "operators": "Operator",
         "rydberg": "Rydberg pxp",
         "tj": "TJ",

@@ -31,6 +31,7 @@ from nqs.hamiltonians.couplings import values
 from nqs.hamiltonians.fcidump import electron_numbers, read_fcidump, write_fcidump
 from nqs.hamiltonians.integrals import Integrals
 from nqs.hamiltonians.jordan_wigner import lattice_hops
+from nqs.hamiltonians.one_electron import OneElectron
 from nqs.hamiltonians.orbital_parities import Labels, orbital_parities
 from nqs.hamiltonians.slater_condon import SlaterCondon
 from nqs.hilbert import Charge, HilbertSpace, spinful_fermions
@@ -60,6 +61,9 @@ class Molecule:
             change of any energy.
         sampled_elements: off-diagonal elements of a determinant that enter its local energy on average, an unbiased
             sample (nqs.estimators.sampled_elements) for large bases; None: all.
+        spin_penalty: w of a term w [S^2 - s (s + 1)], s = |n_up - n_down| / 2, in Hartree, which lifts states with a
+            total spin above the least one of the sector; energies contain it, and stay upper bounds of that of spin s.
+        one_electron: dipole moment and charges that are measured; None where the orbitals are not known.
 
     Raises:
         ValueError: impossible electron numbers, a cutoff that is negative or not finite, or no sampled elements.
@@ -78,6 +82,8 @@ class Molecule:
     irreps: Literal["auto", "none"] = "auto"
     cutoff: float = CUTOFF
     sampled_elements: int | None = None
+    spin_penalty: float = 0.0
+    one_electron: OneElectron | None = field(default=None, repr=False, compare=False)
     name: str = field(default="molecule")
 
     def __post_init__(self) -> None:
@@ -92,6 +98,12 @@ class Molecule:
             raise ValueError(f"cutoff={self.cutoff}: it must be 0 or a small energy in Hartree, such as 1e-12.")
         if self.sampled_elements is not None and self.sampled_elements < 1:
             raise ValueError(f"sampled_elements={self.sampled_elements}: give a number such as 300, or None for all.")
+        if not 0 <= self.spin_penalty < np.inf:
+            raise ValueError(
+                f"spin_penalty={self.spin_penalty}: it must be 0 or a positive energy in Hartree, such as 1."
+            )
+        if self.spin_penalty and not self.integrals.is_restricted:
+            raise ValueError("spin_penalty needs orbitals that are the same for both spins; these are unrestricted.")
 
     # --- where molecules come from ------------------------------------------------------------------------------
 
@@ -105,7 +117,7 @@ class Molecule:
             frozen: number of orbitals, the first ones, that stay doubly occupied and are folded into the integrals.
             active: number of orbitals after the frozen ones that are kept; None: all.
             spin: 2 S^z = n_up - n_down; None: that of the file.
-            options: `irreps`, `cutoff`, `sampled_elements`, `name`.
+            options: `irreps`, `cutoff`, `sampled_elements`, `spin_penalty`, `name`.
 
         Raises:
             ValueError: as `read_fcidump`, or as `active_space`.
@@ -144,7 +156,7 @@ class Molecule:
             atom: elements with positions in Angstrom, "N 0 0 0; N 0 0 1.1".
             basis, charge, spin, bohr, orbitals, unrestricted: as `nqs.hamiltonians.quantum_chemistry.from_geometry`.
             frozen, active: as `active_space`.
-            options: `irreps`, `cutoff`, `sampled_elements`, `name`.
+            options: `irreps`, `cutoff`, `sampled_elements`, `spin_penalty`, `name`.
 
         Raises:
             PySCFMissing: PySCF is not installed.
@@ -155,7 +167,8 @@ class Molecule:
         found = from_geometry(
             atom, basis, charge=charge, spin=spin, bohr=bohr, orbitals=orbitals, unrestricted=unrestricted
         )
-        whole = cls(found.integrals, found.n_up, found.n_down, **({"name": found.name} | options))
+        known = {"name": found.name, "one_electron": found.one_electron}
+        whole = cls(found.integrals, found.n_up, found.n_down, **(known | options))
         return whole if not frozen and active is None else whole.active_space(frozen, active)
 
     @classmethod
@@ -174,7 +187,7 @@ class Molecule:
             mean_field, coefficients: as `nqs.hamiltonians.quantum_chemistry.from_pyscf`.
             frozen: number of the first orbitals, or a list of orbitals, that stay doubly occupied.
             active: number of orbitals after them, or a list of orbitals, that are kept; None: all others.
-            options: `irreps`, `cutoff`, `sampled_elements`, `name`.
+            options: `irreps`, `cutoff`, `sampled_elements`, `spin_penalty`, `name`.
 
         Raises:
             PySCFMissing: PySCF is not installed.
@@ -183,7 +196,8 @@ class Molecule:
         from nqs.hamiltonians.quantum_chemistry import from_pyscf
 
         found = from_pyscf(mean_field, coefficients)
-        whole = cls(found.integrals, found.n_up, found.n_down, **({"name": found.name} | options))
+        known = {"name": found.name, "one_electron": found.one_electron}
+        whole = cls(found.integrals, found.n_up, found.n_down, **(known | options))
         if isinstance(frozen, int) and (active is None or isinstance(active, int)):
             return whole if not frozen and active is None else whole.active_space(frozen, active)
         held = list(range(frozen)) if isinstance(frozen, int) else list(frozen)
@@ -253,12 +267,17 @@ class Molecule:
                 f"active={active}: of {M} orbitals {frozen} are frozen, so that "
                 f"{max(1, max(self.n_up, self.n_down) - frozen)} to {M - frozen} can be active."
             )
-        integrals = self.integrals.active(range(frozen), range(frozen, frozen + active))
-        return replace(self, integrals=integrals, n_up=self.n_up - frozen, n_down=self.n_down - frozen)
+        held, kept = range(frozen), range(frozen, frozen + active)
+        integrals = self.integrals.active(held, kept)
+        one_electron = None if self.one_electron is None else self.one_electron.active(held, kept)
+        return replace(
+            self, integrals=integrals, one_electron=one_electron, n_up=self.n_up - frozen, n_down=self.n_down - frozen
+        )
 
     def reordered(self, order: Sequence[int]) -> "Molecule":
         """The same molecule with its orbitals in another order (nqs.hamiltonians.orbital_order)."""
-        return replace(self, integrals=self.integrals.reordered(order))
+        one_electron = None if self.one_electron is None else self.one_electron.reordered(order)
+        return replace(self, integrals=self.integrals.reordered(order), one_electron=one_electron)
 
     def to_fcidump(self, path: str | Path) -> None:
         """Write an FCIDUMP file, compressed if the name ends with .gz."""
@@ -285,7 +304,8 @@ class Molecule:
         """0 or 1 for each spin orbital, all up before all down, of the parities that the sector fixes."""
         if self.irreps == "none":
             return ()
-        M, found = self.integrals.n_orbitals, orbital_parities(self.integrals, self.cutoff)
+        M, exchanges = self._M, self.spin_penalty > 0
+        found = orbital_parities(self.integrals, self.cutoff, exchanges=exchanges)
         empty_or_full = {s for s, number in enumerate((self.n_up, self.n_down)) if number in (0, M)}
         spins = [[s for s in (0, 1) if any(label[s * M : (s + 1) * M])] for label in found]
         return tuple(label for label, of in zip(found, spins, strict=True) if not set(of) <= empty_or_full)
@@ -299,7 +319,9 @@ class Molecule:
         M = self._M
         orbitals = torch.arange(M)
         n = ((orbitals < self.n_up) + 2 * (orbitals < self.n_down)).to(torch.uint8)
-        elements = SlaterCondon(self.integrals, (self.n_up, self.n_down), (0,) * (2 * M), 0.0, torch.device("cpu"))
+        elements = SlaterCondon(
+            self.integrals, (self.n_up, self.n_down), (0,) * (2 * M), 0.0, torch.device("cpu"), self.spin_penalty
+        )
         energy = elements.diagonal(n[None])[0]
         i, a = torch.cartesian_prod(orbitals, orbitals).T
         for _ in range(DESCENTS):
@@ -382,8 +404,9 @@ class Molecule:
         if device not in self._tables:
             bits = [sum(label[k] << r for r, label in enumerate(self.parities)) for k in range(2 * self._M)]
             self._tables[device] = SlaterCondon(
-                self.integrals.without_small(self.cutoff), (self.n_up, self.n_down), tuple(bits), self.cutoff, device
-            )
+                self.integrals.without_small(self.cutoff), (self.n_up, self.n_down), tuple(bits), self.cutoff, device,
+                self.spin_penalty,
+            )  # fmt: skip
         return self._tables[device]
 
     @cached_property

@@ -19,8 +19,12 @@ MOST = 4  # parities that are used; more would make the tables of the sector lar
 Labels = tuple[tuple[int, ...], ...]  # of each parity, 0 or 1 of every spin orbital
 
 
-def orbital_parities(integrals: Integrals, cutoff: float = 0.0) -> Labels:
-    """Independent labels of the spin orbitals that all integrals above `cutoff` conserve, besides particle numbers."""
+def orbital_parities(integrals: Integrals, cutoff: float = 0.0, *, exchanges: bool = False) -> Labels:
+    """Independent labels of the spin orbitals that all integrals above `cutoff` conserve, besides particle numbers.
+
+    Args:
+        exchanges: the Hamiltonian also exchanges the spins of two orbitals, as S^2 does.
+    """
     M = integrals.n_orbitals
     bit = [1 << k for k in range(2 * M)]
     equations = {bit[0], bit[M]}  # the parities of all up and of all down electrons are no news
@@ -32,6 +36,8 @@ def orbital_parities(integrals: Integrals, cutoff: float = 0.0) -> Labels:
         for other in (0, 1):
             rows, columns = np.nonzero(np.abs(integrals.v(spin, other)) > cutoff)
             equations |= set(masks[spin][rows] ^ masks[other][columns])
+    if exchanges:
+        equations |= set(masks[0] ^ masks[1])
     pivots = _reduced(equations)
     free = [k for k in range(2 * M) if k not in pivots]
     solutions = []

@@ -3,6 +3,7 @@
 PySCF is optional: pip install 'nqs[molecules]'. Sun et al., J. Chem. Phys. 153, 024109 (2020).
 """
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from nqs.hamiltonians.integrals import Integrals, pairs
+from nqs.hamiltonians.one_electron import OneElectron, one_electron
 
 DEPENDENT = 1e-7  # eigenvalue of the overlap matrix of a basis below which its functions are linearly dependent
 CONVERGED = 1e-12  # Hartree, of the mean field: symmetries are found from the integrals that vanish
@@ -30,6 +32,7 @@ def pyscf() -> Any:
     try:
         import pyscf
         import pyscf.cc
+        import pyscf.data.elements
         import pyscf.fci
     except ImportError:
         raise PySCFMissing(
@@ -46,6 +49,7 @@ class InOrbitals(NamedTuple):
     n_up: int
     n_down: int
     name: str
+    one_electron: OneElectron | None  # None for unrestricted orbitals
 
 
 def from_geometry(
@@ -79,6 +83,7 @@ def from_geometry(
         raise ValueError(f"orbitals={orbitals!r}: choose 'hartree-fock' or 'lowdin'.")
     if orbitals == "lowdin" and unrestricted:
         raise ValueError("orbitals='lowdin': atomic orbitals are the same for both spins.")
+    _check_elements(atom, package.data.elements.ELEMENTS)
     given: dict[str, Any] = {"atom": atom, "basis": basis, "charge": charge, "unit": "Bohr" if bohr else "Angstrom"}
     try:
         with warnings.catch_warnings():
@@ -97,7 +102,7 @@ def from_geometry(
                 f"{smallest:.0e}: choose a smaller basis, or atoms further apart."
             )
         molecule = package.gto.M(**given, spin=twice_sz, symmetry=orbitals == "hartree-fock", verbose=0)
-    except (KeyError, RuntimeError, AssertionError, IndexError) as error:
+    except (KeyError, RuntimeError, AssertionError, IndexError, TypeError) as error:
         raise ValueError(f"atom={atom!r}, basis={basis!r}: {' '.join(str(error).split())}") from None
     if orbitals == "lowdin":
         values, vectors = np.linalg.eigh(molecule.intor("int1e_ovlp"))
@@ -174,7 +179,22 @@ def in_orbitals(
         int(n_up),
         int(n_down),
         _formula(molecule, molecule.basis),
+        one_electron(molecule, by_spin[0]) if len(by_spin) == 1 else None,
     )
+
+
+def _check_elements(atom: str, elements: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: no atoms, or one that is no element; PySCF takes "Xy" for a ghost of yttrium.
+    """
+    lines = [line.split() for line in re.split(r"[;\n]", atom) if line.strip() and not line.strip().startswith("#")]
+    if not lines:
+        raise ValueError(f'atom={atom!r} has no atoms: write elements with positions, "N 0 0 0; N 0 0 1.1".')
+    for name, *_ in lines:
+        symbol = re.match(r"(?:ghost[-_.:]?|x[-_.:])?([a-z]*)", name, re.IGNORECASE)
+        if symbol and symbol.group(1) and symbol.group(1).capitalize() not in elements:
+            raise ValueError(f'atom={atom!r}: {name!r} is no element; write "N 0 0 0; N 0 0 1.1".')
 
 
 def _formula(molecule: Any, basis: Any) -> str:

@@ -94,7 +94,7 @@ class Energies:
     Attributes:
         determinant: of the determinant with the lowest energy in the sector.
         hartree_fock, ccsd, ccsd_t: by PySCF, of the same integrals.
-        fci: full configuration interaction by PySCF, over all determinants.
+        fci: full configuration interaction, over all determinants by PySCF; or of the sector by other means.
         missing: why energies are not known, one line each.
     """
 
@@ -116,7 +116,7 @@ class Energies:
         try:
             found |= dict(zip(("hartree_fock", "ccsd", "ccsd_t"), coupled_cluster(molecule), strict=True))
         except PySCFMissing:
-            missing.append("no CCSD(T) and FCI: pip install 'nqs[molecules]' for PySCF")
+            missing.append("no CCSD(T): pip install 'nqs[molecules]' for PySCF")
             max_determinants, number = 0, 0
         except ValueError as error:
             missing.append(f"no CCSD(T): {error}")
@@ -131,7 +131,7 @@ class Energies:
         """By name."""
         names = {"Hartree-Fock": self.hartree_fock, "CCSD": self.ccsd, "CCSD(T)": self.ccsd_t, "FCI": self.fci}
         known = {name: energy for name, energy in names.items() if not math.isnan(energy)}
-        return known or {"determinant": self.determinant}
+        return known if "Hartree-Fock" in known else {"determinant": self.determinant} | known
 
     def __str__(self) -> str:
         lines = [f"{name:<14}{energy:.8f} Hartree" for name, energy in self.known.items()]

@@ -33,6 +33,7 @@ from nqs.protocols import Connected
 TOKENS_IN_WORD = 8  # local states are bytes; eight of them are changed by one operation on a 64-bit word
 # Working set of a block of determinants, bytes for each connected one: indices, element, words of two factors.
 CPU_BYTES, GPU_BYTES, BYTES_EACH = 2**24, 2**29, 64
+DIAGONAL_ROWS = 2**13  # on a CPU: float64 occupations of more would leave the cache
 
 
 class Excitations(NamedTuple):
@@ -108,6 +109,8 @@ class SlaterCondon:
         irreps: of the spin orbitals, all up before all down, 2 M integers that combine by XOR.
         cutoff: elements up to this modulus are left out.
         device: of the tables.
+        spin_penalty: w of w [S^2 - s (s + 1)], s = |S^z|, which is
+            w [min(N_up, N_down) - sum_pq a+_qu a_pu a+_pd a_qd].
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class SlaterCondon:
         irreps: tuple[int, ...],
         cutoff: float,
         device: torch.device,
+        spin_penalty: float = 0.0,
     ) -> None:
         self.M, self.numbers, self.cutoff, self.device = integrals.n_orbitals, numbers, cutoff, device
         M = self.M
@@ -132,12 +136,12 @@ class SlaterCondon:
         self.flips = tensor(flips.view(np.int64))  # (2, M, W)
         pair = pair_numbers(M)
         diagonal = np.diag(pair)
-        self.core = integrals.core
+        self.core = integrals.core + spin_penalty * min(numbers)
         self.h_diagonal = tensor(np.stack([integrals.h(s).diagonal() for s in (0, 1)]))  # (2, M)
         coulomb = {(s, t): integrals.v(s, t)[np.ix_(diagonal, diagonal)] for s in (0, 1) for t in (0, 1)}
         exchange = [integrals.v(s, s)[pair, pair] for s in (0, 1)]
         self.density = [tensor(coulomb[s, s] - exchange[s]) for s in (0, 1)]  # (M, M), between electrons of one spin
-        self.density_of_both = tensor(coulomb[0, 1])
+        self.density_of_both = tensor(coulomb[0, 1] - spin_penalty * np.eye(M))
         # Fock matrix: h_pq + sum_k over own spin [(pq|kk) - (pk|kq)] + over the other spin (pq|kk), rows k.
         self.h = tensor(np.stack([integrals.h(s).ravel() for s in (0, 1)]))  # (2, M^2)
         own, other = [], []
@@ -154,8 +158,12 @@ class SlaterCondon:
         self.two_of_one = [
             tensor(_signed((2.0 * odd - 1.0) * _antisymmetrised(integrals.v(s, s), pair, i, j), cutoff)) for s in (0, 1)
         ]
-        self.one_of_each = tensor(_signed(integrals.v(0, 1), cutoff))
-        self.width_of_two, self.width_of_pairs = len(i), len(integrals.v(0, 1))
+        moves = integrals.v(0, 1)
+        if spin_penalty:  # which tells a move from its reversal, so that pairs are ordered
+            moves, pair = moves[pair.ravel()][:, pair.ravel()], np.arange(M * M).reshape(M, M)
+            moves[pair.ravel(), pair.T.ravel()] -= spin_penalty
+        self.one_of_each = tensor(_signed(moves, cutoff))
+        self.width_of_two, self.width_of_pairs = len(i), len(moves)
         self.pair = tensor(pair)
         self.two_chosen = [
             {n: tensor(np.array(list(combinations(range(n), 2)), dtype=np.int64).reshape(-1, 2)) for n in (N, M - N)}
@@ -166,6 +174,8 @@ class SlaterCondon:
 
     def diagonal(self, n: UInt8[Tensor, "B M"]) -> Float64[Tensor, " B"]:
         """<n|H|n>."""
+        if n.device.type == "cpu" and len(n) > DIAGONAL_ROWS:
+            return torch.cat([self.diagonal(part) for part in n.split(DIAGONAL_ROWS)])
         up, down = (n & 1).double(), (n >> 1).double()
         energy = up @ self.h_diagonal[0] + down @ self.h_diagonal[1] + ((up @ self.density_of_both) * down).sum(1)
         for s, x in enumerate((up, down)):

@@ -25,6 +25,7 @@ from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.recipes.choices import Choices
 from nqs.recipes.model import NetworkOptions, network_of
 from nqs.recipes.plan import Plan, resolved
+from nqs.recipes.samplers import EXACT_LIMIT
 from nqs.recipes.stages import FIT_FIDELITY, FIT_STEPS
 from nqs.report.figures import plot_run
 from nqs.report.files import figure_beside
@@ -40,7 +41,6 @@ from nqs.vmc.loop import VMC
 from nqs.vmc.orthogonal import State, check_states, known_states, level_above
 from nqs.vmc.result import Result
 
-EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed first: seconds on a CPU
 FIGURE_SECONDS = 5.0  # reserved for the figure after the run
 ENDINGS = (".h5", ".hdf5")
 

@@ -1,27 +1,32 @@
 """Expectation values and matrix elements of any operator in a wavefunction, or in the state of an archive."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from nqs.archive.archive import Archive
 from nqs.hilbert import count_text
 from nqs.observables.expectation import Expectation
 from nqs.observables.operators import matrix_element
+from nqs.observables.two_body import moves_of_two, two_body_density_matrix
 from nqs.optimisation.stages import Evaluation
 from nqs.protocols import AutoregressiveWavefunction, SamplerConfig, Wavefunction
 from nqs.recipes.samplers import final_evaluation
 from nqs.runtime.memory import require_memory
 from nqs.runtime.options import OptionError, check_options, has, whole
 from nqs.samplers import ExhaustiveSampler, TreeSampler
-from nqs.samples import Samples
+from nqs.samples import Samples, fewer
 from nqs.vmc.rebuilding import rebuild
 from nqs.vmc.stored import check_parameters, one_line
 
 State = Wavefunction | Archive | str | Path
+AMPLITUDES = {"cpu": 2**22, "cuda": 2**27}  # of density matrices
 BYTES = 128  # of a configuration of a sum, besides its sites: weight, amplitude, local value
 
 
@@ -124,6 +129,42 @@ def _wavefunction(
         wavefunction: Wavefunction = built["model"].build(built["hamiltonian"].hilbert, device)
         wavefunction.load_state_dict({name: torch.from_numpy(x.copy()) for name, x in archive.parameters().items()})
     return wavefunction, built["evaluation"]
+
+
+def density_matrices(
+    state: State,
+    *,
+    seed: int = 0,
+    types: Mapping[str, type] | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[Float64[Tensor, "M M"], Expectation]:
+    """One- and two-body density matrices of electrons (nqs.observables.two_body), from samples of its own.
+
+    As many distinct samples as take about half a minute of a CPU; all configurations of sectors that are smaller.
+
+    Args:
+        state, types, device: as in `expect`.
+        seed: of the samples.
+
+    Raises:
+        ValueError: no electrons in orbitals, or too many of them.
+        TypeError, ArchiveError: as `expect`.
+    """
+    psi, sampler = _wavefunction(state, types, device)
+    generator = torch.Generator(_device_of(psi)).manual_seed(seed)
+    most = max(1, AMPLITUDES[generator.device.type] // (psi.n_images * moves_of_two(psi.hilbert)))
+    chosen: Any
+    if psi.hilbert.dimension <= most:
+        chosen = ExhaustiveSampler()
+    elif isinstance(psi.sampled, AutoregressiveWavefunction):
+        chosen = TreeSampler(n_distinct=most)
+    else:
+        chosen = sampler.sampler if isinstance(sampler, Evaluation) else sampler or _chosen(psi, generator.device)
+    samples = psi.to_sector_samples(chosen.build(psi).sample(generator), generator)
+    two = two_body_density_matrix(samples if samples.n_distinct <= most else fewer(samples, most, generator), psi)
+    pairs = torch.einsum("ppqq->", two.value).item()  # N (N - 1)
+    others = round((math.sqrt(1 + 4 * pairs) - 1) / 2)
+    return torch.einsum("pqrr->pq", two.value) / max(1, others), two
 
 
 def _chosen(wavefunction: Wavefunction, device: torch.device) -> SamplerConfig | Evaluation:

@@ -71,6 +71,19 @@ def fock_of(hamiltonian: Hamiltonian) -> Callable[[np.ndarray], np.ndarray] | No
     return getattr(hamiltonian, "fock", None)
 
 
+class OneBodyQuantities(Protocol):
+    """Named quantities constants + sum_pq matrices_pq <a+_p a_q>, (K,) and (K, L, L) for each name."""
+
+    names: tuple[str, ...]
+    constants: tuple[np.ndarray, ...]
+    matrices: tuple[np.ndarray, ...]
+
+
+def one_electron_of(hamiltonian: Hamiltonian) -> OneBodyQuantities | None:
+    """Quantities that are measured besides the density matrix, such as a dipole moment; None by default."""
+    return getattr(hamiltonian, "one_electron", None)
+
+
 def sampled_elements(hamiltonian: Hamiltonian) -> int | None:
     """Elements of a configuration that enter its local energy on average, others being sampled; None (default): all.
 

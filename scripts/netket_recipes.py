@@ -14,6 +14,7 @@ NetKet is imported here only. Its Heisenberg model is J sum sigma.sigma, four ti
 
 import json
 import math
+import os
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -191,6 +192,7 @@ def main(config: Config) -> int:
     if config.recipe not in RECIPES.get(config.problem, ()):
         known = "; ".join(f"{name}: {', '.join(recipes)}" for name, recipes in RECIPES.items() if recipes)
         raise SystemExit(f"error: no recipe {config.recipe!r} for {config.problem!r}: there are {known}.")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the GPU may be shared
     import jax
     import netket as nk
 

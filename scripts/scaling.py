@@ -132,7 +132,8 @@ class Stopwatch:
     """Seconds by name; a part within a part counts for the outer one alone."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds, self._inside = device, defaultdict(float), False
+        self.device, self._inside = device, False
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:

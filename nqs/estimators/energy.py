@@ -61,13 +61,15 @@ def energy_with_unseen(
     *,
     energy_infinity: float,
     noise: Float64[Tensor, "U 2"] | None = None,
+    most: int | None = None,
 ) -> EnergyEstimate:
     """The energy of a state, with an error bar that counts connected configurations that were not drawn.
 
     Args:
         values, noise: local energies of the samples and their noise, if they are known.
+        most: number of configurations not drawn that there is time for; None: the usual one.
     """
-    complete = with_unseen(hamiltonian, wavefunction, samples)
+    complete = with_unseen(hamiltonian, wavefunction, samples, most)
     known = 0 if values is None else samples.n_distinct
     local = local_energies(hamiltonian, wavefunction, complete, first=known)
     if values is None:

@@ -13,12 +13,14 @@ sectors.
 
 # Shapes: D selected configurations, L sites, K connected configurations.
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
+from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian, max_connected
 from nqs.samples import Lookup, distinct
 
@@ -66,10 +68,11 @@ def selected_state(
     Raises:
         ValueError: the Hamiltonian has complex elements.
     """
-    n = start
+    n, matrix = start, SelectedMatrix(hamiltonian)
     for remaining in reversed(range(rounds)):
-        energy, c = _lowest(hamiltonian, n)
-        found, coupling, diagonal = _outside(hamiltonian, n, c)
+        matrix.extend(n)
+        energy, c = matrix.lowest(n)
+        found, coupling, diagonal = first_order_space(hamiltonian, n, c)
         denominator = (energy - diagonal).clamp(max=-NEAR * max(1.0, abs(energy)))
         amplitudes = coupling / denominator
         if len(n) >= size or not len(found) or not remaining:
@@ -88,52 +91,83 @@ def selected_state(
     )
 
 
-def _lowest(hamiltonian: Hamiltonian, n: UInt8[Tensor, "D L"]) -> tuple[float, Float64[Tensor, " D"]]:
-    """Lowest eigenvalue and eigenvector of H between the configurations."""
-    from scipy.sparse import csr_array, diags_array
-    from scipy.sparse.linalg import eigsh
+class SelectedMatrix:
+    """H between the selected configurations, whose number grows."""
 
-    known, D = Lookup(hamiltonian.hilbert, n), len(n)
-    rows, columns, values = [], [], []
-    for start, part in _parts(hamiltonian, n):
-        connected = hamiltonian.connected(part)
-        if connected.elements.is_complex():
-            raise ValueError("selected configurations need a real Hamiltonian.")
-        column = known.rows(connected.configurations)
-        inside = column >= 0
-        rows.append(start + connected.parents[inside])
-        columns.append(column[inside])
-        values.append(connected.elements[inside])
-    r, k, v = (torch.cat(part).cpu().numpy() for part in (rows, columns, values))
-    diagonal = hamiltonian.diagonal(n).double().cpu().numpy()
-    matrix = csr_array((v, (r, k)), shape=(D, D)) + diags_array(diagonal)
-    if D <= DENSE:
-        energies, states = np.linalg.eigh(matrix.toarray())
-    else:
-        first = np.zeros(D)
-        first[diagonal.argmin()] = 1.0
-        first += 1e-3 * np.random.default_rng(0).standard_normal(D)
-        energies, states = eigsh(matrix, k=1, which="SA", v0=first, tol=TOLERANCE)
-    c = states[:, 0] * np.sign(states[np.abs(states[:, 0]).argmax(), 0])
-    return float(energies[0]), torch.from_numpy(np.ascontiguousarray(c)).to(n.device)
+    def __init__(self, hamiltonian: Hamiltonian) -> None:
+        self.hamiltonian, self.size = hamiltonian, 0
+        self.diagonal = np.zeros(0)
+        self.triplets: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # rows, columns, elements
+
+    def extend(self, n: UInt8[Tensor, "D L"]) -> None:
+        """Rows and columns of the configurations after those that are known."""
+        new, known = n[self.size :], Lookup(self.hamiltonian.hilbert, n)
+        for start, part in _parts(self.hamiltonian, new):
+            connected = self.hamiltonian.connected(part)
+            if connected.elements.is_complex():
+                raise ValueError("selected configurations need a real Hamiltonian.")
+            found = known.rows(connected.configurations)
+            inside = (found >= 0).nonzero()[:, 0]
+            row, column = (self.size + start + connected.parents[inside]).cpu().numpy(), found[inside].cpu().numpy()
+            elements, before = connected.elements[inside].cpu().numpy(), column < self.size
+            self.triplets.append((row, column, elements))
+            self.triplets.append((column[before], row[before], elements[before]))
+        self.diagonal = np.concatenate([self.diagonal, self.hamiltonian.diagonal(new).double().cpu().numpy()])
+        self.size = len(n)
+
+    def _sparse(self) -> Any:
+        from scipy.sparse import csr_array, diags_array  # here, because it takes long to import
+
+        rows, columns, elements = (np.concatenate(part) for part in zip(*self.triplets, strict=True))
+        return csr_array((elements, (rows, columns)), shape=(self.size, self.size)) + diags_array(self.diagonal)
+
+    def expectation(self, c: np.ndarray) -> float:
+        """<c|H|c> of a normalised state."""
+        return float(c @ (self._sparse() @ c))
+
+    def lowest(self, n: UInt8[Tensor, "D L"]) -> tuple[float, Float64[Tensor, " D"]]:
+        """Lowest eigenvalue and eigenvector."""
+        from scipy.sparse.linalg import eigsh
+
+        D, diagonal, matrix = self.size, self.diagonal, self._sparse()
+        if D <= DENSE:
+            energies, states = np.linalg.eigh(matrix.toarray())
+        else:
+            first = np.zeros(D)
+            first[diagonal.argmin()] = 1.0
+            first += 1e-3 * np.random.default_rng(0).standard_normal(D)
+            energies, states = eigsh(matrix, k=1, which="SA", v0=first, tol=TOLERANCE)
+        c = states[:, 0] * np.sign(states[np.abs(states[:, 0]).argmax(), 0])
+        return float(energies[0]), torch.from_numpy(np.ascontiguousarray(c)).to(n.device)
 
 
-def _outside(
+def first_order_space(
     hamiltonian: Hamiltonian, n: UInt8[Tensor, "D L"], c: Float64[Tensor, " D"]
 ) -> tuple[UInt8[Tensor, "K L"], Float64[Tensor, " K"], Float64[Tensor, " K"]]:
     """All other connected configurations k, sum_i <k|H|i> c_i, and <k|H|k>."""
     known, hilbert = Lookup(hamiltonian.hilbert, n), hamiltonian.hilbert
-    found, coupling = n[:0], c[:0]
+    parts: list[tuple[Tensor, Tensor]] = []
+    waiting = 0
     for start, part in _parts(hamiltonian, n):
         connected = hamiltonian.connected(part)
-        outside = known.rows(connected.configurations) < 0
-        terms = (connected.elements * c[start + connected.parents])[outside]
-        found = torch.cat([found, connected.configurations[outside]])
-        first, classes = distinct(hilbert, found)
-        total = torch.zeros(len(first), dtype=torch.float64, device=n.device)
-        coupling = total.index_add_(0, classes, torch.cat([coupling, terms]))
-        found = found[first]
+        outside = (known.rows(connected.configurations) < 0).nonzero()[:, 0]
+        terms = connected.elements[outside] * c[start + connected.parents[outside]]
+        parts.append(_summed(hilbert, connected.configurations[outside], terms))
+        waiting += len(parts[-1][0])
+        if waiting > CONNECTED:  # bounds memory by the number of distinct ones
+            parts = [_summed(hilbert, *(torch.cat(several) for several in zip(*parts, strict=True)))]
+            waiting = 0
+    found, coupling = _summed(hilbert, *(torch.cat(several) for several in zip(*parts, strict=True)))
     return found, coupling, hamiltonian.diagonal(found).double()
+
+
+def _summed(
+    hilbert: HilbertSpace, n: UInt8[Tensor, "K L"], terms: Float64[Tensor, " K"]
+) -> tuple[UInt8[Tensor, "k L"], Float64[Tensor, " k"]]:
+    """Distinct configurations, and the sum of the terms of each."""
+    first, classes = distinct(hilbert, n)
+    total = torch.zeros(len(first), dtype=torch.float64, device=n.device)
+    return n[first], total.index_add_(0, classes, terms)
 
 
 def _parts(hamiltonian: Hamiltonian, n: UInt8[Tensor, "D L"]) -> list[tuple[int, Tensor]]:

@@ -23,7 +23,9 @@ CONNECTED = 2**18  # connected configurations among which they are chosen
 
 
 @torch.no_grad()
-def with_unseen(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples) -> Samples:
+def with_unseen(
+    hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: Samples, most: int | None = None
+) -> Samples:
     """The samples, followed by the most important connected configurations that were not drawn, with weight 0.
 
     The most important ones have the largest <|<n'|H|n>|^2>, the second moment that they can contribute to the local
@@ -31,10 +33,12 @@ def with_unseen(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: S
 
     Args:
         samples: representatives if the wavefunction is symmetric and they have a `probability`; else configurations.
+        most: number of configurations that there is time for; None: the usual one.
     """
     weights = ErrorWeights(samples)
     if (
-        not wavefunction.normalised
+        most == 0
+        or not wavefunction.normalised
         or weights.probability is None
         or not 0 < weights.unseen < PEAKED
         or samples.is_exhaustive
@@ -42,8 +46,8 @@ def with_unseen(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: S
         return samples
     representatives = samples.probability is not None
     n = samples.configurations
-    most = max(1, CONNECTED // max_connected(hamiltonian))
-    rows = weights.probability.topk(min(most, len(n))).indices
+    sources = max(1, CONNECTED // max_connected(hamiltonian))
+    rows = weights.probability.topk(min(sources, len(n))).indices
     found, elements, parents = hamiltonian.connected(n[rows])
     if representatives:
         found = wavefunction.fold(found)[0]
@@ -51,7 +55,8 @@ def with_unseen(hamiltonian: Hamiltonian, wavefunction: Wavefunction, samples: S
     found, moments = found[unknown], (elements.abs().square() * weights.probability[rows][parents])[unknown]
     first, classes = distinct(wavefunction.hilbert, found)
     total = torch.zeros(len(first), dtype=torch.float64, device=n.device).index_add_(0, classes, moments)
-    chosen = total.topk(min(len(first), max(LEAST, len(n)))).indices.sort().values
+    added = max(LEAST, len(n)) if most is None else min(most, max(LEAST, len(n)))
+    chosen = total.topk(min(len(first), added)).indices.sort().values
     return _followed_by(samples, wavefunction, found[first[chosen]], representatives)
 
 

@@ -22,6 +22,7 @@ from nqs.hilbert.charges import Charge, Kind, Species, Values, depends_on_site, 
 from nqs.hilbert.completions import Completions, SectorTables, Walk, count_text
 from nqs.hilbert.exclusions import Exclusion
 from nqs.hilbert.frontier import MAX_TABLE, Frontier
+from nqs.hilbert.integers import as_integers
 from nqs.hilbert.remainders import Remainders
 
 MAX_LOCAL_STATES = 256  # configurations are stored as uint8
@@ -248,11 +249,8 @@ class HilbertSpace:
     def keys(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B W"]:
         """Exact integer keys, equal only for equal configurations: as many 63-bit words as the sites need."""
         sites_per_word = max(1, int(63 / max(1.0, math.log2(max(2, self.local_dim)))))
-        words = []
-        for chunk in n.split(sites_per_word, dim=1):
-            weights = [self.local_dim**k for k in reversed(range(chunk.shape[1]))]
-            words.append((chunk.long() * torch.tensor(weights, device=n.device)).sum(1))
-        return torch.stack(words, dim=1)
+        chunks = n.split(sites_per_word, dim=1)
+        return torch.stack([as_integers(chunk, self.local_dim) for chunk in chunks], dim=1)
 
     def check(self, n: Tensor) -> None:
         """Refuse configurations of the wrong dtype or shape, or outside the sector, with a clear ValueError."""

@@ -13,6 +13,9 @@ known, unique and small its value under `NAME_exact`:
     double_occupancy                  <n_up n_down>, (L,), of electrons
     spin_correlations                 <S_i . S_j>, (L, L), of localised spins
     total_spin_squared                <S^2>, of electrons with the same orbitals for both spins
+    natural_occupations               eigenvalues of the one-body density matrix, (L,), of electrons in orbitals
+    dipole_moment                     (3,), e bohr, and mulliken_charges, lowdin_charges, (atoms,), of molecules with
+                                      known orbitals
     renyi2_entropy                    of the first half of the sites
     fidelity                          sum_k |<psi|k>|^2 over the states of the exact ground level, |<psi|exact>|^2
 
@@ -36,7 +39,13 @@ from nqs.observables.densities import correlations, densities, double_occupancy,
 from nqs.observables.entropy import renyi2_entropy
 from nqs.observables.expectation import Expectation
 from nqs.observables.momenta import allowed_momenta, structure_factor
-from nqs.observables.one_body import condensate_fraction, one_body, one_body_density_matrix
+from nqs.observables.one_body import (
+    condensate_fraction,
+    natural_occupations,
+    one_body,
+    one_body_density_matrix,
+    one_body_quantity,
+)
 from nqs.observables.species import localised_spins, mobile, quantities, up_and_down
 from nqs.observables.spins import spin_correlations
 from nqs.observables.state_vector import StateVector, exact_samples, fidelity
@@ -49,6 +58,7 @@ from nqs.protocols import (
     has_boundary_phases,
     has_total_spin,
     lattice_of,
+    one_electron_of,
 )
 from nqs.samples import Samples, fewer
 
@@ -120,6 +130,12 @@ def measure(
         add("condensate_fraction", partial(condensed, moves, wavefunction))
     if electrons is not None and has_total_spin(hamiltonian):
         add("total_spin_squared", partial(total_spin_squared, moves, wavefunction))
+        if matrix is not None:
+            add("natural_occupations", partial(natural_occupations, moves, wavefunction, matrix.value))
+    if (quantities_of := one_electron_of(hamiltonian)) is not None:
+        parts = zip(quantities_of.names, quantities_of.constants, quantities_of.matrices, strict=True)
+        for name, constant, matrices in parts:
+            add(name, partial(one_body_quantity, moves, wavefunction, constant, matrices))
     if localised_spins(hilbert) is not None:
         add("spin_correlations", partial(spin_correlations, moves, wavefunction, permutations=permutations))
     exhaustive = samples.is_exhaustive

@@ -34,7 +34,11 @@ class AmplitudeRatios:
         self.lookup = Lookup(wavefunction.hilbert, self.samples.configurations)
 
     def ratios(self, n: UInt8[Tensor, "M L"], parents: Int64[Tensor, " M"]) -> Complex128[Tensor, " M"]:
-        """psi(n) / psi(parent), the parents being rows of the samples."""
+        """psi(n) / psi(parent), 0 outside the sector; the parents are rows of the samples."""
+        inside = self.wavefunction.hilbert.contains(n)
+        if not bool(inside.all()):  # a parity of orbitals that a move changes
+            found = torch.zeros(len(n), dtype=torch.complex128, device=n.device)
+            return found.masked_scatter_(inside, self.ratios(n[inside], parents[inside]))
         n, symmetry_phase = self.wavefunction.fold(n)
         log_modulus, phase = amplitudes_with_cache(self.wavefunction, n, self.samples, self.lookup)[0]
         return torch.polar(

@@ -153,6 +153,47 @@ def one_body_density_matrix(
     )
 
 
+@torch.no_grad()
+def one_body_quantity(
+    samples: Samples, wavefunction: Wavefunction, constant: np.ndarray, matrices: np.ndarray
+) -> Expectation:
+    """constant + sum_ij matrices_ij <a+_i a_j>, (K,), both spins together.
+
+    Args:
+        samples, wavefunction: as in `one_body_density_matrix`.
+        constant: (K,).
+        matrices: real and symmetric, (K, L, L).
+    """
+    device = samples.weights.device
+    local, m, c = _local_one_body(samples, wavefunction, None), torch.tensor(matrices, device=device), constant
+    found = means(
+        samples,
+        lambda rows: torch.einsum("kij,bij->bk", m, local(rows).values.real),
+        bytes_of_moves(wavefunction.hilbert.n_sites),
+        MOVES_CPU_BYTES,
+    )
+    return Expectation(found.value + torch.tensor(c, device=device), found.error)
+
+
+@torch.no_grad()
+def natural_occupations(samples: Samples, wavefunction: Wavefunction, matrix: Complex128[Tensor, "L L"]) -> Expectation:
+    """Eigenvalues of the one-body density matrix, the largest first, (L,), with errors to first order.
+
+    Args:
+        samples, wavefunction: as in `one_body_density_matrix`.
+        matrix: the density matrix.
+    """
+    occupations, orbitals = torch.linalg.eigh(matrix)
+    local, v = _local_one_body(samples, wavefunction, None), orbitals.mT.flip(0)
+    error = means(
+        samples,
+        lambda rows: _quadratic(local(rows).values, v.contiguous()),
+        bytes_of_moves(wavefunction.hilbert.n_sites),
+        MOVES_CPU_BYTES,
+    ).error
+    return Expectation(occupations.flip(0), error)
+
+
 def momentum_distribution(
     samples: Samples,
     wavefunction: Wavefunction,

@@ -8,10 +8,13 @@ r"""Two-body density matrix of electrons, summed over spins, in the convention o
 """
 
 # Shapes: b samples of a chunk, M orbitals, K moves.
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from nqs.hilbert import HilbertSpace
 from nqs.observables.expectation import Expectation, means
 from nqs.observables.moves import AmplitudeRatios
 from nqs.observables.species import at_sites, electrons_of, values_of
@@ -50,7 +53,7 @@ def two_body_density_matrix(samples: Samples, wavefunction: Wavefunction) -> Exp
         x = torch.zeros(len(n) * M**4, dtype=torch.float64, device=n.device)
 
         def add(
-            row: Tensor, moved: list[tuple[int, Tensor, Tensor]], odd: Tensor, places: list[tuple[Tensor, ...]]
+            row: Tensor, moved: list[tuple[int, Tensor, Tensor]], odd: Tensor, places: Sequence[tuple[Tensor, ...]]
         ) -> None:
             """Moves from p to q of electrons with a bit; their element with every place p q r s (sign, p, q, r, s)."""
             k, found = torch.arange(len(row), device=n.device), n[row]
@@ -77,10 +80,19 @@ def two_body_density_matrix(samples: Samples, wavefunction: Wavefunction) -> Exp
         x = x.view(-1, M, M, M, M)
         return (x + x.permute(0, 2, 1, 4, 3)) / 2  # real orbitals
 
+    return means(samples, local, 8 * 4 * M**4 + MOVE_BYTES * moves_of_two(hilbert), CPU_BYTES)
+
+
+def moves_of_two(hilbert: HilbertSpace) -> int:
+    """Number of amplitudes that each sample needs, about.
+
+    Raises:
+        ValueError: no space of spinful fermions.
+    """
+    M = hilbert.n_sites
     N = [hilbert.number_of(species) or M for species in electrons_of(hilbert, "the density matrix")]
     singles = [number * (M - number + 1) for number in N]
-    moves = singles[0] * singles[1] + sum(single**2 for single in singles) // 4
-    return means(samples, local, 8 * 4 * M**4 + MOVE_BYTES * moves, CPU_BYTES)
+    return max(1, singles[0] * singles[1] + sum(single**2 for single in singles) // 4)
 
 
 def _moves_of_one(occupied: Bool[Tensor, "b M"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

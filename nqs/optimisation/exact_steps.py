@@ -127,7 +127,7 @@ class SectorEnergy:
         symmetry = wavefunction.symmetry
         device = samples.configurations.device
         if self._matrix is None or (self._matrix.symmetry, self._matrix.device) != (symmetry, device):
-            self._matrix = SectorMatrix.of(self.hamiltonian, symmetry, device=device, check=False)
+            self._matrix = SectorMatrix.of(self.hamiltonian, symmetry, device=device)
         if len(self._matrix) != samples.n_distinct:
             raise ValueError(
                 f"ExactSteps sum over the whole sector of {len(self._matrix):,} terms; the sampler gave "

@@ -43,6 +43,8 @@ def signs(
     phase: Literal["learned", "zero"] | None = None,
     *,
     unit: str = "J",
+    device: torch.device | str = "cpu",
+    minutes: float | None = None,
 ) -> Signs:
     """What gives the signs of the ground state; decided from the Hamiltonian's contract and its matrix elements.
 
@@ -59,11 +61,12 @@ def signs(
         reference: "none": a phase head learns all signs; or a reference phase, whose rest a phase head learns.
         phase: "learned" adds a phase head where none is needed; "zero" refuses one.
         unit: of the mean-field energy, for the line that is shown.
+        device, minutes: of the run, which bound the list.
 
     Raises:
         ValueError: phase="zero" where no rule gives the exact signs.
     """
-    found = _signs(hamiltonian, reference, phase, unit)
+    found = _signs(hamiltonian, reference, phase, unit, device, minutes)
     if phase == "zero" and found.phase != "zero":
         raise ValueError(
             "no rule gives the exact signs of this ground state: add --model.phase learned, or leave the phase open."
@@ -71,10 +74,17 @@ def signs(
     return found if phase is None else found._replace(phase=phase)
 
 
-def _signs(hamiltonian: Hamiltonian, reference: Any, phase: str | None, unit: str) -> Signs:
+def _signs(
+    hamiltonian: Hamiltonian,
+    reference: Any,
+    phase: str | None,
+    unit: str,
+    device: torch.device | str,
+    minutes: float | None,
+) -> Signs:
     many = ""
     if reference == "auto" and phase != "zero" and peak_of(hamiltonian) is not None:
-        of_list = peaked.listed(hamiltonian, unit)
+        of_list = peaked.listed(hamiltonian, unit, device, minutes)
         if of_list is not None:
             return Signs("learned", *of_list, True)
         many = "many configurations carry the ground state; "

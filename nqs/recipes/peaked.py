@@ -26,6 +26,9 @@ PART = 0.75
 # 2.25 Angstrom has 16. Ten hydrogen atoms in atomic orbitals have 188: the list is 0.67 Hartree above the ground state,
 # a run from it at 0.59 after 75 s, one from the uniform state at 0.007 after 41 s.
 MOST_PARTICIPATING = 50
+# Elements of H that selection takes in a second, and the fraction of a time limit for it. 2,000 determinants of N2 in
+# cc-pVDZ with 6,358 elements each need about three times as many, in 13 s of CPU time.
+ELEMENTS_IN_A_SECOND, SELECTION_FRACTION, ROUNDS = {"cpu": 1e6, "cuda": 3e7}, 0.2, 3
 LISTED_NUMBERS = 900_000  # of all listed configurations: archives hold arrays of up to a million
 # Weight of what is not listed, at least and at most. N2 in STO-3G, 182 of 1,824 determinants selected: the first step
 # is 8.5 mHa above the ground state with 1e-4 and without first-order amplitudes, 0.01 mHa with 1e-6 and with them. Its
@@ -53,12 +56,22 @@ def is_peaked(wavefunction: Wavefunction) -> bool:
     return getattr(config, "start", None) == "reference" and is_list(getattr(config, "reference", None))
 
 
-def listed(hamiltonian: Hamiltonian, unit: str) -> tuple[ListedState, str] | None:
-    """The list to start from, and one line; None if the selected configurations show that the state is not peaked."""
+def listed(
+    hamiltonian: Hamiltonian, unit: str, device: torch.device | str = "cpu", minutes: float | None = None
+) -> tuple[ListedState, str] | None:
+    """The list to start from, and one line; None if the selected configurations show that the state is not peaked.
+
+    Args:
+        minutes: time limit of the run; fewer configurations are selected where it is short, by an estimate.
+    """
     peak = peak_of(hamiltonian)
     assert peak is not None
     dimension = hamiltonian.hilbert.dimension
     size = max(1, min(SELECTED, dimension // 10))
+    if minutes is not None:
+        each = max(1, len(hamiltonian.connected(peak[None]).elements))
+        rate = SELECTION_FRACTION * ELEMENTS_IN_A_SECOND[torch.device(device).type]
+        size = max(1, min(size, int(60 * minutes * rate / (ROUNDS * each))))
     outside = max(
         0, min(FIRST_ORDER, int(PART * dimension) - size, LISTED_NUMBERS // hamiltonian.hilbert.n_sites - size)
     )

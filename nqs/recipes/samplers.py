@@ -21,6 +21,7 @@ from nqs.samplers import ExhaustiveSampler, MetropolisSampler, TreeSampler
 # reach machine precision (the 440 orbits of eight bosons on a ring: 3.4e-13 after 80 steps), samples of the 4,752
 # orbits of ten bosons 2e-5 in 76 s.
 EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
+EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed before a run: seconds on a CPU
 # Distinct configurations of a sampled step, where they carry much of the weight of the sector; and where the sector is
 # larger than MANY: many small steps with momentum. The t-V ring of 32 sites ended at 9e-4 after
 # 860 steps of 1,024 samples (150 s of an H200 shared by four runs), where 213 steps of 8,000 had been at 1.5e-2.

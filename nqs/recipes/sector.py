@@ -92,7 +92,7 @@ def symmetrised(
         )
     if isinstance(reference, SlaterDeterminant):
         determinants = [reference, *_other_solutions(hamiltonian, reference)]
-        determinant, group, energy = lowest_sector(hamiltonian, group, determinants, device=device)
+        determinant, group, energy = lowest_sector(hamiltonian, group, determinants, device=device, check=False)
         why = f"projected Hartree-Fock E = {with_decimals(energy)}"
         projected = ProjectedDeterminant(determinant=determinant, symmetry=group, hilbert=hilbert)
         model = replace(model, reference=projected)  # type: ignore[type-var]

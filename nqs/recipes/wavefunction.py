@@ -41,7 +41,7 @@ def chosen_model(
     if model is not None and not isinstance(model, (NetworkOptions, TransformerConfig)):
         return model, None, [Reason("model", f"{type(model).__name__}, as it was given")]
     wishes = _wishes(model)
-    known = signs(hamiltonian, reference, wishes.phase, unit=unit)
+    known = signs(hamiltonian, reference, wishes.phase, unit=unit, device=device, minutes=choices.minutes)
     why = [Reason("signs", known.why, known.mean_field)]
     mean_field = known.determinant if reference == "auto" else None
     # Sizes follow when the number of orbits is known.

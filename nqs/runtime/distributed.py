@@ -105,10 +105,12 @@ class Communicator:
 
     def from_first(self, *tensors: Tensor) -> None:
         """Overwrite tensors by those of rank 0."""
-        if self.size > 1:
+        for x in tensors if self.size > 1 else ():
+            plain = (torch.view_as_real(x) if x.is_complex() else x).contiguous()
             with _together():
-                for x in tensors:
-                    dist.broadcast(x, 0)
+                dist.broadcast(plain, 0)
+            if plain.data_ptr() != x.data_ptr():
+                x.copy_(torch.view_as_complex(plain) if x.is_complex() else plain)
 
     def numbers(self, *numbers: float) -> tuple[float, ...]:
         """The numbers of rank 0."""

@@ -22,5 +22,7 @@ def rank_of_process() -> int:
 
 def only_rank_0_speaks() -> None:
     """Discard what Python prints on other ranks, whose errors are told to rank 0. For entry points."""
+    if is_started_by_torchrun():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no traces of C++ where a rank has ended
     if rank_of_process():
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the process ends

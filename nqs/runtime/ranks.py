@@ -209,7 +209,7 @@ class _Watch:
             try:
                 return json.loads(self._store.get(FAILURE)) if self._store.check([FAILURE]) else None
             except RuntimeError:
-                lost = "the store of the ranks, in the launcher or rank 0, has ended."
+                lost = "error: the launcher of the ranks, or rank 0, has ended."
                 return None if self._done else {"rank": -1, "line": lost, "code": 1, "consequence": True}
 
     def _end_soon(self, failure: dict[str, Any]) -> None:
@@ -230,7 +230,7 @@ class _Watch:
                 self._end_soon(failure)
             if time.monotonic() > self._deadline and not self._done:
                 if self.rank == 0 and self._failure is not None:
-                    os.write(2, f"error: {_of_other(self._failure)}\n".encode())
+                    os.write(2, f"{_of_other(self._failure)}\n".encode())
                 os._exit(self._code)
 
 
@@ -247,7 +247,11 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _of_other(failure: Mapping[str, Any]) -> str:
-    return failure["line"] if failure["rank"] <= 0 else f"rank {failure['rank']}: {failure['line']}"
+    return (
+        failure["line"]
+        if failure["rank"] <= 0 or failure["consequence"]
+        else f"rank {failure['rank']}: {failure['line']}"
+    )
 
 
 def _client() -> dist.TCPStore:

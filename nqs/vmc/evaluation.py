@@ -23,6 +23,7 @@ from nqs.observables import measure as measurements
 from nqs.optimisation.known_states import Known, overlaps
 from nqs.optimisation.stages import UNKNOWN, Evaluation, WarmUp
 from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected, warm_start
+from nqs.recipes.peaked import is_peaked
 from nqs.recipes.samplers import is_autoregressive
 from nqs.recipes.steps import EVALUATION_FRACTION, evaluation_seconds
 from nqs.runtime.distributed import apart, communicator
@@ -109,12 +110,18 @@ class Evaluator:
         samples = self._parts[-1][0]
         return samples.counts is not None and (len(self._parts) + 1) * samples.n_samples < MAX_COUNT
 
-    def all(self) -> tuple[Samples, EnergyEstimate]:
-        """The samples of all batches, equal ones together, and the energy from them."""
+    def all(self, seconds: float = math.inf) -> tuple[Samples, EnergyEstimate]:
+        """The samples of all batches, equal ones together, and the energy from them.
+
+        Args:
+            seconds: time for the local energies of configurations that were not drawn.
+        """
+        each = self.seconds / self._parts[-1][0].n_distinct
+        most = None if seconds == math.inf else int(seconds / max(each, 1e-9))
         samples, local = merged(self.hamiltonian.hilbert, self._parts)
         energy = energy_with_unseen(
             self.hamiltonian, self.wavefunction, samples, local.values, energy_infinity=self.energy_infinity,
-            noise=local.noise,
+            noise=local.noise, most=most,
         )  # fmt: skip
         return samples, energy
 
@@ -238,7 +245,7 @@ def evaluate_best(
     """Final energy, stored with its samples and observables.
 
     It is that of the last state; of the state before it, if the last step made the energy non-finite; or of the best
-    earlier state that the steps have seen, if a first batch of each says so.
+    earlier state that the steps have seen, or of a list that they started from, if a first batch of each says so.
 
     Args:
         target: error bar at which it ends, in the unit of the energy; by default that of the configuration.
@@ -267,8 +274,7 @@ def evaluate_best(
         generator.set_state(before)  # as if resumed from there
         found = evaluator()
         estimate = found.add(generator)
-    other = guard.better()
-    if other is not None and config.batches > 1:
+    for other in _others(vmc, guard, generator.device) if config.batches > 1 else ():
         last = guard.current()
         guard.restore(other)
         earlier = evaluator()
@@ -292,7 +298,7 @@ def evaluate_best(
                 interruption.check(f"the energy from {estimate.n_samples:,} samples is kept; nqs evaluate refines it.")
             estimate = found.add(generator)
             bar.update(f"E = {with_error(estimate.energy, estimate.error)}")
-    samples, estimate = found.all()
+    samples, estimate = found.all(max(limit.left, 0.0))
     record.write_result(estimate)
     record.write_samples(samples)
     ranks = communicator()
@@ -313,6 +319,19 @@ def evaluate_best(
             _measure(vmc, generator, record, samples, fits, exact, progress)
         record.save()
     ranks.decided(True)  # the archive is complete when any rank goes on
+
+
+def _others(vmc: Parts, guard: Guard, device: torch.device) -> list[torch.Tensor]:
+    """Parameters of states that may lie below the last one: the best of the steps, and the start from a list.
+
+    Few steps from a good start raise the energy, by configurations that were not drawn: H2O in STO-3G from
+    -75.015515 to -75.0121 Hartree in four steps of 195 determinants.
+    """
+    found = [guard.better()]
+    if is_peaked(vmc.of_steps):
+        start = vmc.wavefunction.config.build(vmc.hamiltonian.hilbert, device)
+        found.append(Guard(start.parameters()).current())
+    return [parameters for parameters in found if parameters is not None]
 
 
 def _measure(

@@ -248,6 +248,8 @@ class VMC:
                     record.keep("optimiser", pace.state_dict())
                 interruption.check(record.how_to_continue())
                 if not clock.limit.allows(clock.seconds + reserve(self, row, clock.limit)):
+                    if pace.time_is_up(record.step):
+                        record.keep("optimiser", pace.state_dict())
                     break
 
             if record.result_step is None or record.result_step != pace.total:

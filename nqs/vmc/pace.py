@@ -21,6 +21,7 @@ MEASURED = 20  # steps before the first plan; their rates are those of the start
 FEW = 3  # steps after which long ones are planned for
 LATEST = 20  # steps whose mean time is that of the steps to come
 MOST = 2**50  # steps: checkpoints hold their number as float64
+NEARLY = 0.02  # fraction of the steps of a timed run that may be left when its time is over
 AGAIN = 1.25  # the plan is corrected whenever the number of steps has grown by this factor
 
 
@@ -100,6 +101,13 @@ class Pace:
     def stop(self, done: int) -> None:
         """The run is finished after so many steps."""
         self.total, self.stopped = done, True
+
+    def time_is_up(self, done: int) -> bool:
+        """Stop a timed run of which nearly all steps are made: their number was an estimate. Whether it stops here."""
+        if self.timed and self.total is not None and 0 < self.total - done <= max(1, NEARLY * self.total):
+            self.stop(done)
+            return True
+        return False
 
     def measured(self, done: int, seconds: float, left: float) -> None:
         """Choose or correct the number of steps of a timed run.

@@ -261,6 +261,10 @@ def test_impossible_geometries() -> None:
         Molecule.from_geometry(NITROGEN, "sto-33g")
     with pytest.raises(ValueError, match="linearly dependent"):
         Molecule.from_geometry("H 0 0 0; H 0 0 0.0001")
+    with pytest.raises(ValueError, match="'Xy' is no element"):
+        Molecule.from_geometry("Xy 0 0 0; O 0 0 1.2")
+    with pytest.raises(ValueError, match="no atoms"):
+        Molecule.from_geometry(" ; ")
 
 
 def test_impossible_lattices() -> None:

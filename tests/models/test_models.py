@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.amplitudes.prefixes import common_prefix
-from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
+from nqs.hilbert import HilbertSpace, bosons, spins
 from nqs.lattice import chain
 from nqs.models import MarshallSign, Transformer, TransformerConfig
 from nqs.models.parts import (
@@ -46,6 +46,7 @@ from nqs.protocols import AutoregressiveWavefunction
 from nqs.runtime import memory as chunks
 
 from readme import recurrent
+from sectors import SPACES
 
 Build = Callable[..., AutoregressiveWavefunction]
 
@@ -123,18 +124,6 @@ MODELS: dict[str, Build] = {
     ),
     "mixture over latent tokens": mixture,
     "recurrent": lambda space, **options: recurrent().RecurrentConfig(**options).build(space),
-}
-SPACES: dict[str, HilbertSpace] = {
-    "bosons": bosons(4, 4),
-    "bosons with a cutoff": bosons(4, 5, n_max=2),
-    "grand-canonical bosons": bosons(3, None, n_max=3),
-    "fermions": fermions(6, 3),
-    "electrons": spinful_fermions(3, 2, 1),
-    "spins 1/2": spins(6, 0),
-    "spins 1": spins(4, 1, spin=1),
-    "fermions of odd parity": HilbertSpace(5, ("empty", "occupied"), (Charge("parity", (0, 1), 1, 2),)),
-    "one site": bosons(1, None, n_max=4),
-    "one configuration": bosons(3, 0),
 }
 every_model = pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)

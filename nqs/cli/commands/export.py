@@ -19,20 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write the history of a run as CSV or JSON, or its parameters as safetensors.
+    """Write the history of a run as CSV or JSON, its parameters as safetensors, or density matrices as npz (electrons).
 
-    nqs export run.h5 -o history.csv parameters.safetensors
+    nqs export run.h5 -o history.csv parameters.safetensors density_matrices.npz
     """
 
     file: File
-    # files; the ending chooses the format: .csv, .json or .safetensors
+    # files; the ending chooses the format: .csv, .json, .safetensors or .npz
     output: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-o"], metavar="FILE...")]
 
     def __call__(self) -> None:
         from nqs.archive.archive import Archive
         from nqs.report.summary import require_step
 
-        writers = {".csv": write_csv, ".json": write_json, ".safetensors": write_parameters}
+        writers = {
+            ".csv": write_csv, ".json": write_json, ".safetensors": write_parameters, ".npz": write_density_matrices
+        }  # fmt: skip
         with errors_to_exit_codes():
             archive = Archive.open(self.file)
             require_step(archive, "export")
@@ -77,3 +79,17 @@ def write_parameters(archive: "Archive", path: Path) -> None:
     metadata = {name: str(header[name]) for name in ("hamiltonian", "unit", "package_version")}
     metadata |= {"config": json.dumps(archive.config), "step": str(archive.step)}
     save_file(parameters, path, metadata=metadata)
+
+
+def write_density_matrices(archive: "Archive", path: Path) -> None:
+    """One- and two-body density matrices, summed over spins, in the convention of PySCF: dm1, dm2 and dm2_error.
+
+    Raises:
+        ValueError: as `nqs.expectation.density_matrices`.
+    """
+    import numpy as np
+
+    from nqs.expectation import density_matrices
+
+    one, two = density_matrices(archive)
+    np.savez(path, dm1=one.numpy(), dm2=two.value.numpy(), dm2_error=two.error.numpy())
