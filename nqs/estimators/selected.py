@@ -108,10 +108,10 @@ class SelectedMatrix:
                 raise ValueError("selected configurations need a real Hamiltonian.")
             column = known.rows(connected.configurations)
             inside = (column >= 0).nonzero()[:, 0]
-            row, column = (self.size + start + connected.parents[inside]).cpu().numpy(), column[inside].cpu().numpy()
-            elements, before = connected.elements[inside].cpu().numpy(), column < self.size
-            self.triplets.append((row, column, elements))
-            self.triplets.append((column[before], row[before], elements[before]))
+            parents = self.size + start + connected.parents[inside]
+            i, j, x = (part.cpu().numpy() for part in (parents, column[inside], connected.elements[inside]))
+            before = j < self.size
+            self.triplets += [(i, j, x), (j[before], i[before], x[before])]
         self.diagonal = np.concatenate([self.diagonal, self.hamiltonian.diagonal(new).double().cpu().numpy()])
         self.size = len(n)
 

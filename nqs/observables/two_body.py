@@ -8,6 +8,8 @@ r"""Two-body density matrix of electrons, summed over spins, in the convention o
 """
 
 # Shapes: b samples of a chunk, M orbitals, K moves.
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
@@ -51,7 +53,7 @@ def two_body_density_matrix(samples: Samples, wavefunction: Wavefunction) -> Exp
         x = torch.zeros(len(n) * M**4, dtype=torch.float64, device=n.device)
 
         def add(
-            row: Tensor, moved: list[tuple[int, Tensor, Tensor]], odd: Tensor, places: list[tuple[Tensor, ...]]
+            row: Tensor, moved: list[tuple[int, Tensor, Tensor]], odd: Tensor, places: Sequence[tuple[Tensor, ...]]
         ) -> None:
             """Moves from p to q of electrons with a bit; their element with every place p q r s (sign, p, q, r, s)."""
             k, found = torch.arange(len(row), device=n.device), n[row]
