@@ -40,7 +40,7 @@ from nqs.vmc.orthogonal import State, check_states, known_states, level_above
 from nqs.vmc.result import Result
 
 EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed first: seconds on a CPU
-FIGURE_SECONDS = 5.0  # reserved for the figure after the run
+FIGURE_SECONDS, SLOWEST = 5.0, 6.0  # reserved for the figure after the run; times the slowdown of a loaded machine
 ENDINGS = (".h5", ".hdf5")
 
 
@@ -245,7 +245,7 @@ def carry_out(
             archive=path,
             exact=exact,
             progress=progress,
-            minutes=minutes_left(plan.minutes, begin, FIGURE_SECONDS if figure else 0.0),
+            minutes=minutes_left(plan.minutes, begin, FIGURE_SECONDS * _slowdown(begin) if figure else 0.0),
             flush=flush,
             watch=watch,
             until=until,
@@ -277,6 +277,11 @@ def built(
         penalty=penalty,
         unit=plan.unit,
     )
+
+
+def _slowdown(begin: float) -> float:
+    """Wall time of the process so far in units of its CPU time, between 1 and SLOWEST."""
+    return min(SLOWEST, max(1.0, (time.monotonic() - begin) / max(1.0, time.process_time())))
 
 
 def _introduction(plan: Plan, exact: ExactGroundState | None) -> list[str]:
