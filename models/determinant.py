@@ -32,7 +32,7 @@ from nqs.models.finite_log import finite_log
 from nqs.models.references.determinant import SlaterDeterminant
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.runtime.defaults import float32_by_default
-from nqs.runtime.seeds import checked_seed
+from nqs.runtime.options import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +72,8 @@ class DeterminantConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("determinants", 1), ("width", 0), ("layers", 1), ("mlp_ratio", 1), ("n_heads", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name.removeprefix('n_')}={getattr(self, name)}: it must be at least {least}.")
-        checked_seed(self.seed)
-        for name, allowed in (("spins", ("together", "apart")), ("dtype", ("float64", "float32", "mixed"))):
-            if getattr(self, name) not in allowed:
-                *rest, last = map(repr, allowed)
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose {', '.join(rest)} or {last}.")
-        if not 0 < self.correction < math.inf:
-            raise ValueError(f"correction={self.correction}: a positive number, such as 0.01.")
+        sizes = {"determinants": 1, "width": 0, "layers": 1, "mlp_ratio": 1, "n_heads": 1}
+        check_fields(self, positive=("correction",), at_least=sizes)
         if self.width % self.n_heads:
             raise ValueError(f"width={self.width} is not divisible by heads={self.n_heads}; choose a multiple.")
         if self.orbitals is not None and self.orbitals.up_imaginary is not None:
@@ -94,6 +86,12 @@ class DeterminantConfig:
     def n_heads(self) -> int:
         """Number of attention heads, with the default resolved."""
         return max(1, self.width) if self.heads is None else self.heads
+
+    @property
+    def summary(self) -> str:
+        layers = f"{self.layers} layer{'s' * (self.layers > 1)}"
+        number = f"{self.determinants} determinant{'s' * (self.determinants > 1)}"
+        return f"{number}, backflow of width {self.width}, {layers}, {self.dtype}"
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Determinant":
         return Determinant(hilbert, self, device=device)

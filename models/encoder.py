@@ -1,8 +1,7 @@
 """Transformer over whole configurations in which every site attends to all others, by position (no causal order).
 
 Its rows of one site depend on all local states: features for orbitals with backflow (nqs.models.determinant) or for
-the amplitude of spins (nqs.models.vision). Blocks in pre-norm form as in GPT-2 (Radford et al. 2019), attention
-weights by displacement: nqs.models.factored_attention.
+the amplitude of spins (nqs.models.vision). Attention weights by displacement: nqs.models.factored_attention.
 """
 
 # Shapes: B configurations, T tokens (sites, or patches of sites), D width.
@@ -13,26 +12,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from nqs.models.block import Block
 from nqs.models.factored_attention import FactoredAttention
 from nqs.models.normalisation import LayerNorm
-
-
-class EncoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(
-        self, width: int, heads: int, mlp_ratio: int, n_tokens: int, classes: Sequence[Sequence[int]] | None
-    ) -> None:
-        super().__init__()
-        hidden = mlp_ratio * width
-        self.norm1 = LayerNorm(width)
-        self.attention = FactoredAttention(width, heads, n_tokens, classes, causal=False)
-        self.norm2 = LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
-
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
 
 
 class Encoder(nn.Module):
@@ -62,8 +44,9 @@ class Encoder(nn.Module):
         self.width, self.hidden = width, mlp_ratio * width
         self.token = nn.Embedding(n_states, width)
         self.place = nn.Embedding(n_tokens, width) if places else None
-        blocks = (EncoderBlock(width, heads, mlp_ratio, n_tokens, classes) for _ in range(layers))
-        self.blocks = cast(list[EncoderBlock], nn.ModuleList(blocks))
+        attention = (FactoredAttention(width, heads, n_tokens, classes, causal=False) for _ in range(layers))
+        blocks = nn.ModuleList(Block(width, self.hidden, one) for one in attention)
+        self.blocks = cast(list[Block[FactoredAttention]], blocks)
         self.norm = LayerNorm(width)
 
     def forward(self, tokens: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.runtime.defaults import float32_by_default
-from nqs.runtime.seeds import checked_seed
+from nqs.runtime.options import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,7 @@ class JastrowConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checked_seed(self.seed)
-        if not 0 < self.initial < math.inf:
-            raise ValueError(f"initial={self.initial}: a positive number, such as 0.01.")
+        check_fields(self, positive=("initial",))
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Jastrow":
         return Jastrow(hilbert, self, device=device)

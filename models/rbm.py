@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.runtime.defaults import float32_by_default
-from nqs.runtime.seeds import checked_seed
+from nqs.runtime.options import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +42,7 @@ class RBMConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checked_seed(self.seed)
-        if self.density < 1:
-            raise ValueError(f"density={self.density}: it must be at least 1.")
-        if self.phase not in ("learned", "zero"):
-            raise ValueError(f"phase={self.phase!r}: choose 'learned' or 'zero'.")
-        if not 0 < self.initial < math.inf:
-            raise ValueError(f"initial={self.initial}: a positive number, such as 0.1; zero weights are never learned.")
+        check_fields(self, positive=("initial",), at_least={"density": 1})  # zero weights are never learned
 
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "RBM":
         return RBM(hilbert, self, device=device)

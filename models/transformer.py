@@ -3,14 +3,12 @@
 p(n) = prod_s p(n_s | n_1 .. n_{s-1}) and phi(n) = sum_s phi_s(n_s | n_1 .. n_{s-1}). The conditionals are a softmax
 over logits plus the log conditionals of the uniform distribution over the sector: prefixes that cannot reach the
 sector have probability exactly zero, every product of conditionals is normalised, and zero logits mean the uniform
-superposition of the whole sector. Decoder-only, pre-norm blocks as in GPT-2 (Radford et al. 2019); sampling and
-amplitudes as in Sharir et al., arXiv:1902.04057.
+superposition of the whole sector. Decoder-only; sampling and amplitudes as in Sharir et al., arXiv:1902.04057.
 
 `nqs.models.inference.dense.DenseDecoder` defines decoding; `Decoder` there computes the same faster.
 """
 
 # Shapes: B configurations, L sites, D width, d local states.
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -20,20 +18,18 @@ from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
 from nqs.models.attention import CausalSelfAttention
+from nqs.models.block import Block
 from nqs.models.factored_attention import FactoredAttention
 from nqs.models.inference.decoder import Decoder
 from nqs.models.inference.dense import DenseDecoder
 from nqs.models.inference.kernels import log_softmax_
 from nqs.models.initialisation import initialise
 from nqs.models.normalisation import LayerNorm
-from nqs.models.references.conditionals import StartConditionals
-from nqs.models.references.determinant import SlaterDeterminant
-from nqs.models.references.listed import ListedState
+from nqs.models.references.conditionals import StartConditionals, StartingState
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, DecodingState, LogPsi, ReferencePhase
 from nqs.runtime.defaults import float32_by_default
 from nqs.runtime.memory import require_memory
 from nqs.runtime.options import check_fields
-from nqs.runtime.seeds import checked_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,29 +75,11 @@ class TransformerConfig:
     initial_logits: float = field(default=1.0, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        for name in ("width", "layers", "mlp_ratio", "n_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name.removeprefix('n_')}={getattr(self, name)}: it must be at least 1.")
-        checked_seed(self.seed)
-        for name, allowed in (
-            ("attention", ("dot-product", "factored")),
-            ("phase", ("learned", "zero")),
-            ("dtype", ("float64", "float32", "mixed")),
-            ("start", ("uniform", "reference")),
-        ):
-            if getattr(self, name) not in allowed:
-                *rest, last = map(repr, allowed)
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose {', '.join(rest)} or {last}.")
+        sizes = ("width", "layers", "mlp_ratio", "n_heads")
+        check_fields(self, positive=("initial_phases", "initial_logits"), at_least=dict.fromkeys(sizes, 1))
         if self.attention == "dot-product" and self.displacements is not None:
             raise ValueError("displacements are for attention='factored'; queries and keys have no use for them.")
-        if not 0 < self.initial_phases < math.inf:
-            raise ValueError(
-                f"initial_phases={self.initial_phases}: a positive number; phases of zero are never learned."
-            )
-        if not 0 < self.initial_logits < math.inf:
-            raise ValueError(f"initial_logits={self.initial_logits}: a positive number.")
-        if self.start == "reference" and not isinstance(self.reference, SlaterDeterminant | ListedState):
+        if self.start == "reference" and not isinstance(self.reference, StartingState):
             raise ValueError(
                 "start='reference' needs a SlaterDeterminant or a ListedState as reference; choose start='uniform'."
             )
@@ -114,29 +92,13 @@ class TransformerConfig:
         default = self.width if self.attention == "factored" else 4
         return default if self.heads is None else self.heads
 
+    @property
+    def summary(self) -> str:
+        layers = f"{self.layers} layer{'s' * (self.layers > 1)}"
+        return f"width {self.width}, {layers}, {self.attention} attention, {self.dtype}"
+
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Transformer":
         return Transformer(hilbert, self, device=device)
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, config: TransformerConfig, n_sites: int) -> None:
-        super().__init__()
-        D, heads = config.width, config.n_heads
-        hidden = config.mlp_ratio * D
-        self.norm1 = LayerNorm(D)
-        self.attention: CausalSelfAttention | FactoredAttention
-        if config.attention == "factored":
-            self.attention = FactoredAttention(D, heads, n_sites, config.displacements)
-        else:
-            self.attention = CausalSelfAttention(D, heads)
-        self.norm2 = LayerNorm(D)
-        self.mlp = nn.Sequential(nn.Linear(D, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, D))
-
-    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
 
 
 class Transformer(AutoregressiveWavefunction[DecodingState]):
@@ -181,25 +143,24 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
         with torch.random.fork_rng(devices=[]), float32_by_default():
             self.token = nn.Embedding(d + 1, D)  # local state of the site before; d before the first site
             self.site = nn.Embedding(L, D)
-            self.blocks = cast(list[Block], nn.ModuleList(Block(config, L) for _ in range(config.layers)))
+            blocks = (Block(D, config.mlp_ratio * D, self._attention()) for _ in range(config.layers))
+            self.blocks = cast(list[Block[CausalSelfAttention | FactoredAttention]], nn.ModuleList(blocks))
             self.norm = LayerNorm(D)
             self.head = nn.Linear(D, 2 * d if self.has_phase else d)  # logits, then phases
-        initialise(
-            self,
-            self.head,
-            n_sites=L,
-            local_dim=d,
-            seed=config.seed,
-            phases=config.initial_phases,
-            logits=config.initial_logits,
-        )
+        initialise(self, hilbert, config.seed, phases=config.initial_phases, logits=config.initial_logits)
         self.start_from: StartConditionals | None = None
         if config.start == "reference":
-            assert isinstance(config.reference, SlaterDeterminant | ListedState)
+            assert isinstance(config.reference, StartingState)
             self.start_from = config.reference.conditionals(d).to(torch.device(device))
         self.decoder: Decoder | DenseDecoder = Decoder(self)
         self.gradient_dtype = torch.float32 if config.dtype == "mixed" else None
         self.to(device=device, dtype=torch.float32 if config.dtype == "float32" else torch.float64)
+
+    def _attention(self) -> CausalSelfAttention | FactoredAttention:
+        config = self.config
+        if config.attention == "factored":
+            return FactoredAttention(self.width, config.n_heads, self.hilbert.n_sites, config.displacements)
+        return CausalSelfAttention(self.width, config.n_heads)
 
     # --- whole configurations ---------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from nqs.models.encoder import Encoder
 from nqs.models.rbm import log_cosh
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.runtime.defaults import float32_by_default
-from nqs.runtime.seeds import checked_seed
+from nqs.runtime.options import check_fields
 
 MAX_STATES = 2**12  # of a patch
 
@@ -61,12 +61,7 @@ class VisionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "mlp_ratio", "n_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name.removeprefix('n_')}={getattr(self, name)}: it must be at least 1.")
-        checked_seed(self.seed)
-        if self.phase not in ("learned", "zero"):
-            raise ValueError(f"phase={self.phase!r}: choose 'learned' or 'zero'.")
+        check_fields(self, at_least=dict.fromkeys(("width", "layers", "mlp_ratio", "n_heads"), 1))
         if self.width % self.n_heads:
             raise ValueError(f"width={self.width} is not divisible by heads={self.n_heads}; choose a multiple.")
 

@@ -5,89 +5,51 @@ The scripts and `nqs run` call `ground_state`, too: the same options and seed gi
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from nqs import exact as exact_diagonalisation
-from nqs.archive.archive import Archive, FlushPolicy
+from nqs.archive.archive import Archive
 from nqs.archive.serialise import digest
+from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.exact.projection import weight_in_sector
 from nqs.hilbert import HilbertSpace
 from nqs.models import phase_agreement
-from nqs.optimisation.stages import RunConfig, WarmUp
+from nqs.optimisation.known_states import KnownState
+from nqs.optimisation.stages import WarmUp
 from nqs.pretraining import MeanField, Target, VectorTarget, fit
-from nqs.protocols import Hamiltonian, OptimiserConfig, ReferencePhase, Wavefunction, WavefunctionConfig
+from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.recipes.choices import Choices
 from nqs.recipes.model import NetworkOptions, network_of
-from nqs.recipes.optimiser import OptimiserOptions
-from nqs.recipes.plan import Plan, Pretrain
-from nqs.recipes.plan import plan as planned
+from nqs.recipes.plan import Plan, resolved
+from nqs.recipes.samplers import EXACT_LIMIT
 from nqs.recipes.stages import FIT_FIDELITY, FIT_STEPS
 from nqs.report.figures import plot_run
 from nqs.report.files import figure_beside
-from nqs.runtime.device import checked_device, default_device
-from nqs.runtime.interruption import Interruption, TimeLimit
+from nqs.runtime.distributed import communicator
+from nqs.runtime.interruption import Interruption
+from nqs.runtime.keywords import takes
 from nqs.runtime.options import check_options
-from nqs.runtime.progress import Watcher
+from nqs.runtime.ranks import start
 from nqs.runtime.threads import using_threads
 from nqs.transfer import origin, transfer
+from nqs.vmc.execution import Execution
 from nqs.vmc.loop import VMC
 from nqs.vmc.orthogonal import State, check_states, known_states, level_above
 from nqs.vmc.result import Result
 
-EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed first: seconds on a CPU
 FIGURE_SECONDS, SLOWEST = 5.0, 6.0  # reserved for the figure after the run; times the slowdown of a loaded machine
 ENDINGS = (".h5", ".hdf5")
 
 
-def ground_state(
-    hamiltonian: Hamiltonian,
-    *,
-    model: NetworkOptions | WavefunctionConfig | None = None,
-    reference: Literal["auto", "none"] | ReferencePhase = "auto",
-    symmetry: Literal["auto", "none"] = "auto",
-    distinct: int | None = None,
-    sampled: bool = False,
-    optimiser: OptimiserOptions | OptimiserConfig | None = None,
-    steps: int | None = None,
-    minutes: float | None = None,
-    total_minutes: float | None = None,
-    until: Callable[[Mapping[str, float]], bool] | None = None,
-    seed: int = 0,
-    temperature: float = 0.0,
-    annealing: float = 0.5,
-    initial: str | Path | None = None,
-    pretrain: Pretrain = "none",
-    device: torch.device | str | None = None,
-    threads: int | None = None,
-    exact: Literal["auto"] | ExactGroundState | float | None = "auto",
-    exact_limit: int = EXACT_LIMIT,
-    orthogonal_to: Sequence[State] = (),
-    penalty: float | None = None,
-    archive: str | Path | None = None,
-    name: str | None = None,
-    figure: bool = False,
-    flush: FlushPolicy | None = None,
-    watch: Iterable[Watcher] = (),
-    progress: bool = True,
-    started_by: tuple[str, Mapping[str, Any]] = ("", {}),
-    begin: float | None = None,
-) -> Result:
-    """Find the ground state of a Hamiltonian by variational Monte Carlo with an autoregressive transformer.
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Execution):
+    """Options of `carry_out`: how a plan becomes a run.
 
-    Unset options are chosen by `nqs.recipes.plan`, which also shows them without running. A repeated call with the same
-    archive continues the run where it stopped, or returns its result.
-
-    Args:
-        hamiltonian: the problem, which states the sector.
-        model, reference, symmetry, distinct, sampled, optimiser, steps: as in `nqs.recipes.plan`.
-        minutes, total_minutes, seed, temperature, annealing, initial, pretrain, device, threads: as there; `minutes`
-            includes exact diagonalisation and the figure.
-        until: as in `VMC.run`: ends the run when it returns True for a row of the history.
+    Attributes:
         exact: exact ground state or its energy, for relative errors; "auto": computed first, up to the dimension
             `exact_limit`; None: unknown.
         exact_limit: see `exact`.
@@ -97,14 +59,45 @@ def ground_state(
             orthogonal complement: E_1 above the ground state, E_0 above any other eigenstate.
         penalty: weight of the penalties, in the unit of the energy; chosen by default. One that does not lift its state
             above the exact level is refused.
-        archive: HDF5 file of the run.
         name: without `archive`, the run is kept in results/NAME-DIGEST.h5, with a digest of all choices.
         figure: draw the figure of the run beside its archive.
-        flush: how often the archive is written.
-        watch: observers of the run, such as `nqs.runtime.progress.TensorBoard`.
         progress: print the choices and show a progress bar.
-        started_by: name of the script and its options, stored in the archive.
         begin: `time.monotonic()` at which the time limit begins; None: now.
+    """
+
+    exact: Literal["auto"] | ExactGroundState | float | None = "auto"
+    exact_limit: int = EXACT_LIMIT
+    orthogonal_to: Sequence[State] = ()
+    penalty: float | None = None
+    name: str | None = None
+    figure: bool = False
+    begin: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.archive is not None:
+            checked_archive(Path(self.archive))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(RunOptions, Choices):
+    """Options of `ground_state`: those of `nqs.recipes.plan` and of `carry_out`."""
+
+    def __post_init__(self) -> None:
+        RunOptions.__post_init__(self)
+        Choices.__post_init__(self)
+
+
+@takes(Options)
+def ground_state(hamiltonian: Hamiltonian, options: Options) -> Result:
+    """Find the ground state of a Hamiltonian by variational Monte Carlo with a neural quantum state.
+
+    Unset options are chosen by `nqs.recipes.plan`, which also shows them without running. A repeated call with the same
+    archive continues the run where it stopped, or returns its result.
+
+    Args:
+        hamiltonian: the problem, which states the sector.
+        {options}
 
     Raises:
         ValueError: an invalid option; a TypeError, too, if it is of a wrong type.
@@ -118,148 +111,105 @@ def ground_state(
     >>> print(f"{result.estimate.energy:.6f}, exact {result.exact:.6f}")
     -2.000000, exact -2.000000
     """
-    check_options(
-        hamiltonian=hamiltonian, model=model, reference=reference, symmetry=symmetry, distinct=distinct,
-        optimiser=optimiser, steps=steps, minutes=minutes, total_minutes=total_minutes, until=until, seed=seed,
-        temperature=temperature, annealing=annealing, initial=initial, pretrain=pretrain, device=device,
-        threads=threads, exact=exact, exact_limit=exact_limit, penalty=penalty, archive=archive, name=name,
-        figure=figure, flush=flush, watch=watch, progress=progress, begin=begin,
-    )  # fmt: skip
-    begin = time.monotonic() if begin is None else begin
-    say = print if progress else _silent
+    check_options(hamiltonian=hamiltonian)
+    begin = time.monotonic() if options.begin is None else options.begin
+    start(options.on_device())
+    options = replace(options, begin=begin).on_this_rank()
     with Interruption(patience=0):  # at once; the loop has a delayed one of its own
-        # Validate options first: exact diagonalisation may take long.
-        RunConfig(steps=steps, seed=seed, temperature=temperature, annealing=annealing)
-        checked_device(str(default_device() if device is None else device))
-        TimeLimit(minutes)
-        if archive is not None:
-            checked_archive(Path(archive))
-        if initial is not None:
-            Archive.open(initial).parameters()
-        check_states(orthogonal_to)
-        if orthogonal_to:
-            symmetry = "none"
-            if model is None or isinstance(model, NetworkOptions):
-                model = model or NetworkOptions()
+        # Validate options first: planning and exact diagonalisation may take long.
+        if options.initial is not None:
+            Archive.open(options.initial).parameters()
+        check_states(options.orthogonal_to)
+        if options.orthogonal_to:
+            model = NetworkOptions() if options.model is None else options.model
+            if isinstance(model, NetworkOptions):
                 model = replace(model, network=model.network or "transformer", phase="learned")
-        plan = planned(
-            hamiltonian,
-            model=model,
-            reference=reference,
-            symmetry=symmetry,
-            distinct=distinct,
-            sampled=sampled,
-            optimiser=optimiser,
-            steps=steps,
-            minutes=minutes,
-            total_minutes=total_minutes,
-            seed=seed,
-            temperature=temperature,
-            annealing=annealing,
-            initial=initial,
-            pretrain=pretrain,
-            device=device,
-            threads=threads,
-        )
-        known = known_states(hamiltonian, orthogonal_to, penalty)
-        say(hamiltonian, hamiltonian.hilbert, sep="\n")
-        if exact == "auto":
-            exact = None
-            if sampled:
-                say("no exact energy: sampled=True")
-            elif hamiltonian.hilbert.dimension > exact_limit:
-                say(f"no exact energy: the dimension is above exact_limit={exact_limit:,}")
-            elif known:
-                level, notes = level_above(hamiltonian, known)
-                exact = float(level.energies[0])
-                say(f"above the {len(known)} known state{'s' * (len(known) > 1)}: {level}", *notes, sep="\n")
-            else:
-                exact = exact_diagonalisation.ground_state(hamiltonian)
-                say(exact)
-        return carry_out(
-            plan,
-            exact=exact,
-            orthogonal_to=known,
-            archive=archive,
-            name=name,
-            figure=figure,
-            flush=flush,
-            watch=watch,
-            until=until,
-            progress=progress,
-            started_by=started_by,
-            begin=begin,
-        )
+            options = replace(options, symmetry="none", model=model)
+        return _carried_out(resolved(hamiltonian, options), options)
 
 
-def carry_out(
-    plan: Plan,
-    *,
-    exact: ExactGroundState | float | None = None,
-    orthogonal_to: Sequence[State] = (),
-    penalty: float | None = None,
-    archive: str | Path | None = None,
-    name: str | None = None,
-    figure: bool = False,
-    flush: FlushPolicy | None = None,
-    watch: Iterable[Watcher] = (),
-    until: Callable[[Mapping[str, float]], bool] | None = None,
-    progress: bool = True,
-    started_by: tuple[str, Mapping[str, Any]] = ("", {}),
-    begin: float | None = None,
-) -> Result:
-    """Run a plan, or continue its run; arguments as in `ground_state`.
+@takes(RunOptions)
+def carry_out(plan: Plan, options: RunOptions) -> Result:
+    """Run a plan, or continue its run.
+
+    Args:
+        plan: from `nqs.recipes.plan`.
+        {options}
 
     Raises:
         ValueError, ArchiveError, NonFiniteError, Interrupted: as `ground_state`.
     """
-    check_options(
-        exact=exact, penalty=penalty, archive=archive, name=name, figure=figure, flush=flush, watch=watch, until=until,
-        progress=progress, begin=begin,
-    )  # fmt: skip
-    begin = time.monotonic() if begin is None else begin
-    hilbert, say = plan.hamiltonian.hilbert, print if progress else _silent
+    check_hamiltonian(plan.hamiltonian)
+    start(plan.device)
+    return _carried_out(plan, options.on_this_rank())
+
+
+def _carried_out(plan: Plan, options: RunOptions) -> Result:
+    """The same for a Hamiltonian that was checked."""
+    hilbert, say = plan.hamiltonian.hilbert, print if options.progress else _silent
+    begin = time.monotonic() if options.begin is None else options.begin
+    ranks = communicator()
+    if ranks.size > 1:
+        say(f"{ranks.size} ranks")
+    known = known_states(plan.hamiltonian, options.orthogonal_to, options.penalty)
+    say(plan.hamiltonian, hilbert, sep="\n")
+    exact, lines = ranks.of_first(lambda: _exact(plan, options, known))
+    for line in lines:
+        say(line)
     known_state = exact if isinstance(exact, ExactGroundState) else None
     for line in _introduction(plan, known_state):
         say(line)
     wavefunction = plan.model.build(hilbert, plan.device)
     source = None if plan.initial is None else Archive.open(plan.initial)
-    start = _start(plan, source)
+    origin_of_parameters = _start(plan, source)
     if source is not None:
         say(transfer(wavefunction, plan.hamiltonian, source))
-    vmc = built(plan, wavefunction, orthogonal_to, penalty)
+    vmc = built(plan, wavefunction, known)
     say(plan.summary)
-    path = None if archive is None else checked_archive(Path(archive))
-    if path is None and name is not None:
-        path = Path("results") / f"{name}-{digest(vmc.config(plan.run, start or None))}.h5"
+    config = vmc.config(plan.run, origin_of_parameters or None)
+    path = None if options.archive is None else Path(options.archive)
+    if path is None and options.name is not None:
+        path = Path("results") / f"{options.name}-{digest(config)}.h5"
     with using_threads(plan.threads):
-        if plan.pretrain != "none" and not (path is not None and path.exists() and Archive.open(path).has_checkpoint):
+        if plan.pretrain != "none" and not ranks.of_first(lambda: _has_begun(path)):
             target = pretraining_target(plan, known_state)
-            found = fit(wavefunction, target, steps=FIT_STEPS, fidelity=FIT_FIDELITY, progress=progress)
+            found = fit(wavefunction, target, steps=FIT_STEPS, fidelity=FIT_FIDELITY, progress=options.progress)
             say(f"fit to the {plan.pretrain} state: {found}")
-        if path is not None:
+        if path is not None and ranks.is_first:
             path.parent.mkdir(parents=True, exist_ok=True)
-        result = vmc.carry_out(
-            plan.run,
-            vmc.config(plan.run, start or None),
-            archive=path,
-            exact=exact,
-            progress=progress,
-            minutes=minutes_left(plan.minutes, begin, FIGURE_SECONDS * _slowdown(begin) if figure else 0.0),
-            flush=flush,
-            watch=watch,
-            until=until,
-            started_by=started_by,
-        )
-    if figure and path is not None:
+        minutes = minutes_left(plan.minutes, begin, FIGURE_SECONDS * _slowdown(begin) if options.figure else 0.0)
+        result = vmc.carry_out(plan.run, config, replace(options, archive=path), minutes=minutes, exact=exact)
+    if options.figure and path is not None and ranks.is_first:
         plot_run(path, figure_beside(path), hilbert, known_state)
     return result
 
 
-def built(
-    plan: Plan, wavefunction: Wavefunction, orthogonal_to: Sequence[State] = (), penalty: float | None = None
-) -> VMC:
-    """The loop that carries out a plan."""
+def _has_begun(path: Path | None) -> bool:
+    return path is not None and path.exists() and Archive.open(path).has_checkpoint
+
+
+def _exact(
+    plan: Plan, options: RunOptions, known: Sequence[KnownState]
+) -> tuple[ExactGroundState | float | None, list[str]]:
+    """The exact ground state or energy that relative errors refer to, computed for "auto"; lines about it."""
+    if options.exact != "auto":
+        return options.exact, []
+    if plan.sampled:
+        return None, ["no exact energy: sampled=True"]
+    if plan.hamiltonian.hilbert.dimension > options.exact_limit:
+        return None, [f"no exact energy: the dimension is above exact_limit={options.exact_limit:,}"]
+    if known:
+        level, notes = level_above(plan.hamiltonian, known)
+        return float(level.energies[0]), [
+            f"above the {len(known)} known state{'s' * (len(known) > 1)}: {level}",
+            *notes,
+        ]
+    exact = exact_diagonalisation.ground_state(plan.hamiltonian, check=False)
+    return exact, [str(exact)]
+
+
+def built(plan: Plan, wavefunction: Wavefunction, orthogonal_to: Sequence[State] = ()) -> VMC:
+    """The loop that carries out a plan, whose Hamiltonian was checked."""
     *before, main = plan.stages
     warm_up = None
     if before:
@@ -274,8 +224,8 @@ def built(
         plan.evaluation,
         warm_up=warm_up,
         orthogonal_to=orthogonal_to,
-        penalty=penalty,
         unit=plan.unit,
+        check=False,
     )
 
 
@@ -341,7 +291,9 @@ def minutes_left(minutes: float | None, begin: float, reserved: float = 0.0) -> 
 
 
 def report_result(result: Result, archive: Path, hilbert: HilbertSpace | None = None) -> None:
-    """Print a result and the paths of archive and figure; draw the figure if `hilbert` is given."""
+    """Print a result and the paths of archive and figure; draw the figure if `hilbert` is given. On rank 0 alone."""
+    if not communicator().is_first:
+        return
     print(result)
     figure = figure_beside(archive)
     if hilbert is not None:

@@ -57,10 +57,13 @@ __all__ = [
     "marshall_exact",
     "marshall_sublattice",
     "max_connected",
+    "max_distinct",
     "one_electron_of",
     "peak_of",
     "sampled_elements",
+    "summary_of",
     "unit_of",
+    "warm_start",
 ]
 
 
@@ -76,10 +79,37 @@ class Sampler(Protocol):
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
+def warm_start(sampler: Sampler, state: dict[str, Tensor], generator: torch.Generator) -> None:
+    """Give a new sampler what one of the same kind learned while the parameters changed: walkers, a trained proposal.
+
+    Samplers whose draws are independent have no method `warm_start(state, generator)` and start without it.
+    """
+    method = getattr(sampler, "warm_start", None)
+    if method is not None:
+        method(state, generator)
+
+
 class SamplerConfig(Protocol):
-    """A frozen dataclass that builds a sampler of a wavefunction; archives store it."""
+    """A frozen dataclass that builds a sampler of a wavefunction; archives store it.
+
+    It may say more of itself: `summary` and `max_distinct`, as the functions below return them.
+    """
 
     def build(self, wavefunction: Wavefunction) -> Sampler: ...
+
+
+def max_distinct(config: SamplerConfig) -> int | None:
+    """Upper bound of the distinct configurations of a draw; None where the configuration states none."""
+    found: int | None = getattr(config, "max_distinct", None)
+    return found
+
+
+def summary_of(config: object) -> str:
+    """What a configuration of a sampler, an evaluation or a model says of itself in a few words, for the printed plan;
+
+    by default the name of its class.
+    """
+    return str(getattr(config, "summary", type(config).__name__))
 
 
 class Objective(Protocol):

@@ -138,11 +138,6 @@ class Samples:
         return torch.tensordot(self.error_weights, (x - self.mean(x)).abs().square(), 1).sqrt()
 
     @property
-    def effective_sample_size(self) -> float:
-        """Kish's effective number of distinct configurations, 1 / sum w^2."""
-        return 1.0 / self.weights.square().sum().item()
-
-    @property
     def perplexity(self) -> float:
         """exp of the Shannon entropy -<log |psi|^2>: effective number of configurations that carry the state.
 

@@ -16,6 +16,8 @@ import torch
 
 from nqs.hilbert import HilbertSpace, count_text
 from nqs.protocols import Wavefunction
+from nqs.runtime.options import check_fields
+from nqs.samplers.decoding import GROUPS, Decoding
 from nqs.samplers.independent import Independent, autoregressive
 from nqs.samples import Samples
 
@@ -30,6 +32,7 @@ class CoverageSampler:
         n_distinct: width of the beam, at most the dimension of the sector.
         branches: largest number of local states that a prefix goes on with; None: all.
         given: local state by site, such as {0: 1, 5: 0}; kept as pairs.
+        groups: on several ranks, number of prefixes that are dealt to them (nqs.samplers.decoding).
 
     >>> from nqs.hilbert import bosons
     >>> from nqs.models import Transformer
@@ -42,12 +45,10 @@ class CoverageSampler:
     n_distinct: int
     branches: int | None = None
     given: Mapping[int, int] | tuple[tuple[int, int], ...] = field(default=())
+    groups: int = field(default=GROUPS, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
-        if self.n_distinct < 1:
-            raise ValueError(f"n_distinct={self.n_distinct}: give at least 1.")
-        if self.branches is not None and self.branches < 1:
-            raise ValueError(f"branches={self.branches}: give at least 1, or None for all.")
+        check_fields(self, at_least={"n_distinct": 1, "branches": 1, "groups": 1})
         pairs = self.given.items() if isinstance(self.given, Mapping) else self.given
         object.__setattr__(self, "given", tuple(sorted((int(site), int(state)) for site, state in pairs)))
 
@@ -86,9 +87,10 @@ class Coverage(Independent):
         wavefunction, hilbert, config = self.base, self.base.hilbert, self.config
         tokens = torch.empty((1, 0), dtype=torch.uint8, device=generator.device)
         log_p = phase = torch.zeros(1, dtype=torch.float64, device=generator.device)
-        state = wavefunction.start(1)
+        decoding = Decoding(wavefunction, config.groups)
+        state = decoding.start(1)
         for site in range(hilbert.n_sites):
-            conditionals, state = wavefunction.step(tokens[:, -1] if site else None, state)
+            conditionals, state = decoding.step(tokens[:, -1] if site else None, state)
             step = conditionals.log_p
             if site in self._given:
                 others = torch.arange(step.shape[1], device=step.device) != self._given[site]
@@ -107,7 +109,7 @@ class Coverage(Independent):
             tokens = torch.cat([tokens[rows], token[:, None].to(torch.uint8)], dim=1)
             phase = phase[rows] + conditionals.phase[rows, token]
             if site + 1 < hilbert.n_sites:
-                state = state.branch(rows)
+                state = decoding.deal(state.branch(rows), log_p)
         p = log_p.exp()
         complete = abs(p.sum().item() - 1) < COMPLETE
         samples = Samples(

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.protocols import AutoregressiveWavefunction
+from nqs.runtime.distributed import communicator
 from nqs.runtime.memory import max_chunk_rows
 from nqs.samples import LARGEST_BINOMIAL, split_counts
 
@@ -139,6 +140,26 @@ class GraphCache:
     def __init__(self, wavefunction: AutoregressiveWavefunction) -> None:
         self.wavefunction = wavefunction
         self._graph: GraphedDraw | None = None
+
+    def draw_of_first_rank(self, n_samples: int, n_distinct: int | None, generator: torch.Generator) -> Leaves | None:
+        """`draw`; of several ranks rank 0 draws for all, since such draws are too small to be faster in parts."""
+        ranks, device = communicator(), generator.device
+        drawn = self.draw(n_samples, n_distinct, generator) if ranks.is_first else None
+        if ranks.size == 1:
+            return drawn
+        (number,) = ranks.numbers(-1 if drawn is None else len(drawn.counts))
+        if number < 0:
+            return None
+        if drawn is None:
+            shape = int(number), self.wavefunction.hilbert.n_sites
+            tokens = torch.empty(shape, dtype=torch.uint8, device=device)
+            counts = torch.empty(shape[0], dtype=torch.int64, device=device)
+            log_p, phase = torch.empty((2, shape[0]), dtype=torch.float64, device=device)
+            drawn = Leaves(tokens, counts, log_p, phase, torch.tensor(shape[0], device=device))
+        state = generator.get_state().to(device)
+        ranks.from_first(*drawn[:4], state)
+        generator.set_state(state.cpu())
+        return drawn
 
     def draw(self, n_samples: int, n_distinct: int | None, generator: torch.Generator) -> Leaves | None:
         """Leaves without empty places; None if the draw is too large, memory is short, or the capacity was exceeded."""

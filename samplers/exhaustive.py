@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.hilbert import HilbertSpace, count_text
 from nqs.protocols import Wavefunction
 from nqs.samplers.independent import Independent
@@ -20,6 +20,10 @@ class ExhaustiveSampler:
     """
 
     max_dimension: int = 2**22
+
+    @property
+    def summary(self) -> str:
+        return "every configuration"
 
     def build(self, wavefunction: Wavefunction) -> "ExhaustiveSampling":
         return ExhaustiveSampling(self, wavefunction)
@@ -46,7 +50,7 @@ class ExhaustiveSampling(Independent):
         self._check(wavefunction.n_images * at_least, hilbert)
         n, members = wavefunction.representatives(device)
         self._check(wavefunction.n_images * len(n), hilbert)
-        log_modulus, phase = log_psi_in_chunks(wavefunction, n)
+        log_modulus, phase = log_psi_by_all_ranks(wavefunction, n)
         largest = log_modulus.max().clamp(min=0)  # a state that is not normalised could overflow
         weights = members * (2 * (log_modulus - largest)).exp()
         return Samples(

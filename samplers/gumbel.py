@@ -14,7 +14,7 @@ noise is far below that of independent samples, and cost and memory are fixed in
 """
 
 # Shapes: F prefixes on the beam, L sites, d local states, K distinct configurations.
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float64
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nqs.protocols import Wavefunction
 from nqs.runtime.options import check_fields
+from nqs.samplers.decoding import GROUPS, Decoding
 from nqs.samplers.independent import Independent, autoregressive
 from nqs.samples import Samples
 
@@ -32,14 +33,22 @@ class GumbelSampler:
 
     Args:
         n_distinct: number of distinct configurations; a smaller sector is enumerated exactly.
+        groups: on several ranks, number of prefixes that are dealt to them (nqs.samplers.decoding).
     """
 
     n_distinct: int
+    groups: int = field(default=GROUPS, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if self.n_distinct < 1:
-            raise ValueError(f"n_distinct={self.n_distinct}: give at least 1.")
+        check_fields(self, at_least={"n_distinct": 1, "groups": 1})
+
+    @property
+    def max_distinct(self) -> int:
+        return self.n_distinct
+
+    @property
+    def summary(self) -> str:
+        return f"about {self.n_distinct:,} distinct configurations"
 
     def build(self, wavefunction: Wavefunction) -> "GumbelSampling":
         """Raises TypeError: the wavefunction is not autoregressive."""
@@ -50,7 +59,7 @@ class GumbelSampling(Independent):
     """Draws without replacement from one wavefunction."""
 
     def __init__(self, config: GumbelSampler, wavefunction: Wavefunction) -> None:
-        self.n_distinct = config.n_distinct
+        self.n_distinct, self.groups = config.n_distinct, config.groups
         self.wavefunction = wavefunction
         self.base = autoregressive(wavefunction, config)
 
@@ -62,9 +71,10 @@ class GumbelSampling(Independent):
         tokens = torch.empty((1, 0), dtype=torch.uint8, device=device)
         log_p = phase = torch.zeros(1, dtype=torch.float64, device=device)
         key = gumbel(log_p, generator)
-        state = wavefunction.start(1)
+        decoding = Decoding(wavefunction, self.groups)
+        state = decoding.start(1)
         for site in range(hilbert.n_sites):
-            conditionals, state = wavefunction.step(tokens[:, -1] if site else None, state)
+            conditionals, state = decoding.step(tokens[:, -1] if site else None, state)
             child_log_p = log_p[:, None] + conditionals.log_p  # (F, d)
             child_key = conditioned_on_maximum(child_log_p + gumbel(child_log_p, generator), key).flatten()
             possible = int((child_log_p != -torch.inf).sum())
@@ -73,7 +83,7 @@ class GumbelSampling(Independent):
             tokens = torch.cat([tokens[rows], token[:, None].to(torch.uint8)], dim=1)
             log_p, phase = child_log_p[rows, token], phase[rows] + conditionals.phase[rows, token]
             if site + 1 < hilbert.n_sites:
-                state = state.branch(rows)
+                state = decoding.deal(state.branch(rows), log_p)
         inclusion, threshold = torch.ones_like(log_p), None
         if len(log_p) > self.n_distinct:  # keys are sorted, the last one is kappa
             inclusion = -torch.expm1(-(log_p[:-1] - key[-1]).exp())

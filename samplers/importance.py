@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.protocols import Wavefunction
+from nqs.runtime.options import check_fields
 from nqs.samplers.proposal import Proposal
 from nqs.samples import Samples, distinct
 
@@ -48,13 +49,19 @@ class ImportanceSampler:
     proposal: Proposal = field(default_factory=Proposal)
 
     def __post_init__(self) -> None:
-        for name in ("n_samples", "n_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give at least 1.")
+        check_fields(self, at_least={"n_samples": 1, "n_batches": 1})
         if self.n_effective is not None and not 1 <= self.n_effective <= self.n_samples * self.n_batches:
             raise ValueError(
                 f"n_effective={self.n_effective}: choose 1 to {self.n_samples * self.n_batches}, n_samples * n_batches."
             )
+
+    @property
+    def max_distinct(self) -> int:
+        return self.n_samples * self.n_batches
+
+    @property
+    def summary(self) -> str:
+        return f"{self.n_samples:,} weighted draws"
 
     def build(self, wavefunction: Wavefunction) -> "ImportanceSampling":
         """Raises TypeError: the proposal is not autoregressive."""
@@ -107,7 +114,7 @@ class ImportanceSampling:
         log_q = torch.zeros(shape, dtype=torch.float64, device=generator.device)
         n, log_q = self.proposal.draw(n, log_q, 0, generator)
         first, classes = distinct(self.hilbert, n)
-        log_modulus, phase = log_psi_in_chunks(self.wavefunction, n[first])
+        log_modulus, phase = log_psi_by_all_ranks(self.wavefunction, n[first])
         return Draws(n, log_modulus[classes], phase[classes], 2 * log_modulus[classes] - log_q.sum(1))
 
     def _weighted(self, batches: list["Draws"], wanted: float) -> Samples:
@@ -150,3 +157,7 @@ class ImportanceSampling:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.proposal.load_state_dict(state)
+
+    def warm_start(self, state: dict[str, Tensor], generator: torch.Generator) -> None:
+        """With the trained proposal."""
+        self.load_state_dict(state)

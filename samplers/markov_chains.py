@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.chains import autocorrelation_time, drifts
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import LogPsi, Wavefunction
+from nqs.runtime.options import check_fields
 from nqs.samplers.correlated import samples_of_chains
 from nqs.samples import Samples
 
@@ -43,15 +44,19 @@ class ChainOptions:
     n_discarded: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("n_samples", "n_chains", "n_discarded"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give at least 1.")
-        if self.n_steps is not None and self.n_steps < 1:
-            raise ValueError(f"n_steps={self.n_steps}: give at least 1, or None for the default.")
+        check_fields(self, at_least=dict.fromkeys(("n_samples", "n_chains", "n_steps", "n_discarded"), 1))
         if self.n_samples < self.n_chains:
             raise ValueError(
                 f"n_samples={self.n_samples} of n_chains={self.n_chains}: each chain gives at least one sample."
             )
+
+    @property
+    def max_distinct(self) -> int:
+        return math.ceil(self.n_samples / self.n_chains) * self.n_chains
+
+    @property
+    def summary(self) -> str:
+        return f"{self.n_samples:,} samples of {self.n_chains:,} Markov chains"
 
 
 class Walkers:
@@ -130,14 +135,23 @@ class MarkovChains(ABC):
                 )
             self.walkers = walkers
 
+    def warm_start(self, state: dict[str, Tensor], generator: torch.Generator) -> None:
+        """With the walkers, if they are as many; one draw is discarded, for they last moved with other parameters."""
+        try:
+            self.load_state_dict(state)
+        except ValueError:  # another number of walkers: these start anew
+            return
+        if self.walkers is not None:
+            self.sample(generator)
+
     def _begun(self, generator: torch.Generator) -> Walkers:
         """The walkers on the device of the generator, thermalised; amplitudes of the present parameters."""
         self.begin(generator.device)
         if self.walkers is not None:
             n = self.walkers.to(generator.device)
-            return Walkers(n, log_psi_in_chunks(self.wavefunction, n))
+            return Walkers(n, log_psi_by_all_ranks(self.wavefunction, n))
         n = start(self.wavefunction, self.n_walkers, generator)
-        walkers = Walkers(n, log_psi_in_chunks(self.wavefunction, n))
+        walkers = Walkers(n, log_psi_by_all_ranks(self.wavefunction, n))
         self.thermalise(walkers, generator)
         return walkers
 
@@ -176,7 +190,7 @@ def start(wavefunction: Wavefunction, n_walkers: int, generator: torch.Generator
     hilbert: HilbertSpace = wavefunction.hilbert
     n = wavefunction.initial_configurations(n_walkers, generator)
     for _ in range(ATTEMPTS):
-        possible = log_psi_in_chunks(wavefunction, n).log_modulus.isfinite()
+        possible = log_psi_by_all_ranks(wavefunction, n).log_modulus.isfinite()
         if bool(possible.all()):
             return n
         n = torch.where(possible[:, None], n, hilbert.random(n_walkers, generator))

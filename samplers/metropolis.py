@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.protocols import Wavefunction
 from nqs.samplers.markov_chains import ChainOptions, MarkovChains, Walkers, metropolis
 from nqs.samplers.moves import Moves, Proposer, default_moves
@@ -81,7 +81,7 @@ class MetropolisSampling(MarkovChains):
 
     def step(self, walkers: Walkers, number: int, generator: torch.Generator) -> Bool[Tensor, " C"]:
         proposal = self._proposers[number % len(self._proposers)](walkers.n, generator)
-        log_psi = log_psi_in_chunks(self.wavefunction, proposal.configurations)
+        log_psi = log_psi_by_all_ranks(self.wavefunction, proposal.configurations)
         log_ratio = 2 * self._powers * (log_psi.log_modulus - walkers.log_modulus) + proposal.log_ratio
         accepted = metropolis(log_ratio, generator)
         walkers.move(accepted, proposal.configurations, log_psi)

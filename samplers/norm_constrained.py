@@ -23,15 +23,17 @@ Liang, Wong, J. Am. Stat. Assoc. 95, 121 (2000); Pandolfi, Bartolucci, Friel, AI
 # Shapes: B walkers, M tries, L sites, d local states, G groups of k sites, D = d^k combined states of a group.
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import LogPsi, Wavefunction
+from nqs.runtime.distributed import communicator
+from nqs.runtime.options import check_fields
 from nqs.samplers.markov_chains import ChainOptions, MarkovChains, Walkers, metropolis
 from nqs.samplers.moves import Redraw, is_hard
 
@@ -65,14 +67,9 @@ class NormConstrainedSampler(ChainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.step_size > 0 and math.isfinite(self.step_size)):
-            raise ValueError(f"step_size={self.step_size}: it must be positive.")
+        check_fields(self, positive=("step_size",), at_least={"n_tries": 1})
         if self.p not in (1, 2):
             raise ValueError(f"p={self.p}: choose 1 or 2.")
-        if self.n_tries < 1:
-            raise ValueError(f"n_tries={self.n_tries}: give at least 1.")
-        if self.weighting not in get_args(Weighting):
-            raise ValueError(f"weighting={self.weighting!r}: choose one of {get_args(Weighting)}.")
 
     def build(self, wavefunction: Wavefunction) -> "NormConstrainedSampling":
         """Raises ValueError: fewer steps than kinds of moves."""
@@ -157,7 +154,7 @@ class NormConstrainedSampling(MarkovChains):
     def step(self, walkers: Walkers, number: int, generator: torch.Generator) -> Bool[Tensor, " C"]:
         if self._redraw is not None and number % 2:
             proposal = self._redraw.build(self.hilbert, walkers.n.device)(walkers.n, generator)
-            log_psi = log_psi_in_chunks(self.wavefunction, proposal.configurations)
+            log_psi = log_psi_by_all_ranks(self.wavefunction, proposal.configurations)
             accepted = metropolis(2 * (log_psi.log_modulus - walkers.log_modulus), generator)
             walkers.move(accepted, proposal.configurations, log_psi)
             return accepted
@@ -204,9 +201,11 @@ class NormConstrainedSampling(MarkovChains):
         relaxed = getattr(self.wavefunction, "relaxed_log_modulus", None)
         if relaxed is not None:
             d = self.hilbert.local_dim
+            ranks = communicator()
             with torch.enable_grad():
-                x = torch.nn.functional.one_hot(n.long(), d).double().requires_grad_()
+                x = torch.nn.functional.one_hot(n[ranks.share(len(n))].long(), d).double().requires_grad_()
                 (gradient,) = torch.autograd.grad(2 * relaxed(x).sum(), x)  # (B, L, d)
+            (gradient,) = ranks.gather(gradient, number=len(n))
             change = gradient - gradient.gather(2, n.long()[..., None])
             place = torch.arange(self._groups.k, device=n.device)
             return change[:, groups][:, :, place, self._groups.states].sum(-1)
@@ -215,7 +214,7 @@ class NormConstrainedSampling(MarkovChains):
         moved = n[row].scatter(1, groups[group], self._groups.states[code].to(torch.uint8))
         found = torch.full((len(row),), -math.inf, dtype=torch.float64, device=n.device)
         inside = self.hilbert.contains(moved) if self.hilbert.exclusions else torch.ones_like(row, dtype=torch.bool)
-        found[inside] = log_psi_in_chunks(self.wavefunction, moved[inside]).log_modulus
+        found[inside] = log_psi_by_all_ranks(self.wavefunction, moved[inside]).log_modulus
         change = torch.zeros(allowed.shape, dtype=torch.float64, device=n.device)
         now = torch.where(log_modulus.isfinite(), log_modulus, 0.0)  # candidates outside the sector are refused anyway
         change[row, group, code] = 2 * (found - now[row])
@@ -239,7 +238,7 @@ class NormConstrainedSampling(MarkovChains):
         codes = torch.multinomial(log_q.exp().view(B * G, D), number, replacement=True, generator=generator)
         codes = codes.view(B, G, number).transpose(1, 2)  # (B, M, G)
         moved = self._groups.changed(n.repeat_interleave(number, 0), groups, codes.flatten(0, 1))
-        found = log_psi_in_chunks(self.wavefunction, moved)
+        found = log_psi_by_all_ranks(self.wavefunction, moved)
         if self.hilbert.exclusions:
             found = LogPsi(found.log_modulus.masked_fill(~self.hilbert.contains(moved), -math.inf), found.phase)
         log_there = log_probability(log_q, codes)

@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nqs.protocols import AutoregressiveWavefunction, Wavefunction, WavefunctionConfig
+from nqs.runtime.distributed import communicator
 from nqs.runtime.memory import in_chunks, max_chunk_rows
+from nqs.samplers.decoding import Decoding
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
 
@@ -94,8 +96,10 @@ class TrainedProposal:
             return self._tempered(self.model.conditionals(part).log_p).gather(-1, part.long()[..., None])[..., 0]
 
         with torch.no_grad():
-            rows = max_chunk_rows(self.model.bytes_per_configuration, n.device)
-            return torch.cat(in_chunks(evaluate, n, rows)) if len(n) else evaluate(n)
+            ranks = communicator()
+            rows, own = max_chunk_rows(self.model.bytes_per_configuration, n.device), n[ranks.share(len(n))]
+            found = torch.cat(in_chunks(evaluate, own, rows)) if len(own) else evaluate(own)
+            return ranks.gather(found, number=len(n))[0]
 
     @torch.no_grad()
     def draw(
@@ -103,9 +107,10 @@ class TrainedProposal:
     ) -> tuple[UInt8[Tensor, "B L"], Float64[Tensor, "B L"]]:
         """Sites from `first` on drawn anew, and their logarithms of conditionals."""
         n, log_q = n.clone(), log_q.clone()
-        state, tokens = self.model.start(len(n)), None
+        decoding = Decoding(self.model)
+        state, tokens = decoding.start_shared(len(n), n.device), None
         for site in range(n.shape[1]):
-            conditionals, state = self.model.step(tokens, state)
+            conditionals, state = decoding.step(tokens, state)
             if site >= first:
                 log_p = self._tempered(conditionals.log_p)
                 token = torch.multinomial(log_p.exp(), 1, generator=generator)
@@ -123,15 +128,17 @@ class TrainedProposal:
             flat = parameters_to_vector(parameters).double()
         if self.moments is None:
             self.moments = torch.zeros((2, len(flat)), dtype=torch.float64, device=flat.device)
+        ranks = communicator()
         rows = max_chunk_rows(8 * self.model.bytes_per_configuration, n.device)
         for _ in range(number):
             gradient = torch.zeros_like(flat)
-            for part in torch.arange(len(n), device=n.device).split(rows):
+            for part in torch.arange(len(n), device=n.device)[ranks.share(len(n))].split(rows):
                 with torch.enable_grad():
                     loss = -2 * weights[part] @ self.model(n[part]).log_modulus
                     found = torch.autograd.grad(loss, parameters, allow_unused=True)  # a phase head has no part in it
                 given = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
                 gradient += parameters_to_vector(given).double()
+            gradient = ranks.sum(gradient)
             self.updates += 1
             for moment, power, beta in zip(self.moments, (1, 2), BETAS, strict=True):
                 moment.mul_(beta).add_((1 - beta) * gradient**power)

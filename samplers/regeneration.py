@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.protocols import Wavefunction
 from nqs.samplers.markov_chains import ChainOptions, MarkovChains, Walkers, metropolis
 from nqs.samplers.proposal import Proposal
@@ -84,7 +84,7 @@ class Regeneration(MarkovChains):
             sites = self.hilbert.n_sites
             first = int(torch.randint(sites, (), generator=generator, device=walkers.n.device))
         n, log_there = self.proposal.draw(walkers.n, log_q, first, generator)
-        log_psi = log_psi_in_chunks(self.wavefunction, n)
+        log_psi = log_psi_by_all_ranks(self.wavefunction, n)
         log_ratio = 2 * (log_psi.log_modulus - walkers.log_modulus) + (log_q - log_there).sum(1)
         accepted = metropolis(log_ratio, generator)
         walkers.move(accepted, n, log_psi)

@@ -18,6 +18,7 @@ from nqs.protocols import AutoregressiveWavefunction, DecodingState, Wavefunctio
 from nqs.runtime.options import check_fields
 from nqs.samplers.coverage import check_given
 from nqs.samplers.cuda_graph import GraphCache
+from nqs.samplers.decoding import GROUPS, Decoding
 from nqs.samplers.independent import Independent, autoregressive
 from nqs.samples import Samples, split_counts
 
@@ -52,6 +53,7 @@ class TreeSampler:
         max_frontier: largest number of prefixes decoded together; a larger frontier is split into chunks, which bounds
             memory without changing the distribution.
         prefix: local states of the first sites: samples of the conditional distribution given these.
+        groups: on several ranks, number of prefixes that are dealt to them (nqs.samplers.decoding).
         use_cuda_graph: on a GPU, replay draws of up to some thousand distinct configurations as a CUDA graph
             (nqs.samplers.cuda_graph): faster for small networks, with other random numbers.
 
@@ -68,18 +70,28 @@ class TreeSampler:
     max_frontier: int = 2**17
     use_cuda_graph: bool = True
     prefix: tuple[int, ...] = field(default=(), metadata={"stored_if_default": False})
+    groups: int = field(default=GROUPS, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, at_least={"n_distinct": 1, "max_frontier": 1, "groups": 1})
         if (self.n_samples is None) == (self.n_distinct is None):
             raise ValueError("give either n_samples or n_distinct to TreeSampler, not both or none.")
         if self.n_samples is not None and not 1 <= self.n_samples <= MAX_SAMPLES:
             raise ValueError(f"n_samples={self.n_samples}: choose 1 to {MAX_SAMPLES:.0e}.")
-        if self.n_distinct is not None and self.n_distinct < 1:
-            raise ValueError(f"n_distinct={self.n_distinct}: give at least 1.")
-        if self.max_frontier < 1:
-            raise ValueError(f"max_frontier={self.max_frontier}: give at least 1.")
         object.__setattr__(self, "prefix", tuple(int(state) for state in self.prefix))
+
+    @property
+    def max_distinct(self) -> int:
+        """About, for a wanted number of distinct configurations."""
+        number = self.n_samples if self.n_distinct is None else self.n_distinct
+        assert number is not None
+        return number
+
+    @property
+    def summary(self) -> str:
+        if self.n_distinct is None:
+            return f"{self.n_samples:,} independent samples"
+        return f"about {self.n_distinct:,} distinct configurations"
 
     def build(self, wavefunction: Wavefunction) -> "TreeSampling":
         """
@@ -126,17 +138,18 @@ class TreeSampling(Independent):
     def _draw(self, n_samples: int, generator: torch.Generator) -> Samples:
         wavefunction, config = self.base, self.config
         device, n_sites = generator.device, wavefunction.hilbert.n_sites
+        decoding = Decoding(wavefunction, config.groups)
         if config.use_cuda_graph and not config.prefix and device.type == "cuda":
-            drawn = self._graph.draw(n_samples, config.n_distinct, generator)
+            drawn = self._graph.draw_of_first_rank(n_samples, config.n_distinct, generator)
             if drawn is not None:
                 return as_samples(wavefunction, *drawn[:4])
-        root = self._root(n_samples, device)
+        root = self._root(decoding, n_samples, device)
         unfinished: list[Frontier] = [root]
         leaves: list[Frontier] = []
         if len(config.prefix) == n_sites:
             unfinished, leaves = [], [root]
         while unfinished:
-            frontier = grow(wavefunction, unfinished.pop(), generator, n_samples)
+            frontier = grow(decoding, unfinished.pop(), generator, n_samples)
             if frontier.tokens.shape[1] == n_sites:
                 leaves.append(frontier)
                 continue
@@ -152,14 +165,13 @@ class TreeSampling(Independent):
             return samples
         return replace(samples, probability=(log_p - root.log_p).exp())
 
-    def _root(self, n_samples: int, device: torch.device) -> Frontier:
+    def _root(self, decoding: Decoding, n_samples: int, device: torch.device) -> Frontier:
         """The prefix with all samples."""
-        wavefunction = self.base
         log_p = phase = torch.zeros(1, dtype=torch.float64, device=device)
         tokens = torch.tensor([self.config.prefix], dtype=torch.uint8, device=device)
-        state = wavefunction.start(1)
+        state = decoding.start(1)
         for site, token in enumerate(self.config.prefix):
-            conditionals, state = wavefunction.step(tokens[:, site - 1] if site else None, state)
+            conditionals, state = decoding.step(tokens[:, site - 1] if site else None, state)
             log_p, phase = log_p + conditionals.log_p[:, token], phase + conditionals.phase[:, token]
         return Frontier(tokens, torch.full((1,), n_samples, device=device), log_p, phase, state)
 
@@ -209,12 +221,10 @@ def as_samples(
     )
 
 
-def grow(
-    wavefunction: AutoregressiveWavefunction, frontier: Frontier, generator: torch.Generator, n_samples: int
-) -> Frontier:
+def grow(decoding: Decoding, frontier: Frontier, generator: torch.Generator, n_samples: int) -> Frontier:
     """The children of all prefixes that receive samples, in lexicographic order; n_samples of all prefixes at most."""
     length = frontier.tokens.shape[1]
-    conditionals, state = wavefunction.step(frontier.tokens[:, -1] if length else None, frontier.state)
+    conditionals, state = decoding.step(frontier.tokens[:, -1] if length else None, frontier.state)
     d = conditionals.log_p.shape[1]
     child_counts = split_counts(frontier.counts, conditionals.log_p.exp(), generator, n_samples).flatten()
     children = child_counts.nonzero()[:, 0]
@@ -224,10 +234,13 @@ def grow(
     def of_child(values: Float64[Tensor, "F d"]) -> Float64[Tensor, " C"]:
         return values.flatten().index_select(0, children)
 
+    counts = child_counts.index_select(0, children)
+    if length + 1 < decoding.wavefunction.hilbert.n_sites:
+        state = decoding.deal(state.branch(rows), counts)
     return Frontier(
         tokens=torch.cat([frontier.tokens.index_select(0, rows), tokens[:, None]], dim=1),
-        counts=child_counts.index_select(0, children),
+        counts=counts,
         log_p=frontier.log_p.index_select(0, rows) + of_child(conditionals.log_p),
         phase=frontier.phase.index_select(0, rows) + of_child(conditionals.phase),
-        state=state if length + 1 == wavefunction.hilbert.n_sites else state.branch(rows),
+        state=state,
     )

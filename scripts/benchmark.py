@@ -7,6 +7,7 @@
     python scripts/benchmark.py --breakdown                                  natural gradient next to plain gradient
     python scripts/benchmark.py --rounding                                   natural gradient in lower precisions
     python scripts/benchmark.py --profile                                    the operations that take most of a step
+    python scripts/benchmark.py --scaling                                    several GPUs, see scripts/scaling.py
 
 Times are CPU seconds on a CPU (summed over threads) and wall seconds on a GPU: the best of several repetitions after a
 warm-up; with --repeats 0, for very large sizes, those of a single run without counting operations. The floating-point
@@ -55,6 +56,7 @@ from nqs.optimisation.stochastic_reconfiguration import residual
 from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler, SamplerConfig
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples
+from nqs.scripts import scaling
 
 SHIFTS = (1e-3, 1e-4, 1e-5, 1e-6)
 NETKET_CHAINS = 512  # parallel Markov chains: more of them vectorise better, but each is shorter
@@ -87,6 +89,7 @@ class Config:
     breakdown: bool = False  # parts of a natural-gradient step, and a plain-gradient step
     rounding: bool = False  # rounding errors of updates in lower precisions
     profile: bool = False  # list the operations that take most of a step
+    scaling: bool = False  # over the GPUs of this machine instead: scripts/scaling.py
     seed: int = 0
 
 
@@ -568,6 +571,9 @@ def rate_text(rate: float) -> str:
 
 
 def main(config: Config) -> None:
+    if config.scaling:
+        scaling.main(scaling.Config(device=config.device))
+        return
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = recipes.checked_device(config.device)

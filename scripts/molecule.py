@@ -24,8 +24,9 @@ import torch
 
 from nqs import Archive, Result
 from nqs.cli.options import CommonOptions, Options, command_line
-from nqs.estimators.beyond_variational import second_order, zero_variance
 from nqs.estimators.estimate import with_decimals, with_error
+from nqs.estimators.extrapolation import zero_variance
+from nqs.estimators.second_order import second_order
 from nqs.exact import ground_state
 from nqs.hamiltonians import Molecule
 from nqs.hamiltonians.orbital_order import reordered
@@ -128,7 +129,7 @@ def estimates(molecule: Molecule, result: Result) -> list[str]:
     line = zero_variance(result.history["energy"], result.history["variance"])
     if line is not None:
         text = with_error(line.energy, line.error)
-        lines.append(f"extrapolated to zero variance, no bound: {text} {unit}, from the last {line.n_steps} steps")
+        lines.append(f"extrapolated to zero variance, no bound: {text} {unit}")
     return lines
 
 

@@ -12,13 +12,14 @@ Only the rows K_s: at their own sites are needed: each is the row of the first k
 
 # Shapes: B configurations or prefixes, L sites, d local states, S kernels: one, or one for up and one for down.
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
+from nqs.protocols import ReferencePhase
 from nqs.runtime.memory import in_chunks, max_chunk_rows
 
 MIXED = 1e-3  # weight of the uniform distribution, so that nothing in the sector is out of reach
@@ -44,6 +45,13 @@ class StartConditionals(Protocol):
 
     def of(self, n: UInt8[Tensor, "B L"], log_uniform: Float64[Tensor, "B L d"]) -> Float64[Tensor, "B L d"]:
         """Conditionals at all sites of whole configurations."""
+
+
+@runtime_checkable
+class StartingState(ReferencePhase, Protocol):
+    """A reference that also gives the |psi|^2 that a model starts from: a determinant, a list of configurations."""
+
+    def conditionals(self, local_dim: int) -> StartConditionals: ...
 
 
 class DeterminantConditionals:

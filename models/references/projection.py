@@ -44,16 +44,20 @@ class ProjectedDeterminant:
     hilbert: HilbertSpace
 
     def phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
-        terms = [self.terms(part).sum(1) for part in n.split(self._rows(n.device))]
-        total = torch.cat(terms) if terms else n.new_zeros(0).double()
+        total = self._sum(n)
         return torch.where(total.abs() > VANISHING, torch.angle(total), 0.0)
+
+    def amplitude(self, n: UInt8[Tensor, "B L"]) -> Num[Tensor, " B"]:
+        """<n|P_chi|D>."""
+        return self._sum(n) / self.symmetry.order
+
+    def _sum(self, n: UInt8[Tensor, "B L"]) -> Num[Tensor, " B"]:
+        rows = max_chunk_rows(16 * self.symmetry.order * (self.hilbert.n_sites + 2) ** 2, n.device)
+        return torch.cat([self.terms(part).sum(1) for part in n.split(rows)])
 
     def terms(self, n: UInt8[Tensor, "B L"]) -> Num[Tensor, "B G"]:
         """c_g(n)^* <g n|D> for every element; their mean is <n|P_chi|D>."""
         return projection_terms(self.determinant.amplitude, self.symmetry, self.hilbert, n)
-
-    def _rows(self, device: torch.device) -> int:
-        return max_chunk_rows(16 * self.symmetry.order * (self.hilbert.n_sites + 2) ** 2, device)
 
 
 def sector_of(reference: ReferencePhase, symmetry: Symmetry, hilbert: HilbertSpace) -> Symmetry:

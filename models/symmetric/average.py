@@ -34,7 +34,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.amplitudes.prefixes import log_psi_sharing_prefixes
 from nqs.hilbert import HilbertSpace
 from nqs.models.symmetric.wavefunction import SymmetricWavefunction
@@ -178,7 +178,7 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
         representatives, _ = self.fold(samples.configurations)
         first, classes = distinct(self.hilbert, representatives)
         representatives = representatives[first]
-        log_modulus, phase = log_psi_in_chunks(self, representatives)
+        log_modulus, phase = log_psi_by_all_ranks(self, representatives)
         possible = log_modulus > -math.inf
         counts = torch.zeros_like(first).index_add_(0, classes, samples.counts)[possible]
         return Samples(

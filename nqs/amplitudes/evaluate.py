@@ -1,10 +1,13 @@
 """Log amplitudes of many configurations, in chunks that fit into memory."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from nqs.protocols import LogPsi, Wavefunction
+from nqs.runtime.distributed import apart, communicator
 from nqs.runtime.memory import in_chunks, max_chunk_rows
 
 
@@ -15,3 +18,24 @@ def log_psi_in_chunks(wavefunction: Wavefunction, n: UInt8[Tensor, "B L"]) -> Lo
         return wavefunction.log_psi(n)
     chunks = in_chunks(wavefunction.log_psi, n, max_chunk_rows(wavefunction.bytes_per_amplitude, n.device))
     return LogPsi(torch.cat([p.log_modulus for p in chunks]), torch.cat([p.phase for p in chunks]))
+
+
+@torch.no_grad()
+def log_psi_by_all_ranks(
+    wavefunction: Wavefunction,
+    n: UInt8[Tensor, "B L"],
+    evaluate: Callable[[Wavefunction, Tensor], LogPsi] = log_psi_in_chunks,
+) -> LogPsi:
+    """The same where all ranks have the configurations: each evaluates its share, and all get all amplitudes.
+
+    Args:
+        evaluate: what each rank calls for its share, such as `log_psi_sharing_prefixes`.
+    """
+    ranks = communicator()
+    if ranks.size == 1 or not len(n):
+        return evaluate(wavefunction, n)
+    share = ranks.share(len(n))
+    number = share.stop - share.start
+    with apart():
+        own = evaluate(wavefunction, n[share] if number else n[:1])
+    return LogPsi(*ranks.gather(*(x[:number] for x in own), number=len(n)))

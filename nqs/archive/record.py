@@ -52,6 +52,11 @@ class RunRecord:
         self._datasets = datasets
         self._rows: list[Mapping[str, float]] = []  # of the history, not yet among the datasets
 
+    def contents(self) -> "tuple[dict[str, Any], dict[str, Any], Attributes, Datasets]":
+        """Configuration, options, attributes and datasets, from which a copy is made."""
+        self._settle()
+        return self.config, self.options, self._attributes, self._datasets
+
     @property
     def place(self) -> str:
         """Name of the archive in messages."""

@@ -102,7 +102,9 @@ def _check_history(columns: dict[str, np.ndarray]) -> None:
     for name, values in columns.items():
         if values.dtype.kind not in "fiu":
             raise ValueError(f"the column {_brief(name)} of the history holds no real numbers")
-        if name in COUNTS and not (np.isfinite(values) & (values >= 0) & (values < MAX_COUNT)).all():
+        with np.errstate(over="ignore"):  # of other floating-point types: inf is refused
+            numbers = values.astype(np.float64)
+        if name in COUNTS and not (np.isfinite(numbers) & (numbers >= 0) & (numbers < MAX_COUNT)).all():
             raise ValueError(f"the column {name} of the history holds impossible values")
 
 

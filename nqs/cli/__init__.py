@@ -23,6 +23,7 @@ from nqs.cli.commands.resume import Resume
 from nqs.cli.commands.run import choices, run
 from nqs.cli.commands.show import Show
 from nqs.cli.commands.verify import Verify
+from nqs.runtime.launched import only_rank_0_speaks
 from nqs.runtime.threads import let_idle_threads_sleep
 
 # In the order in which --help lists them, after `run`.
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: with the exit code, if that is not 0.
     """
     let_idle_threads_sleep()
+    only_rank_0_speaks()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     first = arguments[0] if arguments else ""
     if first == "run" and run(arguments[1:]):

@@ -7,6 +7,7 @@ from enum import IntEnum
 
 from nqs.archive.errors import ArchiveError
 from nqs.runtime.interruption import Interrupted
+from nqs.runtime.launched import RankError, is_started_by_torchrun
 from nqs.runtime.text import printable
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # in the messages of PyTorch's RuntimeErrors
@@ -35,25 +36,34 @@ def errors_to_exit_codes() -> Iterator[None]:
     try:
         yield
     except Interrupted as error:
-        _end(f"interrupted: {error}", error.exit_code)
-    except KeyboardInterrupt:
-        _end("interrupted: recorded steps are in the archive; repeat the command to continue.", ExitCode.SIGINT)
+        _end(f"interrupted: {error}", error.exit_code, error)
+    except KeyboardInterrupt as error:
+        line = "interrupted: recorded steps are in the archive; repeat the command to continue."
+        _end(line, ExitCode.SIGINT, error)
     except BrokenPipeError:  # nqs show ... | head
         sys.stderr.close()  # else Python reports the broken pipe at its end
         raise SystemExit(int(ExitCode.FINISHED)) from None
+    except RankError as error:
+        _end(f"error: {error}", ExitCode.ERROR, error)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
             raise
         line = "out of memory: choose a smaller system, fewer distinct configurations or a narrower network."
-        _end(f"error: {line}", ExitCode.ERROR)
+        _end(f"error: {line}", ExitCode.ERROR, error)
     except ValueError as error:
         line = printable(error, keep="\n")
-        _end(f"error: {line}", ExitCode.USAGE)
+        _end(f"error: {line}", ExitCode.USAGE, error)
     except (OSError, FloatingPointError, ArchiveError) as error:
         line = printable(error, keep="\n")
-        raise SystemExit(f"error: {line}") from None  # printed by the interpreter, which ends with 1
+        _end(f"error: {line}", ExitCode.ERROR, error)
 
 
-def _end(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+def _end(message: str, code: int, error: BaseException) -> None:
+    line: str | None = message
+    if is_started_by_torchrun():
+        from nqs.runtime.ranks import failed  # here, because importing torch takes seconds
+
+        line = failed(error, code, message)
+    if line is not None:
+        print(line, file=sys.stderr)
     raise SystemExit(int(code)) from None

@@ -3,6 +3,7 @@
 `python scripts/NAME.py` and `nqs run NAME` both call `command_line`.
 """
 
+import gc
 import inspect
 import sys
 import time
@@ -16,9 +17,11 @@ import tyro
 from nqs import driver
 from nqs.archive.archive import FlushPolicy
 from nqs.cli.errors import ExitCode, errors_to_exit_codes
+from nqs.cli.launch import is_launch_wanted, launch
 from nqs.cli.toml import command_line_flags, option_names, options_table, read_toml
 from nqs.protocols import Hamiltonian, ReferencePhase
 from nqs.recipes import NetworkOptions, OptimiserOptions, default_device
+from nqs.runtime.launched import only_rank_0_speaks, rank_of_process
 from nqs.runtime.progress import TensorBoard
 from nqs.vmc.result import Result
 
@@ -49,6 +52,8 @@ class Options:
     # fit the model to a state before the first step: the determinant that gives its signs, or the exact ground state
     pretrain: Literal["none", "mean-field", "exact"] = "none"
     device: str = field(default_factory=default_device)
+    # GPUs of this machine, one process each (docs/several_gpus.md); None: one, or those of torchrun
+    gpus: int | None = field(default=None, metadata=OF_THIS_CALL)
     # CPU threads; None: one for small steps, else as PyTorch chooses (one per core)
     threads: int | None = field(default=None, metadata=OF_THIS_CALL)
     exact_limit: int = driver.EXACT_LIMIT  # largest dimension for exact diagonalisation
@@ -85,12 +90,12 @@ class Options:
             orthogonal_to: archives of the states below the one that is wanted.
         """
         given = {option.name: getattr(self, option.name) for option in fields(self)}
-        del given["config"]
+        del given["config"], given["gpus"]
         folder = given.pop("tensorboard")
         given["until"] = until(given.pop("until_variance"), given.pop("until_error"))
         if reference is not None and self.reference == "auto":
             given["reference"] = reference
-        watch = [] if folder is None else [TensorBoard(folder)]
+        watch = [] if folder is None or rank_of_process() else [TensorBoard(folder)]
         result = driver.ground_state(
             hamiltonian, name=name, figure=True, watch=watch, orthogonal_to=orthogonal_to, **given
         )
@@ -131,12 +136,21 @@ def command_line(
         SystemExit: with an `ExitCode` other than FINISHED.
     """
     begin = process_began()
+    if not gc.get_freeze_count():
+        gc.freeze()  # garbage collections skip what is imported: most of their time in the first seconds
+    only_rank_0_speaks()
     script = Path(inspect.getfile(config)).stem.replace("_", "-")
     with errors_to_exit_codes():
         arguments = [_full_name(word) for word in (sys.argv[1:] if args is None else args)]
         arguments = _with_toml(arguments, config, script)
         parsed: Any = tyro.cli(config, description=description, args=arguments, prog=prog)
         if isinstance(getattr(parsed, "options", None), Options):
+            if is_launch_wanted(parsed.options.gpus):
+                words = sys.argv[1:] if args is None else list(args)
+                program = [sys.argv[0]] if prog is None else ["-m", *prog.split()]
+                if code := launch(parsed.options.gpus, [*program, *words]):
+                    raise SystemExit(int(code))
+                return
             started_by = (script, options_table(parsed))
             parsed = replace(parsed, options=replace(parsed.options, started_by=started_by, begin=begin))
         result = main(parsed)

@@ -14,7 +14,7 @@ from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samples import Samples
 
 EXHAUSTIVE_LIMIT = 2**20  # largest dimension for which Tr H is summed, not sampled
-TRACE_SAMPLES = 2**17
+TRACE_SITES = 2**21  # sites of all random configurations for Tr H: the larger a system, the less E_inf fluctuates
 
 
 def estimate_energy(
@@ -101,4 +101,5 @@ def infinite_temperature_energy(hamiltonian: Hamiltonian, seed: int = 0) -> floa
     if hilbert.dimension <= EXHAUSTIVE_LIMIT:
         return hamiltonian.diagonal(hilbert.configurations()).double().mean().item()
     generator = torch.Generator().manual_seed(seed)
-    return hamiltonian.diagonal(hilbert.random(TRACE_SAMPLES, generator)).double().mean().item()
+    configurations = hilbert.random(max(1, TRACE_SITES // hilbert.n_sites), generator)
+    return hamiltonian.diagonal(configurations).double().mean().item()

@@ -5,6 +5,9 @@
 Connected configurations are made distinct across the batch and looked up among the samples, whose amplitudes are known;
 only the others are evaluated, with shared prefixes once (nqs.amplitudes.prefixes). On a converged, well-sampled state
 this saves most evaluations. Where the Hamiltonian says so, elements are sampled (nqs.estimators.sampled_elements).
+
+Of several ranks each finds the energies of its share of the samples: neighbours in their order, which are connected
+with the same configurations more often than others.
 """
 
 # Shapes: U samples, K connected configurations, L sites.
@@ -17,6 +20,7 @@ from torch import Tensor
 from nqs.amplitudes.cache import amplitudes_at
 from nqs.estimators.sampled_elements import SampledElements
 from nqs.protocols import Hamiltonian, Wavefunction, max_connected, sampled_elements
+from nqs.runtime.distributed import communicator
 from nqs.runtime.memory import in_chunks, max_chunk_rows
 from nqs.samples import LocalEnergies, Lookup, Samples
 
@@ -48,13 +52,13 @@ def local_energies(
         first: of the samples from this one on; others only serve the look-up, their values are those of the diagonal.
         seed: of the draw of elements, where these are sampled.
     """
-    n = samples.configurations
+    n, ranks = samples.configurations, communicator()
     L = n.shape[1]
     diagonal = hamiltonian.diagonal(n)
     values = diagonal.to(torch.complex128)
     known = Lookup(wavefunction.hilbert, n)
-    number = sampled_elements(hamiltonian)
-    draw = None if number is None else SampledElements(hamiltonian, samples, number, seed)
+    drawn_for_each = sampled_elements(hamiltonian)
+    draw = None if drawn_for_each is None else SampledElements(hamiltonian, samples, drawn_for_each, seed)
     noise = None if draw is None else torch.zeros_like(torch.view_as_real(values))
 
     def evaluate(part: Tensor) -> tuple[int, int]:
@@ -81,11 +85,17 @@ def local_energies(
     images = wavefunction.n_images * max_connected(hamiltonian)
     bytes_per_sample = images * (2 * L + 256)  # with keys and sorting buffers
     rows = max_chunk_rows(bytes_per_sample, n.device, CPU_BYTES)
-    chunks = in_chunks(evaluate, torch.arange(first, len(n), device=n.device), rows)
+    number = len(n) - first
+    own = torch.arange(first, len(n), device=n.device)[ranks.share(number)]
+    chunks = in_chunks(evaluate, own, rows)
+    n_connected, n_evaluated = ranks.total(
+        sum(connected for connected, _ in chunks), sum(evaluated for _, evaluated in chunks)
+    )
+    (found,) = ranks.gather(values[own], number=number)
+    values = torch.cat([values[:first], found])
+    if noise is not None:
+        (of_draw,) = ranks.gather(noise[own], number=number)
+        noise = torch.cat([noise[:first], of_draw])
     return LocalEnergies(
-        values=values,
-        diagonal=diagonal,
-        n_connected=sum(connected for connected, _ in chunks),
-        n_evaluated=sum(evaluated for _, evaluated in chunks),
-        noise=noise,
+        values=values, diagonal=diagonal, n_connected=n_connected, n_evaluated=n_evaluated, noise=noise
     )

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.amplitudes.prefixes import log_psi_sharing_prefixes
 from nqs.error_bars import ErrorWeights
 from nqs.protocols import Hamiltonian, Wavefunction, max_connected
@@ -60,7 +61,7 @@ def with_unseen(
 
 
 def _followed_by(samples: Samples, wavefunction: Wavefunction, n: Tensor, representatives: bool) -> Samples:
-    log_modulus, phase = log_psi_sharing_prefixes(wavefunction, n)
+    log_modulus, phase = log_psi_by_all_ranks(wavefunction, n, log_psi_sharing_prefixes)
     possible = log_modulus > -torch.inf
     n, log_modulus, phase = n[possible], log_modulus[possible], phase[possible]
     probability = (2 * log_modulus).exp() * (wavefunction.orbit_sizes(n) if representatives else 1)

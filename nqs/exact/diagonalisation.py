@@ -125,6 +125,7 @@ def ground_state(
     *,
     symmetry: Symmetry | None = None,
     device: torch.device | str = "cpu",
+    check: bool = True,
 ) -> ExactGroundState:
     """Lowest eigenstate and gap in the Hamiltonian's sector.
 
@@ -133,6 +134,7 @@ def ground_state(
         symmetry: look in this symmetry sector alone: the matrix is smaller by the order of the group. The state of
             lowest energy may be in another sector (nqs.symmetry, `Symmetry.real_characters`).
         device: where the matrix is built and applied.
+        check: False for a Hamiltonian that `nqs.estimators.hamiltonian_check` has accepted before.
 
     Raises:
         ValueError: as `SectorMatrix.of`.
@@ -143,7 +145,7 @@ def ground_state(
     exact E = -3.9765130137, gap 4.006330, dimension 35 (dense)
     """
     begin = time.perf_counter()
-    matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)
+    matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension, check=check)
     dimension, constant = len(matrix), abs(matrix.lowest_diagonal)
     equal = DEGENERATE * (matrix.width or constant or 1.0) + ROUNDING * constant
     if dimension > DENSE_DIMENSION:

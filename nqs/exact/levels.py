@@ -66,6 +66,7 @@ def lowest(
     symmetry: Symmetry | None = None,
     orthogonal_to: np.ndarray | None = None,
     device: torch.device | str = "cpu",
+    check: bool = True,
 ) -> ExactLevels:
     """The lowest eigenstates of a Hamiltonian in its sector.
 
@@ -75,7 +76,7 @@ def lowest(
 
     Args:
         n_states: k.
-        max_dimension, symmetry, device: as in `ground_state`.
+        max_dimension, symmetry, device, check: as in `ground_state`.
         orthogonal_to: K linearly independent vectors in lexicographic order, (K, dimension), eigenstates or not: the
             levels are those of H in their orthogonal complement, P H P with the projector P on it.
 
@@ -89,7 +90,7 @@ def lowest(
     exact E = -2.0000000000, -1.0000000000; dimension 6 (dense)
     """
     begin = time.perf_counter()
-    matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension)
+    matrix = SectorMatrix.of(hamiltonian, symmetry, device=device, max_dimension=max_dimension, check=check)
     known = _orthonormal(orthogonal_to, len(matrix), symmetry)
     if not 1 <= n_states <= len(matrix) - len(known):
         besides = f" besides the {len(known)} given ones" if len(known) else ""

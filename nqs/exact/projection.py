@@ -18,6 +18,7 @@ from jaxtyping import Float64, Int64, Num, UInt8
 from torch import Tensor
 
 from nqs.estimators.energy import infinite_temperature_energy
+from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.exact.sector_matrix import SectorMatrix, all_orbits
 from nqs.hilbert import HilbertSpace
 from nqs.protocols import Hamiltonian
@@ -63,14 +64,23 @@ def projected_energies(
     determinants: Sequence[Determinant],
     *,
     device: torch.device | str = "cpu",
+    check: bool = True,
 ) -> Float64[Tensor, "D 2 S"]:
     """Energies of determinants in the sectors of all real characters of a group, in the order of `real_characters`.
 
     Sums over the sector are sums over representatives of the orbits.
 
+    Args:
+        check: False for a Hamiltonian that `check_hamiltonian` has accepted before.
+
     Returns:
         E_chi and the same after one Lanczos step; infinite where a determinant has no component in the sector.
+
+    Raises:
+        ValueError: `check_hamiltonian` refuses the Hamiltonian, or the projections do not fit into memory.
     """
+    if check:
+        check_hamiltonian(hamiltonian)
     hilbert = hamiltonian.hilbert
     representatives, sizes = all_orbits(hilbert, symmetry, device)
     sectors = symmetry.real_characters()
@@ -131,6 +141,7 @@ def lowest_sector(
     determinants: Sequence[D],
     *,
     device: torch.device | str = "cpu",
+    check: bool = True,
 ) -> tuple[D, Symmetry, float]:
     """The sector of real characters with the lowest energy of a projected determinant after one Lanczos step.
 
@@ -140,6 +151,7 @@ def lowest_sector(
 
     Args:
         determinants: mean-field solutions, such as `HartreeFock.solutions`.
+        check: as in `projected_energies`.
 
     Returns:
         The determinant and the sector whose projection has the lowest energy, and this energy E_chi.
@@ -153,14 +165,16 @@ def lowest_sector(
             f"projected energies are summed over {MAX_DIMENSION:,} configurations at most; the sector has "
             f"{hilbert.dimension:,}: name the characters yourself (Symmetry.with_angles)."
         )
+    if check:
+        check_hamiltonian(hamiltonian)
     identity = symmetry.subgroup([True] + [False] * (symmetry.order - 1))
     bound = math.inf  # of the determinants themselves, where that is cheap: without symmetry there are many orbits
     if hilbert.dimension <= MAX_UNPROJECTED:
-        bound = projected_energies(hamiltonian, identity, determinants, device=device)[:, 1].min().item()
+        bound = projected_energies(hamiltonian, identity, determinants, device=device, check=False)[:, 1].min().item()
     groups, centre = [symmetry], infinite_temperature_energy(hamiltonian)
     while True:
         sectors = [sector for group in groups for sector in group.real_characters()]
-        found = [projected_energies(hamiltonian, group, determinants, device=device) for group in groups]
+        found = [projected_energies(hamiltonian, group, determinants, device=device, check=False) for group in groups]
         energies, improved = torch.cat(found, dim=2).unbind(1)  # (determinants, sectors of all groups)
         lowest = improved.min().item()
         tie = TIE * abs(lowest - centre)

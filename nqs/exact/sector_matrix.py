@@ -78,6 +78,7 @@ class SectorMatrix:
         *,
         device: torch.device | str = "cpu",
         max_dimension: int | None = None,
+        check: bool = True,
     ) -> "SectorMatrix":
         """Built once, from the Hamiltonian's own diagonal and connected configurations.
 
@@ -85,12 +86,13 @@ class SectorMatrix:
             symmetry: of the Hamiltonian, with its character: the matrix is that of this symmetry sector.
             device: where the matrix is built and applied.
             max_dimension: refuse larger matrices.
+            check: False for a Hamiltonian that `check_hamiltonian` has accepted before.
 
         Raises:
             ValueError: `check_hamiltonian` refuses the Hamiltonian, the sector is larger than max_dimension, or the
                 matrix does not fit into memory.
         """
-        n, sizes = _basis(hamiltonian, symmetry, torch.device(device), max_dimension)
+        n, sizes = _basis(hamiltonian, symmetry, torch.device(device), max_dimension, check=check)
         diagonal, elements = _elements(hamiltonian, n, symmetry)
         return cls._between(n, sizes, diagonal, symmetry, elements)
 
@@ -100,11 +102,13 @@ class SectorMatrix:
     ) -> "Iterator[tuple[Bool[Tensor, ' orbits'], SectorMatrix]]":
         """Matrices of all real characters of a group, one after the other; connected configurations are found once.
 
+        The Hamiltonian is one that `check_hamiltonian` accepts.
+
         Each comes with a mask of the orbits of `all_orbits` that are in its sector.
         """
         sectors = symmetry.real_characters()
         even = sectors[0]
-        n, sizes = _basis(hamiltonian, _without_signs(even), torch.device(device), None, KEPT_COPIES)
+        n, sizes = _basis(hamiltonian, _without_signs(even), torch.device(device), None, copies=KEPT_COPIES)
         diagonal, elements = _elements(hamiltonian, n, even)
         assert elements.g is not None
         for sector in sectors:
@@ -215,16 +219,16 @@ def _basis(
     symmetry: Symmetry | None,
     device: torch.device,
     max_dimension: int | None,
+    *,
     copies: float = BUILD_COPIES,
+    check: bool = False,
 ) -> tuple[UInt8[Tensor, "N L"], Int64[Tensor, " N"]]:
-    """Configurations or representatives, and orbit sizes.
-
-    Too large dimensions, and what is no Hamiltonian, are refused before they are listed.
-    """
+    """Configurations or representatives, and orbit sizes; too large dimensions are refused before they are listed."""
     hilbert = hamiltonian.hilbert
     order = 1 if symmetry is None else symmetry.order
     refuse_large(hilbert, hilbert.dimension // order, symmetry, max_dimension)
-    check_hamiltonian(hamiltonian)
+    if check:
+        check_hamiltonian(hamiltonian)
     _check_memory(hamiltonian, hilbert.dimension // order, symmetry, device, copies)
     if symmetry is None:
         starts = range(0, hilbert.dimension, ROWS)

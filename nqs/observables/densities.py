@@ -35,13 +35,9 @@ def table_on_sites(hilbert: HilbertSpace, quantity: str | Tensor) -> Float64[Ten
     return values
 
 
-def on_sites(samples: Samples, hilbert: HilbertSpace, quantity: str | Tensor) -> Float64[Tensor, "U L"]:
-    return at_sites(table_on_sites(hilbert, quantity), samples.configurations)
-
-
 def reach_of(values: Float64[Tensor, "*L d"], mean: Float64[Tensor, " L"]) -> Float64[Tensor, " L"]:
     """Largest |q_i - mean_i| over the local states."""
-    low, high = values.aminmax(dim=-1)
+    low, high = values.to(mean.device).aminmax(dim=-1)
     return torch.maximum(high - mean, mean - low)
 
 

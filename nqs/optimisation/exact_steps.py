@@ -15,7 +15,7 @@ Optimization, section 10.3). Convergence is then geometric down to machine preci
 
 # Shapes: N configurations or orbits.
 from dataclasses import dataclass
-from typing import Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Num
@@ -23,15 +23,16 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nqs.exact.sector_matrix import SectorMatrix
-from nqs.optimisation.checks import check_positive
 from nqs.optimisation.imaginary_time import Matrix, evolved
 from nqs.optimisation.jacobian import n_parts
-from nqs.optimisation.kernel import Precision, centred_jacobian
+from nqs.optimisation.kernel import Precision
 from nqs.optimisation.schedules import geometric
 from nqs.optimisation.solve import in_sample_space, solve, transposed_norm
+from nqs.optimisation.split_rows import jacobian_of_all_ranks
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
 from nqs.optimisation.targets import SMALLEST, bounded, energy_limit, gain_ratio, log_of_one_plus, residual
 from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
+from nqs.runtime.distributed import communicator
 from nqs.runtime.options import check_fields
 from nqs.samples import LocalEnergies, Samples
 
@@ -66,11 +67,7 @@ class ExactSteps:
     memory: float | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        memory = () if self.memory is None else ("memory",)
-        check_positive(self, "time", "diagonal_shift", "final_diagonal_shift", "max_step", *memory)
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
+        check_fields(self, positive=("time", "diagonal_shift", "final_diagonal_shift", "max_step", "memory"))
 
     def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> "SectorEnergy":
         return SectorEnergy(hamiltonian, energy_scale)
@@ -144,6 +141,7 @@ class SectorEnergy:
         matrix = self.matrix(wavefunction, samples)
         x = normalised_amplitudes(samples)
         values = torch.where(samples.weights > 0, matrix.apply(x) / x, matrix.diagonal).to(torch.complex128)
+        communicator().from_first(values)
         return LocalEnergies(values=values, diagonal=matrix.diagonal, n_connected=matrix.n_connected)
 
 
@@ -181,7 +179,7 @@ class ImaginaryTime:
         self.backoff = max(1.0, self.backoff / RECOVERY)
         damping = 1 + config.time * (diagonal - energy).clamp(min=0)
         memory = None if config.memory is None else int(config.memory * 2**30)
-        X = centred_jacobian(self.wavefunction, samples, (w * damping).sqrt(), memory, config.precision)
+        X = jacobian_of_all_ranks(self.wavefunction, samples, (w * damping).sqrt(), memory, config.precision)
         stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
         in_samples = in_sample_space(X)
         kernel = X.gram() if in_samples else X.metric()
@@ -190,6 +188,9 @@ class ImaginaryTime:
         x = normalised_amplitudes(samples)
         scale = self.objective.energy_scale
         time, evolution = evolved(x, matrix, config.time / scale, config.max_step)
+        ranks = communicator()
+        (time,) = ranks.numbers(time)
+        ranks.from_first(evolution)
         time *= scale
         ratio = evolution * torch.polar(torch.ones_like(w), -samples.phase) / w.sqrt().clamp(min=SMALLEST)
         change = log_of_one_plus(ratio)

@@ -7,11 +7,12 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from nqs.estimators.local_energy import Energy
-from nqs.optimisation.checks import check_positive
 from nqs.optimisation.jacobian import ACTIVATION_COPIES
 from nqs.optimisation.schedules import cosine
 from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
+from nqs.runtime.distributed import Communicator, communicator
 from nqs.runtime.memory import max_chunk_rows
+from nqs.runtime.options import check_fields
 from nqs.samples import LocalEnergies, Samples
 
 # Optimisers of torch.optim without closure, for dense gradients of parameters of any shape.
@@ -40,7 +41,7 @@ class TorchOptimiser:
     def __post_init__(self) -> None:
         if self.name not in FIRST_ORDER:
             raise ValueError(f"name={self.name!r}: choose one of {', '.join(FIRST_ORDER)}.")
-        check_positive(self, "learning_rate", "final_learning_rate")
+        check_fields(self, positive=("learning_rate", "final_learning_rate"))
 
     def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> Energy:
         return Energy(hamiltonian, energy_scale)
@@ -67,14 +68,25 @@ class FirstOrder:
         rows = max_chunk_rows(ACTIVATION_COPIES * self.wavefunction.bytes_per_configuration, before.device)
         energy = samples.mean(local.values.real)
         deviation = samples.weights * (local.values - energy)
-        for n, d in zip(samples.configurations.split(rows), deviation.split(rows), strict=True):
+        ranks = communicator()
+        own = ranks.share(samples.n_distinct)
+        for n, d in zip(samples.configurations[own].split(rows), deviation[own].split(rows), strict=True):
             # The gradient of this surrogate is 2 Re <(E_loc - E)* O>; the energies are constants.
             psi = self.wavefunction.log_psi(n)
             (2 * (d.real @ psi.log_modulus + d.imag @ psi.phase)).backward()
+        self._sum_gradients(ranks)
         gradient_norm = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None]).norm().item()
         self.optimiser.step()
         change = (parameters_to_vector(self.parameters).detach() - before).norm().item()
         return StepInfo(learning_rate=rate, update_norm=change, gradient_norm=gradient_norm)
+
+    def _sum_gradients(self, ranks: Communicator) -> None:
+        """Over the ranks; parameters that none of them has used stay without a gradient."""
+        if ranks.size == 1:
+            return
+        used = ranks.total(*(int(p.grad is not None) for p in self.parameters))
+        for p in (p for p, number in zip(self.parameters, used, strict=True) if number):
+            p.grad = ranks.sum(torch.zeros_like(p) if p.grad is None else p.grad.contiguous())
 
     def reject(self) -> None:
         """Never called: first-order steps state no energy limit."""

@@ -12,6 +12,9 @@ A natural-gradient step needs X X^T or X^T X, and the products X v and X^T y. Wh
 - X^T y is one backward pass; X v follows from the inputs and output gradients of all layers, without X.
 
 A million parameters at ten thousand configurations then cost gigabytes instead of a hundred.
+
+Of several ranks each has the rows of its share of the configurations (nqs.optimisation.split_rows), centred with the
+means over all.
 """
 
 # Shapes: U configurations, P parameters, R rows: U without a phase to learn, else 2 U (real, then imaginary parts).
@@ -22,7 +25,7 @@ from itertools import islice
 from typing import Literal, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float, Float64, Num
+from jaxtyping import Float, Float64, Num, UInt8
 from torch import Tensor, nn
 
 from nqs.optimisation.jacobian import (
@@ -40,6 +43,7 @@ from nqs.optimisation.jacobian import (
     trainable_layers,
 )
 from nqs.protocols import Wavefunction
+from nqs.runtime.distributed import ALONE, Communicator
 from nqs.runtime.memory import free_memory, in_chunks
 from nqs.samples import Samples
 
@@ -61,6 +65,10 @@ class CentredJacobian(Protocol):
 
     shape: tuple[int, int]
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether products with X^T need no backward pass."""
+
     def gram(self) -> Float64[Tensor, "R R"]:
         """Lower triangle of X X^T; the upper one is undefined."""
 
@@ -74,6 +82,13 @@ class CentredJacobian(Protocol):
         """X^T y."""
 
 
+class Rows(NamedTuple):
+    """Configurations with their weights."""
+
+    configurations: UInt8[Tensor, "U L"]
+    weights: Float64[Tensor, " U"]
+
+
 class DenseJacobian:
     """X as a matrix.
 
@@ -85,6 +100,13 @@ class DenseJacobian:
         self.precision: Precision = precision
         self.X = X.to(_dtype(precision))
         self.shape = (X.shape[0], X.shape[1])
+
+    @property
+    def is_dense(self) -> bool:
+        return True
+
+    def column_blocks(self) -> Iterator[Float[Tensor, "R p"]]:
+        yield from self.X.split(MADE_COLUMNS, dim=1)
 
     def gram(self) -> Tensor:
         return self._squared(self.X)
@@ -147,17 +169,22 @@ class StreamedJacobian:
         factor: a(n), positive where the weight is.
         memory: bytes for blocks, their factors and passes through the network; exceeded if one layer needs more.
         precision: of the products X X^T and X^T X.
+        ranks: whose rows together have the weight 1; these rows, equally many on each, are the part of this one.
     """
+
+    is_dense = False
 
     def __init__(
         self,
         wavefunction: Wavefunction,
-        samples: Samples,
+        samples: "Samples | Rows",
         factor: Float64[Tensor, " U"],
         memory: int,
         precision: Precision = "float64",
+        ranks: Communicator = ALONE,
     ) -> None:
         self.wavefunction = wavefunction
+        self.ranks = ranks
         self.configurations = samples.configurations
         self.weights = samples.weights
         self.factor = factor
@@ -165,7 +192,7 @@ class StreamedJacobian:
         self.precision: Precision = precision
         self.parts = n_parts(wavefunction)
         P = sum(p.numel() for p in wavefunction.parameters() if p.requires_grad)
-        self.shape = (self.parts * samples.n_distinct, P)
+        self.shape = (self.parts * len(factor), P)
         self.by_layers = has_known_layers(wavefunction)
 
     def gram(self) -> Tensor:
@@ -196,7 +223,8 @@ class StreamedJacobian:
     def matvec(self, v: Tensor) -> Tensor:
         if self.by_layers:
             changes = directional(self.wavefunction, self.configurations, v)  # (parts, U)
-            return ((changes - (changes @ self.weights)[:, None]) * self.factor).flatten()
+            mean = self.ranks.sum(changes @ self.weights)
+            return ((changes - mean[:, None]) * self.factor).flatten()
         result = v.new_empty(self.shape[0])
         for rows, block in self.row_blocks():
             result[rows] = block.double() @ v
@@ -204,7 +232,7 @@ class StreamedJacobian:
 
     def rmatvec(self, y: Tensor) -> Tensor:
         scaled = y.view(self.parts, -1) * self.factor  # (parts, U)
-        centred = scaled - scaled.sum(1, keepdim=True) * self.weights
+        centred = scaled - self.ranks.sum(scaled.sum(1, keepdim=True)) * self.weights
         return combined(self.wavefunction, self.configurations, centred)
 
     # ---- rows ----
@@ -213,7 +241,7 @@ class StreamedJacobian:
     def means(self) -> list[Float64[Tensor, " P"]]:
         """Weighted mean of the gradients of each part."""
         coefficients = torch.eye(self.parts, device=self.factor.device).double()[:, :, None] * self.weights
-        return [combined(self.wavefunction, self.configurations, c) for c in coefficients]
+        return [self.ranks.sum(combined(self.wavefunction, self.configurations, c)) for c in coefficients]
 
     def row_blocks(self) -> Iterator[tuple[Tensor, Float[Tensor, "r P"]]]:
         """Row blocks of X with their row indices."""
@@ -253,7 +281,7 @@ class StreamedJacobian:
     @cached_property
     def rows_of_pass(self) -> int:
         """Configurations per pass: at most a quarter of the memory."""
-        fit = rows_with_gradients(self.wavefunction, self.factor.device)
+        fit = self.ranks.smallest(rows_with_gradients(self.wavefunction, self.factor.device))
         return max(1, min(fit, len(self.factor), self.memory // (4 * self.bytes_of_pass)))
 
     @cached_property
@@ -263,8 +291,11 @@ class StreamedJacobian:
         return self.memory - min(self.memory // 2, max(columns, self.rows_of_pass * self.bytes_of_pass))
 
     def column_blocks(self) -> Iterator[Float[Tensor, "R p"]]:
-        """Nonzero columns of X in blocks, in no particular order."""
+        """Nonzero columns of X in blocks, in no particular order; the same ones on all ranks."""
         dtype, width = _dtype(self.precision), self.width
+        if not self.by_layers:
+            yield from self._columns_of_rows(width)
+            return
         for layers in self.groups():
             narrow: list[Tensor] = []
             for block in self._columns_of(layers, width):
@@ -278,6 +309,15 @@ class StreamedJacobian:
                     narrow.clear()
             if narrow:
                 yield torch.cat(narrow, dim=1)
+
+    def _columns_of_rows(self, width: int) -> Iterator[Float[Tensor, "R p"]]:
+        """Of modules with unknown layers: all rows are computed for each block."""
+        for first in range(0, self.shape[1], width):
+            columns = slice(first, min(first + width, self.shape[1]))
+            block = self.factor.new_empty((self.shape[0], columns.stop - first), dtype=_dtype(self.precision))
+            for rows, part in self.row_blocks():
+                block[rows] = part[:, columns]
+            yield block
 
     def groups(self) -> list[list[nn.Module]]:
         """Groups of layers whose factors fit into memory together, last layers first.
@@ -320,7 +360,7 @@ class StreamedJacobian:
         parts = []
         for part in range(self.parts):
             gradients = (call.gradient(name, part, outputs) for call, name in of_users)
-            parts.append(centre(reduce(torch.add, gradients).flatten(1), self.weights, self.factor))
+            parts.append(centre(reduce(torch.add, gradients).flatten(1), self.weights, self.factor, self.ranks))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _collected(self, layers: list[nn.Module]) -> list[LayerFactors]:
@@ -344,37 +384,43 @@ class StreamedJacobian:
 
 def centred_jacobian(
     wavefunction: Wavefunction,
-    samples: Samples,
+    samples: "Samples | Rows",
     factor: Float64[Tensor, " U"],
     memory: int | None = None,
     precision: Precision = "float64",
-) -> CentredJacobian:
+    ranks: Communicator = ALONE,
+) -> "DenseJacobian | StreamedJacobian":
     """X with rows scaled by `factor`: a dense matrix if it fits into `memory`, else streamed.
 
     Args:
         memory: bytes; None: 2 GiB on a CPU, on a GPU 60 % of what X X^T or X^T X leaves free.
         precision: of the products X X^T and X^T X.
+        ranks: as in `StreamedJacobian`.
     """
     P = sum(p.numel() for p in wavefunction.parameters() if p.requires_grad)
-    R = n_parts(wavefunction) * samples.n_distinct
+    R = n_parts(wavefunction) * len(factor)
     if memory is None:
         device = factor.device
-        matrices = MATRIX_COPIES * 8 * min(R, P) ** 2
+        matrices = MATRIX_COPIES * 8 * min(ranks.size * R, P) ** 2
         memory = int(GPU_FRACTION * max(0, free_memory(device) - matrices)) if device.type == "cuda" else CPU_BYTES
+    memory = ranks.smallest(memory)
     if _bytes_of_number(wavefunction, precision) * R * P > memory:
-        return StreamedJacobian(wavefunction, samples, factor, memory, precision)
+        return StreamedJacobian(wavefunction, samples, factor, memory, precision, ranks)
     rows = scaled_jacobian(wavefunction, samples.configurations, factor)
     for part in rows:
-        centre(part, samples.weights, factor)
+        centre(part, samples.weights, factor, ranks)
     return DenseJacobian(rows.flatten(0, 1), precision)
 
 
 def centre(
-    scaled: Float[Tensor, "U p"], weights: Float64[Tensor, " U"], factor: Float64[Tensor, " U"]
+    scaled: Float[Tensor, "U p"],
+    weights: Float64[Tensor, " U"],
+    factor: Float64[Tensor, " U"],
+    ranks: Communicator = ALONE,
 ) -> Float[Tensor, "U p"]:
     """a O - a <O> from a O, in place, where <O> = sum w O = sum (w / a) (a O)."""
     coefficients = torch.where(factor > 0, weights / factor, 0.0).to(scaled.dtype)
-    return scaled.addr_(factor.to(scaled.dtype), coefficients @ scaled, alpha=-1)
+    return scaled.addr_(factor.to(scaled.dtype), ranks.sum(coefficients @ scaled), alpha=-1)
 
 
 # ---- products ------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from two sets of samples: Pfau, Axelrod, Sutterud, von Glehn, Spencer, Science 3
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ import torch
 from jaxtyping import Complex128, Num, UInt8
 from torch import Tensor
 
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.amplitudes.prefixes import log_psi_sharing_prefixes
 from nqs.hilbert import HilbertSpace
 from nqs.observables.expectation import Expectation, means_of_values
@@ -88,6 +90,10 @@ class Known(NamedTuple):
 @torch.no_grad()
 def projected(state: Wavefunction, wavefunction: Wavefunction, n: UInt8[Tensor, "B L"]) -> LogPsi:
     """log of a state, projected on the symmetry sector of a wavefunction, at its configurations (representatives)."""
+    return log_psi_by_all_ranks(wavefunction, n, partial(_projected, state))
+
+
+def _projected(state: Wavefunction, wavefunction: Wavefunction, n: UInt8[Tensor, "B L"]) -> LogPsi:
     symmetry = wavefunction.symmetry
     if symmetry is None or symmetry == state.symmetry:
         representatives, phase = state.fold(n)

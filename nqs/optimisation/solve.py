@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from nqs.optimisation.kernel import CentredJacobian, DenseJacobian
+from nqs.optimisation.kernel import CentredJacobian
+from nqs.runtime.distributed import communicator
 
 # "samples" (minSR) or "parameters"; "auto" takes the smaller matrix.
 Space = Literal["auto", "samples", "parameters"]
@@ -16,7 +17,7 @@ Space = Literal["auto", "samples", "parameters"]
 
 def transposed_norm(X: CentredJacobian, y: Float64[Tensor, " R"], gram: Float64[Tensor, "R R"] | None) -> float:
     """|X^T y|. For streamed rows from the lower triangle of X X^T, if known, without a backward pass."""
-    if gram is None or isinstance(X, DenseJacobian):
+    if gram is None or X.is_dense:
         return X.rmatvec(y).norm().item()
     square = 2 * y @ (gram.tril() @ y) - gram.diagonal() @ y.square()
     return square.clamp(min=0).sqrt().item()
@@ -38,7 +39,8 @@ def solve(
     if matrix is None:
         matrix = X.gram() if in_samples else X.metric()
     right = e if in_samples else X.rmatvec(e)
-    solution = solve_shifted(matrix, right, shift, matrix.trace() / min(X.shape))
+    solution = solve_shifted(matrix, right, shift, matrix.trace() / min(X.shape))  # by every rank
+    communicator().from_first(solution)
     return X.rmatvec(solution) if in_samples else solution
 
 

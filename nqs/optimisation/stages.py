@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nqs.optimisation.exact_steps import ExactSteps
-from nqs.protocols import OptimiserConfig, SamplerConfig
+from nqs.protocols import OptimiserConfig, SamplerConfig, summary_of
 from nqs.runtime.options import check_fields
-from nqs.runtime.seeds import checked_seed
 
 UNKNOWN = sys.maxsize  # number of steps of a run that is sized by its time
 
@@ -41,7 +40,6 @@ class RunConfig:
             raise ValueError(f"minutes={self.minutes}: the time of a run is a positive number of minutes.")
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"steps={self.steps} and minutes={self.minutes:g}: a run has a number of steps or a time.")
-        checked_seed(self.seed)
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature={self.temperature}: it must be 0 (no annealing) or positive.")
         if not 0 < self.annealing <= 1:
@@ -93,11 +91,13 @@ class Evaluation:
     error: float
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if self.batches < 1:
-            raise ValueError(f"batches={self.batches}: give at least 1.")
+        check_fields(self, at_least={"batches": 1})
         if not self.error > 0:
             raise ValueError(f"error={self.error}: it must be positive.")
+
+    @property
+    def summary(self) -> str:
+        return f"up to {self.batches} batches, {summary_of(self.sampler)} in each"
 
     @property
     def whole(self) -> SamplerConfig:

@@ -36,17 +36,16 @@ the present samples do not determine is kept,
 
 # Shapes: U distinct samples, P parameters, R rows of X.
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nqs.estimators.local_energy import Energy
-from nqs.optimisation.checks import check_positive
-from nqs.optimisation.kernel import Precision, centred_jacobian
+from nqs.optimisation.kernel import Precision
 from nqs.optimisation.schedules import cosine, geometric
 from nqs.optimisation.solve import Space, in_sample_space, solve, transposed_norm
+from nqs.optimisation.split_rows import jacobian_of_all_ranks
 from nqs.optimisation.targets import bounded, energy_limit, log_of_one_plus, residual
 from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
 from nqs.runtime.options import check_fields
@@ -90,13 +89,10 @@ class StochasticReconfiguration:
     memory: float | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        positive = ("learning_rate", "final_learning_rate", "diagonal_shift", "final_diagonal_shift", "max_step")
-        check_positive(self, *positive, *(() if self.memory is None else ("memory",)))
+        rates = ("learning_rate", "final_learning_rate", "diagonal_shift", "final_diagonal_shift")
+        check_fields(self, positive=(*rates, "max_step", "memory"))
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: it must be at least 0 and below 1.")
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision={self.precision!r}: choose 'float64', 'float32' or 'tf32'.")
 
     def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> Energy:
         return Energy(hamiltonian, energy_scale)
@@ -143,7 +139,9 @@ class NaturalGradient:
         if self.implicit:
             damping += rate * (local.diagonal - energy).clamp(min=0)
         memory = None if config.memory is None else int(config.memory * 2**30)
-        X = centred_jacobian(self.wavefunction, samples, (samples.weights * damping).sqrt(), memory, config.precision)
+        X = jacobian_of_all_ranks(
+            self.wavefunction, samples, (samples.weights * damping).sqrt(), memory, config.precision
+        )
         stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
         in_samples = in_sample_space(X, self.space)
         matrix = X.gram() if in_samples else X.metric()

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Complex128, Float64
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.protocols import Wavefunction
 from nqs.samples import LocalEnergies, Samples
 
@@ -55,7 +55,7 @@ def gain_ratio(
     Args:
         samples: with log psi before the step.
     """
-    after = log_psi_in_chunks(wavefunction, samples.configurations)
+    after = log_psi_by_all_ranks(wavefunction, samples.configurations)
     change = torch.complex(after.log_modulus - samples.log_modulus, after.phase - samples.phase)
     change = torch.where(samples.weights > 0, change, 0.0)
     actual = residual(samples.weights, change - samples.mean(change), len(wanted)) * stiffness

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.optimisation.stochastic_reconfiguration import NaturalGradient, StochasticReconfiguration
 from nqs.pretraining.divergences import OBJECTIVES, PHASE_WEIGHT, Divergence, FitObjective
 from nqs.pretraining.targets import Target, VectorTarget, symmetry_of, target_log_psi
@@ -159,7 +159,7 @@ class Mixture:
         n = n[first]
         fraction = torch.zeros(len(first), dtype=torch.float64, device=n.device)
         fraction.index_add_(0, classes, torch.cat([own.weights, theirs.weights]) / 2)
-        psi = log_psi_in_chunks(wavefunction, n)
+        psi = log_psi_by_all_ranks(wavefunction, n)
         phi = target_log_psi(target, n, wavefunction)
         mixture = torch.logaddexp(2 * psi.log_modulus, 2 * phi.log_modulus) - math.log(2)
         weights = fraction * (2 * psi.log_modulus - mixture).exp()

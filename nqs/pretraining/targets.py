@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Complex128, Num, UInt8
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_in_chunks
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.hilbert import HilbertSpace
 from nqs.models import ProjectedDeterminant, SlaterDeterminant
 from nqs.protocols import LogPsi, Wavefunction
-from nqs.runtime.memory import max_chunk_rows
 from nqs.samples import Samples, split_counts
 from nqs.symmetry.group import Symmetry
 
@@ -85,10 +84,7 @@ class MeanField:
 
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:
         """Not normalised in a symmetry sector."""
-        if isinstance(self.determinant, SlaterDeterminant):
-            return as_log_psi(self.determinant.amplitude(n))
-        rows = max_chunk_rows(16 * self.determinant.symmetry.order * (self.hilbert.n_sites + 2) ** 2, n.device)
-        return as_log_psi(torch.cat([self.determinant.terms(part).mean(1) for part in n.split(rows)]))
+        return as_log_psi(self.determinant.amplitude(n))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +140,7 @@ def target_log_psi(target: Target, n: UInt8[Tensor, "B L"], wavefunction: Wavefu
 
 
 def evaluated(target: Target, n: UInt8[Tensor, "B L"]) -> LogPsi:
-    return log_psi_in_chunks(target, n) if isinstance(target, Wavefunction) else target.log_psi(n)
+    return log_psi_by_all_ranks(target, n) if isinstance(target, Wavefunction) else target.log_psi(n)
 
 
 def symmetry_of(state: object) -> Symmetry | None:

@@ -4,18 +4,21 @@
 that are not given.
 """
 
+from nqs.recipes.choices import Choices
 from nqs.recipes.known_signs import signs
 from nqs.recipes.model import NetworkOptions, network, on_lattice
 from nqs.recipes.optimiser import OptimiserOptions, fit_optimiser, optimiser, warm_up_optimiser
-from nqs.recipes.plan import Plan, Reason, plan
+from nqs.recipes.plan import Plan, plan
 from nqs.recipes.samplers import evaluations, final_evaluation, training_sampler
 from nqs.recipes.sector import symmetrised
 from nqs.recipes.stages import method, subgroup_of_steps, warm_up
 from nqs.recipes.steps import seconds, steps, steps_within
 from nqs.recipes.threads import threads
+from nqs.recipes.wavefunction import Reason
 from nqs.runtime.device import checked_device, default_device
 
 __all__ = [
+    "Choices",
     "NetworkOptions",
     "OptimiserOptions",
     "Plan",

@@ -31,6 +31,11 @@ class Signs(NamedTuple):
     why: str
     mean_field: bool = False
 
+    @property
+    def determinant(self) -> SlaterDeterminant | None:
+        """The reference, if it is a Slater determinant."""
+        return self.reference if isinstance(self.reference, SlaterDeterminant) else None
+
 
 def signs(
     hamiltonian: Hamiltonian,

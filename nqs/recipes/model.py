@@ -4,13 +4,13 @@ Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
-from nqs.models import DeterminantConfig, ListedState, SlaterDeterminant, TransformerConfig
+from nqs.models import DeterminantConfig, SlaterDeterminant, TransformerConfig
 from nqs.protocols import Hamiltonian, ReferencePhase
 from nqs.recipes import peaked
 from nqs.recipes.known_signs import Signs, positive_hopping
@@ -75,8 +75,6 @@ class NetworkOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.network not in (None, "transformer", "determinant"):
-            raise ValueError(f"network={self.network!r}: choose 'transformer' or 'determinant'.")
         given = self.given
         if self.network == "determinant":
             DeterminantConfig(**_of_determinants(given))  # refuses impossible values
@@ -134,7 +132,7 @@ def network(
         averaged: it is the base of an average over images.
         reference: the signs; in large systems a determinant also gives the amplitudes that learning starts from.
     """
-    if isinstance(reference, ListedState):
+    if reference is not None and peaked.is_list(reference):
         return peaked.network(wishes.given, phase, reference, device)
     large = averaged or terms > MANY[torch.device(device).type]
     attention = wishes.attention or ("factored" if averaged or (large and lattice is not None) else "dot-product")
@@ -171,18 +169,18 @@ def determinant_reason(
     Raises:
         ValueError: determinants are wanted where there is no real mean field of fermions in fixed numbers.
     """
-    found = isinstance(known.reference, SlaterDeterminant) and known.reference.up_imaginary is None
+    found = known.determinant if known.determinant is not None and known.determinant.up_imaginary is None else None
     if wishes.network == "determinant":
-        if not found:
+        if found is None:
             raise ValueError(
                 "network='determinant' needs the real orbitals of a mean field: lattice fermions with signs, in fixed "
                 "numbers, without a twist, and reference='auto'; choose network='transformer'."
             )
         return "backflow determinants, as requested"
     wanted = wishes.network is None and wishes.attention != "dot-product" and known.mean_field
-    if not found or not wanted or terms <= EXHAUSTIVE_ROWS[torch.device(device).type]:
+    if found is None or not wanted or terms <= EXHAUSTIVE_ROWS[torch.device(device).type]:
         return ""
-    if positive_hopping(hamiltonian, cast(SlaterDeterminant, known.reference)) < FEW_WRONG_SIGNS:
+    if positive_hopping(hamiltonian, found) < FEW_WRONG_SIGNS:
         return ""
     return "backflow determinants from Hartree-Fock orbitals: fermions with nodes, and a sector too large for a sum"
 

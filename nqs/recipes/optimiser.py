@@ -11,6 +11,34 @@ from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguratio
 from nqs.protocols import OptimiserConfig
 from nqs.runtime.options import check_fields
 
+# Sampled steps: they end with a small rate and a larger shift, because of the noise.
+SAMPLED: dict[str, Any] = {
+    "learning_rate": 0.3,
+    "final_learning_rate": 0.02,
+    "diagonal_shift": 1e-3,
+    "final_diagonal_shift": 1e-5,
+    "momentum": 0.0,
+    "max_step": 0.1,
+}
+# Few samples of a large sector (DISTINCT_OF_MANY in nqs.recipes.samplers): momentum carries what earlier steps found.
+LARGE = {"momentum": 0.9, "final_diagonal_shift": 1e-4}
+# A real state whose amplitudes change sign, as determinants: local energies are large close to its nodes, and smaller
+# steps lead further. Hubbard 3x4 with 5 + 5 electrons, U = 8, one determinant, 60 s of a core, 500 samples, about 200
+# steps: 9.6e-3 and 1.3e-2 above with a rate of 0.1 and a momentum of 0.9, 1.9e-2 with 0.3 and 0.9, 1.5e-2 with 0.1 and
+# 0.95.
+NODES = {"learning_rate": 0.1, "momentum": 0.9, "final_diagonal_shift": 1e-4}
+# An average over images has the variance of as many independent samples: rates grow with the root of their number, and
+# momentum pays off. The 6x6 Heisenberg lattice ended at 3e-5 with a momentum of 0.9 (width 48, 600 steps), and at
+# 1.0e-4 before.
+AVERAGED = {"final_diagonal_shift": 1e-4, "max_step": 0.2, "momentum": 0.9}
+FALL = 20  # of the rate of averages, from the first step to the last
+# Sums over the sector have no noise: steps follow exp(-(H - E)), in units of the energy scale, itself; a shift of 1e-7
+# guards only against steps that the linearisation does not describe, and the rate need not fall.
+EXACT = {"time": 1.0, "diagonal_shift": 1e-3, "final_diagonal_shift": 1e-7, "max_step": 0.15}
+# A warm-up from samples need not converge: rate and shift stay where noise is harmless.
+WARM_UP = {"final_learning_rate": 0.1, "final_diagonal_shift": 1e-3}
+FIT_STEP = 0.3  # largest change of the state in a step of a fit
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserOptions:
@@ -59,21 +87,11 @@ def optimiser(
 ) -> OptimiserConfig:
     """The optimiser, fully resolved; an `OptimiserConfig` is returned as it is.
 
-    Sums over the sector have no noise: steps follow exp(-(H - E)), in units of the energy scale, itself, a shift of
-    1e-7 guards only against steps that the linearisation does not describe, and the rate need not fall. Sampled steps
-    end with a small rate and a larger shift, because of the noise. An amplitude that is an average over images has the
-    variance of as many independent samples, so that rates grow with the root of their number, and momentum pays off:
-    the 6x6 Heisenberg lattice ended at 3e-5 with a momentum of 0.9 (width 48, 600 steps), and at 1.0e-4 before.
-
     Args:
         exact: expectation values have no sampling noise.
         images: number of images over which amplitudes are averaged in steps.
-        large: steps draw a vanishing part of the sector (nqs.recipes.samplers.is_large): momentum carries what earlier
-            ones have found, and the shift stays above the noise of few samples.
-        nodes: a real state whose amplitudes change sign, as determinants: local energies are large close to its nodes,
-            and smaller steps lead further. Hubbard 3x4 with 5 + 5 electrons, U = 8, one determinant, 60 s of a core:
-            9.6e-3 and 1.3e-2 above with a rate of 0.1 and a momentum of 0.9, 1.9e-2 with 0.3 and 0.9, 1.5e-2 with 0.1
-            and 0.95 (500 samples, about 200 steps).
+        large: steps draw a vanishing part of the sector (nqs.recipes.samplers.is_large).
+        nodes: a real state whose amplitudes change sign.
 
     Raises:
         ValueError: exact steps do not have a requested option.
@@ -83,15 +101,13 @@ def optimiser(
     wishes = {} if given is None else given.given
     if exact:
         return _exact_steps(wishes)
+    chosen: dict[str, Any] = SAMPLED | (LARGE if large else {})
     if images > 1:
-        rate = wishes.get("learning_rate", 0.3 * math.sqrt(images))
-        averaged = {"final_learning_rate": rate / 20, "final_diagonal_shift": 1e-4, "max_step": 0.2, "momentum": 0.9}
-        wishes = {"learning_rate": rate, **averaged, **wishes}
+        rate = wishes.get("learning_rate", SAMPLED["learning_rate"] * math.sqrt(images))
+        chosen = SAMPLED | {"learning_rate": rate, "final_learning_rate": rate / FALL} | AVERAGED
     elif nodes:
-        wishes = {"learning_rate": 0.1, "momentum": 0.9, "final_diagonal_shift": 1e-4, **wishes}
-    elif large:
-        wishes = {"momentum": 0.9, "final_diagonal_shift": 1e-4, **wishes}
-    return StochasticReconfiguration(**wishes)
+        chosen = SAMPLED | NODES
+    return StochasticReconfiguration(**(chosen | wishes))
 
 
 def _exact_steps(wishes: Mapping[str, Any]) -> ExactSteps:
@@ -101,7 +117,7 @@ def _exact_steps(wishes: Mapping[str, Any]) -> ExactSteps:
         raise ValueError(f"momentum={momentum:g}: sums over the whole sector have no use for it; leave it out.")
     if "learning_rate" in options:
         options["time"] = options.pop("learning_rate")
-    steps = ExactSteps(**options)
+    steps = ExactSteps(**(EXACT | options))
     if final not in (None, steps.time):
         raise ValueError(
             f"final_learning_rate={final:g}: the time of exact steps, which sum over the whole sector, is the same in "
@@ -111,8 +127,8 @@ def _exact_steps(wishes: Mapping[str, Any]) -> ExactSteps:
 
 
 def warm_up_optimiser() -> StochasticReconfiguration:
-    """Rate and shift stay where noise is harmless: a warm-up from samples need not converge."""
-    return StochasticReconfiguration(final_learning_rate=0.1, final_diagonal_shift=1e-3)
+    """Of a warm-up from samples before exhaustive sums."""
+    return StochasticReconfiguration(**(SAMPLED | WARM_UP))
 
 
 def fit_optimiser(objective: str, *, exact: bool) -> StochasticReconfiguration:
@@ -124,6 +140,5 @@ def fit_optimiser(objective: str, *, exact: bool) -> StochasticReconfiguration:
     """
     rate = 1.0 if objective == "infidelity" else 0.5
     final_rate, final_shift = (rate, 1e-7) if exact else (0.05, 1e-5)
-    return StochasticReconfiguration(
-        learning_rate=rate, final_learning_rate=final_rate, final_diagonal_shift=final_shift, max_step=0.3
-    )
+    rates = {"learning_rate": rate, "final_learning_rate": final_rate, "final_diagonal_shift": final_shift}
+    return StochasticReconfiguration(**(SAMPLED | rates | {"max_step": FIT_STEP}))

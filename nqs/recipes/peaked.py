@@ -14,7 +14,7 @@ from nqs.estimators.selected import selected_state
 from nqs.hamiltonian import Hamiltonian, peak_of
 from nqs.models import ListedState, TransformerConfig
 from nqs.optimisation.stages import Evaluation
-from nqs.protocols import OptimiserConfig, SamplerConfig, Wavefunction
+from nqs.protocols import OptimiserConfig, ReferencePhase, SamplerConfig, Wavefunction
 from nqs.recipes.optimiser import OptimiserOptions
 from nqs.samplers import GumbelSampler, TreeSampler
 
@@ -45,10 +45,15 @@ WIDTH = {"cpu": 16, "cuda": 48}
 OPTIMISER: dict[str, Any] = {"max_step": 0.01}
 
 
+def is_list(reference: object) -> bool:
+    """Whether the signs are those of a list of configurations, which is then also the start of the state."""
+    return isinstance(reference, ListedState)
+
+
 def is_peaked(wavefunction: Wavefunction) -> bool:
     """Whether a wavefunction starts from a list of configurations."""
     config = getattr(wavefunction.sampled, "config", None)
-    return getattr(config, "start", None) == "reference" and isinstance(getattr(config, "reference", None), ListedState)
+    return getattr(config, "start", None) == "reference" and is_list(getattr(config, "reference", None))
 
 
 def listed(
@@ -87,7 +92,7 @@ def listed(
 
 
 def network(
-    given: Mapping[str, Any], phase: Literal["learned", "zero"], reference: ListedState, device: torch.device | str
+    given: Mapping[str, Any], phase: Literal["learned", "zero"], reference: ReferencePhase, device: torch.device | str
 ) -> TransformerConfig:
     """A network of small corrections to the list, with the requested options."""
     chosen: dict[str, Any] = {"width": WIDTH[torch.device(device).type], "dtype": "mixed"} | dict(given)

@@ -6,13 +6,22 @@ Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 import torch
 
 from nqs.optimisation.stages import Evaluation
-from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, SamplerConfig, Wavefunction, max_connected
+from nqs.protocols import (
+    AutoregressiveWavefunction,
+    Hamiltonian,
+    SamplerConfig,
+    Wavefunction,
+    max_connected,
+    max_distinct,
+)
+from nqs.runtime.memory import require_memory
 from nqs.samplers import ExhaustiveSampler, MetropolisSampler, TreeSampler
 
 # Largest number of configurations (or orbits) in an exhaustive step: about one second with a network of width 32. Sums
 # reach machine precision (the 440 orbits of eight bosons on a ring: 3.4e-13 after 80 steps), samples of the 4,752
 # orbits of ten bosons 2e-5 in 76 s.
 EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
+EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed before a run: seconds on a CPU
 # Distinct configurations of a sampled step, where they carry much of the weight of the sector; and where the sector is
 # larger than MANY: many small steps with momentum. The t-V ring of 32 sites ended at 9e-4 after
 # 860 steps of 1,024 samples (150 s of an H200 shared by four runs), where 213 steps of 8,000 had been at 1.5e-2.
@@ -41,6 +50,7 @@ EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**19}
 BATCHES = 64  # without images
 # Error bar, in units of |E - E_inf|, at which the evaluation ends.
 EVALUATION_ERROR = 1e-6
+SAMPLE_BYTES = 64  # of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree
 # Speed-up of evaluating images of all configurations with shared prefixes.
 SHARED_PREFIXES = 16
 
@@ -89,6 +99,20 @@ def training_sampler(wavefunction: Wavefunction, device: torch.device | str, *, 
     return TreeSampler(n_distinct=distinct)
 
 
+def sampler_of(wavefunction: Wavefunction, distinct: int, device: torch.device) -> SamplerConfig:
+    """A sampler of so many distinct configurations, or Markov chains.
+
+    Raises:
+        ValueError: they do not fit into memory.
+    """
+    hilbert = wavefunction.hilbert
+    samples = min(distinct, hilbert.dimension) * (hilbert.n_sites + SAMPLE_BYTES)
+    require_memory(samples, f"distinct={distinct:,}", "choose fewer distinct configurations", device)
+    if is_autoregressive(wavefunction):
+        return TreeSampler(n_distinct=distinct)
+    return MetropolisSampler(n_samples=distinct, n_chains=distinct)
+
+
 def averaged_distinct(images: int, kind: str) -> int:
     """Distinct configurations of a step with an average over so many images, on "cpu" or "cuda"."""
     return max(1, min(2 * DISTINCT[kind], ALL_IMAGES[kind] // images))
@@ -121,7 +145,7 @@ def final_evaluation(
         return ExhaustiveSampler()
     if not is_autoregressive(wavefunction):
         of_steps = sampler or training_sampler(wavefunction, device, sampled=sampled)
-        batches = max(1, limit // (each * getattr(of_steps, "n_samples", limit)))
+        batches = max(1, limit // (each * (max_distinct(of_steps) or limit)))
         return Evaluation(sampler=of_steps, batches=batches, error=EVALUATION_ERROR)
     every = limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each)
     batch = max(1, limit // (BATCHES * each))

@@ -10,7 +10,7 @@ import torch
 
 from nqs.estimators.estimate import with_decimals
 from nqs.exact.projection import MAX_DIMENSION, lowest_sector
-from nqs.hilbert import count_text
+from nqs.hilbert import HilbertSpace, count_text
 from nqs.models import (
     OnOrbits,
     ProjectedDeterminant,
@@ -92,7 +92,7 @@ def symmetrised(
         )
     if isinstance(reference, SlaterDeterminant):
         determinants = [reference, *_other_solutions(hamiltonian, reference)]
-        determinant, group, energy = lowest_sector(hamiltonian, group, determinants, device=device)
+        determinant, group, energy = lowest_sector(hamiltonian, group, determinants, device=device, check=False)
         why = f"projected Hartree-Fock E = {with_decimals(energy)}"
         projected = ProjectedDeterminant(determinant=determinant, symmetry=group, hilbert=hilbert)
         model = replace(model, reference=projected)  # type: ignore[type-var]
@@ -101,6 +101,16 @@ def symmetrised(
     odd = sum(angle != 0 for angle in group.angles)
     sector = f"{odd} of them odd" if odd else "all even"
     return OnOrbits(base=model, symmetry=group), f"{group.order} symmetries, {sector} ({why})"
+
+
+def terms_of(model: WavefunctionConfig, hilbert: HilbertSpace, device: torch.device | str) -> int:
+    """Configurations, or orbits, of a sum with a model of `symmetrised`."""
+    return model.symmetry.number_of_orbits(hilbert, device) if isinstance(model, OnOrbits) else hilbert.dimension
+
+
+def is_average(model: WavefunctionConfig) -> bool:
+    """Whether a model of `symmetrised` is an average over images."""
+    return isinstance(model, Symmetrised)
 
 
 def _other_solutions(hamiltonian: Hamiltonian, reference: SlaterDeterminant) -> Sequence[SlaterDeterminant]:

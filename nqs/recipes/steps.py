@@ -6,7 +6,7 @@ hold one number for a CPU (two cores) and one for a GPU (an H200).
 
 import torch
 
-from nqs.protocols import SamplerConfig, Wavefunction
+from nqs.protocols import SamplerConfig, Wavefunction, max_distinct
 from nqs.recipes.samplers import DISTINCT, SHARED_PREFIXES, distinct_of, evaluations, is_exhaustive, is_large
 
 STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT in nqs.recipes.samplers)
@@ -95,9 +95,8 @@ def evaluation_seconds(
         distinct, seconds: distinct configurations and wall time of a step.
     """
     n_images = wavefunction.n_images
-    limits = [getattr(evaluation, name, None) for name in ("n_distinct", "n_samples")]
-    orbits = evaluations(wavefunction) / n_images
-    wanted = min([orbits, *(limit for limit in limits if limit is not None)]) * n_images / of_steps.n_images
+    orbits, most = evaluations(wavefunction) / n_images, max_distinct(evaluation)
+    wanted = (orbits if most is None else min(orbits, most)) * n_images / of_steps.n_images
     if n_images > 1 and is_exhaustive(evaluation):
         wanted /= SHARED_PREFIXES
     return seconds * max(1.0, wanted / distinct)

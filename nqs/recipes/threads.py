@@ -1,9 +1,8 @@
 """How many threads of the CPU a run uses."""
 
-from nqs.protocols import SamplerConfig, Wavefunction
+from nqs.protocols import SamplerConfig, Wavefunction, max_distinct
 from nqs.recipes.samplers import is_exhaustive
 from nqs.runtime.threads import usable_threads
-from nqs.samplers import GumbelSampler, MetropolisSampler, TreeSampler
 
 # Entries of the Jacobian of a step from which on all threads pay off. Measured with 4,882 parameters on two cores that
 # shared their time with four other processes: 32 configurations took 0.19 s with one thread and 0.32 s with two, 128
@@ -25,13 +24,7 @@ def threads(sampler: SamplerConfig, wavefunction: Wavefunction) -> int:
 
 def jacobian_entries(sampler: SamplerConfig, wavefunction: Wavefunction) -> int:
     """Distinct configurations of a step, at most, times parameters."""
-    rows = wavefunction.hilbert.dimension
-    if isinstance(sampler, TreeSampler):
-        rows = min(rows, sampler.n_distinct or sampler.n_samples or rows)
-    elif isinstance(sampler, GumbelSampler):
-        rows = min(rows, sampler.n_distinct)
-    elif isinstance(sampler, MetropolisSampler):
-        rows = min(rows, sampler.n_samples)
-    elif not is_exhaustive(sampler):
+    rows, most = wavefunction.hilbert.dimension, max_distinct(sampler)
+    if most is None and not is_exhaustive(sampler):
         return LARGE_JACOBIAN  # unknown
-    return rows * wavefunction.n_parameters
+    return (rows if most is None else min(rows, most)) * wavefunction.n_parameters

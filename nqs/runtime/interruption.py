@@ -30,12 +30,14 @@ class Interruption:
         patience: seconds after which `Interrupted` is raised wherever the program is, PATIENCE by default; 0: at once.
             On systems without timers (Windows) a positive patience has no end.
         saved: where the run can be continued, for the message of an `Interrupted` that is raised without `check`.
+        quiet: say nothing when the signal comes.
 
     Attributes:
         number: number of the first signal; None if none has come.
     """
 
-    def __init__(self, patience: float | None = None, saved: str = OUTSIDE) -> None:
+    def __init__(self, patience: float | None = None, saved: str = OUTSIDE, *, quiet: bool = False) -> None:
+        self.quiet = quiet
         self.patience, self.saved = PATIENCE if patience is None else patience, saved
         self.number: int | None = None
         self._previous: dict[int, Any] = {}
@@ -63,7 +65,8 @@ class Interruption:
         if not self.patience:
             self.check(self.saved)
         # Not print: the signal may have come in the middle of another print.
-        os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
+        if not self.quiet:
+            os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
         if hasattr(signal, "setitimer"):
             self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, lambda *_: self.check(self.saved)))
             signal.setitimer(signal.ITIMER_REAL, self.patience)

@@ -1,16 +1,19 @@
 """One check of the types of options, at every public door: what was found, what is allowed, what to do; one line.
 
 Dataclasses of options are checked by their annotations (`check_fields`), the arguments of functions by the table below
-(`check_options`). Values are checked where they are used: this is about steps="ten" and watch=[3].
+(`check_options`). Other values are checked where they are used.
 """
 
 import functools
+import math
 import operator
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from nqs.runtime.seeds import checked_seed
 
 LONGEST = 60  # characters of a value in a message
 
@@ -20,10 +23,11 @@ class OptionError(TypeError, ValueError):
 
 
 class Allowed(NamedTuple):
-    """What an option may be, in words, and its test."""
+    """What an option may be, in words, and its test; `choices`: one of some texts."""
 
     text: str
     fits: Callable[[Any], bool]
+    choices: bool = False
 
 
 def whole(value: Any) -> bool:
@@ -57,7 +61,8 @@ def one_of(*kinds: type | Any) -> Callable[[Any], bool]:
 
 
 def or_none(allowed: Allowed) -> Allowed:
-    return Allowed(f"{allowed.text}, or None", lambda value: value is None or allowed.fits(value))
+    text = allowed.text if allowed.choices else f"{allowed.text}, or None"
+    return Allowed(text, lambda value: value is None or allowed.fits(value), allowed.choices)
 
 
 WHOLE, NUMBER, TEXT = (
@@ -97,6 +102,7 @@ ALLOWED = {
     "reference": REFERENCE,
     "symmetry": Allowed('"auto" or "none"', one_of(str)),
     "distinct": or_none(WHOLE),
+    "sampled": YES,
     "steps": or_none(WHOLE),
     "seed": WHOLE,
     "exact_limit": WHOLE,
@@ -139,17 +145,33 @@ def check_options(**options: Any) -> None:
                 raise OptionError(_line("watch", options["watch"], ALLOWED["watch"]))
 
 
-def check_fields(config: Any) -> None:
-    """The fields of a dataclass by their annotations: numbers, texts, True or False, and choices of texts.
+def check_fields(config: Any, *, positive: Sequence[str] = (), at_least: Mapping[str, int] | None = None) -> None:
+    """The fields of a dataclass by their annotations: numbers, texts, True or False, choices of texts; 64-bit seeds.
+
+    Args:
+        positive: fields that are positive, finite numbers, or None.
+        at_least: lower bounds of fields, and of n_NAME, the resolved value of a field NAME that may be None.
 
     Raises:
         OptionError: one of a wrong type.
+        ValueError: one out of range.
     """
     kind: Any = type(config)
     for name, allowed in _of_class(kind).items():
         value = getattr(config, name)
         if not allowed.fits(value):
+            if allowed.choices:
+                raise ValueError(f"{name}={value!r}: choose {allowed.text}.")
             raise OptionError(f"{kind.__name__}: {_line(name, value, allowed)}")
+    if hasattr(config, "seed"):
+        checked_seed(config.seed)
+    for name in positive:
+        if (value := getattr(config, name)) is not None and not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name}={value}: it must be a positive number.")
+    for name, least in (at_least or {}).items():
+        if (value := getattr(config, name)) is not None and value < least:
+            shown = name if name in kind.__dataclass_fields__ else name.removeprefix("n_")
+            raise ValueError(f"{shown}={value}: it must be at least {least}.")
 
 
 @functools.cache
@@ -165,13 +187,15 @@ def _of_hint(hint: Any) -> Allowed | None:
     if hint in simple:
         return simple[hint]
     if get_origin(hint) is Literal:
-        return Allowed(" or ".join(map(repr, get_args(hint))), lambda value: True)  # its values are checked elsewhere
+        *rest, last = map(repr, get_args(hint))
+        return Allowed(f"{', '.join(rest)} or {last}", lambda value: value in get_args(hint), choices=True)
     if get_origin(hint) in (Union, types.UnionType):
         parts = [_of_hint(part) for part in get_args(hint) if part is not type(None)]
         if any(part is None for part in parts):
             return None
         known = [part for part in parts if part is not None]
-        allowed = Allowed(" or ".join(part.text for part in known), either(*(part.fits for part in known)))
+        text, choices = " or ".join(part.text for part in known), all(part.choices for part in known)
+        allowed = Allowed(text, either(*(part.fits for part in known)), choices)
         return or_none(allowed) if type(None) in get_args(hint) else allowed
     return None
 

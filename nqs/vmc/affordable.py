@@ -5,18 +5,23 @@ long as that is quick, so that the time limit bounds runs whose first step alone
 """
 
 import math
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from nqs.protocols import Objective, SamplerConfig, Wavefunction
 from nqs.recipes.samplers import distinct_of
+from nqs.runtime.distributed import communicator
 from nqs.runtime.interruption import TimeLimit
+from nqs.vmc.steps import RunningStage
 
 FIRST, GROWTH = 1, 4  # distinct configurations of the first measurement, and factor to the next one
-TRIALS = 0.25  # fraction of the time that measurements may take
+TRIALS = 0.25  # fraction of the time that measurements may take, besides the first draw and its repetition
 SHORT = 2.0  # seconds of a draw that is never made smaller
 OF_STEP = 0.2  # fraction of the time that is left for one step; an update takes up to as long as the draw
 OF_BATCH = 0.4  # the same for a batch of the evaluation, which may take all that is left but for the observables
@@ -47,17 +52,46 @@ def affordable(
     if known is not None:
         seconds, distinct = known
     else:
-        number = min(FIRST, wanted)
+        number, repeated = min(FIRST, wanted), False
         while True:
             before = time.monotonic()
             samples = replace(config, n_distinct=number).build(wavefunction).sample(generator)
             objective.local(wavefunction, samples)
-            seconds, distinct = time.monotonic() - before, number
-            spent = time.monotonic() - begin
-            if seconds * wanted / distinct <= allowed or spent + GROWTH * seconds > TRIALS * allowed:
+            seconds, spent = communicator().numbers(time.monotonic() - before, time.monotonic() - begin)
+            distinct = number
+            if seconds * wanted / distinct <= allowed:
                 break
-            if (number := GROWTH * number) >= wanted:
+            if not repeated and spent + seconds <= allowed:  # the first draw also fills caches
+                repeated = True
+            elif spent + GROWTH * seconds > TRIALS * allowed or (number := GROWTH * number) >= wanted:
                 break
     if seconds * wanted / distinct <= allowed:
         return sampler
     return replace(config, n_distinct=max(1, math.floor(distinct * allowed / seconds)))
+
+
+def fit_step_into(
+    limit: TimeLimit, running: RunningStage, sampler: SamplerConfig, history: Mapping[str, np.ndarray], progress: bool
+) -> None:
+    """Give a stage a smaller sampler where a single step would take longer than the time that is left.
+
+    Args:
+        sampler: configuration of the sampler of the stage.
+        history: whose last step is the measurement, if there is one.
+        progress: print what was changed.
+    """
+    known = None
+    if len(history.get("seconds", ())):
+        known = float(history["seconds"][-1]), float(history["distinct"][-1])
+    device = next(running.wavefunction.parameters()).device
+    chosen = affordable(sampler, running.wavefunction, running.objective, limit, device, OF_STEP, known)
+    if chosen == sampler:
+        return
+    running.sampler = chosen.build(running.wavefunction)
+    left = limit.left
+    if progress:
+        print(
+            f"{distinct_of(chosen)} instead of {distinct_of(sampler)} distinct configurations in each step: "
+            f"{left:.0f} s are left",
+            file=sys.stderr,
+        )

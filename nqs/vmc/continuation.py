@@ -7,17 +7,22 @@ from pathlib import Path
 import torch
 
 from nqs.archive.archive import Archive, ArchiveError, FlushPolicy
+from nqs.archive.memory import MemoryArchive
 from nqs.estimators.energy import infinite_temperature_energy
 from nqs.estimators.estimate import EnergyEstimate
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.optimisation.stages import UNKNOWN, RunConfig
-from nqs.runtime.interruption import Interruption, TimeLimit
+from nqs.runtime.interruption import Interruption
 from nqs.runtime.options import check_options
 from nqs.runtime.progress import Watcher
+from nqs.runtime.ranks import start
 from nqs.runtime.text import printable
+from nqs.runtime.together import CommonInterruption, CommonTimeLimit
 from nqs.vmc.evaluation import evaluate_best
+from nqs.vmc.execution import Execution
 from nqs.vmc.guard import Guard
 from nqs.vmc.loop import VMC
+from nqs.vmc.one_writer import with_one_writer
 from nqs.vmc.rebuilding import known_types, rebuild
 from nqs.vmc.result import Result
 from nqs.vmc.stored import check_history, check_parameters, check_shapes, one_line
@@ -48,22 +53,15 @@ def resume(
         ArchiveError: no readable archive, or no run in it.
         ValueError: the run was built from classes that nqs does not know; pass them in `types`.
     """
-    check_options(exact=exact, types=types, progress=progress, minutes=minutes, flush=flush, watch=watch)
+    check_options(exact=exact, types=types, minutes=minutes)
+    execution = Execution(archive=archive, progress=progress, flush=flush, watch=watch)
+    start(device)
     file = Archive.open(archive)
     if "initial" in file.config and not file.has_checkpoint:
         raise ArchiveError(f"{archive} was stopped before its initial parameters were kept: repeat the command.")
     vmc, run = _rebuilt(file, types, device)
     # The stored configuration itself: those of older versions lack later options.
-    return vmc.carry_out(
-        run,
-        file.config,
-        archive=archive,
-        exact=exact,
-        progress=progress,
-        minutes=minutes,
-        flush=flush,
-        watch=watch,
-    )
+    return vmc.carry_out(run, file.config, execution, minutes=minutes, exact=exact)
 
 
 def evaluate(
@@ -93,8 +91,12 @@ def evaluate(
     check_options(error=error, minutes=minutes, types=types, seed=seed, progress=progress)
     if error is not None and not error > 0:
         raise ValueError(f"error={error}: give a positive error bar.")
-    limit = TimeLimit(minutes)
-    with Archive.open(archive, "a") as record, Interruption() as interruption:
+    ranks = start(device)
+    limit, progress = CommonTimeLimit(minutes), progress and ranks.is_first
+    with (
+        with_one_writer(lambda: Archive.open(archive, "a")) as record,
+        Interruption(quiet=not ranks.is_first) as interruption,
+    ):
         stored = record.result
         if stored is not None and record.result_step == record.step and error is not None and stored.error <= error:
             return stored  # small enough already
@@ -108,16 +110,18 @@ def evaluate(
         generator = torch.Generator(vmc.device).manual_seed(record.step + seed + 1)
         evaluate_best(
             vmc, generator, record, Guard(vmc.wavefunction.parameters()), energy_infinity=energy_infinity, limit=limit,
-            interruption=interruption, progress=progress, exact=None, target=error,
-            walkers=record.checkpoint().sampler,
+            interruption=CommonInterruption(interruption), progress=progress, exact=None, target=error,
+            state=record.checkpoint().sampler,
         )  # fmt: skip
         assert record.result is not None
         return record.result
 
 
-def _rebuilt(file: Archive, types: Mapping[str, type] | None, device: torch.device | str) -> tuple[VMC, RunConfig]:
+def _rebuilt(
+    file: MemoryArchive, types: Mapping[str, type] | None, device: torch.device | str
+) -> tuple[VMC, RunConfig]:
     """The run of an archive: its parts, checked, and its length."""
-    config, archive = file.config, file.path
+    config, archive = file.config, file.place
     built = rebuild(config, types, finished=file.finished)
     with one_line(archive):
         hilbert = built["hamiltonian"].hilbert

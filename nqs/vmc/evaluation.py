@@ -22,12 +22,14 @@ from nqs.hilbert import HilbertSpace
 from nqs.observables import measure as measurements
 from nqs.optimisation.known_states import Known, overlaps
 from nqs.optimisation.stages import UNKNOWN, Evaluation, WarmUp
-from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected
+from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected, warm_start
 from nqs.recipes.peaked import is_peaked
 from nqs.recipes.samplers import is_autoregressive
 from nqs.recipes.steps import EVALUATION_FRACTION, evaluation_seconds
-from nqs.runtime.interruption import Interruption, TimeLimit
+from nqs.runtime.distributed import apart, communicator
+from nqs.runtime.interruption import TimeLimit
 from nqs.runtime.progress import Progress
+from nqs.runtime.together import CommonInterruption
 from nqs.samplers import TreeSampler
 from nqs.samples import LocalEnergies, Samples, distinct
 from nqs.vmc.affordable import OF_BATCH, affordable
@@ -68,21 +70,9 @@ class Evaluator:
         wavefunction: Wavefunction,
         sampler: SamplerConfig,
         energy_infinity: float,
-        walkers: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """
-        Args:
-            walkers: state of a sampler of the same kind, after steps that led to this state.
-        """
         self.hamiltonian, self.wavefunction, self.energy_infinity = hamiltonian, wavefunction, energy_infinity
         self.sampler = sampler.build(wavefunction)
-        self.discards = False
-        if walkers and ("walkers" in walkers or "proposal_moments" in walkers):
-            try:
-                self.sampler.load_state_dict(dict(walkers))
-                self.discards = "walkers" in walkers
-            except ValueError:  # another number of walkers: these start anew
-                pass
         self._parts: list[tuple[Samples, LocalEnergies]] = []
         self._estimates: list[EnergyEstimate] = []
         self._next = 1  # number of batches at which the energy of Markov chains is found anew
@@ -95,15 +85,12 @@ class Evaluator:
             NonFiniteError: the energy is not finite.
         """
         begin = time.monotonic()
-        if self.discards:  # the parameters have changed since the walkers last moved
-            self.sampler.sample(generator)
-            self.discards = False
         samples = self.sampler.sample(generator)
         local = local_energies(self.hamiltonian, self.wavefunction, samples)
         estimate = estimate_energy(samples, local.values, energy_infinity=self.energy_infinity, noise=local.noise)
         self._parts.append((samples, local))
         self._estimates.append(estimate)
-        self.seconds = time.monotonic() - begin
+        (self.seconds,) = communicator().numbers(time.monotonic() - begin)
         self.rate = (samples.n_distinct + local.n_evaluated) / self.seconds
         if not is_finite(estimate.energy):
             raise NonFiniteError(estimate.energy, estimate.variance)
@@ -233,6 +220,14 @@ def reserve(vmc: Parts, row: Mapping[str, float], limit: TimeLimit) -> float:
     return evaluation_seconds(vmc.wavefunction, vmc.of_steps, config.sampler, evaluated, row["seconds"])
 
 
+def of_last_step(vmc: Parts, history: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Seconds and distinct configurations of a draw of the evaluation, from the last step; None before the first."""
+    if not len(history.get("seconds", ())):
+        return None
+    images = vmc.wavefunction.n_images / vmc.of_steps.n_images
+    return float(history["seconds"][-1]) * images, float(history["distinct"][-1])
+
+
 def evaluate_best(
     vmc: Parts,
     generator: torch.Generator,
@@ -241,11 +236,11 @@ def evaluate_best(
     *,
     energy_infinity: float,
     limit: TimeLimit,
-    interruption: Interruption,
+    interruption: CommonInterruption,
     progress: bool,
     exact: ExactGroundState | None,
     target: float | None = None,
-    walkers: Mapping[str, torch.Tensor] | None = None,
+    state: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Final energy, stored with its samples and observables.
 
@@ -254,19 +249,21 @@ def evaluate_best(
 
     Args:
         target: error bar at which it ends, in the unit of the energy; by default that of the configuration.
-        walkers: state of the sampler of the steps, which the evaluation goes on with if it is of the same kind.
+        state: of the sampler of the steps, from which one of the same kind starts warm.
     """
     record.save()  # save all steps before a long evaluation
     before, config = generator.get_state(), vmc.evaluation
 
     energies = Energy(vmc.hamiltonian)
-    sampler = affordable(config.sampler, vmc.wavefunction, energies, limit, generator.device, OF_BATCH)
-    same = walkers if type(sampler) is type(vmc.sampler) else None
+    known = of_last_step(vmc, record.history) if limit.left <= 0 else None  # no time is left to measure a draw
+    sampler = affordable(config.sampler, vmc.wavefunction, energies, limit, generator.device, OF_BATCH, known)
 
-    def evaluator(state: Mapping[str, torch.Tensor] | None = None) -> Evaluator:
-        return Evaluator(vmc.hamiltonian, vmc.wavefunction, sampler, energy_infinity, state)
+    def evaluator() -> Evaluator:
+        return Evaluator(vmc.hamiltonian, vmc.wavefunction, sampler, energy_infinity)
 
-    found = evaluator(same)
+    found = evaluator()
+    if state and type(sampler) is type(vmc.sampler):
+        warm_start(found.sampler, state, generator)
     try:
         estimate = found.add(generator)
     except NonFiniteError as error:
@@ -304,22 +301,24 @@ def evaluate_best(
     samples, estimate = found.all(max(limit.left, 0.0))
     record.write_result(estimate)
     record.write_samples(samples)
-    if record.keeps_observables:
+    ranks = communicator()
+    if record.keeps_observables and ranks.is_first:
         record.write_diagnostics(diagnostics(samples, vmc.wavefunction))
     if vmc.known:
         keep_overlaps(record, overlaps(vmc.known, vmc.wavefunction, samples))
     record.save()
-    if record.keeps_observables:
-        _measure(
-            vmc,
-            generator,
-            record,
-            samples,
-            None if limit.left == math.inf else found.rate * max(limit.left, LEAST_SECONDS),
-            exact,
-            progress,
-        )
+    if not record.keeps_observables:
+        return
+    left = limit.left
+    # Rank 0 has one GPU: its part of the rate of all.
+    fits = None if left == math.inf else found.rate * max(left, LEAST_SECONDS) / ranks.size
+    if ranks.is_first:
+        if progress and ranks.size > 1:
+            print(f"rank 0 of {ranks.size} measures the observables", file=sys.stderr)
+        with apart():
+            _measure(vmc, generator, record, samples, fits, exact, progress)
         record.save()
+    ranks.decided(True)  # the archive is complete when any rank goes on
 
 
 def _others(vmc: Parts, guard: Guard, device: torch.device) -> list[torch.Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from nqs.runtime.distributed import communicator
 from nqs.samples import LocalEnergies, Samples
 
 UNLIMITED = sys.float_info.max  # no limit; finite, as archives require
@@ -72,18 +73,18 @@ class Guard:
         Args:
             drifts: compare windows; False where the objective itself changes from step to step.
         """
-        energy = samples.mean(local.values.real)
-        noise = samples.standard_error(local.values)
+        measured = samples.mean(local.values.real), samples.standard_error(local.values), samples.mean(local.diagonal)
+        energy, noise, diagonal = communicator().numbers(*torch.stack(measured).tolist())
         exact = samples.is_exhaustive
         if exact and energy < self.lowest:
-            self.lowest, self.best = energy.item(), self.current()
-        elif drifts and not exact and self._drifted(energy.item(), noise.item()):
+            self.lowest, self.best = energy, self.current()
+        elif drifts and not exact and self._drifted(energy, noise):
             assert self.best is not None
             self.restore(self.best)
             return True
         strict = exact and progress >= STRICT
         limit = self.lowest if strict else self.limit
-        rounding = ROUNDING * (energy - samples.mean(local.diagonal)).abs() + PRECISION * energy.abs()
+        rounding = ROUNDING * abs(energy - diagonal) + PRECISION * abs(energy)
         if not energy > limit + NOISE * noise + rounding:
             return False
         kept = self.best if strict else self.before

@@ -1,7 +1,5 @@
 """Variational Monte Carlo: sample, local energies, update; with a progress bar, an archive, and a final evaluation."""
 
-import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -19,24 +17,23 @@ from nqs.optimisation.known_states import penalised
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, WarmUp, stages
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, unit_of
 from nqs.recipes.optimiser import OptimiserOptions
-from nqs.recipes.samplers import distinct_of
 from nqs.recipes.stages import method
-from nqs.recipes.steps import EVALUATION_FRACTION
-from nqs.runtime.interruption import Interruption, TimeLimit
+from nqs.runtime.interruption import Interruption
 from nqs.runtime.options import check_options
 from nqs.runtime.progress import Progress, Watcher
+from nqs.runtime.ranks import start
+from nqs.runtime.together import CommonInterruption, CommonTimeLimit
 from nqs.symmetry.of_hamiltonian import refuse_lower_symmetry
-from nqs.vmc.affordable import OF_STEP, affordable
+from nqs.vmc.affordable import fit_step_into
 from nqs.vmc.evaluation import evaluate_best, reserve
+from nqs.vmc.execution import Execution
 from nqs.vmc.guard import Guard, NonFiniteError
 from nqs.vmc.orthogonal import State, built_for, known_states
-from nqs.vmc.pace import Pace
+from nqs.vmc.pace import Clock, Pace
 from nqs.vmc.provenance import given_parameters
-from nqs.vmc.record import keep_exact, keep_session, keep_step, open_archive, overlaps_of, restore, row_of, status
+from nqs.vmc.record import keep_exact, keep_session, keep_step, open_archive, restore, result_of, row_of, status
 from nqs.vmc.result import Result
 from nqs.vmc.steps import RunningStage, make_step
-
-TIMES = ("seconds", "archive_seconds")  # columns of the history that make up the time of a step
 
 
 class VMC:
@@ -55,6 +52,7 @@ class VMC:
             penalties; the overlaps are in the history (overlap_0, ..) and the result.
         penalty: weight of the penalties, in the unit of the energy; by default chosen (nqs.vmc.orthogonal).
         unit: printed name of the energy unit; that of the Hamiltonian by default.
+        check: False for a Hamiltonian that `check_hamiltonian` has accepted before.
 
     Raises:
         ValueError: the wavefunction lives on another sector, is refused by `check_wavefunction`, or has a symmetry that
@@ -74,6 +72,7 @@ class VMC:
         orthogonal_to: Sequence[State] = (),
         penalty: float | None = None,
         unit: str | None = None,
+        check: bool = True,
     ) -> None:
         check_options(
             hamiltonian=hamiltonian, wavefunction=wavefunction, sampler=sampler, optimiser=optimiser,
@@ -84,7 +83,8 @@ class VMC:
                 f"the wavefunction lives on {wavefunction.hilbert}, the Hamiltonian on {hamiltonian.hilbert}: "
                 "build the model with hamiltonian.hilbert."
             )
-        check_hamiltonian(hamiltonian)
+        if check:
+            check_hamiltonian(hamiltonian)
         check_wavefunction(wavefunction)
         if wavefunction.symmetry is not None:
             refuse_lower_symmetry(hamiltonian, wavefunction.symmetry)
@@ -149,16 +149,9 @@ class VMC:
         Args:
             steps: total number of optimisation steps; None: chosen by nqs.recipes, or, with `total_minutes`, as many as
                 fit into that time.
-            archive: HDF5 file of the run. If it already holds this run, the run is resumed; on the CPU the result then
-                equals that of an uninterrupted run bit for bit.
+            archive, progress, flush, watch, until, started_by: as in `nqs.vmc.execution.Execution`.
             exact: exact ground state or its energy, for relative errors; stored in the archive.
-            progress: show a progress bar, or lines where there is no terminal.
             minutes: stop early enough to evaluate the energy within that time; at least one step is made.
-            flush: how often the archive is written.
-            watch: observers such as `nqs.runtime.progress.TensorBoard`; closed at the end. One whose `step` returns
-                False ends the run as `until` does.
-            until: called with every row of the history; the run is finished and evaluated where it returns True.
-            started_by: name of the script and its options, to keep in the archive.
             initial: origin of the initial parameters, if not the seed of the model, in plain data: part of the
                 configuration; by default a digest of parameters that were changed by hand. The archive then also stores
                 the initial parameters.
@@ -170,10 +163,10 @@ class VMC:
                 the archive.
             Interrupted: SIGINT or SIGTERM; it is a KeyboardInterrupt.
         """
-        check_options(
-            steps=steps, archive=archive, exact=exact, progress=progress, minutes=minutes, flush=flush, watch=watch,
-            until=until, initial=initial,
-        )  # fmt: skip
+        check_options(steps=steps, exact=exact, minutes=minutes, initial=initial)
+        execution = Execution(
+            archive=archive, progress=progress, flush=flush, watch=watch, until=until, started_by=started_by
+        )
         unknown = set(options) - {"seed", "temperature", "annealing", "total_minutes"}
         if unknown:
             raise TypeError(
@@ -185,10 +178,7 @@ class VMC:
             steps = self.default_steps
         run = RunConfig(steps=steps, minutes=time_of_run, **options)
         config = self.config(run, self._initial(archive) if initial is None else initial)
-        return self.carry_out(
-            run, config, archive=archive, exact=exact, progress=progress, minutes=minutes, flush=flush, watch=watch,
-            until=until, started_by=started_by,
-        )  # fmt: skip
+        return self.carry_out(run, config, execution, minutes=minutes, exact=exact)
 
     def _initial(self, archive: str | Path | None) -> Mapping[str, Any] | None:
         """`given_parameters` when the archive was begun: an interrupted step has changed them since."""
@@ -201,48 +191,38 @@ class VMC:
         self,
         run: RunConfig,
         config: dict[str, Any],
+        execution: Execution,
         *,
-        archive: str | Path | None,
-        exact: ExactGroundState | float | None = None,
-        progress: bool = True,
         minutes: float | None = None,
-        flush: FlushPolicy | None = None,
-        watch: Iterable[Watcher] = (),
-        until: Callable[[Mapping[str, float]], bool] | None = None,
-        started_by: tuple[str, Mapping[str, Any]] = ("", {}),
+        exact: ExactGroundState | float | None = None,
     ) -> Result:
         """`run` with a given configuration: that of an archive to be resumed."""
-        limit, flush, watchers = TimeLimit(minutes), flush or FlushPolicy(), list(watch)
-        guard, pace = Guard(self.wavefunction.parameters()), Pace(run)
+        ranks, execution = start(self.device), execution.on_this_rank()
+        limit, guard, pace = CommonTimeLimit(minutes), Guard(self.wavefunction.parameters()), Pace(run)
         generator = torch.Generator(self.device).manual_seed(run.seed)
         plan = stages(run, self.sampler, self.optimiser, self.warm_up)
+        progress = execution.progress
         with ExitStack() as stack:
-            interruption = stack.enter_context(Interruption())  # first, so that it also protects the last flush
-            for watcher in watchers:
+            # First, so that it also protects the last flush.
+            interruption = CommonInterruption(stack.enter_context(Interruption(quiet=not ranks.is_first)))
+            for watcher in execution.watch:
                 stack.enter_context(closing(watcher))
-            opened = open_archive(
-                archive, config, hamiltonian=str(self.hamiltonian), unit=self.unit, started_by=started_by
-            )
-            record = stack.enter_context(opened)
-            stage = next(stage for stage in plan if max(0, record.step - 1) in stage)
+            record = stack.enter_context(open_archive(execution, config, str(self.hamiltonian), self.unit))
             scale = record.config.get("energy_scale", 1.0)  # archives without it have absolute rates
+            stage = next(stage for stage in plan if max(0, record.step - 1) in stage)
             running = self._started(stage, scale)
             restore(record, self.wavefunction, running, guard, pace, generator)
+            ranks.from_first(*self.wavefunction.state_dict().values())
             if not pace.ends(record.step):
-                self._fit_into(limit, running, stage, record.history, progress)
-            note = None if pace.ends(record.step) else keep_session(record, self.wavefunction, self.device)
-            if note is not None and progress:
-                print(note, file=sys.stderr)
+                fit_step_into(limit, running, stage.sampler, record.history, progress)
+                keep_session(record, self.wavefunction, self.device, progress)
             exact_energy = keep_exact(record, exact)
             energy_infinity = infinite_temperature_energy(self.hamiltonian)
-            bar = stack.enter_context(Progress(pace.total, record.step, show=progress))
-            spent = sum(float(record.history[name].sum()) for name in TIMES if name in record.history)
-            if run.minutes is not None and minutes is None:  # resumed without a limit: that of the run
-                limit = TimeLimit(max(run.minutes - spent / 60, EVALUATION_FRACTION * run.minutes))
+            clock = Clock(run, minutes, limit, record.history)
             check = SampleCheck(self.hamiltonian, self.wavefunction.symmetry)
-            step, writing = record.step, 0.0
-            while not pace.ends(step):
-                begin = time.perf_counter()
+            bar = stack.enter_context(Progress(pace.total, record.step, show=progress))
+            while not pace.ends(step := record.step):
+                clock.start()
                 if step not in stage:
                     stage = next(stage for stage in plan if step in stage)
                     running = self._started(stage, scale)
@@ -256,62 +236,29 @@ class VMC:
                     made.samples, made.local.energies, energy_infinity=energy_infinity, noise=made.local.noise
                 )
                 check(made.samples.configurations)
-                seconds = time.perf_counter() - begin
-                row = row_of(step, made, estimate, temperature=temperature, seconds=seconds, archive_seconds=writing)
-                step += 1
-                spent += seconds + writing
-                if run.minutes is not None:
-                    of_run = 60 * run.minutes
-                    left = min(limit.left, of_run - spent) - EVALUATION_FRACTION * of_run
-                    pace.measured(step, seconds + writing, left)
+                row = row_of(step, made, estimate, temperature=temperature, **clock.stepped())
+                if pace.timed:
+                    pace.measured(step + 1, clock.of_step, clock.left)
                 keep_step(record, row, self.wavefunction, running, guard, pace, generator)
-                record.flush_if_due(flush)
-                writing = time.perf_counter() - begin - seconds
+                record.flush_if_due(execution.flush or FlushPolicy())
+                clock.written()
                 bar.update(status(estimate, exact_energy), pace.total)
-                wanted = [watcher.step(row) is not False for watcher in watchers]
-                if not all(wanted) or (until is not None and until(row)):
-                    pace.stop(step)
+                if not execution.goes_on(row):
+                    pace.stop(record.step)
                     record.keep("optimiser", pace.state_dict())
                 interruption.check(record.how_to_continue())
-                if not limit.allows(seconds + reserve(self, row, limit)):
+                if not clock.limit.allows(clock.seconds + reserve(self, row, clock.limit)):
+                    if pace.time_is_up(record.step):
+                        record.keep("optimiser", pace.state_dict())
                     break
 
             if record.result_step is None or record.result_step != pace.total:
                 known = exact if isinstance(exact, ExactGroundState) else None
                 evaluate_best(
-                    self, generator, record, guard, energy_infinity=energy_infinity, limit=limit,
-                    interruption=interruption, progress=progress, exact=known,
-                    walkers=running.sampler.state_dict(),
+                    self, generator, record, guard, energy_infinity=energy_infinity, limit=clock.limit,
+                    interruption=interruption, progress=progress, exact=known, state=running.sampler.state_dict(),
                 )  # fmt: skip
-            assert record.result is not None
-            return Result(
-                estimate=record.result,
-                n_sites=self.hamiltonian.hilbert.n_sites,
-                unit=self.unit,
-                history=record.history,
-                seconds=float(record.history["seconds"].sum()),
-                exact=exact_energy,
-                overlaps=overlaps_of(record),
-                archive=None if archive is None else Path(archive),
-                steps_left=0 if pace.total is None else pace.total - record.step,
-            )
-
-    def _fit_into(
-        self, limit: TimeLimit, running: RunningStage, stage: Stage, history: Mapping[str, Any], progress: bool
-    ) -> None:
-        """Draw fewer distinct configurations where a single step would take longer than the time that is left."""
-        known = None
-        if len(history.get("seconds", ())):
-            known = float(history["seconds"][-1]), float(history["distinct"][-1])
-        chosen = affordable(stage.sampler, self.of_steps, running.objective, limit, self.device, OF_STEP, known)
-        if chosen != stage.sampler:
-            running.sampler = chosen.build(self.of_steps)
-            if progress:
-                print(
-                    f"{distinct_of(chosen)} instead of {distinct_of(stage.sampler)} distinct configurations in each "
-                    f"step: {limit.left:.0f} s are left",
-                    file=sys.stderr,
-                )
+            return result_of(record, self.hamiltonian, self.unit, exact_energy, pace.total)
 
     def _started(self, stage: Stage, scale: float) -> RunningStage:
         objective = penalised(stage.optimiser.objective(self.hamiltonian, scale), self.known)

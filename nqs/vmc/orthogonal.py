@@ -13,7 +13,7 @@ from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.archive.archive import Archive
 from nqs.estimators.energy_scale import energy_scale
 from nqs.exact.levels import ExactLevels, lowest
-from nqs.exact.sector_matrix import sparse_matrix
+from nqs.exact.sector_matrix import MAX_DIMENSION, SectorMatrix
 from nqs.hilbert import HilbertSpace
 from nqs.observables.state_vector import exact_samples
 from nqs.optimisation.known_states import REAL, Known, KnownState, overlap, ratios
@@ -123,9 +123,9 @@ def level_above(hamiltonian: Hamiltonian, known: Sequence[KnownState]) -> tuple[
     """
     hilbert = hamiltonian.hilbert
     vectors = np.stack([_amplitudes(one, hilbert) for one in known])
-    levels = lowest(hamiltonian, 1, orthogonal_to=vectors)
+    levels = lowest(hamiltonian, 1, orthogonal_to=vectors, check=False)
     energy, unit, notes = float(levels.energies[0]), unit_of(hamiltonian), []
-    H = sparse_matrix(hamiltonian)
+    H = SectorMatrix.of(hamiltonian, max_dimension=MAX_DIMENSION, check=False).to_scipy()
     for i, (one, k) in enumerate(zip(known, vectors, strict=True), start=1):
         below = (k.conj() @ (H @ k)).real
         if not below + one.weight > energy:

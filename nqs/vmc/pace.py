@@ -1,19 +1,68 @@
 """How far a run has come: of a given number of steps, or of as many as fit into a time, by measured costs."""
 
 import math
+import time
 from collections import deque
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nqs.optimisation.stages import RunConfig, Stage
+from nqs.recipes.steps import EVALUATION_FRACTION
+from nqs.runtime.distributed import communicator
+from nqs.runtime.interruption import TimeLimit
+from nqs.runtime.together import CommonTimeLimit
+
+TIMES = ("seconds", "archive_seconds")  # columns of the history that make up the time of a step
 
 MEASURED = 20  # steps before the first plan; their rates are those of the start
 FEW = 3  # steps after which long ones are planned for
 LATEST = 20  # steps whose mean time is that of the steps to come
 MOST = 2**50  # steps: checkpoints hold their number as float64
+NEARLY = 0.02  # fraction of the steps of a timed run that may be left when its time is over
 AGAIN = 1.25  # the plan is corrected whenever the number of steps has grown by this factor
+
+
+class Clock:
+    """Wall time of a run and of its steps, by the clock of rank 0.
+
+    Attributes:
+        limit: of this process; that of the run, where a process continues a timed one without a limit of its own.
+        spent: seconds of all steps of all processes, with their parts of the archive.
+        seconds: of the last step.
+        writing: seconds of the archive after the last step.
+    """
+
+    def __init__(
+        self, run: RunConfig, minutes: float | None, limit: TimeLimit, history: Mapping[str, np.ndarray]
+    ) -> None:
+        self.of_run = math.inf if run.minutes is None else 60 * run.minutes
+        self.spent = sum(float(history[name].sum()) for name in TIMES if name in history)
+        self.limit, self.seconds, self.writing = limit, 0.0, 0.0
+        if run.minutes is not None and minutes is None:
+            self.limit = CommonTimeLimit(max(run.minutes - self.spent / 60, EVALUATION_FRACTION * run.minutes))
+
+    def start(self) -> None:
+        """A step begins."""
+        self._begin = time.perf_counter()
+
+    def stepped(self) -> dict[str, float]:
+        """The step is made: columns of the history."""
+        (self.seconds,) = communicator().numbers(time.perf_counter() - self._begin)
+        self.of_step = self.seconds + self.writing
+        self.spent += self.of_step
+        return {"seconds": self.seconds, "archive_seconds": self.writing}
+
+    def written(self) -> None:
+        """The archive is written."""
+        (self.writing,) = communicator().numbers(time.perf_counter() - self._begin - self.seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds for the steps to come of a timed run."""
+        return min(self.limit.left, self.of_run - self.spent) - EVALUATION_FRACTION * self.of_run
 
 
 class Pace:
@@ -53,8 +102,15 @@ class Pace:
         """The run is finished after so many steps."""
         self.total, self.stopped = done, True
 
+    def time_is_up(self, done: int) -> bool:
+        """Stop a timed run of which nearly all steps are made: their number was an estimate. Whether it stops here."""
+        if self.timed and self.total is not None and 0 < self.total - done <= max(1, NEARLY * self.total):
+            self.stop(done)
+            return True
+        return False
+
     def measured(self, done: int, seconds: float, left: float) -> None:
-        """Choose or correct the number of steps.
+        """Choose or correct the number of steps of a timed run.
 
         Args:
             done: steps so far.

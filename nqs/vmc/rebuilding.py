@@ -7,6 +7,7 @@ from nqs import hamiltonians, hilbert, lattice, models, optimisation, samplers, 
 from nqs.archive.errors import ArchiveError
 from nqs.archive.serialise import from_plain
 from nqs.archive.upgrade import upgraded
+from nqs.models import parts as model_parts
 from nqs.vmc.stored import check_kinds, check_sizes, one_line
 
 
@@ -44,5 +45,6 @@ def rebuild(
 
 def known_types() -> dict[str, type]:
     """Configuration classes of nqs by name, from which archives may be rebuilt."""
-    modules = (hamiltonians, hilbert, lattice, models, samplers, optimisation, symmetry)
-    return {name: item for module in modules for name, item in vars(module).items() if isinstance(item, type)}
+    modules = (hamiltonians, hilbert, lattice, models, model_parts, samplers, optimisation, symmetry)
+    found = {name: getattr(module, name) for module in modules for name in module.__all__}
+    return {name: item for name, item in found.items() if isinstance(item, type)}

@@ -1,5 +1,6 @@
 """Storage of a run: open its archive, rows of the history, checkpoints, progress line."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,25 +16,21 @@ from nqs.archive.upgrade import upgraded
 from nqs.estimators.estimate import EnergyEstimate, error_text, with_error
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables.expectation import Expectation
-from nqs.protocols import Wavefunction
+from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samples import Samples
+from nqs.vmc.execution import Execution
 from nqs.vmc.guard import Guard
+from nqs.vmc.one_writer import with_one_writer
 from nqs.vmc.pace import Pace
 from nqs.vmc.provenance import digest_of, session, steps_differ
+from nqs.vmc.result import Result
 from nqs.vmc.steps import RunningStage, Step
 from nqs.vmc.stored import one_line
 
 OTHERS = ("guard.", "pace.")  # beginnings of the names of what is kept beside the state of the optimiser
 
 
-def open_archive(
-    path: str | Path | None,
-    config: Mapping[str, Any],
-    *,
-    hamiltonian: str,
-    unit: str,
-    started_by: tuple[str, Mapping[str, Any]],
-) -> MemoryArchive:
+def open_archive(execution: Execution, config: Mapping[str, Any], hamiltonian: str, unit: str) -> MemoryArchive:
     """The archive of this run, for writing: on disk, or in memory without a path.
 
     An archive without a step, of a run that failed early, is started over.
@@ -41,17 +38,23 @@ def open_archive(
     Raises:
         ArchiveError: the file holds another run, is damaged, not writable, or locked by another process.
     """
-    script, options = started_by
-    if path is None:
+    script, options = execution.started_by
+    if execution.archive is None:
         plain = to_plain(config, strict=False)
         return MemoryArchive.create(config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
-    plain, path = to_plain(config), Path(path)
+    path, plain = Path(execution.archive), to_plain(config)
+    header = {"hamiltonian": hamiltonian, "unit": unit, "script": script, "options": options}
+    return with_one_writer(lambda: _on_disk(path, plain, header))
+
+
+def _on_disk(path: Path, plain: dict[str, Any], header: Mapping[str, Any]) -> Archive:
+    """The archive of this run, new or opened for writing."""
     if not path.exists():
-        return Archive.create(path, config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
+        return Archive.create(path, config=plain, **header)
     archive = Archive.open(path, "a")
     try:
         if not archive.step and archive.config != plain:
-            archive.start_over(config=plain, hamiltonian=hamiltonian, unit=unit, script=script, options=options)
+            archive.start_over(config=plain, **header)
             return archive
         if is_present_state(archive, plain.get("initial")):
             plain["initial"] = archive.config.get("initial")
@@ -79,18 +82,19 @@ def is_present_state(archive: MemoryArchive, initial: Any) -> bool:
     return not archive.sessions or initial["parameters"] == digest_of(archive.parameters())
 
 
-def keep_session(archive: MemoryArchive, wavefunction: Wavefunction, device: torch.device) -> str | None:
+def keep_session(archive: MemoryArchive, wavefunction: Wavefunction, device: torch.device, progress: bool) -> None:
     """Store the digest of the initial parameters, and with what the steps to come are made.
 
-    Returns:
-        One line if their numbers may differ from those of an uninterrupted run in their last bits.
+    With `progress` a line is printed if their numbers may differ from those of an uninterrupted run in their last bits.
     """
     before, now = archive.sessions, session(device, archive.step)
     if not archive.step:
         archive.write_provenance(digest_of(wavefunction.state_dict()), [now])
     elif not before or before[-1] | {"step": archive.step} != now:
         archive.write_provenance(archive.initial_parameters or "", [*before, now])
-    return steps_differ(before[-1], now) if before and archive.step else None
+    note = steps_differ(before[-1], now) if before and archive.step else None
+    if note is not None and progress:
+        print(note, file=sys.stderr)
 
 
 def keep_step(
@@ -188,6 +192,24 @@ def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> di
         **{f"overlap_{k}": value for k, value in enumerate(made.local.overlaps)},
         **more,
     }
+
+
+def result_of(
+    archive: MemoryArchive, hamiltonian: Hamiltonian, unit: str, exact: float | None, steps: int | None
+) -> Result:
+    """The result of an evaluated run; `steps`: their number in all, None if it is not yet known."""
+    assert archive.result is not None
+    return Result(
+        estimate=archive.result,
+        n_sites=hamiltonian.hilbert.n_sites,
+        unit=unit,
+        history=archive.history,
+        seconds=float(archive.history["seconds"].sum()),
+        exact=exact,
+        overlaps=overlaps_of(archive),
+        archive=getattr(archive, "path", None),
+        steps_left=0 if steps is None else steps - archive.step,
+    )
 
 
 def chains_of(samples: Samples) -> dict[str, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from nqs.protocols import Objective, Optimiser, OptimiserConfig, Sampler, StepInfo, Wavefunction
+from nqs.runtime.distributed import communicator
 from nqs.samples import LocalEnergies, Samples
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
 
@@ -81,8 +82,9 @@ def make_step(
         now = guard.current()
         samples = running.sampler.sample(generator)
         local = running.objective.local(running.wavefunction, samples)
-        mean = samples.mean(local.values.real).item()
-        variance = samples.variance(local.values).item()
+        mean, variance = communicator().numbers(
+            samples.mean(local.values.real).item(), samples.variance(local.values).item()
+        )
         if is_finite(mean, variance):
             if enough(samples, local):
                 return Step(samples=samples, local=local, info=REJECTED, retries=retries, enough=True)

@@ -75,7 +75,7 @@ CONTRACT = {
 
 every_family = pytest.mark.parametrize("family", CONTRACT.values(), ids=CONTRACT)
 drawn = given(data=st.data())
-EXAMPLES = settings(max_examples=30)
+EXAMPLES = settings(max_examples=15)
 
 
 @every_family

@@ -176,7 +176,7 @@ def local_operators(draw: st.DrawFn) -> tuple[int, int, list[tuple[list[int], np
     return d, n_sites, terms
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(drawn=local_operators(), spin=st.booleans())
 def test_random_local_operators_equal_kronecker_products(drawn: Any, spin: bool) -> None:
     d, n_sites, terms = drawn
@@ -191,7 +191,7 @@ def test_random_local_operators_equal_kronecker_products(drawn: Any, spin: bool)
 PAULI = {"I": np.eye(2), "X": 2 * SX, "Y": 2 * SY, "Z": 2 * SZ}
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     drawn=st.lists(st.tuples(st.text("IXYZ", min_size=5, max_size=5), st.integers(-9, 9)), min_size=1, max_size=8),
     most_flips=st.sampled_from([0, 2, 6]),
@@ -204,7 +204,7 @@ def test_random_pauli_strings_equal_kronecker_products(drawn: list[tuple[str, in
     assert_same(dense(h), expected)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(data=st.data(), paired=st.booleans())
 def test_random_fermion_operators_equal_jordan_wigner_matrices(data: st.DataObject, paired: bool) -> None:
     """Products of up to five operators, with repetitions; not all conserve the number."""
@@ -307,9 +307,10 @@ def test_products_of_spaces(build: Callable[[], Any]) -> None:
     n = h.hilbert.configurations().numpy()
     states = np.stack([v[n[:, site]] for site, v in enumerate(values)], axis=1)
     order = np.asarray(space.states_to_numbers(states))
-    assert_same(dense(h), netket.to_dense()[np.ix_(order, order)])
+    matrix = netket.to_dense()
+    assert_same(dense(h), matrix[np.ix_(order, order)])
     assert len(h.hilbert.of_kind("spin")) == 1
-    assert exact.ground_state(h).energy == pytest.approx(np.linalg.eigvalsh(netket.to_dense())[0], abs=1e-10)
+    assert exact.ground_state(h).energy == pytest.approx(np.linalg.eigvalsh(matrix)[0], abs=1e-10)
 
 
 def test_product_with_a_conserved_sum_of_different_sites() -> None:
@@ -544,6 +545,7 @@ def short_run(h: NetKetOperator, seed: int = 1, network: dict[str, int] = SMALL)
 
 
 @pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.usefixtures("unchecked")
 def test_a_short_run_converges(kind: str, unchecked: None) -> None:
     h = wrap(operator(kind))
     run = short_run(h, network={} if kind in WIDE else SMALL)
@@ -568,24 +570,24 @@ print(repr(resume(sys.argv[1], progress=False).estimate.energy))
 
 def test_archive_resumes_without_netket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     h = wrap(operator("two-body"), name="a long way")
-    reference = short_run(h).run(6, archive=tmp_path / "whole.h5", progress=False)
+    reference = short_run(h).run(4, archive=tmp_path / "whole.h5", progress=False)
     record = Archive.record
 
     def interrupted(self: Archive, quantities: Any, step: int, *rest: Any, **more: Any) -> None:
-        if step == 4:
+        if step == 3:
             raise KeyboardInterrupt
         record(self, quantities, step, *rest, **more)
 
     monkeypatch.setattr(Archive, "record", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        short_run(h).run(6, archive=tmp_path / "run.h5", progress=False)
-    assert Archive.open(tmp_path / "run.h5").step == 3
+        short_run(h).run(4, archive=tmp_path / "run.h5", progress=False)
+    assert Archive.open(tmp_path / "run.h5").step == 2
     assert "a long way" in Archive.open(tmp_path / "run.h5").attributes["hamiltonian"]
     command = [sys.executable, "-c", WITHOUT_NETKET, str(tmp_path / "run.h5")]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == reference.estimate.energy
-    assert Archive.open(tmp_path / "run.h5").step == 6
+    assert Archive.open(tmp_path / "run.h5").step == 4
 
 
 # ---- to NetKet -------------------------------------------------------------------------------------

@@ -104,12 +104,13 @@ def test_tj_model_has_no_double_occupation() -> None:
 
 
 @pytest.mark.parametrize("hamiltonian", [HUBBARD, FERMIONS], ids=["electrons", "spinless"])
+@pytest.mark.usefixtures("unchecked")
 def test_markov_chains_and_natural_gradient_find_the_ground_state(hamiltonian: FermiHubbard | TV) -> None:
     """Within its error bars the energy is not below the exact one, and less than 1 % above."""
     exact = nqs.exact.ground_state(hamiltonian).energy
     orbitals = hartree_fock(hamiltonian).determinant
     bonds = hamiltonian.lattice.bonds().tolist()
-    sampler = MetropolisSampler(n_samples=400, n_chains=200, moves=(LocalMoves(sites=bonds), LocalMoves()))
+    sampler = MetropolisSampler(n_samples=200, n_chains=100, moves=(LocalMoves(sites=bonds), LocalMoves()))
     model = DeterminantConfig(orbitals=orbitals, width=8, determinants=2).build(hamiltonian.hilbert)
     result = nqs.VMC(hamiltonian, model, sampler, evaluation=sampler).run(60, progress=False)
     assert not math.isnan(result.estimate.error)
@@ -125,10 +126,10 @@ def test_markov_chains_and_natural_gradient_find_the_ground_state(hamiltonian: F
         ({"layers": 0}, "layers=0: it must be at least 1"),
         ({"spins": "mixed"}, "spins='mixed': choose 'together' or 'apart'"),
         ({"dtype": "float16"}, "dtype='float16': choose 'float64', 'float32' or 'mixed'"),
-        ({"correction": 0.0}, "correction=0.0: a positive number"),
+        ({"correction": 0.0}, "correction=0.0: it must be a positive number"),
         ({"width": 6, "heads": 4}, "width=6 is not divisible by heads=4"),
         ({"orbitals": SlaterDeterminant(up=((1.0,),), up_imaginary=((1.0,),))}, "these are complex"),
-        ({"seed": 0.5}, "seed=0.5: it must be an integer"),
+        ({"seed": 0.5}, "seed=0.5 is a float: give a whole number"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -16,13 +16,37 @@ from torch import Tensor
 
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.amplitudes.prefixes import common_prefix
-from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
+from nqs.hilbert import HilbertSpace, bosons, spins
 from nqs.lattice import chain
 from nqs.models import MarshallSign, Transformer, TransformerConfig
+from nqs.models.parts import (
+    Attention,
+    ByPosition,
+    ComposedConfig,
+    Deembedding,
+    GlobalEmbedding,
+    GridPositions,
+    Groups,
+    LastPhase,
+    LatentConfig,
+    LinearRecurrence,
+    LogitPhase,
+    MaskedMLP,
+    NoPositions,
+    OneHot,
+    Ordinal,
+    Recurrence,
+    Retention,
+    RotaryAttention,
+    SignPhase,
+    Sinusoidal,
+    WholePhase,
+)
 from nqs.protocols import AutoregressiveWavefunction
 from nqs.runtime import memory as chunks
 
 from readme import recurrent
+from sectors import SPACES
 
 Build = Callable[..., AutoregressiveWavefunction]
 
@@ -38,6 +62,27 @@ def by_displacement(space: HilbertSpace, **options: Any) -> AutoregressiveWavefu
     return config.build(space)
 
 
+def composed(**parts: Any) -> Build:
+    """A model of given parts; on two rows, in patches and with groups by species where that is possible."""
+
+    def build(space: HilbertSpace, **options: Any) -> AutoregressiveWavefunction:
+        chosen = {"width": 8, "layers": 1, "mixer": Attention(heads=2), **parts}
+        if space.n_sites % 2:
+            chosen["patch"] = 1
+        else:
+            chosen["shape"] = (2, space.n_sites // 2)
+        if chosen.get("tokens") == Groups() and not space.species:
+            chosen["tokens"] = OneHot()
+        return ComposedConfig(**chosen, **options).build(space)
+
+    return build
+
+
+def mixture(space: HilbertSpace, **options: Any) -> AutoregressiveWavefunction:
+    base = ComposedConfig(width=8, layers=1, mixer=Attention(heads=2))
+    return LatentConfig(component=base, latents=3, **options).build(space)
+
+
 MODELS: dict[str, Build] = {
     "transformer": functools.partial(Transformer, width=8, heads=2, layers=2),
     "transformer, one layer and head": functools.partial(Transformer, width=5, heads=1, layers=1, mlp_ratio=1),
@@ -50,19 +95,35 @@ MODELS: dict[str, Build] = {
     "transformer, factored attention": functools.partial(Transformer, width=8, layers=2, attention="factored"),
     "transformer, attention by displacement": by_displacement,
     "transformer with a reference phase": with_marshall_sign,
+    "composed, patches, by position": composed(mixer=ByPosition(), patch=2, layers=2),
+    "composed, retention": composed(
+        mixer=Retention(heads=2),
+        tokens=OneHot(),
+        positions=Sinusoidal(),
+        phase=LastPhase(),
+        deembedding=Deembedding(per_site=True),
+    ),
+    "composed, linear recurrence": composed(
+        mixer=LinearRecurrence(),
+        tokens=Groups(),
+        positions=NoPositions(),
+        phase=LogitPhase(),
+        deembedding=Deembedding(pooled=True),
+    ),
+    "composed, two-dimensional recurrence": composed(
+        mixer=Recurrence(grid=True), tokens=Ordinal(), positions=GridPositions(), phase=SignPhase()
+    ),
+    "composed, rotary": composed(
+        mixer=RotaryAttention(heads=2, grid=True),
+        tokens=Ordinal(features=1),
+        phase=WholePhase(ratio=2),
+        whole=GlobalEmbedding(couplings=(0.5,)),
+    ),
+    "composed, masked perceptron, float32, zero phase": composed(
+        mixer=MaskedMLP(heads=2), phase=None, dtype="float32", patch=2, tokens=OneHot()
+    ),
+    "mixture over latent tokens": mixture,
     "recurrent": lambda space, **options: recurrent().RecurrentConfig(**options).build(space),
-}
-SPACES: dict[str, HilbertSpace] = {
-    "bosons": bosons(4, 4),
-    "bosons with a cutoff": bosons(4, 5, n_max=2),
-    "grand-canonical bosons": bosons(3, None, n_max=3),
-    "fermions": fermions(6, 3),
-    "electrons": spinful_fermions(3, 2, 1),
-    "spins 1/2": spins(6, 0),
-    "spins 1": spins(4, 1, spin=1),
-    "fermions of odd parity": HilbertSpace(5, ("empty", "occupied"), (Charge("parity", (0, 1), 1, 2),)),
-    "one site": bosons(1, None, n_max=4),
-    "one configuration": bosons(3, 0),
 }
 every_model = pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)

@@ -428,6 +428,7 @@ def run(name: str, **options: Any) -> VMC:
 
 
 @pytest.mark.parametrize("name", [name + kind for name in (*FORBIDDING, "spins, odd") for kind in ("", ", on orbits")])
+@pytest.mark.usefixtures("unchecked")
 def test_a_run_finds_the_lowest_level_of_its_sector(name: str) -> None:
     h, config = CASES[name]
     base = TransformerConfig(width=8, layers=1, heads=2, seed=1, reference=config.base.reference)
@@ -442,6 +443,7 @@ def test_a_run_finds_the_lowest_level_of_its_sector(name: str) -> None:
 
 @pytest.mark.parametrize("sampler", [ExhaustiveSampler(), TreeSampler(n_samples=200)], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("name", ["bosons with momentum", "electrons", "electrons, on orbits", SUBGROUP])
+@pytest.mark.usefixtures("unchecked")
 def test_interrupted_runs_end_bit_for_bit_like_uninterrupted_ones(
     name: str, sampler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,7 +71,7 @@ def test_wheel_holds_every_module_under_its_import_name_and_nothing_else(wheel: 
         for file in (ROOT / folder).rglob("*.py")
     ]
     assert len(expected) == len(set(expected)), "two source files have the same import name"
-    assert package == {*expected, "nqs/py.typed", "nqs/report/page.html"}
+    assert package == {*expected, "nqs/py.typed", "nqs/report/page.html", "nqs/scripts/nqs.sbatch"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 

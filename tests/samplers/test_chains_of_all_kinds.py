@@ -220,12 +220,17 @@ def test_an_autoregressive_state_proposes_for_itself_without_rejection(build: Ca
     assert samples.acceptance == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_training_alongside_raises_the_acceptance_and_the_effective_number() -> None:
     psi = Table(spins(8, 0), scale=1.5)
     acceptance, effective = [], []
-    for n_first in (0, 100):
+    for n_first in (0, 40):
         proposal = Proposal(model=NETWORK, n_first=n_first, n_updates=0, learning_rate=0.02)
-        samples = IndependenceSampler(n_samples=2_000, n_chains=200, proposal=proposal).build(psi).sample(seeded(0))
+        samples = (
+            IndependenceSampler(n_samples=800, n_chains=100, n_discarded=2, proposal=proposal)
+            .build(psi)
+            .sample(seeded(0))
+        )
         acceptance.append(samples.acceptance)
         weighted = ImportanceSampler(n_samples=500, n_batches=1, proposal=proposal).build(psi).sample(seeded(0))
         effective.append(weighted.n_effective)
@@ -330,10 +335,10 @@ def test_runs_with_every_kind_of_samples(sampler: SamplerConfig) -> None:
         (lambda: MetropolisSampler(n_samples=300, powers=()), ValueError, "falling numbers from 1 down to 0"),
         (lambda: MetropolisSampler(n_samples=300, powers=(1, 1)), ValueError, "falling numbers from 1 down to 0"),
         (lambda: MetropolisSampler(n_samples=300, powers=(0.5,)), ValueError, "falling numbers from 1 down to 0"),
-        (lambda: NormConstrainedSampler(n_samples=300, step_size=0), ValueError, "step_size=0: it must be positive"),
+        (lambda: NormConstrainedSampler(n_samples=300, step_size=0), ValueError, "step_size=0: it must be a positive"),
         (lambda: NormConstrainedSampler(n_samples=300, p=3), ValueError, "p=3: choose 1 or 2"),
-        (lambda: NormConstrainedSampler(n_samples=300, n_tries=0), ValueError, "n_tries=0: give at least 1"),
-        (lambda: NormConstrainedSampler(n_samples=300, weighting="w"), ValueError, "weighting='w': choose one of"),
+        (lambda: NormConstrainedSampler(n_samples=300, n_tries=0), ValueError, "n_tries=0: it must be at least 1"),
+        (lambda: NormConstrainedSampler(n_samples=300, weighting="w"), ValueError, "weighting='w': choose 'constant'"),
         (
             lambda: NormConstrainedSampler(n_samples=300, n_steps=1).build(Table(SPACES["blockade"])),
             ValueError,
@@ -342,7 +347,7 @@ def test_runs_with_every_kind_of_samples(sampler: SamplerConfig) -> None:
         (lambda: Proposal(power=0), ValueError, "power=0: it must be above 0 and at most 1"),
         (lambda: Proposal(learning_rate=0), ValueError, "learning_rate=0: it must be positive"),
         (lambda: Proposal(n_updates=-1), ValueError, "give 0 or more"),
-        (lambda: ImportanceSampler(n_samples=0), ValueError, "n_samples=0: give at least 1"),
+        (lambda: ImportanceSampler(n_samples=0), ValueError, "n_samples=0: it must be at least 1"),
         (lambda: ImportanceSampler(n_samples=5, n_effective=100), ValueError, "n_effective=100: choose 1 to 40"),
         (
             lambda: IndependenceSampler(n_samples=300).build(Table(SPACES["bosons"])),

@@ -123,8 +123,8 @@ def test_a_whole_configuration_as_prefix() -> None:
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (lambda: CoverageSampler(n_distinct=0), "n_distinct=0: give at least 1"),
-        (lambda: CoverageSampler(n_distinct=1, branches=0), "branches=0: give at least 1"),
+        (lambda: CoverageSampler(n_distinct=0), "n_distinct=0: it must be at least 1"),
+        (lambda: CoverageSampler(n_distinct=1, branches=0), "branches=0: it must be at least 1"),
         (lambda: CoverageSampler(n_distinct=36).build(peaked(SPACES["bosons"])), "n_distinct=36 of 35 configurations"),
         (
             lambda: CoverageSampler(n_distinct=5, given={0: 3, 3: 2}).build(peaked(SPACES["bosons"])),

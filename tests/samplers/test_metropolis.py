@@ -384,10 +384,10 @@ class Nowhere(Network):
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (lambda: MetropolisSampler(n_samples=0), "n_samples=0: give at least 1"),
-        (lambda: MetropolisSampler(n_samples=10, n_chains=0), "n_chains=0: give at least 1"),
+        (lambda: MetropolisSampler(n_samples=0), "n_samples=0: it must be at least 1"),
+        (lambda: MetropolisSampler(n_samples=10, n_chains=0), "n_chains=0: it must be at least 1"),
         (lambda: MetropolisSampler(n_samples=10, n_chains=20), "n_samples=10 of n_chains=20"),
-        (lambda: MetropolisSampler(n_samples=300, n_steps=0), "n_steps=0: give at least 1"),
+        (lambda: MetropolisSampler(n_samples=300, n_steps=0), "n_steps=0: it must be at least 1"),
         (lambda: LocalMoves(sites=0), "sites=0: at least 1"),
         (lambda: LocalMoves(sites=[[0, 1], [2]]), "equally many different sites"),
         (lambda: LocalMoves(sites=[[1, 1]]), "equally many different sites"),

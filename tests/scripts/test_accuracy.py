@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ from nqs import exact
 from nqs.archive import Archive
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
+from nqs.scripts.studies import Outcome, table
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -64,7 +66,7 @@ def test_runs_are_made_printed_and_not_repeated(
         assert row["steps"] == 4
         assert archive.config["model"]["type"] == "OnOrbits"  # the default recipe
 
-    monkeypatch.setattr(study.subprocess, "run", lambda *_, **__: pytest.fail("a finished run was repeated"))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a finished run was repeated"))
     assert study.main(config) == 0
     assert capsys.readouterr().out.splitlines() == printed[2:]
 
@@ -82,14 +84,22 @@ def test_failures_are_named_and_the_others_go_on(
 
 def test_table_has_median_and_worst(study: ModuleType) -> None:
     def outcome(error: float, fidelity: float | None) -> object:
-        return study.Outcome(
-            problem="bh4", seed=0, relative_error=error, v_score=1e-3, fidelity=fidelity, seconds=10.0, steps=7
+        return Outcome(
+            problem="bh4",
+            seed=0,
+            energy=-3.9,
+            error=1e-6,
+            relative_error=error,
+            v_score=1e-3,
+            fidelity=fidelity,
+            seconds=10.0,
+            steps=7,
         )
 
     rows = [outcome(e, f) for e, f in ((1e-6, 0.999), (-4e-5, 0.99), (2e-6, 0.9))]
-    row = study.table(rows).splitlines()[2]
+    row = table(rows, study.PROBLEMS).splitlines()[2]
     assert row == "| bh4 | 3 | 2.0e-06 | 4.0e-05 | 1e-06 | 1.0e-03 | 1 - 1e-02 | 7 | 10 |"
-    assert "|  |" in study.table([outcome(1e-6, None)])
+    assert "|  |" in table([outcome(1e-6, None)], study.PROBLEMS)
 
 
 def test_list_and_unknown_problems(study: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

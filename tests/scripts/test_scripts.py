@@ -264,7 +264,7 @@ def test_insulator_with_energy_zero_runs(script: Script) -> None:
         ),
         (("--boundary", "antiperiodic", "--model.phase", "zero"), "no rule gives the exact signs"),
         (("--device", "nonsense"), "device 'nonsense' is unknown: choose 'cpu' or 'cuda'"),
-        (("--distinct", "-3"), "n_distinct=-3: give at least 1"),
+        (("--distinct", "-3"), "n_distinct=-3: it must be at least 1"),
         (
             ("--archive", "run.png"),
             "archive run.png: its name must end with .h5 or .hdf5, because the figure is written",

@@ -6,3 +6,4 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
 DOCS = ROOT / "docs"
 SCRIPTS = ROOT / "scripts"
+SHARED = ROOT / "tests" / "shared"

@@ -1,5 +1,6 @@
 """nqs evaluate: the energy of a stored state with a smaller error bar, without a step."""
 
+import sys
 from dataclasses import dataclass
 
 from nqs.cli.errors import ExitCode, errors_to_exit_codes
@@ -16,12 +17,14 @@ class Evaluate:
     minutes: float | None = None  # time limit
     seed: int = 0  # of the samples, others than those of the run
     device: str | None = None  # None: a GPU if there is one, else the CPU
+    gpus: int | None = None  # GPUs of this machine to run on; None: one, or those of the ranks that torchrun started
     # file (NAME.py) or module with the classes of your own from which the run was built; its code is run
     module: str | None = None
 
     def __call__(self) -> int:
         from nqs import recipes
         from nqs.archive.archive import Archive
+        from nqs.cli.launch import is_launch_wanted, launch
         from nqs.cli.options import process_began
         from nqs.cli.own_classes import classes_in
         from nqs.driver import minutes_left
@@ -30,6 +33,9 @@ class Evaluate:
 
         begin = process_began()
         with errors_to_exit_codes():
+            if is_launch_wanted(self.gpus):
+                assert self.gpus is not None
+                return launch(self.gpus, ["-m", "nqs", *sys.argv[1:]])
             header = Archive.open(self.file).attributes
             print(printable(header["hamiltonian"]))
             found = evaluate(

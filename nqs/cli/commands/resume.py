@@ -1,5 +1,7 @@
 """nqs resume: continue a run from its archive."""
 
+import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +20,7 @@ class Resume:
 
     file: File
     device: str | None = None  # None: a GPU if there is one, else the CPU
+    gpus: int | None = None  # GPUs of this machine to run on; None: one, or those of the ranks that torchrun started
     threads: int | None = None  # of the CPU; None: one for small steps, else as PyTorch chooses (one per core)
     minutes: float | None = None  # stop early enough to evaluate the energy within that time
     flush: FlushPolicy = field(default_factory=FlushPolicy)
@@ -28,17 +31,27 @@ class Resume:
     def __call__(self) -> int:
         from nqs import recipes
         from nqs.archive.archive import Archive
+        from nqs.cli.launch import is_launch_wanted, launch
         from nqs.cli.options import process_began
         from nqs.cli.own_classes import classes_in
         from nqs.driver import FIGURE_SECONDS, checked_archive, minutes_left, report_result
         from nqs.runtime.interruption import Interruption
+        from nqs.runtime.launched import rank_of_process
         from nqs.runtime.progress import TensorBoard
+        from nqs.runtime.ranks import start
         from nqs.runtime.threads import using_threads
         from nqs.vmc.continuation import rebuild, resume
 
         begin = process_began()
-        with errors_to_exit_codes(), Interruption(patience=0):
+        with ExitStack() as stack:
+            stack.enter_context(errors_to_exit_codes())
             checked_archive(self.file)
+            if is_launch_wanted(self.gpus):
+                assert self.gpus is not None
+                return launch(self.gpus, ["-m", "nqs", *sys.argv[1:]])
+            device = recipes.checked_device(self.device or recipes.default_device())
+            start(device)
+            stack.enter_context(Interruption(patience=0))
             archive = Archive.open(self.file)
             print(printable(archive.attributes["hamiltonian"]))
             types = None if self.module is None else classes_in(self.module)
@@ -50,10 +63,10 @@ class Resume:
                 result = resume(
                     self.file,
                     types=types,
-                    device=recipes.checked_device(self.device or recipes.default_device()),
+                    device=device,
                     minutes=minutes_left(self.minutes, begin, FIGURE_SECONDS),
                     flush=self.flush,
-                    watch=[] if self.tensorboard is None else [TensorBoard(self.tensorboard)],
+                    watch=[] if self.tensorboard is None or rank_of_process() else [TensorBoard(self.tensorboard)],
                 )
             report_result(result, self.file, hilbert)
             return ExitCode.TIME_LIMIT if result.steps_left else ExitCode.FINISHED

@@ -753,7 +753,7 @@ def assert_bitwise(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
         assert found[name].numpy().tobytes() == tensor.numpy().tobytes(), name
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tensors=st.dictionaries(
     st.sampled_from(["weight", "blocks.0.mlp.2.bias", "0.exp_avg", "step"]),
     st.tuples(st.sampled_from(DTYPES), st.sampled_from(SHAPES), st.integers(0, 2**32)),

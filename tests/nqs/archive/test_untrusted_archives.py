@@ -275,6 +275,10 @@ LAYOUTS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     ),
     "complex history": (replaced("history/energy", np.zeros(8, complex)), "column 'energy' .* holds no real numbers"),
     "samples that are nan": (replaced("history/samples", np.full(8, np.nan)), "column samples .* impossible values"),
+    "samples that are nan in half precision": (
+        replaced("history/samples", np.full(8, np.nan, np.float16)),
+        "column samples .* impossible values",
+    ),
     "step of text": (attribute("checkpoint", step="one"), "the step of the checkpoint is not a non-negative integer"),
     "damping nan": (attribute("checkpoint", damping=float("nan")), "the damping of the checkpoint is nan"),
     "generator as a matrix": (

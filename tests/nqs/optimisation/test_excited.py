@@ -141,6 +141,7 @@ def test_states_with_a_symmetry_see_the_projection_of_a_known_state() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("sampler", [TreeSampler(n_samples=12), GumbelSampler(n_distinct=12)], ids=["tree", "gumbel"])
+@pytest.mark.usefixtures("unchecked")
 def test_sampled_overlaps_and_penalties_have_no_bias(sampler: Any) -> None:
     """The square of the mean of 12 samples exceeds the overlap by the noise; the estimates are right in the mean.
 
@@ -176,6 +177,7 @@ def test_sampled_overlaps_and_penalties_have_no_bias(sampler: Any) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("h", [BOSONS, SPINS, ELECTRONS], ids=["bosons", "spins", "electrons"])
+@pytest.mark.usefixtures("unchecked")
 def test_the_next_state_is_found(h: Hamiltonian) -> None:
     energies, states = dense(h)
     first = VMC(h, model(h), orthogonal_to=[states[:, 0]]).run(70, progress=False)
@@ -185,6 +187,7 @@ def test_the_next_state_is_found(h: Hamiltonian) -> None:
     assert "overlap with known states" in str(first)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.usefixtures("unchecked")
 def test_a_third_state_above_a_vector_and_an_archive_is_resumed(tmp_path: Any) -> None:
     energies, states = dense(BOSONS)
@@ -215,6 +218,7 @@ def test_a_third_state_above_a_vector_and_an_archive_is_resumed(tmp_path: Any) -
         VMC(BOSONS, model(BOSONS), orthogonal_to=[states[:, 1]]).run(60, archive=next_path, progress=False)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.usefixtures("unchecked")
 def test_sampled_run_above_a_wavefunction() -> None:
     """Both states sampled; the overlap comes with an error bar, the energy is without the penalty."""
@@ -285,6 +289,7 @@ def test_the_bound_on_the_next_level_is_that_of_trial_states() -> None:
     assert min(trial) > energies[1]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.usefixtures("unchecked")
 def test_a_sampled_run_from_random_parameters_finds_the_next_state() -> None:
     """With 3 (E_inf - E_0), 18 times the gap, as the penalty it was at -1.75 of -1.865 after 80 steps."""
@@ -376,6 +381,7 @@ def test_the_exact_level_is_the_lowest_one_orthogonal_to_the_given_states(capsys
     assert "above the 1 known state: exact E = " in printed
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.usefixtures("unchecked")
 def test_a_run_above_a_state_that_is_no_eigenstate_ends_below_its_level_by_what_was_said() -> None:
     _, states = dense(BOSONS)

@@ -161,6 +161,7 @@ def test_gain_is_one_for_a_linear_step_and_small_for_one_that_went_astray() -> N
     ],
     ids=["bosons", "ising", "spins", "flux"],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_exact_runs_converge_to_rounding(h: Any, config: Any) -> None:
     """In a few dozen steps, whatever the width of the spectrum; the Ising chain is where diagonal steps are slow."""
     psi = (config if h is FLUX else OnOrbits(base=config, symmetry=symmetries_of(h))).build(h.hilbert)
@@ -228,6 +229,7 @@ def test_near_their_end_exact_sums_may_only_go_down() -> None:
         assert torch.equal(guard.current(), lowest)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_annealed_exact_sums_end_free_of_the_free_energies_before() -> None:
     """A free energy is lower than any energy: no state is kept for it."""
     psi = OnOrbits(base=SMALL, symmetry=symmetries_of(RING)).build(RING.hilbert)

@@ -149,6 +149,7 @@ def test_gradient_against_finite_differences(h: BoseHubbard, phase: str, tempera
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("unchecked")
 def test_reported_gradient_norm(h: BoseHubbard, phase: str, configuration: Any) -> None:
     model = transformer(h, phase=phase)
     X, e = rows_of(h, model)
@@ -639,6 +640,7 @@ GENTLE = Variant(learning_rate=0.3, final_learning_rate=0.2)
     ],
     ids=["implicit", "explicit"],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_converges_to_the_ground_state(phase: str, configuration: Variant, steps: int, logarithmic: bool) -> None:
     """To a relative error of 1e-6 within a few dozen exact steps, and never below the exact energy."""
     model = Transformer(CHAIN.hilbert, width=8, layers=1, heads=2, seed=2, phase=phase)
@@ -649,6 +651,7 @@ def test_converges_to_the_ground_state(phase: str, configuration: Variant, steps
     assert energies[-1] - ground <= 1e-6 * abs(ground)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_converges_with_momentum() -> None:
     model = Transformer(CHAIN.hilbert, width=8, layers=1, heads=2, seed=1)
     energies = optimise(CHAIN, model, dataclasses.replace(GENTLE, momentum=0.8), steps=60)
@@ -656,6 +659,7 @@ def test_converges_with_momentum() -> None:
     assert energies[-1] - ground <= 1e-6 * abs(ground)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_converges_to_a_complex_ground_state() -> None:
     """A flux that no real wavefunction can carry."""
     h = BoseHubbard(chain(4), 4, U=4.0, phases=(0.3,) * 4)

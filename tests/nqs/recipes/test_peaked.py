@@ -32,6 +32,7 @@ def hubbard() -> Peaked:
     return Peaked(chain(6, boundary="open"), 3, 3, U=2.0, t=0.3, potential=(0.0, 3.0, 0.5, 4.0, 1.0, 5.0))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_any_hamiltonian_that_names_a_peak_starts_from_a_list() -> None:
     hamiltonian = hubbard()
     assert peak_of(FermiHubbard(chain(6), 3, 3, U=2.0)) is None

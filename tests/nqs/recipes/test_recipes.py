@@ -113,7 +113,7 @@ def test_averages_over_sectors_that_can_be_summed_are_evaluated_exactly() -> Non
 
 @devices
 def test_evaluation_draws_independent_samples_with_more_distinct_ones(device: str | torch.device) -> None:
-    large = one_boson(2**20)
+    large = tiny(bosons(20, 20))
     sampler, evaluation = recipes.training_sampler(large, device), recipes.final_evaluation(large, device)
     assert isinstance(sampler, TreeSampler)
     assert all_of(evaluation) > 4 * max(sampler.n_distinct, EXHAUSTIVE_ROWS[torch.device(device).type])
@@ -123,7 +123,7 @@ def test_a_gpu_gets_more_work_than_a_cpu() -> None:
     h = BoseHubbard(chain(14), 14, U=4.0)
     group = translations(chain(14), h.hilbert)
     averaged = Symmetrised(base=TransformerConfig(width=2, layers=1, heads=1), symmetry=group).build(h.hilbert)
-    for model in (one_boson(2**20), averaged):
+    for model in (tiny(bosons(20, 20)), averaged):
         for choose in (recipes.training_sampler, recipes.final_evaluation):
             assert all_of(choose(model, "cuda")) > all_of(choose(model, "cpu"))
         assert recipes.steps(model, "cuda", exact=False) > recipes.steps(model, "cpu", exact=False)
@@ -421,7 +421,7 @@ def test_a_model_is_taken_as_far_as_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pretrain": "nothing"}, "pretrain='nothing': choose among 'none', 'mean-field', 'exact'"),
+        ({"pretrain": "nothing"}, "pretrain='nothing': choose 'none', 'mean-field' or 'exact'"),
         ({"pretrain": "mean-field"}, "pretrain='mean-field' fits to the determinant that gives the model its signs"),
         ({"symmetry": "some"}, "symmetry='some': choose 'auto' or 'none'"),
         ({"steps": 0}, "steps=0: at least one step"),

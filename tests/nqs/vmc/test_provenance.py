@@ -78,6 +78,7 @@ def test_parameters_changed_by_hand_make_another_configuration(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("stopped_at", [0, 2])
+@pytest.mark.usefixtures("unchecked")
 def test_a_run_from_trained_parameters_is_resumed_bit_for_bit(
     stopped_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ CASES += [(phase, number) for phase in ("step", "exact diagonalisation") for num
 
 
 @pytest.mark.parametrize(("phase", "number"), CASES, ids=lambda case: getattr(case, "name", case))
+@pytest.mark.usefixtures("unchecked")
 def test_signal_ends_every_phase_soon(
     phase: str, number: int, reference: nqs.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

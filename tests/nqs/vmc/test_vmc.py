@@ -124,6 +124,7 @@ def assert_variational(psi: np.ndarray, estimate: EnergyEstimate) -> None:
 @pytest.mark.parametrize(
     "sampler", [TreeSampler(n_samples=2000), GumbelSampler(n_distinct=25)], ids=lambda s: type(s).__name__
 )
+@pytest.mark.usefixtures("unchecked")
 def test_sampled_runs_agree_with_the_exact_energy_within_their_error(
     sampler: Sampler, ground_state: ExactGroundState
 ) -> None:
@@ -477,6 +478,7 @@ def test_damped_update_is_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lengths[2] == pytest.approx(lengths[0] / 4)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_rollback_survives_an_interruption_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the bad step is the first one after resuming: the archive keeps the last good state."""
     optimiser = StochasticReconfiguration(momentum=0.5)
@@ -623,11 +625,14 @@ def the_archive_alone(path: Path, run: VMC) -> Result:
 
 
 @pytest.mark.parametrize(("sampler", "optimiser"), COMBINATIONS, ids=named)
+@pytest.mark.usefixtures("unchecked")
 def test_interrupted_runs_end_bit_for_bit_like_uninterrupted_ones(
     sampler: Sampler, optimiser: OptimiserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Continued from the archive alone; for one combination, from objects that are still there, too."""
     reference = vmc(SMALL, sampler, optimiser).run(STEPS, archive=tmp_path / "reference.h5", progress=False)
-    for continued in (the_same_object, a_new_object, the_archive_alone):
+    every = (sampler, optimiser) == COMBINATIONS[1]
+    for continued in (the_same_object, a_new_object, the_archive_alone) if every else (the_archive_alone,):
         path = tmp_path / f"{continued.__name__}.h5"
         run = vmc(SMALL, sampler, optimiser)
         with monkeypatch.context() as patch:

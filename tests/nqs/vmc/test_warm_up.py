@@ -40,6 +40,7 @@ def test_first_steps_are_sampled_and_the_others_are_sums() -> None:
 
 
 @pytest.mark.parametrize("stopped", [2, 4, 6])
+@pytest.mark.usefixtures("unchecked")
 def test_an_interrupted_run_goes_on_bit_for_bit(stopped: int, tmp_path: Path) -> None:
     """Within the warm-up, between the two, and after it."""
     whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"

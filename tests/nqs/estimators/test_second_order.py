@@ -1,4 +1,4 @@
-"""Second-order correction and extrapolation against dense matrices and known lines."""
+"""The second-order correction against dense matrices."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nqs import exact
-from nqs.estimators.beyond_variational import second_order, zero_variance
+from nqs.estimators.second_order import second_order
 from nqs.hamiltonians import Molecule
 
 FILE = Path(__file__).parents[2] / "hamiltonians" / "data" / "h2o.fcidump.gz"
@@ -44,20 +44,3 @@ def test_no_amplitudes_are_refused() -> None:
     molecule = Molecule.from_fcidump(FILE)
     with pytest.raises(ValueError, match="all 0"):
         second_order(molecule, molecule.hilbert.configurations()[:2], torch.zeros(2, dtype=torch.float64))
-
-
-def test_a_line_is_found_with_its_error() -> None:
-    random = np.random.default_rng(0)
-    variance = np.linspace(1.0, 0.1, 100)
-    energies = [-3.0 + 0.5 * variance + 0.01 * random.standard_normal(100) for _ in range(200)]
-    lines = [zero_variance(energy, variance) for energy in energies]
-    z = [(line.energy + 3.0) / line.error for line in lines if line is not None]
-    assert len(z) == 200
-    assert lines[0] is not None
-    assert lines[0].n_steps == 50
-    assert np.mean(np.square(z)) == pytest.approx(1.0, abs=0.35)
-
-
-@pytest.mark.parametrize("variance", [np.ones(20), np.full(20, np.nan), np.arange(4.0)])
-def test_no_line_from_one_variance_or_few_steps(variance: np.ndarray) -> None:
-    assert zero_variance(np.arange(float(len(variance))), variance) is None

@@ -1,0 +1,81 @@
+"""Absolute positions, added to the token embeddings; relative ones belong to the mixers (rotary, by displacement)."""
+
+# Shapes: B configurations, T positions from the first one, D width.
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nqs.models.parts.sizes import Sizes
+
+LONGEST = 1e4  # longest wavelength of sinusoidal positions, in units of 2 pi sites
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedPositions:
+    """A learned vector for each position."""
+
+    def build(self, sizes: Sizes) -> nn.Module:
+        return Learned([torch.arange(sizes.n_positions)], sizes.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridPositions:
+    """A learned vector for each row plus one for each column of a two-dimensional lattice."""
+
+    def build(self, sizes: Sizes) -> nn.Module:
+        site = torch.arange(sizes.n_positions) * sizes.patch
+        return Learned([site // sizes.shape[1], site % sizes.shape[1]], sizes.width)
+
+
+class Learned(nn.Module):
+    """The sum of a learned vector for each coordinate."""
+
+    def __init__(self, coordinates: list[Tensor], width: int) -> None:
+        super().__init__()
+        self.register_buffer("coordinates", torch.stack(coordinates), persistent=False)
+        self.tables = nn.ModuleList(nn.Embedding(int(x.max()) + 1, width) for x in coordinates)
+
+    def forward(self, batch: int, length: int) -> Float[Tensor, "B T D"]:
+        # Positions expanded per configuration: per-configuration gradients need the input rows of each.
+        coordinates: Tensor = self.coordinates  # type: ignore[assignment]
+        parts = (t(x[:length].expand(batch, length)) for t, x in zip(self.tables, coordinates, strict=True))
+        return sum(parts, torch.zeros((), device=coordinates.device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sinusoidal:
+    """Fixed sines and cosines of the position. Vaswani et al., arXiv:1706.03762."""
+
+    def build(self, sizes: Sizes) -> nn.Module:
+        return Fixed(sinusoidal(sizes.n_positions, sizes.width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoPositions:
+    """Tokens alone; the causal order is all that tells positions apart."""
+
+    def build(self, sizes: Sizes) -> nn.Module:
+        return Fixed(torch.zeros(sizes.n_positions, sizes.width))
+
+
+def sinusoidal(length: int, width: int) -> Float[Tensor, "L D"]:
+    half = (width + 1) // 2
+    rates = torch.exp(-math.log(LONGEST) * torch.arange(half) / half)
+    angles = torch.arange(length)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
+
+
+class Fixed(nn.Module):
+    """Vectors without parameters."""
+
+    vectors: Tensor
+
+    def __init__(self, vectors: Float[Tensor, "L D"]) -> None:
+        super().__init__()
+        self.register_buffer("vectors", vectors, persistent=False)
+
+    def forward(self, batch: int, length: int) -> Float[Tensor, "B T D"]:
+        return self.vectors[:length].expand(batch, length, -1)

@@ -1,0 +1,81 @@
+"""The wavefunction of a run: signs, symmetry sector and network, chosen together, with the reasons."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from nqs.models import SlaterDeterminant, TransformerConfig
+from nqs.protocols import Hamiltonian, WavefunctionConfig, lattice_of
+from nqs.recipes.choices import Choices
+from nqs.recipes.known_signs import signs
+from nqs.recipes.model import NetworkOptions, determinant_reason, determinants, network, with_network
+from nqs.recipes.peaked import is_list
+from nqs.recipes.sector import is_average, symmetrised, terms_of
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Reason for a choice, one line.
+
+    Attributes:
+        announced: printed before the run.
+    """
+
+    subject: str
+    text: str
+    announced: bool = False
+
+
+def chosen_model(
+    hamiltonian: Hamiltonian, choices: Choices, device: torch.device, unit: str
+) -> tuple[WavefunctionConfig, SlaterDeterminant | None, list[Reason]]:
+    """The wavefunction with everything chosen, the mean field that gives its signs, and the reasons.
+
+    Raises:
+        ValueError: signs or a kind of network that the problem does not have.
+    """
+    model, reference, hilbert = choices.model, choices.reference, hamiltonian.hilbert
+    if isinstance(model, TransformerConfig) and model.reference is not None and reference == "auto":
+        reference = model.reference
+    if model is not None and not isinstance(model, (NetworkOptions, TransformerConfig)):
+        return model, None, [Reason("model", f"{type(model).__name__}, as it was given")]
+    wishes = _wishes(model)
+    known = signs(hamiltonian, reference, wishes.phase, unit=unit, device=device, minutes=choices.minutes)
+    why = [Reason("signs", known.why, known.mean_field)]
+    mean_field = known.determinant if reference == "auto" else None
+    # Sizes follow when the number of orbits is known.
+    config: Any = TransformerConfig(phase=known.phase, reference=known.reference)
+    symmetric = choices.symmetry == "auto" and choices.distinct is None and not is_list(known.reference)
+    if symmetric and wishes.network != "determinant":
+        config, text = symmetrised(config, hamiltonian, device)
+        why.append(Reason("symmetry", text, announced=True))
+    terms, lattice = terms_of(config, hilbert, device), lattice_of(hamiltonian)
+    as_usual = choices.distinct is not None and wishes.network is None  # many distinct ones are those of a transformer
+    if text := "" if as_usual else determinant_reason(hamiltonian, wishes, known, terms, device):
+        assert known.determinant is not None
+        why = [why[0], Reason("model", text, announced=True)]
+        return determinants(wishes, known.determinant, lattice, device), mean_field, why
+    chosen = network(
+        wishes,
+        known.phase,
+        terms,
+        hilbert,
+        device,
+        choices.minutes,
+        lattice=lattice,
+        averaged=is_average(config),
+        reference=known.reference,
+    )
+    if isinstance(model, TransformerConfig) and model.displacements is not None:
+        chosen = replace(chosen, displacements=model.displacements)
+    return with_network(config, chosen), mean_field, why
+
+
+def _wishes(base: NetworkOptions | TransformerConfig | None) -> NetworkOptions:
+    if isinstance(base, NetworkOptions):
+        return base
+    if base is None:
+        return NetworkOptions()
+    names = {field.name for field in fields(NetworkOptions)} - {"network", "determinants"}
+    return NetworkOptions(network="transformer", **{name: getattr(base, name) for name in names})

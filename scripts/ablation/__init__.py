@@ -1,0 +1,1 @@
+"""Studies of `scripts/ablations.py`, one question a file."""

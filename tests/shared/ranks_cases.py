@@ -1,0 +1,193 @@
+"""Toy runs of all kinds, for one rank or several (test_ranks.py); prints what they give as a line of JSON.
+
+python tests/shared/ranks_cases.py [NAME ...]     in the environment of torchrun
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.nn.utils import parameters_to_vector
+
+from nqs import VMC, exact
+from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
+from nqs.lattice import chain, square
+from nqs.models import OnOrbits, RBMConfig, Symmetrised, TransformerConfig
+from nqs.optimisation import ExactSteps, StochasticReconfiguration, TorchOptimiser
+from nqs.pretraining import VectorTarget, fit
+from nqs.runtime import ranks
+from nqs.runtime.distributed import communicator
+from nqs.samplers import (
+    CoverageSampler,
+    ExhaustiveSampler,
+    GumbelSampler,
+    ImportanceSampler,
+    IndependenceSampler,
+    MetropolisSampler,
+    NormConstrainedSampler,
+    Proposal,
+    QuestSampler,
+    TreeSampler,
+)
+from nqs.symmetry import symmetries_of
+
+STEPS = 10
+TOY = TransformerConfig(width=8, layers=1, heads=2)
+POSITIVE = replace(TOY, phase="zero")
+# Shifts with which differences in rounding do not grow from step to step.
+NATURAL = StochasticReconfiguration(diagonal_shift=1e-2, final_diagonal_shift=1e-2)
+CASES: dict[str, Callable[[], Any]] = {}
+
+Record = dict[str, Any]
+
+
+def case(function: Callable[[], Any]) -> Callable[[], Any]:
+    CASES[function.__name__] = function
+    return function
+
+
+def run(hamiltonian: Any, model: Any, sampler: Any, optimiser: Any = NATURAL, **options: Any) -> Record:
+    """Ten steps, and a draw of the last state."""
+    psi = model.build(hamiltonian.hilbert)
+    vmc = VMC(hamiltonian, psi, sampler, optimiser, evaluation=options.pop("evaluation", sampler), **options)
+    result = vmc.run(STEPS, progress=False)
+    samples = sampler.build(vmc.of_steps).sample(torch.Generator().manual_seed(7))
+    numbers = samples.weights if samples.counts is None else samples.counts
+    return {
+        "energies": result.history["energy"].tolist(),
+        "distinct": result.history["distinct"].tolist(),
+        "estimate": [result.estimate.energy, result.estimate.error, result.estimate.variance],
+        "parameters": parameters_to_vector(psi.parameters()).double().tolist(),
+        "samples": hashlib.sha256(samples.configurations.numpy().tobytes()).hexdigest(),
+        "weights": numbers.tolist(),
+    }
+
+
+@case
+def bosons() -> Record:
+    """Tree with n_distinct, cut frontier, phase head."""
+    return run(BoseHubbard(chain(6), 6, U=8.0), TOY, TreeSampler(n_distinct=70, groups=8, max_frontier=32))
+
+
+@case
+def spins() -> Record:
+    """Tree with n_samples, momentum."""
+    optimiser = replace(NATURAL, momentum=0.9)
+    return run(Heisenberg(chain(10), 0.0), POSITIVE, TreeSampler(n_samples=1000, groups=8), optimiser)
+
+
+@case
+def fermions() -> Record:
+    """Complex elements, a phase to learn; kernel streamed by layers."""
+    optimiser = replace(NATURAL, memory=1.2e-4)
+    return run(TV(chain(8), 4, V=2.0, twist=(0.4,)), TOY, TreeSampler(n_distinct=20, groups=8), optimiser)
+
+
+@case
+def electrons_without_replacement() -> Record:
+    hamiltonian = FermiHubbard(square(2, 3, "open"), 2, 2, U=8.0)
+    return run(hamiltonian, TOY, GumbelSampler(n_distinct=61, groups=8))
+
+
+@case
+def averaged() -> Record:
+    """Average over a symmetry, in steps over the whole group; metric in parameter space."""
+    hamiltonian = Ising(chain(8), h=1.0)
+    model = Symmetrised(base=replace(POSITIVE, width=4, heads=1, mlp_ratio=1), symmetry=symmetries_of(hamiltonian))
+    return run(hamiltonian, model, TreeSampler(n_samples=500, groups=8))
+
+
+@case
+def on_orbits() -> Record:
+    """Exact steps, sums over all orbits."""
+    hamiltonian = BoseHubbard(chain(5), 5, U=4.0)
+    model = OnOrbits(base=POSITIVE, symmetry=symmetries_of(hamiltonian))
+    optimiser = ExactSteps(diagonal_shift=1e-2, final_diagonal_shift=1e-2)
+    return run(hamiltonian, model, ExhaustiveSampler(), optimiser)
+
+
+@case
+def one_configuration() -> Record:
+    """Ranks without any work."""
+    return run(Heisenberg(chain(6), 0.0), POSITIVE, TreeSampler(n_samples=2, groups=2))
+
+
+@case
+def chains() -> Record:
+    """Metropolis of a network without known layers, streamed by rows."""
+    optimiser = replace(NATURAL, memory=2e-5)
+    sampler = MetropolisSampler(n_samples=48, n_chains=16, powers=(1.0, 0.5), n_discarded=2)
+    return run(Ising(chain(8), h=1.0), RBMConfig(), sampler, optimiser)
+
+
+@case
+def gradient_chains() -> Record:
+    sampler = NormConstrainedSampler(n_samples=32, n_chains=16, n_tries=2, n_discarded=2)
+    return run(Ising(chain(6), h=1.0), RBMConfig(), sampler)
+
+
+@case
+def independence() -> Record:
+    """Independence Metropolis with a trained proposal."""
+    proposal = Proposal(model=replace(POSITIVE, width=4, heads=1), n_first=3)
+    sampler = IndependenceSampler(n_samples=60, n_chains=20, proposal=proposal, n_discarded=2)
+    return run(Heisenberg(chain(8), 0.0), POSITIVE, sampler)
+
+
+@case
+def quest() -> Record:
+    return run(Heisenberg(chain(8), 0.0), POSITIVE, QuestSampler(n_samples=67, n_chains=67, n_discarded=2))
+
+
+@case
+def importance() -> Record:
+    sampler = ImportanceSampler(n_samples=200, proposal=Proposal(power=0.7))
+    return run(Heisenberg(chain(8), 0.0), POSITIVE, sampler)
+
+
+@case
+def covered() -> Record:
+    sampler = CoverageSampler(n_distinct=50, groups=8)
+    return run(Heisenberg(chain(10), 0.0), POSITIVE, sampler, TorchOptimiser(name="AdamW"))
+
+
+@case
+def excited() -> Record:
+    """Penalties on a known state."""
+    hamiltonian = Heisenberg(chain(6), 0.0)
+    below = POSITIVE.build(hamiltonian.hilbert)
+    return run(hamiltonian, TOY, TreeSampler(n_samples=500, groups=4), orthogonal_to=[below])
+
+
+@case
+def fitted() -> Record:
+    hamiltonian = Heisenberg(chain(8), 0.0)
+    psi = TOY.build(hamiltonian.hilbert)
+    target = VectorTarget(hamiltonian.hilbert, exact.ground_state(hamiltonian).state)
+    sampler = TreeSampler(n_samples=200, groups=8)
+    found = fit(psi, target, steps=STEPS, sampler=sampler, optimiser=NATURAL, progress=False)
+    return {
+        "energies": found.history["loss"].tolist(),
+        "parameters": parameters_to_vector(psi.parameters()).double().tolist(),
+    }
+
+
+def main(names: Sequence[str] = ()) -> None:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    ranks.start("cpu")
+    found = {name: CASES[name]() for name in names or CASES}
+    all_parameters = torch.tensor([x for one in found.values() for x in one["parameters"]])
+    of_first = all_parameters.clone()
+    communicator().from_first(of_first)
+    assert torch.equal(all_parameters, of_first), "the parameters of the ranks differ"
+    if communicator().is_first:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
