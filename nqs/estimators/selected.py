@@ -106,12 +106,12 @@ class SelectedMatrix:
             connected = self.hamiltonian.connected(part)
             if connected.elements.is_complex():
                 raise ValueError("selected configurations need a real Hamiltonian.")
-            found = known.rows(connected.configurations)
-            inside = (found >= 0).nonzero()[:, 0]
-            row, column = (self.size + start + connected.parents[inside]).cpu().numpy(), found[inside].cpu().numpy()
-            elements, before = connected.elements[inside].cpu().numpy(), column < self.size
-            self.triplets.append((row, column, elements))
-            self.triplets.append((column[before], row[before], elements[before]))
+            column = known.rows(connected.configurations)
+            inside = (column >= 0).nonzero()[:, 0]
+            parents = self.size + start + connected.parents[inside]
+            i, j, x = (part.cpu().numpy() for part in (parents, column[inside], connected.elements[inside]))
+            before = j < self.size
+            self.triplets += [(i, j, x), (j[before], i[before], x[before])]
         self.diagonal = np.concatenate([self.diagonal, self.hamiltonian.diagonal(new).double().cpu().numpy()])
         self.size = len(n)
 

@@ -33,7 +33,7 @@ ENERGIES = ("looked up", "shared prefixes", "from scratch")
 GRADIENTS = ("fresh pass", "graph kept")
 VARIANTS = tuple(f"{way}; {number:,}" for way in (*ENERGIES, *GRADIENTS) for number in DISTINCT)
 COLUMNS = (
-    Column("seconds", "time / time of the draw", ".2f"),
+    Column("time", "time / time of the draw", ".2f"),
     Column("memory", "MB held for backward", ".1f"),
     Column("reused", "amplitudes reused", ".1%"),
     Column("difference", "largest difference", ".1e"),
@@ -75,7 +75,7 @@ def energies(job: Job, way: str, number: int) -> Row:
         seconds, values = timed(lambda: from_scratch(h, psi, samples))
         reused = 0.0
     difference = (values - expected).abs().max().item()
-    return {"seconds": seconds / draw, "reused": reused, "difference": difference, "draw": draw}
+    return {"time": seconds / draw, "reused": reused, "difference": difference, "draw": draw}
 
 
 @torch.no_grad()
@@ -124,7 +124,6 @@ def gradients(job: Job, way: str, number: int) -> Row:
     only, _ = timed(without_graph)
     chosen = fresh if way == "fresh pass" else kept
     seconds, found = timed(chosen)
-    held = [0]
     storages: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
@@ -133,9 +132,9 @@ def gradients(job: Job, way: str, number: int) -> Row:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         chosen()
-    held[0] = sum(storages.values())
+    held = sum(storages.values())
     difference = (found - fresh()).abs().max().item() / found.abs().max().item()
-    return {"seconds": seconds / only, "memory": held[0] / 1e6, "difference": difference, "draw": only}
+    return {"time": seconds / only, "memory": held / 1e6, "difference": difference, "draw": only}
 
 
 def gradient(psi: Composed, counts: Int64[Tensor, " U"], log_p: Float64[Tensor, " U"]) -> Float64[Tensor, " P"]:

@@ -25,7 +25,7 @@ def main() -> None:
         row = asdict(job)
         begin = time.time()
         try:
-            row |= run(job)
+            row = run(job) | row  # what tells jobs apart stays
         except Exception as error:
             traceback.print_exc()
             row["failed"] = f"{type(error).__name__}: {error}"

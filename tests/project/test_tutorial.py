@@ -72,6 +72,19 @@ def test_notebook_runs_and_finds_what_it_shows(tmp_path: Path, monkeypatch: pyte
     assert abs(result.relative_error) < 1e-10
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_notebook_of_nitrogen_runs_and_finds_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyscf")
+    monkeypatch.chdir(tmp_path)
+    kernel, cells = Kernel(), json.loads((DOCS / "nitrogen.ipynb").read_text())["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            printed, value = kernel.run("".join(cell["source"]))
+            shown = "".join(line for output in cell["outputs"] for line in output["text"])
+            assert value is None
+            assert_same_output(printed, shown)
+
+
 def lines_of_table(page: str) -> str:
     """The cells of an HTML table, one a line."""
     return "\n".join(Cells(page).cells)

@@ -595,18 +595,25 @@ NEAR = vector(transformer(BOSONS)) + 0.3 * random_state(BOSONS)
 NEAR /= np.linalg.norm(NEAR)
 
 
+@pytest.fixture(scope="module")
+def repeated() -> list[Samples]:
+    """A hundred draws from one model."""
+    model, generator = transformer(BOSONS), torch.Generator().manual_seed(7)
+    return [TreeSampler(n_samples=2_000).build(model).sample(generator) for _ in range(100)]
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", ESTIMATES)
-def test_error_bars_are_calibrated(name: str) -> None:
+def test_error_bars_are_calibrated(name: str, repeated: list[Samples]) -> None:
     """Over repeated draws, the deviations in units of their error bars have mean square 1."""
     model = transformer(BOSONS)
     expected = ESTIMATES[name](exhaustive(model), model)
-    generator = torch.Generator().manual_seed(7)
-    sampler = TreeSampler(n_samples=2_000)
-    draws = [ESTIMATES[name](sampler.build(model).sample(generator), model) for _ in range(100)]
+    draws = [ESTIMATES[name](samples, model) for samples in repeated]
     z = torch.stack([((x.value - expected.value).abs() / x.error).flatten() for x in draws])  # (draws, elements)
     np.testing.assert_allclose(z.square().mean(0), 1, atol=0.55)  # standard deviation sqrt(2 / 100) each
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("name", "least"), [("density", 0.6), ("one-body matrix", 0.4)])
 def test_error_bars_without_replacement(name: str, least: float) -> None:
     """Of moves, the variance that is quoted is an upper bound."""

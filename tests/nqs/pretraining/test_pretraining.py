@@ -251,6 +251,7 @@ def test_a_projected_determinant_is_not_projected_again(monkeypatch: pytest.Monk
     torch.testing.assert_close(once.exp(), twice.exp())
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_models_of_one_symmetry_are_fitted_from_samples_of_both() -> None:
     symmetry = translations(chain(4), bosons(4, 4))
     model, target = (
