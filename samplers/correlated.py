@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
+from nqs.amplitudes.evaluate import folded_by_all_ranks
 from nqs.chains import autocorrelation_time, drifts
 from nqs.protocols import Wavefunction
 from nqs.samples import Samples, distinct
@@ -26,7 +27,7 @@ def samples_of_chains(
     The autocorrelation time is the longest one of log|psi| and of the local states of all sites; it is not determinable
     (nan) where log|psi| drifts.
     """
-    folded, angle = wavefunction.fold(n.flatten(0, 1))
+    folded, angle = folded_by_all_ranks(wavefunction, n.flatten(0, 1))
     first, classes = distinct(wavefunction.hilbert, folded)
     configurations = folded[first]
     of_distinct = log_modulus.flatten()[first]

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_by_all_ranks
+from nqs.amplitudes.evaluate import folded_by_all_ranks, log_psi_by_all_ranks
 from nqs.protocols import Wavefunction
 from nqs.runtime.options import check_fields
 from nqs.samplers.proposal import Proposal
@@ -123,7 +123,7 @@ class ImportanceSampling:
         if not bool((log_weight > -torch.inf).any()):
             raise ValueError(f"psi is zero on all {len(n):,} draws of the proposal: it must reach where psi is not 0.")
         w = (log_weight - log_weight.max()).exp()
-        folded, angle = self.wavefunction.fold(n)
+        folded, angle = folded_by_all_ranks(self.wavefunction, n)
         possible = w > 0
         folded, w = folded[possible], w[possible]
         first, classes = distinct(self.hilbert, folded)

@@ -34,7 +34,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_by_all_ranks
+from nqs.amplitudes.evaluate import folded_by_all_ranks, log_psi_by_all_ranks
 from nqs.amplitudes.prefixes import log_psi_sharing_prefixes
 from nqs.hilbert import HilbertSpace
 from nqs.models.symmetric.wavefunction import SymmetricWavefunction
@@ -175,7 +175,7 @@ class SymmetrisedWavefunction(SymmetricWavefunction):
                 "averages over a symmetry are sampled by independent draws of their base, which have counts; draws "
                 "without replacement are weighted with the probabilities of the base: use TreeSampler."
             )
-        representatives, _ = self.fold(samples.configurations)
+        representatives, _ = folded_by_all_ranks(self, samples.configurations)
         first, classes = distinct(self.hilbert, representatives)
         representatives = representatives[first]
         log_modulus, phase = log_psi_by_all_ranks(self, representatives)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from nqs.protocols import LogPsi, Wavefunction
@@ -18,6 +18,17 @@ def log_psi_in_chunks(wavefunction: Wavefunction, n: UInt8[Tensor, "B L"]) -> Lo
         return wavefunction.log_psi(n)
     chunks = in_chunks(wavefunction.log_psi, n, max_chunk_rows(wavefunction.bytes_per_amplitude, n.device))
     return LogPsi(torch.cat([p.log_modulus for p in chunks]), torch.cat([p.phase for p in chunks]))
+
+
+def folded_by_all_ranks(
+    wavefunction: Wavefunction, n: UInt8[Tensor, "B L"]
+) -> tuple[UInt8[Tensor, "B L"], Float64[Tensor, " B"]]:
+    """`wavefunction.fold(n)` where all ranks have the configurations: each finds those of its share."""
+    if wavefunction.symmetry is None:
+        return wavefunction.fold(n)
+    ranks = communicator()
+    representatives, angle = ranks.gather(*wavefunction.fold(n[ranks.share(len(n))]), number=len(n))
+    return representatives, angle
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from nqs.optimisation.cholesky import cholesky
 from nqs.optimisation.kernel import CentredJacobian
 from nqs.runtime.distributed import communicator
 
@@ -59,7 +60,7 @@ def solve_shifted(
     for s in (shift, 10 * shift, 100 * shift, 1000 * shift):
         matrix.diagonal().add_((s - added) * mean)
         added = s
-        factor, failed = torch.linalg.cholesky_ex(matrix)
+        factor, failed = cholesky(matrix)
         if not failed:
             return torch.cholesky_solve(right[:, None], factor)[:, 0]
     lower = matrix.tril(-1)

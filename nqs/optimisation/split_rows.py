@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from nqs.optimisation.jacobian import n_parts
-from nqs.optimisation.kernel import CentredJacobian, Precision, Rows, add_columns, centred_jacobian
+from nqs.optimisation.kernel import BLOCKS, CentredJacobian, Precision, Rows, add_columns, centred_jacobian
 from nqs.protocols import Wavefunction
 from nqs.runtime.distributed import Communicator, communicator
 from nqs.samples import Samples
@@ -70,7 +70,10 @@ class SplitJacobian:
         for block in self.own.column_blocks():
             add_columns(gram, self._exchanged(block), self.precision)
             del block  # before the next one is allocated
-        return self.ranks.sum(gram)
+        for rows in torch.arange(R).chunk(BLOCKS):  # the lower triangle alone, about
+            first, last = int(rows[0]), int(rows[-1]) + 1
+            gram[first:last, :last] = self.ranks.sum(gram[first:last, :last].contiguous())
+        return gram
 
     def metric(self) -> Float64[Tensor, "P P"]:
         return self.ranks.sum(self.own.metric())

@@ -112,6 +112,17 @@ class Communicator:
             if plain.data_ptr() != x.data_ptr():
                 x.copy_(torch.view_as_complex(plain) if x.is_complex() else plain)
 
+    def from_rank(self, source: int, x: Tensor) -> Callable[[], None]:
+        """Begin to overwrite a contiguous tensor by that of a rank; the function returned waits for its end."""
+        with _together():
+            work = dist.broadcast(x, source, async_op=True)
+
+        def wait() -> None:
+            with _together():
+                work.wait()
+
+        return wait
+
     def numbers(self, *numbers: float) -> tuple[float, ...]:
         """The numbers of rank 0."""
         if self.size == 1:

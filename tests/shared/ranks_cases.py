@@ -18,6 +18,7 @@ from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
 from nqs.models import OnOrbits, RBMConfig, Symmetrised, TransformerConfig
 from nqs.optimisation import ExactSteps, StochasticReconfiguration, TorchOptimiser
+from nqs.optimisation.cholesky import cholesky, split_factor
 from nqs.pretraining import VectorTarget, fit
 from nqs.runtime import ranks
 from nqs.runtime.distributed import communicator
@@ -174,6 +175,22 @@ def fitted() -> Record:
         "energies": found.history["loss"].tolist(),
         "parameters": parameters_to_vector(psi.parameters()).double().tolist(),
     }
+
+
+@case
+def factor() -> Record:
+    """Cholesky factor by blocks of columns, of a positive definite matrix and of another one."""
+    x = torch.randn((50, 60), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix, ranks = x @ x.T, communicator()
+    if ranks.size == 1:
+        found = torch.linalg.cholesky(matrix)
+    else:
+        found = split_factor(matrix.tril(), ranks, block=7).tril()
+        assert torch.equal(cholesky(matrix, least_rows=1)[0].tril(), torch.linalg.cholesky(matrix))  # one block
+        matrix[30, 30] = -1.0
+        assert cholesky(matrix, least_rows=1)[1]
+        assert not split_factor(matrix, ranks, block=7).diagonal().isfinite().all()
+    return {"energies": found.diagonal()[:STEPS].tolist(), "parameters": found.flatten().tolist()}
 
 
 def main(names: Sequence[str] = ()) -> None:
