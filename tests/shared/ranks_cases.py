@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.nn.utils import parameters_to_vector
+from variants import Variant
 
 from nqs import VMC, exact
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
@@ -54,6 +55,8 @@ def case(function: Callable[[], Any]) -> Callable[[], Any]:
 def run(hamiltonian: Any, model: Any, sampler: Any, optimiser: Any = NATURAL, **options: Any) -> Record:
     """Ten steps, and a draw of the last state."""
     psi = model.build(hamiltonian.hilbert)
+    if options.pop("rows_alone", False):
+        psi.rowwise_layers = False  # as of a module whose layers are not known
     vmc = VMC(hamiltonian, psi, sampler, optimiser, evaluation=options.pop("evaluation", sampler), **options)
     result = vmc.run(STEPS, progress=False)
     samples = sampler.build(vmc.of_steps).sample(torch.Generator().manual_seed(7))
@@ -99,7 +102,8 @@ def averaged() -> Record:
     """Average over a symmetry, in steps over the whole group; metric in parameter space."""
     hamiltonian = Ising(chain(8), h=1.0)
     model = Symmetrised(base=replace(POSITIVE, width=4, heads=1, mlp_ratio=1), symmetry=symmetries_of(hamiltonian))
-    return run(hamiltonian, model, TreeSampler(n_samples=500, groups=8))
+    optimiser = Variant(diagonal_shift=1e-2, final_diagonal_shift=1e-2, space="parameters")
+    return run(hamiltonian, model, TreeSampler(n_samples=500, groups=8), optimiser)
 
 
 @case
@@ -119,10 +123,10 @@ def one_configuration() -> Record:
 
 @case
 def chains() -> Record:
-    """Metropolis of a network without known layers, streamed by rows."""
+    """Metropolis of a network whose layers are not known, its Jacobian streamed by rows."""
     optimiser = replace(NATURAL, memory=2e-5)
     sampler = MetropolisSampler(n_samples=48, n_chains=16, powers=(1.0, 0.5), n_discarded=2)
-    return run(Ising(chain(8), h=1.0), RBMConfig(), sampler, optimiser)
+    return run(Ising(chain(8), h=1.0), RBMConfig(), sampler, optimiser, rows_alone=True)
 
 
 @case

@@ -25,7 +25,7 @@ from nqs.runtime.launched import rank_of_process
 import ranks_cases
 
 SIZES = (1, 2, 3)
-RUN = "run heisenberg --shape 12 --sampled --distinct 50 --device cpu --flush.longest 0 --model.width 8"
+RUN = "run heisenberg --shape 8 --sampled --distinct 30 --device cpu --flush.longest 0 --model.width 8"
 
 
 class Ranks:

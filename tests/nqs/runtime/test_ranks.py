@@ -106,7 +106,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(farm: Any) -> None:
 def test_signals_under_torchrun(hit: str, tmp_path: Path) -> None:
     archive, output = tmp_path / "run.h5", tmp_path / "out.txt"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    run = "-m nqs run heisenberg --shape 12 --sampled --distinct 50 --device cpu --flush.longest 0 --steps 10000"
+    run = "-m nqs run heisenberg --shape 8 --sampled --distinct 30 --device cpu --flush.longest 0 --steps 10000"
     with output.open("w") as out:
         place = ["--master-port", str(free_port())]
         whole = [*command, *place, *run.split(), "--archive", str(archive)]
@@ -186,3 +186,16 @@ def test_a_model_on_the_gpu_of_another_rank_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     with pytest.raises(ValueError, match="before a model is built"):
         ranks.start("cuda:0")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_give_the_result_of_one(tmp_path: Path) -> None:
+    found = []
+    for gpus in (1, 2):
+        archive = tmp_path / f"{gpus}.h5"
+        run = f"run heisenberg --shape 10 --sampled --distinct 60 --steps 20 --gpus {gpus} --model.dtype float64"
+        command = [sys.executable, "-m", "nqs", *run.split(), "--device", "cuda", "--archive", str(archive)]
+        subprocess.run(command, check=True, timeout=300)
+        found.append(numbers(Archive.open(archive).history["energy"].tolist()))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=0)

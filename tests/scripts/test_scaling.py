@@ -1,0 +1,68 @@
+"""scripts/scaling.py at toy size: measurement of a rank, table, figure, and the balance of groups that are dealt."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nqs.hilbert import spins
+from nqs.models import Transformer
+from nqs.samplers import TreeSampler
+from nqs.scripts import scaling
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[str, Any]:
+    return {"row": "toy", "gpus": 1} | scaling.measured(scaling.PROBLEMS["toy"], "cpu", 0.0)
+
+
+def test_parts_of_a_step(one: dict[str, Any]) -> None:
+    parts = [one[part] for part in ("sampling", "local energy", "kernel", "solve")]
+    assert min(parts) > 0
+    assert sum(parts) <= one["step"]
+    assert 400 < one["distinct"] < 600
+    assert one["communication"] < 0.1 * one["step"]  # there are no other ranks
+
+
+def test_table_and_figure(
+    one: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: Any, gpus: int, rows: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            distinct = one["distinct"] * (gpus if "weak" in row else 1)
+            faster = 1.0 if "weak" in row else 0.5
+            yield one | {"row": row, "gpus": gpus, "distinct": distinct, "step": one["step"] * faster ** (gpus > 1)}
+
+    monkeypatch.setattr(scaling, "run", run)
+    rows = ("toy", "toy-weak")
+    scaling.main(scaling.Config(rows=rows, gpus=(1, 2), device="cpu", figure=tmp_path / "scaling.png"))
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if line.startswith("toy")]
+    assert [("2.00" in line, "100%" in line) for line in lines] == [(False, True)] * 2 + [(True, True)] * 2
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+    report = json.loads(out.splitlines()[-1])
+    assert len(report["measured"]) == 4
+    assert report["balance"]["1"]["balance"]["512"] == 1
+
+
+def test_unknown_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="--rows ring: choose from heisenberg"):
+        scaling.Config(rows=("ring",))
+
+
+def test_widths_are_those_of_the_tree() -> None:
+    """Against distinct prefixes counted one by one."""
+    model = Transformer(spins(10), width=8, heads=2, seed=0)
+    samples = TreeSampler(n_distinct=200).build(model).sample(torch.Generator().manual_seed(0))
+    n = samples.configurations
+    of_groups, leaves, dealt_at = scaling.widths(n, 16)
+    prefixes = [len({tuple(row[: site + 1]) for row in n.tolist()}) for site in range(10)]
+    assert of_groups.sum(0).tolist() == prefixes
+    assert len(leaves) == prefixes[dealt_at] >= 16 > prefixes[dealt_at - 1]
+    assert int(leaves.sum()) == len(n)
+    assert scaling.balance(of_groups, leaves, dealt_at, 1) == 1
+    assert 0.3 < scaling.balance(of_groups, leaves, dealt_at, 2) < 1
+    assert scaling.balance(of_groups, leaves, dealt_at, 1000) < 0.01
