@@ -27,6 +27,7 @@ from nqs.hamiltonians import (
     LocalTerms,
     Molecule,
     NetKetOperator,
+    OneElectron,
     Rydberg,
     harmonic_trap,
 )
@@ -164,7 +165,7 @@ def test_every_configuration_class_is_round_tripped_above() -> None:
     public = {getattr(module, name) for module in (hamiltonians, models, samplers) for name in module.__all__}
     classes = {item for item in public if is_dataclass(item)}
     classes |= {Lattice, StochasticReconfiguration, Symmetry, TorchOptimiser}
-    elsewhere = {NetKetOperator, LocalTerms, HartreeFock}  # below; the last one is a result
+    elsewhere = {NetKetOperator, LocalTerms, OneElectron, HartreeFock}  # below; the last one is a result
     assert classes - elsewhere <= {type(config) for config in CONFIGURATIONS}
     assert all(TYPES[kind.__name__] is kind for kind in classes)
 
@@ -175,6 +176,20 @@ def test_operator_of_netket_is_rebuilt_from_the_known_types() -> None:
     )
     operator = NetKetOperator(spins(2), (flip,), ((0,), (1,)))
     assert through_json(operator) == operator
+
+
+def test_molecules_keep_their_one_electron_quantities() -> None:
+    given = OneElectron(
+        atoms=("H", "He"),
+        names=("dipole_moment", "mulliken_charges"),
+        constants=(np.array([0.0, 0.1, 1.5]), np.array([1.0, 2.0])),
+        matrices=(np.arange(12.0).reshape(3, 2, 2) / 7, -np.ones((2, 2, 2))),
+    )
+    back = through_json(Molecule(INTEGRALS, 1, 1, one_electron=given)).one_electron
+    assert (type(back), back.atoms, back.names) == (OneElectron, given.atoms, given.names)
+    for found, expected in zip(back.constants + back.matrices, given.constants + given.matrices, strict=True):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
 
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
