@@ -191,10 +191,10 @@ class SlaterCondon:
         for s, N in enumerate(self.numbers):
             empty = self.M - N
             total += N * empty
-            table = self.two_of_one[s][: self.width_of_two**2].view(self.width_of_two, -1)
+            table = self.two_of_one[s][: self.width_of_two**2].view(self.width_of_two, self.width_of_two)
             total += _largest_rows(table != 0, N * (N - 1) // 2, empty * (empty - 1) // 2)
         singles = [N * (self.M - N) for N in self.numbers]
-        table = self.one_of_each[: self.width_of_pairs**2].view(self.width_of_pairs, -1)
+        table = self.one_of_each[: self.width_of_pairs**2].view(self.width_of_pairs, self.width_of_pairs)
         return total + _largest_rows(table != 0, singles[0], singles[1])
 
     def connected(self, n: UInt8[Tensor, "B M"]) -> Connected:

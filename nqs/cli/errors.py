@@ -64,6 +64,8 @@ def _end(message: str, code: int, error: BaseException) -> None:
         from nqs.runtime.ranks import failed  # here, because importing torch takes seconds
 
         line = failed(error, code, message)
+    if line is not None and code == ExitCode.ERROR:
+        raise SystemExit(line) from None  # Python prints it and exits with 1
     if line is not None:
         print(line, file=sys.stderr)
     raise SystemExit(int(code)) from None

@@ -652,7 +652,7 @@ def test_bad_input_gives_one_clear_line(line: str, message: str, nqs: Command, t
 
 def test_export_names_the_formats(runs: Command) -> None:
     outcome = runs("export a.h5 -o x.txt y.csv")
-    assert outcome.err == "error: output x.txt: a name must end with .csv, .json, .safetensors.\n"
+    assert outcome.err == "error: output x.txt: a name must end with .csv, .json, .safetensors, .npz.\n"
     assert not Path("y.csv").exists()
 
 
