@@ -61,9 +61,11 @@ def errors_to_exit_codes() -> Iterator[None]:
 def _end(message: str, code: int, error: BaseException) -> None:
     line: str | None = message
     if is_started_by_torchrun():
-        from nqs.runtime.ranks import failed  # here, because importing torch takes seconds
+        from nqs.runtime import ranks  # here, because importing torch takes seconds
 
-        line = failed(error, code, message)
+        line = ranks.failed(error, code, message)
     if line is not None:
         print(line, file=sys.stderr)
+    if is_started_by_torchrun():
+        ranks.end_after_failure(code)
     raise SystemExit(int(code)) from None
