@@ -41,7 +41,7 @@ from nqs.vmc.loop import VMC
 from nqs.vmc.orthogonal import State, check_states, known_states, level_above
 from nqs.vmc.result import Result
 
-FIGURE_SECONDS = 5.0  # reserved for the figure after the run
+FIGURE_SECONDS, SLOWEST = 5.0, 6.0  # reserved for the figure after the run; times the slowdown of a loaded machine
 ENDINGS = (".h5", ".hdf5")
 
 
@@ -177,7 +177,7 @@ def _carried_out(plan: Plan, options: RunOptions) -> Result:
             say(f"fit to the {plan.pretrain} state: {found}")
         if path is not None and ranks.is_first:
             path.parent.mkdir(parents=True, exist_ok=True)
-        minutes = minutes_left(plan.minutes, begin, FIGURE_SECONDS if options.figure else 0.0)
+        minutes = minutes_left(plan.minutes, begin, FIGURE_SECONDS * _slowdown(begin) if options.figure else 0.0)
         result = vmc.carry_out(plan.run, config, replace(options, archive=path), minutes=minutes, exact=exact)
     if options.figure and path is not None and ranks.is_first:
         plot_run(path, figure_beside(path), hilbert, known_state)
@@ -227,6 +227,11 @@ def built(plan: Plan, wavefunction: Wavefunction, orthogonal_to: Sequence[State]
         unit=plan.unit,
         check=False,
     )
+
+
+def _slowdown(begin: float) -> float:
+    """Wall time of the process so far in units of its CPU time, between 1 and SLOWEST."""
+    return min(SLOWEST, max(1.0, (time.monotonic() - begin) / max(1.0, time.process_time())))
 
 
 def _introduction(plan: Plan, exact: ExactGroundState | None) -> list[str]:

@@ -115,7 +115,8 @@ class GraphedDraw:
         torch.cuda.current_stream(device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(self.generator)
-        with torch.cuda.graph(self.graph):
+        # Other threads, such as the one that watches over NCCL, may ask for events meanwhile.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.leaves = padded_draw(self.wavefunction, self.n_samples, capacity, self.generator)
 
     @torch.no_grad()
