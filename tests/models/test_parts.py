@@ -2,14 +2,17 @@
 
 import functools
 import itertools
+import json
 import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from scipy.linalg import block_diag
 
 from nqs import exact
+from nqs.archive.serialise import from_plain, to_plain
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, Family
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
@@ -25,6 +28,7 @@ from nqs.models.parts import (
     GlobalEmbedding,
     GridPositions,
     Groups,
+    LastPhase,
     LatentConfig,
     LinearRecurrence,
     MaskedMLP,
@@ -39,6 +43,7 @@ from nqs.models.parts.linear_recurrence import scan
 from nqs.models.parts.tokens import by_species
 from nqs.optimisation.jacobian import by_vmap, has_known_layers, jacobian, rounded_parameters
 from nqs.samplers import TreeSampler
+from nqs.vmc.continuation import known_types
 
 SPACE = bosons(6, 4)
 MIXERS: list[Any] = [
@@ -203,6 +208,24 @@ def family() -> tuple[Family, Any]:
     config = FamilyConfig(component=ComposedConfig(width=8, mixer=Attention(heads=2)), sector=members[0].hilbert,
                           couplings=COUPLINGS)  # fmt: skip
     return h, config.build(h.hilbert)
+
+
+def test_a_family_is_a_matrix_of_blocks() -> None:
+    h, _ = family()
+    whole = exact.sparse_matrix(h).toarray()
+    expected = block_diag(*(exact.sparse_matrix(m).toarray() / s for m, s in zip(h.members, h.scales, strict=True)))
+    assert whole == pytest.approx(expected)
+    assert h.is_stoquastic
+    assert h.max_connected == h.members[0].max_connected
+    assert h.unit == "J"
+
+
+def test_archives_keep_every_part() -> None:
+    _, model = family()
+    rotary = RotaryAttention(heads=2, grid=True)
+    parts = ComposedConfig(mixer=rotary, phase=None, shape=(2, 2), tokens=Ordinal(), whole=GlobalEmbedding())
+    for config in (model.config, parts, LatentConfig(component=ComposedConfig(phase=LastPhase(), width=4))):
+        assert from_plain(json.loads(json.dumps(to_plain(config))), known_types()) == config
 
 
 def test_members_of_a_family_are_wavefunctions_of_their_own() -> None:
