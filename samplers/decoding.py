@@ -27,11 +27,13 @@ class SharedState:
     Attributes:
         own: state of the prefixes of this rank, in their order.
         owner: rank of every prefix, (F,).
+        has_phase: the conditionals have phases other than 0.
     """
 
-    def __init__(self, owner: Int64[Tensor, " F"], ranks: Communicator) -> None:
-        self.owner, self.ranks = owner, ranks
-        numbers = torch.bincount(owner, minlength=ranks.size)
+    def __init__(self, owner: Int64[Tensor, " F"], ranks: Communicator, has_phase: bool) -> None:
+        self.owner, self.ranks, self.has_phase = owner, ranks, has_phase
+        # Not bincount, which waits for the device.
+        numbers = (owner[:, None] == torch.arange(ranks.size, device=owner.device)).sum(0)
         self._order = torch.argsort(owner.short(), stable=True)  # those of rank 0 first; short keys are sorted faster
         self._within = torch.empty_like(self._order)  # number of every prefix among those of its rank
         self._within[self._order] = torch.arange(len(owner), device=owner.device)
@@ -48,18 +50,20 @@ class SharedState:
 
     def gathered(self, conditionals: Conditionals) -> Conditionals:
         """Conditionals of all prefixes, from those of each rank."""
-        rows = max(self.sizes)
-        found = self.ranks.gather_padded(*conditionals, rows=rows)
-        places = self.owner * rows + self._within
-        return Conditionals(*(x.index_select(0, places) for x in found))
+        rows, (log_p, phase) = max(self.sizes), conditionals
+        sent = torch.cat([log_p, phase], dim=1) if self.has_phase else log_p
+        (found,) = self.ranks.gather_padded(sent, rows=rows)
+        found = found.index_select(0, self.owner * rows + self._within)
+        d = log_p.shape[1]
+        return Conditionals(found[:, :d], found[:, d:] if self.has_phase else torch.zeros_like(found))
 
     def select(self, rows: Int64[Tensor, " F2"]) -> "SharedState":
-        found = SharedState(self.owner[rows], self.ranks)
+        found = SharedState(self.owner[rows], self.ranks, self.has_phase)
         found.own = self.own.select(self._within[rows[found.own_rows]])
         return found
 
     def branch(self, rows: Int64[Tensor, " F2"]) -> "SharedState":
-        found = SharedState(self.owner[rows], self.ranks)
+        found = SharedState(self.owner[rows], self.ranks, self.has_phase)
         found.own = self.own.branch(self._within[rows[found.own_rows]])
         return found
 
@@ -85,7 +89,7 @@ class Decoding:
         share = self.ranks.share(batch)
         rows = torch.arange(batch, device=device)
         owner = rows.div(max(1, self.ranks.rows_of_share(batch)), rounding_mode="floor")
-        state = SharedState(owner, self.ranks)
+        state = SharedState(owner, self.ranks, self.wavefunction.has_phase)
         state.own = self.wavefunction.start(share.stop - share.start)
         return state
 
@@ -116,7 +120,7 @@ class Decoding:
             return state
         owner = dealt(weights, self.ranks.size)
         self.ranks.from_first(owner)
-        shared = SharedState(owner, self.ranks)
+        shared = SharedState(owner, self.ranks, self.wavefunction.has_phase)
         shared.own = state.select(shared.own_rows)
         return shared
 

@@ -59,13 +59,15 @@ def errors_to_exit_codes() -> Iterator[None]:
 
 
 def _end(message: str, code: int, error: BaseException) -> None:
-    line: str | None = message
     if is_started_by_torchrun():
-        from nqs.runtime.ranks import failed  # here, because importing torch takes seconds
+        from nqs.runtime import ranks  # here, because importing torch takes seconds
 
-        line = failed(error, code, message)
-    if line is not None and code == ExitCode.ERROR:
-        raise SystemExit(line) from None  # Python prints it and exits with 1
-    if line is not None:
-        print(line, file=sys.stderr)
+        line = ranks.failed(error, code, message)
+        if line is not None:
+            print(line, file=sys.stderr)
+        ranks.end_after_failure(code)
+    elif code == ExitCode.ERROR:
+        raise SystemExit(message) from None  # Python prints it and exits with 1
+    else:
+        print(message, file=sys.stderr)
     raise SystemExit(int(code)) from None

@@ -71,8 +71,8 @@ class Communicator:
             return parts
         as_bytes = [_bytes(x) for x in parts]
         widths = [x.shape[1] for x in as_bytes]
-        sent = as_bytes[0].new_zeros((rows, sum(widths)))
-        sent[: len(parts[0])] = torch.cat(as_bytes, dim=1)
+        sent = torch.cat(as_bytes, dim=1) if len(parts) > 1 else as_bytes[0]
+        sent = torch.nn.functional.pad(sent, (0, 0, 0, rows - len(sent)))
         received = sent.new_empty((self.size * rows, sent.shape[1]))
         # Its name in torch 2.13, where the earlier one warns.
         all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor

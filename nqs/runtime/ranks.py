@@ -106,6 +106,14 @@ def failed(error: BaseException, code: int = 1, line: str | None = None) -> str 
     return found if watch.rank == 0 else None
 
 
+def end_after_failure(code: int) -> None:
+    """End this process at once if it is connected with others: leaving the connection in order would wait for them."""
+    if _Watch.of_process is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 # ------------------------------------------------------------------------------------------------------- start
 
 
@@ -264,6 +272,7 @@ def _silent(kind: type[BaseException], error: BaseException, where: TracebackTyp
     """Uncaught errors of other ranks go to rank 0, with their traceback."""
     code = error.exit_code if isinstance(error, Interrupted) else 1
     failed(error, code, "".join(traceback.format_exception(kind, error, where)).rstrip())
+    end_after_failure(code)
 
 
 def _first(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
@@ -271,3 +280,4 @@ def _first(kind: type[BaseException], error: BaseException, where: TracebackType
     whole = "".join(traceback.format_exception(kind, error, where)).rstrip()
     code = error.exit_code if isinstance(error, Interrupted) else 1
     print(failed(error, code, whole), file=sys.stderr)
+    end_after_failure(code)
