@@ -124,8 +124,8 @@ def one_configuration() -> Record:
 @case
 def chains() -> Record:
     """Metropolis of a network whose layers are not known, its Jacobian streamed by rows."""
-    optimiser = replace(NATURAL, memory=2e-5)
-    sampler = MetropolisSampler(n_samples=48, n_chains=16, powers=(1.0, 0.5), n_discarded=2)
+    optimiser = replace(NATURAL, memory=1.9e-5)
+    sampler = MetropolisSampler(n_samples=24, n_chains=12, powers=(1.0, 0.5), n_discarded=2)
     return run(Ising(chain(8), h=1.0), RBMConfig(), sampler, optimiser, rows_alone=True)
 
 
