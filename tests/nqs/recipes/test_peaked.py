@@ -84,10 +84,11 @@ class Flat(FermiHubbard):
         return self.hilbert.configurations()[0]
 
 
-def test_a_state_without_a_peak_starts_from_the_uniform_state() -> None:
+def test_a_state_without_a_peak_starts_from_the_mean_field() -> None:
     flat = Flat(chain(8), 4, 4, U=1.0)
     assert peaked.listed(flat, "t") is None
     found = nqs.recipes.signs(flat)
-    assert found.reference is None
+    assert found.mean_field
+    assert found.reference == nqs.recipes.signs(FermiHubbard(chain(8), 4, 4, U=1.0)).reference
     assert found.phase == "learned"
     assert "many configurations" in found.why
