@@ -41,6 +41,7 @@ LEAST_BATCHES = 2  # in steps: a batch takes about as long as a step, and so doe
 OBSERVABLES = 0.25  # fraction of the time of the evaluation that is kept for observables
 LEAST_SECONDS = 4.0  # for observables, whatever time is left
 GROWTH = 1.1  # of the number of batches of Markov chains, from one energy to the next
+CHEAP = 2**14  # amplitudes for configurations that were not drawn, whatever time is left
 MAX_COUNT = 2**62  # samples of all batches: counts are 64-bit integers
 
 
@@ -117,7 +118,8 @@ class Evaluator:
             seconds: time for the local energies of configurations that were not drawn.
         """
         each = self.seconds / self._parts[-1][0].n_distinct
-        most = None if seconds == math.inf else int(seconds / max(each, 1e-9))
+        cheap = CHEAP // (max_connected(self.hamiltonian) * self.wavefunction.n_images)
+        most = None if seconds == math.inf else max(cheap, int(seconds / max(each, 1e-9)))
         samples, local = merged(self.hamiltonian.hilbert, self._parts)
         energy = energy_with_unseen(
             self.hamiltonian, self.wavefunction, samples, local.values, energy_infinity=self.energy_infinity,
