@@ -19,7 +19,7 @@ from pathlib import Path
 
 import tyro
 
-from nqs.scripts.studies import Problem, Resources, run, table
+from nqs.scripts.studies import Problem, Resources, listing, refuse_unknown, run, table
 
 HUBBARD = "fermi_hubbard --boundary open"
 
@@ -64,11 +64,9 @@ class Config:
 
 def main(config: Config) -> int:
     if config.list:
-        print("\n".join(f"{name:16} {problem.command}" for name, problem in PROBLEMS.items()))
+        print(listing(PROBLEMS))
         return 0
-    unknown = [name for name in config.problems if name not in PROBLEMS]
-    if unknown:
-        raise SystemExit(f"error: no problem {unknown[0]!r}: choose among {', '.join(PROBLEMS)}.")
+    refuse_unknown(config.problems, PROBLEMS)
     config.folder.mkdir(parents=True, exist_ok=True)
     resources = Resources(minutes=config.minutes, device=config.device, folder=config.folder)
     jobs = [(name, seed) for name in config.problems for seed in config.seeds[: PROBLEMS[name].seeds]]

@@ -40,7 +40,7 @@ from nqs.estimators.estimate import with_error
 from nqs.estimators.extrapolation import zero_variance
 from nqs.report.files import write_figure
 from nqs.scripts.netket_recipes import RECIPES, Course
-from nqs.scripts.studies import Outcome, Problem, Resources, run, seeing
+from nqs.scripts.studies import Outcome, Problem, Resources, listing, refuse_unknown, run, seeing
 
 HUBBARD = "fermi_hubbard --shape 4 4 --n-up 5 --n-down 5 --U 8"
 HUBBARD_4X8 = "fermi_hubbard --shape 4 8 --n-up 14 --n-down 14 --U 8"
@@ -214,11 +214,9 @@ def draw(outcomes: list[Outcome], courses: list[Course], folder: Path) -> Path:
 
 def main(config: Config) -> int:
     if config.list:
-        print("\n".join(f"{name:27} {problem.command}" for name, problem in PROBLEMS.items()))
+        print(listing(PROBLEMS))
         return 0
-    unknown = [name for name in config.problems if name not in PROBLEMS]
-    if unknown:
-        raise SystemExit(f"error: no problem {unknown[0]!r}: choose among {', '.join(PROBLEMS)}.")
+    refuse_unknown(config.problems, PROBLEMS)
     if config.per_gpu < 1:
         raise SystemExit(f"error: per_gpu={config.per_gpu}: give the number of runs on each GPU, 1 or more.")
     config.folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -125,3 +125,16 @@ def table(outcomes: list[Outcome], problems: Mapping[str, Problem]) -> str:
             f"{median(o.seconds for o in runs):.0f} |"
         )
     return "\n".join(lines)
+
+
+def listing(problems: Mapping[str, Problem]) -> str:
+    """Names and commands."""
+    width = max(map(len, problems)) + 2
+    return "\n".join(f"{name:{width}} {problem.command}" for name, problem in problems.items())
+
+
+def refuse_unknown(names: Iterable[str], problems: Mapping[str, Problem]) -> None:
+    """Raises SystemExit: a name that is no problem."""
+    unknown = [name for name in names if name not in problems]
+    if unknown:
+        raise SystemExit(f"error: no problem {unknown[0]!r}: choose among {', '.join(problems)}.")

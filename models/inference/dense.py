@@ -1,4 +1,4 @@
-"""Decoding by definition, with which the cached decoder is compared in tests."""
+"""Decoding by definition: of mixtures and families, and in tests, which compare the cached decoder with it."""
 
 # Shapes: B configurations, L sites, S sites chosen so far.
 from typing import NamedTuple, Self
@@ -41,3 +41,22 @@ class DenseDecoder:
 
     def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
         return self.transformer.log_psi(n)
+
+
+class DenselyDecoded(AutoregressiveWavefunction[Chosen]):
+    """A wavefunction of which only `conditionals` are stated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = DenseDecoder(self)
+
+    @torch.no_grad()
+    def start(self, batch: int) -> Chosen:
+        return self.decoder.start(batch)
+
+    @torch.no_grad()
+    def step(self, tokens: UInt8[Tensor, " B"] | None, state: Chosen) -> tuple[Conditionals, Chosen]:
+        return self.decoder.step(tokens, state)
+
+    def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
+        return self.decoder.log_psi_in_order(n, shared)

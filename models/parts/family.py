@@ -5,7 +5,7 @@ The number k of a Hamiltonian is an additional first site with a uniform distrib
     psi(k, n) = psi_k(n) / sqrt(M),        k = 0 .. M - 1,
 
 and psi_k has the couplings of Hamiltonian k in its global embedding. Each psi_k is normalised in the same sector, so
-that its energy is variational, for couplings that were never trained as well: `Member` gives it as a wavefunction of
+that its energy is variational, for couplings that were never trained as well: `member` gives it as a wavefunction of
 its own. A transformer that carries the couplings as tokens: Zhang and Di Ventra, arXiv:2208.01758, there without fixed
 quantum numbers.
 """
@@ -14,15 +14,15 @@ quantum numbers.
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, UInt8
 from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
-from nqs.models.inference.dense import Chosen, DenseDecoder
+from nqs.models.inference.dense import DenselyDecoded
 from nqs.models.parts.composed import Composed, ComposedConfig
 from nqs.models.parts.globals import GlobalEmbedding
 from nqs.models.parts.phases import WholePhase
-from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
+from nqs.protocols import Conditionals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class FamilyConfig:
         return FamilyWavefunction(hilbert, self, device)
 
 
-class FamilyWavefunction(AutoregressiveWavefunction[Chosen]):
+class FamilyWavefunction(DenselyDecoded):
     config: FamilyConfig
     rowwise_layers = True
     features: Tensor  # (M, F)
@@ -78,7 +78,6 @@ class FamilyWavefunction(AutoregressiveWavefunction[Chosen]):
         whole = [config.of(row).whole for row in config.couplings]
         features = torch.stack([g.features(self.component.sizes) for g in whole if g is not None])
         self.register_buffer("features", features.to(device), persistent=False)
-        self.decoder = DenseDecoder(self)
 
     def member(self, couplings: tuple[float, ...]) -> Composed:
         """The wavefunction of one Hamiltonian, for couplings of the family or others; a copy of the parameters."""
@@ -102,14 +101,3 @@ class FamilyWavefunction(AutoregressiveWavefunction[Chosen]):
     def bytes_per_configuration(self) -> int:
         extra = 8 * 8 * self.hilbert.n_sites * self.hilbert.local_dim
         return self.component.bytes_per_configuration + extra
-
-    @torch.no_grad()
-    def start(self, batch: int) -> Chosen:
-        return self.decoder.start(batch)
-
-    @torch.no_grad()
-    def step(self, tokens: UInt8[Tensor, " B"] | None, state: Chosen) -> tuple[Conditionals, Chosen]:
-        return self.decoder.step(tokens, state)
-
-    def log_psi_in_order(self, n: UInt8[Tensor, "B L1"], shared: Int64[Tensor, " B"]) -> LogPsi:
-        return self.log_psi(n)

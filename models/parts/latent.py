@@ -11,15 +11,15 @@ z has values.
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from nqs.hilbert import HilbertSpace
-from nqs.models.inference.dense import Chosen, DenseDecoder
+from nqs.models.inference.dense import DenselyDecoded
 from nqs.models.parts.composed import ComposedConfig
 from nqs.models.parts.globals import GlobalEmbedding
 from nqs.models.parts.phases import WholePhase
-from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi
+from nqs.protocols import Conditionals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class LatentConfig:
         return Latent(hilbert, self, device)
 
 
-class Latent(AutoregressiveWavefunction[Chosen]):
+class Latent(DenselyDecoded):
     """A mixture of autoregressive wavefunctions with one network."""
 
     config: LatentConfig
@@ -74,7 +74,6 @@ class Latent(AutoregressiveWavefunction[Chosen]):
             self.weights = nn.Linear(1, K, bias=False, device=device, dtype=self.component.norm.weight.dtype)
         nn.init.zeros_(self.weights.weight)
         self.register_buffer("features", torch.eye(K, device=device, dtype=self.weights.weight.dtype), persistent=False)
-        self.decoder = DenseDecoder(self)
 
     def conditionals(self, n: UInt8[Tensor, "B L"]) -> Conditionals:
         (B, L), K = n.shape, self.config.latents
@@ -97,14 +96,3 @@ class Latent(AutoregressiveWavefunction[Chosen]):
     @property
     def bytes_per_configuration(self) -> int:
         return (self.config.latents + 1) * self.component.bytes_per_configuration
-
-    @torch.no_grad()
-    def start(self, batch: int) -> Chosen:
-        return self.decoder.start(batch)
-
-    @torch.no_grad()
-    def step(self, tokens: UInt8[Tensor, " B"] | None, state: Chosen) -> tuple[Conditionals, Chosen]:
-        return self.decoder.step(tokens, state)
-
-    def log_psi_in_order(self, n: UInt8[Tensor, "B L"], shared: Int64[Tensor, " B"]) -> LogPsi:
-        return self.log_psi(n)

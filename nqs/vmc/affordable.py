@@ -70,6 +70,17 @@ def affordable(
     return replace(config, n_distinct=max(1, math.floor(distinct * allowed / seconds)))
 
 
+def last_draw(history: Mapping[str, np.ndarray], images: float = 1.0) -> tuple[float, float] | None:
+    """Seconds and distinct configurations of the last step; None before the first.
+
+    Args:
+        images: by how many more images than in a step amplitudes are averaged: a draw takes so many times as long.
+    """
+    if not len(history.get("seconds", ())):
+        return None
+    return float(history["seconds"][-1]) * images, float(history["distinct"][-1])
+
+
 def fit_step_into(
     limit: TimeLimit, running: RunningStage, sampler: SamplerConfig, history: Mapping[str, np.ndarray], progress: bool
 ) -> None:
@@ -80,11 +91,8 @@ def fit_step_into(
         history: whose last step is the measurement, if there is one.
         progress: print what was changed.
     """
-    known = None
-    if len(history.get("seconds", ())):
-        known = float(history["seconds"][-1]), float(history["distinct"][-1])
     device = next(running.wavefunction.parameters()).device
-    chosen = affordable(sampler, running.wavefunction, running.objective, limit, device, OF_STEP, known)
+    chosen = affordable(sampler, running.wavefunction, running.objective, limit, device, OF_STEP, last_draw(history))
     if chosen == sampler:
         return
     running.sampler = chosen.build(running.wavefunction)

@@ -32,7 +32,7 @@ from nqs.runtime.progress import Progress
 from nqs.runtime.together import CommonInterruption
 from nqs.samplers import TreeSampler
 from nqs.samples import LocalEnergies, Samples, distinct
-from nqs.vmc.affordable import OF_BATCH, affordable
+from nqs.vmc.affordable import OF_BATCH, affordable, last_draw
 from nqs.vmc.guard import Guard, NonFiniteError, is_finite
 from nqs.vmc.record import keep_overlaps
 
@@ -222,14 +222,6 @@ def reserve(vmc: Parts, row: Mapping[str, float], limit: TimeLimit) -> float:
     return evaluation_seconds(vmc.wavefunction, vmc.of_steps, config.sampler, evaluated, row["seconds"])
 
 
-def of_last_step(vmc: Parts, history: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Seconds and distinct configurations of a draw of the evaluation, from the last step; None before the first."""
-    if not len(history.get("seconds", ())):
-        return None
-    images = vmc.wavefunction.n_images / vmc.of_steps.n_images
-    return float(history["seconds"][-1]) * images, float(history["distinct"][-1])
-
-
 def evaluate_best(
     vmc: Parts,
     generator: torch.Generator,
@@ -257,7 +249,8 @@ def evaluate_best(
     before, config = generator.get_state(), vmc.evaluation
 
     energies = Energy(vmc.hamiltonian)
-    known = of_last_step(vmc, record.history) if limit.left <= 0 else None  # no time is left to measure a draw
+    images = vmc.wavefunction.n_images / vmc.of_steps.n_images
+    known = last_draw(record.history, images) if limit.left <= 0 else None  # no time is left to measure a draw
     sampler = affordable(config.sampler, vmc.wavefunction, energies, limit, generator.device, OF_BATCH, known)
 
     def evaluator() -> Evaluator:
