@@ -115,8 +115,9 @@ class GraphedDraw:
         torch.cuda.current_stream(device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(self.generator)
-        # Other threads, such as the one that watches over NCCL, may ask for events meanwhile.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        # The thread that watches over the messages of several ranks asks for events meanwhile.
+        mode = "global" if communicator().size == 1 else "thread_local"
+        with torch.cuda.graph(self.graph, capture_error_mode=mode):
             self.leaves = padded_draw(self.wavefunction, self.n_samples, capacity, self.generator)
 
     @torch.no_grad()
