@@ -52,7 +52,6 @@ class TransformerConfig:
         initial_phases: typical size of the initial learned phase of a site: small where the reference is nearly right.
         start: |psi|^2 for zero logits: "uniform" over the sector, or that of the "reference", a `SlaterDeterminant` or
             a `ListedState`.
-
         initial_logits: size of the initial logits, in units of the usual one (nqs.models.initialisation): small where
             the start is nearly right.
 

@@ -34,41 +34,20 @@ from nqs.wavefunction import (
 )
 
 __all__ = [
-    "AutoregressiveWavefunction",
-    "Conditionals",
-    "Connected",
-    "DecodingState",
-    "Hamiltonian",
-    "LogPsi",
-    "Objective",
-    "Optimiser",
-    "OptimiserConfig",
-    "ReferencePhase",
-    "Sampler",
-    "SamplerConfig",
-    "StepInfo",
-    "Wavefunction",
-    "WavefunctionConfig",
-    "fock_of",
-    "has_boundary_phases",
-    "has_total_spin",
-    "is_stoquastic",
-    "lattice_of",
-    "marshall_exact",
-    "marshall_sublattice",
-    "max_connected",
-    "max_distinct",
-    "one_electron_of",
-    "peak_of",
-    "sampled_elements",
-    "summary_of",
+    "AutoregressiveWavefunction", "Conditionals", "Connected", "DecodingState", "Hamiltonian", "LogPsi", "Objective",
+    "Optimiser", "OptimiserConfig", "ReferencePhase", "Sampler", "SamplerConfig", "StepInfo", "Wavefunction",
+    "WavefunctionConfig", "fock_of", "has_boundary_phases", "has_total_spin", "is_stoquastic", "lattice_of",
+    "marshall_exact", "marshall_sublattice", "max_connected", "one_electron_of", "peak_of", "sampled_elements",
     "unit_of",
-    "warm_start",
-]
+]  # fmt: skip
 
 
 class Sampler(Protocol):
-    """Draws configurations from |psi|^2 of one wavefunction, whose parameters may change between draws."""
+    """Draws configurations from |psi|^2 of one wavefunction, whose parameters may change between draws.
+
+    Samplers that learn while the parameters change (walkers, a trained proposal) may have a method
+    `warm_start(state, generator)`, which takes over the state of another one of the same kind.
+    """
 
     def sample(self, generator: torch.Generator) -> Samples:
         """Samples on the device of the generator."""
@@ -79,37 +58,14 @@ class Sampler(Protocol):
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
-def warm_start(sampler: Sampler, state: dict[str, Tensor], generator: torch.Generator) -> None:
-    """Give a new sampler what one of the same kind learned while the parameters changed: walkers, a trained proposal.
-
-    Samplers whose draws are independent have no method `warm_start(state, generator)` and start without it.
-    """
-    method = getattr(sampler, "warm_start", None)
-    if method is not None:
-        method(state, generator)
-
-
 class SamplerConfig(Protocol):
     """A frozen dataclass that builds a sampler of a wavefunction; archives store it.
 
-    It may say more of itself: `summary` and `max_distinct`, as the functions below return them.
+    Optional attributes: `summary`, a few words for the printed plan, by default the name of the class; `max_distinct`,
+    an upper bound of the distinct configurations of a draw.
     """
 
     def build(self, wavefunction: Wavefunction) -> Sampler: ...
-
-
-def max_distinct(config: SamplerConfig) -> int | None:
-    """Upper bound of the distinct configurations of a draw; None where the configuration states none."""
-    found: int | None = getattr(config, "max_distinct", None)
-    return found
-
-
-def summary_of(config: object) -> str:
-    """What a configuration of a sampler, an evaluation or a model says of itself in a few words, for the printed plan;
-
-    by default the name of its class.
-    """
-    return str(getattr(config, "summary", type(config).__name__))
 
 
 class Objective(Protocol):
@@ -161,8 +117,12 @@ class Optimiser(Protocol):
 class OptimiserConfig(Protocol):
     """A frozen dataclass that builds an optimiser of a wavefunction; archives store it."""
 
-    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> Objective:
-        """The energy as an objective that this optimiser can minimise; rates are in inverse units of the scale."""
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0, *, check: bool = True) -> Objective:
+        """The energy as an objective that this optimiser can minimise; rates are in inverse units of the scale.
+
+        Args:
+            check: False for a Hamiltonian that `check_hamiltonian` has accepted before.
+        """
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Optimiser:
         """Build for an objective; optimisers that need nothing but local values accept None."""

@@ -69,8 +69,8 @@ class ExactSteps:
     def __post_init__(self) -> None:
         check_fields(self, positive=("time", "diagonal_shift", "final_diagonal_shift", "max_step", "memory"))
 
-    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> "SectorEnergy":
-        return SectorEnergy(hamiltonian, energy_scale)
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0, *, check: bool = True) -> "SectorEnergy":
+        return SectorEnergy(hamiltonian, energy_scale, check=check)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> "ImaginaryTime":
         """
@@ -111,23 +111,25 @@ class SectorEnergy:
 
     Args:
         energy_scale: unit of energies in steps, see nqs.estimators.energy_scale.
+        check: False for a Hamiltonian that `check_hamiltonian` has accepted before.
     """
 
-    def __init__(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> None:
+    def __init__(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0, *, check: bool = True) -> None:
         self.hamiltonian = hamiltonian
         self.energy_scale = energy_scale
+        self.check = check
         self._matrix: SectorMatrix | None = None
 
     def matrix(self, wavefunction: Wavefunction, samples: Samples) -> SectorMatrix:
         """Matrix on the sector or orbits of the samples.
 
         Raises:
-            ValueError: the samples are not all of them.
+            ValueError: the samples are not all of them, or `check_hamiltonian` refuses the Hamiltonian.
         """
         symmetry = wavefunction.symmetry
         device = samples.configurations.device
         if self._matrix is None or (self._matrix.symmetry, self._matrix.device) != (symmetry, device):
-            self._matrix = SectorMatrix.of(self.hamiltonian, symmetry, device=device)
+            self._matrix = SectorMatrix.of(self.hamiltonian, symmetry, device=device, check=self.check)
         if len(self._matrix) != samples.n_distinct:
             raise ValueError(
                 f"ExactSteps sum over the whole sector of {len(self._matrix):,} terms; the sampler gave "

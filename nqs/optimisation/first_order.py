@@ -43,7 +43,7 @@ class TorchOptimiser:
             raise ValueError(f"name={self.name!r}: choose one of {', '.join(FIRST_ORDER)}.")
         check_fields(self, positive=("learning_rate", "final_learning_rate"))
 
-    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> Energy:
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0, *, check: bool = True) -> Energy:
         return Energy(hamiltonian, energy_scale)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> "FirstOrder":

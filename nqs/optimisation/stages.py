@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nqs.optimisation.exact_steps import ExactSteps
-from nqs.protocols import OptimiserConfig, SamplerConfig, summary_of
-from nqs.runtime.options import check_fields
+from nqs.protocols import OptimiserConfig, SamplerConfig
+from nqs.runtime.options import check_fields, summary_of
 
 UNKNOWN = sys.maxsize  # number of steps of a run that is sized by its time
 

@@ -94,7 +94,7 @@ class StochasticReconfiguration:
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: it must be at least 0 and below 1.")
 
-    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> Energy:
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0, *, check: bool = True) -> Energy:
         return Energy(hamiltonian, energy_scale)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> "NaturalGradient":

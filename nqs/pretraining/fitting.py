@@ -189,8 +189,8 @@ class FitOptimiser:
     def __init__(self, config: OptimiserConfig, kind: FitObjective) -> None:
         self.config, self.kind = config, kind
 
-    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> Objective:
-        return self.config.objective(hamiltonian, energy_scale)
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0, *, check: bool = True) -> Objective:
+        return self.config.objective(hamiltonian, energy_scale, check=check)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Optimiser:
         if not isinstance(self.config, StochasticReconfiguration):

@@ -8,7 +8,7 @@ import torch
 from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.models import SlaterDeterminant
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, stages
-from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, WavefunctionConfig, summary_of, unit_of
+from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, WavefunctionConfig, unit_of
 from nqs.recipes.choices import Choices, Pretrain
 from nqs.recipes.model import network_of
 from nqs.recipes.peaked import is_peaked
@@ -18,7 +18,7 @@ from nqs.recipes.steps import MINUTES, seconds_of_step, steps_within
 from nqs.recipes.threads import threads as threads_of
 from nqs.recipes.wavefunction import Reason, chosen_model
 from nqs.runtime.keywords import takes
-from nqs.runtime.options import check_options
+from nqs.runtime.options import check_options, summary_of
 from nqs.runtime.threads import checked_threads
 
 COLUMN = 12  # of the names in a printed plan

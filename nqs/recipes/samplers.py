@@ -6,14 +6,7 @@ Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 import torch
 
 from nqs.optimisation.stages import Evaluation
-from nqs.protocols import (
-    AutoregressiveWavefunction,
-    Hamiltonian,
-    SamplerConfig,
-    Wavefunction,
-    max_connected,
-    max_distinct,
-)
+from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, SamplerConfig, Wavefunction, max_connected
 from nqs.runtime.memory import require_memory
 from nqs.samplers import ExhaustiveSampler, MetropolisSampler, TreeSampler
 
@@ -63,6 +56,11 @@ def is_exhaustive(sampler: SamplerConfig) -> bool:
 def distinct_of(sampler: SamplerConfig) -> int | None:
     """Number of distinct configurations that a sampler is asked for; None for one that is not."""
     return getattr(sampler, "n_distinct", None)
+
+
+def max_distinct(sampler: SamplerConfig) -> int | None:
+    """Upper bound of the distinct configurations of a draw; None where the configuration states none."""
+    return getattr(sampler, "max_distinct", None)
 
 
 def evaluations(wavefunction: Wavefunction) -> int:

@@ -6,8 +6,16 @@ hold one number for a CPU (two cores) and one for a GPU (an H200).
 
 import torch
 
-from nqs.protocols import SamplerConfig, Wavefunction, max_distinct
-from nqs.recipes.samplers import DISTINCT, SHARED_PREFIXES, distinct_of, evaluations, is_exhaustive, is_large
+from nqs.protocols import SamplerConfig, Wavefunction
+from nqs.recipes.samplers import (
+    DISTINCT,
+    SHARED_PREFIXES,
+    distinct_of,
+    evaluations,
+    is_exhaustive,
+    is_large,
+    max_distinct,
+)
 
 STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT in nqs.recipes.samplers)
 # Large systems (nqs.recipes.samplers.is_large): time for a run, in minutes, of which the evaluation has a fraction; and

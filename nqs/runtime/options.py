@@ -30,6 +30,11 @@ class Allowed(NamedTuple):
     choices: bool = False
 
 
+def summary_of(config: object) -> str:
+    """What a configuration says of itself in a few words, for the printed plan; by default the name of its class."""
+    return str(getattr(config, "summary", type(config).__name__))
+
+
 def whole(value: Any) -> bool:
     """An integer, of numpy too, but no bool."""
     try:

@@ -22,7 +22,7 @@ from nqs.hilbert import HilbertSpace
 from nqs.observables import measure as measurements
 from nqs.optimisation.known_states import Known, overlaps
 from nqs.optimisation.stages import UNKNOWN, Evaluation, WarmUp
-from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected, warm_start
+from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, max_connected
 from nqs.recipes.peaked import is_peaked
 from nqs.recipes.samplers import is_autoregressive
 from nqs.recipes.steps import EVALUATION_FRACTION, evaluation_seconds
@@ -258,7 +258,9 @@ def evaluate_best(
 
     found = evaluator()
     if state and type(sampler) is type(vmc.sampler):
-        warm_start(found.sampler, state, generator)
+        warm_start = getattr(found.sampler, "warm_start", None)  # samplers of independent draws have none
+        if warm_start is not None:
+            warm_start(state, generator)
     try:
         estimate = found.add(generator)
     except NonFiniteError as error:

@@ -30,7 +30,7 @@ from nqs.vmc.execution import Execution
 from nqs.vmc.guard import Guard, NonFiniteError
 from nqs.vmc.orthogonal import State, built_for, known_states
 from nqs.vmc.pace import Clock, Pace
-from nqs.vmc.provenance import given_parameters
+from nqs.vmc.provenance import InitialParameters
 from nqs.vmc.record import keep_exact, keep_session, keep_step, open_archive, restore, result_of, row_of, status
 from nqs.vmc.result import Result
 from nqs.vmc.steps import RunningStage, make_step
@@ -101,7 +101,7 @@ class VMC:
         self.known = built_for(self.orthogonal_to, wavefunction, self.device)
         self.unit = unit_of(hamiltonian) if unit is None else unit
         self.energy_scale = energy_scale(hamiltonian)
-        self._begun: dict[Path | None, dict[str, str] | None] = {}  # given initial parameters, by archive
+        self.given_parameters = InitialParameters(wavefunction)
 
     def config(self, run: RunConfig, initial: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Configuration that determines the outcome; stored in the archive and rebuilt by `resume`.
@@ -152,9 +152,8 @@ class VMC:
             archive, progress, flush, watch, until, started_by: as in `nqs.vmc.execution.Execution`.
             exact: exact ground state or its energy, for relative errors; stored in the archive.
             minutes: stop early enough to evaluate the energy within that time; at least one step is made.
-            initial: origin of the initial parameters, if not the seed of the model, in plain data: part of the
-                configuration; by default a digest of parameters that were changed by hand. The archive then also stores
-                the initial parameters.
+            initial: origin of the initial parameters, if not the seed of the model, in plain data: stored with them in
+                the archive; by default a digest of parameters that were changed by hand.
             options: other fields of RunConfig: seed, temperature, annealing; total_minutes for its `minutes`.
 
         Raises:
@@ -177,15 +176,8 @@ class VMC:
         if steps is None and time_of_run is None:
             steps = self.default_steps
         run = RunConfig(steps=steps, minutes=time_of_run, **options)
-        config = self.config(run, self._initial(archive) if initial is None else initial)
+        config = self.config(run, self.given_parameters.of(archive) if initial is None else initial)
         return self.carry_out(run, config, execution, minutes=minutes, exact=exact)
-
-    def _initial(self, archive: str | Path | None) -> Mapping[str, Any] | None:
-        """`given_parameters` when the archive was begun: an interrupted step has changed them since."""
-        key = Path(archive).resolve() if archive is not None else None
-        if key is None or key not in self._begun or not key.exists():
-            self._begun[key] = given_parameters(self.wavefunction)
-        return self._begun[key]
 
     def carry_out(
         self,
@@ -261,5 +253,5 @@ class VMC:
             return result_of(record, self.hamiltonian, self.unit, exact_energy, pace.total)
 
     def _started(self, stage: Stage, scale: float) -> RunningStage:
-        objective = penalised(stage.optimiser.objective(self.hamiltonian, scale), self.known)
+        objective = penalised(stage.optimiser.objective(self.hamiltonian, scale, check=False), self.known)
         return RunningStage(self.of_steps, stage.sampler.build(self.of_steps), objective, stage.optimiser)

@@ -6,6 +6,7 @@ are taken in another order, and results differ in their last bits first; `steps_
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,21 @@ def given_parameters(wavefunction: Wavefunction) -> dict[str, str] | None:
     new, again = (digest_of(config.build(wavefunction.hilbert, "cpu").state_dict()) for _ in range(2))
     # Two new models that differ have random parameters without a seed.
     return None if present == new or new != again else {"parameters": digest_of(state)}
+
+
+class InitialParameters:
+    """`given_parameters` of a wavefunction when an archive was begun: an interrupted run has changed them since."""
+
+    def __init__(self, wavefunction: Wavefunction) -> None:
+        self.wavefunction = wavefunction
+        self.begun: dict[Path | None, dict[str, str] | None] = {}
+
+    def of(self, archive: str | Path | None) -> dict[str, str] | None:
+        """For a run with this archive."""
+        key = None if archive is None else Path(archive).resolve()
+        if key is None or key not in self.begun or not key.exists():
+            self.begun[key] = given_parameters(self.wavefunction)
+        return self.begun[key]
 
 
 def session(device: torch.device, step: int) -> Session:

@@ -133,7 +133,7 @@ class EnergyByMember(Energy):
 class FamilyReconfiguration(StochasticReconfiguration):
     """Stochastic reconfiguration of a family."""
 
-    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0) -> EnergyByMember:
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0, *, check: bool = True) -> EnergyByMember:
         return EnergyByMember(hamiltonian, energy_scale)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Any:
