@@ -61,9 +61,11 @@ def affordable(
             distinct = number
             if seconds * wanted / distinct <= allowed:
                 break
-            if not repeated and spent + seconds <= allowed:  # the first draw also fills caches
+            if GROWTH * number < wanted and spent + GROWTH * seconds <= TRIALS * allowed:
+                number *= GROWTH
+            elif number == FIRST and not repeated and spent + seconds <= allowed:  # the first draw also fills caches
                 repeated = True
-            elif spent + GROWTH * seconds > TRIALS * allowed or (number := GROWTH * number) >= wanted:
+            else:
                 break
     if seconds * wanted / distinct <= allowed:
         return sampler

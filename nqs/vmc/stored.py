@@ -9,6 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from nqs.archive.errors import ArchiveError
 from nqs.archive.record import RunRecord
@@ -147,6 +149,18 @@ def check_parameters(model: Any, hilbert: HilbertSpace, archive: RunRecord) -> N
     check_shapes(model, hilbert, archive.parameters() if archive.has_checkpoint else None, archive.place)
 
 
+class NotDrawn(TorchFunctionMode):
+    """Initial values are not drawn: torch takes seconds to import what it draws with on the meta device."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = options or {}
+        if function in (Tensor.normal_, Tensor.uniform_) or getattr(function, "__module__", "") == nn.init.__name__:
+            return arguments[0] if arguments else options["tensor"]
+        return function(*arguments, **options)
+
+
 def check_shapes(model: Any, hilbert: HilbertSpace, parameters: Mapping[str, np.ndarray] | None, place: str) -> None:
     """Compare the shapes of a network's parameters with the stored ones, before any of them is allocated.
 
@@ -163,7 +177,7 @@ def check_shapes(model: Any, hilbert: HilbertSpace, parameters: Mapping[str, np.
     if layers > MAX_LAYERS:
         raise ArchiveError(f"{place}: its model has {layers:,} layers; runs from archives have at most {MAX_LAYERS:,}.")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), NotDrawn():
             shapes = {name: tuple(tensor.shape) for name, tensor in model.build(hilbert, "meta").state_dict().items()}
     except NotImplementedError:  # a model of a user's own that computes with numbers when it is built
         return
