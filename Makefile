@@ -32,8 +32,9 @@ help:  ## show this list
 run: $(INSTALLED)  ## find the ground state of a Bose-Hubbard chain (RUN_ARGS="--help" lists the options)
 	$(BIN)/nqs run bose-hubbard $(RUN_ARGS)
 
+# With byte code, because tests start many interpreters.
 test: lint types  ## all checks: lint, types, tests
-	$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(PYTEST_ARGS)
 
 lint: $(TYPED)/.built  ## ruff (rules and format) and the import floors, without changes
 	$(BIN)/ruff check .

@@ -1,34 +1,119 @@
 """Every test runs with the shape annotations of nqs executed, on one deterministic CPU thread."""
 
+import ast
 import functools
 import importlib.machinery
+import inspect
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from types import UnionType
+from dataclasses import is_dataclass
+from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # NetKet is only a reference here: leave the GPU to nqs
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # compiling NetKet's loops takes longer than they do on small matrices
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
 from beartype.door import is_bearable
 from beartype.vale import Is
 from hypothesis import settings
+from jaxtyping._import_hook import Typechecker
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 # ------------------------------------------------------------------------------------------ executed annotations
 
-CONF = BeartypeConf(is_pep484_tower=True)
+CONF = BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError)  # int for float, as for mypy
+
+
+def execute(decorated: Any) -> Any:
+    """A function, or the `__init__` of a dataclass, whose calls are checked against its annotations.
+
+    `jaxtyping.jaxtyped(typechecker=...)` checks the same, but its calls take longer than most that they check. Here a
+    call like one before, with tensors of the same shapes and dtypes, is not checked again.
+    """
+    if isinstance(decorated, type):
+        written = getattr(decorated.__dict__.get("__init__"), "executed", False)
+        if is_dataclass(decorated) and "__init__" in decorated.__dict__ and not written:
+            decorated.__init__ = execute(decorated.__init__)  # type: ignore[misc]
+        return decorated
+    if inspect.isgeneratorfunction(decorated):  # its body runs after the call
+        return jaxtyping.jaxtyped(decorated, typechecker=check_types)
+    checked = check_types(decorated)
+    alike = all(decided_by_kind(hint) for hint in decorated.__annotations__.values())
+    accepted: dict[Any, set[Any]] = {}  # kinds of results by those of arguments
+
+    @functools.wraps(decorated)
+    def executed(*arguments: Any, **options: Any) -> Any:
+        if jaxtyping.config.jaxtyping_disable:
+            return decorated(*arguments, **options)
+        if not alike:
+            with jaxtyping.jaxtyped("context"):  # one name, one size: in all arguments and what is returned
+                return checked(*arguments, **options)
+        kinds = (kind(arguments), *options, kind(tuple(options.values())))
+        results = accepted.get(kinds, ())
+        if results:
+            result = decorated(*arguments, **options)
+            if kind(result) not in results:
+                check_values(decorated, result, *arguments, **options)
+        else:
+            with jaxtyping.jaxtyped("context"):
+                result = checked(*arguments, **options)
+        accepted.setdefault(kinds, set()).add(kind(result))
+        return result
+
+    executed.executed = True  # type: ignore[attr-defined]
+    return executed
+
+
+def kind(value: Any) -> Any:
+    """What decides about a value for hints that are `decided_by_kind`."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return type(value), value.dtype, value.shape
+    if isinstance(value, tuple):
+        return type(value), *map(kind, value)
+    return type(value)
+
+
+def decided_by_kind(hint: Any) -> bool:
+    """Whether values of one kind all fit an annotation, or none: tensors, classes, short tuples, and unions of them."""
+    if get_origin(hint) is Annotated:
+        cls = get_args(hint)[0]
+        return get_args(hint)[1:] == (FIELDS_FIT,) and all(map(decided_by_kind, field_hints(cls).values()))
+    if get_origin(hint) in (Union, UnionType, tuple):
+        return all(argument is not ... and decided_by_kind(argument) for argument in get_args(hint))
+    plain = isinstance(hint, type) and not getattr(hint, "_is_protocol", False) and not get_args(hint)
+    return hint is Any or hint is None or get_origin(hint) is Callable or plain
+
+
+def check_values(function: Callable, result: Any, *arguments: Any, **options: Any) -> None:
+    """A result of a new kind, of arguments of an old one."""
+    values = inspect.signature(function).bind(*arguments, **options).arguments | {"return": result}
+    with jaxtyping.jaxtyped("context"):
+        for name, hint in function.__annotations__.items():
+            if name in values and not is_bearable(values[name], hint, conf=CONF):
+                raise jaxtyping.TypeCheckError(f"{function.__qualname__}: {name} is no {hint}: {values[name]!r}")
 
 
 def check_types(function: Callable) -> Callable:
-    """beartype on what it can check in a single function; an int may stand for a float, as for mypy."""
-    function.__annotations__ = {name: checkable(hint) for name, hint in function.__annotations__.items()}
+    """beartype on what it can check in a single function, without names that are not there when it is defined."""
+    function.__annotations__ = {
+        name: checkable(known(hint, function.__globals__)) for name, hint in function.__annotations__.items()
+    }
     return beartype(conf=CONF)(function)
+
+
+def known(hint: Any, names: dict[str, Any]) -> Any:
+    """A hint whose texts are resolved; Any if one of them is not."""
+    try:
+        return get_type_hints(SimpleNamespace(__annotations__={"hint": hint}), names, include_extras=True)["hint"]
+    except NameError:
+        return Any
 
 
 def checkable(hint: Any) -> Any:
@@ -80,9 +165,17 @@ class OtherFinders:
         return next((spec for spec in specs if spec is not None), None)
 
 
+class Executed(Typechecker):
+    """Puts `execute` itself before functions and classes, not `jaxtyped(typechecker=execute)`."""
+
+    def get_ast(self) -> ast.expr:
+        return super().get_ast().keywords[0].value
+
+
 assert "nqs" not in sys.modules, "nqs was imported before its annotations could be executed"
-hook = jaxtyping.install_import_hook("nqs", f"sys.modules[{__name__!r}].check_types").hook
+hook = jaxtyping.install_import_hook("nqs", None).hook
 hook._original_pathfinder = OtherFinders  # a test in test_hilbert.py notices if this stops working
+hook._typechecker = Executed(f"sys.modules[{__name__!r}].execute")
 
 
 @pytest.fixture
@@ -118,6 +211,16 @@ def deterministic(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.use_deterministic_algorithms(request.node.get_closest_marker("gpu") is None)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+# ------------------------------------------------------------------------------------------------------ figures
+
+
+@pytest.fixture(autouse=True)
+def panels_where_they_are(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fitting panels to their labels takes half the time of a figure: done in the tests of reports only."""
+    if "report" not in request.node.path.parts:
+        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
 
 
 # ------------------------------------------------------------------------------------------------------ devices

@@ -30,7 +30,6 @@ from nqs.hamiltonians import (
     Rydberg,
     operators,
 )
-from nqs.hilbert import bosons
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
 
 import readme
@@ -87,9 +86,16 @@ def boson_sectors(n_sites: int) -> list[dict[str, int | None]]:
             possible = n_particles <= n_max * n_sites
         else:
             possible = n_particles != n_max  # not both None
-        if possible and bosons(n_sites, n_particles, n_max).dimension <= LARGEST:
+        if possible and boson_dimension(n_sites, n_particles, n_max) <= LARGEST:
             sectors.append({"n_particles": n_particles, "n_max": n_max})
     return sectors
+
+
+def boson_dimension(n_sites: int, n_particles: int | None, n_max: int | None) -> int:
+    """Without a space, which takes longer: the coefficient of x^N in (1 + x + .. + x^n_max)^L, or their sum."""
+    one_site = [1] * ((n_particles if n_max is None else n_max) + 1)
+    numbers = functools.reduce(np.convolve, [one_site] * n_sites, np.array([1]))
+    return int(numbers.sum() if n_particles is None else numbers[n_particles])
 
 
 @st.composite
@@ -271,11 +277,20 @@ def fillings(family: Callable[..., Any], lattice: Lattice) -> list[tuple[int | N
     numbers = [None, *range(lattice.n_sites + 1)]
     found = []
     for filling in itertools.product(numbers, repeat=1 if family is TV else 2):
-        if family is TJ and None not in filling and sum(filling) > lattice.n_sites:
-            continue
-        if family(lattice, *filling, **{INTERACTION[family]: 0.0}).hilbert.dimension <= LARGEST:
+        if 0 < fermion_dimension(family, lattice.n_sites, filling) <= LARGEST:
             found.append(filling)
     return found
+
+
+def fermion_dimension(family: Callable[..., Any], n_sites: int, filling: tuple[int | None, ...]) -> int:
+    """Without a space, which takes longer: ways to place one spin after the other, in t-J on the sites left over."""
+    if not filling:
+        return 1
+    numbers = range(n_sites + 1) if filling[0] is None else filling[:1]
+    return sum(
+        math.comb(n_sites, n) * fermion_dimension(family, max(0, n_sites - n * (family is TJ)), filling[1:])
+        for n in numbers
+    )
 
 
 @st.composite

@@ -87,8 +87,8 @@ def spins() -> Record:
 @case
 def fermions() -> Record:
     """Complex elements, a phase to learn; kernel streamed by layers."""
-    optimiser = replace(NATURAL, memory=1.2e-4)
-    return run(TV(chain(8), 4, V=2.0, twist=(0.4,)), TOY, TreeSampler(n_distinct=20, groups=8), optimiser)
+    optimiser = replace(NATURAL, memory=7e-5)
+    return run(TV(chain(8), 4, V=2.0, twist=(0.4,)), TOY, TreeSampler(n_distinct=12, groups=8), optimiser)
 
 
 @case
@@ -124,7 +124,7 @@ def one_configuration() -> Record:
 @case
 def chains() -> Record:
     """Metropolis of a network whose layers are not known, its Jacobian streamed by rows."""
-    optimiser = replace(NATURAL, memory=1.9e-5)
+    optimiser = replace(NATURAL, memory=4.4e-5)
     sampler = MetropolisSampler(n_samples=24, n_chains=12, powers=(1.0, 0.5), n_discarded=2)
     return run(Ising(chain(8), h=1.0), RBMConfig(), sampler, optimiser, rows_alone=True)
 

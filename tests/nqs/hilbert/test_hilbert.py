@@ -17,6 +17,7 @@ import scipy.stats
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nqs.hamiltonians import BoseHubbard
@@ -616,3 +617,18 @@ def test_wrong_shapes_and_types_are_noticed_in_every_folder() -> None:
     ):
         with pytest.raises(jaxtyping.TypeCheckError):
             wrong()
+
+
+def test_results_of_another_shape_are_noticed_in_later_calls_too() -> None:
+    """Calls with tensors of the same shapes as before are not checked again, but for what they return."""
+    results = [torch.zeros(3), torch.zeros(3), torch.zeros(4)]
+
+    def weights(n: UInt8[Tensor, "B L"]) -> Float[Tensor, " B"]:
+        return results.pop(0)
+
+    checked = HilbertSpace.rank.__globals__["execute"](weights)  # of conftest.py
+    n = torch.zeros((3, 2), dtype=torch.uint8)
+    assert checked(n).equal(checked(n))
+    with pytest.raises(jaxtyping.TypeCheckError, match="weights: return"):
+        checked(n)
+    assert not results
