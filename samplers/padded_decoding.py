@@ -32,12 +32,13 @@ class DealtPlaces:
 
     def __init__(self, owner: Int64[Tensor, " C"], used: Bool[Tensor, " C"], share: int, ranks: Communicator) -> None:
         self.owner, self.ranks, self.share = owner, ranks, share
-        is_of = (owner[:, None] == torch.arange(ranks.size, device=owner.device)) & used[:, None]  # (C, ranks)
-        number = is_of.cumsum(0)
-        self.most = number[-1].max()
-        within = number.gather(1, owner[:, None])[:, 0] - 1
+        is_of = (owner == torch.arange(ranks.size, device=owner.device)[:, None]) & used  # (ranks, C)
+        until = is_of.flatten().cumsum(0).view(is_of.shape)  # in one row: GPUs are slow with several short scans
+        before = torch.nn.functional.pad(until[:-1, -1], (1, 0))
+        self.most = (until[:, -1] - before).max()
+        within = until.gather(0, owner[None])[0] - before[owner] - 1
         self.within = within.clamp(0, share - 1)  # among those of its owner
-        self.own_places = compacted(is_of[:, ranks.rank], share)
+        self.own_places = compacted(is_of[ranks.rank], share)
 
     def gathered(self, conditionals: Conditionals, has_phase: bool) -> Conditionals:
         """Conditionals of all places."""
