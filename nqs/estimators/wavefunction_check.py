@@ -58,15 +58,14 @@ def check_wavefunction(wavefunction: Wavefunction) -> None:
     turned = phases.sum(1) + model.reference_phase(n)
     turn = torch.remainder(log_psi.phase - turned + math.pi, math.tau) - math.pi
     _refuse_difference(name, "log_psi", turned + turn, turned, n, "the phases of the conditionals")
-    state, tokens, steps = model.start(len(n)), None, []
+    state, tokens = model.start(len(n)), None
     for site in range(hilbert.n_sites):
-        step, state = model.step(tokens, state)
-        steps.append(step)
+        (step_log_p, step_phase), state = model.step(tokens, state)
         tokens = n[:, site]
-    step_log_p, step_phase = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
-    _refuse_difference(name, "step", step_log_p.exp(), log_p.exp(), n, "`conditionals`")
-    step_phases = step_phase.gather(-1, chosen)[..., 0]
-    _refuse_difference(name, "step", step_phases, phases, n, "the phases of `conditionals`")
+        what = f"`conditionals` at site {site}"
+        _refuse_difference(name, "step", step_log_p.exp(), log_p[:, site].exp(), n, what)
+        found, wanted = (x.gather(-1, chosen[:, site])[:, 0] for x in (step_phase, phase[:, site]))
+        _refuse_difference(name, "step", found, wanted, n, f"the phases of {what}")
 
 
 def _check_amplitudes(model: Wavefunction) -> None:
@@ -95,8 +94,6 @@ def _where(wrong: Tensor) -> list[int]:
 def _refuse_difference(name: str, method: str, found: Tensor, wanted: Tensor, n: Tensor, what: str) -> None:
     if len(wrong := _where(~((found - wanted).abs() <= TOLERANCE * (1 + wanted.abs())))):
         place = tuple(wrong)
-        if len(wrong) > 1:
-            what += f" at site {wrong[1]}"
         raise ValueError(
             f"{name}.{method} differs from {what}: {found[place].item():.6g} instead of {wanted[place].item():.6g} for "
             f"n = {n[wrong[0]].tolist()}. Samples are drawn with `step` and weighted with `log_psi`: all must agree."
