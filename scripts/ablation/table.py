@@ -12,16 +12,20 @@ Groups = dict[tuple[str, str], list[Row]]  # by problem and variant
 
 
 def with_errors(rows: Sequence[Row]) -> list[Row]:
-    """Rows of training with relative errors; without an exact energy above the lowest energy of all rows."""
+    """Rows of training with relative errors and error bars; without an exact energy above the lowest of all rows."""
     lowest: dict[str, float] = {}
     for row in rows:
         if row.get("error") is None and "energy" in row:
             lowest[row["problem"]] = min(row["energy"], lowest.get(row["problem"], math.inf))
-    return [
+    complete = [
         row | {"error": (row["energy"] - E) / abs(E)}
         if row.get("error") is None and "energy" in row and (E := lowest[row["problem"]])
         else row
         for row in rows
+    ]
+    return [
+        row | {"error_bar": row["energy_error"] / abs(row["energy"])} if row.get("energy_error") is not None else row
+        for row in complete
     ]
 
 

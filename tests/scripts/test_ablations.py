@@ -265,9 +265,8 @@ def test_reused_amplitudes_and_gradients_are_those_from_scratch() -> None:
 
 
 def test_finished_jobs_are_not_repeated_and_failed_ones_are(tmp_path: Path) -> None:
-    jobs = questions()["probabilities"].jobs(
-        "probabilities", problems=("L=64, d=2",), seeds=(0,), seconds=9, device="cpu"
-    )
+    every = questions()["probabilities"].jobs("probabilities", seeds=(0,), seconds=9, device="cpu")
+    jobs = [job for job in every if job.problem == "L=64, d=2"]
     assert {j.seconds for j in jobs} == {0.0}  # no time limit without training
     broken = replace(jobs[0], variant="none such")
     path = tmp_path / "rows.jsonl"
@@ -298,6 +297,8 @@ def test_tables_have_medians_and_ranges(tmp_path: Path) -> None:
     ]
     complete = with_errors([*rows, {"question": "q", "problem": "p", "variant": "a", "failed": "x"}])
     assert [row["error"] for row in complete[:4]] == pytest.approx([0, 0.2, 0.5, 0.1])  # above the lowest energy
+    measured = with_errors([{"problem": "p", "energy": -4.0, "energy_error": 0.2, "error": 0.1}])
+    assert measured[0]["error_bar"] == pytest.approx(0.05)
     lines = table(complete, "q", question).splitlines()
     assert lines[0] == "| problem | variant | error | seeds |"
     assert lines[2:] == ["| p | b | 1.0e-01 | 1 |", "| p | a | 2.0e-01 (0.0e+00 to 5.0e-01) | 3 |"]
@@ -311,6 +312,14 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     ablations.main(ablations.Config(list=True))
     listed = capsys.readouterr().out
     assert all(f"{name}: " in listed for name in questions())
+    # Variants of several questions: each is chosen where a question has it.
+    some = ablations.Config(
+        question=("tokens", "deembedding", "phase"), variants=("one-hot", "last position"), problems=("hubbard-3x4",),
+        list=True,
+    )  # fmt: skip
+    ablations.main(some)
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("      ")]
+    assert listed == [f"      hubbard-3x4: {name}" for name in ("one-hot", "last position", "last position")]
     assert {question.number for question in questions().values()} == set(range(1, 15))
     rows = tmp_path / "rows.jsonl"
     config = ablations.Config(question=("probabilities",), problems=("L=64, d=2",), variants=("product",), rows=rows)
