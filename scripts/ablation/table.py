@@ -24,9 +24,15 @@ def with_errors(rows: Sequence[Row]) -> list[Row]:
         for row in rows
     ]
     return [
-        row | {"error_bar": row["energy_error"] / abs(row["energy"])} if row.get("energy_error") is not None else row
+        row | {"error_bar": _relative_error_bar(row)} if row.get("energy_error") is not None else row
         for row in complete
     ]
+
+
+def _relative_error_bar(row: Row) -> float:
+    """Of the energy, in units of the |E0| that its error is relative to; E and E0 have the same sign."""
+    E: float = row["energy"]
+    return float(row["energy_error"] * (1 + math.copysign(1, E) * row["error"]) / abs(E))
 
 
 def grouped(rows: Iterable[Row], name: str, question: Question) -> Groups:

@@ -17,7 +17,15 @@ from nqs.lattice import square
 from nqs.models.parts import FamilyConfig, LatentConfig
 from nqs.samplers import TreeSampler
 from nqs.scripts import ablations
-from nqs.scripts.ablation import families, gradient_estimators, local_energy_proxies, memory_of_orders, reuse, variants
+from nqs.scripts.ablation import (
+    families,
+    gradient_estimators,
+    local_energy_proxies,
+    memory_of_orders,
+    reuse,
+    tails,
+    variants,
+)
 from nqs.scripts.ablation.jobs import Column, Job, Question
 from nqs.scripts.ablation.orders import (
     ORDERS,
@@ -231,6 +239,19 @@ def test_local_energy_proxies_with_everything_are_the_local_energies() -> None:
     assert torch.stack(means).std(0).max() > 0.1
 
 
+@pytest.mark.usefixtures("unchecked")  # for speed
+def test_the_variance_of_evaluations_without_a_tail_is_that_of_the_sector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tails, "STEPS", 10)
+    monkeypatch.setattr(tails, "EVALUATIONS", 5)
+    monkeypatch.setattr(tails, "EVALUATION", 10**7)
+    free, cut = (tails.run(job("tails", "bose-hubbard-6", variant)) for variant in tails.CUTOFFS)
+    assert 0 < free["weight"] < 1
+    assert cut["weight"] == cut["of_variance"] == 0
+    for row in (free, cut):
+        assert row["sampled"] == pytest.approx(row["variance"], rel=0.02)
+        assert row["coverage"] > 0.5
+
+
 def test_log_psi_of_long_sequences() -> None:
     logits = torch.randn((50, 64, 3), generator=torch.Generator().manual_seed(0))
     n = logits.argmax(-1, keepdim=True)
@@ -297,8 +318,8 @@ def test_tables_have_medians_and_ranges(tmp_path: Path) -> None:
     ]
     complete = with_errors([*rows, {"question": "q", "problem": "p", "variant": "a", "failed": "x"}])
     assert [row["error"] for row in complete[:4]] == pytest.approx([0, 0.2, 0.5, 0.1])  # above the lowest energy
-    measured = with_errors([{"problem": "p", "energy": -4.0, "energy_error": 0.2, "error": 0.1}])
-    assert measured[0]["error_bar"] == pytest.approx(0.05)
+    above = [{"problem": "p", "energy": E, "energy_error": 0.2, "error": (E + 5) / 5} for E in (-4.0, -5.5)]
+    assert [row["error_bar"] for row in with_errors(above)] == pytest.approx([0.04, 0.04])
     lines = table(complete, "q", question).splitlines()
     assert lines[0] == "| problem | variant | error | seeds |"
     assert lines[2:] == ["| p | b | 1.0e-01 | 1 |", "| p | a | 2.0e-01 (0.0e+00 to 5.0e-01) | 3 |"]
