@@ -119,23 +119,26 @@ def moves(
 ) -> PairList:
     """All i -> a of one spin, from irreps of orbitals, which combine by XOR, and flips of their occupations."""
     i, a = (~np.eye(len(irreps), dtype=bool)).nonzero()
-    return _listed(i, a, i < a, irreps, flips, place, device)
+    return _listed((i, a, (i < a).astype(np.uint8), place[i, a]), irreps, flips, device)
 
 
 def twos(
     irreps: Int64[np.ndarray, " M"],
     flips: Int64[np.ndarray, "M W"],
-    place: Int64[np.ndarray, "M M 2"],
+    place: Int64[np.ndarray, "E 2"],
     device: torch.device,
 ) -> PairList:
-    """All i < j of one spin, as `moves`."""
+    """All i < j of one spin in the order of np.triu_indices; otherwise as `moves`."""
     i, j = np.triu_indices(len(irreps), 1)
-    return _listed(i, j, np.zeros(len(i)), irreps, flips, place, device)
+    return _listed((i, j, np.zeros(len(i), dtype=np.uint8), place), irreps, flips, device)
 
 
 def _listed(
-    i: np.ndarray, j: np.ndarray, odd: np.ndarray, irreps: np.ndarray, flips: np.ndarray, place: np.ndarray,
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    irreps: np.ndarray,
+    flips: np.ndarray,
     device: torch.device,
-) -> PairList:  # fmt: skip
-    parts = (i, j, odd.astype(np.uint8), place[i, j], irreps[i] ^ irreps[j], flips[i] ^ flips[j])
-    return PairList(*(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in parts))
+) -> PairList:
+    i, j = parts[:2]
+    every = (*parts, irreps[i] ^ irreps[j], flips[i] ^ flips[j])
+    return PairList(*(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in every))

@@ -144,15 +144,13 @@ class SlaterCondon:
         # Two electrons of one spin: rows i < j, columns a < b, with the factor f.
         i, j = np.triu_indices(M, 1)
         odd = (i[:, None] < i) ^ (i[:, None] < j) ^ (j[:, None] < i) ^ (j[:, None] < j)
-        two = np.zeros((M, M), dtype=np.int64)
-        two[i, j] = np.arange(len(i))
         self.two_of_one, self.leaving, self.arriving = [], [], []
         for s, N in enumerate(numbers):
             elements = _above((2.0 * odd - 1.0) * _antisymmetrised(integrals.v(s, s), pair, i, j), cutoff)
             table = SignedTable.of(elements, labels[s, i] ^ labels[s, j], labels[s, i] ^ labels[s, j])
             self.two_of_one.append(tensor(table.elements))
-            self.leaving.append(twos(labels[s], flips[s], table.rows[two], device))
-            self.arriving.append(twos(labels[s], flips[s], table.columns[two], device).sorted_by_irrep())
+            self.leaving.append(twos(labels[s], flips[s], table.rows, device))
+            self.arriving.append(twos(labels[s], flips[s], table.columns, device).sorted_by_irrep())
             self.max_connected += _largest_rows(elements, math.comb(N, 2), math.comb(M - N, 2))
         # An electron of each spin: rows i -> a, columns j -> b.
         p, q = pairs(M)
