@@ -1,6 +1,7 @@
 """Design questions of the wavefunction, each a switch, answered by measurement.
 
     python scripts/ablations.py --list                                  the questions, their problems and variants
+    python scripts/ablations.py --question tokens phase --variants categorical sign --list       what that would measure
     python scripts/ablations.py --question tokens --seeds 0 1 2 --seconds 60
     python scripts/ablations.py --question backbones --problems heisenberg-6x6 --parallel 4 --device cuda
     python scripts/ablations.py --all --device cuda --parallel 5 --seconds 50 --seeds 0 1 2 --minutes 8.9
@@ -25,7 +26,7 @@ from nqs.cli.options import command_line
 class Config:
     question: tuple[str, ...] = ()  # names, see --list
     all: bool = False  # every question
-    list: bool = False  # list the questions, and measure nothing
+    list: bool = False  # list the chosen questions, or all, with the chosen variants, and measure nothing
     show: bool = False  # table and figure of the rows that are there, and measure nothing
     problems: tuple[str, ...] = ()  # of the questions; all by default
     variants: tuple[str, ...] = ()  # of the questions; all by default
@@ -45,7 +46,7 @@ class Config:
 
         every = questions()
         chosen = [every[name] for name in self.names if name in every]
-        if not self.list and not chosen and not self.question:
+        if not chosen and not self.question:
             raise ValueError("choose --question NAME, --all or --list.")
         problems = {problem for question in chosen for problem in question.variants}
         variants = {v for question in chosen for vs in question.variants.values() for v in vs}
@@ -64,7 +65,11 @@ class Config:
     def names(self) -> tuple[str, ...]:
         from nqs.scripts.ablation.questions import questions
 
-        return tuple(questions()) if self.all else self.question
+        return tuple(questions()) if self.all or (self.list and not self.question) else self.question
+
+    def chooses(self, problem: str, variant: str) -> bool:
+        """Whether a variant of a problem is measured, in each of the questions that has both."""
+        return (not self.problems or problem in self.problems) and (not self.variants or variant in self.variants)
 
 
 def main(config: Config) -> int:
@@ -76,10 +81,12 @@ def main(config: Config) -> int:
 
     every = questions()
     if config.list:
-        for name, question in every.items():
-            print(f"{question.number:2d}  {name}: {question.text}")
-            for problem, variants in question.variants.items():
-                print(f"      {problem}: {'; '.join(variants)}")
+        for name in config.names:
+            print(f"{every[name].number:2d}  {name}: {every[name].text}")
+            for problem, variants in every[name].variants.items():
+                chosen = [variant for variant in variants if config.chooses(problem, variant)]
+                if chosen:
+                    print(f"      {problem}: {'; '.join(chosen)}")
         return 0
     failed = 0
     if not config.show:
@@ -87,10 +94,8 @@ def main(config: Config) -> int:
             job
             for seed in config.seeds
             for name in config.names
-            for job in every[name].jobs(
-                name, problems=config.problems, seeds=(seed,), seconds=config.seconds, device=config.device
-            )
-            if not config.variants or job.variant in config.variants
+            for job in every[name].jobs(name, seeds=(seed,), seconds=config.seconds, device=config.device)
+            if config.chooses(job.problem, job.variant)
         ]
         left = missing(jobs, read_rows(config.rows))
         left.sort(key=lambda job: (config.seeds.index(job.seed), -job.seconds))  # long ones first

@@ -4,6 +4,7 @@
     python scripts/molecule.py --atom "N 0 0 0; N 0 0 1.1"                 a geometry in Angstrom (needs PySCF)
     python scripts/molecule.py --atom "O 0 0 0; O 0 0 1.2" --spin 2        open shells: spin = n_up - n_down
     python scripts/molecule.py --fcidump n2.fcidump --frozen 2             two orbitals stay doubly occupied
+    python scripts/molecule.py --fcidump n2.fcidump --determinants dice.out  start from the list of another program
     python scripts/molecule.py --help                                      every option
 
 Energies are in Hartree. The wavefunction starts from a list of selected determinants. With PySCF installed,
@@ -17,6 +18,7 @@ A repeated command continues an interrupted run, or shows the result of a finish
 import math
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -29,8 +31,11 @@ from nqs.estimators.extrapolation import zero_variance
 from nqs.estimators.second_order import second_order
 from nqs.exact import ground_state
 from nqs.hamiltonians import Molecule
+from nqs.hamiltonians.determinant_list import read_determinants
 from nqs.hamiltonians.orbital_order import reordered
 from nqs.hamiltonians.reference_energies import Energies
+from nqs.models import ListedState
+from nqs.recipes.peaked import from_list
 
 LANCZOS = 6e7  # elements of the matrix of the sector: a gigabyte
 PERTURBED = 2**22  # connected determinants of the second-order correction: seconds
@@ -56,6 +61,8 @@ class Config:
     cutoff: float = 1e-12  # integrals and matrix elements up to this modulus are left out, Hartree
     sampled_elements: int | None = None  # of a determinant in local energies on average, for large bases; None: all
     spin_penalty: float = 0.0  # w of w [S^2 - s (s + 1)], s = |n_up - n_down| / 2, Hartree: no higher total spin
+    # determinants and amplitudes of another program to start from: text of Dice or block2, or .npz
+    determinants: Path | None = None
     fci: int = 10_000_000  # determinants of full configuration interaction, at most; fewer within a time limit; 0: none
 
     options: CommonOptions = field(default_factory=Options)
@@ -90,18 +97,32 @@ def molecule_of(config: Config) -> Molecule:
 
 def main(config: Config) -> Result:
     molecule = molecule_of(config)
+    reference = None if config.determinants is None else listed_in(config.determinants, config.order, molecule)
     minutes = config.options.minutes
     fci = config.fci if minutes is None else min(config.fci, int(FCI_IN_A_MINUTE * minutes))
     energies = with_lanczos(molecule, Energies.of(molecule, fci), fci)
     print(energies)
     name = "molecule-" + "".join(letter if letter.isalnum() else "-" for letter in molecule.name)
-    result = config.options.ground_state(molecule, name=name)
+    result = config.options.ground_state(molecule, name=name, reference=reference)
     begin = config.options.begin
     if minutes is None or begin is None or time.monotonic() < begin + 60 * minutes:
         for line in estimates(molecule, result):
             print(line)
     print(energies.beside(result.estimate.energy, result.estimate.error))
     return result
+
+
+def listed_in(path: Path, order: str, molecule: Molecule) -> ListedState:
+    """The list of a file as a start; its energy is printed.
+
+    Raises:
+        ValueError: orbitals that are reordered, or as `read_determinants`.
+    """
+    if order != "given":
+        raise ValueError(f"--order {order}: determinants of a file have the orbitals as given; leave --order out.")
+    found, line = from_list(molecule, *read_determinants(path, molecule), molecule.unit)
+    print(f"{path}: {line}")
+    return found
 
 
 def with_lanczos(molecule: Molecule, energies: Energies, most: int) -> Energies:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Num, UInt8
 from torch import Tensor
 
-from nqs.estimators.selected import NEAR, SelectedMatrix, first_order_space
+from nqs.estimators.selected import given_state
 from nqs.protocols import Hamiltonian
 
 
@@ -47,11 +47,5 @@ def second_order(
     largest = amplitudes[amplitudes.abs().argmax()]
     c = (amplitudes * (largest.conj() / largest.abs()) / norm).real.double()
     c = c / c.norm()
-    matrix = SelectedMatrix(hamiltonian)
-    matrix.extend(configurations)
-    energy = matrix.expectation(c.cpu().numpy())
-    _, coupling, diagonal = first_order_space(hamiltonian, configurations, c)
-    denominator = (energy - diagonal).clamp(max=-NEAR * max(1.0, abs(energy)))
-    return SecondOrder(
-        energy=energy, correction=(coupling.square() / denominator).sum().item(), n_configurations=len(configurations)
-    )
+    found = given_state(hamiltonian, configurations, c)
+    return SecondOrder(energy=found.energy, correction=found.second_order, n_configurations=len(configurations))

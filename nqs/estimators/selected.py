@@ -72,13 +72,40 @@ def selected_state(
     for remaining in reversed(range(rounds)):
         matrix.extend(n)
         energy, c = matrix.lowest(n)
-        found, coupling, diagonal = first_order_space(hamiltonian, n, c)
-        denominator = (energy - diagonal).clamp(max=-NEAR * max(1.0, abs(energy)))
+        found, coupling, denominator = first_order_space(hamiltonian, n, c, energy)
         amplitudes = coupling / denominator
         if len(n) >= size or not len(found) or not remaining:
             break
         wanted = min(size, int(GROWTH * len(n)) + 16)
         n = torch.cat([n, found[amplitudes.abs().topk(min(wanted - len(n), len(found))).indices]])
+    return _with_first_order(n, c, energy, found, coupling, denominator, outside)
+
+
+@torch.no_grad()
+def given_state(
+    hamiltonian: Hamiltonian, n: UInt8[Tensor, "D L"], c: Float64[Tensor, " D"], *, outside: int = 0
+) -> SelectedState:
+    """A normalised state on distinct configurations that others found, with its energy and first-order amplitudes.
+
+    Raises:
+        ValueError: the Hamiltonian has complex elements.
+    """
+    matrix = SelectedMatrix(hamiltonian)
+    matrix.extend(n)
+    energy = matrix.expectation(c.cpu().numpy())
+    return _with_first_order(n, c, energy, *first_order_space(hamiltonian, n, c, energy), outside)
+
+
+def _with_first_order(
+    n: UInt8[Tensor, "D L"],
+    c: Float64[Tensor, " D"],
+    energy: float,
+    found: UInt8[Tensor, "K L"],
+    coupling: Float64[Tensor, " K"],
+    denominator: Float64[Tensor, " K"],
+    outside: int,
+) -> SelectedState:
+    amplitudes = coupling / denominator
     largest = amplitudes.abs().topk(min(outside, len(found))).indices
     return SelectedState(
         configurations=n,
@@ -142,9 +169,9 @@ class SelectedMatrix:
 
 
 def first_order_space(
-    hamiltonian: Hamiltonian, n: UInt8[Tensor, "D L"], c: Float64[Tensor, " D"]
+    hamiltonian: Hamiltonian, n: UInt8[Tensor, "D L"], c: Float64[Tensor, " D"], energy: float
 ) -> tuple[UInt8[Tensor, "K L"], Float64[Tensor, " K"], Float64[Tensor, " K"]]:
-    """All other connected configurations k, sum_i <k|H|i> c_i, and <k|H|k>."""
+    """All other connected configurations k, sum_i <k|H|i> c_i, and E - <k|H|k>, which is negative."""
     known, hilbert = Lookup(hamiltonian.hilbert, n), hamiltonian.hilbert
     parts: list[tuple[Tensor, Tensor]] = []
     waiting = 0
@@ -158,7 +185,8 @@ def first_order_space(
             parts = [_summed(hilbert, *(torch.cat(several) for several in zip(*parts, strict=True)))]
             waiting = 0
     found, coupling = _summed(hilbert, *(torch.cat(several) for several in zip(*parts, strict=True)))
-    return found, coupling, hamiltonian.diagonal(found).double()
+    denominator = energy - hamiltonian.diagonal(found).double()
+    return found, coupling, denominator.clamp(max=-NEAR * max(1.0, abs(energy)))
 
 
 def _summed(

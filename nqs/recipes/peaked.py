@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float64, UInt8
+from torch import Tensor
 
 from nqs.estimators.estimate import with_decimals
-from nqs.estimators.selected import selected_state
+from nqs.estimators.selected import SelectedState, given_state, selected_state
 from nqs.hamiltonian import Hamiltonian, peak_of
 from nqs.models import ListedState, TransformerConfig
 from nqs.optimisation.stages import Evaluation
@@ -72,23 +74,49 @@ def listed(
         each = max(1, len(hamiltonian.connected(peak[None]).elements))
         rate = SELECTION_FRACTION * ELEMENTS_IN_A_SECOND[torch.device(device).type]
         size = max(1, min(size, int(60 * minutes * rate / (ROUNDS * each))))
-    outside = max(
-        0, min(FIRST_ORDER, int(PART * dimension) - size, LISTED_NUMBERS // hamiltonian.hilbert.n_sites - size)
-    )
-    state = selected_state(hamiltonian, peak[None], size, outside=outside)
+    state = selected_state(hamiltonian, peak[None], size, outside=_first_order(hamiltonian, size))
     if 1 / state.amplitudes.pow(4).sum().item() > MOST_PARTICIPATING:
         return None
-    found = ListedState(
+    return _reference(state), _line(state, unit, "selected configurations")
+
+
+def from_list(
+    hamiltonian: Hamiltonian, n: UInt8[Tensor, "D L"], amplitudes: Float64[Tensor, " D"], unit: str
+) -> tuple[ListedState, str]:
+    """A list that others made as a start, and one line; with first-order amplitudes if it is as short as ours are.
+
+    Args:
+        n: distinct configurations of the sector, those with the largest amplitudes first.
+        amplitudes: real.
+    """
+    most = LISTED_NUMBERS // hamiltonian.hilbert.n_sites
+    n, amplitudes = n[:most], amplitudes[:most] / amplitudes[:most].norm()
+    if len(n) <= SELECTED:
+        state = given_state(hamiltonian, n, amplitudes, outside=_first_order(hamiltonian, len(n)))
+        return _reference(state), _line(state, unit, "given configurations")
+    listed = ListedState(configurations=n.cpu().numpy(), amplitudes=amplitudes.cpu().numpy(), rest=MOST_REST)
+    return listed, f"{len(n):,} given configurations"
+
+
+def _first_order(hamiltonian: Hamiltonian, size: int) -> int:
+    """Number of first-order amplitudes beside a list, at most."""
+    hilbert = hamiltonian.hilbert
+    return max(0, min(FIRST_ORDER, int(PART * hilbert.dimension) - size, LISTED_NUMBERS // hilbert.n_sites - size))
+
+
+def _reference(state: SelectedState) -> ListedState:
+    return ListedState(
         configurations=torch.cat([state.configurations, state.outside]).cpu().numpy(),
         amplitudes=torch.cat([state.amplitudes, state.first_order]).cpu().numpy(),
         rest=min(max(state.rest, LEAST_REST), MOST_REST),
     )
-    line = (
-        f"{len(state.configurations):,} selected configurations, E = {with_decimals(state.energy)} {unit}, with "
-        f"second-order correction {with_decimals(state.energy + state.second_order)} {unit}, and "
-        f"{len(state.outside):,} first-order amplitudes"
+
+
+def _line(state: SelectedState, unit: str, what: str) -> str:
+    return (
+        f"{len(state.configurations):,} {what}, E = {with_decimals(state.energy)} {unit}, with second-order correction "
+        f"{with_decimals(state.energy + state.second_order)} {unit}, and {len(state.outside):,} first-order amplitudes"
     )
-    return found, line
 
 
 def network(

@@ -65,15 +65,12 @@ class Question:
     columns: tuple[Column, ...]
     times: float
 
-    def jobs(
-        self, name: str, *, problems: tuple[str, ...], seeds: tuple[int, ...], seconds: float, device: str
-    ) -> list[Job]:
+    def jobs(self, name: str, *, seeds: tuple[int, ...], seconds: float, device: str) -> list[Job]:
         """Seeds first, so that an interrupted series has every variant with its first seeds."""
         limit = self.times * seconds
         return [
             Job(question=name, problem=problem, variant=variant, seed=seed, seconds=limit, device=device)
             for seed in seeds
             for problem, variants in self.variants.items()
-            if not problems or problem in problems
             for variant in variants
         ]

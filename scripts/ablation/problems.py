@@ -45,6 +45,7 @@ PROBLEMS: dict[str, Problem] = {
     "heisenberg-6x6": Problem(square(6, 6), lambda lattice: Heisenberg(lattice, total_sz=0), 36 * -0.6788721, (6, 6)),
     "ising-32": Problem(chain(32), lambda lattice: Ising(lattice, h=0.8), ising_ring(32, 0.8), (1, 32)),
     "ising-16-ordered": Problem(chain(16), lambda lattice: Ising(lattice, h=0.5), ising_ring(16, 0.5), (1, 16)),
+    "bose-hubbard-3x4": Problem(square(3, 4), lambda lattice: BoseHubbard(lattice, 12, U=8.0), None, (3, 4)),
     # Small ones, for tests and for the measurements without training.
     "bose-hubbard-6": Problem(chain(6), lambda lattice: BoseHubbard(lattice, 6, U=4.0), -5.6901934005844454, (1, 6)),
     "heisenberg-8": Problem(chain(8), lambda lattice: Heisenberg(lattice, total_sz=0), -3.6510934089371756, (1, 8)),

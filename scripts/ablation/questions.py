@@ -13,6 +13,7 @@ from nqs.scripts.ablation import (
     probabilities,
     reuse,
     sampling_node,
+    tails,
     variants,
 )
 from nqs.scripts.ablation.jobs import Column, Job, Question, Row
@@ -95,6 +96,13 @@ def questions() -> dict[str, Question]:
             {name: tuple(cutoff.CUTOFFS) for name in cutoff.PROBLEMS},
             cutoff.run,
             cutoff.COLUMNS,
+        ),
+        "tails": _measured(
+            6,
+            "What do rare configurations of high occupation carry of the variance?",
+            {"bose-hubbard-3x4": tuple(tails.CUTOFFS)},
+            tails.run,
+            tails.COLUMNS,
         ),
         "probabilities": _measured(
             7,

@@ -8,6 +8,7 @@ from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from nqs import exact
+from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hamiltonians import BoseHubbard, Heisenberg
 from nqs.lattice import chain
 from nqs.models import TransformerConfig
@@ -70,7 +71,7 @@ class Sector(NamedTuple):
 def sector(h: Hamiltonian, psi: Wavefunction, *, gradients: bool = True) -> Sector:
     """All of a real positive state, up to the signs of its reference."""
     n = h.hilbert.configurations()
-    log_modulus, phase = psi.log_psi(n)
+    log_modulus, phase = log_psi_in_chunks(psi, n)
     amplitudes = log_modulus.exp() * phase.cos()
     p = amplitudes.square() / amplitudes.square().sum()
     local = torch.from_numpy(exact.sparse_matrix(h) @ amplitudes.numpy()) / amplitudes

@@ -12,17 +12,27 @@ Groups = dict[tuple[str, str], list[Row]]  # by problem and variant
 
 
 def with_errors(rows: Sequence[Row]) -> list[Row]:
-    """Rows of training with relative errors; without an exact energy above the lowest energy of all rows."""
+    """Rows of training with relative errors and error bars; without an exact energy above the lowest of all rows."""
     lowest: dict[str, float] = {}
     for row in rows:
         if row.get("error") is None and "energy" in row:
             lowest[row["problem"]] = min(row["energy"], lowest.get(row["problem"], math.inf))
-    return [
+    complete = [
         row | {"error": (row["energy"] - E) / abs(E)}
         if row.get("error") is None and "energy" in row and (E := lowest[row["problem"]])
         else row
         for row in rows
     ]
+    return [
+        row | {"error_bar": _relative_error_bar(row)} if row.get("energy_error") is not None else row
+        for row in complete
+    ]
+
+
+def _relative_error_bar(row: Row) -> float:
+    """Of the energy, in units of the |E0| that its error is relative to; E and E0 have the same sign."""
+    E: float = row["energy"]
+    return float(row["energy_error"] * (1 + math.copysign(1, E) * row["error"]) / abs(E))
 
 
 def grouped(rows: Iterable[Row], name: str, question: Question) -> Groups:

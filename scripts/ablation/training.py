@@ -30,6 +30,7 @@ LAYERS = 2
 LARGEST_WIDTH, WIDTH_STEPS = 512, (4, 8, 16)  # steps: what the numbers of heads allow
 COLUMNS = (
     Column("error", "relative error"),
+    Column("error_bar", "its error bar", ".1e"),
     Column("v_score", "V-score"),
     Column("parameters", "parameters", ",.0f"),
     Column("steps", "steps", ",.0f"),

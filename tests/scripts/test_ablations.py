@@ -17,7 +17,15 @@ from nqs.lattice import square
 from nqs.models.parts import FamilyConfig, LatentConfig
 from nqs.samplers import TreeSampler
 from nqs.scripts import ablations
-from nqs.scripts.ablation import families, gradient_estimators, local_energy_proxies, memory_of_orders, reuse, variants
+from nqs.scripts.ablation import (
+    families,
+    gradient_estimators,
+    local_energy_proxies,
+    memory_of_orders,
+    reuse,
+    tails,
+    variants,
+)
 from nqs.scripts.ablation.jobs import Column, Job, Question
 from nqs.scripts.ablation.orders import (
     ORDERS,
@@ -231,6 +239,19 @@ def test_local_energy_proxies_with_everything_are_the_local_energies() -> None:
     assert torch.stack(means).std(0).max() > 0.1
 
 
+@pytest.mark.usefixtures("unchecked")  # for speed
+def test_the_variance_of_evaluations_without_a_tail_is_that_of_the_sector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tails, "STEPS", 10)
+    monkeypatch.setattr(tails, "EVALUATIONS", 5)
+    monkeypatch.setattr(tails, "EVALUATION", 10**7)
+    free, cut = (tails.run(job("tails", "bose-hubbard-6", variant)) for variant in tails.CUTOFFS)
+    assert 0 < free["weight"] < 1
+    assert cut["weight"] == cut["of_variance"] == 0
+    for row in (free, cut):
+        assert row["sampled"] == pytest.approx(row["variance"], rel=0.02)
+        assert row["coverage"] > 0.5
+
+
 def test_log_psi_of_long_sequences() -> None:
     logits = torch.randn((50, 64, 3), generator=torch.Generator().manual_seed(0))
     n = logits.argmax(-1, keepdim=True)
@@ -265,9 +286,8 @@ def test_reused_amplitudes_and_gradients_are_those_from_scratch() -> None:
 
 
 def test_finished_jobs_are_not_repeated_and_failed_ones_are(tmp_path: Path) -> None:
-    jobs = questions()["probabilities"].jobs(
-        "probabilities", problems=("L=64, d=2",), seeds=(0,), seconds=9, device="cpu"
-    )
+    every = questions()["probabilities"].jobs("probabilities", seeds=(0,), seconds=9, device="cpu")
+    jobs = [job for job in every if job.problem == "L=64, d=2"]
     assert {j.seconds for j in jobs} == {0.0}  # no time limit without training
     broken = replace(jobs[0], variant="none such")
     path = tmp_path / "rows.jsonl"
@@ -298,6 +318,8 @@ def test_tables_have_medians_and_ranges(tmp_path: Path) -> None:
     ]
     complete = with_errors([*rows, {"question": "q", "problem": "p", "variant": "a", "failed": "x"}])
     assert [row["error"] for row in complete[:4]] == pytest.approx([0, 0.2, 0.5, 0.1])  # above the lowest energy
+    above = [{"problem": "p", "energy": E, "energy_error": 0.2, "error": (E + 5) / 5} for E in (-4.0, -5.5)]
+    assert [row["error_bar"] for row in with_errors(above)] == pytest.approx([0.04, 0.04])
     lines = table(complete, "q", question).splitlines()
     assert lines[0] == "| problem | variant | error | seeds |"
     assert lines[2:] == ["| p | b | 1.0e-01 | 1 |", "| p | a | 2.0e-01 (0.0e+00 to 5.0e-01) | 3 |"]
@@ -311,6 +333,14 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     ablations.main(ablations.Config(list=True))
     listed = capsys.readouterr().out
     assert all(f"{name}: " in listed for name in questions())
+    # Variants of several questions: each is chosen where a question has it.
+    some = ablations.Config(
+        question=("tokens", "deembedding", "phase"), variants=("one-hot", "last position"), problems=("hubbard-3x4",),
+        list=True,
+    )  # fmt: skip
+    ablations.main(some)
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("      ")]
+    assert listed == [f"      hubbard-3x4: {name}" for name in ("one-hot", "last position", "last position")]
     assert {question.number for question in questions().values()} == set(range(1, 15))
     rows = tmp_path / "rows.jsonl"
     config = ablations.Config(question=("probabilities",), problems=("L=64, d=2",), variants=("product",), rows=rows)

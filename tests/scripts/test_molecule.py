@@ -13,6 +13,7 @@ from nqs import Archive
 from nqs.cli.commands.run import run
 from nqs.cli.errors import ExitCode
 from nqs.estimators.local_energy import local_energies
+from nqs.estimators.selected import selected_state
 from nqs.hamiltonians import Molecule
 from nqs.hamiltonians.orbital_order import fiedler_vector, reordered
 from nqs.models import ListedState, TransformerConfig
@@ -64,6 +65,25 @@ def test_without_pyscf_a_file_is_enough(call: Any, monkeypatch: pytest.MonkeyPat
     assert code == ExitCode.USAGE
     assert len(err.strip().splitlines()) == 1
     assert "pip install 'nqs[molecules]'" in err
+
+
+def test_a_list_of_another_program_is_the_start(call: Any, tmp_path: Path) -> None:
+    molecule = Molecule.from_fcidump(WATER)
+    state = selected_state(molecule, molecule.peak[None], 30)
+    letters = [" ".join("0ab2"[token] for token in row) for row in state.configurations.tolist()]
+    lines = (f"{k} {x:.10f}  {row}" for k, (x, row) in enumerate(zip(state.amplitudes.tolist(), letters, strict=True)))
+    (tmp_path / "dice.out").write_text("\n".join(lines))
+    options = ("molecule", "--fcidump", str(WATER), "--determinants", "dice.out")
+    run_options = ("--sampled", "--steps", "1", "--device", "cpu", "--fci", "0", "--archive", "water.h5")
+    code, out, err = call(*options, *run_options)
+    assert code == 0, err
+    assert "dice.out: 30 given configurations" in out
+    with Archive.open("water.h5") as archive:
+        assert FCI < archive.history["energy"][0] < FCI + 2e-3
+    code, _, err = call(*options, "--order", "fiedler")
+    assert code == ExitCode.USAGE
+    assert len(err.strip().splitlines()) == 1
+    assert "leave --order out" in err
 
 
 @pytest.mark.parametrize("arguments", [(), ("--fcidump", "x", "--atom", "H 0 0 0")])

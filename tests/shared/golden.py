@@ -489,7 +489,8 @@ def same(key: str, a: Any, b: Any, tolerance: Tolerance | None) -> bool:
     if tolerance is None or not isinstance(a, float):
         return a == b
     if key.startswith(("energies", "losses", "estimate.energy")):
-        return math.isclose(a, b, rel_tol=tolerance.energies)
+        # An energy on its way through 0 has no relative digits to keep.
+        return math.isclose(a, b, rel_tol=tolerance.energies, abs_tol=tolerance.energies)
     return math.isclose(a, b, rel_tol=tolerance.parameters, abs_tol=tolerance.parameters)
 
 
