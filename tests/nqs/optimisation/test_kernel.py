@@ -58,14 +58,18 @@ def some_samples(model: Wavefunction) -> Samples:
     return Samples(configurations=n, weights=weights / weights.sum(), log_modulus=log_modulus, phase=phase)
 
 
-def check(model: Wavefunction, memory: int) -> None:
+def check(model: Wavefunction, memory: int, *, metric: bool = False) -> None:
     samples = some_samples(model)
     generator = torch.Generator().manual_seed(3)
     factor = torch.rand(samples.n_distinct, generator=generator, dtype=torch.float64)
     factor[2], samples.weights[2] = 0.0, 0.0
-    dense = centred_jacobian(model, samples, factor)
-    streamed = StreamedJacobian(model, samples, factor, memory)
+    dense, columns = centred_jacobian(model, samples, factor), None
     assert isinstance(dense, DenseJacobian)
+    if metric:  # a factor of each column
+        columns = torch.rand(dense.shape[1], generator=generator, dtype=torch.float64)
+        dense = DenseJacobian(dense.X * columns)
+        assert centred_jacobian(model, samples, factor, columns=columns).X.equal(dense.X)
+    streamed = StreamedJacobian(model, samples, factor, memory, columns=columns)
     assert streamed.shape == dense.shape
     for found, wanted in ((streamed.gram(), dense.gram()), (streamed.metric(), dense.metric())):
         torch.testing.assert_close(found.tril(), wanted.tril())
@@ -76,20 +80,23 @@ def check(model: Wavefunction, memory: int) -> None:
 
 
 @every_phase
+@pytest.mark.parametrize("metric", [False, True])
 @pytest.mark.parametrize("memory", [100_000, 2**30])
 @pytest.mark.parametrize("name", ["transformer", "symmetric", "partly frozen", "factored"])
-def test_streamed_rows_are_those_in_memory(name: str, phase: str, memory: int) -> None:
-    check(models(phase)[name], memory)
+def test_streamed_rows_are_those_in_memory(name: str, phase: str, memory: int, *, metric: bool) -> None:
+    check(models(phase)[name], memory, metric=metric)
 
 
 @every_phase
-def test_streamed_rows_of_other_modules(phase: str) -> None:
-    check(models(phase)["torch.func"], 100_000)
+@pytest.mark.parametrize("metric", [False, True])
+def test_streamed_rows_of_other_modules(phase: str, *, metric: bool) -> None:
+    check(models(phase)["torch.func"], 100_000, metric=metric)
 
 
+@pytest.mark.parametrize("metric", [False, True])
 @pytest.mark.parametrize("memory", [1, 10_000])
-def test_layers_that_are_shared_tied_unused_or_frozen(memory: int) -> None:
-    check(Layers(bosons(3, 3)), memory)
+def test_layers_that_are_shared_tied_unused_or_frozen(memory: int, *, metric: bool) -> None:
+    check(Layers(bosons(3, 3)), memory, metric=metric)
 
 
 @every_phase
