@@ -1,15 +1,12 @@
 """The weighted, centred Jacobian streamed through memory against the whole matrix, in every precision."""
 
-import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from held import Held
 from layers import Layers
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from variants import Variant
 
 from nqs.estimators.local_energy import local_energies
@@ -148,33 +145,6 @@ def test_each_gradient_is_made_once_and_memory_is_bounded(phase: str, monkeypatc
         monkeypatch.undo()
         assert sum(evaluated) == len(groups) * U
         assert (len(groups) > 1) == (memory < 10**9)
-
-
-class Held(TorchDispatchMode):
-    """Counts the bytes of tensors made inside of it that exist at once; views count as nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.finalizers: dict[int, weakref.finalize] = {}
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
-            if storage is not None and storage._cdata not in given | self.finalizers.keys():
-                size = storage.nbytes()
-                self.finalizers[storage._cdata] = weakref.finalize(storage, self.freed, storage._cdata, size)
-                self.now += size
-                self.peak = max(self.peak, self.now)
-        return result
-
-    def freed(self, key: int, size: int) -> None:
-        self.now -= size
-        del self.finalizers[key]
 
 
 def test_bytes_are_counted_while_tensors_exist() -> None:
