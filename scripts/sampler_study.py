@@ -215,7 +215,11 @@ def proposal_times(walkers: int, rounds: int, first: int, names: Sequence[str]) 
             n_samples=walkers * rounds, n_batches=1, proposal=replace(proposal, power=0.7)
         ),
         "SMC, conditionals^0.7": SequentialSampler(
-            n_samples=walkers * rounds, n_batches=1, resample_below=0.8, proposal=replace(proposal, power=0.7)
+            n_samples=walkers * rounds,
+            n_batches=1,
+            n_islands=max(8, min(32, walkers * rounds // 2)),
+            resample_below=0.8,
+            proposal=replace(proposal, power=0.7),
         ),
     }
     print("| sampler | acceptance | tau | effective | effective/s | seconds, first draw |\n|---|---|---|---|---|---|")
