@@ -98,7 +98,7 @@ class ErrorWeights:
         """e with sum_i a_i^2 = sum e |x - <x>|^4 for the terms a_i of the scatter, one for each draw."""
         c, counts = self.samples.error_weights, self.samples.counts
         if self.samples.weighted_counts is not None:
-            return c.square() / self.samples.weighted_counts
+            return self.samples.correlation * c.square() / self.samples.weighted_counts
         if counts is None:
             return c.square()
         return torch.where(counts > 0, self.samples.correlation * c.square() / counts.clamp(min=1), 0.0)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nqs.chains import autocorrelation_time, r_hat
 from nqs.hilbert import HilbertSpace
+from nqs.islands import Islands
 
 LARGEST_BINOMIAL = 2**40  # trials up to which rounding errors of torch.binomial do not matter
 FEW_SUCCESSES = 1e6  # mean below which those of more trials are Poisson numbers
@@ -36,6 +37,10 @@ class Samples:
         weighted_counts: number of draws that an importance weight is the sum of, (sum w)^2 / sum w^2 where these
             differ; None for samples that are not weighted.
         n_drawn: number of weighted draws in all.
+        log_norm: logarithm of the mean weight of these, where weights are |psi|^2 / q; of a fixed number of draws the
+            mean, not its logarithm, is an unbiased estimate of sum |psi|^2.
+        islands: independent groups of weighted draws with common ancestors (nqs.islands); the autocorrelation time is
+            then half the number of draws that count as one.
 
     Configurations with weight 0 may be among them, after those that were drawn: their amplitudes are known, which
     serves the error bars (nqs.error_bars).
@@ -57,6 +62,8 @@ class Samples:
     acceptance: float | None = None
     weighted_counts: Float64[Tensor, " U"] | None = None
     n_drawn: int | None = None
+    log_norm: float | None = None
+    islands: Islands | None = None
 
     @property
     def n_samples(self) -> int:
@@ -88,18 +95,27 @@ class Samples:
     def correlated_as(self, x: Num[Tensor, " U"]) -> "Samples":
         """The samples with the autocorrelation time of x, the longer one of its real and imaginary part.
 
-        Unchanged where there are no chains, or where they are not stationary.
+        Unchanged where there are no chains or islands, or where they are not stationary.
         """
-        if self.chains is None or self.autocorrelation_time is None or math.isnan(self.autocorrelation_time):
+        if self.autocorrelation_time is None or math.isnan(self.autocorrelation_time):
+            return self
+        if self.islands is not None:
+            parts = torch.view_as_real(x) if x.is_complex() else x[:, None].double()
+            return replace(self, autocorrelation_time=self.islands.correlation(parts) / 2)
+        if self.chains is None:
             return self
         series = torch.view_as_real(x[self.chains]) if x.is_complex() else x[self.chains][..., None].double()
         return replace(self, autocorrelation_time=autocorrelation_time(series).max().item())
 
     @property
     def n_effective(self) -> float:
-        """Number of independent samples with the same noise: Kish's (sum w)^2 / sum w^2 of weighted draws."""
+        """Number of independent samples with the same noise: Kish's (sum w)^2 / sum w^2 of weighted draws.
+
+        Of draws with common ancestors as many as count as one; where that is not known, Kish's.
+        """
         if self.weighted_counts is not None:
-            return 1.0 / (self.weights.square() / self.weighted_counts).sum().item()
+            kish = 1.0 / (self.weights.square() / self.weighted_counts).sum().item()
+            return kish if math.isnan(self.correlation) else kish / self.correlation
         return self.n_samples / self.correlation
 
     @property
@@ -157,6 +173,7 @@ def fewer(samples: Samples, number: int, generator: torch.Generator) -> Samples:
             "threshold": None,
             "weighted_counts": None,
             "n_drawn": None,
+            "islands": None,
         }
     else:
         T, C = samples.chains.shape

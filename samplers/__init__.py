@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nqs.samplers.norm_constrained import NormConstrainedSampler
     from nqs.samplers.proposal import Proposal
     from nqs.samplers.regeneration import IndependenceSampler, QuestSampler
+    from nqs.samplers.sequential import SequentialSampler
     from nqs.samplers.tree import TreeSampler
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Proposal",
     "QuestSampler",
     "Redraw",
+    "SequentialSampler",
     "TreeSampler",
     "autoregressive",
 ]
@@ -48,6 +50,7 @@ __getattr__, __dir__ = on_first_use(
         "norm_constrained": "NormConstrainedSampler",
         "proposal": "Proposal",
         "regeneration": "IndependenceSampler QuestSampler",
+        "sequential": "SequentialSampler",
         "tree": "TreeSampler",
     },
 )

@@ -10,11 +10,11 @@ carry all of the weight, and error bars are not determinable.
 
 # Shapes: B draws, U distinct configurations, L sites.
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.amplitudes.evaluate import folded_by_all_ranks, log_psi_by_all_ranks
@@ -96,18 +96,18 @@ class ImportanceSampling:
         config = self.config
         if self.proposal.is_trained and not self.proposal.updates:
             for _ in range(config.proposal.n_first):
-                self._train([self._draw(generator)], 1)
+                self._train([self.draw(generator)], 1)
         wanted = config.n_samples / 10 if config.n_effective is None else config.n_effective
         batches: list[Draws] = []
         while len(batches) < config.n_batches:
-            batches.append(self._draw(generator))
+            batches.append(self.draw(generator))
             samples = self._weighted(batches, wanted)
             if samples.n_effective >= wanted:
                 break
         self._train(batches, config.proposal.n_updates)
         return samples
 
-    def _draw(self, generator: torch.Generator) -> "Draws":
+    def draw(self, generator: torch.Generator) -> "Draws":
         """One batch; amplitudes of equal configurations are evaluated once."""
         shape = self.config.n_samples, self.hilbert.n_sites
         n = torch.zeros(shape, dtype=torch.uint8, device=generator.device)
@@ -122,15 +122,15 @@ class ImportanceSampling:
         n, log_modulus, phase, log_weight = (torch.cat(part) for part in zip(*batches, strict=True))
         if not bool((log_weight > -torch.inf).any()):
             raise ValueError(f"psi is zero on all {len(n):,} draws of the proposal: it must reach where psi is not 0.")
-        w = (log_weight - log_weight.max()).exp()
+        every = (log_weight - log_weight.max()).exp()
         folded, angle = folded_by_all_ranks(self.wavefunction, n)
-        possible = w > 0
-        folded, w = folded[possible], w[possible]
+        possible = every > 0
+        folded, w = folded[possible], every[possible]
         first, classes = distinct(self.hilbert, folded)
         weights = torch.zeros(len(first), dtype=torch.float64, device=n.device).index_add_(0, classes, w / w.sum())
         squares = torch.zeros_like(weights).index_add_(0, classes, (w / w.sum()).square())
-        enough = 1 / squares.sum().item() >= wanted
-        return Samples(
+        rows = torch.zeros(len(n), dtype=torch.int64, device=n.device).masked_scatter_(possible, classes)
+        samples = Samples(
             configurations=folded[first],
             weights=weights,
             log_modulus=log_modulus[possible][first],
@@ -138,9 +138,21 @@ class ImportanceSampling:
             # Draws of one orbit may have different weights: so many equal ones have the same sum of squares.
             weighted_counts=weights.square() / squares,
             n_drawn=len(n),
+            log_norm=log_weight.logsumexp(0).item() - math.log(len(n)),
             normalised=self.wavefunction.normalised,
-            autocorrelation_time=None if enough else math.nan,
         )
+        return self.with_errors(samples, rows, every / w.sum(), wanted)
+
+    def with_errors(
+        self, samples: Samples, rows: Int64[Tensor, " B"], weights: Float64[Tensor, " B"], wanted: float
+    ) -> Samples:
+        """The samples with what their error bars need, not determinable where fewer are effective than wanted.
+
+        Args:
+            rows: of the samples, for every draw; any for those with the weight 0.
+            weights: of every draw.
+        """
+        return samples if samples.n_effective >= wanted else replace(samples, autocorrelation_time=math.nan)
 
     def _train(self, batches: list["Draws"], number: int) -> None:
         """Updates of the proposal towards the weighted draws, equal ones together."""

@@ -10,6 +10,11 @@ random in each step, and q is a product over pairs, each of which keeps its char
 change of f is that of the gradient of the wavefunction with respect to one-hot occupations, where it has one
 (`relaxed_log_modulus`), else the exact difference for every change of a single site or pair.
 
+The factors 1 / 2 and 1 / (2 epsilon) are those of the paper, but n is measured in charges, not by a code of the states:
+a boson more changes |n' - n|_p^p by 1, an electron by 1 (each spin is a charge of its own), a flip of a spin 1/2,
+whose 2 Sz is +-1, by 2^p. For variables 0 and 1, where a flip counts 1, the same proposal has epsilon / 2^p. States of
+equal charges are 1 apart. Pairs of sites and exact differences are no part of the paper.
+
 The multiple-try version draws M candidates n_i, chooses one with a probability proportional to a weight w(n_i|n), draws
 M - 1 candidates from there, and accepts with the probability that keeps |psi|^2 stationary for any positive w. Liu,
 Liang, Wong, J. Am. Stat. Assoc. 95, 121 (2000); Pandolfi, Bartolucci, Friel, AISTATS (2010):

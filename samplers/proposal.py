@@ -93,7 +93,7 @@ class TrainedProposal:
         """Logarithms of the tempered conditionals of every site."""
 
         def evaluate(part: Tensor) -> Tensor:
-            return self._tempered(self.model.conditionals(part).log_p).gather(-1, part.long()[..., None])[..., 0]
+            return self.tempered(self.model.conditionals(part).log_p).gather(-1, part.long()[..., None])[..., 0]
 
         with torch.no_grad():
             ranks = communicator()
@@ -112,7 +112,7 @@ class TrainedProposal:
         for site in range(n.shape[1]):
             conditionals, state = decoding.step(tokens, state)
             if site >= first:
-                log_p = self._tempered(conditionals.log_p)
+                log_p = self.tempered(conditionals.log_p)
                 token = torch.multinomial(log_p.exp(), 1, generator=generator)
                 log_q[:, site] = log_p.gather(1, token)[:, 0]
                 n[:, site] = token[:, 0]
@@ -162,7 +162,8 @@ class TrainedProposal:
         device = next(self.model.parameters()).device
         self.moments, self.updates = state["proposal_moments"].to(device), int(state["proposal_updates"])
 
-    def _tempered(self, log_p: Float64[Tensor, "*B d"]) -> Float64[Tensor, "*B d"]:
+    def tempered(self, log_p: Float64[Tensor, "*B d"]) -> Float64[Tensor, "*B d"]:
+        """Conditionals that are drawn from: those of the model to the power a, normalised."""
         if self.config.power == 1:
             return log_p
         possible = log_p > -torch.inf

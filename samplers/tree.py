@@ -24,6 +24,9 @@ from nqs.samples import Samples, split_counts
 
 MAX_SAMPLES = 10**18
 MAX_OF_TARGET = 10**12  # for a number of distinct configurations
+CPU_BYTES, GPU_FRACTION = 2**31, 0.25  # of the decoding states; on a GPU a fraction of its memory
+# States at once, in those of a full frontier: of a step and its children, and of parts of cut frontiers that wait.
+STATES = 8
 PILOT_GROWTH = 8.0  # largest factor by which a pilot run is extrapolated in the number of samples
 
 
@@ -52,6 +55,8 @@ class TreeSampler:
             independent pilot draws at first, and from the last draw afterwards.
         max_frontier: largest number of prefixes decoded together; a larger frontier is split into chunks, which bounds
             memory without changing the distribution.
+        memory: GiB for the states of all prefixes, which may lower max_frontier; None: 2 on a CPU, a quarter of the
+            memory of a GPU.
         prefix: local states of the first sites: samples of the conditional distribution given these.
         groups: on several ranks, number of prefixes that are dealt to them (nqs.samplers.decoding).
         use_cuda_graph: on a GPU, replay draws of up to some thousand distinct configurations as a CUDA graph
@@ -71,9 +76,10 @@ class TreeSampler:
     use_cuda_graph: bool = True
     prefix: tuple[int, ...] = field(default=(), metadata={"stored_if_default": False})
     groups: int = field(default=GROUPS, metadata={"stored_if_default": False})
+    memory: float | None = field(default=None, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
-        check_fields(self, at_least={"n_distinct": 1, "max_frontier": 1, "groups": 1})
+        check_fields(self, at_least={"n_distinct": 1, "max_frontier": 1, "groups": 1}, positive=("memory",))
         if (self.n_samples is None) == (self.n_distinct is None):
             raise ValueError("give either n_samples or n_distinct to TreeSampler, not both or none.")
         if self.n_samples is not None and not 1 <= self.n_samples <= MAX_SAMPLES:
@@ -148,13 +154,14 @@ class TreeSampling(Independent):
         leaves: list[Frontier] = []
         if len(config.prefix) == n_sites:
             unfinished, leaves = [], [root]
+        most = self._max_frontier(decoding, device)
         while unfinished:
             frontier = grow(decoding, unfinished.pop(), generator, n_samples)
             if frontier.tokens.shape[1] == n_sites:
                 leaves.append(frontier)
                 continue
             # Last in, first out: the parts of a cut frontier are finished in lexicographic order.
-            parts = torch.arange(len(frontier.counts), device=device).split(config.max_frontier)
+            parts = torch.arange(len(frontier.counts), device=device).split(most)
             unfinished += [frontier.select(part) for part in reversed(parts)] if len(parts) > 1 else [frontier]
         tokens, counts, log_p, phase = (
             torch.cat([leaf[i] for leaf in leaves])  # type: ignore[misc]
@@ -164,6 +171,18 @@ class TreeSampling(Independent):
         if not config.prefix:
             return samples
         return replace(samples, probability=(log_p - root.log_p).exp())
+
+    def _max_frontier(self, decoding: Decoding, device: torch.device) -> int:
+        """Prefixes decoded together: depends on the device, not on what is free of it, so that draws are repeatable."""
+        if self.config.memory is not None:
+            budget = self.config.memory * 2**30
+        elif device.type == "cuda":
+            budget = GPU_FRACTION * torch.cuda.get_device_properties(device).total_memory
+        else:
+            budget = CPU_BYTES
+        of_prefix = self.base.hilbert.n_sites * self.base.bytes_per_shared_site
+        fitting = decoding.ranks.smallest(int(budget / (STATES * max(1, of_prefix))))
+        return max(1, min(self.config.max_frontier, fitting))
 
     def _root(self, decoding: Decoding, n_samples: int, device: torch.device) -> Frontier:
         """The prefix with all samples."""

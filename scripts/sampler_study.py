@@ -3,7 +3,9 @@
     python scripts/sampler_study.py                      all targets and samplers, 30 trials of 1,000 steps
     python scripts/sampler_study.py --tune               the step size of gradient proposals is tuned for each target
     python scripts/sampler_study.py --targets ising-8 --trials 10 --steps 200
+    python scripts/sampler_study.py --samplers importance SMC    samplers whose names begin so
     python scripts/sampler_study.py --tree               time of the tree sampler from 1e4 to 1e18 samples
+    python scripts/sampler_study.py --memory 1000000     peak memory of the tree sampler, so many configurations
     python scripts/sampler_study.py --proposals --trials 200 --steps 50   autoregressive proposals for a determinant
 
 Targets: Ising-like distributions log p(x) = x J x / 2 + h x + const of 4, 8 and 16 spins x = +-1 with normal couplings
@@ -15,7 +17,8 @@ trials:
 
     TV            total variation distance of the samples of one trial to the target
     acceptance    of the moves
-    tau           autocorrelation time in steps, the longest one of log|psi| and the sites (nqs.samplers.correlated)
+    tau           autocorrelation time in steps, the longest one of log|psi| and the sites (nqs.samplers.correlated); of
+                  weighted particles half the number of those that count as one (nqs.islands), weights left aside
     effective/s   effective number of samples of all trials in a second
     seconds       of all trials together
 """
@@ -23,6 +26,7 @@ trials:
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -44,11 +48,13 @@ from nqs.samplers import (
     NormConstrainedSampler,
     Proposal,
     QuestSampler,
+    SequentialSampler,
     TreeSampler,
 )
 from nqs.samplers.markov_chains import MarkovChains
 from nqs.samplers.moves import is_hard
 from nqs.samples import Samples
+from nqs.scripts.benchmark import peak_memory
 from nqs.scripts.interval_coverage import AutoregressiveTable
 
 STEP_SIZES = (2.0, 8.0, 32.0, 128.0)
@@ -91,6 +97,7 @@ def targets(coupling: float) -> dict[str, AutoregressiveTable]:
 def samplers(trials: int, steps: int, n_steps: int = 1) -> dict[str, SamplerConfig]:
     """All samplers by name; n_steps from sample to sample."""
     chains: dict[str, Any] = {"n_samples": trials * steps, "n_chains": trials, "n_steps": n_steps}
+    particles: dict[str, Any] = {"n_samples": trials * steps, "n_islands": trials, "n_effective": 1, "n_batches": 1}
     flat = Proposal(power=0.5)
     return {
         "Metropolis": MetropolisSampler(**chains),
@@ -103,6 +110,11 @@ def samplers(trials: int, steps: int, n_steps: int = 1) -> dict[str, SamplerConf
         "QUEST, own conditionals": QuestSampler(**chains),
         "QUEST, conditionals^0.5": QuestSampler(**chains, proposal=flat),
         "independence, conditionals^0.5": IndependenceSampler(**chains, proposal=flat),
+        "importance, conditionals^0.5": SequentialSampler(**particles, resample_below=0.0, proposal=flat),
+        "SMC, conditionals^0.5": SequentialSampler(**particles, proposal=flat),
+        "SMC, conditionals^0.5, resampled at every site": SequentialSampler(
+            **particles, resample_below=1.0, proposal=flat
+        ),
         "autoregressive": TreeSampler(n_samples=trials * steps),
     }
 
@@ -139,8 +151,12 @@ def measured(sampler: SamplerConfig, psi: Wavefunction, trials: int, seed: int) 
 
 
 def of_trials(samples: Samples, psi: Wavefunction, trials: int, seed: int) -> list[np.ndarray]:
-    """The distribution sampled by every trial, (dimension,) each; independent samples are dealt to the trials."""
+    """The distribution sampled by every trial, (dimension,) each; of islands of particles by each
+    island; independent samples are dealt to the trials."""
     rank = psi.hilbert.rank(samples.configurations).numpy()
+    if samples.islands is not None:
+        islands = zip(samples.islands.rows.numpy(), samples.islands.weights.numpy(), strict=True)
+        return [np.bincount(rank[rows], w / w.sum(), minlength=psi.hilbert.dimension) for rows, w in islands]
     if samples.chains is not None:
         rows = samples.chains.numpy()
     else:
@@ -172,7 +188,18 @@ def tree_times(repetitions: int = 5) -> None:
         print(f"| 1e{power} | {samples.n_distinct} | {min(seconds):.4f} |", flush=True)
 
 
-def proposal_times(walkers: int, rounds: int, first: int) -> None:
+def tree_memory(n_samples: int) -> None:
+    """Peak memory of a draw on a 64-site chain whose samples are all distinct, above that of the program."""
+    model = Transformer(spins(64, 0), width=8, heads=2, layers=1, phase="zero")
+    generator = torch.Generator().manual_seed(0)
+    TreeSampler(n_samples=100).build(model).sample(generator)
+    before, begin = peak_memory(torch.device("cpu")), time.process_time()
+    samples = TreeSampler(n_samples=n_samples).build(model).sample(generator)
+    seconds, taken = time.process_time() - begin, peak_memory(torch.device("cpu")) - before
+    print(f"{samples.n_distinct:,} distinct: {taken / 2**30:.2f} GiB, {seconds:.0f} s of CPU time")
+
+
+def proposal_times(walkers: int, rounds: int, first: int, names: Sequence[str]) -> None:
     """Local moves against autoregressive proposals, trained alongside, for one determinant with backflow."""
     hamiltonian = FermiHubbard(square(4, 4), 5, 5, U=8.0)
     psi = DeterminantConfig().build(hamiltonian.hilbert)
@@ -184,9 +211,21 @@ def proposal_times(walkers: int, rounds: int, first: int) -> None:
         "independence": IndependenceSampler(**chains, proposal=proposal),
         "QUEST": QuestSampler(**chains, proposal=proposal),
         "importance": ImportanceSampler(n_samples=walkers * rounds, n_batches=1, proposal=proposal),
+        "importance, conditionals^0.7": ImportanceSampler(
+            n_samples=walkers * rounds, n_batches=1, proposal=replace(proposal, power=0.7)
+        ),
+        "SMC, conditionals^0.7": SequentialSampler(
+            n_samples=walkers * rounds,
+            n_batches=1,
+            n_islands=max(8, min(32, walkers * rounds // 2)),
+            resample_below=0.8,
+            proposal=replace(proposal, power=0.7),
+        ),
     }
     print("| sampler | acceptance | tau | effective | effective/s | seconds, first draw |\n|---|---|---|---|---|---|")
     for name, sampler in compared.items():
+        if not name.startswith(tuple(names)):
+            continue
         sampling, generator = sampler.build(psi), torch.Generator().manual_seed(0)
         begin = time.perf_counter()
         sampling.sample(generator)
@@ -208,7 +247,9 @@ class Config:
     targets: tuple[str, ...] = ()  # all by default
     coupling: float = 1.5  # scale of the Ising-like couplings
     tune: bool = False  # tune the step size of gradient proposals
+    samplers: tuple[str, ...] = ("",)  # beginnings of their names; all by default
     tree: bool = False  # times of the tree sampler instead
+    memory: int = 0  # peak memory of the tree sampler instead, for so many samples of a 64-site chain
     proposals: bool = False  # proposals for a determinant instead: `trials` walkers and `steps` rounds
     first: int = 500  # updates of the proposal before its first draw
     seed: int = 0
@@ -219,8 +260,11 @@ def main(config: Config) -> int:
     if config.tree:
         tree_times()
         return 0
+    if config.memory:
+        tree_memory(config.memory)
+        return 0
     if config.proposals:
-        proposal_times(config.trials, config.steps, config.first)
+        proposal_times(config.trials, config.steps, config.first, config.samplers)
         return 0
     every = targets(config.coupling)
     unknown = [name for name in config.targets if name not in every]
@@ -231,6 +275,8 @@ def main(config: Config) -> int:
         psi = every[name]
         n_steps = 2 if is_hard(psi.hilbert) else 1  # local moves and redrawn ends in turn
         for label, sampler in samplers(config.trials, config.steps, n_steps).items():
+            if not label.startswith(config.samplers):
+                continue
             used = sampler
             if config.tune and isinstance(sampler, NormConstrainedSampler):
                 used = tuned(sampler, psi, config.trials, config.seed)

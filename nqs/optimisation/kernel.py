@@ -2,6 +2,8 @@
 
     X = [ a (Re O - <Re O>) ; a (Im O - <Im O>) ],    R x P, with a factor a(n) for each configuration
 
+and, where a metric of the parameters is given, a factor for each column.
+
 A natural-gradient step needs X X^T or X^T X, and the products X v and X^T y. Where X does not fit into memory:
 
 - X X^T is summed over blocks of columns: the inputs and output gradients of some layers are stored for all
@@ -170,6 +172,7 @@ class StreamedJacobian:
         memory: bytes for blocks, their factors and passes through the network; exceeded if one layer needs more.
         precision: of the products X X^T and X^T X.
         ranks: whose rows together have the weight 1; these rows, equally many on each, are the part of this one.
+        columns: factor of each column; None for 1.
     """
 
     is_dense = False
@@ -182,9 +185,10 @@ class StreamedJacobian:
         memory: int,
         precision: Precision = "float64",
         ranks: Communicator = ALONE,
+        columns: Float64[Tensor, " P"] | None = None,
     ) -> None:
         self.wavefunction = wavefunction
-        self.ranks = ranks
+        self.ranks, self.columns = ranks, columns
         self.configurations = samples.configurations
         self.weights = samples.weights
         self.factor = factor
@@ -222,6 +226,7 @@ class StreamedJacobian:
 
     def matvec(self, v: Tensor) -> Tensor:
         if self.by_layers:
+            v = v if self.columns is None else v * self.columns
             changes = directional(self.wavefunction, self.configurations, v)  # (parts, U)
             mean = self.ranks.sum(changes @ self.weights)
             return ((changes - mean[:, None]) * self.factor).flatten()
@@ -233,7 +238,8 @@ class StreamedJacobian:
     def rmatvec(self, y: Tensor) -> Tensor:
         scaled = y.view(self.parts, -1) * self.factor  # (parts, U)
         centred = scaled - self.ranks.sum(scaled.sum(1, keepdim=True)) * self.weights
-        return combined(self.wavefunction, self.configurations, centred)
+        gradient = combined(self.wavefunction, self.configurations, centred)
+        return gradient if self.columns is None else gradient * self.columns
 
     # ---- rows ----
 
@@ -252,6 +258,8 @@ class StreamedJacobian:
             gradients = scaled_jacobian(self.wavefunction, self.configurations[index], factor)
             for part, mean in zip(gradients, self.means, strict=True):
                 part.addr_(factor.to(part.dtype), mean.to(part.dtype), alpha=-1)
+            if self.columns is not None:
+                gradients.mul_(self.columns)
             rows = torch.cat([index + part * U for part in range(self.parts)])
             yield rows, gradients.flatten(0, 1).to(_dtype(self.precision))
 
@@ -353,7 +361,17 @@ class StreamedJacobian:
             step = max(1, width * outputs // parameter.numel()) if sliced else outputs
             of_users = [(calls[i], name) for i, name in users]
             for first in range(0, outputs, step):
-                yield self._centred(of_users, slice(first, first + step) if sliced else slice(None))
+                rows = slice(first, first + step) if sliced else slice(None)
+                block = self._centred(of_users, rows)
+                yield block if self.columns is None else block.mul_(self.columns_of[parameter][rows].flatten())
+
+    @cached_property
+    def columns_of(self) -> dict[nn.Parameter, Float64[Tensor, "..."]]:
+        """Factors of the columns of each parameter, in its shape."""
+        assert self.columns is not None
+        parameters = [p for p in self.wavefunction.parameters() if p.requires_grad]
+        parts = self.columns.split([p.numel() for p in parameters])
+        return {p: part.view(p.shape) for p, part in zip(parameters, parts, strict=True)}
 
     def _centred(self, of_users: list[tuple[LayerFactors, str]], outputs: slice) -> Float[Tensor, "R p"]:
         """Centred columns of one parameter from the calls that use it; the gradients are overwritten."""
@@ -389,8 +407,9 @@ def centred_jacobian(
     memory: int | None = None,
     precision: Precision = "float64",
     ranks: Communicator = ALONE,
+    columns: Float64[Tensor, " P"] | None = None,
 ) -> "DenseJacobian | StreamedJacobian":
-    """X with rows scaled by `factor`: a dense matrix if it fits into `memory`, else streamed.
+    """X with rows scaled by `factor`, columns by `columns`: a dense matrix if it fits into `memory`, else streamed.
 
     Args:
         memory: bytes; None: 2 GiB on a CPU, on a GPU 60 % of what X X^T or X^T X leaves free.
@@ -405,10 +424,12 @@ def centred_jacobian(
         memory = int(GPU_FRACTION * max(0, free_memory(device) - matrices)) if device.type == "cuda" else CPU_BYTES
     memory = ranks.smallest(memory)
     if _bytes_of_number(wavefunction, precision) * R * P > memory:
-        return StreamedJacobian(wavefunction, samples, factor, memory, precision, ranks)
+        return StreamedJacobian(wavefunction, samples, factor, memory, precision, ranks, columns)
     rows = scaled_jacobian(wavefunction, samples.configurations, factor)
     for part in rows:
         centre(part, samples.weights, factor, ranks)
+    if columns is not None:
+        rows.mul_(columns)
     return DenseJacobian(rows.flatten(0, 1), precision)
 
 

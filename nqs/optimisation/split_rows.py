@@ -26,6 +26,7 @@ def jacobian_of_all_ranks(
     factor: Float64[Tensor, " U"],
     memory: int | None = None,
     precision: Precision = "float64",
+    columns: Float64[Tensor, " P"] | None = None,
 ) -> CentredJacobian:
     """X as `nqs.optimisation.kernel.centred_jacobian`; its rows are split if there are several ranks.
 
@@ -34,8 +35,8 @@ def jacobian_of_all_ranks(
     """
     ranks = communicator()
     if ranks.size == 1:
-        return centred_jacobian(wavefunction, samples, factor, memory, precision)
-    return SplitJacobian(wavefunction, samples, factor, memory, precision, ranks)
+        return centred_jacobian(wavefunction, samples, factor, memory, precision, columns=columns)
+    return SplitJacobian(wavefunction, samples, factor, memory, precision, ranks, columns)
 
 
 class SplitJacobian:
@@ -49,6 +50,7 @@ class SplitJacobian:
         memory: int | None,
         precision: Precision,
         ranks: Communicator,
+        columns: Float64[Tensor, " P"] | None = None,
     ) -> None:
         self.ranks, self.precision = ranks, precision
         self.parts, self.U = n_parts(wavefunction), samples.n_distinct
@@ -57,7 +59,7 @@ class SplitJacobian:
         self.is_filling = rows >= self.U
         self.rows = rows.clamp(max=self.U - 1)
         own = Rows(samples.configurations[self.rows], self._of_share(samples.weights))
-        self.own = centred_jacobian(wavefunction, own, self._of_share(factor), memory, precision, ranks)
+        self.own = centred_jacobian(wavefunction, own, self._of_share(factor), memory, precision, ranks, columns)
         self.shape = (self.parts * self.U, self.own.shape[1])
 
     @property

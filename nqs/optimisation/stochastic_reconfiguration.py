@@ -32,12 +32,23 @@ Momentum follows SPRING (Goldshlager, Abrahamsen, Lin, arXiv:2401.10190): the pa
 the present samples do not determine is kept,
 
     delta = mu delta' + X^T (X X^T + s)^-1 (e - mu X delta').
+
+Second moments follow MARCH (Gu et al., arXiv:2507.02644, eqs. S17 to S23): parameters whose updates change much from
+step to step are damped more. With v = beta v' + (delta - delta')^2, elementwise, the next update minimises
+
+    |X delta - e|^2 + s |v^(1/4) (delta - mu delta')|^2,
+    delta = mu delta' + v^(-1/2) X^T (X v^(-1/2) X^T + s)^-1 (e - mu X delta'),
+
+the step of SPRING for the parameters v^(1/4) theta. As above s is in units of the mean eigenvalue of the matrix that it
+is added to, which the paper's is not: a common factor of v drops out, and with it the normalisation of this average.
+v starts at 0, where it is taken as 1, and is nowhere taken below FLOOR of its mean (constants of this package).
 """
 
 # Shapes: U distinct samples, P parameters, R rows of X.
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
@@ -53,6 +64,7 @@ from nqs.samples import LocalEnergies, Samples
 
 # After a rejected step the shift is multiplied by BACKOFF, a factor that decays by RECOVERY per step.
 BACKOFF, RECOVERY = 100.0, 1.2
+FLOOR = 1e-8  # smallest second moment, in units of their mean: a parameter may hardly move
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +80,8 @@ class StochasticReconfiguration:
         final_diagonal_shift: s at the end, reached geometrically; large enough for sampling noise.
         momentum: mu of SPRING, which keeps what the samples of a step do not determine; 0 for plain stochastic
             reconfiguration.
+        second_moments: beta of MARCH, the decay of the second moments of changes of the update, below 1 and typically
+            0.995; 0 for SPRING.
         max_step: trust region: upper bound of the change of the normalised state in one step.
         precision: of the products X X^T and X^T X, which take most of the time of large steps. "float32" is for shifts
             of 1e-5 and more; "tf32" is float32 with factors rounded to 10 bits on GPUs that support it, for shifts of
@@ -84,6 +98,7 @@ class StochasticReconfiguration:
     diagonal_shift: float = 1e-3
     final_diagonal_shift: float = 1e-5
     momentum: float = 0.0
+    second_moments: float = field(default=0.0, metadata={"stored_if_default": False})
     max_step: float = 0.1
     precision: Precision = "float64"
     memory: float | None = None
@@ -93,6 +108,8 @@ class StochasticReconfiguration:
         check_fields(self, positive=(*rates, "max_step", "memory"))
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: it must be at least 0 and below 1.")
+        if not 0 <= self.second_moments < 1:
+            raise ValueError(f"second_moments={self.second_moments}: it must be at least 0 (without) and below 1.")
 
     def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0, *, check: bool = True) -> Energy:
         return Energy(hamiltonian, energy_scale)
@@ -125,7 +142,15 @@ class NaturalGradient:
         self.implicit, self.logarithmic, self.space = implicit, logarithmic, space
         self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
         self.update = torch.zeros_like(parameters_to_vector(self.parameters), dtype=torch.float64)
+        self.moments = torch.zeros_like(self.update) if config.second_moments else None  # v
         self.backoff = 1.0  # factor on the shift after rejected steps
+
+    @property
+    def columns(self) -> Float64[Tensor, " P"] | None:
+        """v^(-1/4); None for 1."""
+        if self.moments is None or not (mean := self.moments.mean().item()):
+            return None
+        return self.moments.clamp(min=FLOOR * mean).pow(-0.25)
 
     @torch.no_grad()
     def step(self, samples: Samples, local: LocalEnergies, progress: float) -> StepInfo:
@@ -139,22 +164,29 @@ class NaturalGradient:
         if self.implicit:
             damping += rate * (local.diagonal - energy).clamp(min=0)
         memory = None if config.memory is None else int(config.memory * 2**30)
-        X = jacobian_of_all_ranks(
-            self.wavefunction, samples, (samples.weights * damping).sqrt(), memory, config.precision
-        )
+        factor, columns = (samples.weights * damping).sqrt(), self.columns
+        X = jacobian_of_all_ranks(self.wavefunction, samples, factor, memory, config.precision, columns)
+        scale = 1.0 if columns is None else columns
         stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
         in_samples = in_sample_space(X, self.space)
         matrix = X.gram() if in_samples else X.metric()
         gradient = residual(samples.weights, deviation, X.shape[0]) / stiffness
-        gradient_norm = 2 * transposed_norm(X, gradient, matrix if in_samples else None)
+        if columns is None:
+            gradient_norm = 2 * transposed_norm(X, gradient, matrix if in_samples else None)
+        else:
+            gradient_norm = 2 * (X.rmatvec(gradient) / columns).norm().item()
         change = -rate * deviation / damping
         if X.shape[0] <= X.shape[1] if self.logarithmic is None else self.logarithmic:
             change = log_of_one_plus(change)
         wanted = residual(samples.weights, damping * change, X.shape[0]) / stiffness
-        previous = config.momentum * self.update
+        previous = config.momentum * self.update / scale
         unseen = -wanted / rate - X.matvec(previous) if config.momentum else -wanted / rate
-        self.update = previous + solve(X, unseen, shift, self.space, matrix)
-        rate, norm = bounded(rate, X.matvec(self.update) / stiffness, samples, config.max_step)
+        scaled = previous + solve(X, unseen, shift, self.space, matrix)
+        rate, norm = bounded(rate, X.matvec(scaled) / stiffness, samples, config.max_step)
+        update = scale * scaled
+        if self.moments is not None:
+            self.moments = config.second_moments * self.moments + (update - self.update).square()
+        self.update = update
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
         limit = energy_limit(samples, local, energy, norm)
@@ -163,12 +195,17 @@ class NaturalGradient:
     def reject(self) -> None:
         self.backoff *= BACKOFF
         self.update.zero_()
+        if self.moments is not None and not bool(self.moments.isfinite().all()):
+            self.moments.zero_()
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"update": self.update, "trust": torch.tensor([self.backoff], dtype=torch.float64)}
+        state = {"update": self.update, "trust": torch.tensor([self.backoff], dtype=torch.float64)}
+        return state if self.moments is None else state | {"second_moments": self.moments}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.update = state["update"].to(self.update.device)
+        if self.moments is not None and "second_moments" in state:
+            self.moments = state["second_moments"].to(self.update.device)
         if "trust" in state:
             (self.backoff,) = state["trust"].tolist()
         elif "guard" in state:  # of 0.1: the limit of the energy, the factor on the shift, and numbers of exact steps

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from nqs.optimisation.exact_steps import ExactSteps
@@ -52,6 +52,7 @@ class OptimiserOptions:
         final_diagonal_shift: at the end, reached geometrically.
         max_step: trust region: largest change of the normalised state in one step.
         momentum: of SPRING: keeps what the samples of a step do not determine.
+        second_moments: beta of MARCH, their decay: parameters whose updates change much are damped more.
         precision: of the products that form the kernel matrix: "float64"; "float32" for shifts of 1e-5 and more; "tf32"
             for shifts of 1e-3 and more, on GPUs that have it (docs/speed.md).
         memory: GiB of the rows of the Jacobian; where they do not fit they are streamed.
@@ -63,6 +64,7 @@ class OptimiserOptions:
     final_diagonal_shift: float | None = None
     max_step: float | None = None
     momentum: float | None = None
+    second_moments: float | None = field(default=None, metadata={"stored_if_default": False})
     precision: Precision | None = None
     memory: float | None = None
 
@@ -73,7 +75,7 @@ class OptimiserOptions:
     @property
     def given(self) -> dict[str, Any]:
         """The options that are not None."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -112,9 +114,10 @@ def optimiser(
 
 def _exact_steps(wishes: Mapping[str, Any]) -> ExactSteps:
     options = dict(wishes)
-    momentum, final = options.pop("momentum", 0.0), options.pop("final_learning_rate", None)
-    if momentum:
-        raise ValueError(f"momentum={momentum:g}: sums over the whole sector have no use for it; leave it out.")
+    final = options.pop("final_learning_rate", None)
+    for name in ("momentum", "second_moments"):
+        if value := options.pop(name, 0.0):
+            raise ValueError(f"{name}={value:g}: sums over the whole sector have no use for it; leave it out.")
     if "learning_rate" in options:
         options["time"] = options.pop("learning_rate")
     steps = ExactSteps(**(EXACT | options))

@@ -218,7 +218,7 @@ def chains_of(samples: Samples) -> dict[str, float]:
     numbers = {
         "effective": samples.n_effective if dependent else None,
         "acceptance": samples.acceptance,
-        "autocorrelation_time": samples.autocorrelation_time,
+        "autocorrelation_time": samples.autocorrelation_time if samples.islands is None else None,
         "r_hat": samples.r_hat,
     }
     return {name: number for name, number in numbers.items() if number is not None}

@@ -27,6 +27,7 @@ from nqs.samplers import (
     NormConstrainedSampler,
     Proposal,
     QuestSampler,
+    SequentialSampler,
     TreeSampler,
 )
 from nqs.symmetry import symmetries_of
@@ -72,6 +73,7 @@ CHAINS = [
     IndependenceSampler(n_samples=40_000, n_chains=2_000, proposal=NETWORK),
     QuestSampler(n_samples=40_000, n_chains=2_000, n_steps=4, proposal=NETWORK),
     ImportanceSampler(n_samples=40_000, proposal=NETWORK),
+    SequentialSampler(n_samples=40_000, proposal=NETWORK),
     TreeSampler(n_samples=10**18),
 ]
 

@@ -26,6 +26,7 @@ from nqs.samplers import (
     Proposal,
     QuestSampler,
     Redraw,
+    SequentialSampler,
 )
 from nqs.samplers.markov_chains import Walkers
 from nqs.samplers.norm_constrained import Groups
@@ -165,6 +166,8 @@ def test_norms_of_changes_count_charges() -> None:
     assert groups.norm(codes, sites)[0].tolist() == [[0, 1, 4, 9], [4, 1, 0, 1]]
     of_p_1 = Groups(bosons(2, None, n_max=3), 1, torch.device("cpu"))
     assert of_p_1.norm(codes, sites)[0].tolist() == [[0, 1, 2, 3], [2, 1, 0, 1]]
+    for p, flip in ((1, 2.0), (2, 4.0)):  # of 2 Sz
+        assert Groups(spins(2), p, torch.device("cpu")).distance[0].tolist() == [[0, flip], [flip, 0]]
     electrons = Groups(spinful_fermions(2, 1, 1), 2, torch.device("cpu"))
     pair = torch.tensor([[0, 1]])
     codes = electrons.codes(torch.tensor([[1, 2]], dtype=torch.uint8), pair)
@@ -244,7 +247,7 @@ def test_importance_weights_are_unbiased_and_their_errors_honest() -> None:
     sampling = ImportanceSampler(n_samples=1_000, proposal=OWN).build(psi)
     hits, generator = [], seeded(0)
     for _ in range(150):
-        samples = sampling._weighted([sampling._draw(generator)], 1)
+        samples = sampling._weighted([sampling.draw(generator)], 1)
         mean, error = error_bar(samples, f[psi.hilbert.rank(samples.configurations)])
         hits.append(abs((mean - p @ f).item()) < 1.96 * error.item())
     assert np.mean(hits) > 0.9
@@ -287,6 +290,7 @@ def test_symmetric_states_are_weighted_by_orbit() -> None:
         IndependenceSampler(n_samples=40, n_chains=10, proposal=Proposal(model=NETWORK, n_first=2)),
         QuestSampler(n_samples=40, n_chains=10, proposal=Proposal(model=NETWORK, n_first=2)),
         ImportanceSampler(n_samples=40, proposal=Proposal(model=NETWORK, n_first=2)),
+        SequentialSampler(n_samples=40, n_islands=8, proposal=Proposal(model=NETWORK, n_first=2, power=0.5)),
     ],
     ids=lambda sampler: type(sampler).__name__,
 )
@@ -311,6 +315,7 @@ def test_draws_go_on_bit_for_bit(sampler: SamplerConfig) -> None:
     [
         IndependenceSampler(n_samples=400, n_chains=200, proposal=Proposal(model=NETWORK)),
         ImportanceSampler(n_samples=400, proposal=Proposal(model=NETWORK)),
+        SequentialSampler(n_samples=400, proposal=Proposal(power=0.7)),
         NormConstrainedSampler(n_samples=400, n_chains=200),
     ],
     ids=lambda sampler: type(sampler).__name__,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from held import Held
 from torch import Tensor, nn
 
 from nqs.amplitudes.evaluate import log_psi_in_chunks
@@ -29,6 +30,7 @@ from nqs.samplers import (
     Proposal,
     QuestSampler,
     Redraw,
+    SequentialSampler,
     TreeSampler,
 )
 from nqs.samplers.gumbel import conditioned_on_maximum, gumbel
@@ -62,6 +64,7 @@ SAMPLERS: dict[str, Sampler] = {
     "independence": IndependenceSampler(n_samples=200, n_chains=50, n_discarded=4, proposal=Proposal(power=0.8)),
     "QUEST": QuestSampler(n_samples=200, n_chains=50, n_discarded=4, n_steps=4),
     "importance": ImportanceSampler(n_samples=400, proposal=Proposal(power=0.8)),
+    "sequential": SequentialSampler(n_samples=400, n_islands=10, proposal=Proposal(power=0.5), resample_below=0.9),
     "one by one": one_by_one().OneByOneSampler(n_samples=300),
 }
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
@@ -213,6 +216,7 @@ class Flat(Wavefunction):
         (lambda: TreeSampler(n_samples=0), ValueError, r"n_samples=0: choose 1 to 1e\+18"),
         (lambda: TreeSampler(n_samples=10**18 + 1), ValueError, r"n_samples=1000000000000000001: choose 1 to 1e\+18"),
         (lambda: TreeSampler(n_distinct=0), ValueError, r"n_distinct=0: it must be at least 1"),
+        (lambda: TreeSampler(n_samples=1, memory=0.0), ValueError, r"memory=0.0: it must be a positive"),
         (lambda: TreeSampler(n_samples=1, max_frontier=0), ValueError, r"max_frontier=0: it must be at least 1"),
         (lambda: GumbelSampler(n_distinct=0), ValueError, r"n_distinct=0: it must be at least 1"),
         (
@@ -317,6 +321,22 @@ def test_many_samples_are_as_exact_as_their_number(n_samples: int) -> None:
     assert (np.abs(counts - n_samples * p) < error).all()
     if n_samples <= 10**16:  # above it rounding errors of p are as large as the noise of the counts
         assert chi_square(counts, p) > P_VALUE
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_states_of_all_prefixes_fit_into_the_memory() -> None:
+    """Of 2,000 distinct configurations; without a limit they take several times as much. Draws stay as they were."""
+    model, peaks, drawn = Transformer(spins(20, 0), width=16, heads=2, layers=1), {}, {}
+    whole = 2_000 * 20 * model.bytes_per_shared_site
+    for memory in (whole / 4, 16 * whole):
+        sampling = TreeSampler(n_samples=2_000, memory=memory / 2**30).build(model)
+        with Held() as held:
+            drawn[memory] = sampling.sample(seeded(0)).n_distinct
+        peaks[memory] = held.peak
+        assert held.peak < memory
+    limited, free = peaks.values()
+    assert limited < free / 2
+    assert min(drawn.values()) > 1_900
 
 
 def test_bounded_frontier_has_the_distribution_of_the_unbounded_one() -> None:

@@ -43,6 +43,16 @@ def test_unknown_targets_are_named() -> None:
 
 @pytest.mark.usefixtures("unchecked")  # for speed
 def test_proposals_for_a_determinant_have_their_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(Config(proposals=True, trials=10, steps=1, first=1)) == 0
-    rows = capsys.readouterr().out.splitlines()[2:]
-    assert [row.split("|")[1].strip() for row in rows] == ["Metropolis", "independence", "QUEST", "importance"]
+    assert main(Config(proposals=True, trials=16, steps=1, first=1)) == 0
+    names = [row.split("|")[1].strip() for row in capsys.readouterr().out.splitlines()[2:]]
+    assert names[:4] == ["Metropolis", "independence", "QUEST", "importance"]
+    assert names[4:] == ["importance, conditionals^0.7", "SMC, conditionals^0.7"]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_samplers_are_chosen_by_name_and_memory_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(Config(trials=8, steps=4, targets=("ising-4",), samplers=("SMC", "autoregressive"))) == 0
+    names = [row.split("|")[2].split(",")[0].strip() for row in capsys.readouterr().out.splitlines()[2:]]
+    assert names == ["SMC", "SMC", "autoregressive"]
+    assert main(Config(memory=50)) == 0
+    assert capsys.readouterr().out.startswith("50 distinct: 0.")

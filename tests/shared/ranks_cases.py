@@ -33,6 +33,7 @@ from nqs.samplers import (
     NormConstrainedSampler,
     Proposal,
     QuestSampler,
+    SequentialSampler,
     TreeSampler,
 )
 from nqs.samplers.cuda_graph import padded_draw
@@ -81,8 +82,8 @@ def bosons() -> Record:
 
 @case
 def spins() -> Record:
-    """Tree with n_samples, momentum."""
-    optimiser = replace(NATURAL, momentum=0.9)
+    """Tree with n_samples, momentum, second moments."""
+    optimiser = replace(NATURAL, momentum=0.9, second_moments=0.9)
     return run(Heisenberg(chain(10), 0.0), POSITIVE, TreeSampler(n_samples=1000, groups=8), optimiser)
 
 
@@ -171,6 +172,14 @@ def quest() -> Record:
 @case
 def importance() -> Record:
     sampler = ImportanceSampler(n_samples=200, proposal=Proposal(power=0.7))
+    return run(Heisenberg(chain(8), 0.0), POSITIVE, sampler)
+
+
+@case
+def sequential() -> Record:
+    """Particles of several islands, resampled; psi and the proposal are decoded side by side."""
+    proposal = Proposal(model=replace(POSITIVE, width=4, heads=1), n_first=3, power=0.7)
+    sampler = SequentialSampler(n_samples=198, n_islands=9, resample_below=0.9, proposal=proposal)
     return run(Heisenberg(chain(8), 0.0), POSITIVE, sampler)
 
 

@@ -64,6 +64,7 @@ from nqs.samplers import (
     Proposal,
     QuestSampler,
     Redraw,
+    SequentialSampler,
     TreeSampler,
 )
 from nqs.symmetry import Symmetry, space_group, spin_flip, translations
@@ -126,6 +127,7 @@ CONFIGURATIONS = [
     QuestSampler(n_samples=20, n_chains=4, proposal=Proposal(model=TransformerConfig(width=8), power=0.5)),
     IndependenceSampler(n_samples=20, n_chains=4, proposal=Proposal(n_updates=0)),
     ImportanceSampler(n_samples=100, n_effective=10),
+    SequentialSampler(n_samples=100, n_islands=10, resample_below=0.3, proposal=Proposal(power=0.5)),
     CoverageSampler(n_distinct=64, branches=2, given={0: 1}),
     LocalMoves(),
     Redraw(),

@@ -1,15 +1,12 @@
 """The weighted, centred Jacobian streamed through memory against the whole matrix, in every precision."""
 
-import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from held import Held
 from layers import Layers
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from variants import Variant
 
 from nqs.estimators.local_energy import local_energies
@@ -58,14 +55,18 @@ def some_samples(model: Wavefunction) -> Samples:
     return Samples(configurations=n, weights=weights / weights.sum(), log_modulus=log_modulus, phase=phase)
 
 
-def check(model: Wavefunction, memory: int) -> None:
+def check(model: Wavefunction, memory: int, *, metric: bool = False) -> None:
     samples = some_samples(model)
     generator = torch.Generator().manual_seed(3)
     factor = torch.rand(samples.n_distinct, generator=generator, dtype=torch.float64)
     factor[2], samples.weights[2] = 0.0, 0.0
-    dense = centred_jacobian(model, samples, factor)
-    streamed = StreamedJacobian(model, samples, factor, memory)
+    dense, columns = centred_jacobian(model, samples, factor), None
     assert isinstance(dense, DenseJacobian)
+    if metric:  # a factor of each column
+        columns = torch.rand(dense.shape[1], generator=generator, dtype=torch.float64)
+        dense = DenseJacobian(dense.X * columns)
+        assert centred_jacobian(model, samples, factor, columns=columns).X.equal(dense.X)
+    streamed = StreamedJacobian(model, samples, factor, memory, columns=columns)
     assert streamed.shape == dense.shape
     for found, wanted in ((streamed.gram(), dense.gram()), (streamed.metric(), dense.metric())):
         torch.testing.assert_close(found.tril(), wanted.tril())
@@ -76,20 +77,23 @@ def check(model: Wavefunction, memory: int) -> None:
 
 
 @every_phase
+@pytest.mark.parametrize("metric", [False, True])
 @pytest.mark.parametrize("memory", [100_000, 2**30])
 @pytest.mark.parametrize("name", ["transformer", "symmetric", "partly frozen", "factored"])
-def test_streamed_rows_are_those_in_memory(name: str, phase: str, memory: int) -> None:
-    check(models(phase)[name], memory)
+def test_streamed_rows_are_those_in_memory(name: str, phase: str, memory: int, *, metric: bool) -> None:
+    check(models(phase)[name], memory, metric=metric)
 
 
 @every_phase
-def test_streamed_rows_of_other_modules(phase: str) -> None:
-    check(models(phase)["torch.func"], 100_000)
+@pytest.mark.parametrize("metric", [False, True])
+def test_streamed_rows_of_other_modules(phase: str, *, metric: bool) -> None:
+    check(models(phase)["torch.func"], 100_000, metric=metric)
 
 
+@pytest.mark.parametrize("metric", [False, True])
 @pytest.mark.parametrize("memory", [1, 10_000])
-def test_layers_that_are_shared_tied_unused_or_frozen(memory: int) -> None:
-    check(Layers(bosons(3, 3)), memory)
+def test_layers_that_are_shared_tied_unused_or_frozen(memory: int, *, metric: bool) -> None:
+    check(Layers(bosons(3, 3)), memory, metric=metric)
 
 
 @every_phase
@@ -141,33 +145,6 @@ def test_each_gradient_is_made_once_and_memory_is_bounded(phase: str, monkeypatc
         monkeypatch.undo()
         assert sum(evaluated) == len(groups) * U
         assert (len(groups) > 1) == (memory < 10**9)
-
-
-class Held(TorchDispatchMode):
-    """Counts the bytes of tensors made inside of it that exist at once; views count as nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.finalizers: dict[int, weakref.finalize] = {}
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
-            if storage is not None and storage._cdata not in given | self.finalizers.keys():
-                size = storage.nbytes()
-                self.finalizers[storage._cdata] = weakref.finalize(storage, self.freed, storage._cdata, size)
-                self.now += size
-                self.peak = max(self.peak, self.now)
-        return result
-
-    def freed(self, key: int, size: int) -> None:
-        self.now -= size
-        del self.finalizers[key]
 
 
 def test_bytes_are_counted_while_tensors_exist() -> None:

@@ -301,6 +301,84 @@ def test_momentum_is_that_of_spring(h: BoseHubbard, implicit: bool, logarithmic:
         previous = direction
 
 
+@every_hamiltonian
+@pytest.mark.parametrize("memory", [None, 1e-5])
+@pytest.mark.parametrize("space", ["samples", "parameters"])
+@pytest.mark.parametrize("mu", [0.0, 0.9])
+def test_second_moments_are_those_of_march(h: BoseHubbard, mu: float, space: str, memory: float | None) -> None:
+    """delta minimises |X delta - e|^2 + s |v^(1/4) (delta - mu delta')|^2 (arXiv:2507.02644), by least squares.
+
+    v is the decaying sum of squared changes of the update.
+    """
+    model = transformer(h)
+    beta, shift = 0.7, 1e-2
+    configuration = Variant(
+        learning_rate=0.3,
+        momentum=mu,
+        second_moments=beta,
+        diagonal_shift=shift,
+        final_diagonal_shift=shift,
+        space=space,
+        max_step=0.05,
+        memory=memory,
+    )
+    optimiser = configuration.build(model)
+    previous = v = np.zeros(len(flat(model)))
+    for step in range(4):
+        X, rate = rows_of(h, model)[0].numpy(), configuration.learning_rate
+        before, batch = flat(model).numpy(), exhaustive(h, model)
+        info = optimiser.step(*batch.given, 0.0)
+        root = np.sqrt(stiff(h, batch, X, rate))
+        e = meant(batch, root**2, rate, logarithmic=X.shape[0] <= X.shape[1])
+        X, e = X * root[:, None], e / root
+        metric = np.maximum(v, 1e-8 * v.mean()) ** 0.25 if step else np.ones_like(v)
+        s = shift * (X**2 / metric**2).sum() / min(X.shape)
+        target = np.concatenate([e, math.sqrt(s) * metric * mu * previous])
+        direction = np.linalg.lstsq(np.vstack([X, math.sqrt(s) * np.diag(metric)]), target)[0]
+        scale = np.abs(direction).max()
+        np.testing.assert_allclose(
+            flat(model).numpy(), before - info.learning_rate * direction, rtol=0, atol=1e-7 * scale
+        )
+        assert info.gradient_norm == pytest.approx(2 * np.linalg.norm(X.T @ residual_of(batch, len(e), root)))
+        v = beta * v + (direction - previous) ** 2
+        previous = direction
+
+
+def residual_of(batch: Batch, rows: int, root: np.ndarray) -> np.ndarray:
+    """[Re, Im] sqrt(w) (E_loc - E) over the root of the stiffness."""
+    w, values = batch.samples.weights.numpy(), batch.local_energies.numpy()
+    e = np.sqrt(w) * (values - w @ values.real)
+    return np.concatenate([e.real, e.imag])[:rows] / root
+
+
+def test_the_unit_of_second_moments_drops_out() -> None:
+    """A factor on v changes no update: the shift is relative."""
+    found = []
+    for unit in (1.0, 1e-6):
+        model = transformer(REAL)
+        optimiser = StochasticReconfiguration(momentum=0.9, second_moments=0.995).build(model)
+        for _ in range(3):
+            optimiser.step(*exhaustive(REAL, model).given, 0.0)
+        optimiser.moments *= unit
+        optimiser.step(*exhaustive(REAL, model).given, 0.0)
+        found.append(flat(model))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-10)
+
+
+def test_second_moments_of_a_failed_step_are_forgotten() -> None:
+    """Of an update that is not finite; others keep theirs, as the momentum is discarded."""
+    model = transformer(REAL)
+    optimiser = StochasticReconfiguration(second_moments=0.9).build(model)
+    optimiser.step(*exhaustive(REAL, model).given, 0.0)
+    before = optimiser.moments.clone()
+    assert (before > 0).any()
+    optimiser.reject()
+    assert optimiser.moments.equal(before)
+    optimiser.moments[0] = math.nan
+    optimiser.reject()
+    assert not optimiser.moments.any()
+
+
 def test_no_momentum_means_no_memory() -> None:
     model = transformer(REAL)
     configuration = StochasticReconfiguration()
@@ -755,9 +833,10 @@ def test_unknown_or_unusable_optimisers_are_refused(name: str) -> None:
     [
         StochasticReconfiguration(),
         Variant(momentum=0.9, space="parameters"),
+        StochasticReconfiguration(momentum=0.9, second_moments=0.995),
         *(TorchOptimiser(name=name, learning_rate=0.01) for name in FIRST_ORDER),
     ],
-    ids=lambda c: getattr(c, "name", type(c).__name__),
+    ids=lambda c: getattr(c, "name", repr(c)),
 )
 def test_state_dict_continues_to_the_bit(configuration: Any) -> None:
     """Through numpy, as an archive keeps it: the rest of a run equals an uninterrupted one."""
@@ -784,7 +863,10 @@ def test_state_dict_continues_to_the_bit(configuration: Any) -> None:
 
 @pytest.mark.parametrize(
     "configuration",
-    [StochasticReconfiguration(momentum=0.5, max_step=0.3), TorchOptimiser(name="AdamW", learning_rate=0.02)],
+    [
+        StochasticReconfiguration(momentum=0.5, second_moments=0.9, max_step=0.3),
+        TorchOptimiser(name="AdamW", learning_rate=0.02),
+    ],
     ids=str,
 )
 def test_configurations_survive_json(configuration: Any) -> None:
