@@ -637,5 +637,5 @@ def test_errors_name_what_was_found_and_what_is_allowed(build, message):
 )
 def test_wrong_types_are_refused(build):
     """By our own check, or by the annotations where a run-time type checker executes them."""
-    with pytest.raises((TypeError, ValueError), match=r"must be|one size per|is unknown|Type-check"):
+    with pytest.raises((TypeError, ValueError), match=r"must be|one size per|is unknown|violates type hint"):
         build()
