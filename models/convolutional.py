@@ -48,7 +48,7 @@ class ConvolutionalConfig:
         heads: convolutions with weights of their own; must divide the width. None: one per channel.
         displacements: class of every pair of sites, L x L, such as `Lattice.displacements`, or coarser classes of pairs
             that a symmetry turns into each other: pairs of one class share weights. None: every pair is a class.
-        sites: class of every site: those of one class are alike. None: all are, and only what the convolution finds
+        sites: class of every site: those of one class are alike. (): all are, and only what the convolution finds
             around them tells them apart.
         mlp_ratio: hidden width of the layer of a site, in units of width.
         reference: fixed phase of every configuration, such as `MarshallSign`.
@@ -64,14 +64,14 @@ class ConvolutionalConfig:
     layers: int = 2
     heads: int | None = None
     displacements: tuple[tuple[int, ...], ...] | None = None
-    sites: tuple[int, ...] | None = None
+    sites: tuple[int, ...] = ()
     mlp_ratio: int = 2
     reference: ReferencePhase | None = None
     dtype: Literal["float64", "float32", "mixed"] = "float64"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.sites is not None and (not self.sites or min(self.sites) < 0):
+        if self.sites and min(self.sites) < 0:
             raise ValueError(f"sites={self.sites}: give a number from 0 for each site.")
         check_fields(self, at_least=dict.fromkeys(("width", "layers", "mlp_ratio", "n_heads"), 1))
         if self.width % self.n_heads:
@@ -110,7 +110,7 @@ class Convolutional(Wavefunction):
         d, D = hilbert.local_dim, config.width
         with torch.random.fork_rng(devices=[]), float32_by_default():
             self.states = OrdinalEmbedding(d, D)
-            self.places = None if config.sites is None else nn.Embedding(max(config.sites) + 1, D)
+            self.places = nn.Embedding(max(config.sites) + 1, D) if config.sites else None
             self.factors = OrdinalEmbedding(d, 1, order=2)
             self.pairs = nn.Linear(D, 1, bias=False)
             blocks = (ConvolutionalBlock(config, hilbert.n_sites) for _ in range(config.layers))
@@ -118,7 +118,7 @@ class Convolutional(Wavefunction):
             self.norm = LayerNorm(D)
             self.out = nn.Linear(D, 1, bias=False)
         self.register_buffer("log_start", condensate(hilbert), persistent=False)
-        if config.sites is not None:
+        if config.sites:
             if len(config.sites) != hilbert.n_sites:
                 raise ValueError(
                     f"sites are classes of {len(config.sites)} sites, but the sector has {hilbert.n_sites}."
@@ -135,7 +135,7 @@ class Convolutional(Wavefunction):
         for name, parameter in self.named_parameters():
             if name == "states.weight":
                 parameter.normal_(0.0, 1.0, generator=generator)
-                parameter /= torch.arange(len(parameter)).clamp(min=1)[:, None]  # of the step from n - 1 to n
+                parameter.div_(torch.arange(len(parameter)).clamp(min=1)[:, None])  # of the step from n - 1 to n
             elif name == "places.weight":
                 parameter.normal_(0.0, 0.5, generator=generator)
             elif name == "factors.weight":

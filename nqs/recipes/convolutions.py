@@ -90,12 +90,12 @@ def network(
     assert lattice is not None
     group = symmetries_of(hamiltonian)
     sites = classes_of_sites(lattice, group).tolist()
-    chosen = {"width": WIDTH[kind], "layers": LAYERS[kind], "dtype": "float32"} | options(given)
+    chosen: dict[str, Any] = {"width": WIDTH[kind], "layers": LAYERS[kind], "dtype": "float32"} | options(given)
     base = ConvolutionalConfig(
-        **chosen,
+        **{"heads": chosen["width"], **chosen},
         reference=reference,
         displacements=tuple(map(tuple, classes_of_pairs(lattice).tolist())),
-        sites=tuple(sites) if len(set(sites)) > 1 else None,
+        sites=tuple(sites) if len(set(sites)) > 1 else (),
     )
     sector = group if reference is None else sector_of(reference, group, hamiltonian.hilbert)
     images = point_group(sector, EVALUATION_IMAGES[kind])

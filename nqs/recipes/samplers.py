@@ -37,7 +37,7 @@ WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "c
 # were compared with so many.
 POSITIVE_WALKERS = {"cpu": 128, "cuda": 2_048}
 # Rounds of the first block that walkers of positive states forget their start in: the states begin nearly uniform.
-FORGETTING = 4
+FORGETTING = 2
 # Averages over a symmetry: images of all samples of a step, which take most of its time. In equal time the 6x6
 # Heisenberg lattice ended with a V-score of 1.7e-4 (8,000 samples and 640 steps, width 48), and with 4.0e-4 at width 32
 # (12,000 samples and 600 steps, or 6,000 and 1,150).
