@@ -6,25 +6,33 @@ one host synchronisation per draw.
 
 On a CPU the samples are those of TreeSampler, seed for seed; on a GPU random numbers depend on the capacity, and the
 samples are equally distributed. The replayed draw equals `padded_draw` bit for bit.
+
+Of several ranks the first one draws small numbers of samples for all; of large ones each rank decodes a part
+(nqs.samplers.padded_decoding), messages included in the graph.
 """
 
 # Shapes: C places on the frontier, L sites, d local states.
+import atexit
 import copy
 import math
+import weakref
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from nqs.protocols import AutoregressiveWavefunction
-from nqs.runtime.distributed import communicator
+from nqs.runtime.distributed import ALONE, Communicator, communicator
 from nqs.runtime.memory import max_chunk_rows
+from nqs.samplers.padded_decoding import PaddedDecoding, compacted, share_of
 from nqs.samples import LARGEST_BINOMIAL, split_counts
 
-MAX_CAPACITY = 2**15  # above it the kernels take longer than their launch
+MAX_CAPACITY = 2**15  # of a rank; above it the kernels take longer than their launch
 MAX_BYTES = 2**31  # of a network evaluation
 MARGIN = 1.25  # capacity per expected distinct configuration
+LEAST_SPLIT = 2**14  # places of a draw that ranks share: of fewer, its launches take as long as its kernels
+PREFIXES = 2048  # that are dealt, at least: their descendants are then about equally many on all ranks
 
 
 class Leaves(NamedTuple):
@@ -34,56 +42,56 @@ class Leaves(NamedTuple):
     counts: Int64[Tensor, " C"]
     log_p: Float64[Tensor, " C"]
     phase: Float64[Tensor, " C"]
-    number: Int64[Tensor, ""]  # where it exceeds C, samples are missing
+    sizes: Int64[Tensor, " L"]  # prefixes after each site; where a number exceeds C, samples are missing
+    most: Int64[Tensor, ""]  # places that the rank with most prefixes needed; the same for its places
+
+    @property
+    def number(self) -> Int64[Tensor, ""]:
+        return self.sizes[-1]
+
+    @property
+    def largest(self) -> Int64[Tensor, ""]:
+        """Places that the draw needed; where it exceeds C, samples are missing."""
+        return self.sizes.max()
 
 
-def padded_draw(
-    wavefunction: AutoregressiveWavefunction,
-    n_samples: Int64[Tensor, " 1"],
-    capacity: int,
-    generator: torch.Generator,
-) -> Leaves:
+def padded_draw(decoding: PaddedDecoding, n_samples: Int64[Tensor, " 1"], generator: torch.Generator) -> Leaves:
     """A draw of n_samples samples; shapes depend on the capacity alone, without host synchronisation."""
-    L, d, device = wavefunction.hilbert.n_sites, wavefunction.hilbert.local_dim, generator.device
-    place = torch.arange(capacity, device=device)
-    tokens = torch.zeros((capacity, L), dtype=torch.uint8, device=device)
-    counts = torch.zeros_like(place)
-    counts[:1] = n_samples
-    log_p = phase = torch.zeros(capacity, dtype=torch.float64, device=device)
-    number = largest = torch.ones((), dtype=torch.int64, device=device)
-    state = wavefunction.start(capacity)
+    hilbert, device, capacity = decoding.wavefunction.hilbert, generator.device, decoding.capacity
+    L, d = hilbert.n_sites, hilbert.local_dim
+    tokens = torch.zeros((1, L), dtype=torch.uint8, device=device)
+    counts = n_samples
+    log_p = phase = torch.zeros(1, dtype=torch.float64, device=device)
+    state, sizes = decoding.start(1), []
     for site in range(L):
-        conditionals, state = wavefunction.step(tokens[:, site - 1] if site else None, state)
+        conditionals, state = decoding.step(tokens[:, site - 1] if site else None, state)
         child_counts = split_counts(counts, conditionals.log_p.exp(), generator, LARGEST_BINOMIAL).flatten()  # (C d)
-        children = compacted(child_counts > 0, capacity)
-        number = (child_counts > 0).sum()
-        largest = torch.maximum(largest, number)
+        chosen = child_counts > 0
+        sizes.append(chosen.sum())
+        places = min(capacity, len(chosen))
+        children = compacted(chosen, places)
         rows = children.div(d, rounding_mode="floor")
-        counts = torch.where(place < number, child_counts.index_select(0, children), 0)
+        used = torch.arange(places, device=device) < sizes[-1]
+        counts = torch.where(used, child_counts.index_select(0, children), 0)
         log_p = log_p.index_select(0, rows) + conditionals.log_p.flatten().index_select(0, children)
         phase = phase.index_select(0, rows) + conditionals.phase.flatten().index_select(0, children)
         tokens = tokens.index_select(0, rows)
         tokens[:, site] = children - d * rows
         if site + 1 < L:
-            state = state.select(rows)
-    return Leaves(tokens, counts, log_p, phase, torch.where(largest > capacity, largest, number))
+            state = decoding.select(state, rows, counts, site)
+    most = sizes[-1] if decoding.most is None else decoding.most
+    return Leaves(tokens, counts, log_p, phase, torch.stack(sizes), most)
 
 
-def compacted(chosen: Bool[Tensor, " N"], capacity: int) -> Int64[Tensor, " C"]:
-    """Positions of the first `capacity` True entries in their order, padded with 0."""
-    place = chosen.cumsum(0) - 1
-    # False entries and those beyond the capacity go to an extra last place, which is cut off.
-    place = torch.where(chosen, place, capacity).clamp_(max=capacity)
-    positions = torch.arange(len(chosen), device=chosen.device)
-    return torch.zeros(capacity + 1, dtype=torch.int64, device=chosen.device).scatter_(0, place, positions)[:capacity]
-
-
-def capacity_for(wavefunction: AutoregressiveWavefunction, n_samples: int, n_distinct: int | None) -> int | None:
+def capacity_for(
+    wavefunction: AutoregressiveWavefunction, n_samples: int, n_distinct: int | None, ranks: Communicator = ALONE
+) -> int | None:
     """Capacity for a draw, 2^k or 3 2^k; None if it is too large to gain from a CUDA graph, or has
     counts that need draws of random length.
 
     Args:
         n_distinct: expected number of distinct configurations; None if unknown.
+        ranks: that share the draw.
     """
     if n_samples > LARGEST_BINOMIAL:
         return None
@@ -92,7 +100,8 @@ def capacity_for(wavefunction: AutoregressiveWavefunction, n_samples: int, n_dis
         largest = min(largest, math.ceil(MARGIN * n_distinct))
     power = 2 ** (largest - 1).bit_length()
     capacity = 3 * power // 4 if power >= 4 and 3 * power // 4 >= largest else power
-    fits = capacity <= MAX_CAPACITY and capacity * wavefunction.bytes_per_configuration <= MAX_BYTES
+    share = share_of(capacity, ranks.size)
+    fits = capacity <= MAX_CAPACITY * ranks.size and share * wavefunction.bytes_per_configuration <= MAX_BYTES
     return capacity if fits else None
 
 
@@ -100,25 +109,41 @@ class GraphedDraw:
     """`padded_draw` of one wavefunction and capacity as a CUDA graph.
 
     It works on a copy of the wavefunction, because a graph reads parameters at the addresses of its capture.
+
+    Args:
+        n_samples: of a draw that shows how many prefixes there are after each site.
+        ranks: that share the draw.
     """
 
-    def __init__(self, wavefunction: AutoregressiveWavefunction, capacity: int, device: torch.device) -> None:
-        self.capacity = capacity
+    def __init__(
+        self,
+        wavefunction: AutoregressiveWavefunction,
+        capacity: int,
+        device: torch.device,
+        n_samples: int = 1,
+        ranks: Communicator = ALONE,
+    ) -> None:
+        self.capacity, self.share = capacity, share_of(capacity, ranks.size)
         shared = {id(wavefunction.hilbert): wavefunction.hilbert}
         self.wavefunction = copy.deepcopy(wavefunction, shared).requires_grad_(False)
         self.generator = torch.Generator(device)
-        self.n_samples = torch.ones(1, dtype=torch.int64, device=device)
+        self.n_samples = torch.full((1,), n_samples, dtype=torch.int64, device=device)
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):  # creates tables and handles, which is not allowed during capture
-            padded_draw(self.wavefunction, self.n_samples, capacity, self.generator)
+            decoding = PaddedDecoding(self.wavefunction, capacity, ranks, math.ceil(math.log2(PREFIXES)))
+            sizes = padded_draw(decoding, self.n_samples, self.generator).sizes.tolist()
         torch.cuda.current_stream(device).wait_stream(side)
+        enough = (site + 1 for site, size in enumerate(sizes) if size >= PREFIXES)
+        decoding = PaddedDecoding(self.wavefunction, capacity, ranks, next(enough, len(sizes)))
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(self.generator)
         # The thread that watches over the messages of several ranks asks for events meanwhile.
         mode = "global" if communicator().size == 1 else "thread_local"
         with torch.cuda.graph(self.graph, capture_error_mode=mode):
-            self.leaves = padded_draw(self.wavefunction, self.n_samples, capacity, self.generator)
+            self.leaves = padded_draw(decoding, self.n_samples, self.generator)
+        if ranks.size > 1:  # a graph must be gone before the connection that its messages use
+            atexit.register(_reset, weakref.ref(self))
 
     @torch.no_grad()
     def __call__(self, wavefunction: AutoregressiveWavefunction, n_samples: int, generator: torch.Generator) -> Leaves:
@@ -132,6 +157,12 @@ class GraphedDraw:
         return self.leaves
 
 
+def _reset(graph: "weakref.ref[GraphedDraw]") -> None:
+    found = graph()
+    if found is not None:
+        found.graph.reset()
+
+
 def _tensors(wavefunction: AutoregressiveWavefunction) -> list[Tensor]:
     return [*wavefunction.parameters(), *wavefunction.buffers()]
 
@@ -142,13 +173,17 @@ class GraphCache:
     def __init__(self, wavefunction: AutoregressiveWavefunction) -> None:
         self.wavefunction = wavefunction
         self._graph: GraphedDraw | None = None
+        self._is_even = True  # the ranks had enough places for what was dealt to them
 
-    def draw_of_first_rank(self, n_samples: int, n_distinct: int | None, generator: torch.Generator) -> Leaves | None:
-        """`draw`; of several ranks rank 0 draws for all, since such draws are too small to be faster in parts."""
+    def draw_of_all_ranks(self, n_samples: int, n_distinct: int | None, generator: torch.Generator) -> Leaves | None:
+        """`draw` by all ranks in parts, or by rank 0 for all where that is as fast."""
         ranks, device = communicator(), generator.device
-        drawn = self.draw(n_samples, n_distinct, generator) if ranks.is_first else None
         if ranks.size == 1:
-            return drawn
+            return self.draw(n_samples, n_distinct, generator)
+        capacity = capacity_for(self.wavefunction, n_samples, n_distinct, ranks)
+        if self._is_even and capacity is not None and capacity >= LEAST_SPLIT:
+            return self.draw(n_samples, n_distinct, generator, ranks)
+        drawn = self.draw(n_samples, n_distinct, generator) if ranks.is_first else None
         (number,) = ranks.numbers(-1 if drawn is None else len(drawn.counts))
         if number < 0:
             return None
@@ -157,28 +192,32 @@ class GraphCache:
             tokens = torch.empty(shape, dtype=torch.uint8, device=device)
             counts = torch.empty(shape[0], dtype=torch.int64, device=device)
             log_p, phase = torch.empty((2, shape[0]), dtype=torch.float64, device=device)
-            drawn = Leaves(tokens, counts, log_p, phase, torch.tensor(shape[0], device=device))
+            drawn = Leaves(tokens, counts, log_p, phase, counts[:0], counts[:0])
         state = generator.get_state().to(device)
         ranks.from_first(*drawn[:4], state)
         generator.set_state(state.cpu())
         return drawn
 
-    def draw(self, n_samples: int, n_distinct: int | None, generator: torch.Generator) -> Leaves | None:
+    def draw(
+        self, n_samples: int, n_distinct: int | None, generator: torch.Generator, ranks: Communicator = ALONE
+    ) -> Leaves | None:
         """Leaves without empty places; None if the draw is too large, memory is short, or the capacity was exceeded."""
         wavefunction = self.wavefunction
-        capacity = capacity_for(wavefunction, n_samples, n_distinct)
+        capacity = capacity_for(wavefunction, n_samples, n_distinct, ranks)
         if capacity is None:
             return None
         graph = self._graph
         if graph is None or not capacity <= graph.capacity <= 2 * capacity:
-            if capacity > max_chunk_rows(wavefunction.bytes_per_configuration, generator.device, gpu_bytes=MAX_BYTES):
+            share, row = share_of(capacity, ranks.size), wavefunction.bytes_per_configuration
+            if ranks.any(share > max_chunk_rows(row, generator.device, gpu_bytes=MAX_BYTES)):
                 return None
-            self._graph = graph = GraphedDraw(wavefunction, capacity, generator.device)
+            self._graph = graph = GraphedDraw(wavefunction, capacity, generator.device, n_samples, ranks)
         before = generator.get_state()
         leaves = graph(wavefunction, n_samples, generator)
-        number = int(leaves.number)
-        if number > graph.capacity:
+        number, largest, most = torch.stack([leaves.number, leaves.largest, leaves.most]).tolist()
+        self._is_even = self._is_even and most <= graph.share
+        if largest > graph.capacity or most > graph.share:
             generator.set_state(before)
             return None
         tokens, counts, log_p, phase = (part[:number].clone() for part in leaves[:4])
-        return Leaves(tokens, counts, log_p, phase, leaves.number.clone())
+        return Leaves(tokens, counts, log_p, phase, leaves.sizes, leaves.most)

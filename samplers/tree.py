@@ -140,7 +140,7 @@ class TreeSampling(Independent):
         device, n_sites = generator.device, wavefunction.hilbert.n_sites
         decoding = Decoding(wavefunction, config.groups)
         if config.use_cuda_graph and not config.prefix and device.type == "cuda":
-            drawn = self._graph.draw_of_first_rank(n_samples, config.n_distinct, generator)
+            drawn = self._graph.draw_of_all_ranks(n_samples, config.n_distinct, generator)
             if drawn is not None:
                 return as_samples(wavefunction, *drawn[:4])
         root = self._root(decoding, n_samples, device)

@@ -2,9 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nqs.cli.errors import ExitCode
 from nqs.runtime.launched import is_started_by_torchrun
@@ -47,12 +48,32 @@ def launch(gpus: int, program: Sequence[str]) -> int:
     try:
         torchrun(["--nnodes", "1", "--nproc-per-node", str(gpus), *place, *program])
     except ChildFailedError as error:
-        failures = error.failures
-        code = failures.get(0, error.get_first_failure()[1]).exitcode
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        if killed := killed_rank(codes):
+            rank, name = killed
+            print(
+                f"rank {rank} was ended by {name} from outside, perhaps for lack of memory; repeat the command or "
+                "resume to continue from the last state that was saved.",
+                file=sys.stderr,
+            )
+            return 128 - codes[rank]
+        code = codes.get(0, error.get_first_failure()[1].exitcode)
         return 128 - code if code < 0 else code
     except SignalException as error:
         return 128 + int(error.sigval)
     return ExitCode.FINISHED
+
+
+def killed_rank(codes: Mapping[int, int]) -> tuple[int, str] | None:
+    """The rank that a signal ended before it could say anything, and the signal; SIGTERM is what follows for others.
+
+    Args:
+        codes: exit code of each rank that failed, negative for a signal.
+    """
+    for rank, code in codes.items():
+        if code < 0 and code != -signal.SIGTERM:
+            return rank, signal.Signals(-code).name
+    return None
 
 
 def free_port() -> int:

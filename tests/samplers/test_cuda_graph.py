@@ -11,7 +11,8 @@ from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain
 from nqs.models import MarshallSign, Transformer, TransformerConfig
 from nqs.samplers import TreeSampler
-from nqs.samplers.cuda_graph import GraphedDraw, capacity_for, compacted, padded_draw
+from nqs.samplers.cuda_graph import GraphedDraw, capacity_for, padded_draw
+from nqs.samplers.padded_decoding import PaddedDecoding, compacted
 
 SECTORS = {
     "bosons": bosons(4, 3),
@@ -36,7 +37,7 @@ def test_padded_draws_are_those_of_the_tree(hilbert: HilbertSpace, n_samples: in
         samples = TreeSampler(n_samples=n_samples).build(model).sample(torch.Generator().manual_seed(1))
         capacity = samples.n_distinct + 3
         generator = torch.Generator().manual_seed(1)
-        leaves = padded_draw(model, torch.tensor([n_samples]), capacity, generator)
+        leaves = padded_draw(PaddedDecoding(model, capacity), torch.tensor([n_samples]), generator)
     U = int(leaves.number)
     assert samples.n_distinct == U
     assert torch.equal(leaves.tokens[:U], samples.configurations)
@@ -51,8 +52,8 @@ def test_padded_draws_are_those_of_the_tree(hilbert: HilbertSpace, n_samples: in
 def test_missing_samples_are_noticed() -> None:
     model = transformer(SECTORS["spins"])
     for capacity in (1, 5, 19, 20):
-        leaves = padded_draw(model, torch.tensor([10**9]), capacity, torch.Generator().manual_seed(1))
-        assert (int(leaves.number) > capacity) == (capacity < 20)  # the sector has 20 configurations
+        leaves = padded_draw(PaddedDecoding(model, capacity), torch.tensor([10**9]), torch.Generator().manual_seed(1))
+        assert (int(leaves.largest) > capacity) == (capacity < 20)  # the sector has 20 configurations
 
 
 class Waiting(TorchDispatchMode):
@@ -75,9 +76,9 @@ class Waiting(TorchDispatchMode):
 def test_the_host_never_waits(hilbert: HilbertSpace) -> None:
     model = transformer(hilbert)
     n_samples, generator = torch.tensor([100]), torch.Generator().manual_seed(1)
-    padded_draw(model, n_samples, 12, generator)  # makes tables
+    padded_draw(PaddedDecoding(model, 12), n_samples, generator)  # makes tables
     with Waiting() as waiting:
-        leaves = padded_draw(model, n_samples, 12, generator)
+        leaves = padded_draw(PaddedDecoding(model, 12), n_samples, generator)
     assert not waiting.found
     with Waiting() as waiting:
         int(leaves.number)
@@ -113,7 +114,7 @@ def test_recorded_draws_are_the_same_bit_for_bit(hilbert: HilbertSpace, dtype: s
     one, other = (torch.Generator("cuda").manual_seed(5) for _ in range(2))
     for n_samples in (10**3, 10**9, 1):
         with torch.no_grad():
-            wanted = padded_draw(model, torch.tensor([n_samples], device="cuda"), 32, one)
+            wanted = padded_draw(PaddedDecoding(model, 32), torch.tensor([n_samples], device="cuda"), one)
             for part, reference in zip(recorded(model, n_samples, other), wanted, strict=True):
                 assert torch.equal(part, reference)
             for parameter in model.parameters():  # moved, and at another address

@@ -35,6 +35,8 @@ from nqs.samplers import (
     QuestSampler,
     TreeSampler,
 )
+from nqs.samplers.cuda_graph import padded_draw
+from nqs.samplers.padded_decoding import PaddedDecoding
 from nqs.symmetry import symmetries_of
 
 STEPS = 10
@@ -113,6 +115,24 @@ def on_orbits() -> Record:
     model = OnOrbits(base=POSITIVE, symmetry=symmetries_of(hamiltonian))
     optimiser = ExactSteps(diagonal_shift=1e-2, final_diagonal_shift=1e-2)
     return run(hamiltonian, model, ExhaustiveSampler(), optimiser)
+
+
+@case
+def padded() -> Record:
+    """Shapes that CUDA graphs need, of electrons with a phase, without a graph."""
+    model = TOY.build(FermiHubbard(chain(5), 2, 2, U=1.0).hilbert)
+    decoding = PaddedDecoding(model, 90, communicator(), deal_at=2)
+    with torch.no_grad():
+        leaves = padded_draw(decoding, torch.tensor([400]), torch.Generator().manual_seed(1))
+    number = int(leaves.number)
+    assert int(leaves.most) <= decoding.share
+    return {
+        "energies": leaves.log_p[:number].tolist(),
+        "distinct": leaves.sizes.tolist(),
+        "parameters": leaves.phase[:number].tolist(),
+        "samples": hashlib.sha256(leaves.tokens[:number].numpy().tobytes()).hexdigest(),
+        "weights": leaves.counts[:number].tolist(),
+    }
 
 
 @case

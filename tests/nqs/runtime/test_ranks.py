@@ -14,7 +14,7 @@ import torch
 from places import SHARED
 
 from nqs import Archive
-from nqs.cli.launch import free_port, launch
+from nqs.cli.launch import free_port, killed_rank, launch
 from nqs.runtime import ranks
 from nqs.runtime.distributed import Communicator, apart, communicator
 from nqs.samplers.decoding import dealt
@@ -178,6 +178,11 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="--gpus 4: PyTorch finds 2 GPUs here"):
         launch(4, ["-m", "nqs"])
+
+
+def test_a_rank_that_was_killed_is_named() -> None:
+    assert killed_rank({0: 143, 2: -9}) == (2, "SIGKILL")
+    assert killed_rank({0: -15, 1: 1}) is None
 
 
 def test_a_model_on_the_gpu_of_another_rank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
