@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import nqs
-from nqs.hamiltonians import BoseHubbard, Heisenberg, Ising
+from nqs.hamiltonians import TV, BoseHubbard, Heisenberg, Ising
 from nqs.lattice import chain, from_edges, square
 from nqs.models import ConvolutionalConfig, MarshallSign, Projected, TransformerConfig
 from nqs.protocols import Hamiltonian
@@ -17,7 +17,7 @@ BOSONS = BoseHubbard(square(4, 4), n_particles=16, U=8.0)
 SPINS = Heisenberg(square(6, 6), total_sz=0)
 
 
-@pytest.mark.parametrize("hamiltonian", [BOSONS, SPINS, Ising(square(5, 5, boundary="open"), h=3.0)], ids=str)
+@pytest.mark.parametrize("hamiltonian", [BOSONS, SPINS], ids=str)
 def test_positive_states_beyond_sums_get_convolutions(hamiltonian: Hamiltonian) -> None:
     chosen = plan(hamiltonian, device="cpu")
     assert isinstance(chosen.model, ConvolutionalConfig)
@@ -26,7 +26,7 @@ def test_positive_states_beyond_sums_get_convolutions(hamiltonian: Hamiltonian) 
     (stage,) = chosen.stages
     assert isinstance(stage.sampler, MetropolisSampler)
     assert chosen.run.minutes == 5
-    assert "Markov chains" in chosen.reason("model")
+    assert "conserved charges on a lattice of several dimensions" in chosen.reason("model")
 
 
 def test_signs_of_a_rule_are_a_reference() -> None:
@@ -36,7 +36,8 @@ def test_signs_of_a_rule_are_a_reference() -> None:
 
 
 def test_sites_differ_where_symmetries_say_so() -> None:
-    periodic, opened = (plan(h, device="cpu").model for h in (BOSONS, Ising(square(5, 5, boundary="open"), h=3.0)))
+    hamiltonians = (BOSONS, Heisenberg(square(5, 5, boundary="open"), total_sz=0.5))
+    periodic, opened = (plan(h, device="cpu").model for h in hamiltonians)
     assert isinstance(periodic, ConvolutionalConfig)
     assert periodic.sites == ()
     assert isinstance(opened, ConvolutionalConfig)
@@ -58,6 +59,11 @@ def test_evaluation_on_a_gpu_projects_on_the_point_group() -> None:
     [
         (Heisenberg(square(4, 4), total_sz=0), {}),  # a sum
         (Ising(chain(20), h=1.0), {}),  # samples, and a sum in the evaluation
+        (Ising(square(5, 5, boundary="open"), h=3.0), {}),  # nothing is conserved
+        (Heisenberg(chain(32), total_sz=0), {}),  # one dimension
+        (Heisenberg(square(32, 1), total_sz=0), {}),
+        (TV(chain(32), n_particles=15, V=1.0), {}),
+        (Heisenberg(from_edges([(i, (i + 1) % 32) for i in range(32)]), total_sz=0), {}),
         (Heisenberg(square(6, 6), total_sz=0, J=(1.0, 0.5)), {}),  # signs to learn
         (SPINS, {"distinct": 100}),
         (SPINS, {"reference": "none"}),
@@ -69,6 +75,15 @@ def test_evaluation_on_a_gpu_projects_on_the_point_group() -> None:
 def test_others_keep_the_transformer(hamiltonian: Hamiltonian, options: dict[str, object]) -> None:
     chosen = plan(hamiltonian, device="cpu", **options)
     assert isinstance(network_of(chosen.model), TransformerConfig)
+
+
+@pytest.mark.parametrize(
+    "hamiltonian", [Ising(square(5, 5, boundary="open"), h=3.0), Heisenberg(chain(32), 0.0)], ids=str
+)
+def test_others_may_have_convolutions(hamiltonian: Hamiltonian) -> None:
+    chosen = plan(hamiltonian, device="cpu", model=NetworkOptions(network="convolutional"))
+    assert isinstance(chosen.model, ConvolutionalConfig)
+    assert isinstance(chosen.stages[0].sampler, MetropolisSampler)
 
 
 def test_wishes_are_followed() -> None:
