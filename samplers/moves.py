@@ -151,9 +151,11 @@ class LocalProposer:
 
     def _codes(self, n: UInt8[Tensor, "B L"], groups: Tensor) -> Tensor:
         """Combined local state of every group, (B, M)."""
-        codes = torch.zeros((len(n), len(groups)), dtype=torch.int64, device=n.device)
-        for column, power in zip(groups.T, self.powers, strict=True):
-            codes += power * n[:, column].long()
+        states = n.long()
+        first, *others = groups.unbind(1)
+        codes = states[:, first]
+        for column in others:
+            codes.mul_(self.hilbert.local_dim).add_(states[:, column])
         return codes
 
 

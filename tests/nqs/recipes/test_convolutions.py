@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import nqs
 from nqs.hamiltonians import TV, BoseHubbard, Heisenberg, Ising
@@ -84,6 +85,23 @@ def test_others_may_have_convolutions(hamiltonian: Hamiltonian) -> None:
     chosen = plan(hamiltonian, device="cpu", model=NetworkOptions(network="convolutional"))
     assert isinstance(chosen.model, ConvolutionalConfig)
     assert isinstance(chosen.stages[0].sampler, MetropolisSampler)
+
+
+def test_amplitudes_copy_tables_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hamiltonian = Heisenberg(square(4, 4), total_sz=0)
+    wishes = NetworkOptions(network="convolutional", width=8)
+    model = plan(hamiltonian, device="cpu", model=wishes).model.build(hamiltonian.hilbert).for_steps()
+    n = hamiltonian.hilbert.random(5, torch.Generator().manual_seed(0))
+    first = model.log_psi(n)
+
+    def copy(*_: object, **__: object) -> None:
+        raise AssertionError("a copy from the host waits for the device")
+
+    for name in ("tensor", "from_numpy", "as_tensor"):
+        monkeypatch.setattr(torch, name, copy)
+    again = model.log_psi(n)
+    assert torch.equal(again.log_modulus, first.log_modulus)
+    assert torch.equal(again.phase, first.phase)
 
 
 def test_wishes_are_followed() -> None:
