@@ -48,7 +48,7 @@ def chosen_model(
     # Sizes follow when the number of orbits is known.
     config: Any = TransformerConfig(phase=known.phase, reference=known.reference)
     many = choices.distinct is not None and wishes.network is None  # many distinct ones are those of a transformer
-    if not many and (text := convolutions.reason(hamiltonian, wishes.network, wishes.given, known.phase)):
+    if not many and (text := convolutions.reason(hamiltonian, wishes.network, wishes.given, known.phase, device)):
         why.append(Reason("model", text, announced=True))
         with_symmetry = choices.symmetry == "auto"
         positive, text = convolutions.network(

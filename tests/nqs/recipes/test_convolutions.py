@@ -30,6 +30,20 @@ def test_positive_states_beyond_sums_get_convolutions(hamiltonian: Hamiltonian) 
     assert "conserved charges on a lattice of several dimensions" in chosen.reason("model")
 
 
+@pytest.mark.parametrize(
+    ("hamiltonian", "device", "wins"),
+    [
+        (SPINS, "cuda", False),  # averages over a symmetry are affordable
+        (SPINS, "cpu", True),
+        (BOSONS, "cuda", False),
+        (BOSONS, "cpu", True),
+        (Heisenberg(square(8, 8), total_sz=0), "cuda", True),
+    ],
+)
+def test_averages_over_a_symmetry_come_first_on_a_gpu(hamiltonian: Hamiltonian, device: str, wins: bool) -> None:
+    assert bool(convolutions.reason(hamiltonian, None, {}, "zero", device)) == wins
+
+
 def test_signs_of_a_rule_are_a_reference() -> None:
     model = plan(SPINS, device="cpu").model
     assert isinstance(model, ConvolutionalConfig)
