@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from nqs.runtime.lazy import on_first_use
 
 if TYPE_CHECKING:
+    from nqs.models.convolutional import Convolutional, ConvolutionalConfig
     from nqs.models.determinant import Determinant, DeterminantConfig
     from nqs.models.jastrow import Jastrow, JastrowConfig
     from nqs.models.product import Product, ProductConfig
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RBM",
+    "Convolutional",
+    "ConvolutionalConfig",
     "Determinant",
     "DeterminantConfig",
     "HartreeFock",
@@ -54,6 +57,7 @@ __all__ = [
 __getattr__, __dir__ = on_first_use(
     __name__,
     {
+        "convolutional": "Convolutional ConvolutionalConfig",
         "determinant": "Determinant DeterminantConfig",
         "jastrow": "Jastrow JastrowConfig",
         "product": "Product ProductConfig",

@@ -11,12 +11,15 @@ queries and keys on the J1-J2 model; there without the causal order j <= i, whic
 
 # Shapes: U and B configurations, T tokens (sites, times images of a symmetry), L sites, D width, H heads, E = D / H,
 # K classes.
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
+
+MATRIX_CLASSES = 4  # classes of pairs per site, at most, for which a matrix product adds up the pairs
 
 
 class Mixing(nn.Module):
@@ -66,9 +69,20 @@ class Mixing(nn.Module):
         L = len(self.classes)
         by_head = [t.view(U, -1, L, H, D // H).permute(0, 3, 2, 1, 4).reshape(U * H, L, -1) for t in (g, x)]
         of_pairs = (by_head[0] @ by_head[1].mT).view(U, H, L * L)
-        return g.new_zeros((U, H, K + 1)).index_add_(2, self.classes.flatten(), of_pairs)[:, :, :K]
+        return sums_by_class(of_pairs, self.classes.flatten(), K)
 
     parameter_gradients: ClassVar = {"weight": gradients}
+
+
+def sums_by_class(x: Float[Tensor, "U H pairs"], classes: Int64[Tensor, " pairs"], K: int) -> Float[Tensor, "U H K"]:
+    """Sums over the pairs of each class; those of class K are left out.
+
+    On a GPU by a matrix product where classes are few: many atomic additions to the same number take turns.
+    """
+    per_site = K / math.isqrt(len(classes))
+    if x.is_cuda and per_site <= MATRIX_CLASSES:
+        return x @ nn.functional.one_hot(classes, K + 1)[:, :K].to(x.dtype)
+    return x.new_zeros((*x.shape[:2], K + 1)).index_add_(2, classes, x)[:, :, :K]
 
 
 class FactoredAttention(nn.Module):

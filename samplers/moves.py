@@ -151,9 +151,11 @@ class LocalProposer:
 
     def _codes(self, n: UInt8[Tensor, "B L"], groups: Tensor) -> Tensor:
         """Combined local state of every group, (B, M)."""
-        codes = torch.zeros((len(n), len(groups)), dtype=torch.int64, device=n.device)
-        for column, power in zip(groups.T, self.powers, strict=True):
-            codes += power * n[:, column].long()
+        states = n.long()
+        first, *others = groups.unbind(1)
+        codes = states[:, first]
+        for column in others:
+            codes.mul_(self.hilbert.local_dim).add_(states[:, column])
         return codes
 
 
@@ -285,11 +287,28 @@ def is_hard(hilbert: HilbertSpace) -> bool:
     return bool(hilbert.exclusions) or hilbert.sites_differ or len(conserved) > 2 or hilbert.local_dim > 4
 
 
-def default_moves(hilbert: HilbertSpace) -> tuple[Moves, ...]:
-    """Single sites where they can change alone, pairs where something is conserved, and `Redraw` where `is_hard`."""
+def local_moves(hilbert: HilbertSpace) -> list[Moves]:
+    """Changes of single sites where they can change alone, and of pairs where something is conserved."""
     sizes = [1, 2] if any(charge.target is not None for charge in hilbert.charges) else [1]
     local = [LocalMoves(sites=size) for size in sizes if size <= hilbert.n_sites]
-    moves: list[Moves] = [one for one in local if not one.build(hilbert, torch.device("cpu")).is_empty]
+    return [one for one in local if not one.build(hilbert, torch.device("cpu")).is_empty]
+
+
+def default_moves(hilbert: HilbertSpace) -> tuple[Moves, ...]:
+    """Single sites where they can change alone, pairs where something is conserved, and `Redraw` where `is_hard`."""
+    moves = local_moves(hilbert)
     if not moves or is_hard(hilbert):
         moves.append(Redraw())
     return tuple(moves)
+
+
+def near_moves(hilbert: HilbertSpace, bonds: Sequence[Sequence[int]]) -> tuple[Moves, ...]:
+    """Changes of neighbouring sites, which are accepted more often, in turn with local changes of any sites.
+
+    The moves of `default_moves` where nothing is conserved, or where changes of two sites may not connect the sector.
+    """
+    conserved = sum(charge.target is not None for charge in hilbert.charges)
+    local = local_moves(hilbert)
+    if not conserved or conserved > 2 or hilbert.exclusions or hilbert.sites_differ or not local or not len(bonds):
+        return default_moves(hilbert)
+    return (LocalMoves(sites=bonds), *local)

@@ -69,8 +69,8 @@ class Problem:
 
 
 def of_recipe(hamiltonian: Hamiltonian, device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
-    """Network and optimiser that `nqs.recipes` chooses for sampled steps."""
-    plan = recipes.plan(hamiltonian, device=device, sampled=True)
+    """Transformer and optimiser that `nqs.recipes` chooses for sampled steps."""
+    plan = recipes.plan(hamiltonian, device=device, sampled=True, model=recipes.NetworkOptions(network="transformer"))
     return hamiltonian, plan.model.build(hamiltonian.hilbert, device).for_steps(), plan.stages[-1].optimiser
 
 

@@ -16,7 +16,10 @@ def log_psi_in_chunks(wavefunction: Wavefunction, n: UInt8[Tensor, "B L"]) -> Lo
     """`wavefunction.log_psi(n)` without gradients, in chunks sized to memory."""
     if not len(n):
         return wavefunction.log_psi(n)
-    chunks = in_chunks(wavefunction.log_psi, n, max_chunk_rows(wavefunction.bytes_per_amplitude, n.device))
+    rows = max_chunk_rows(wavefunction.bytes_per_amplitude, n.device, wanted=len(n))
+    chunks = in_chunks(wavefunction.log_psi, n, rows)
+    if len(chunks) == 1:
+        return chunks[0]
     return LogPsi(torch.cat([p.log_modulus for p in chunks]), torch.cat([p.phase for p in chunks]))
 
 

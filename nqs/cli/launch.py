@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from nqs.cli.errors import ExitCode
 from nqs.runtime.launched import is_started_by_torchrun
+from nqs.runtime.threads import usable_cores
 
 
 def is_launch_wanted(gpus: int | None) -> bool:
@@ -39,7 +40,7 @@ def launch(gpus: int, program: Sequence[str]) -> int:
             f"--gpus {gpus}: PyTorch finds {present} GPUs here; give at most as many. On CPUs, or on several machines, "
             "start the ranks with torchrun (docs/several_gpus.md)."
         )
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // gpus)))
     if sys.platform == "linux":  # one machine: no name of it has to be known in any network
         for variable in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
             os.environ.setdefault(variable, "lo")

@@ -22,10 +22,14 @@ class ConservedCharge(NamedTuple):
     values: np.ndarray  # (d,), or (L, d) where sites differ
     target: int
     modulus: int | None
+    tables: dict[torch.device, Int64[Tensor, "*L d"]]  # the values on devices that asked for them
 
     def carried(self, n: Integer[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
         """Charge of the local state of every site."""
-        table = torch.from_numpy(self.values).to(n.device)
+        # Copied once: at each copy the host would wait until a GPU has done all that it was asked for before.
+        if n.device not in self.tables:
+            self.tables[n.device] = torch.from_numpy(self.values).to(n.device)
+        table = self.tables[n.device]
         return table[n.long()] if table.ndim == 1 else table[torch.arange(len(table), device=n.device), n.long()]
 
 
@@ -55,7 +59,9 @@ class Remainders:
             values, target = values - low[:, None], target - int(low.sum())
         else:
             values, target = values % modulus, target % modulus
-        return ConservedCharge(np.where(self._exists, values, 0) if self.sites_differ else values[0], target, modulus)
+        return ConservedCharge(
+            np.where(self._exists, values, 0) if self.sites_differ else values[0], target, modulus, {}
+        )
 
     @property
     def start(self) -> int:

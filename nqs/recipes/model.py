@@ -12,7 +12,7 @@ from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
 from nqs.models import DeterminantConfig, SlaterDeterminant, TransformerConfig
 from nqs.protocols import Hamiltonian, ReferencePhase
-from nqs.recipes import peaked
+from nqs.recipes import convolutions, peaked
 from nqs.recipes.known_signs import Signs, positive_hopping
 from nqs.recipes.samplers import DISTINCT, EXHAUSTIVE_ROWS, MANY
 from nqs.recipes.steps import EXACT_STEPS, STEPS, seconds
@@ -49,7 +49,8 @@ class NetworkOptions:
 
     Attributes:
         network: "transformer", autoregressive and sampled exactly; "determinant" for determinants with backflow, whose
-            nodes are those of fermions, sampled by Markov chains.
+            nodes are those of fermions, sampled by Markov chains; "convolutional" for a positive state of residual
+            convolutions, sampled by Markov chains.
         determinants: their number.
         width: embedding width.
         layers: number of blocks.
@@ -62,7 +63,7 @@ class NetworkOptions:
         seed: of the initial parameters.
     """
 
-    network: Literal["transformer", "determinant"] | None = None
+    network: Literal["transformer", "determinant", "convolutional"] | None = None
     determinants: int | None = None
     width: int | None = None
     layers: int | None = None
@@ -78,6 +79,8 @@ class NetworkOptions:
         given = self.given
         if self.network == "determinant":
             DeterminantConfig(**_of_determinants(given))  # refuses impossible values
+        elif self.network == "convolutional":
+            convolutions.refuse_impossible(given)
         elif self.network == "transformer" and self.determinants is not None:
             raise ValueError(f"determinants={self.determinants}: a transformer has none; choose network='determinant'.")
         else:

@@ -8,7 +8,7 @@ import torch
 from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.models import SlaterDeterminant
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, stages
-from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, WavefunctionConfig, unit_of
+from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, WavefunctionConfig, lattice_of, unit_of
 from nqs.recipes.choices import Choices, Pretrain
 from nqs.recipes.model import network_of
 from nqs.recipes.peaked import is_peaked
@@ -136,8 +136,11 @@ def resolved(hamiltonian: Hamiltonian, choices: Choices) -> Plan:
         _check_determinant(config)
     wavefunction = config.build(hamiltonian.hilbert, on)
     of_steps = wavefunction.for_steps()
-    sampler = None if choices.distinct is None else sampler_of(wavefunction, choices.distinct, on)
-    chosen = method(wavefunction, on, sampler=sampler, given=choices.optimiser, sampled=choices.sampled)
+    lattice = lattice_of(hamiltonian)
+    sampler = None if choices.distinct is None else sampler_of(wavefunction, choices.distinct, on, lattice)
+    chosen = method(
+        wavefunction, on, sampler=sampler, given=choices.optimiser, sampled=choices.sampled, lattice=lattice
+    )
     run, minutes, shortened = _run(choices, chosen, of_steps, on)
     parts = stages(replace(run, temperature=0.0), chosen.sampler, chosen.optimiser, chosen.warm_up)
     why += shortened

@@ -57,6 +57,7 @@ def method(
     given: OptimiserConfig | OptimiserOptions | None = None,
     evaluation: SamplerConfig | Evaluation | None = None,
     sampled: bool = False,
+    lattice: Lattice | None = None,
 ) -> Method:
     """Samplers, optimiser, warm-up and number of steps; given parts are kept.
 
@@ -64,9 +65,10 @@ def method(
 
     Args:
         sampled: no exhaustive sums, neither in steps nor in the evaluation, whatever the dimension.
+        lattice: of the sites, whose bonds Markov chains may move along.
     """
     of_steps = wavefunction.for_steps()  # may average over fewer images
-    chosen = sampler or training_sampler(of_steps, device, sampled=sampled)
+    chosen = sampler or training_sampler(of_steps, device, sampled=sampled, lattice=lattice)
     exact, from_list = is_exhaustive(chosen), peaked.is_peaked(of_steps)
     if from_list and not exact:
         chosen = sampler or peaked.sampler(of_steps, device)

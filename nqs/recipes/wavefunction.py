@@ -7,6 +7,7 @@ import torch
 
 from nqs.models import SlaterDeterminant, TransformerConfig
 from nqs.protocols import Hamiltonian, WavefunctionConfig, lattice_of
+from nqs.recipes import convolutions
 from nqs.recipes.choices import Choices
 from nqs.recipes.known_signs import signs
 from nqs.recipes.model import NetworkOptions, determinant_reason, determinants, network, with_network
@@ -46,13 +47,20 @@ def chosen_model(
     mean_field = known.determinant if reference == "auto" else None
     # Sizes follow when the number of orbits is known.
     config: Any = TransformerConfig(phase=known.phase, reference=known.reference)
+    many = choices.distinct is not None and wishes.network is None  # many distinct ones are those of a transformer
+    if not many and (text := convolutions.reason(hamiltonian, wishes.network, wishes.given, known.phase, device)):
+        why.append(Reason("model", text, announced=True))
+        with_symmetry = choices.symmetry == "auto"
+        positive, text = convolutions.network(
+            hamiltonian, wishes.given, known.reference, device, symmetric=with_symmetry
+        )
+        return positive, None, [*why, Reason("symmetry", text, announced=True)]
     symmetric = choices.symmetry == "auto" and choices.distinct is None and not is_list(known.reference)
     if symmetric and wishes.network != "determinant":
         config, text = symmetrised(config, hamiltonian, device)
         why.append(Reason("symmetry", text, announced=True))
     terms, lattice = terms_of(config, hilbert, device), lattice_of(hamiltonian)
-    as_usual = choices.distinct is not None and wishes.network is None  # many distinct ones are those of a transformer
-    if text := "" if as_usual else determinant_reason(hamiltonian, wishes, known, terms, device):
+    if text := "" if many else determinant_reason(hamiltonian, wishes, known, terms, device):
         assert known.determinant is not None
         why = [why[0], Reason("model", text, announced=True)]
         return determinants(wishes, known.determinant, lattice, device), mean_field, why

@@ -10,21 +10,31 @@ from torch import Tensor
 # Chunk size in bytes on a CPU, about its L2/L3 cache; smaller chunks cost more calls.
 CPU_BYTES = 2**25
 GPU_FRACTION, GPU_BYTES = 0.25, 2**31  # fraction of the free device memory, and upper limit
+SMALL = 2**29  # bytes on a GPU for which the driver is not asked what is free, before each of many small batches
 
 Chunk = TypeVar("Chunk")
 
 
 def max_chunk_rows(
-    bytes_per_row: int, device: torch.device, cpu_bytes: int | None = None, gpu_bytes: int | None = None
+    bytes_per_row: int,
+    device: torch.device,
+    cpu_bytes: int | None = None,
+    gpu_bytes: int | None = None,
+    *,
+    wanted: int | None = None,
 ) -> int:
     """Number of rows of the given size to process at once on the device, at least 1.
 
     Args:
         cpu_bytes, gpu_bytes: largest chunk in bytes; by default `CPU_BYTES` and `GPU_BYTES`.
+        wanted: rows that there are: all of them on a GPU if they are small, whatever memory is free; for `in_chunks`,
+            which halves them if they do not fit.
     """
     on_cpu = CPU_BYTES if cpu_bytes is None else cpu_bytes
     on_gpu = GPU_BYTES if gpu_bytes is None else gpu_bytes
     if device.type == "cuda":
+        if wanted is not None and wanted * bytes_per_row <= min(SMALL, on_gpu):
+            return max(1, wanted)
         return max(1, int(min(on_gpu, GPU_FRACTION * free_memory(device)) / bytes_per_row))
     return max(1, on_cpu // bytes_per_row)
 

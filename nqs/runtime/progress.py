@@ -40,21 +40,29 @@ class Progress:
         self._begin = time.monotonic()
         self._last_line = -float("inf")
 
-    def update(self, status: str, total: int | None = None) -> None:
-        """Called after every step; `total` if it has changed."""
+    def update(self, status: str, total: int | None = None, seconds_left: float | None = None) -> None:
+        """Called after every step.
+
+        Args:
+            total: if it has changed.
+            seconds_left: of a time limit, where that ends the work and no number of steps does.
+        """
         self._done += 1
         if total is not None and total != self._total:
             self._total = self._bar.total = total
-        self._bar.set_postfix_str(status, refresh=False)
+        by_time = None if seconds_left is None else f"{tqdm.format_interval(max(0.0, seconds_left))} left"
+        self._bar.set_postfix_str(status if by_time is None else f"{by_time}: {status}", refresh=False)
         self._bar.update()
         now = time.monotonic()
         if self._lines and (self._done == self._total or now - self._last_line >= LINE_EVERY):
             self._last_line = now
             each = (now - self._begin) / (self._done - self._initial)
-            many, left = "?", "?"
+            many, left = "/?", "? left"
             if self._total is not None:
-                many, left = str(self._total), tqdm.format_interval(each * (self._total - self._done))
-            print(f"{self._unit} {self._done}/{many}, {each:.2g} s each, {left} left: {status}", file=sys.stderr)
+                many, left = f"/{self._total}", f"{tqdm.format_interval(each * (self._total - self._done))} left"
+            elif by_time is not None:
+                many, left = "", by_time
+            print(f"{self._unit} {self._done}{many}, {each:.2g} s each, {left}: {status}", file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self

@@ -20,8 +20,14 @@ def let_idle_threads_sleep() -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on, those of its affinity (taskset, batch jobs) where the system tells."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
 def usable_threads() -> int:
-    """Number of threads set in torch (by default one per core); 1 if idle threads would spin."""
+    """Number of threads set in torch (by default one per usable core); 1 if idle threads would spin."""
     import torch
 
     return torch.get_num_threads() if any(name in os.environ for name in VARIABLES) else 1

@@ -254,13 +254,13 @@ def evaluate_best(
     sampler = affordable(config.sampler, vmc.wavefunction, energies, limit, generator.device, OF_BATCH, known)
 
     def evaluator() -> Evaluator:
-        return Evaluator(vmc.hamiltonian, vmc.wavefunction, sampler, energy_infinity)
+        new = Evaluator(vmc.hamiltonian, vmc.wavefunction, sampler, energy_infinity)
+        # Samplers of independent draws have nothing to take over.
+        if state and type(sampler) is type(vmc.sampler) and (warm_start := getattr(new.sampler, "warm_start", None)):
+            warm_start(state, generator)
+        return new
 
     found = evaluator()
-    if state and type(sampler) is type(vmc.sampler):
-        warm_start = getattr(found.sampler, "warm_start", None)  # samplers of independent draws have none
-        if warm_start is not None:
-            warm_start(state, generator)
     try:
         estimate = found.add(generator)
     except NonFiniteError as error:
@@ -283,7 +283,8 @@ def evaluate_best(
             guard.restore(last)
     kept = OBSERVABLES * EVALUATION_FRACTION * limit.seconds
     small = config.error * abs(estimate.energy - energy_infinity) if target is None else target
-    many = config.batches if config.batches < UNKNOWN else None
+    timed = limit.seconds < math.inf
+    many = config.batches if config.batches < UNKNOWN and not timed else None
     with Progress(many, 1, show=progress and config.batches > 1, unit="batch") as bar:
         for batch in range(1, config.batches + 1):
             record.write_result(estimate)
@@ -294,7 +295,8 @@ def evaluate_best(
                 record.save()  # what there is so far is the result
                 interruption.check(f"the energy from {estimate.n_samples:,} samples is kept; nqs evaluate refines it.")
             estimate = found.add(generator)
-            bar.update(f"E = {with_error(estimate.energy, estimate.error)}")
+            left = limit.left - kept if timed else None
+            bar.update(f"E = {with_error(estimate.energy, estimate.error)}", seconds_left=left)
     samples, estimate = found.all(max(limit.left, 0.0))
     record.write_result(estimate)
     record.write_samples(samples)

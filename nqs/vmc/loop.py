@@ -15,7 +15,7 @@ from nqs.estimators.wavefunction_check import check_wavefunction
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.optimisation.known_states import penalised
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, WarmUp, stages
-from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, unit_of
+from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, lattice_of, unit_of
 from nqs.recipes.optimiser import OptimiserOptions
 from nqs.recipes.stages import method
 from nqs.runtime.interruption import Interruption
@@ -92,7 +92,10 @@ class VMC:
         self.wavefunction = wavefunction
         self.of_steps = wavefunction.for_steps()  # may average over a subgroup
         self.device = next(wavefunction.parameters()).device
-        chosen = method(wavefunction, self.device, sampler=sampler, given=optimiser, evaluation=evaluation)
+        chosen = method(
+            wavefunction, self.device, sampler=sampler, given=optimiser, evaluation=evaluation,
+            lattice=lattice_of(hamiltonian),
+        )  # fmt: skip
         self.sampler, self.optimiser = chosen.sampler, chosen.optimiser
         given = chosen.evaluation
         self.evaluation = given if isinstance(given, Evaluation) else Evaluation(sampler=given, batches=1, error=1.0)

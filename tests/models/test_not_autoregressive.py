@@ -18,6 +18,7 @@ from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import chain, square
 from nqs.models import (
+    ConvolutionalConfig,
     DeterminantConfig,
     JastrowConfig,
     ProductConfig,
@@ -63,6 +64,14 @@ MODELS: dict[str, Case] = {
     "Jastrow of displacements": Case(
         lambda seed: JastrowConfig(displacements=classes, initial=0.2, seed=seed), on_lattice
     ),
+    "convolutions": Case(lambda seed: ConvolutionalConfig(width=6, seed=seed), bosons),
+    "convolutions of displacements": Case(
+        lambda seed: ConvolutionalConfig(width=4, heads=2, layers=1, displacements=classes, seed=seed), on_lattice
+    ),
+    "convolutions of sites that differ": Case(
+        lambda seed: ConvolutionalConfig(width=4, layers=1, sites=(0, 1, 0, 1, 2, 2), seed=seed), on_lattice
+    ),
+    "convolutions, mixed": Case(lambda seed: ConvolutionalConfig(width=6, dtype="mixed", seed=seed), bosons),
     "RBM": Case(lambda seed: RBMConfig(density=2, seed=seed), spins),
     "positive RBM": Case(lambda seed: RBMConfig(phase="zero", initial=0.3, seed=seed), bosons),
     "vision transformer": Case(lambda seed: VisionConfig(width=6, layers=1, places=True, seed=seed), spins),

@@ -22,7 +22,7 @@ from nqs.lattice import chain
 from nqs.models import OnOrbits, Symmetrised, Transformer, TransformerConfig
 from nqs.protocols import Hamiltonian, LogPsi, Wavefunction
 from nqs.samplers import ConnectedMoves, LocalMoves, MetropolisSampler, Redraw
-from nqs.samplers.moves import Moves, default_moves
+from nqs.samplers.moves import Moves, default_moves, near_moves
 from nqs.samples import Samples
 from nqs.symmetry import translations
 
@@ -164,6 +164,26 @@ def test_redrawn_ends_are_balanced_and_reach_the_sector(space: HilbertSpace) -> 
 @pytest.mark.parametrize("hamiltonian", HAMILTONIANS.values(), ids=HAMILTONIANS)
 def test_connected_moves_are_balanced_and_reach_the_sector(hamiltonian: Hamiltonian) -> None:
     check_balance(ConnectedMoves(hamiltonian), hamiltonian.hilbert, connected=True)
+
+
+@every_space
+def test_moves_of_neighbours_and_others_reach_the_whole_sector(space: HilbertSpace) -> None:
+    L, D = space.n_sites, space.dimension
+    reached = np.zeros((D, D), dtype=bool)
+    for moves in near_moves(space, [[i, i + 1] for i in range(L - 1)]):
+        proposer, generator = moves.build(space, torch.device("cpu")), seeded(0)
+        n = space.configurations().repeat(max(1, 20_000 // D), 1)
+        moved, log_ratio = proposer(n, generator)
+        assert space.contains(moved).all()
+        assert log_ratio.isfinite().all()
+        reached[space.rank(n).numpy(), space.rank(moved).numpy()] = True
+    assert scipy.sparse.csgraph.connected_components(reached, directed=True, connection="strong")[0] == 1
+
+
+def test_bosons_move_to_neighbours_first() -> None:
+    bonds = chain(4).bonds().tolist()
+    assert near_moves(bosons(4, 6), bonds) == (LocalMoves(sites=bonds), LocalMoves(sites=2))
+    assert near_moves(spins(4), bonds) == default_moves(spins(4))
 
 
 @pytest.mark.parametrize("sites", [1, 2, 3, chain(6).bonds().tolist()], ids=str)

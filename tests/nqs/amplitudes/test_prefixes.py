@@ -238,6 +238,18 @@ def test_out_of_memory_halves_the_pieces_and_goes_on() -> None:
     assert small.sizes == [8, 8, 8, 6]
 
 
+def test_small_batches_do_not_ask_a_gpu_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(chunks, "free_memory", lambda device: asked.append(device) or 4000)
+    gpu = torch.device("cuda")
+    assert chunks.max_chunk_rows(10, gpu, wanted=7000) == 7000
+    assert not asked
+    assert chunks.max_chunk_rows(chunks.SMALL, gpu, wanted=2) == 1  # of a quarter of what is free
+    assert chunks.max_chunk_rows(10, gpu, wanted=7000, gpu_bytes=500) == 50
+    assert chunks.max_chunk_rows(10, gpu) == 100
+    assert len(asked) == 3
+
+
 def test_a_single_row_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError, match="too large"):
         in_chunks(SmallDevice(limit=0), torch.arange(5), 5)

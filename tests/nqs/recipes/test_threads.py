@@ -1,5 +1,6 @@
 """Threads: one for small steps, as many as asked for, nothing at import, and all as it was after a run."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from nqs.lattice import chain
 from nqs.models import Symmetrised, Transformer, TransformerConfig
 from nqs.protocols import Sampler
 from nqs.recipes.threads import LARGE_JACOBIAN, SMALL_NETWORK, jacobian_entries
-from nqs.runtime.threads import usable_threads, using_threads
+from nqs.runtime.threads import usable_cores, usable_threads, using_threads
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.symmetry import translations
 
@@ -127,3 +128,14 @@ print(os.environ.get("OMP_WAIT_POLICY"), torch.get_num_threads() == before)
 """
     done = subprocess.run([sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["None False", "passive", "None True"], done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinities")
+def test_a_pinned_process_counts_its_own_cores() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert usable_cores() == len(before)

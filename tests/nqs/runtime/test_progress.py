@@ -54,6 +54,18 @@ def test_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_work_that_ends_with_the_time_shows_the_time_that_is_left(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress(None, 1, show=True, unit="batch") as progress:
+        progress.update("E = 1", seconds_left=83.0)
+    text = stream.getvalue()
+    assert "01:23 left: E = 1" in text
+    assert "?" not in text.replace("?batch/s", "")
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
 def test_silence(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(monkeypatch, stream, 3, show=False) == ""
 
