@@ -35,6 +35,7 @@ from nqs.hamiltonians.operators import diagonal, exchange, sminus, splus, sx
 from nqs.hilbert import fermions, spins
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
 from nqs.models import (
+    ConvolutionalConfig,
     DeterminantConfig,
     HartreeFock,
     JastrowConfig,
@@ -118,6 +119,9 @@ CONFIGURATIONS = [
     DeterminantConfig(orbitals=SlaterDeterminant(up=((0.6,), (0.8,))), determinants=2, spins="apart", dtype="mixed"),
     JastrowConfig(displacements=((0, 1), (1, 0)), initial=0.1),
     RBMConfig(density=2, phase="zero"),
+    ConvolutionalConfig(
+        width=8, layers=1, displacements=((0, 1), (1, 0)), sites=(0, 1), reference=MarshallSign(sublattice=(0, 1))
+    ),
     ProductConfig(factors=(JastrowConfig(), DeterminantConfig(width=0))),
     VisionConfig(patches=((0, 1), (2, 3)), displacements=((0, 1), (1, 0)), places=True),
     Projected(base=RBMConfig(), symmetry=space_group(RING, spins(4, 0)), trained=(0,)),
