@@ -172,7 +172,8 @@ class GraphCache:
 
     def __init__(self, wavefunction: AutoregressiveWavefunction) -> None:
         self.wavefunction = wavefunction
-        self._graph: GraphedDraw | None = None
+        # By the number of ranks: all that share a graph replay it, also where rank 0 has drawn alone in between.
+        self._graphs: dict[int, GraphedDraw] = {}
         self._is_even = True  # the ranks had enough places for what was dealt to them
 
     def draw_of_all_ranks(self, n_samples: int, n_distinct: int | None, generator: torch.Generator) -> Leaves | None:
@@ -192,7 +193,8 @@ class GraphCache:
             tokens = torch.empty(shape, dtype=torch.uint8, device=device)
             counts = torch.empty(shape[0], dtype=torch.int64, device=device)
             log_p, phase = torch.empty((2, shape[0]), dtype=torch.float64, device=device)
-            drawn = Leaves(tokens, counts, log_p, phase, counts[:0], counts[:0])
+            unknown = torch.zeros(shape[1], dtype=torch.int64, device=device)
+            drawn = Leaves(tokens, counts, log_p, phase, unknown, unknown[0])
         state = generator.get_state().to(device)
         ranks.from_first(*drawn[:4], state)
         generator.set_state(state.cpu())
@@ -206,12 +208,13 @@ class GraphCache:
         capacity = capacity_for(wavefunction, n_samples, n_distinct, ranks)
         if capacity is None:
             return None
-        graph = self._graph
+        graph = self._graphs.get(ranks.size)
         if graph is None or not capacity <= graph.capacity <= 2 * capacity:
             share, row = share_of(capacity, ranks.size), wavefunction.bytes_per_configuration
             if ranks.any(share > max_chunk_rows(row, generator.device, gpu_bytes=MAX_BYTES)):
                 return None
-            self._graph = graph = GraphedDraw(wavefunction, capacity, generator.device, n_samples, ranks)
+            graph = GraphedDraw(wavefunction, capacity, generator.device, n_samples, ranks)
+            self._graphs[ranks.size] = graph
         before = generator.get_state()
         leaves = graph(wavefunction, n_samples, generator)
         number, largest, most = torch.stack([leaves.number, leaves.largest, leaves.most]).tolist()

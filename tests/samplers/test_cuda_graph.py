@@ -10,8 +10,9 @@ from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain
 from nqs.models import MarshallSign, Transformer, TransformerConfig
-from nqs.samplers import TreeSampler
-from nqs.samplers.cuda_graph import GraphedDraw, capacity_for, padded_draw
+from nqs.runtime.distributed import ALONE, Communicator
+from nqs.samplers import TreeSampler, cuda_graph
+from nqs.samplers.cuda_graph import GraphedDraw, Leaves, capacity_for, padded_draw
 from nqs.samplers.padded_decoding import PaddedDecoding, compacted
 
 SECTORS = {
@@ -99,6 +100,36 @@ def test_capacity_is_rounded_up_and_bounded() -> None:
     assert capacity_for(model, 10**12, None) is None
     assert capacity_for(transformer(bosons(4, 3)), 10**12, None) == 24  # of 20 configurations
     assert capacity_for(transformer(spins(40, 0), width=512), 2**15, None) is None  # too much memory
+
+
+class Two(Communicator):
+    """Rank 0 of two, whose messages say what this rank says."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 2)
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+
+def test_a_graph_of_several_ranks_is_never_replayed_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Recorded:
+        def __init__(self, _: Any, capacity: int, __: Any, ___: int, ranks: Communicator) -> None:
+            self.capacity, self.share = capacity, capacity
+            made.append(ranks.size)
+
+        def __call__(self, *_: Any) -> Leaves:
+            one = torch.ones(1, dtype=torch.int64)
+            number = torch.zeros(1, dtype=torch.float64)
+            return Leaves(torch.zeros((1, 6), dtype=torch.uint8), one, number, number, one.expand(6), one[0])
+
+    monkeypatch.setattr(cuda_graph, "GraphedDraw", Recorded)
+    cache, generator = cuda_graph.GraphCache(transformer(SECTORS["spins"])), torch.Generator().manual_seed(1)
+    for ranks in (Two(), ALONE, Two(), ALONE):
+        assert cache.draw(20, 20, generator, ranks) is not None
+    assert made == [2, 1]
 
 
 # ------------------------------------------------------------------------------------------------------------- GPU
