@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.runtime.distributed import ALONE, Communicator, communicator
+from nqs.runtime.launched import RankError
 from nqs.runtime.memory import max_chunk_rows
 from nqs.samplers.capture import Captured, alike, copied, on_side_stream, overwrite, waiting_operation
 from nqs.samplers.markov_chains import Walkers
@@ -41,7 +42,7 @@ class GraphedMoves:
 
     Raises:
         WaitingError: the period makes the host wait.
-        RuntimeError: it cannot be captured for another reason.
+        RuntimeError, TypeError: it cannot be captured, or the wavefunction cannot be copied.
     """
 
     def __init__(
@@ -64,13 +65,7 @@ class GraphedMoves:
         on_side_stream(move_once, device)  # makes tables and handles
         if reason := waiting_operation(move_once, device):
             raise WaitingError(reason)
-        try:
-            self.captured = Captured(move_once, generator, ranks)
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"the moves of {type(wavefunction).__name__} could not be captured as a CUDA graph ({error}): choose "
-                "use_cuda_graph=False for the sampler."
-            ) from error
+        self.captured = Captured(move_once, generator, ranks)
 
     def update(self, wavefunction: Wavefunction) -> None:
         """Take over the present parameters."""
@@ -110,7 +105,11 @@ class MoveGraphs:
             one.update(wavefunction)
 
     def graph(self, period: Period, wavefunction: Wavefunction, walkers: Walkers) -> GraphedMoves | None:
-        """The graph of a period; None if the walkers need several chunks of memory, or the host has to wait."""
+        """The graph of a period; None if the walkers need several chunks of memory, or the host has to wait.
+
+        Raises:
+            RuntimeError: the moves cannot be captured for another reason.
+        """
         ranks, device = communicator(), walkers.n.device
         if self.is_refused:
             return None
@@ -128,6 +127,13 @@ class MoveGraphs:
                     stacklevel=2,
                 )
                 return None
+            except RankError:
+                raise
+            except (RuntimeError, TypeError) as error:
+                raise RuntimeError(
+                    f"the moves of {type(wavefunction).__name__} cannot be captured as a CUDA graph ({error}): choose "
+                    "use_cuda_graph=False for the sampler."
+                ) from error
         return self._graphs[ranks.size]
 
 

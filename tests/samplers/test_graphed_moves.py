@@ -310,7 +310,7 @@ def test_a_capture_that_fails_says_what_to_do(played: type[Played], monkeypatch:
 
     monkeypatch.setattr(graphed_moves, "Captured", fail)
     sampling = sampler().build(Ready(SPINS))
-    with pytest.raises(RuntimeError, match=r"moves of Ready could not be captured.*choose use_cuda_graph=False"):
+    with pytest.raises(RuntimeError, match=r"moves of Ready cannot be captured.*choose use_cuda_graph=False"):
         sampling.sample(torch.Generator().manual_seed(1))
     assert not played.made
 
