@@ -9,12 +9,13 @@ import torch
 
 import nqs.runtime.memory
 from nqs import exact
-from nqs.amplitudes.cache import amplitudes_with_cache
+from nqs.amplitudes.cache import Request, amplitudes_with_cache
+from nqs.estimators import local_energy
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain, kagome, square
 from nqs.models import Transformer
-from nqs.protocols import LogPsi, Sampler, Wavefunction
+from nqs.protocols import LogPsi, Sampler, Wavefunction, max_connected
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.samples import Samples
 
@@ -57,10 +58,11 @@ def by_the_matrix(h: BoseHubbard, model: Wavefunction, n: torch.Tensor) -> np.nd
     return ((exact.sparse_matrix(h) @ psi) / psi)[h.hilbert.rank(n).numpy()]
 
 
-def connected_outside(h: BoseHubbard, samples: Samples) -> tuple[int, int]:
-    """How many connected configurations there are, and how many distinct ones are not among the samples."""
+def connected_outside(h: BoseHubbard, samples: Samples, rows: torch.Tensor | None = None) -> tuple[int, int]:
+    """Number of connected configurations, of some samples or all, and of distinct ones that are not sampled."""
     known = {tuple(row) for row in samples.configurations.tolist()}
-    connected = [tuple(row) for row in h.connected(samples.configurations).configurations.tolist()]
+    some = samples.configurations if rows is None else samples.configurations[rows]
+    connected = [tuple(row) for row in h.connected(some).configurations.tolist()]
     return len(connected), len(set(connected) - known)
 
 
@@ -144,6 +146,65 @@ def test_chunks_change_the_cost_but_not_the_result(
     assert pieces.n_connected == whole.n_connected
     assert pieces.n_evaluated == sum(sizes) >= whole.n_evaluated  # an amplitude may return in another piece
     assert 0 <= pieces.fraction_saved <= whole.fraction_saved
+
+
+@pytest.mark.parametrize("name", ["chain", "flux"])
+@pytest.mark.parametrize("waiting", ["all chunks", "some chunks", "no chunk"])
+def test_chunks_of_samples_are_evaluated_together(name: str, waiting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    h = MODELS[name]
+    model = random_transformer(h)
+    samples = draw(model, GumbelSampler(n_distinct=9))
+    whole = local_energies(h, model, samples)
+    chunk = 2 * max_connected(h) * (2 * h.hilbert.n_sites + 256)  # two samples
+    monkeypatch.setattr(local_energy, "CPU_BYTES", chunk)
+    terms: list[int] = []
+    original = local_energy.Sums.connect
+
+    def connect(sums: local_energy.Sums, part: torch.Tensor) -> None:
+        if waiting != "all chunks":
+            sums.most_waiting = terms[0] if waiting == "some chunks" and terms else 0
+        original(sums, part)
+        terms.append(sums.waiting[-1].nbytes)
+
+    monkeypatch.setattr(local_energy.Sums, "connect", connect)
+    found = local_energies(h, model, samples)
+    assert len(terms) == 5
+    torch.testing.assert_close(found.values, whole.values, rtol=1e-12, atol=1e-12)
+    outside = connected_outside(h, samples)[1]
+    each = [connected_outside(h, samples, rows)[1] for rows in torch.arange(9).split(2)]
+    assert found.n_connected == whole.n_connected
+    assert whole.n_evaluated == outside < sum(each)
+    if waiting == "all chunks":
+        assert found.n_evaluated == outside
+    elif waiting == "some chunks":
+        assert outside < found.n_evaluated < sum(each)
+    else:
+        assert found.n_evaluated == sum(each)
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_without_memory_fewer_chunks_are_evaluated_together(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every term is added once, whichever attempts fail."""
+    h = MODELS["flux"]
+    model = random_transformer(h)
+    samples = draw(model, GumbelSampler(n_distinct=9))
+    whole = local_energies(h, model, samples)
+    original, asked = local_energy.amplitudes_of, []
+
+    def limited(wavefunction: Wavefunction, samples: Samples, requests: list[Request]) -> object:
+        if len(requests) > most:
+            raise torch.OutOfMemoryError("too large")
+        asked.append(len(requests))
+        return original(wavefunction, samples, requests)
+
+    monkeypatch.setattr(local_energy, "amplitudes_of", limited)
+    monkeypatch.setattr(local_energy, "CPU_BYTES", max_connected(h) * (2 * h.hilbert.n_sites + 256))  # one sample
+    found = local_energies(h, model, samples)
+    assert sum(asked) == 9
+    assert max(asked) <= most
+    torch.testing.assert_close(found.values, whole.values, rtol=1e-12, atol=1e-12)
+    assert found.n_connected == whole.n_connected
+    assert found.n_evaluated >= whole.n_evaluated
 
 
 @every_sampler
