@@ -60,6 +60,20 @@ def test_benchmark_at_a_fixed_number_of_distinct_configurations(
     assert set(size["parts"]) == {"sampler", "step"}
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_parts_of_a_step_of_a_molecule(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = "--lattice-size 6 --step --distinct 30 --minutes 0.1"
+    out = call("benchmark_molecule.py", *options.split(), "--device", "cpu", capsys=capsys, monkeypatch=monkeypatch)
+    report = json.loads(out.splitlines()[-1])
+    parts = report["parts"]
+    assert {"draw", "update: Jacobian", "update: kernel", "update: solve"} < parts.keys()
+    assert {f"local energies: {part}" for part in ("elements", "look-up", "distinct", "evaluations")} < parts.keys()
+    assert min(parts.values()) > 0
+    assert 0 < report["evaluations"] < sum(seconds for part, seconds in parts.items() if part.startswith("local"))
+    assert 0 < report["evaluated"] < report["connected"]
+    assert 0 < report["distinct"] <= 30
+
+
 def test_start_benchmark_names_unknown_cases(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmark_start.py", "--cases", "first-leap"])
     with pytest.raises(SystemExit, match=r"^2$"):
