@@ -16,7 +16,7 @@ count for themselves alone.
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -146,10 +146,14 @@ class Parts:
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.calls: Counter[str] = Counter()
         self._names: list[str] = []
         self._begin = self._now()
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
 
     def _now(self) -> float:
         if self.device != "cpu":
@@ -207,16 +211,16 @@ def step(molecule: Molecule, options: Options) -> None:
     for _ in range(2):  # tables are made in the first one
         whole = Parts(device)
         local = one_step(whole)
-        seconds.append(whole.seconds.total())
+        seconds.append(whole.total)
     parts = Parts(device)
     with ExitStack() as changed:
         for name, owner, function in PARTS:
             measured = parts.method(name, getattr(owner, function))
             changed.enter_context(mock.patch.object(owner, function, measured))
         local = one_step(parts)
-    print(f"{seconds[1]:.3f} s a step, the first one {seconds[0]:.3f} s; {parts.seconds.total():.3f} s part by part:")
-    for name, of_part in parts.seconds.most_common():
-        print(f"{of_part:9.4f} s {of_part / parts.seconds.total():7.1%} {parts.calls[name]:6,} calls  {name}")
+    print(f"{seconds[1]:.3f} s a step, the first one {seconds[0]:.3f} s; {parts.total:.3f} s part by part:")
+    for name, of_part in sorted(parts.seconds.items(), key=lambda item: -item[1]):
+        print(f"{of_part:9.4f} s {of_part / parts.total:7.1%} {parts.calls[name]:6,} calls  {name}")
     others = [f"{LOCAL}: {name}" for name in ("elements", "look-up", "distinct")]
     evaluating = sum(x for name, x in parts.seconds.items() if name.startswith(f"{LOCAL}: ") and name not in others)
     print(
