@@ -57,7 +57,6 @@ class FamilyProblem:
         outside: couplings outside the range.
     """
 
-    n_sites: int
     hamiltonian: Callable[[float], Any]
     couplings: tuple[float, float]
     feature: Callable[[float], float]
@@ -77,10 +76,10 @@ class FamilyProblem:
 
 PROBLEMS = {
     "bose-hubbard-10": FamilyProblem(
-        10, lambda U: BoseHubbard(chain(10), 10, U=U), (1.0, 16.0), lambda U: U / 8, (0.5, 20.0)
+        lambda U: BoseHubbard(chain(10), 10, U=U), (1.0, 16.0), lambda U: U / 8, (0.5, 20.0)
     ),
     "xxz-16": FamilyProblem(
-        16, lambda D: Heisenberg(chain(16), total_sz=0, Delta=D), (-0.5, 2.0), lambda D: D, (-0.7, 2.5)
+        lambda D: Heisenberg(chain(16), total_sz=0, Delta=D), (-0.5, 2.0), lambda D: D, (-0.7, 2.5)
     ),
 }
 

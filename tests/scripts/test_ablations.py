@@ -178,7 +178,7 @@ def test_large_problems_are_measured_if_named_and_removed_variants_marked() -> N
 def test_a_family_is_trained_and_measured_at_other_couplings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = replace(families.PROBLEMS["xxz-16"], n_sites=6, outside=(2.5,))
+    small = replace(families.PROBLEMS["xxz-16"], outside=(2.5,))
     h = lambda D: hamiltonian_xxz(6, D)  # noqa: E731
     small = replace(small, hamiltonian=h)
     monkeypatch.setitem(families.PROBLEMS, "xxz-16", small)
