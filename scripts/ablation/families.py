@@ -22,7 +22,7 @@ from nqs.estimators.local_energy import Energy, local_energies
 from nqs.hamiltonians import BoseHubbard, Family, Heisenberg
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import chain
-from nqs.models.parts import Attention, ComposedConfig, FamilyConfig, FamilyWavefunction, GlobalEmbedding
+from nqs.models.parts import ByPosition, ComposedConfig, FamilyConfig, FamilyWavefunction, GlobalEmbedding
 from nqs.optimisation import StochasticReconfiguration
 from nqs.protocols import Hamiltonian, Objective, Wavefunction
 from nqs.recipes.steps import EVALUATION_FRACTION
@@ -149,15 +149,13 @@ class FamilyReconfiguration(StochasticReconfiguration):
 
 
 def network(problem: FamilyProblem, job: Job) -> ComposedConfig:
-    """The network of a member; all members of a family have the same signs.
-
-    Queries and keys let the weights of the attention change with the coupling; those by displacement cannot.
-    """
+    """The network of a member; all members of a family have the same signs."""
     kind, (low, _) = torch.device(job.device).type, problem.couplings
     phase, reference = known_signs(problem.hamiltonian(low))
     assert phase == "zero"
+    classes = tuple(map(tuple, chain(problem.n_sites).displacements().tolist()))
     return ComposedConfig(
-        mixer=Attention(), phase=None, width=WIDTH[kind], layers=LAYERS, dtype="mixed",
+        mixer=ByPosition(classes=classes), phase=None, width=WIDTH[kind], layers=LAYERS, dtype="mixed",
         seed=job.seed, reference=reference,
     )  # fmt: skip
 

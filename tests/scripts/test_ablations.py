@@ -14,7 +14,7 @@ import torch
 from nqs import VMC, exact
 from nqs.hamiltonians import BoseHubbard, Family, FermiHubbard
 from nqs.lattice import square
-from nqs.models.parts import FamilyConfig, LatentConfig
+from nqs.models.parts import Attention, FamilyConfig, LatentConfig
 from nqs.samplers import TreeSampler
 from nqs.samples import Samples
 from nqs.scripts import ablations
@@ -218,7 +218,7 @@ def test_members_count_by_their_relative_errors() -> None:
     """All members summed over: the gradient of the mean of log|E_k|, up to a factor, against that of each member."""
     members = tuple(BoseHubbard(square(1, 3), 3, U=U) for U in (1.0, 9.0))
     h, sector = Family(members), members[0].hilbert
-    component = families.network(families.PROBLEMS["bose-hubbard-10"], job("", "", ""))
+    component = replace(families.network(families.PROBLEMS["bose-hubbard-10"], job("", "", "")), mixer=Attention())
     family = FamilyConfig(component=component, sector=sector, couplings=((1.0,), (9.0,))).build(h.hilbert)
     n = h.hilbert.configurations()
     with torch.no_grad():
