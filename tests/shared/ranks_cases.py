@@ -137,6 +137,20 @@ def padded() -> Record:
 
 
 @case
+def conjugate_gradients() -> Record:
+    """The linear system without its matrix; bosons with momentum, rows in memory."""
+    sampler = TreeSampler(n_distinct=40, groups=8)
+    return run(BoseHubbard(chain(6), 6, U=8.0), POSITIVE, sampler, replace(NATURAL, momentum=0.9, dense_rows=0))
+
+
+@case
+def conjugate_gradients_streamed() -> Record:
+    """Complex elements, a phase to learn; rows computed for each product."""
+    optimiser = replace(NATURAL, memory=7e-5, dense_rows=0)
+    return run(TV(chain(6), 3, V=2.0, twist=(0.4,)), TOY, TreeSampler(n_distinct=12, groups=8), optimiser)
+
+
+@case
 def one_configuration() -> Record:
     """Ranks without any work."""
     return run(Heisenberg(chain(6), 0.0), POSITIVE, TreeSampler(n_samples=2, groups=2))
