@@ -125,6 +125,7 @@ PROBLEMS = {
     "heisenberg": Problem(build=heisenberg, distinct=32_000),
     "bose-hubbard": Problem(build=bose_hubbard, distinct=32_000),
     "heisenberg-weak": Problem(build=heisenberg, distinct=8_000, is_weak=True),
+    "heisenberg-chains": Problem(build=convolutions, distinct=32_768, sampler=chains),
     "large": Problem(build=large, distinct=32_768, is_long=True),
     "chains": Problem(build=convolutions, distinct=2_048, sampler=chains),
     "chains-eager": Problem(build=convolutions, distinct=2_048, sampler=chains_without_graph),
@@ -138,7 +139,7 @@ PROBLEMS = {
 class Config:
     """Rows and numbers of GPUs."""
 
-    rows: tuple[str, ...] = ("heisenberg", "bose-hubbard", "heisenberg-weak", "large")
+    rows: tuple[str, ...] = ("heisenberg", "heisenberg-chains", "bose-hubbard", "heisenberg-weak", "large")
     gpus: tuple[int, ...] = ()  # (): 1, 2, 4, .. up to those of the machine; on a CPU 1 and 2 processes
     device: str = field(default_factory=recipes.default_device)
     seconds: float = 8.0  # of the steps of a row, at least one

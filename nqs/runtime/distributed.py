@@ -211,7 +211,10 @@ def _device() -> torch.device:
 
 
 def _bytes(x: Tensor) -> Tensor:
-    return x.reshape(-1).view(torch.uint8).view(len(x), math.prod(x.shape[1:]) * x.itemsize)
+    flat = x.reshape(-1)
+    if flat.stride(0) != 1:  # of a single number with strides of its own, which counts as contiguous
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).view(len(x), math.prod(x.shape[1:]) * x.itemsize)
 
 
 @contextmanager

@@ -7,8 +7,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.nn.utils import parameters_to_vector
@@ -22,7 +23,7 @@ from nqs.optimisation import ExactSteps, StochasticReconfiguration, TorchOptimis
 from nqs.optimisation.cholesky import cholesky, split_factor
 from nqs.pretraining import VectorTarget, fit
 from nqs.runtime import ranks
-from nqs.runtime.distributed import communicator
+from nqs.runtime.distributed import Communicator, communicator
 from nqs.samplers import (
     CoverageSampler,
     ExhaustiveSampler,
@@ -37,6 +38,7 @@ from nqs.samplers import (
     TreeSampler,
 )
 from nqs.samplers.cuda_graph import padded_draw
+from nqs.samplers.moves import LocalMoves
 from nqs.samplers.padded_decoding import PaddedDecoding
 from nqs.symmetry import symmetries_of
 
@@ -162,6 +164,38 @@ def chains() -> Record:
     optimiser = replace(NATURAL, memory=4.4e-5)
     sampler = MetropolisSampler(n_samples=24, n_chains=12, powers=(1.0, 0.5), n_discarded=2)
     return run(Ising(chain(8), h=1.0), RBMConfig(), sampler, optimiser, rows_alone=True)
+
+
+@dataclass(frozen=True)
+class WalkersTogether:
+    """Moves that do not say that walkers are independent: all ranks move all of them."""
+
+    def build(self, hilbert: Any, device: torch.device) -> Any:
+        proposer = LocalMoves().build(hilbert, device)
+        return lambda n, generator: proposer(n, generator)
+
+
+@case
+def messages_of_chains() -> Record:
+    """A draw of four rounds: ranks bring the amplitudes of the start, and the walkers of each round, together."""
+    psi, generator = RBMConfig().build(Ising(chain(8), h=1.0).hilbert), torch.Generator().manual_seed(3)
+    sampler = MetropolisSampler(n_samples=40, n_chains=10, powers=(1.0, 0.6, 0.3), n_discarded=2).build(psi)
+    sampler.sample(generator)
+    with patch.object(Communicator, "gather_padded", autospec=True, side_effect=Communicator.gather_padded) as sent:
+        samples = sampler.sample(generator)
+    assert sent.call_count <= 1 + 4
+    of_others = [
+        MetropolisSampler(n_samples=8, n_chains=2, n_discarded=2),  # fewer chains than ranks
+        MetropolisSampler(n_samples=12, n_chains=6, n_discarded=2, moves=(WalkersTogether(),)),
+    ]
+    others = [config.build(psi).sample(generator).log_modulus for config in of_others]
+    return {
+        "energies": [sampler.acceptance, *samples.log_modulus.tolist(), *torch.cat(others).tolist()],
+        "distinct": [samples.n_distinct],
+        "parameters": samples.phase.tolist(),
+        "samples": hashlib.sha256(samples.configurations.numpy().tobytes()).hexdigest(),
+        "weights": samples.weights.tolist(),
+    }
 
 
 @case
