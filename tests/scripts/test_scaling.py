@@ -10,6 +10,7 @@ import torch
 
 from nqs.hilbert import spins
 from nqs.models import Transformer
+from nqs.runtime.distributed import Communicator
 from nqs.samplers import TreeSampler
 from nqs.scripts import scaling
 
@@ -78,3 +79,29 @@ def test_widths_are_those_of_the_tree() -> None:
     assert scaling.balance(of_groups, leaves, dealt_at, 1) == 1
     assert 0.3 < scaling.balance(of_groups, leaves, dealt_at, 2) < 1
     assert scaling.balance(of_groups, leaves, dealt_at, 1000) < 0.01
+
+
+def test_repeated_evaluations_are_those_of_the_shares() -> None:
+    """Against sets of configurations, rank by rank."""
+    hamiltonian, psi, _ = scaling.toy("cpu")
+    samples = TreeSampler(n_distinct=100).build(psi).sample(torch.Generator().manual_seed(0))
+    n = samples.configurations
+    known = {tuple(row) for row in n.tolist()}
+
+    def evaluated(part: torch.Tensor) -> int:
+        return len({tuple(row) for row in hamiltonian.connected(part).configurations.tolist()} - known)
+
+    once, added = scaling.repeats(hamiltonian, psi, samples, (1, 3))
+    assert once == evaluated(n)
+    assert added[1] == 0
+    shares = [n[Communicator(rank, 3).share(len(n))] for rank in range(3)]
+    assert added[3] == pytest.approx(sum(map(evaluated, shares)) / once - 1)
+    assert added[3] > 0
+
+
+def test_table_of_repeated_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
+    scaling.main(scaling.Config(rows=("toy",), repeats=(50, 100), steps=1, device="cpu"))
+    *_, first, second, report = capsys.readouterr().out.splitlines()
+    assert first.split()[:3] == ["toy", "1", "50"]
+    assert second.split()[:3] == ["toy", "1", "100"]
+    assert [set(row["added"]) for row in json.loads(report)] == [{"2", "4", "8"}] * 2
