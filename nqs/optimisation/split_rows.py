@@ -20,6 +20,8 @@ from nqs.protocols import Wavefunction
 from nqs.runtime.distributed import Communicator, communicator
 from nqs.samples import Samples
 
+ONE_MESSAGE = 512  # rows of a matrix that is summed whole: its upper triangle takes less time than more messages
+
 
 def jacobian_of_all_ranks(
     wavefunction: Wavefunction,
@@ -76,7 +78,7 @@ class SplitJacobian:
         for block in self.own.column_blocks():
             add_columns(gram, self._exchanged(block), self.precision)
             del block  # before the next one is allocated
-        for rows in torch.arange(R).chunk(BLOCKS):  # the lower triangle alone, about
+        for rows in torch.arange(R).chunk(BLOCKS if R > ONE_MESSAGE else 1):  # the lower triangle alone, about
             first, last = int(rows[0]), int(rows[-1]) + 1
             gram[first:last, :last] = self.ranks.sum(gram[first:last, :last].contiguous())
         return gram

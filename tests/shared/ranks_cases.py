@@ -141,15 +141,16 @@ def padded() -> Record:
 @case
 def conjugate_gradients() -> Record:
     """The linear system without its matrix; bosons with momentum, rows in memory."""
-    sampler = TreeSampler(n_distinct=40, groups=8)
-    return run(BoseHubbard(chain(6), 6, U=8.0), POSITIVE, sampler, replace(NATURAL, momentum=0.9, dense_rows=0))
+    optimiser = replace(NATURAL, momentum=0.9, dense_rows=0, solver_tolerance=1e-5)
+    sampler = TreeSampler(n_distinct=14, groups=8)
+    return run(BoseHubbard(chain(6), 6, U=8.0), POSITIVE, sampler, optimiser)
 
 
 @case
 def conjugate_gradients_streamed() -> Record:
-    """Complex elements, a phase to learn; rows computed for each product."""
-    optimiser = replace(NATURAL, memory=7e-5, dense_rows=0)
-    return run(TV(chain(6), 3, V=2.0, twist=(0.4,)), TOY, TreeSampler(n_distinct=12, groups=8), optimiser)
+    """Complex elements, a phase to learn; rows computed for each product; solutions of a few iterations."""
+    optimiser = replace(NATURAL, memory=2e-5, dense_rows=0, solver_iterations=4)
+    return run(TV(chain(6), 3, V=2.0, twist=(0.4,)), TOY, TreeSampler(n_distinct=6, groups=8), optimiser)
 
 
 @case
@@ -200,7 +201,7 @@ def messages_of_chains() -> Record:
 
 @case
 def gradient_chains() -> Record:
-    sampler = NormConstrainedSampler(n_samples=32, n_chains=16, n_tries=2, n_discarded=2)
+    sampler = NormConstrainedSampler(n_samples=32, n_chains=16, n_tries=2, n_discarded=10)
     return run(Ising(chain(6), h=1.0), RBMConfig(), sampler)
 
 
@@ -208,13 +209,13 @@ def gradient_chains() -> Record:
 def independence() -> Record:
     """Independence Metropolis with a trained proposal."""
     proposal = Proposal(model=replace(POSITIVE, width=4, heads=1), n_first=3)
-    sampler = IndependenceSampler(n_samples=60, n_chains=20, proposal=proposal, n_discarded=2)
+    sampler = IndependenceSampler(n_samples=40, n_chains=20, proposal=proposal, n_discarded=6)
     return run(Heisenberg(chain(8), 0.0), POSITIVE, sampler)
 
 
 @case
 def quest() -> Record:
-    return run(Heisenberg(chain(8), 0.0), POSITIVE, QuestSampler(n_samples=67, n_chains=67, n_discarded=2))
+    return run(Heisenberg(chain(8), 0.0), POSITIVE, QuestSampler(n_samples=67, n_chains=67, n_discarded=12))
 
 
 @case
