@@ -51,7 +51,7 @@ class Options:
     initial: Path | None = None
     # fit the model to a state before the first step: the determinant that gives its signs, or the exact ground state
     pretrain: Literal["none", "mean-field", "exact"] = "none"
-    device: str = field(default_factory=default_device)
+    device: str = field(default_factory=default_device)  # "cpu" or "cuda"; by default a GPU where there is one
     # GPUs of this machine, one process each (docs/several_gpus.md); None: one, or those of torchrun
     gpus: int | None = field(default=None, metadata=OF_THIS_CALL)
     # CPU threads; None: one for small steps, else as PyTorch chooses (one per core)

@@ -703,6 +703,16 @@ def test_help_of_a_script_shows_the_command(nqs: Command) -> None:
     assert "bose-hubbard" in nqs("run --help").out
 
 
+def test_every_option_has_a_help_text_of_its_own(nqs: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A field without a comment would get that of the field before it.
+    monkeypatch.setenv("COLUMNS", "80")
+    options = re.split(r"\n *(?=--)", re.sub("[│╭╮╰╯─]", "", nqs("run molecule --help").out))
+    described = [re.split(r"\n|  +", option, maxsplit=1)[1].partition("(default")[0] for option in options]
+    texts = [" ".join(text.split()) for text in described]
+    assert len(texts) > 30
+    assert [text for text in texts if texts.count(text) > 1 and text not in ("", "of a geometry")] == []
+
+
 def test_completion_knows_commands_scripts_and_options(nqs: Command, tmp_path: Path) -> None:
     text = nqs("completion bash").out
     for word in ("compare", "bose-hubbard", "fermi-hubbard", "--n-particles", "--model.width"):
