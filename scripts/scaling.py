@@ -27,14 +27,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from nqs import recipes
-from nqs.amplitudes.prefixes import common_prefix
+from nqs.amplitudes.prefixes import SITE_COST, common_prefix
 from nqs.cli.launch import free_port
 from nqs.cli.options import command_line
 from nqs.estimators.local_energy import local_energies
@@ -392,28 +392,50 @@ def simulated(config: Config, found: list[dict[str, Any]]) -> dict[str, Any]:
     return table
 
 
+class Repeats(NamedTuple):
+    """Network evaluations of local energies on several ranks, relative to those on one.
+
+    Attributes:
+        added: part of the evaluations that is made once more.
+        cost: sites that are evaluated, shared prefixes once, with the shares of nqs.estimators.local_energy.
+        cost_dealt: the same where each connected configuration belongs to one rank, drawn at random as by a hash.
+    """
+
+    added: float
+    cost: float
+    cost_dealt: float
+
+
 def repeats(
     hamiltonian: Hamiltonian, psi: Wavefunction, samples: Samples, sizes: Sequence[int] = FEW_RANKS
-) -> tuple[int, dict[int, float]]:
-    """Network evaluations of the local energies on one rank, and the part that several ranks add to them.
-
-    Shares are those of `nqs.estimators.local_energy`, each in one chunk.
-    """
+) -> tuple[int, dict[int, Repeats]]:
+    """Number of evaluations on one rank, and what several ranks add to them; each share in one chunk."""
     n = samples.configurations
     connected = hamiltonian.connected(n)
     configurations, _ = psi.fold(connected.configurations)
     unknown = (Lookup(psi.hilbert, n).rows(configurations) < 0).nonzero()[:, 0]
     first, classes = distinct(psi.hilbert, configurations[unknown])
-    parents = connected.parents[unknown]
-    added = {}
+    evaluated, parents = configurations[unknown[first]], connected.parents[unknown]  # in lexicographic order
+    order = torch.randperm(len(first), generator=torch.Generator().manual_seed(0)).to(n.device)
+    once, found = cost(evaluated), {}
     for size in sizes:
         owner = parents // Communicator(0, size).rows_of_share(len(n))
-        added[size] = len(torch.unique(classes * size + owner)) / max(1, len(first)) - 1
-    return len(first), added
+        shares = [torch.unique(classes[owner == rank]) for rank in range(size)]
+        found[size] = Repeats(
+            added=sum(map(len, shares)) / len(first) - 1,
+            cost=sum(cost(evaluated[share]) for share in shares) / once,
+            cost_dealt=sum(cost(evaluated[order % size == rank]) for rank in range(size)) / once,
+        )
+    return len(first), found
+
+
+def cost(n: Tensor) -> float:
+    """Sites of configurations in lexicographic order that are evaluated, as `nqs.amplitudes.prefixes` decides."""
+    return min(n.numel(), SITE_COST * (n.numel() - int(common_prefix(n[1:], n[:-1]).sum())))
 
 
 def count_repeats(config: Config) -> None:
-    print(f"{'row':16} steps distinct evaluations   added by {FEW_RANKS} ranks")
+    print(f"{'row':16} steps distinct evaluations   on {FEW_RANKS} ranks: added; cost; cost if dealt by a hash")
     report = []
     for name in config.rows:
         hamiltonian, psi, optimiser_config = PROBLEMS[name].build(config.device)
@@ -426,10 +448,14 @@ def count_repeats(config: Config) -> None:
             optimiser.step(samples, local.in_units_of(hamiltonian.hilbert.n_sites), 0.3)
         for number in config.repeats:
             samples = TreeSampler(n_distinct=number, use_cuda_graph=False).build(psi).sample(generator)
-            once, added = repeats(hamiltonian, psi, samples)
-            shares = "".join(f"{share:8.1%}" for share in added.values())
-            print(f"{name:16} {config.steps:5} {samples.n_distinct:8,} {once:11,}   {shares}", flush=True)
-            report.append({"row": name, "distinct": samples.n_distinct, "once": once, "added": added})
+            once, found = repeats(hamiltonian, psi, samples)
+            added, *costs = zip(*found.values(), strict=True)
+            text = "".join(f"{x:7.1%}" for x in added) + "".join(
+                "  " + "".join(f"{x:6.2f}" for x in kind) for kind in costs
+            )
+            print(f"{name:16} {config.steps:5} {samples.n_distinct:8,} {once:11,}   {text}", flush=True)
+            ranks = {size: one._asdict() for size, one in found.items()}
+            report.append({"row": name, "distinct": samples.n_distinct, "once": once, "ranks": ranks})
     print(json.dumps(report))
 
 

@@ -196,8 +196,8 @@ class ImaginaryTime:
         self.backoff = max(1.0, self.backoff / RECOVERY)
         damping = 1 + config.time * (diagonal - energy).clamp(min=0)
         memory = None if config.memory is None else int(config.memory * 2**30)
-        factor = (w * damping).sqrt()
-        X = jacobian_of_all_ranks(self.wavefunction, samples, factor, memory, config.precision, solver=config.solver)
+        of_rows = (w * damping).sqrt()
+        X = jacobian_of_all_ranks(self.wavefunction, samples, of_rows, memory, config.precision, solver=config.solver)
         stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
         system = linear_system(X, solver=config.solver)
         gradient = residual(w, deviation, X.shape[0]) / stiffness

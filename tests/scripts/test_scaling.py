@@ -91,12 +91,20 @@ def test_repeated_evaluations_are_those_of_the_shares() -> None:
     def evaluated(part: torch.Tensor) -> int:
         return len({tuple(row) for row in hamiltonian.connected(part).configurations.tolist()} - known)
 
-    once, added = scaling.repeats(hamiltonian, psi, samples, (1, 3))
+    once, found = scaling.repeats(hamiltonian, psi, samples, (1, 3))
     assert once == evaluated(n)
-    assert added[1] == 0
+    assert found[1] == (0, 1, 1)
     shares = [n[Communicator(rank, 3).share(len(n))] for rank in range(3)]
-    assert added[3] == pytest.approx(sum(map(evaluated, shares)) / once - 1)
-    assert added[3] > 0
+    assert found[3].added == pytest.approx(sum(map(evaluated, shares)) / once - 1)
+    assert found[3].added > 0
+    assert 1 < found[3].cost < found[3].cost_dealt  # prefixes are shared by neighbours
+
+
+def test_cost_is_the_number_of_distinct_prefixes() -> None:
+    n = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1], [1, 0, 0, 0]], dtype=torch.uint8)
+    prefixes = {tuple(row[:length]) for row in n.tolist() for length in range(1, 5)}
+    assert scaling.cost(n) == pytest.approx(scaling.SITE_COST * len(prefixes))
+    assert scaling.cost(n[[0, 3]]) == 8  # nothing is shared
 
 
 def test_table_of_repeated_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,4 +112,4 @@ def test_table_of_repeated_evaluations(capsys: pytest.CaptureFixture[str]) -> No
     *_, first, second, report = capsys.readouterr().out.splitlines()
     assert first.split()[:3] == ["toy", "1", "50"]
     assert second.split()[:3] == ["toy", "1", "100"]
-    assert [set(row["added"]) for row in json.loads(report)] == [{"2", "4", "8"}] * 2
+    assert [set(row["ranks"]) for row in json.loads(report)] == [{"2", "4", "8"}] * 2
