@@ -38,7 +38,7 @@ from nqs.models.inference.decoder import CachedBlock, Decoder
 from nqs.models.inference.prefix_tree import PrefixTree
 from nqs.models.references.listed import ListedConditionals
 from nqs.models.transformer import Transformer
-from nqs.optimisation import kernel, stochastic_reconfiguration
+from nqs.optimisation import kernel, solve, stochastic_reconfiguration
 from nqs.recipes import plan
 from nqs.samples import Lookup
 
@@ -62,7 +62,8 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("kernel", kernel.DenseJacobian, "metric"),
     ("kernel", kernel.StreamedJacobian, "gram"),
     ("kernel", kernel.StreamedJacobian, "metric"),
-    ("solve", stochastic_reconfiguration, "solve"),
+    ("solve", solve.DenseSystem, "solve"),
+    ("solve", solve.IterativeSystem, "solve"),
 )
 
 
