@@ -107,7 +107,7 @@ class Optimiser(Protocol):
         """One update; progress within the stage, from 0 to 1. Energies, also those of StepInfo, in the energy scale."""
 
     def reject(self) -> None:
-        """The last step was undone: increase the damping."""
+        """A better state of earlier steps was restored (nqs.vmc.guard): make smaller steps, without the old momentum."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
