@@ -88,7 +88,7 @@ class TreeSampler:
 
     @property
     def max_distinct(self) -> int:
-        """About, for a wanted number of distinct configurations."""
+        """The number of samples, or the wanted number of distinct configurations, which draws exceed by their noise."""
         number = self.n_samples if self.n_distinct is None else self.n_distinct
         assert number is not None
         return number

@@ -3,11 +3,10 @@
 import math
 import sys
 from bisect import bisect_left
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from nqs.optimisation.exact_steps import ExactSteps
-from nqs.protocols import OptimiserConfig, SamplerConfig
+from nqs.protocols import OptimiserConfig, SamplerConfig, with_times_as_many
 from nqs.runtime.options import check_fields, summary_of
 
 UNKNOWN = sys.maxsize  # number of steps of a run that is sized by its time
@@ -102,10 +101,7 @@ class Evaluation:
     @property
     def whole(self) -> SamplerConfig:
         """A sampler of as many distinct configurations, or samples of Markov chains, as all batches have."""
-        config: Any = self.sampler
-        name = "n_samples" if hasattr(config, "n_chains") else "n_distinct"
-        number: int | None = getattr(config, name, None)
-        return config if number is None else replace(config, **{name: number * self.batches})
+        return with_times_as_many(self.sampler, self.batches)
 
 
 @dataclass(frozen=True, kw_only=True)

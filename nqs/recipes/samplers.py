@@ -7,7 +7,14 @@ import torch
 
 from nqs.lattice.lattice import Lattice
 from nqs.optimisation.stages import Evaluation
-from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, SamplerConfig, Wavefunction, max_connected
+from nqs.protocols import (
+    AutoregressiveWavefunction,
+    Hamiltonian,
+    SamplerConfig,
+    Wavefunction,
+    max_connected,
+    max_distinct,
+)
 from nqs.runtime.memory import require_memory
 from nqs.samplers import ExhaustiveSampler, MetropolisSampler, TreeSampler
 from nqs.samplers.moves import near_moves
@@ -58,16 +65,6 @@ SHARED_PREFIXES = 16
 def is_exhaustive(sampler: SamplerConfig) -> bool:
     """Every draw sums over the whole sector, without sampling noise."""
     return isinstance(sampler, ExhaustiveSampler)
-
-
-def distinct_of(sampler: SamplerConfig) -> int | None:
-    """Number of distinct configurations that a sampler is asked for; None for one that is not."""
-    return getattr(sampler, "n_distinct", None)
-
-
-def max_distinct(sampler: SamplerConfig) -> int | None:
-    """Upper bound of the distinct configurations of a draw; None where the configuration states none."""
-    return getattr(sampler, "max_distinct", None)
 
 
 def evaluations(wavefunction: Wavefunction) -> int:

@@ -6,15 +6,13 @@ hold one number for a CPU (two cores) and one for a GPU (an H200).
 
 import torch
 
-from nqs.protocols import SamplerConfig, Wavefunction
+from nqs.protocols import SamplerConfig, Wavefunction, distinct_of, max_distinct
 from nqs.recipes.samplers import (
     DISTINCT,
     SHARED_PREFIXES,
-    distinct_of,
     evaluations,
     is_exhaustive,
     is_large,
-    max_distinct,
 )
 
 STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT in nqs.recipes.samplers)

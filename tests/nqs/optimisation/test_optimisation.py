@@ -844,7 +844,7 @@ def test_a_rejected_first_order_step_shortens_the_next_ones(name: str) -> None:
 
 
 def test_adam_near_the_end_of_exact_sums_does_not_repeat_the_step_that_was_undone() -> None:
-    """The roll-back of exact sums holds for every optimiser; with its moments Adam rose from the best state each time."""
+    """With its moments Adam would rise from the best state each time that it is restored."""
     h = Heisenberg(chain(6), total_sz=0)
     model = Transformer(h.hilbert, width=8, heads=2, seed=0)
     adam = TorchOptimiser(learning_rate=0.05, final_learning_rate=0.05)
