@@ -15,9 +15,9 @@ from nqs.runtime.memory import max_chunk_rows
 from nqs.runtime.options import check_fields
 from nqs.samples import LocalEnergies, Samples
 
-# After a rejected step the rate is divided by BACKOFF; each step multiplies it by RECOVERY. The Heisenberg ring of
-# 6 sites, 200 summed steps of Adam at 0.05 (width 8, two seeds): 3.0e-3 and 4.7e-3 J above with 4, 3.6e-3 and 4.8e-3
-# with 2, 4.3e-3 and 5.6e-3 with 10, 0.42 and 0.32 without.
+# After a rejected step the rate is divided by RATE_BACKOFF and grows back by RATE_RECOVERY a step. Heisenberg ring of 6
+# sites, 200 summed steps of Adam at 0.05 (width 8, two seeds): 3.0e-3 and 4.7e-3 J above with 4, 3.6e-3 and 4.8e-3 with
+# 2, 4.3e-3 and 5.6e-3 with 10, 0.42 and 0.32 without.
 RATE_BACKOFF, RATE_RECOVERY = 4.0, 1.1
 # Optimisers of torch.optim without closure, for dense gradients of parameters of any shape.
 FIRST_ORDER = (
