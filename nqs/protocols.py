@@ -156,7 +156,7 @@ class OptimiserConfig(Protocol):
         """The energy as an objective that this optimiser can minimise; rates are in inverse units of the scale.
 
         Args:
-            check: False for a Hamiltonian that `check_hamiltonian` has accepted before.
+            check: False for a Hamiltonian that `check_hamiltonian` has accepted before; for objectives that check it.
         """
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Optimiser:

@@ -73,7 +73,7 @@ class FirstOrder:
         self.backoff = min(1.0, RATE_RECOVERY * self.backoff)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        before = parameters_to_vector(self.parameters).detach().clone()
+        before = parameters_to_vector(self.parameters).detach()  # a copy
         self.optimiser.zero_grad()
         rows = max_chunk_rows(ACTIVATION_COPIES * self.wavefunction.bytes_per_configuration, before.device)
         energy = samples.mean(local.values.real)

@@ -519,7 +519,7 @@ def test_a_step_that_the_model_did_not_follow_is_refused(phase: str) -> None:
     worse = flat(model)
     assert bad.samples.weights @ bad.local_energies.real > info.energy_limit + 0.1
     copy = Guard(model.parameters())
-    copy.load_state_dict(guard.state_dict(), guard.before, guard.damping)
+    copy.load_state_dict(guard.state_dict(), guard.before, guard.factor)
     for refusing in (copy, guard):
         vector_to_parameters(worse, model.parameters())
         assert refusing.rose(*bad.given, 0.1)
