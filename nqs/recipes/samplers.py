@@ -20,7 +20,7 @@ from nqs.samplers import ExhaustiveSampler, MetropolisSampler, TreeSampler
 from nqs.samplers.moves import near_moves
 
 # Largest number of configurations (or orbits) in an exhaustive step: about one second with a network of width 32. Sums
-# reach machine precision (the 440 orbits of eight bosons on a ring: 3.4e-13 after 80 steps), samples of the 4,752
+# reach machine precision (the 440 orbits of eight bosons on a ring, after 80 steps), samples of the 4,752
 # orbits of ten bosons 2e-5 in 76 s.
 EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
 EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed before a run: seconds on a CPU
