@@ -51,7 +51,10 @@ class ExactSteps:
     """Steps of imaginary time with H between all configurations or orbits of an exhaustive sum.
 
     Without noise the time need not fall, and the shift at the end only guards against steps that the linearisation does
-    not describe.
+    not describe. The 2x4 Hubbard lattice, half filling, U = 8, ended at a relative error of 2.9e-9; at 1.2e-9 and
+    1.9e-8 with a time of 0.3 and 3, at 2.1e-10 and 1.9e-9 with an initial shift of 1e-4 and 1e-2, at 2.9e-9 and 4.3e-9
+    with a final one of 1e-5 and 1e-9, at 3.4e-6 and 1.0e-8 with a largest step of 0.05 and 0.5 (one seed: `nqs run
+    fermi-hubbard --shape 2 4 --U 8 --optimiser.max-step 0.05`, for example; --optimiser.learning-rate is the time).
 
     Attributes:
         time: imaginary time tau of a step, in inverse units of the energy scale (nqs.estimators.energy_scale).

@@ -24,8 +24,8 @@ NODES = {"learning_rate": 0.1, "momentum": 0.9, "final_diagonal_shift": 1e-4}
 # 1.0e-4 before.
 AVERAGED = {"final_diagonal_shift": 1e-4, "max_step": 0.2, "momentum": 0.9}
 FALL = 20  # of the rate of averages, from the first step to the last; about that of other sampled steps, 15
-# Fits. The target is known: a step may change a tenth of the state, |delta psi|^2 = 0.09, nine times as much as one$
-# that follows local energies. With samples the rate ends at a tenth or less of its start, like that of other sampled steps.
+# Fits. The target is known: a step may change a tenth of the state, |delta psi|^2 = 0.09, nine times as much as a step
+# of local energies. With samples the rate ends at a tenth or less of its start, like that of other sampled steps.
 FIT_STEP, SAMPLED_FIT_RATE = 0.3, 0.05
 
 
