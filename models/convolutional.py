@@ -117,7 +117,9 @@ class Convolutional(Wavefunction):
             self.blocks = cast(list[ConvolutionalBlock], nn.ModuleList(blocks))
             self.norm = LayerNorm(D)
             self.out = nn.Linear(D, 1, bias=False)
-        self.register_buffer("log_start", condensate(hilbert), persistent=False)
+        start = condensate(hilbert)
+        self.register_buffer("log_start", start, persistent=False)
+        self._condensed = bool(start.any())
         if config.sites:
             if len(config.sites) != hilbert.n_sites:
                 raise ValueError(
@@ -127,6 +129,7 @@ class Convolutional(Wavefunction):
         self.to(torch.float64)
         self._initialise(torch.Generator().manual_seed(config.seed))
         self.gradient_dtype = torch.float32 if config.dtype == "mixed" else None
+        self.capturable = config.reference is None or getattr(config.reference, "capturable", False)
         self.to(device=device, dtype=torch.float32 if config.dtype == "float32" else torch.float64)
 
     @torch.no_grad()
@@ -171,8 +174,9 @@ class Convolutional(Wavefunction):
                 per_site = per_site + self.pairs(first * mixed)
             x = x + block.of_site(mixed)
         per_site = (per_site + self.out(self.norm(x)))[..., 0].double()
-        start = self.log_start[torch.arange(n.shape[1], device=n.device), tokens]
-        log_modulus = (per_site + start).sum(1)
+        if self._condensed:
+            per_site = per_site + self.log_start[torch.arange(n.shape[1], device=n.device), tokens]
+        log_modulus = per_site.sum(1)
         return LogPsi(log_modulus.masked_fill(~inside, -math.inf), torch.zeros_like(log_modulus))
 
     @property

@@ -53,6 +53,7 @@ class Jastrow(Wavefunction):
     has_phase = False
     normalised = False
     rowwise_layers = True
+    capturable = True
     classes: Tensor  # (L, L)
 
     def __init__(self, hilbert: HilbertSpace, config: JastrowConfig, *, device: torch.device | str = "cpu") -> None:

@@ -59,6 +59,7 @@ class Product(Wavefunction):
         self.has_phase = any(factor.has_phase for factor in built)
         self.is_real = all(factor.is_real or not factor.has_phase for factor in built)
         self.rowwise_layers = all(factor.rowwise_layers for factor in built)
+        self.capturable = all(factor.capturable for factor in built)
         dtypes = {factor.gradient_dtype for factor in built}
         self.gradient_dtype = dtypes.pop() if len(dtypes) == 1 else None
 

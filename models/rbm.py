@@ -54,6 +54,7 @@ class RBM(Wavefunction):
     config: RBMConfig
     normalised = False
     rowwise_layers = True
+    capturable = True
 
     def __init__(self, hilbert: HilbertSpace, config: RBMConfig, *, device: torch.device | str = "cpu") -> None:
         super().__init__()

@@ -84,6 +84,7 @@ class Vision(Wavefunction):
     config: VisionConfig
     normalised = False
     rowwise_layers = True
+    capturable = True
     patches: Tensor  # (T, sites of a patch)
     powers: Tensor  # of the local states of a patch in its number
 

@@ -42,7 +42,10 @@ class DecodingState(Protocol):
 
 
 class ReferencePhase(Protocol):
-    """A fixed, parameter-free phase of every configuration: a frozen dataclass of plain data, stored in archives."""
+    """A fixed, parameter-free phase of every configuration: a frozen dataclass of plain data, stored in archives.
+
+    Optional attribute: `capturable`, True if `phase` is, as in `Wavefunction`.
+    """
 
     def phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         """Phase of each configuration in radians, on the device of n."""
@@ -66,6 +69,9 @@ class Wavefunction(nn.Module, ABC):
         rowwise_layers: the input rows of every layer (nn.Linear, nn.LayerNorm, nn.Embedding) belong to the
             configurations in order, equally many to each, as layer-by-layer per-configuration gradients require.
         gradient_dtype: precision of per-configuration gradients; None for that of the parameters.
+        capturable: on a GPU `log_psi` can be captured as a CUDA graph: shapes depend on the number of configurations
+            alone; the host neither waits for the GPU nor copies to it (no `.item()`, boolean masks, tensors from lists)
+            except in a first call, whose tables are kept; nothing but parameters and buffers changes between calls.
     """
 
     hilbert: HilbertSpace
@@ -78,6 +84,7 @@ class Wavefunction(nn.Module, ABC):
     shares_prefixes: bool = False
     rowwise_layers: bool = False
     gradient_dtype: torch.dtype | None = None
+    capturable: bool = False
 
     @abstractmethod
     def log_psi(self, n: UInt8[Tensor, "B L"]) -> LogPsi:

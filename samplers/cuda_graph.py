@@ -12,10 +12,7 @@ Of several ranks the first one draws small numbers of samples for all; of large 
 """
 
 # Shapes: C places on the frontier, L sites, d local states.
-import atexit
-import copy
 import math
-import weakref
 from typing import NamedTuple
 
 import torch
@@ -25,6 +22,7 @@ from torch import Tensor
 from nqs.protocols import AutoregressiveWavefunction
 from nqs.runtime.distributed import ALONE, Communicator, communicator
 from nqs.runtime.memory import max_chunk_rows
+from nqs.samplers.capture import Captured, copied, on_side_stream, overwrite
 from nqs.samplers.padded_decoding import PaddedDecoding, compacted, share_of
 from nqs.samples import LARGEST_BINOMIAL, split_counts
 
@@ -124,47 +122,29 @@ class GraphedDraw:
         ranks: Communicator = ALONE,
     ) -> None:
         self.capacity, self.share = capacity, share_of(capacity, ranks.size)
-        shared = {id(wavefunction.hilbert): wavefunction.hilbert}
-        self.wavefunction = copy.deepcopy(wavefunction, shared).requires_grad_(False)
+        self.wavefunction = copied(wavefunction)
         self.generator = torch.Generator(device)
         self.n_samples = torch.full((1,), n_samples, dtype=torch.int64, device=device)
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):  # creates tables and handles, which is not allowed during capture
+
+        def sizes_of_a_draw() -> list[int]:
             decoding = PaddedDecoding(self.wavefunction, capacity, ranks, math.ceil(math.log2(PREFIXES)))
-            sizes = padded_draw(decoding, self.n_samples, self.generator).sizes.tolist()
-        torch.cuda.current_stream(device).wait_stream(side)
+            found: list[int] = padded_draw(decoding, self.n_samples, self.generator).sizes.tolist()
+            return found
+
+        sizes = on_side_stream(sizes_of_a_draw, device)
         enough = (site + 1 for site, size in enumerate(sizes) if size >= PREFIXES)
         decoding = PaddedDecoding(self.wavefunction, capacity, ranks, next(enough, len(sizes)))
-        self.graph = torch.cuda.CUDAGraph()
-        self.graph.register_generator_state(self.generator)
-        # The thread that watches over the messages of several ranks asks for events meanwhile.
-        mode = "global" if communicator().size == 1 else "thread_local"
-        with torch.cuda.graph(self.graph, capture_error_mode=mode):
-            self.leaves = padded_draw(decoding, self.n_samples, self.generator)
-        if ranks.size > 1:  # a graph must be gone before the connection that its messages use
-            atexit.register(_reset, weakref.ref(self))
+        self.captured = Captured(lambda: padded_draw(decoding, self.n_samples, self.generator), self.generator, ranks)
 
     @torch.no_grad()
     def __call__(self, wavefunction: AutoregressiveWavefunction, n_samples: int, generator: torch.Generator) -> Leaves:
         """The leaves, overwritten by the next call; the generator is advanced past the random numbers used."""
-        for own, given in zip(_tensors(self.wavefunction), _tensors(wavefunction), strict=True):
-            own.copy_(given)
+        overwrite(self.wavefunction, wavefunction)
         self.n_samples.fill_(n_samples)
         self.generator.set_state(generator.get_state())
-        self.graph.replay()
+        self.captured.replay()
         generator.set_state(self.generator.get_state())
-        return self.leaves
-
-
-def _reset(graph: "weakref.ref[GraphedDraw]") -> None:
-    found = graph()
-    if found is not None:
-        found.graph.reset()
-
-
-def _tensors(wavefunction: AutoregressiveWavefunction) -> list[Tensor]:
-    return [*wavefunction.parameters(), *wavefunction.buffers()]
+        return self.captured.result
 
 
 class GraphCache:

@@ -65,11 +65,20 @@ class Walkers:
     def __init__(self, n: UInt8[Tensor, "W L"], log_psi: LogPsi) -> None:
         self.n, self.log_modulus, self.phase = n, log_psi.log_modulus, log_psi.phase
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.n, self.log_modulus, self.phase
+
     def move(self, accepted: Bool[Tensor, " W"], n: UInt8[Tensor, "W L"], log_psi: LogPsi) -> None:
         """Accepted walkers to other configurations with their amplitudes."""
         self.n = torch.where(accepted[:, None], n, self.n)
         self.log_modulus = torch.where(accepted, log_psi.log_modulus, self.log_modulus)
         self.phase = torch.where(accepted, log_psi.phase, self.phase)
+
+    def overwrite(self, walkers: "Walkers") -> None:
+        """Copy other walkers into the memory of these."""
+        for own, given in zip(self.tensors, walkers.tensors, strict=True):
+            own.copy_(given)
 
 
 class MarkovChains(ABC):
@@ -87,7 +96,7 @@ class MarkovChains(ABC):
         self.n_steps = n_steps if config.n_steps is None else config.n_steps
         self.n_walkers = copies * config.n_chains
         self.walkers: UInt8[Tensor, "W L"] | None = None
-        self._proposed, self._accepted = 0, torch.zeros(())
+        self._proposed, self._accepted = 0, torch.zeros((), dtype=torch.int64)
 
     @abstractmethod
     def step(self, walkers: Walkers, number: int, generator: torch.Generator) -> Bool[Tensor, " C"]:
@@ -107,10 +116,10 @@ class MarkovChains(ABC):
         config = self.config
         walkers = self._begun(generator)
         rounds = []
-        self._proposed, self._accepted = 0, torch.zeros((), device=generator.device)
+        self._proposed, self._accepted = 0, torch.zeros((), dtype=torch.int64, device=generator.device)
         for _ in range(math.ceil(config.n_samples / config.n_chains)):
             self._advance(walkers, generator)
-            rounds.append([x[: config.n_chains] for x in (walkers.n, walkers.log_modulus, walkers.phase)])
+            rounds.append([x[: config.n_chains] for x in walkers.tensors])
         self.walkers = walkers.n
         n, log_modulus, phase = (torch.stack(part) for part in zip(*rounds, strict=True))
         return samples_of_chains(self.wavefunction, n, log_modulus, phase, self.acceptance)
@@ -167,12 +176,17 @@ class MarkovChains(ABC):
             if not drifts(log_modulus, STEADY) and not len(series) < LENGTH * tau:
                 break
 
+    def replayed(self, walkers: Walkers, generator: torch.Generator) -> tuple[int, Tensor | int]:
+        """Make the first moves of a round in another way; their number, and how many the recorded chains accepted."""
+        return 0, 0
+
     def _advance(self, walkers: Walkers, generator: torch.Generator) -> None:
         """One round."""
-        for number in range(self.n_steps):
-            accepted = self.step(walkers, number, generator)
-            self._proposed += len(accepted)
-            self._accepted = self._accepted + accepted.sum()
+        first, accepted = self.replayed(walkers, generator)
+        for number in range(first, self.n_steps):
+            accepted = accepted + self.step(walkers, number, generator).sum()
+        self._proposed += self.n_steps * self.config.n_chains
+        self._accepted = self._accepted + accepted
 
 
 def metropolis(log_ratio: Float64[Tensor, " W"], generator: torch.Generator) -> Bool[Tensor, " W"]:

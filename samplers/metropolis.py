@@ -12,16 +12,19 @@ peaks of the distribution, and exchange their configurations with those of the n
 Swendsen and Wang, Phys. Rev. Lett. 57, 2607 (1986); Geyer, Computing Science and Statistics 23, 156 (1991).
 """
 
-# Shapes: C chains, W walkers, L sites.
+# Shapes: C chains, W walkers, L sites, P pairs of walkers.
 import itertools
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from nqs.amplitudes.evaluate import log_psi_by_all_ranks
-from nqs.protocols import Wavefunction
+from nqs.amplitudes.evaluate import log_psi_by_all_ranks, log_psi_in_chunks
+from nqs.protocols import LogPsi, Wavefunction
+from nqs.samplers.graphed_moves import GRAPH_DEVICES, MoveGraphs, at_once
 from nqs.samplers.markov_chains import ChainOptions, MarkovChains, Walkers, metropolis
 from nqs.samplers.moves import Moves, Proposer, default_moves
 
@@ -34,6 +37,9 @@ class MetropolisSampler(ChainOptions):
         n_samples, n_chains, n_steps, n_discarded: as in `ChainOptions`.
         moves: kinds of moves, used in turn; () for `nqs.samplers.moves.default_moves`.
         powers: the powers a of parallel tempering, from 1 downwards; (1,) for none.
+        use_cuda_graph: on a GPU, replay the moves as a CUDA graph (nqs.samplers.graphed_moves) where the wavefunction
+            and the moves are `capturable` and all walkers are evaluated at once: the same samples, faster for small
+            networks.
 
     >>> from nqs.hilbert import bosons
     >>> from nqs.models import Transformer
@@ -45,6 +51,7 @@ class MetropolisSampler(ChainOptions):
 
     moves: tuple[Moves, ...] = ()
     powers: tuple[float, ...] = (1.0,)
+    use_cuda_graph: bool = field(default=True, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,36 +79,69 @@ class MetropolisSampling(MarkovChains):
         if self.n_steps < len(self._moves):
             raise ValueError(f"n_steps={self.n_steps} for {len(self._moves)} kinds of moves: give as many at least.")
         self._proposers: list[Proposer] = []
+        self._graphs = MoveGraphs()
 
     def begin(self, device: torch.device) -> None:
         if not self._proposers:
             self._proposers = [moves.build(self.hilbert, device) for moves in self._moves]
             powers = torch.tensor(self.config.powers, dtype=torch.float64, device=device)
-            self._powers = powers.repeat_interleave(self.config.n_chains)  # (W,)
+            self._powers = 2 * powers.repeat_interleave(self.config.n_chains)  # (W,), of |psi|
+            self._exchanges = [self._neighbours(first, device) for first in range(2)]
+        self._graphs.update(self.wavefunction)
 
     def step(self, walkers: Walkers, number: int, generator: torch.Generator) -> Bool[Tensor, " C"]:
+        return self._move(self.wavefunction, walkers, number, generator, log_psi_in_chunks)
+
+    def replayed(self, walkers: Walkers, generator: torch.Generator) -> tuple[int, Tensor | int]:
+        n_kinds, n_parities = len(self._proposers), 1 if len(self.config.powers) == 1 else 2
+        moves = math.lcm(n_kinds, n_parities)
+        periods = self.n_steps // moves
+        if not periods or not self.config.use_cuda_graph or not self._can_be_captured(generator.device):
+            return 0, 0
+
+        def period(wavefunction: Wavefunction, moved: Walkers, own: torch.Generator) -> Int64[Tensor, ""]:
+            accepted = [self._move(wavefunction, moved, number, own, at_once) for number in range(moves)]
+            return torch.stack(accepted).sum()
+
+        graph = self._graphs.graph(period, self.wavefunction, walkers)
+        return (0, 0) if graph is None else (periods * moves, graph(walkers, periods, generator))
+
+    def _can_be_captured(self, device: torch.device) -> bool:
+        moves = all(getattr(proposer, "capturable", False) for proposer in self._proposers)
+        return device.type in GRAPH_DEVICES and moves and self.wavefunction.capturable
+
+    def _move(
+        self,
+        wavefunction: Wavefunction,
+        walkers: Walkers,
+        number: int,
+        generator: torch.Generator,
+        evaluate: Callable[[Wavefunction, Tensor], LogPsi],
+    ) -> Bool[Tensor, " C"]:
+        """Move `number` of a round; which of the recorded chains accepted theirs."""
         proposal = self._proposers[number % len(self._proposers)](walkers.n, generator)
-        log_psi = log_psi_by_all_ranks(self.wavefunction, proposal.configurations)
-        log_ratio = 2 * self._powers * (log_psi.log_modulus - walkers.log_modulus) + proposal.log_ratio
+        log_psi = log_psi_by_all_ranks(wavefunction, proposal.configurations, evaluate)
+        log_ratio = self._powers * (log_psi.log_modulus - walkers.log_modulus) + proposal.log_ratio
         accepted = metropolis(log_ratio, generator)
         walkers.move(accepted, proposal.configurations, log_psi)
         if len(self.config.powers) > 1:
             self._exchange(walkers, number % 2, generator)
         return accepted[: self.config.n_chains]
 
-    def _exchange(self, walkers: Walkers, first: int, generator: torch.Generator) -> None:
-        """Exchange the configurations of pairs of neighbouring powers, beginning with the pair (first, first + 1)."""
+    def _neighbours(self, first: int, device: torch.device) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]:
+        """Rows of all pairs of walkers of neighbouring powers, beginning with the pair (first, first + 1)."""
         K, C = len(self.config.powers), self.config.n_chains
-        upper = torch.arange(first, K - 1, 2, device=walkers.n.device)
-        if not len(upper):
+        upper = torch.arange(K - 1, device=device)[first::2]
+        rows = (upper[:, None] * C + torch.arange(C, device=device)).flatten()
+        return rows, rows + C
+
+    def _exchange(self, walkers: Walkers, first: int, generator: torch.Generator) -> None:
+        """Exchange the configurations of pairs of neighbouring powers."""
+        rows, other = self._exchanges[first]
+        if not len(rows):
             return
-        rows = (upper[:, None] * C + torch.arange(C, device=walkers.n.device)).flatten()
-        other = rows + C
         change = walkers.log_modulus[other] - walkers.log_modulus[rows]
-        accepted = metropolis(2 * (self._powers[rows] - self._powers[other]) * change, generator)
-        rows, other = rows[accepted], other[accepted]
+        accepted = metropolis((self._powers[rows] - self._powers[other]) * change, generator)
         order = torch.arange(len(walkers.n), device=walkers.n.device)
-        order[rows], order[other] = other, rows
-        walkers.n, walkers.log_modulus, walkers.phase = (
-            x[order] for x in (walkers.n, walkers.log_modulus, walkers.phase)
-        )
+        order[rows], order[other] = torch.where(accepted, other, rows), torch.where(accepted, rows, other)
+        walkers.n, walkers.log_modulus, walkers.phase = (x[order] for x in walkers.tensors)

@@ -43,7 +43,11 @@ class Moves(Protocol):
 
 
 class Proposer(Protocol):
-    """Moves of one space on one device."""
+    """Moves of one space on one device.
+
+    Optional attribute: `capturable`, True if a call can be captured as a CUDA graph, as in
+    `nqs.wavefunction.Wavefunction`.
+    """
 
     def __call__(self, n: UInt8[Tensor, "B L"], generator: torch.Generator) -> Proposal: ...
 
@@ -85,6 +89,8 @@ class LocalMoves:
 class LocalProposer:
     """Local moves of one space."""
 
+    capturable = True
+
     def __init__(self, config: LocalMoves, hilbert: HilbertSpace, device: torch.device) -> None:
         L, d = hilbert.n_sites, hilbert.local_dim
         if isinstance(config.sites, int):
@@ -118,7 +124,8 @@ class LocalProposer:
         self.hilbert, self.table = hilbert, torch.from_numpy(table).to(device)
         self.number, self.kinds = torch.from_numpy(number).to(device), torch.tensor(kinds, device=device)
         self.groups = torch.tensor(groups, device=device)  # (M, k)
-        self.powers = torch.tensor([d**j for j in reversed(range(k))], device=device)
+        states = np.indices((d,) * k, dtype=np.uint8).reshape(k, -1).T  # of every combined state, (d^k, k)
+        self.states = torch.from_numpy(states.copy()).to(device)
 
     @property
     def is_empty(self) -> bool:
@@ -137,17 +144,16 @@ class LocalProposer:
         pick = torch.rand((len(n), 1), dtype=torch.float64, generator=generator, device=n.device)
         pick = (pick * total).long().minimum(total - 1).clamp(min=0)
         group = torch.searchsorted(ends, pick, right=True).clamp(max=len(groups) - 1)  # (B, 1)
-        place = pick - (ends - number).gather(1, group)
-        code = self.table[kinds[group], codes.gather(1, group), place.clamp(min=0)]  # (B, 1)
-        states = code.div(self.powers, rounding_mode="floor") % self.hilbert.local_dim  # (B, k)
-        moved = n.scatter(1, groups[group[:, 0]], states.to(torch.uint8))
+        place = pick - (ends - number).gather(1, group)  # 0 where there is no move
+        code = self.table[kinds[group], codes.gather(1, group), place]  # (B, 1)
+        moved = n.scatter(1, groups[group[:, 0]], self.states[code[:, 0]])
         possible = total[:, 0] > 0
         if self.hilbert.exclusions:
             possible &= self.hilbert.contains(moved)
         moved = torch.where(possible[:, None], moved, n)
         back = self.number[kinds, self._codes(moved, groups)].sum(1)
-        log_ratio = total[:, 0].clamp(min=1).double().log() - back.clamp(min=1).double().log()
-        return Proposal(moved, log_ratio)
+        there, back = torch.stack((total[:, 0], back)).clamp(min=1).double().log()
+        return Proposal(moved, there - back)
 
     def _codes(self, n: UInt8[Tensor, "B L"], groups: Tensor) -> Tensor:
         """Combined local state of every group, (B, M)."""

@@ -3,6 +3,7 @@
     python scripts/scaling.py                                  1, 2, 4, .. GPUs, as many as there are
     python scripts/scaling.py --rows heisenberg --gpus 1 4     one problem
     python scripts/scaling.py --device cpu --rows toy          two processes of a CPU, a minute
+    python scripts/scaling.py --rows chains chains-eager       Markov chains with a CUDA graph, and without
     python scripts/benchmark.py --scaling                      the same as the first
 
 Each number of GPUs is a run of torchrun, whose rows are printed as they come: seconds of a step and of its parts (the
@@ -20,7 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -38,7 +39,8 @@ from nqs.lattice import chain, square
 from nqs.models import MarshallSign, TransformerConfig
 from nqs.optimisation import StochasticReconfiguration, solve, split_rows, stochastic_reconfiguration
 from nqs.optimisation.kernel import DenseJacobian, StreamedJacobian
-from nqs.protocols import Hamiltonian, OptimiserConfig, Wavefunction
+from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, lattice_of
+from nqs.recipes.samplers import chains as chains_of_recipe
 from nqs.runtime.distributed import Communicator, communicator
 from nqs.runtime.ranks import start
 from nqs.samplers import TreeSampler
@@ -52,18 +54,33 @@ WARM_UP = 8  # the first step has so many times fewer configurations
 COLLECTIVES = ("gather_padded", "to_columns", "sum", "from_first", "largest")
 
 
+def tree(_: Hamiltonian, __: Wavefunction, number: int) -> SamplerConfig:
+    return TreeSampler(n_distinct=number)
+
+
+def chains(hamiltonian: Hamiltonian, psi: Wavefunction, number: int) -> SamplerConfig:
+    """The Markov chains of `nqs.recipes`."""
+    return chains_of_recipe(psi, number, lattice_of(hamiltonian))
+
+
+def chains_without_graph(hamiltonian: Hamiltonian, psi: Wavefunction, number: int) -> SamplerConfig:
+    return replace(chains_of_recipe(psi, number, lattice_of(hamiltonian)), use_cuda_graph=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """What is measured.
 
     Attributes:
         build: Hamiltonian, wavefunction and optimiser of a step, for a device.
-        distinct: configurations of a step, or of a GPU.
+        distinct: configurations of a step, or of a GPU; of Markov chains their number, one sample each.
+        sampler: of a Hamiltonian, a wavefunction and that number.
         is_long: a step takes so long that there is only one.
     """
 
     build: Callable[[str], tuple[Hamiltonian, Wavefunction, OptimiserConfig]]
     distinct: int
+    sampler: Callable[[Hamiltonian, Wavefunction, int], SamplerConfig] = tree
     is_weak: bool = False
     is_long: bool = False
 
@@ -91,6 +108,13 @@ def large(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
     return hamiltonian, model.build(hamiltonian.hilbert, device), optimiser
 
 
+def convolutions(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
+    """The 10x10 Heisenberg lattice as `nqs.ground_state` solves it."""
+    hamiltonian = Heisenberg(square(10, 10), 0.0)
+    plan = recipes.plan(hamiltonian, device=device)
+    return hamiltonian, plan.model.build(hamiltonian.hilbert, device).for_steps(), plan.stages[-1].optimiser
+
+
 def toy(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
     hamiltonian = Heisenberg(chain(16), 0.0)
     model = TransformerConfig(width=16, layers=1, heads=2, phase="zero")
@@ -102,7 +126,10 @@ PROBLEMS = {
     "bose-hubbard": Problem(build=bose_hubbard, distinct=32_000),
     "heisenberg-weak": Problem(build=heisenberg, distinct=8_000, is_weak=True),
     "large": Problem(build=large, distinct=32_768, is_long=True),
+    "chains": Problem(build=convolutions, distinct=2_048, sampler=chains),
+    "chains-eager": Problem(build=convolutions, distinct=2_048, sampler=chains_without_graph),
     "toy": Problem(build=toy, distinct=500),
+    "toy-chains": Problem(build=toy, distinct=200, sampler=chains),
     "toy-weak": Problem(build=toy, distinct=250, is_weak=True),
 }
 
@@ -115,7 +142,7 @@ class Config:
     gpus: tuple[int, ...] = ()  # (): 1, 2, 4, .. up to those of the machine; on a CPU 1 and 2 processes
     device: str = field(default_factory=recipes.default_device)
     seconds: float = 8.0  # of the steps of a row, at least one
-    simulate: bool = True  # balance of a draw of the first row on up to 1,024 ranks
+    simulate: bool = True  # balance of a draw of the first row, if it is a tree, on up to 1,024 ranks
     figure: Path = Path("results/scaling.png")
     measure: bool = False  # measure the rows in this process and its other ranks: what torchrun starts
 
@@ -170,7 +197,7 @@ def measured(problem: Problem, device: str, seconds: float) -> dict[str, float]:
     optimiser, place = config.build(psi), next(psi.parameters()).device
     number = problem.distinct * (communicator().size if problem.is_weak else 1)
     generator = torch.Generator(place).manual_seed(0)
-    sampler = TreeSampler(n_distinct=number).build(psi)
+    sampler = problem.sampler(hamiltonian, psi, number).build(psi)
     found: dict[str, Any] = {}
 
     def step(with_sampler: Any, watch: Stopwatch) -> None:
@@ -192,8 +219,8 @@ def measured(problem: Problem, device: str, seconds: float) -> dict[str, float]:
         watch.seconds["step"] = watch._now() - whole
         found.update(distinct=samples.n_distinct, evaluated=local.n_evaluated)
 
-    step(TreeSampler(n_distinct=max(1, number // WARM_UP)).build(psi), Stopwatch(place))
-    sampler.sample(generator)  # finds the number of samples
+    step(problem.sampler(hamiltonian, psi, max(1, number // WARM_UP)).build(psi), Stopwatch(place))
+    sampler.sample(generator)  # finds the number of samples, or thermalises
     best: dict[str, float] = {}
     begin = time.monotonic()
     while True:
@@ -267,7 +294,7 @@ def main(config: Config) -> None:
                 found.append(one)
                 print(line_of(one, found), flush=True)
     report: dict[str, Any] = {"measured": found}
-    if config.simulate:
+    if config.simulate and PROBLEMS[config.rows[0]].sampler is tree:
         report["balance"] = simulated(config, found)
     draw(found, report.get("balance", {}), config.figure)
     print(json.dumps(report))

@@ -3,7 +3,8 @@
 # Shapes: B configurations, L sites.
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64, Int64, UInt8
@@ -22,13 +23,14 @@ class MarshallSign:
     """
 
     sublattice: tuple[int, ...]
+    capturable: ClassVar[bool] = True
 
     def phase(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, " B"]:
         on_a = _on_device(self.sublattice, n.device)
         return math.pi * ((n.long() * on_a).sum(1) % 2).double()
 
 
-@lru_cache(maxsize=16)
+@cache  # without a limit: CUDA graphs read these
 def _on_device(sublattice: tuple[int, ...], device: torch.device) -> Int64[Tensor, " L"]:
     """Copied once: at each copy the host would wait until a GPU has done all that it was asked for before."""
     return torch.tensor(sublattice, dtype=torch.int64, device=device)

@@ -75,6 +75,7 @@ class ProjectedWavefunction(Wavefunction):
         self.group = config.symmetry if group is None else group
         self.n_images = self.group.order * base.n_images
         self.rowwise_layers, self.gradient_dtype = base.rowwise_layers, base.gradient_dtype
+        self.capturable = base.capturable and not self.group.fermions  # signs of fermions go by chunks of free memory
         real = base.is_real or not base.has_phase
         self.is_real = real and self.group.has_real_characters
         self.has_phase = base.has_phase or not self.group.is_trivial

@@ -41,6 +41,7 @@ class Frontier:
         self.n_sites, self.local_dim = remainders.n_sites, remainders.local_dim
         self._relations = excluded_pairs(exclusions, self.local_dim)
         self._on_device: dict[torch.device, Tensor] = {}
+        self._pairs: dict[torch.device, list[Int64[Tensor, "2 pairs"]]] = {}  # of the exclusions, by device
         levels = self._levels()
         self.number = max((len(level) for level in levels), default=0)  # R
         self.start = 0 if len(levels) == self.n_sites else -1
@@ -135,8 +136,10 @@ class Frontier:
     def contains(self, n: UInt8[Tensor, "B L"]) -> Bool[Tensor, " B"]:
         """Which of the configurations lie in the sector: all pairs of sites at once, not site by site."""
         inside = self._remainders.contains(n)
-        for exclusion in self._exclusions:
-            i, j = torch.tensor(exclusion.pairs, dtype=torch.int64, device=n.device).view(-1, 2).T
+        if n.device not in self._pairs:
+            lists = [torch.tensor(exclusion.pairs, dtype=torch.int64) for exclusion in self._exclusions]
+            self._pairs[n.device] = [pairs.view(-1, 2).T.to(n.device) for pairs in lists]
+        for exclusion, (i, j) in zip(self._exclusions, self._pairs[n.device], strict=True):
             first, second = n[:, i], n[:, j]  # (B, pairs)
             for a, b in exclusion.states:
                 inside &= ~((first == a) & (second == b)).any(1)

@@ -47,6 +47,7 @@ class Remainders:
     ) -> None:
         self.local_dims, self.local_dim, self.n_sites = local_dims, max(local_dims), len(local_dims)
         self.states_differ, self.sites_differ = len(set(local_dims)) > 1, sites_differ
+        self._largest: dict[torch.device, Int64[Tensor, " L"]] = {}  # local_dims on devices that asked for them
         self._exists = np.arange(self.local_dim) < np.array(local_dims)[:, None]  # (L, d)
         self.charges = [self._from_zero(*charge) for charge in charges]
         # Remainders of each charge are 0 .. target, or 0 .. modulus - 1.
@@ -113,17 +114,22 @@ class Remainders:
                 left = left % charge.modulus
             remainder = remainder * size + left
         if self.states_differ:
-            missing = n >= torch.tensor(self.local_dims, device=n.device)  # local states that the site does not have
+            missing = n >= self._local_dims(n.device)  # local states that the site does not have
             overshoots = overshoots | (missing.cumsum(1) > missing.long())
         return remainder.masked_fill(overshoots, self.number)
 
     def contains(self, n: UInt8[Tensor, "B L"]) -> Bool[Tensor, " B"]:
         """Which of the configurations lie in the sector."""
         n = n.long()
-        largest = torch.tensor(self.local_dims, device=n.device) if self.states_differ else self.local_dim
+        largest = self._local_dims(n.device) if self.states_differ else self.local_dim
         inside = (n < largest).all(1)
         safe = n.clamp(max=self.local_dim - 1)
         for charge in self.charges:
             total = charge.carried(safe).sum(1)
             inside &= (total if charge.modulus is None else total % charge.modulus) == charge.target
         return inside
+
+    def _local_dims(self, device: torch.device) -> Int64[Tensor, " L"]:
+        if device not in self._largest:
+            self._largest[device] = torch.tensor(self.local_dims, device=device)
+        return self._largest[device]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-Options = ParamSpec("Options")
+Fields = ParamSpec("Fields")
 Subject = TypeVar("Subject")
 Bundle = TypeVar("Bundle")
 Outcome = TypeVar("Outcome")
@@ -16,15 +16,15 @@ PLACE = "        {options}\n"  # in a docstring: stands for the attributes of th
 
 
 def takes(
-    bundle: Callable[Options, Bundle],
-) -> Callable[[Callable[[Subject, Bundle], Outcome]], Callable[Concatenate[Subject, Options], Outcome]]:
+    bundle: Callable[Fields, Bundle],
+) -> Callable[[Callable[[Subject, Bundle], Outcome]], Callable[Concatenate[Subject, Fields], Outcome]]:
     """Decorator of f(subject, bundle): makes it f(subject, **options), with the fields of the dataclass as options.
 
     Type checkers, completion and `help` see every option; unknown ones raise the usual TypeError. The attributes that
     the dataclass and its bases document stand in the docstring of f in place of {options}.
     """
 
-    def decorator(function: Callable[[Subject, Bundle], Outcome]) -> Callable[Concatenate[Subject, Options], Outcome]:
+    def decorator(function: Callable[[Subject, Bundle], Outcome]) -> Callable[Concatenate[Subject, Fields], Outcome]:
         (subject, _), fields = inspect.signature(function).parameters.values(), inspect.signature(bundle).parameters
         signature = inspect.signature(function).replace(parameters=[subject, *fields.values()])
 

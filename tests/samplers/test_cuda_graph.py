@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from waiting import Waiting
 
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
@@ -55,21 +55,6 @@ def test_missing_samples_are_noticed() -> None:
     for capacity in (1, 5, 19, 20):
         leaves = padded_draw(PaddedDecoding(model, capacity), torch.tensor([10**9]), torch.Generator().manual_seed(1))
         assert (int(leaves.largest) > capacity) == (capacity < 20)  # the sector has 20 configurations
-
-
-class Waiting(TorchDispatchMode):
-    """Counts the operations for which the host would wait for a GPU, or that read its own memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        masks = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if name in ("_local_scalar_dense", "nonzero", "is_nonzero", "lift_fresh", "unique", "equal") or masks:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()

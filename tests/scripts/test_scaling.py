@@ -27,6 +27,18 @@ def test_parts_of_a_step(one: dict[str, Any]) -> None:
     assert one["communication"] < 0.1 * one["step"]  # there are no other ranks
 
 
+def test_parts_of_a_step_with_chains() -> None:
+    found = scaling.measured(scaling.PROBLEMS["toy-chains"], "cpu", 0.0)
+    assert min(found[part] for part in ("sampling", "local energy", "kernel", "solve")) > 0
+    assert 100 < found["distinct"] <= 200
+
+
+@pytest.mark.gpu
+def test_chains_with_and_without_a_graph() -> None:
+    with_graph, without = (scaling.measured(scaling.PROBLEMS[row], "cuda", 0.0) for row in ("chains", "chains-eager"))
+    assert with_graph["sampling"] < without["sampling"]
+
+
 def test_table_and_figure(
     one: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
