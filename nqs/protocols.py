@@ -69,7 +69,7 @@ class SamplerConfig(Protocol):
         n_distinct: a field, the number of distinct configurations that a draw is asked for, or None. Runs build the
             sampler with other numbers (`with_distinct`): a smaller one where a draw takes longer than the time that is
             left, a larger one for all batches of an evaluation at once. A number of another meaning needs another name.
-        n_chains, n_samples: fields of Markov chains, which have n_samples as `n_distinct` for the batches at once.
+        n_chains, n_samples: fields of Markov chains; all batches of an evaluation at once have a larger n_samples.
     """
 
     def build(self, wavefunction: Wavefunction) -> Sampler: ...

@@ -1,5 +1,7 @@
-"""Rates, shifts and trust region of the natural gradient, where they differ from the defaults of
-`nqs.optimisation.stochastic_reconfiguration` and `nqs.optimisation.exact_steps`."""
+"""Rates, shifts and trust region of the natural gradient.
+
+Numbers that are not here are the defaults of `StochasticReconfiguration` and `ExactSteps`, with their measurements.
+"""
 
 import math
 from collections.abc import Mapping
