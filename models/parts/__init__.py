@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nqs.models.parts.linear_recurrence import LinearRecurrence
     from nqs.models.parts.masked_mlp import MaskedMLP
     from nqs.models.parts.phases import LastPhase, LogitPhase, SignPhase, TokenPhase, WholePhase
-    from nqs.models.parts.positions import GridPositions, LearnedPositions, NoPositions, Sinusoidal
+    from nqs.models.parts.positions import GridPositions, LearnedPositions, NoPositions
     from nqs.models.parts.recurrent import Recurrence
     from nqs.models.parts.retention import Retention
     from nqs.models.parts.tokens import Categorical, Groups, OneHot, Ordinal
@@ -48,7 +48,6 @@ __all__ = [
     "Retention",
     "RotaryAttention",
     "SignPhase",
-    "Sinusoidal",
     "TokenPhase",
     "WholePhase",
 ]
@@ -65,7 +64,7 @@ __getattr__, __dir__ = on_first_use(
         "linear_recurrence": "LinearRecurrence",
         "masked_mlp": "MaskedMLP",
         "phases": "LastPhase LogitPhase SignPhase TokenPhase WholePhase",
-        "positions": "GridPositions LearnedPositions NoPositions Sinusoidal",
+        "positions": "GridPositions LearnedPositions NoPositions",
         "recurrent": "Recurrence",
         "retention": "Retention",
         "tokens": "Categorical Groups OneHot Ordinal",

@@ -33,40 +33,31 @@ class Attention:
 
 @dataclass(frozen=True, kw_only=True)
 class RotaryAttention:
-    """Queries and keys are turned by angles proportional to the position. Su et al., arXiv:2104.09864.
-
-    Attributes:
-        grid: half of the channels turn with the row and half with the column of a two-dimensional lattice.
-    """
+    """Queries and keys are turned by angles proportional to the position. Su et al., arXiv:2104.09864."""
 
     heads: int = 4
-    grid: bool = False
 
     def build(self, sizes: Sizes) -> nn.Module:
         """
         Raises:
-            ValueError: the width of a head is no multiple of 2, or of 4 on a grid.
+            ValueError: the width of a head is odd.
         """
-        checked_heads(self.heads, sizes.width)
-        each, needed = sizes.width // self.heads, 4 if self.grid else 2
-        if each % needed:
+        each = sizes.width // checked_heads(self.heads, sizes.width)
+        if each % 2:
             raise ValueError(
-                f"heads of width {each} = {sizes.width} / {self.heads} cannot turn with {needed // 2} coordinates: "
-                f"choose a multiple of {needed}."
+                f"heads of width {each} = {sizes.width} / {self.heads} cannot turn: choose an even number."
             )
-        site = torch.arange(sizes.n_positions) * sizes.patch
-        coordinates = [site // sizes.shape[1], site % sizes.shape[1]] if self.grid else [site // sizes.patch]
-        return Rotary(sizes.width, self.heads, coordinates)
+        return Rotary(sizes.width, self.heads, sizes.n_positions)
 
 
 class Rotary(CausalSelfAttention):
     angles: Tensor  # (P, E / 2)
 
-    def __init__(self, width: int, heads: int, coordinates: list[Tensor]) -> None:
+    def __init__(self, width: int, heads: int, length: int) -> None:
         super().__init__(width, heads)
-        pairs = width // heads // 2 // len(coordinates)
+        pairs = width // heads // 2
         rates = ROTARY_BASE ** (-torch.arange(pairs) / pairs)
-        self.register_buffer("angles", torch.cat([x[:, None] * rates for x in coordinates], 1), persistent=False)
+        self.register_buffer("angles", torch.arange(length)[:, None] * rates, persistent=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         q, k, v = self.projected(x)

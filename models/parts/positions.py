@@ -1,7 +1,6 @@
 """Absolute positions, added to the token embeddings; relative ones belong to the mixers (rotary, by displacement)."""
 
 # Shapes: B configurations, T positions from the first one, D width.
-import math
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nqs.models.parts.sizes import Sizes
-
-LONGEST = 1e4  # longest wavelength of sinusoidal positions, in units of 2 pi sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,36 +43,21 @@ class Learned(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sinusoidal:
-    """Fixed sines and cosines of the position. Vaswani et al., arXiv:1706.03762."""
-
-    def build(self, sizes: Sizes) -> nn.Module:
-        return Fixed(sinusoidal(sizes.n_positions, sizes.width))
-
-
-@dataclass(frozen=True, kw_only=True)
 class NoPositions:
     """Tokens alone; the causal order is all that tells positions apart."""
 
     def build(self, sizes: Sizes) -> nn.Module:
-        return Fixed(torch.zeros(sizes.n_positions, sizes.width))
+        return Zero(sizes.width)
 
 
-def sinusoidal(length: int, width: int) -> Float[Tensor, "L D"]:
-    half = (width + 1) // 2
-    rates = torch.exp(-math.log(LONGEST) * torch.arange(half) / half)
-    angles = torch.arange(length)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
+class Zero(nn.Module):
+    """Vectors of zeros."""
 
+    vector: Tensor
 
-class Fixed(nn.Module):
-    """Vectors without parameters."""
-
-    vectors: Tensor
-
-    def __init__(self, vectors: Float[Tensor, "L D"]) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("vectors", vectors, persistent=False)
+        self.register_buffer("vector", torch.zeros(width), persistent=False)
 
     def forward(self, batch: int, length: int) -> Float[Tensor, "B T D"]:
-        return self.vectors[:length].expand(batch, length, -1)
+        return self.vector.expand(batch, length, -1)

@@ -27,7 +27,11 @@ REMOVED: dict[str, dict[str, Any]] = {
     },
     "TorchOptimiser": {"baseline": True},
     "RunConfig": {"clip": None, "first_samples": 1.0},
+    "RotaryAttention": {"grid": False},
 }  # fmt: skip
+# Parts of `ComposedConfig` that lost in docs/design_questions.md and were removed, and the last commit with them.
+REMOVED_PARTS: dict[str, dict[str, Any]] = {"Sinusoidal": {}, "RotaryAttention": {"grid": True}}
+LAST_COMMIT = "bca6904"
 RENAMED = {"TreeSampler": {"recorded": "use_cuda_graph"}}
 # Values of options that older archives lack.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -71,7 +75,8 @@ def upgraded(config: Mapping[str, Any], *, finished: bool = False) -> dict[str, 
         finished: no step is left, so that removed options are dropped whatever their value.
 
     Raises:
-        ArchiveError: steps are left, and a removed option has a value that this package cannot continue with.
+        ArchiveError: steps are left, and a removed option has a value that this package cannot continue with; or the
+            model has a part that was removed.
     """
     new = {name: _part(part, finished) for name, part in config.items()}
     old = config.get("optimiser")
@@ -87,6 +92,11 @@ def _part(part: Any, finished: bool) -> Any:
     if not isinstance(part, Mapping):
         return part
     kind = str(part.get("type"))
+    if kind in REMOVED_PARTS and REMOVED_PARTS[kind].items() <= part.items():
+        raise ArchiveError(
+            f"the model of this run has a part that was removed, {kind}({options_of(REMOVED_PARTS[kind])}): nqs of "
+            f"commit {LAST_COMMIT} can rebuild it; here the run can be shown, compared and plotted."
+        )
     removed: Mapping[str, Any] = REMOVED.get(kind, {})
     renamed: Mapping[str, str] = RENAMED.get(kind, {})
     new = dict(DEFAULTS.get(kind, {}))
@@ -114,6 +124,10 @@ def _exact_steps(old: Mapping[str, Any], finished: bool) -> dict[str, Any]:
             raise _removed("ExactSteps", name, old[name])
     names = ("diagonal_shift", "final_diagonal_shift", "max_step", "precision", "memory")
     return {"type": "ExactSteps", "time": rate} | {name: old[name] for name in names if old.get(name) is not None}
+
+
+def options_of(part: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in part.items())
 
 
 def _removed(kind: str, name: str, value: object) -> ArchiveError:

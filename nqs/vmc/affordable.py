@@ -60,7 +60,7 @@ def affordable(
             if GROWTH * number < wanted and spent + GROWTH * seconds <= TRIALS * allowed:
                 number *= GROWTH
             elif number == FIRST and not repeated and spent + seconds <= allowed:  # the first draw also fills caches
-                repeated = True
+                repeated, begin = True, before + seconds
             else:
                 break
     if seconds * wanted / distinct <= allowed:

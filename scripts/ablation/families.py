@@ -1,14 +1,17 @@
 """One wavefunction for a family of Hamiltonians, against one for each of them in the same total time.
 
-"one for all" trains on couplings on a grid, and measures relative errors at ten held-out couplings between the grid
-points and at two outside the range; fine-tuning then continues at each held-out coupling for a tenth of the time of the
-family. "one for each" trains ten wavefunctions, each for a tenth of that time.
+"one for all" trains on couplings on a grid, keeps the parameters in a file, and measures relative errors at ten
+held-out couplings between the grid points and at two outside the range. "fine-tuned" continues from these parameters at
+each held-out coupling for a tenth of the time of the family. "one for each" trains ten wavefunctions from the start,
+each for a tenth of that time. Errors are printed to the standard error as they are found.
 """
 
 import itertools
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,11 +25,12 @@ from nqs.lattice import chain
 from nqs.models.parts import ByPosition, ComposedConfig, FamilyConfig, FamilyWavefunction, GlobalEmbedding
 from nqs.optimisation import StochasticReconfiguration
 from nqs.protocols import Hamiltonian, Objective, Wavefunction
+from nqs.recipes.steps import EVALUATION_FRACTION
 from nqs.samplers import TreeSampler
 from nqs.samples import LocalEnergies, Samples
 from nqs.scripts.ablation.jobs import Column, Job, Row
 from nqs.scripts.ablation.problems import known_signs
-from nqs.scripts.ablation.training import LAYERS, WIDTH, evaluation, reconfiguration
+from nqs.scripts.ablation.training import LAYERS, WIDTH, reconfiguration
 from nqs.vmc.loop import VMC
 
 TRAINED, HELD_OUT = 12, 10
@@ -35,11 +39,12 @@ COLUMNS = (
     Column("largest", "largest relative error, held out"),
     Column("median", "median, held out"),
     Column("outside", "outside the range"),
-    Column("tuned", "largest, fine-tuned"),
     Column("parameters", "parameters", ",.0f"),
     Column("steps", "steps", ",.0f"),
 )
-VARIANTS = ("one for all", "one for each")
+VARIANTS = ("one for all", "fine-tuned", "one for each")
+PARAMETERS = Path("results/families")  # of trained families
+REPORT = 30.0  # seconds between lines about the steps
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,6 @@ class FamilyProblem:
         outside: couplings outside the range.
     """
 
-    n_sites: int
     hamiltonian: Callable[[float], Any]
     couplings: tuple[float, float]
     feature: Callable[[float], float]
@@ -72,10 +76,10 @@ class FamilyProblem:
 
 PROBLEMS = {
     "bose-hubbard-10": FamilyProblem(
-        10, lambda U: BoseHubbard(chain(10), 10, U=U), (1.0, 16.0), lambda U: U / 8, (0.5, 20.0)
+        lambda U: BoseHubbard(chain(10), 10, U=U), (1.0, 16.0), lambda U: U / 8, (0.5, 20.0)
     ),
     "xxz-16": FamilyProblem(
-        16, lambda D: Heisenberg(chain(16), total_sz=0, Delta=D), (-0.5, 2.0), lambda D: D, (-0.7, 2.5)
+        lambda D: Heisenberg(chain(16), total_sz=0, Delta=D), (-0.5, 2.0), lambda D: D, (-0.7, 2.5)
     ),
 }
 
@@ -113,10 +117,12 @@ EXACT = {
 
 
 @dataclass(frozen=True)
-class EnergyByMember(Energy):
-    """Local energies less the mean of their member plus that of all: each member is centred by itself.
+class RelativeEnergies(Energy):
+    """Local energies of each member, centred by its own mean E_k and in units of its own |E_k|.
 
-    The gradient is the same on average, because every member is normalised, and has less noise.
+    Every member then counts by its relative error: the gradient is that of the mean of sign(E_k) log|E_k|, times the
+    mean of |E_k|, which keeps the unit of the rates. |E_k| is taken as at least the energy scale. A common mean would
+    give the same gradient on average, because every member is normalised, with more noise.
     """
 
     def local(self, wavefunction: Wavefunction, samples: Samples) -> LocalEnergies:
@@ -125,16 +131,18 @@ class EnergyByMember(Energy):
         number = wavefunction.hilbert.local_dims[0]
         weight = w.new_zeros(number).index_add_(0, member, w)
         mean = w.new_zeros(number).index_add_(0, member, w * found.values.real) / weight.clamp(min=1e-300)
-        shift = (mean - samples.mean(found.values.real))[member]
-        return replace(found, values=found.values - shift, diagonal=found.diagonal - shift)
+        scale = mean.abs().clamp(min=self.energy_scale)
+        factor, total = (scale.mean() / scale)[member], samples.mean(found.values.real)
+        values, diagonal = ((x - mean[member]) * factor + total for x in (found.values, found.diagonal))
+        return replace(found, values=values, diagonal=diagonal)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyReconfiguration(StochasticReconfiguration):
     """Stochastic reconfiguration of a family."""
 
-    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0, *, check: bool = True) -> EnergyByMember:
-        return EnergyByMember(hamiltonian, energy_scale)
+    def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0, *, check: bool = True) -> RelativeEnergies:
+        return RelativeEnergies(hamiltonian, energy_scale)
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Any:
         return StochasticReconfiguration.build(self, wavefunction, objective)
@@ -153,12 +161,25 @@ def network(problem: FamilyProblem, job: Job) -> ComposedConfig:
 
 
 def optimise(h: Hamiltonian, psi: Wavefunction, optimiser: StochasticReconfiguration, job: Job, seconds: float) -> int:
-    """Steps within the time, without an evaluation; their number."""
+    """Steps for the time, without the part that a run keeps for its evaluation, here one draw; their number."""
     kind = torch.device(job.device).type
     sampler = TreeSampler(n_distinct=min(DISTINCT[kind], h.hilbert.dimension // 2), use_cuda_graph=False)
-    run = VMC(h, psi, sampler, optimiser, replace(evaluation(psi, sampler), batches=1))
-    minutes = seconds / 60
-    return len(run.run(total_minutes=minutes, minutes=minutes, seed=job.seed, progress=False).history["energy"])
+    minutes, due = seconds / 60 / (1 - EVALUATION_FRACTION), time.monotonic() + REPORT
+
+    def report(row: Mapping[str, float]) -> bool:
+        nonlocal due
+        if time.monotonic() >= due:
+            due += REPORT
+            say(job, f"step {row['step']:.0f}, energy {row['energy']:.6f}, V-score {row['v_score']:.1e}")
+        return False
+
+    run = VMC(h, psi, sampler, optimiser, sampler)
+    result = run.run(total_minutes=minutes, seed=job.seed, progress=False, until=report)
+    return len(result.history["energy"])
+
+
+def say(job: Job, text: str) -> None:
+    print(f"{job.problem}, {job.variant}, seed {job.seed}: {text}", file=sys.stderr, flush=True)
 
 
 @torch.no_grad()
@@ -176,39 +197,74 @@ def error_of(h: Hamiltonian, psi: Wavefunction, energy: float) -> float:
 
 
 def run(job: Job) -> Row:
-    """One family and its fine-tuning, or single trainings: half of the time goes to all trainings, half to tuning."""
-    problem, device, begin = PROBLEMS[job.problem], torch.device(job.device), time.perf_counter()
-    component, held_out = network(problem, job), problem.held_out(HELD_OUT)
-    targets = list(zip((*held_out, *problem.outside), EXACT[job.problem], strict=True))
-    of_all, of_one = job.seconds / 2, job.seconds / 2 / HELD_OUT
+    """The errors of one variant at all held-out couplings, after the time of the job.
+
+    Raises:
+        ValueError: fine-tuning without a trained family.
+    """
+    problem, begin = PROBLEMS[job.problem], time.perf_counter()
+    targets = list(zip((*problem.held_out(HELD_OUT), *problem.outside), EXACT[job.problem], strict=True))
     if job.variant == "one for all":
-        family, steps = trained_family(problem, component, job, of_all)
-        members = [family.member((problem.feature(coupling),)) for coupling, _ in targets]
-        errors = [error_of(problem.hamiltonian(c), psi, E) for (c, E), psi in zip(targets, members, strict=True)]
+        steps, errors, number = all_at_once(problem, targets, job)
     else:
-        steps, errors, members = 0, [], []
-        for coupling, _ in targets[:HELD_OUT]:
-            config = replace(component, whole=GlobalEmbedding(couplings=(problem.feature(coupling),)))
-            members.append(config.build(component_sector(problem), device))
-    # Fine-tuning, or training from the start, in the same time for each.
-    tuned = []
-    for (coupling, energy), psi in zip(targets[:HELD_OUT], members[:HELD_OUT], strict=True):
-        h = problem.hamiltonian(coupling)
-        steps += optimise(h, psi, reconfiguration(), job, of_one)
-        tuned.append(error_of(h, psi, energy))
-    before = errors[:HELD_OUT] or tuned
+        targets = targets[:HELD_OUT]
+        steps, errors, number = one_by_one(problem, targets, job)
+    within = errors[:HELD_OUT]
     return {
-        "largest": max(before),
-        "median": median(before),
+        "largest": max(within),
+        "median": median(within),
         "outside": max(errors[HELD_OUT:], default=None),
-        "tuned": max(tuned) if errors else None,
-        "errors": before,
-        "tuned_errors": tuned,
-        "couplings": held_out,
-        "parameters": members[0].n_parameters,
+        "errors": errors,
+        "couplings": [coupling for coupling, _ in targets],
+        "parameters": number,
         "steps": steps,
         "spent": time.perf_counter() - begin,
     }
+
+
+Target = tuple[float, float]  # a coupling and its exact energy
+
+
+def all_at_once(problem: FamilyProblem, targets: list[Target], job: Job) -> tuple[int, list[float], int]:
+    """Steps, errors and number of parameters of one wavefunction for all couplings, whose parameters are kept."""
+    family, steps = trained_family(problem, network(problem, job), job, job.seconds)
+    path = parameters_of(job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(family.component.state_dict(), path)
+    say(job, f"{steps} steps, parameters in {path}")
+    errors = [measured(problem, target, family.member((problem.feature(target[0]),)), job) for target in targets]
+    return steps, errors, family.component.n_parameters
+
+
+def one_by_one(problem: FamilyProblem, targets: list[Target], job: Job) -> tuple[int, list[float], int]:
+    """Steps, errors and number of parameters of a wavefunction for each coupling, in an equal part of the time each."""
+    component, sector, device = network(problem, job), component_sector(problem), torch.device(job.device)
+    state, steps, errors = None, 0, []
+    if job.variant == "fine-tuned":
+        if not (path := parameters_of(job)).exists():
+            raise ValueError(f"no {path}: measure the variant 'one for all' with the same seed, time and device first.")
+        state = torch.load(path, map_location=device, weights_only=True)
+    for target in targets:
+        config = replace(component, whole=GlobalEmbedding(couplings=(problem.feature(target[0]),)))
+        psi = config.build(sector, device)
+        if state is not None:
+            psi.load_state_dict(state)
+        steps += optimise(problem.hamiltonian(target[0]), psi, reconfiguration(), job, job.seconds / len(targets))
+        errors.append(measured(problem, target, psi, job))
+    return steps, errors, psi.n_parameters
+
+
+def measured(problem: FamilyProblem, target: Target, psi: Wavefunction, job: Job) -> float:
+    """Relative error at a coupling, printed."""
+    coupling, energy = target
+    error = error_of(problem.hamiltonian(coupling), psi, energy)
+    say(job, f"coupling {coupling:.4f}, relative error {error:.2e}")
+    return error
+
+
+def parameters_of(job: Job) -> Path:
+    """Where the parameters of a family are kept."""
+    return PARAMETERS / f"{job.problem}-seed-{job.seed}-{job.seconds:g}s-{job.device}.pt"
 
 
 def component_sector(problem: FamilyProblem) -> HilbertSpace:

@@ -19,7 +19,7 @@ from nqs.scripts.ablation import (
 from nqs.scripts.ablation.jobs import Column, Job, Question, Row
 from nqs.scripts.ablation.training import COLUMNS, Setting, trained
 
-BOSONS, ELECTRONS, SPINS = "bose-hubbard-4x4", "hubbard-3x4", "heisenberg-6x6"
+BOSONS, ELECTRONS, SPINS, LARGE = "bose-hubbard-4x4", "hubbard-3x4", "heisenberg-6x6", "heisenberg-8x8"
 ALL = (BOSONS, ELECTRONS, SPINS)
 
 
@@ -42,7 +42,7 @@ def questions() -> dict[str, Question]:
     """All questions by name, in the order of their numbers."""
     from nqs.scripts.ablation.orders import ORDERS
 
-    sites = dict.fromkeys(ALL, ORDERS)
+    sites = dict.fromkeys((*ALL, LARGE), ORDERS)
     backbones = (*variants.BACKBONES, variants.CACHED)
     found = {
         "tokens": _training(
@@ -53,8 +53,8 @@ def questions() -> dict[str, Question]:
         ),
         "positions": _training(
             2,
-            "How does it know the site: not at all, by learned or sinusoidal vectors, rotary, by row and column?",
-            {name: tuple(variants.POSITIONS) for name in ALL},
+            "How does it know the site: not at all, by learned vectors, rotary, by row and column?",
+            {name: tuple(variants.POSITIONS) for name in (*ALL, LARGE)},
             variants.with_parts(variants.POSITIONS),
         ),
         "family": Question(
@@ -63,7 +63,7 @@ def questions() -> dict[str, Question]:
             variants=dict.fromkeys(families.PROBLEMS, families.VARIANTS),
             run=families.run,
             columns=families.COLUMNS,
-            times=6.0,
+            times=families.HELD_OUT,
         ),
         "deembedding": _training(
             3,
@@ -149,7 +149,7 @@ def questions() -> dict[str, Question]:
         "backbones": _training(
             10,
             "Which backbone is best with the same number of parameters in the same time?",
-            dict.fromkeys(ALL, backbones),
+            dict.fromkeys((*ALL, LARGE), backbones),
             variants.backbones,
         ),
         "latents": _training(

@@ -72,7 +72,8 @@ def table(rows: Sequence[Row], name: str, question: Question) -> str:
     for (problem, variant), group in groups.items():
         for limit in sorted({row["seconds"] for row in group}):
             same = [row for row in group if row["seconds"] == limit]
-            cells = [problem, variant, *([f"{limit:g}"] if seconds else []), *(cell(same, c) for c in columns)]
+            name_ = variant if variant in question.variants.get(problem, ()) else f"{variant} (removed)"
+            cells = [problem, name_, *([f"{limit:g}"] if seconds else []), *(cell(same, c) for c in columns)]
             lines.append(f"| {' | '.join(cells)} | {len({row['seed'] for row in same})} |")
     return "\n".join(lines)
 

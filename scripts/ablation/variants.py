@@ -26,7 +26,6 @@ from nqs.models.parts import (
     Retention,
     RotaryAttention,
     SignPhase,
-    Sinusoidal,
     TokenPhase,
     WholePhase,
 )
@@ -50,10 +49,8 @@ TOKENS: dict[str, Parts] = {
 POSITIONS: dict[str, Parts] = {
     "attention, none": {"mixer": Attention(), "positions": NoPositions()},
     "attention, learned": {"mixer": Attention(), "positions": LearnedPositions()},
-    "attention, sinusoidal": {"mixer": Attention(), "positions": Sinusoidal()},
     "attention, rows and columns": {"mixer": Attention(), "positions": GridPositions()},
     "attention, rotary": {"mixer": RotaryAttention(), "positions": NoPositions()},
-    "attention, rotary on the grid": {"mixer": RotaryAttention(grid=True), "positions": NoPositions()},
     "displacement, none": {"positions": NoPositions()},
     "displacement, learned": {},
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from parts_lists import ON_CPU
 from torch import Tensor
 
 from nqs.amplitudes.evaluate import log_psi_in_chunks
@@ -19,29 +20,7 @@ from nqs.amplitudes.prefixes import common_prefix
 from nqs.hilbert import HilbertSpace, bosons, spins
 from nqs.lattice import chain
 from nqs.models import MarshallSign, Transformer, TransformerConfig
-from nqs.models.parts import (
-    Attention,
-    ByPosition,
-    ComposedConfig,
-    Deembedding,
-    GlobalEmbedding,
-    GridPositions,
-    Groups,
-    LastPhase,
-    LatentConfig,
-    LinearRecurrence,
-    LogitPhase,
-    MaskedMLP,
-    NoPositions,
-    OneHot,
-    Ordinal,
-    Recurrence,
-    Retention,
-    RotaryAttention,
-    SignPhase,
-    Sinusoidal,
-    WholePhase,
-)
+from nqs.models.parts import Attention, ComposedConfig, Groups, LatentConfig, OneHot
 from nqs.protocols import AutoregressiveWavefunction
 from nqs.runtime import memory
 from nqs.runtime import memory as chunks
@@ -67,7 +46,8 @@ def composed(**parts: Any) -> Build:
     """A model of given parts; on two rows, in patches and with groups by species where that is possible."""
 
     def build(space: HilbertSpace, **options: Any) -> AutoregressiveWavefunction:
-        chosen = {"width": 8, "layers": 1, "mixer": Attention(heads=2), **parts}
+        chosen = {"width": 8, "layers": 1, **parts}
+        chosen = {name: part(space) if callable(part) else part for name, part in chosen.items()}
         if space.n_sites % 2:
             chosen["patch"] = 1
         else:
@@ -96,33 +76,7 @@ MODELS: dict[str, Build] = {
     "transformer, factored attention": functools.partial(Transformer, width=8, layers=2, attention="factored"),
     "transformer, attention by displacement": by_displacement,
     "transformer with a reference phase": with_marshall_sign,
-    "composed, patches, by position": composed(mixer=ByPosition(), patch=2, layers=2),
-    "composed, retention": composed(
-        mixer=Retention(heads=2),
-        tokens=OneHot(),
-        positions=Sinusoidal(),
-        phase=LastPhase(),
-        deembedding=Deembedding(per_site=True),
-    ),
-    "composed, linear recurrence": composed(
-        mixer=LinearRecurrence(),
-        tokens=Groups(),
-        positions=NoPositions(),
-        phase=LogitPhase(),
-        deembedding=Deembedding(pooled=True),
-    ),
-    "composed, two-dimensional recurrence": composed(
-        mixer=Recurrence(grid=True), tokens=Ordinal(), positions=GridPositions(), phase=SignPhase()
-    ),
-    "composed, rotary": composed(
-        mixer=RotaryAttention(heads=2, grid=True),
-        tokens=Ordinal(features=1),
-        phase=WholePhase(ratio=2),
-        whole=GlobalEmbedding(couplings=(0.5,)),
-    ),
-    "composed, masked perceptron, float32, zero phase": composed(
-        mixer=MaskedMLP(heads=2), phase=None, dtype="float32", patch=2, tokens=OneHot()
-    ),
+    **{f"composed, {name}": composed(**parts) for name, parts in ON_CPU.items()},
     "mixture over latent tokens": mixture,
     "recurrent": lambda space, **options: recurrent().RecurrentConfig(**options).build(space),
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from parts_lists import ON_CPU, described, of_config, on_gpu
 from scipy.linalg import block_diag
 
 from nqs import exact
@@ -17,7 +18,7 @@ from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, Family
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain
-from nqs.models import Transformer
+from nqs.models import Transformer, parts
 from nqs.models.parts import (
     Attention,
     ByPosition,
@@ -32,24 +33,26 @@ from nqs.models.parts import (
     LatentConfig,
     LinearRecurrence,
     MaskedMLP,
+    NoPositions,
     Ordinal,
     Recurrence,
     Retention,
     RotaryAttention,
-    Sinusoidal,
     WholePhase,
 )
 from nqs.models.parts.linear_recurrence import scan
 from nqs.models.parts.tokens import by_species
 from nqs.optimisation.jacobian import by_vmap, has_known_layers, jacobian, rounded_parameters
 from nqs.samplers import TreeSampler
+from nqs.scripts.ablation import variants
+from nqs.scripts.ablation.jobs import Job
+from nqs.scripts.ablation.training import baseline
 from nqs.vmc.continuation import known_types
 
 SPACE = bosons(6, 4)
 MIXERS: list[Any] = [
     Attention(heads=2),
     RotaryAttention(heads=2),
-    RotaryAttention(heads=2, grid=True),
     ByPosition(),
     Retention(heads=2),
     LinearRecurrence(),
@@ -100,7 +103,7 @@ def test_gradients_of_other_parts_layer_by_layer(config: Any) -> None:
 
 
 @pytest.mark.parametrize("mixer", MIXERS, ids=by_name)
-@pytest.mark.parametrize("positions", [Sinusoidal(), GridPositions()], ids=by_name)
+@pytest.mark.parametrize("positions", [NoPositions(), GridPositions()], ids=by_name)
 def test_gradients_may_be_rounded_to_single_precision(mixer: Any, positions: Any) -> None:
     whole, tokens = GlobalEmbedding(couplings=(0.3,)), Ordinal(features=3)
     config = ComposedConfig(width=8, mixer=mixer, shape=(2, 3), whole=whole, tokens=tokens, positions=positions)
@@ -222,8 +225,9 @@ def test_a_family_is_a_matrix_of_blocks() -> None:
 
 def test_archives_keep_every_part() -> None:
     _, model = family()
-    rotary = RotaryAttention(heads=2, grid=True)
-    parts = ComposedConfig(mixer=rotary, phase=None, shape=(2, 2), tokens=Ordinal(), whole=GlobalEmbedding())
+    parts = ComposedConfig(
+        mixer=Recurrence(grid=True), phase=None, shape=(2, 2), tokens=Ordinal(), whole=GlobalEmbedding()
+    )
     for config in (model.config, parts, LatentConfig(component=ComposedConfig(phase=LastPhase(), width=4))):
         assert from_plain(json.loads(json.dumps(to_plain(config))), known_types()) == config
 
@@ -241,6 +245,40 @@ def test_members_of_a_family_are_wavefunctions_of_their_own() -> None:
         assert (2 * expected.log_modulus).exp().sum().item() == pytest.approx(1)
     between = model.member((2.0,)).log_psi(n[rows, 1:]).log_modulus
     assert not between.isclose(expected.log_modulus).any()
+
+
+def test_families_decode_site_by_site_and_row_by_row() -> None:
+    """Incremental equals teacher-forced, nothing crosses the batch, and nothing lies outside the sector."""
+    h, model = family()
+    with torch.no_grad():
+        model.component.head.weight *= 20  # type: ignore[operator]
+    n = h.hilbert.configurations()
+    conditionals, state = model.conditionals(n), model.start(len(n))
+    for site in range(h.hilbert.n_sites):
+        step, state = model.step(n[:, site - 1] if site else None, state)
+        for one, other in zip(step, conditionals, strict=True):
+            torch.testing.assert_close(one, other[:, site], rtol=1e-12, atol=1e-12)
+    rows = torch.randperm(len(n), generator=torch.Generator().manual_seed(0))[:7]
+    for one, other in zip(model.log_psi(n[rows]), model.log_psi(n), strict=True):
+        torch.testing.assert_close(one, other[rows], rtol=1e-12, atol=1e-12)
+    outside = n.clone()
+    outside[:, 1:] = 0
+    assert (model.log_psi(outside).log_modulus == -math.inf).all()
+
+
+def test_every_variant_of_the_design_questions_is_on_the_lists_of_the_contract() -> None:
+    """Of tests/models/test_models.py, and of what is compared between CPU and GPU."""
+    tables = (variants.TOKENS, variants.POSITIONS, variants.DEEMBEDDING, variants.PHASES, variants.BACKBONES)
+    base = baseline(Job(question="", problem="hubbard-2x2", variant="", seed=0, seconds=1.0, device="cpu")).model
+    named = of_config(base).union(*(described(parts) for table in tables for parts in table.values()))
+    assert {"Categorical()", "ByPosition(classes)", "Deembedding(pooled, per_site)", "patches"} <= named
+    on_cpu = set().union(*(described(parts) for parts in ON_CPU.values()))
+    on_gpus = set().union(*map(of_config, on_gpu(SPACE)))
+    assert named - on_cpu - {"Deembedding()"} == set()
+    assert named - on_gpus == set()
+    exported = {name for name in parts.__all__ if hasattr(getattr(parts, name), "build")}
+    whole = {"ComposedConfig", "FamilyConfig", "LatentConfig"}  # on both lists under their own names
+    assert exported - whole == {name.split("(")[0] for name in on_cpu} - {"patches"}
 
 
 def test_the_energy_of_a_family_is_the_mean_of_its_members() -> None:

@@ -2,49 +2,21 @@
 
 import pytest
 import torch
+from parts_lists import on_gpu
 
+from nqs.hamiltonians import BoseHubbard, Family
 from nqs.hilbert import bosons
-from nqs.models.parts import (
-    Attention,
-    ByPosition,
-    ComposedConfig,
-    Deembedding,
-    GlobalEmbedding,
-    GridPositions,
-    Groups,
-    LastPhase,
-    LatentConfig,
-    LinearRecurrence,
-    LogitPhase,
-    MaskedMLP,
-    NoPositions,
-    OneHot,
-    Ordinal,
-    Recurrence,
-    Retention,
-    RotaryAttention,
-    SignPhase,
-    Sinusoidal,
-    WholePhase,
-)
+from nqs.lattice import chain
+from nqs.models.parts import Attention, ComposedConfig, FamilyConfig, LatentConfig
 from nqs.optimisation.jacobian import jacobian
 from nqs.samplers import TreeSampler
 
 pytestmark = pytest.mark.gpu
 
-PARTS = [
-    ComposedConfig(mixer=ByPosition(), patch=2, tokens=OneHot()),
-    ComposedConfig(mixer=Retention(), tokens=Groups(), positions=Sinusoidal(), deembedding=Deembedding(per_site=True)),
-    ComposedConfig(mixer=LinearRecurrence(), positions=NoPositions(), phase=LogitPhase(), whole=GlobalEmbedding()),
-    ComposedConfig(mixer=Recurrence(grid=True), shape=(2, 3), tokens=Ordinal(), positions=GridPositions()),
-    ComposedConfig(mixer=RotaryAttention(), phase=WholePhase(), deembedding=Deembedding(pooled=True)),
-    ComposedConfig(mixer=MaskedMLP(), phase=SignPhase()),
-    ComposedConfig(mixer=Attention(), phase=LastPhase()),
-    LatentConfig(latents=3),
-]
 
-
-@pytest.mark.parametrize("config", PARTS, ids=lambda config: type(getattr(config, "mixer", config)).__name__)
+@pytest.mark.parametrize(
+    "config", on_gpu(bosons(6, 6)), ids=lambda config: type(getattr(config, "mixer", config)).__name__
+)
 def test_parts_agree_with_the_cpu_whole_and_site_by_site(config: ComposedConfig | LatentConfig) -> None:
     hilbert = bosons(6, 6)
     n = hilbert.configurations()
@@ -58,3 +30,15 @@ def test_parts_agree_with_the_cpu_whole_and_site_by_site(config: ComposedConfig 
         assert found is not None
         assert expected is not None
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_families_agree_with_the_cpu() -> None:
+    members = tuple(BoseHubbard(chain(4), 4, U=U) for U in (1.0, 4.0))
+    hilbert = Family(members).hilbert
+    component = ComposedConfig(width=8, mixer=Attention(heads=2))
+    config = FamilyConfig(component=component, sector=members[0].hilbert, couplings=((1.0,), (4.0,)))
+    n = hilbert.configurations()
+    for found, expected in zip(
+        config.build(hilbert, "cuda").log_psi(n.cuda()), config.build(hilbert).log_psi(n), strict=True
+    ):
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-10, atol=1e-10)

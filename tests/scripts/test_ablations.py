@@ -14,8 +14,9 @@ import torch
 from nqs import VMC, exact
 from nqs.hamiltonians import BoseHubbard, Family, FermiHubbard
 from nqs.lattice import square
-from nqs.models.parts import FamilyConfig, LatentConfig
+from nqs.models.parts import Attention, FamilyConfig, LatentConfig
 from nqs.samplers import TreeSampler
+from nqs.samples import Samples
 from nqs.scripts import ablations
 from nqs.scripts.ablation import (
     families,
@@ -163,20 +164,42 @@ def test_reference_energies_are_those_of_exact_diagonalisation() -> None:
     assert not set(held_out) & set(xxz.grid(families.TRAINED))
 
 
+def test_large_problems_are_measured_if_named_and_removed_variants_marked() -> None:
+    for problems, wanted in (((), False), (("heisenberg-8x8",), True), (("heisenberg-6x6",), False)):
+        assert ablations.Config(question=("order",), problems=problems).chooses("heisenberg-8x8", "rows") is wanted
+    row = {"question": "positions", "problem": "heisenberg-6x6", "seconds": 55.0, "seed": 0, "error": 0.1}
+    text = table([row | {"variant": v} for v in ("attention, sinusoidal", "attention, rotary")], "positions",
+                 questions()["positions"])  # fmt: skip
+    assert "| heisenberg-6x6 | attention, sinusoidal (removed) |" in text
+    assert "| heisenberg-6x6 | attention, rotary |" in text
+
+
 @pytest.mark.usefixtures("unchecked")  # for speed
-def test_a_family_is_trained_and_measured_at_other_couplings(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = replace(families.PROBLEMS["xxz-16"], n_sites=6, outside=(2.5,))
+def test_a_family_is_trained_and_measured_at_other_couplings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = replace(families.PROBLEMS["xxz-16"], outside=(2.5,))
     h = lambda D: hamiltonian_xxz(6, D)  # noqa: E731
     small = replace(small, hamiltonian=h)
     monkeypatch.setitem(families.PROBLEMS, "xxz-16", small)
     couplings = [*small.held_out(families.HELD_OUT), 2.5]
     monkeypatch.setitem(families.EXACT, "xxz-16", tuple(exact.ground_state(h(c)).energy for c in couplings))
+    monkeypatch.setattr(families, "PARAMETERS", tmp_path)
+    with pytest.raises(ValueError, match="measure the variant 'one for all'"):
+        families.run(job("family", "xxz-16", "fine-tuned", 1.0))
     row = families.run(job("family", "xxz-16", "one for all", 1.0))
-    assert len(row["errors"]) == len(row["tuned_errors"]) == families.HELD_OUT
+    assert len(row["errors"]) == families.HELD_OUT + 1
     assert -1e-9 < min(row["errors"]) <= row["largest"]
-    assert row["tuned"] > -1e-9
-    row = families.run(job("family", "xxz-16", "one for each", 1.0))
-    assert row["largest"] == max(row["tuned_errors"])
+    assert row["outside"] == row["errors"][-1]
+    assert "coupling 2.5000, relative error" in capsys.readouterr().err
+    each = families.run(job("family", "xxz-16", "one for each", 1.0))
+    assert each["largest"] == max(each["errors"])
+    assert len(each["errors"]) == families.HELD_OUT
+    assert each["parameters"] == row["parameters"]
+    with monkeypatch.context() as patch:  # without a step: where fine-tuning begins
+        patch.setattr(families, "optimise", lambda *_: 0)
+        begun = families.run(job("family", "xxz-16", "fine-tuned", 1.0))
+    assert begun["errors"] == pytest.approx(row["errors"][: families.HELD_OUT], rel=1e-9)
     # In a fixed number of steps, for couplings that are trained on and others.
     members = tuple(h(D) for D in small.grid(4))
     sector, couplings = members[0].hilbert, tuple((D,) for D in small.grid(4))
@@ -189,6 +212,33 @@ def test_a_family_is_trained_and_measured_at_other_couplings(monkeypatch: pytest
     for D in (-0.5, 1.0, 2.0):
         energy = exact.ground_state(h(D)).energy
         assert -1e-9 < families.error_of(h(D), family.member((D,)), energy) < 0.02
+
+
+def test_members_count_by_their_relative_errors() -> None:
+    """All members summed over: the gradient of the mean of log|E_k|, up to a factor, against that of each member."""
+    members = tuple(BoseHubbard(square(1, 3), 3, U=U) for U in (1.0, 9.0))
+    h, sector = Family(members), members[0].hilbert
+    component = replace(families.network(families.PROBLEMS["bose-hubbard-10"], job("", "", "")), mixer=Attention())
+    family = FamilyConfig(component=component, sector=sector, couplings=((1.0,), (9.0,))).build(h.hilbert)
+    n = h.hilbert.configurations()
+    with torch.no_grad():
+        log_modulus, phase = family.log_psi(n)
+    samples = Samples(
+        configurations=n, weights=(2 * log_modulus).exp(), log_modulus=log_modulus, phase=phase,
+        inclusion_probability=torch.ones_like(log_modulus),
+    )  # fmt: skip
+    found = families.RelativeEnergies(h, 0.1).local(family, samples)
+    plain = families.local_energies(h, family, samples)
+    parts = [n[:, 0] == k for k in range(2)]
+    w = samples.weights
+    E = [((w * plain.values.real)[rows].sum() / w[rows].sum()).item() for rows in parts]
+    assert abs(E[0]) != pytest.approx(abs(E[1]), rel=0.1)
+    assert samples.mean(found.values.real).item() == pytest.approx(samples.mean(plain.values.real).item())
+    common = (abs(E[0]) + abs(E[1])) / 2
+    for rows, energy in zip(parts, E, strict=True):
+        for mine, theirs in ((found.values, plain.values), (found.diagonal, plain.diagonal)):
+            relative = (theirs[rows] - energy) / abs(energy) * common
+            torch.testing.assert_close(mine[rows] - samples.mean(plain.values.real), relative)
 
 
 def hamiltonian_xxz(L: int, Delta: float) -> Any:

@@ -4,6 +4,7 @@ tests/data/version-2-*.h5 and 0.1-script.h5 were written by that version and sto
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from nqs.cli import main
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig
+from nqs.models.parts import ComposedConfig, RotaryAttention
 from nqs.optimisation import ExactSteps, StochasticReconfiguration
 from nqs.report.compare import hamiltonian_of
 from nqs.samplers import TreeSampler
@@ -179,6 +181,47 @@ def test_a_removed_option_prevents_steps_but_no_looking(
         main([command, str(path)])
     main(["plot", str(path), "-o", str(tmp_path / "run.png")])
     main(["report", str(path), "-o", str(tmp_path / "run.html")])
+
+
+# -------------------------------------------------------------------------------------- parts of composed wavefunctions
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ({"positions": {"type": "Sinusoidal"}}, "Sinusoidal()"),
+        ({"mixer": {"type": "RotaryAttention", "heads": 4, "grid": True}}, "RotaryAttention(grid=True)"),
+    ],
+)
+def test_a_part_that_is_gone_is_named_in_one_line(
+    part: dict[str, Any], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, h = tmp_path / "run.h5", BoseHubbard(chain(3), 3, U=4.0)
+    model = ComposedConfig(width=4, layers=1).build(h.hilbert)
+    VMC(h, model, TreeSampler(n_samples=9)).run(2, archive=path, progress=False)
+    with Archive.open(path, "a") as archive:
+        archive.config["model"].update(part)
+        archive._attributes[""]["config"] = json.dumps(archive.config)
+        archive.flush()
+    message = f"the model of this run has a part that was removed, {re.escape(name)}: nqs of commit bca6904"
+    for finished in (False, True):  # another part would be another state
+        with pytest.raises(ArchiveError, match=message):
+            rebuild(Archive.open(path).config, finished=finished)
+    with pytest.raises(SystemExit, match=f"^error: {message}") as error:
+        main(["resume", str(path)])
+    assert "\n" not in str(error.value)
+    main(["show", str(path)])
+    assert name.split("(")[0] in capsys.readouterr().out
+    main(["compare", str(path)])
+    main(["plot", str(path), "-o", str(tmp_path / "run.png")])
+
+
+def test_rotary_attention_without_a_grid_is_rebuilt() -> None:
+    config = Archive.open(EXACT).config
+    stored = to_plain(ComposedConfig(mixer=RotaryAttention(heads=2)))
+    stored["mixer"]["grid"] = False
+    built = rebuild({**config, "model": stored}, only=("hamiltonian", "model"))
+    assert built["model"] == ComposedConfig(mixer=RotaryAttention(heads=2))
 
 
 # --------------------------------------------------------------------------------------------------- repeated commands

@@ -24,9 +24,9 @@ def model() -> Transformer:
 
 
 class Clock:
-    """So many seconds for every distinct configuration that is wanted, besides what passes at the start."""
+    """So many seconds for every distinct configuration that is wanted and for a draw, and once at the start."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, each: float, first: float = 0.0) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, each: float, first: float = 0.0, draw: float = 0.0) -> None:
         self.now, self.wanted = 1000.0, list[int]()
         for name in ("monotonic", "perf_counter"):
             monkeypatch.setattr(time, name, lambda: self.now)
@@ -34,7 +34,7 @@ class Clock:
 
         def slow(sampling: TreeSampling, generator: torch.Generator) -> Any:
             wanted = sampling.config.n_distinct or 0
-            self.now += each * wanted + (0.0 if self.wanted else first)
+            self.now += draw + each * wanted + (0.0 if self.wanted else first)
             self.wanted.append(wanted)
             return sample(sampling, generator)
 
@@ -81,6 +81,14 @@ def test_what_the_first_draw_takes_once_does_not_count(monkeypatch: pytest.Monke
     sampler = TreeSampler(n_distinct=16)
     assert affordable(sampler, model(), Energy(H), TimeLimit(1.0), torch.device("cpu"), 0.2) is sampler
     assert clock.wanted == [1, 1]
+
+
+def test_the_first_draw_leaves_the_time_for_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 s for caches, then 0.1 s a draw of whatever size: 4,096 configurations fit into 6 s."""
+    clock = Clock(monkeypatch, 0.0, first=2.0, draw=0.1)
+    sampler = TreeSampler(n_distinct=4096)
+    assert affordable(sampler, model(), Energy(H), TimeLimit(0.5), torch.device("cpu"), 0.2) is sampler
+    assert clock.wanted == [1, 1, 4, 16, 64, 256]
 
 
 @pytest.mark.parametrize("minutes", [1.0, 4.0])
