@@ -127,12 +127,17 @@ class StepInfo(NamedTuple):
             the state. First-order optimisers: Euclidean norm in parameter space.
         gradient_norm: Euclidean norm of the energy gradient.
         energy_limit: upper bound that the energy should not exceed after a step of this length.
+        cg_iterations, cg_residual, cg_converged: of the conjugate gradients that solved the linear system, the residual
+            relative to the right-hand side; None without them.
     """
 
     learning_rate: float
     update_norm: float
     gradient_norm: float
     energy_limit: float = math.inf
+    cg_iterations: int | None = None
+    cg_residual: float | None = None
+    cg_converged: bool | None = None
 
 
 class Optimiser(Protocol):

@@ -3,7 +3,8 @@
 A graph holds one period of a sampler's moves: after it the kinds of moves, and of exchanges, come in the same order
 again. Its moves equal those without it bit for bit, from the same state of the generator.
 
-Several ranks that share the evaluations capture alike, messages included, and all replay at the same time.
+Several ranks each capture the moves of their own walkers (nqs.samplers.dealt_walkers), without messages. Where moves do
+not keep walkers apart they share the evaluations, capture alike, messages included, and all replay at the same time.
 """
 
 # Shapes: W walkers, L sites.

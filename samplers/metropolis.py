@@ -10,6 +10,9 @@ peaks of the distribution, and exchange their configurations with those of the n
     min(1, (|psi(n')|^2 / |psi(n)|^2)^(a - a'))    for n at power a and n' at power a'.
 
 Swendsen and Wang, Phys. Rev. Lett. 57, 2607 (1986); Geyer, Computing Science and Statistics 23, 156 (1991).
+
+Several ranks move equal shares of the chains, and send the walkers to each other once a round
+(nqs.samplers.dealt_walkers).
 """
 
 # Shapes: C chains, W walkers, L sites, P pairs of walkers.
@@ -24,6 +27,8 @@ from torch import Tensor
 
 from nqs.amplitudes.evaluate import log_psi_by_all_ranks, log_psi_in_chunks
 from nqs.protocols import LogPsi, Wavefunction
+from nqs.runtime.distributed import communicator
+from nqs.samplers.dealt_walkers import DealtWalkers
 from nqs.samplers.graphed_moves import GRAPH_DEVICES, MoveGraphs, at_once
 from nqs.samplers.markov_chains import ChainOptions, MarkovChains, Walkers, metropolis
 from nqs.samplers.moves import Moves, Proposer, default_moves
@@ -80,6 +85,8 @@ class MetropolisSampling(MarkovChains):
             raise ValueError(f"n_steps={self.n_steps} for {len(self._moves)} kinds of moves: give as many at least.")
         self._proposers: list[Proposer] = []
         self._graphs = MoveGraphs()
+        self._shares: dict[int, DealtWalkers] = {}  # by the number of ranks; captured graphs read their rows
+        self._dealt: DealtWalkers | None = None
 
     def begin(self, device: torch.device) -> None:
         if not self._proposers:
@@ -88,8 +95,26 @@ class MetropolisSampling(MarkovChains):
             self._powers = 2 * powers.repeat_interleave(self.config.n_chains)  # (W,), of |psi|
             self._exchanges = [self._neighbours(first, device) for first in range(2)]
         self._graphs.update(self.wavefunction)
+        self._dealt = self._share_of_present_ranks(device)
 
-    def step(self, walkers: Walkers, number: int, generator: torch.Generator) -> Bool[Tensor, " C"]:
+    def _share_of_present_ranks(self, device: torch.device) -> DealtWalkers | None:
+        """None where all ranks move all walkers: a single one, or proposals that depend on other walkers."""
+        ranks = communicator()
+        independent = all(getattr(proposer, "walkers_independent", False) for proposer in self._proposers)
+        if ranks.size == 1 or not independent:
+            return None
+        if ranks.size not in self._shares:
+            copies = len(self.config.powers)
+            self._shares[ranks.size] = DealtWalkers(ranks, self.config.n_chains, copies, device)
+        return self._shares[ranks.size]
+
+    def _advance(self, walkers: Walkers, generator: torch.Generator) -> None:
+        before = self._accepted
+        super()._advance(walkers, generator)
+        if self._dealt is not None:
+            self._accepted = before + self._dealt.gather(walkers, self._accepted - before)
+
+    def step(self, walkers: Walkers, number: int, generator: torch.Generator) -> Bool[Tensor, " c"]:
         return self._move(self.wavefunction, walkers, number, generator, log_psi_in_chunks)
 
     def replayed(self, walkers: Walkers, generator: torch.Generator) -> tuple[int, Tensor | int]:
@@ -117,16 +142,20 @@ class MetropolisSampling(MarkovChains):
         number: int,
         generator: torch.Generator,
         evaluate: Callable[[Wavefunction, Tensor], LogPsi],
-    ) -> Bool[Tensor, " C"]:
-        """Move `number` of a round; which of the recorded chains accepted theirs."""
+    ) -> Bool[Tensor, " c"]:
+        """Move `number` of a round; which of the recorded chains accepted theirs, of several ranks the own ones."""
         proposal = self._proposers[number % len(self._proposers)](walkers.n, generator)
-        log_psi = log_psi_by_all_ranks(wavefunction, proposal.configurations, evaluate)
+        if self._dealt is None:
+            log_psi = log_psi_by_all_ranks(wavefunction, proposal.configurations, evaluate)
+        else:
+            log_psi = self._dealt.log_psi(wavefunction, walkers, proposal.configurations, evaluate)
         log_ratio = self._powers * (log_psi.log_modulus - walkers.log_modulus) + proposal.log_ratio
         accepted = metropolis(log_ratio, generator)
         walkers.move(accepted, proposal.configurations, log_psi)
         if len(self.config.powers) > 1:
             self._exchange(walkers, number % 2, generator)
-        return accepted[: self.config.n_chains]
+        recorded = accepted[: self.config.n_chains]
+        return recorded if self._dealt is None else recorded[self._dealt.chains]
 
     def _neighbours(self, first: int, device: torch.device) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]:
         """Rows of all pairs of walkers of neighbouring powers, beginning with the pair (first, first + 1)."""

@@ -45,8 +45,10 @@ class Moves(Protocol):
 class Proposer(Protocol):
     """Moves of one space on one device.
 
-    Optional attribute: `capturable`, True if a call can be captured as a CUDA graph, as in
-    `nqs.wavefunction.Wavefunction`.
+    Optional attributes: `capturable`, True if a call can be captured as a CUDA graph, as in
+    `nqs.wavefunction.Wavefunction`; `walkers_independent`, True if a proposal depends on its own walker and on random
+    numbers alone, of which a call draws as many whatever the configurations are: several ranks then move their own
+    walkers.
     """
 
     def __call__(self, n: UInt8[Tensor, "B L"], generator: torch.Generator) -> Proposal: ...
@@ -90,6 +92,7 @@ class LocalProposer:
     """Local moves of one space."""
 
     capturable = True
+    walkers_independent = True
 
     def __init__(self, config: LocalMoves, hilbert: HilbertSpace, device: torch.device) -> None:
         L, d = hilbert.n_sites, hilbert.local_dim
@@ -214,6 +217,8 @@ class Redraw:
 class RedrawProposer:
     """Random completions of one space."""
 
+    walkers_independent = True
+
     def __init__(self, hilbert: HilbertSpace) -> None:
         self.hilbert = hilbert
 
@@ -256,6 +261,8 @@ class ConnectedMoves:
 
 class ConnectedProposer:
     """Moves along the connected configurations of one Hamiltonian."""
+
+    walkers_independent = True
 
     def __init__(self, hamiltonian: Hamiltonian) -> None:
         self.hamiltonian = hamiltonian

@@ -4,6 +4,7 @@
     python scripts/scaling.py --rows heisenberg --gpus 1 4     one problem
     python scripts/scaling.py --device cpu --rows toy          two processes of a CPU, a minute
     python scripts/scaling.py --rows chains chains-eager       Markov chains with a CUDA graph, and without
+    python scripts/scaling.py --repeats 1000 8000 --steps 20 --rows heisenberg hubbard      repeated evaluations alone
     python scripts/benchmark.py --scaling                      the same as the first
 
 Each number of GPUs is a run of torchrun, whose rows are printed as they come: seconds of a step and of its parts (the
@@ -12,6 +13,9 @@ rank 0 spends in communication, waiting for other ranks included. In strong scal
 configurations is that of a step, in weak scaling that of a GPU. The last table is computed: a draw of the first problem
 is cut into prefix groups, which are dealt to ranks as `nqs.samplers.decoding` does, and the largest share of each site
 is compared with the mean.
+
+With --repeats nothing is timed: of draws of so many distinct configurations, after --steps steps, the connected
+configurations that are no samples are counted, once for all ranks and once for each rank that evaluates them.
 """
 
 import json
@@ -19,22 +23,22 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from nqs import recipes
-from nqs.amplitudes.prefixes import common_prefix
+from nqs.amplitudes.prefixes import SITE_COST, common_prefix
 from nqs.cli.launch import free_port
 from nqs.cli.options import command_line
 from nqs.estimators.local_energy import local_energies
-from nqs.hamiltonians import BoseHubbard, Heisenberg
+from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain, square
 from nqs.models import MarshallSign, TransformerConfig
 from nqs.optimisation import StochasticReconfiguration, solve, split_rows, stochastic_reconfiguration
@@ -45,9 +49,11 @@ from nqs.runtime.distributed import Communicator, communicator
 from nqs.runtime.ranks import start
 from nqs.samplers import TreeSampler
 from nqs.samplers.decoding import dealt
+from nqs.samples import Lookup, Samples, distinct
 
 RANKS = tuple(2**k for k in range(11))  # of the simulation
 GROUPS = (512, 2048, 8192)
+FEW_RANKS = (2, 4, 8)  # of which repeated evaluations are counted
 PARTS = ("sampling", "local energy", "kernel", "solve", "step")
 LINE = "scaling: "  # in front of a measurement on standard output
 WARM_UP = 8  # the first step has so many times fewer configurations
@@ -115,6 +121,10 @@ def convolutions(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfi
     return hamiltonian, plan.model.build(hamiltonian.hilbert, device).for_steps(), plan.stages[-1].optimiser
 
 
+def hubbard(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
+    return of_recipe(FermiHubbard(square(4, 4), 5, 5, U=8.0), device)
+
+
 def toy(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
     hamiltonian = Heisenberg(chain(16), 0.0)
     model = TransformerConfig(width=16, layers=1, heads=2, phase="zero")
@@ -124,7 +134,9 @@ def toy(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
 PROBLEMS = {
     "heisenberg": Problem(build=heisenberg, distinct=32_000),
     "bose-hubbard": Problem(build=bose_hubbard, distinct=32_000),
+    "hubbard": Problem(build=hubbard, distinct=8_000),
     "heisenberg-weak": Problem(build=heisenberg, distinct=8_000, is_weak=True),
+    "heisenberg-chains": Problem(build=convolutions, distinct=32_768, sampler=chains),
     "large": Problem(build=large, distinct=32_768, is_long=True),
     "chains": Problem(build=convolutions, distinct=2_048, sampler=chains),
     "chains-eager": Problem(build=convolutions, distinct=2_048, sampler=chains_without_graph),
@@ -138,11 +150,13 @@ PROBLEMS = {
 class Config:
     """Rows and numbers of GPUs."""
 
-    rows: tuple[str, ...] = ("heisenberg", "bose-hubbard", "heisenberg-weak", "large")
+    rows: tuple[str, ...] = ("heisenberg", "heisenberg-chains", "bose-hubbard", "heisenberg-weak", "large")
     gpus: tuple[int, ...] = ()  # (): 1, 2, 4, .. up to those of the machine; on a CPU 1 and 2 processes
     device: str = field(default_factory=recipes.default_device)
     seconds: float = 8.0  # of the steps of a row, at least one
     simulate: bool = True  # balance of a draw of the first row, if it is a tree, on up to 1,024 ranks
+    repeats: tuple[int, ...] = ()  # numbers of configurations of which repeated evaluations are counted
+    steps: int = 0  # with a quarter of the first of these, before they are counted
     figure: Path = Path("results/scaling.png")
     measure: bool = False  # measure the rows in this process and its other ranks: what torchrun starts
 
@@ -283,6 +297,9 @@ def main(config: Config) -> None:
     if config.measure:
         measure_rows(config)
         return
+    if config.repeats:
+        count_repeats(config)
+        return
     gpus = config.gpus or default_gpus(config.device)
     print(f"{'row':16} GPUs distinct  {'  '.join(f'{part:>12}' for part in PARTS)}  speed-up efficiency talk  GiB")
     found: list[dict[str, Any]] = []
@@ -373,6 +390,73 @@ def simulated(config: Config, found: list[dict[str, Any]]) -> dict[str, Any]:
         print(f"{ranks:5,}     " + "".join(f"{share:14.0%} " for share in shares) + text)
         table[str(ranks)] = {"balance": dict(zip(map(str, GROUPS), shares, strict=True)), "speed_up": limit}
     return table
+
+
+class Repeats(NamedTuple):
+    """Network evaluations of local energies on several ranks, relative to those on one.
+
+    Attributes:
+        added: part of the evaluations that is made once more.
+        cost: sites that are evaluated, shared prefixes once, with the shares of nqs.estimators.local_energy.
+        cost_dealt: the same where each connected configuration belongs to one rank, drawn at random as by a hash.
+    """
+
+    added: float
+    cost: float
+    cost_dealt: float
+
+
+def repeats(
+    hamiltonian: Hamiltonian, psi: Wavefunction, samples: Samples, sizes: Sequence[int] = FEW_RANKS
+) -> tuple[int, dict[int, Repeats]]:
+    """Number of evaluations on one rank, and what several ranks add to them; each share in one chunk."""
+    n = samples.configurations
+    connected = hamiltonian.connected(n)
+    configurations, _ = psi.fold(connected.configurations)
+    unknown = (Lookup(psi.hilbert, n).rows(configurations) < 0).nonzero()[:, 0]
+    first, classes = distinct(psi.hilbert, configurations[unknown])
+    evaluated, parents = configurations[unknown[first]], connected.parents[unknown]  # in lexicographic order
+    order = torch.randperm(len(first), generator=torch.Generator().manual_seed(0)).to(n.device)
+    once, found = cost(evaluated), {}
+    for size in sizes:
+        owner = parents // Communicator(0, size).rows_of_share(len(n))
+        shares = [torch.unique(classes[owner == rank]) for rank in range(size)]
+        found[size] = Repeats(
+            added=sum(map(len, shares)) / len(first) - 1,
+            cost=sum(cost(evaluated[share]) for share in shares) / once,
+            cost_dealt=sum(cost(evaluated[order % size == rank]) for rank in range(size)) / once,
+        )
+    return len(first), found
+
+
+def cost(n: Tensor) -> float:
+    """Sites of configurations in lexicographic order that are evaluated, as `nqs.amplitudes.prefixes` decides."""
+    return min(n.numel(), SITE_COST * (n.numel() - int(common_prefix(n[1:], n[:-1]).sum())))
+
+
+def count_repeats(config: Config) -> None:
+    print(f"{'row':16} steps distinct evaluations   on {FEW_RANKS} ranks: added; cost; cost if dealt by a hash")
+    report = []
+    for name in config.rows:
+        hamiltonian, psi, optimiser_config = PROBLEMS[name].build(config.device)
+        optimiser = optimiser_config.build(psi)
+        generator = torch.Generator(next(psi.parameters()).device).manual_seed(0)
+        sampler = TreeSampler(n_distinct=max(1, config.repeats[0] // 4), use_cuda_graph=False).build(psi)
+        for _ in range(config.steps):
+            samples = sampler.sample(generator)
+            local = local_energies(hamiltonian, psi, samples)
+            optimiser.step(samples, local.in_units_of(hamiltonian.hilbert.n_sites), 0.3)
+        for number in config.repeats:
+            samples = TreeSampler(n_distinct=number, use_cuda_graph=False).build(psi).sample(generator)
+            once, found = repeats(hamiltonian, psi, samples)
+            added, *costs = zip(*found.values(), strict=True)
+            text = "".join(f"{x:7.1%}" for x in added) + "".join(
+                "  " + "".join(f"{x:6.2f}" for x in kind) for kind in costs
+            )
+            print(f"{name:16} {config.steps:5} {samples.n_distinct:8,} {once:11,}   {text}", flush=True)
+            ranks = {size: one._asdict() for size, one in found.items()}
+            report.append({"row": name, "distinct": samples.n_distinct, "once": once, "ranks": ranks})
+    print(json.dumps(report))
 
 
 def draw(found: list[dict[str, Any]], table: dict[str, Any], path: Path) -> None:

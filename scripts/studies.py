@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import torch
+
 from nqs import recipes
 from nqs.archive import Archive
 from nqs.report.summary import energy_of
@@ -106,8 +108,15 @@ def run(name: str, problem: Problem, seed: int, resources: Resources, gpu: int |
 
 
 def seeing(gpu: int | None) -> dict[str, str] | None:
-    """The environment of a process that sees one GPU only; None: that of this one."""
-    return None if gpu is None else os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+    """The environment of a process that sees one GPU only, counted among those that this one sees; None: all these."""
+    return None if gpu is None else os.environ | {"CUDA_VISIBLE_DEVICES": visible_gpus()[gpu]}
+
+
+def visible_gpus() -> list[str]:
+    """Names for CUDA_VISIBLE_DEVICES: those that this process may use."""
+    if (listed := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in listed.split(",") if name.strip()]
+    return [str(k) for k in range(torch.cuda.device_count())]
 
 
 def table(outcomes: list[Outcome], problems: Mapping[str, Problem]) -> str:

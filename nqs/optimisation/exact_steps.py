@@ -14,7 +14,7 @@ Optimization, section 10.3). Convergence is then geometric down to machine preci
 """
 
 # Shapes: N configurations or orbits.
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -27,7 +27,8 @@ from nqs.optimisation.imaginary_time import Matrix, evolved
 from nqs.optimisation.jacobian import n_parts
 from nqs.optimisation.kernel import Precision
 from nqs.optimisation.schedules import geometric
-from nqs.optimisation.solve import in_sample_space, solve, transposed_norm
+from nqs.optimisation.solve import linear_system
+from nqs.optimisation.solver import Solver
 from nqs.optimisation.split_rows import jacobian_of_all_ranks
 from nqs.optimisation.stochastic_reconfiguration import StochasticReconfiguration
 from nqs.optimisation.targets import SMALLEST, bounded, energy_limit, gain_ratio, log_of_one_plus, residual
@@ -64,6 +65,8 @@ class ExactSteps:
         precision: of the products X X^T and X^T X. Shifts below 1e-5 need "float64".
         memory: GiB for the rows of X and the tensors they are computed from; X is streamed where it does not fit. None:
             2 on a CPU, 60 % of what the matrix leaves free on a GPU. The matrix and its factor come on top.
+        dense_rows, solver_tolerance, solver_iterations: as in `StochasticReconfiguration`. Conjugate gradients converge
+            slowly at the small shifts of exact steps.
     """
 
     time: float = 1.0
@@ -72,9 +75,14 @@ class ExactSteps:
     max_step: float = 0.15
     precision: Precision = "float64"
     memory: float | None = None
+    dense_rows: int = field(default=Solver.dense_rows, metadata={"stored_if_default": False})
+    solver_tolerance: float = field(default=Solver.tolerance, metadata={"stored_if_default": False})
+    solver_iterations: int = field(default=Solver.iterations, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
-        check_fields(self, positive=("time", "diagonal_shift", "final_diagonal_shift", "max_step", "memory"))
+        shifts = ("diagonal_shift", "final_diagonal_shift")
+        least = {"dense_rows": 0, "solver_iterations": 1}
+        check_fields(self, positive=("time", *shifts, "max_step", "memory", "solver_tolerance"), at_least=least)
 
     def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0, *, check: bool = True) -> "SectorEnergy":
         return SectorEnergy(hamiltonian, energy_scale, check=check)
@@ -103,7 +111,14 @@ class ExactSteps:
             max_step=self.max_step,
             precision=self.precision,
             memory=self.memory,
+            dense_rows=self.dense_rows,
+            solver_tolerance=self.solver_tolerance,
+            solver_iterations=self.solver_iterations,
         )
+
+    @property
+    def solver(self) -> Solver:
+        return self.without_matrix.solver
 
 
 @runtime_checkable
@@ -189,12 +204,12 @@ class ImaginaryTime:
         self.backoff = max(1.0, self.backoff / EXACT_RECOVERY)
         row_factor = 1 + config.time * (diagonal - energy).clamp(min=0)
         memory = None if config.memory is None else int(config.memory * 2**30)
-        X = jacobian_of_all_ranks(self.wavefunction, samples, (w * row_factor).sqrt(), memory, config.precision)
+        of_rows = (w * row_factor).sqrt()
+        X = jacobian_of_all_ranks(self.wavefunction, samples, of_rows, memory, config.precision, solver=config.solver)
         stiffness = row_factor.sqrt().repeat(X.shape[0] // len(row_factor))
-        in_samples = in_sample_space(X)
-        kernel = X.gram() if in_samples else X.metric()
+        system = linear_system(X, solver=config.solver)
         gradient = residual(w, deviation, X.shape[0]) / stiffness
-        gradient_norm = 2 * transposed_norm(X, gradient, kernel if in_samples else None)
+        gradient_norm = 2 * system.transposed_norm(gradient)
         x = normalised_amplitudes(samples)
         scale = self.objective.energy_scale
         time, evolution = evolved(x, matrix, config.time / scale, config.max_step)
@@ -206,7 +221,8 @@ class ImaginaryTime:
         change = log_of_one_plus(ratio)
         change -= samples.mean(change)
         wanted = residual(w, row_factor * change, X.shape[0]) / stiffness
-        update = solve(X, -wanted / time, shift, matrix=kernel)
+        solution = system.solve(-wanted / time, shift)
+        update = solution.update
         linear = X.matvec(update)
         time, norm = bounded(time, linear / stiffness, samples, config.max_step)
         flat = parameters_to_vector(self.parameters)
@@ -214,7 +230,8 @@ class ImaginaryTime:
         gain = gain_ratio(self.wavefunction, samples, wanted, -time * linear, stiffness)
         factor = 1 / RELAX if gain > GOOD else TIGHTEN if gain < POOR else 1.0
         self.shift = max(LOWEST_SHIFT, factor * shift)
-        return StepInfo(time, norm, gradient_norm, energy_limit(samples, local, energy, norm))
+        limit = energy_limit(samples, local, energy, norm)
+        return StepInfo(time, norm, gradient_norm, limit, solution.iterations, solution.residual, solution.converged)
 
     def reject(self) -> None:
         self.backoff *= EXACT_BACKOFF

@@ -4,14 +4,16 @@
 
 and, where a metric of the parameters is given, a factor for each column.
 
-A natural-gradient step needs X X^T or X^T X, and the products X v and X^T y. Where X does not fit into memory:
+A natural-gradient step needs X X^T or X^T X, or beyond some number of rows only |X|^2, and the products X v and X^T y.
+Where X does not fit into memory:
 
 - X X^T is summed over blocks of columns: the inputs and output gradients of some layers are stored for all
   configurations (of layers with few parameters their gradients), each column is computed from them once, with one
   forward and backward pass for every group of layers that fits into memory. For modules with unknown layers it is
   computed from pairs of row blocks; each of K blocks is computed (K + 1) / 2 times.
 - X^T X is summed over blocks of rows, each computed once.
-- X^T y is one backward pass; X v follows from the inputs and output gradients of all layers, without X.
+- X^T y is one backward pass; X v follows from the inputs and output gradients of all layers, without X. |X|^2 is summed
+  over blocks of rows.
 
 A million parameters at ten thousand configurations then cost gigabytes instead of a hundred.
 
@@ -44,13 +46,13 @@ from nqs.optimisation.jacobian import (
     scaled_jacobian,
     trainable_layers,
 )
+from nqs.optimisation.solver import SOLVER, Solver
 from nqs.protocols import Wavefunction
 from nqs.runtime.distributed import ALONE, Communicator
 from nqs.runtime.memory import free_memory, in_chunks
 from nqs.samples import Samples
 
 CPU_BYTES, GPU_FRACTION = 2**31, 0.6  # memory of X and its factors; on a GPU a fraction of what the matrix leaves free
-MATRIX_COPIES = 3  # the matrix, its lower triangle and its factor
 # Columns in one product: the longest float32 sum before it is added up in float64.
 COLUMNS = 2**14
 MADE_COLUMNS = 2**15  # columns per block: smaller blocks would spend most time on reading the layer inputs
@@ -76,6 +78,9 @@ class CentredJacobian(Protocol):
 
     def metric(self) -> Float64[Tensor, "P P"]:
         """Lower triangle of X^T X; the upper one is undefined."""
+
+    def squared_norm(self) -> Float64[Tensor, ""]:
+        """|X|^2, the sum of the squares of all elements: the trace of both matrices."""
 
     def matvec(self, v: Float64[Tensor, " P"]) -> Float64[Tensor, " R"]:
         """X v."""
@@ -120,6 +125,9 @@ class DenseJacobian:
         gram = torch.zeros((len(A), len(A)), dtype=torch.float64, device=A.device)
         add_columns(gram, A, self.precision)
         return gram
+
+    def squared_norm(self) -> Tensor:
+        return squared_norm(self.X)
 
     def matvec(self, v: Tensor) -> Tensor:
         return (self.X @ v.to(self.X.dtype)).double()
@@ -223,6 +231,9 @@ class StreamedJacobian:
         for _, block in self.row_blocks():
             add_gram(metric, block.T, self.precision)
         return metric
+
+    def squared_norm(self) -> Tensor:
+        return sum((squared_norm(block) for _, block in self.row_blocks()), start=self.factor.new_zeros(()))
 
     def matvec(self, v: Tensor) -> Tensor:
         if self.by_layers:
@@ -408,20 +419,22 @@ def centred_jacobian(
     precision: Precision = "float64",
     ranks: Communicator = ALONE,
     columns: Float64[Tensor, " P"] | None = None,
+    solver: Solver = SOLVER,
 ) -> "DenseJacobian | StreamedJacobian":
     """X with rows scaled by `factor`, columns by `columns`: a dense matrix if it fits into `memory`, else streamed.
 
     Args:
-        memory: bytes; None: 2 GiB on a CPU, on a GPU 60 % of what X X^T or X^T X leaves free.
+        memory: bytes; None: 2 GiB on a CPU, on a GPU 60 % of what the solution of the system leaves free.
         precision: of the products X X^T and X^T X.
         ranks: as in `StreamedJacobian`.
+        solver: of the system, whose memory is set aside.
     """
     P = sum(p.numel() for p in wavefunction.parameters() if p.requires_grad)
     R = n_parts(wavefunction) * len(factor)
     if memory is None:
         device = factor.device
-        matrices = MATRIX_COPIES * 8 * min(ranks.size * R, P) ** 2
-        memory = int(GPU_FRACTION * max(0, free_memory(device) - matrices)) if device.type == "cuda" else CPU_BYTES
+        needed = solver.bytes_needed(min(ranks.size * R, P))
+        memory = int(GPU_FRACTION * max(0, free_memory(device) - needed)) if device.type == "cuda" else CPU_BYTES
     memory = ranks.smallest(memory)
     if _bytes_of_number(wavefunction, precision) * R * P > memory:
         return StreamedJacobian(wavefunction, samples, factor, memory, precision, ranks, columns)
@@ -442,6 +455,10 @@ def centre(
     """a O - a <O> from a O, in place, where <O> = sum w O = sum (w / a) (a O)."""
     coefficients = torch.where(factor > 0, weights / factor, 0.0).to(scaled.dtype)
     return scaled.addr_(factor.to(scaled.dtype), ranks.sum(coefficients @ scaled), alpha=-1)
+
+
+def squared_norm(block: Float[Tensor, "..."]) -> Float64[Tensor, ""]:
+    return torch.linalg.vector_norm(block, dtype=torch.float64).square()
 
 
 # ---- products ------------------------------------------------------------------------------------------------------

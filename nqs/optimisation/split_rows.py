@@ -15,9 +15,12 @@ from torch import Tensor
 
 from nqs.optimisation.jacobian import n_parts
 from nqs.optimisation.kernel import BLOCKS, CentredJacobian, Precision, Rows, add_columns, centred_jacobian
+from nqs.optimisation.solver import SOLVER, Solver
 from nqs.protocols import Wavefunction
 from nqs.runtime.distributed import Communicator, communicator
 from nqs.samples import Samples
+
+ONE_MESSAGE = 512  # rows of a matrix that is summed whole: its upper triangle takes less time than more messages
 
 
 def jacobian_of_all_ranks(
@@ -27,6 +30,7 @@ def jacobian_of_all_ranks(
     memory: int | None = None,
     precision: Precision = "float64",
     columns: Float64[Tensor, " P"] | None = None,
+    solver: Solver = SOLVER,
 ) -> CentredJacobian:
     """X as `nqs.optimisation.kernel.centred_jacobian`; its rows are split if there are several ranks.
 
@@ -35,8 +39,8 @@ def jacobian_of_all_ranks(
     """
     ranks = communicator()
     if ranks.size == 1:
-        return centred_jacobian(wavefunction, samples, factor, memory, precision, columns=columns)
-    return SplitJacobian(wavefunction, samples, factor, memory, precision, ranks, columns)
+        return centred_jacobian(wavefunction, samples, factor, memory, precision, columns=columns, solver=solver)
+    return SplitJacobian(wavefunction, samples, factor, memory, precision, ranks, columns, solver)
 
 
 class SplitJacobian:
@@ -51,6 +55,7 @@ class SplitJacobian:
         precision: Precision,
         ranks: Communicator,
         columns: Float64[Tensor, " P"] | None = None,
+        solver: Solver = SOLVER,
     ) -> None:
         self.ranks, self.precision = ranks, precision
         self.parts, self.U = n_parts(wavefunction), samples.n_distinct
@@ -59,7 +64,8 @@ class SplitJacobian:
         self.is_filling = rows >= self.U
         self.rows = rows.clamp(max=self.U - 1)
         own = Rows(samples.configurations[self.rows], self._of_share(samples.weights))
-        self.own = centred_jacobian(wavefunction, own, self._of_share(factor), memory, precision, ranks, columns)
+        own_factor = self._of_share(factor)
+        self.own = centred_jacobian(wavefunction, own, own_factor, memory, precision, ranks, columns, solver)
         self.shape = (self.parts * self.U, self.own.shape[1])
 
     @property
@@ -72,13 +78,16 @@ class SplitJacobian:
         for block in self.own.column_blocks():
             add_columns(gram, self._exchanged(block), self.precision)
             del block  # before the next one is allocated
-        for rows in torch.arange(R).chunk(BLOCKS):  # the lower triangle alone, about
+        for rows in torch.arange(R).chunk(BLOCKS if R > ONE_MESSAGE else 1):  # the lower triangle alone, about
             first, last = int(rows[0]), int(rows[-1]) + 1
             gram[first:last, :last] = self.ranks.sum(gram[first:last, :last].contiguous())
         return gram
 
     def metric(self) -> Float64[Tensor, "P P"]:
         return self.ranks.sum(self.own.metric())
+
+    def squared_norm(self) -> Float64[Tensor, ""]:
+        return self.ranks.sum(self.own.squared_norm())
 
     def matvec(self, v: Float64[Tensor, " P"]) -> Float64[Tensor, " R"]:
         own = self.own.matvec(v).view(self.parts, self.u).T  # (u, parts)

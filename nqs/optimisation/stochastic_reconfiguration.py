@@ -11,7 +11,8 @@ projected on the tangent space: theta -= eta delta with
     delta = X^T (X X^T + s)^-1 e        in sample space, 2 U x 2 U
 
 (minSR: Chen and Heyl, Nat. Phys. 20, 1476 (2024), arXiv:2302.01941; Rende et al., Commun. Phys. 7, 260 (2024),
-arXiv:2310.05715), whichever matrix is smaller.
+arXiv:2310.05715), whichever matrix is smaller. Beyond `dense_rows` rows no matrix is stored, and the system is solved
+by conjugate gradients (nqs.optimisation.conjugate_gradient).
 
 Implicit diagonal. That explicit Euler step is stiff: it amplifies the error on configurations with
 eta (H_nn - E) > 2. Taking the diagonal of H at the end of the step instead,
@@ -55,7 +56,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from nqs.estimators.local_energy import Energy
 from nqs.optimisation.kernel import Precision
 from nqs.optimisation.schedules import cosine, geometric
-from nqs.optimisation.solve import Space, in_sample_space, solve, transposed_norm
+from nqs.optimisation.solve import Space, linear_system
+from nqs.optimisation.solver import Solver
 from nqs.optimisation.split_rows import jacobian_of_all_ranks
 from nqs.optimisation.targets import bounded, energy_limit, log_of_one_plus, residual
 from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
@@ -94,6 +96,12 @@ class StochasticReconfiguration:
             1e-3 and more (docs/speed.md): `scripts/benchmark.py --rounding` measures its effect on a step.
         memory: GiB for the rows of X and the tensors they are computed from; X is streamed where it does not fit. None:
             2 on a CPU, 60 % of what the matrix leaves free on a GPU. The matrix and its factor come on top.
+        dense_rows: largest matrix that is stored and factorised, of 8 n^2 bytes and two copies; larger systems are
+            solved by conjugate gradients.
+        solver_tolerance: of conjugate gradients: residual relative to the right-hand side. Products in lower precision
+            round the matrix itself, as they round a stored one.
+        solver_iterations: of conjugate gradients, at most; the column `cg_unconverged` of the history, `nqs show` and
+            reports tell the steps where these were not enough. Each keeps a residual of 8 n bytes.
 
     Raises:
         ValueError: a value out of range.
@@ -108,14 +116,22 @@ class StochasticReconfiguration:
     max_step: float = 0.1
     precision: Precision = "float64"
     memory: float | None = None
+    dense_rows: int = field(default=Solver.dense_rows, metadata={"stored_if_default": False})
+    solver_tolerance: float = field(default=Solver.tolerance, metadata={"stored_if_default": False})
+    solver_iterations: int = field(default=Solver.iterations, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
         rates = ("learning_rate", "final_learning_rate", "diagonal_shift", "final_diagonal_shift")
-        check_fields(self, positive=(*rates, "max_step", "memory"))
+        least = {"dense_rows": 0, "solver_iterations": 1}
+        check_fields(self, positive=(*rates, "max_step", "memory", "solver_tolerance"), at_least=least)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: it must be at least 0 and below 1.")
         if not 0 <= self.second_moments < 1:
             raise ValueError(f"second_moments={self.second_moments}: it must be at least 0 (without) and below 1.")
+
+    @property
+    def solver(self) -> Solver:
+        return Solver(dense_rows=self.dense_rows, tolerance=self.solver_tolerance, iterations=self.solver_iterations)
 
     def objective(self, hamiltonian: Hamiltonian, energy_scale: float = 1.0, *, check: bool = True) -> Energy:
         return Energy(hamiltonian, energy_scale)
@@ -171,14 +187,13 @@ class NaturalGradient:
             row_factor += rate * (local.diagonal - energy).clamp(min=0)
         memory = None if config.memory is None else int(config.memory * 2**30)
         factor, columns = (samples.weights * row_factor).sqrt(), self.columns
-        X = jacobian_of_all_ranks(self.wavefunction, samples, factor, memory, config.precision, columns)
+        X = jacobian_of_all_ranks(self.wavefunction, samples, factor, memory, config.precision, columns, config.solver)
         scale = 1.0 if columns is None else columns
         stiffness = row_factor.sqrt().repeat(X.shape[0] // len(row_factor))
-        in_samples = in_sample_space(X, self.space)
-        matrix = X.gram() if in_samples else X.metric()
+        system = linear_system(X, self.space, config.solver)
         gradient = residual(samples.weights, deviation, X.shape[0]) / stiffness
         if columns is None:  # else the columns of X carry a factor that the gradient has not
-            gradient_norm = 2 * transposed_norm(X, gradient, matrix if in_samples else None)
+            gradient_norm = 2 * system.transposed_norm(gradient)
         else:
             gradient_norm = 2 * (X.rmatvec(gradient) / columns).norm().item()
         change = -rate * deviation / row_factor
@@ -187,7 +202,8 @@ class NaturalGradient:
         wanted = residual(samples.weights, row_factor * change, X.shape[0]) / stiffness
         previous = config.momentum * self.update / scale
         unseen = -wanted / rate - X.matvec(previous) if config.momentum else -wanted / rate
-        scaled = previous + solve(X, unseen, shift, self.space, matrix)
+        solution = system.solve(unseen, shift)
+        scaled = previous + solution.update
         rate, norm = bounded(rate, X.matvec(scaled) / stiffness, samples, config.max_step)
         update = scale * scaled
         if self.moments is not None:
@@ -196,7 +212,7 @@ class NaturalGradient:
         flat = parameters_to_vector(self.parameters)
         vector_to_parameters(flat - rate * self.update.to(flat.dtype), self.parameters)
         limit = energy_limit(samples, local, energy, norm)
-        return StepInfo(rate, norm, gradient_norm, limit)
+        return StepInfo(rate, norm, gradient_norm, limit, solution.iterations, solution.residual, solution.converged)
 
     def reject(self) -> None:
         self.backoff *= SHIFT_BACKOFF

@@ -47,6 +47,9 @@ class OptimiserOptions:
         precision: of the products that form the kernel matrix: "float64"; "float32" for shifts of 1e-5 and more; "tf32"
             for shifts of 1e-3 and more, on GPUs that have it (docs/speed.md).
         memory: GiB of the rows of the Jacobian; where they do not fit they are streamed.
+        dense_rows: rows of the largest matrix that is factorised; larger systems are solved by conjugate gradients.
+        solver_tolerance: of conjugate gradients: residual relative to the right-hand side.
+        solver_iterations: of conjugate gradients, at most.
     """
 
     learning_rate: float | None = None
@@ -58,6 +61,9 @@ class OptimiserOptions:
     second_moments: float | None = field(default=None, metadata={"stored_if_default": False})
     precision: Precision | None = None
     memory: float | None = None
+    dense_rows: int | None = field(default=None, metadata={"stored_if_default": False})
+    solver_tolerance: float | None = field(default=None, metadata={"stored_if_default": False})
+    solver_iterations: int | None = field(default=None, metadata={"stored_if_default": False})
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -23,7 +23,7 @@ from nqs.report.compare import COLUMNS, Row, notes, tables
 from nqs.report.drawable import LARGEST, exact_energy_of, observables_of
 from nqs.report.files import save
 from nqs.report.panels import Arrays, draw_panels, has_panels, scalars
-from nqs.report.summary import energy_of, of_samples, origin_of, require_step
+from nqs.report.summary import energy_of, of_conjugate_gradient, of_samples, origin_of, require_step
 from nqs.runtime.text import printable
 
 if TYPE_CHECKING:
@@ -177,6 +177,8 @@ def _sampler(archive: Archive) -> Table:
         ("retries after non-finite states", _number(retries, "{:.0f}")),
         ("optimisation", f"{seconds:,.0f} s, {seconds / archive.step:.2g} s per step"),
     ]
+    if (solver := of_conjugate_gradient(history)) is not None:
+        rows.append(("linear systems", solver))
     if "clipped" in history:
         rows.append(("clipped weight in the updates, mean over the steps", f"{history['clipped'].mean():.2%}"))
     rows += [("final samples", line) for line in of_samples(archive)]

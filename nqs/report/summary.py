@@ -1,7 +1,10 @@
 """The energy of a run, as every table, figure and page quotes it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from nqs.archive.archive import Archive
 from nqs.archive.errors import ArchiveError
@@ -126,6 +129,20 @@ def of_samples(archive: Archive) -> list[str]:
         for names in DIAGNOSTICS
         if any(name in found for name in names)
     ]
+
+
+def of_conjugate_gradient(history: Mapping[str, np.ndarray]) -> str | None:
+    """Steps whose linear system was solved without its matrix, and those of which the tolerance was not reached."""
+    solved = np.isfinite(history["cg_iterations"]) if "cg_iterations" in history else np.zeros(0)
+    if not solved.any() or not {"cg_residual", "cg_unconverged"} <= history.keys():
+        return None
+    iterations, residual, missed = (
+        history[name][solved] for name in ("cg_iterations", "cg_residual", "cg_unconverged")
+    )
+    found = f"{solved.sum():,} steps by conjugate gradients, {iterations.mean():.0f} iterations each"
+    if not missed.any():
+        return f"{found}, all within the tolerance"
+    return f"{found}, NOT CONVERGED in {missed.sum():,.0f} of them: relative residuals up to {residual.max():.1e}"
 
 
 def _diagnostic(name: str, number: float) -> str:

@@ -110,13 +110,18 @@ class Communicator:
         return x
 
     def from_first(self, *tensors: Tensor) -> None:
-        """Overwrite tensors by those of rank 0."""
-        for x in tensors if self.size > 1 else ():
-            plain = (torch.view_as_real(x) if x.is_complex() else x).contiguous()
+        """Overwrite tensors of one device by those of rank 0, with one message for all of them."""
+        if self.size == 1 or not tensors:
+            return
+        if len(tensors) == 1 and tensors[0].is_contiguous() and not tensors[0].is_complex():
             with _together():
-                dist.broadcast(plain, 0)
-            if plain.data_ptr() != x.data_ptr():
-                x.copy_(torch.view_as_complex(plain) if x.is_complex() else plain)
+                dist.broadcast(tensors[0], 0)
+            return
+        sent = torch.cat([_bytes(x.flatten()[None])[0] for x in tensors])
+        with _together():
+            dist.broadcast(sent, 0)
+        for x, part in zip(tensors, sent.split([x.numel() * x.itemsize for x in tensors]), strict=True):
+            x.copy_(part.clone().view(x.dtype).view(x.shape))
 
     def from_rank(self, source: int, x: Tensor) -> Callable[[], None]:
         """Begin to overwrite a contiguous tensor by that of a rank; the function returned waits for its end."""
@@ -217,7 +222,10 @@ def _device() -> torch.device:
 
 
 def _bytes(x: Tensor) -> Tensor:
-    return x.reshape(-1).view(torch.uint8).view(len(x), math.prod(x.shape[1:]) * x.itemsize)
+    flat = x.reshape(-1)
+    if flat.stride(0) != 1:  # of a single number with strides of its own, which counts as contiguous
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).view(len(x), math.prod(x.shape[1:]) * x.itemsize)
 
 
 @contextmanager

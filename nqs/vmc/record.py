@@ -16,7 +16,7 @@ from nqs.archive.upgrade import upgraded
 from nqs.estimators.estimate import EnergyEstimate, error_text, with_error
 from nqs.exact.diagonalisation import ExactGroundState
 from nqs.observables.expectation import Expectation
-from nqs.protocols import Hamiltonian, Wavefunction
+from nqs.protocols import Hamiltonian, StepInfo, Wavefunction
 from nqs.samples import Samples
 from nqs.vmc.execution import Execution
 from nqs.vmc.guard import Guard
@@ -188,6 +188,7 @@ def row_of(step: int, made: Step, estimate: EnergyEstimate, **more: float) -> di
         "update_norm": made.info.update_norm,
         "gradient_norm": made.info.gradient_norm,
         "retries": made.retries,
+        **conjugate_gradient_of(made.info),
         **chains_of(made.samples),
         **{f"overlap_{k}": value for k, value in enumerate(made.local.overlaps)},
         **more,
@@ -210,6 +211,17 @@ def result_of(
         archive=getattr(archive, "path", None),
         steps_left=0 if steps is None else steps - archive.step,
     )
+
+
+def conjugate_gradient_of(info: StepInfo) -> dict[str, float]:
+    """Columns of the history of a linear system without its matrix; {} for other steps."""
+    if info.cg_iterations is None or info.cg_residual is None:
+        return {}
+    return {
+        "cg_iterations": info.cg_iterations,
+        "cg_residual": info.cg_residual,
+        "cg_unconverged": float(not info.cg_converged),
+    }
 
 
 def chains_of(samples: Samples) -> dict[str, float]:

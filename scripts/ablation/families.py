@@ -151,9 +151,10 @@ class FamilyReconfiguration(StochasticReconfiguration):
 def network(problem: FamilyProblem, job: Job) -> ComposedConfig:
     """The network of a member; all members of a family have the same signs."""
     kind, (low, _) = torch.device(job.device).type, problem.couplings
-    phase, reference = known_signs(problem.hamiltonian(low))
+    hamiltonian = problem.hamiltonian(low)
+    phase, reference = known_signs(hamiltonian)
     assert phase == "zero"
-    classes = tuple(map(tuple, chain(problem.n_sites).displacements().tolist()))
+    classes = tuple(map(tuple, chain(hamiltonian.hilbert.n_sites).displacements().tolist()))
     return ComposedConfig(
         mixer=ByPosition(classes=classes), phase=None, width=WIDTH[kind], layers=LAYERS, dtype="mixed",
         seed=job.seed, reference=reference,

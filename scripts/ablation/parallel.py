@@ -14,15 +14,7 @@ from pathlib import Path
 
 from nqs.scripts.ablation.jobs import Job, Row, key_of
 from nqs.scripts.ablation.worker import MARK
-
-
-def visible_gpus() -> list[str]:
-    """Names for CUDA_VISIBLE_DEVICES: those that this process may use."""
-    if (listed := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in listed.split(",") if name.strip()]
-    import torch
-
-    return [str(k) for k in range(torch.cuda.device_count())]
+from nqs.scripts.studies import visible_gpus
 
 
 def places(device: str, parallel: int) -> list[dict[str, str]]:

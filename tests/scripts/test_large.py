@@ -19,7 +19,7 @@ from scipy.optimize import root
 from nqs import exact
 from nqs.hamiltonians import TV
 from nqs.lattice import square
-from nqs.scripts import large, netket_recipes
+from nqs.scripts import large, netket_recipes, studies
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -121,3 +121,11 @@ def test_a_recipe_of_netket_runs(tmp_path: Path) -> None:
     assert course.parameters == 32 * 10 + 32 * 33 + 32 * 10 * 33
     assert len(course.energies) == len(course.seconds) >= 1
     assert np.isfinite(course.energy)
+
+
+def test_each_run_gets_a_gpu_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Counted among those that are visible: with CUDA_VISIBLE_DEVICES=3 the first one is 3, not 0.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    found = [studies.seeing(gpu) for gpu in (0, 1)]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in found if environment] == ["3", "5"]
+    assert studies.seeing(None) is None

@@ -10,6 +10,7 @@ import torch
 
 from nqs.hilbert import spins
 from nqs.models import Transformer
+from nqs.runtime.distributed import Communicator
 from nqs.samplers import TreeSampler
 from nqs.scripts import scaling
 
@@ -78,3 +79,37 @@ def test_widths_are_those_of_the_tree() -> None:
     assert scaling.balance(of_groups, leaves, dealt_at, 1) == 1
     assert 0.3 < scaling.balance(of_groups, leaves, dealt_at, 2) < 1
     assert scaling.balance(of_groups, leaves, dealt_at, 1000) < 0.01
+
+
+def test_repeated_evaluations_are_those_of_the_shares() -> None:
+    """Against sets of configurations, rank by rank."""
+    hamiltonian, psi, _ = scaling.toy("cpu")
+    samples = TreeSampler(n_distinct=100).build(psi).sample(torch.Generator().manual_seed(0))
+    n = samples.configurations
+    known = {tuple(row) for row in n.tolist()}
+
+    def evaluated(part: torch.Tensor) -> int:
+        return len({tuple(row) for row in hamiltonian.connected(part).configurations.tolist()} - known)
+
+    once, found = scaling.repeats(hamiltonian, psi, samples, (1, 3))
+    assert once == evaluated(n)
+    assert found[1] == (0, 1, 1)
+    shares = [n[Communicator(rank, 3).share(len(n))] for rank in range(3)]
+    assert found[3].added == pytest.approx(sum(map(evaluated, shares)) / once - 1)
+    assert found[3].added > 0
+    assert 1 < found[3].cost < found[3].cost_dealt  # prefixes are shared by neighbours
+
+
+def test_cost_is_the_number_of_distinct_prefixes() -> None:
+    n = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1], [1, 0, 0, 0]], dtype=torch.uint8)
+    prefixes = {tuple(row[:length]) for row in n.tolist() for length in range(1, 5)}
+    assert scaling.cost(n) == pytest.approx(scaling.SITE_COST * len(prefixes))
+    assert scaling.cost(n[[0, 3]]) == 8  # nothing is shared
+
+
+def test_table_of_repeated_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
+    scaling.main(scaling.Config(rows=("toy",), repeats=(50, 100), steps=1, device="cpu"))
+    *_, first, second, report = capsys.readouterr().out.splitlines()
+    assert first.split()[:3] == ["toy", "1", "50"]
+    assert second.split()[:3] == ["toy", "1", "100"]
+    assert [set(row["ranks"]) for row in json.loads(report)] == [{"2", "4", "8"}] * 2

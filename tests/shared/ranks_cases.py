@@ -7,8 +7,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.nn.utils import parameters_to_vector
@@ -22,7 +23,7 @@ from nqs.optimisation import ExactSteps, StochasticReconfiguration, TorchOptimis
 from nqs.optimisation.cholesky import cholesky, split_factor
 from nqs.pretraining import VectorTarget, fit
 from nqs.runtime import ranks
-from nqs.runtime.distributed import communicator
+from nqs.runtime.distributed import Communicator, communicator
 from nqs.samplers import (
     CoverageSampler,
     ExhaustiveSampler,
@@ -37,6 +38,7 @@ from nqs.samplers import (
     TreeSampler,
 )
 from nqs.samplers.cuda_graph import padded_draw
+from nqs.samplers.moves import LocalMoves
 from nqs.samplers.padded_decoding import PaddedDecoding
 from nqs.symmetry import symmetries_of
 
@@ -137,6 +139,21 @@ def padded() -> Record:
 
 
 @case
+def conjugate_gradients() -> Record:
+    """The linear system without its matrix; bosons with momentum, rows in memory."""
+    optimiser = replace(NATURAL, momentum=0.9, dense_rows=0, solver_tolerance=1e-5)
+    sampler = TreeSampler(n_distinct=14, groups=8)
+    return run(BoseHubbard(chain(6), 6, U=8.0), POSITIVE, sampler, optimiser)
+
+
+@case
+def conjugate_gradients_streamed() -> Record:
+    """Complex elements, a phase to learn; rows computed for each product; solutions of a few iterations."""
+    optimiser = replace(NATURAL, memory=2e-5, dense_rows=0, solver_iterations=4)
+    return run(TV(chain(6), 3, V=2.0, twist=(0.4,)), TOY, TreeSampler(n_distinct=6, groups=8), optimiser)
+
+
+@case
 def one_configuration() -> Record:
     """Ranks without any work."""
     return run(Heisenberg(chain(6), 0.0), POSITIVE, TreeSampler(n_samples=2, groups=2))
@@ -150,9 +167,41 @@ def chains() -> Record:
     return run(Ising(chain(8), h=1.0), RBMConfig(), sampler, optimiser, rows_alone=True)
 
 
+@dataclass(frozen=True)
+class WalkersTogether:
+    """Moves that do not say that walkers are independent: all ranks move all of them."""
+
+    def build(self, hilbert: Any, device: torch.device) -> Any:
+        proposer = LocalMoves().build(hilbert, device)
+        return lambda n, generator: proposer(n, generator)
+
+
+@case
+def messages_of_chains() -> Record:
+    """A draw of four rounds: ranks bring the amplitudes of the start, and the walkers of each round, together."""
+    psi, generator = RBMConfig().build(Ising(chain(8), h=1.0).hilbert), torch.Generator().manual_seed(3)
+    sampler = MetropolisSampler(n_samples=40, n_chains=10, powers=(1.0, 0.6, 0.3), n_discarded=2).build(psi)
+    sampler.sample(generator)
+    with patch.object(Communicator, "gather_padded", autospec=True, side_effect=Communicator.gather_padded) as sent:
+        samples = sampler.sample(generator)
+    assert sent.call_count <= 1 + 4
+    of_others = [
+        MetropolisSampler(n_samples=8, n_chains=2, n_discarded=2),  # fewer chains than ranks
+        MetropolisSampler(n_samples=12, n_chains=6, n_discarded=2, moves=(WalkersTogether(),)),
+    ]
+    others = [config.build(psi).sample(generator).log_modulus for config in of_others]
+    return {
+        "energies": [sampler.acceptance, *samples.log_modulus.tolist(), *torch.cat(others).tolist()],
+        "distinct": [samples.n_distinct],
+        "parameters": samples.phase.tolist(),
+        "samples": hashlib.sha256(samples.configurations.numpy().tobytes()).hexdigest(),
+        "weights": samples.weights.tolist(),
+    }
+
+
 @case
 def gradient_chains() -> Record:
-    sampler = NormConstrainedSampler(n_samples=32, n_chains=16, n_tries=2, n_discarded=2)
+    sampler = NormConstrainedSampler(n_samples=32, n_chains=16, n_tries=2, n_discarded=10)
     return run(Ising(chain(6), h=1.0), RBMConfig(), sampler)
 
 
@@ -160,13 +209,13 @@ def gradient_chains() -> Record:
 def independence() -> Record:
     """Independence Metropolis with a trained proposal."""
     proposal = Proposal(model=replace(POSITIVE, width=4, heads=1), n_first=3)
-    sampler = IndependenceSampler(n_samples=60, n_chains=20, proposal=proposal, n_discarded=2)
+    sampler = IndependenceSampler(n_samples=40, n_chains=20, proposal=proposal, n_discarded=6)
     return run(Heisenberg(chain(8), 0.0), POSITIVE, sampler)
 
 
 @case
 def quest() -> Record:
-    return run(Heisenberg(chain(8), 0.0), POSITIVE, QuestSampler(n_samples=67, n_chains=67, n_discarded=2))
+    return run(Heisenberg(chain(8), 0.0), POSITIVE, QuestSampler(n_samples=67, n_chains=67, n_discarded=12))
 
 
 @case

@@ -77,7 +77,7 @@ def text(archive: "Archive") -> str:
 def _lines(archive: "Archive") -> list[str]:
     from nqs.archive.lock import writer_of
     from nqs.estimators.estimate import error_text, with_decimals
-    from nqs.report.summary import energy_of, of_samples, origin_of
+    from nqs.report.summary import energy_of, of_conjugate_gradient, of_samples, origin_of
 
     history = archive.history
     writer = writer_of(archive.path)
@@ -107,6 +107,8 @@ def _lines(archive: "Archive") -> list[str]:
         lines.append(f"  time        {seconds:,.0f} s, {seconds / archive.step:.2g} s per step{_writing(history)}")
         if "retries" in history and history["retries"].sum():
             lines.append(f"  retries     {history['retries'].sum():.0f} after non-finite energies or parameters")
+        if (solver := of_conjugate_gradient(history)) is not None:
+            lines.append(f"  systems     {solver}")
         if "clipped" in history:
             clipped = history["clipped"].mean()
             lines.append(f"  clipped     {clipped:.2%} of the weight in the updates, mean over the steps")

@@ -70,6 +70,8 @@ def check(model: Wavefunction, memory: int, *, metric: bool = False) -> None:
     assert streamed.shape == dense.shape
     for found, wanted in ((streamed.gram(), dense.gram()), (streamed.metric(), dense.metric())):
         torch.testing.assert_close(found.tril(), wanted.tril())
+    for X in (dense, streamed):
+        torch.testing.assert_close(X.squared_norm(), dense.X.square().sum())
     R, P = dense.shape
     v, y = (torch.randn(k, generator=generator, dtype=torch.float64) for k in (P, R))
     torch.testing.assert_close(streamed.matvec(v), dense.matvec(v))

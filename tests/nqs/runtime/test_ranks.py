@@ -1,5 +1,6 @@
 """Several ranks, gloo on the CPU: one result whatever their number, and a common end. ranks_farm.py runs them once."""
 
+import fcntl
 import json
 import os
 import signal
@@ -27,10 +28,17 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERRO
 
 @pytest.fixture(scope="session")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, str(SHARED / "ranks_farm.py"), str(folder)]
-    subprocess.run(command, check=True, timeout=600, env=ENVIRONMENT)
-    return json.loads((folder / "found.json").read_text())
+    """What ranks_farm.py finds; once for all workers of a test run, which wait for the first one."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks_farm"
+    folder.mkdir(exist_ok=True)
+    found = folder / "found.json"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not found.exists():
+            command = [sys.executable, str(SHARED / "ranks_farm.py"), str(folder)]
+            subprocess.run(command, check=True, timeout=600, env=ENVIRONMENT)
+    return json.loads(found.read_text())
 
 
 def numbers(value: Any) -> torch.Tensor:
