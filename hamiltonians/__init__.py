@@ -1,4 +1,7 @@
-"""Hamiltonians, one model family per file."""
+"""Hamiltonians, one model family per file.
+
+docs/adding_hamiltonian.md shows how to write one; `nqs.estimators.hamiltonian_check` says what is checked before a run.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int64, Num, UInt8
 from torch import Tensor
 
 from nqs.hamiltonians.couplings import Numbers, is_zero, values
-from nqs.hilbert.jordan_wigner import fermions_between
+from nqs.hilbert.fermion_signs import fermions_between
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 

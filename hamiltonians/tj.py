@@ -45,7 +45,7 @@ from nqs.hamiltonians.jordan_wigner import (
     toggled,
 )
 from nqs.hilbert import HilbertSpace, electrons
-from nqs.hilbert.jordan_wigner import fermions_between
+from nqs.hilbert.fermion_signs import fermions_between
 from nqs.lattice.lattice import Lattice
 from nqs.protocols import Connected
 

@@ -3,9 +3,11 @@
 p(n) = prod_s p(n_s | n_1 .. n_{s-1}) and phi(n) = sum_s phi_s(n_s | n_1 .. n_{s-1}). The conditionals are a softmax
 over logits plus the log conditionals of the uniform distribution over the sector: prefixes that cannot reach the
 sector have probability exactly zero, every product of conditionals is normalised, and zero logits mean the uniform
-superposition of the whole sector. Decoder-only; sampling and amplitudes as in Sharir et al., arXiv:1902.04057.
+superposition of the whole sector. Decoder-only; sampling and amplitudes as in Sharir et al., Phys. Rev.
+Lett. 124, 020503 (2020), arXiv:1902.04057.
 
-`nqs.models.inference.dense.DenseDecoder` defines decoding; `Decoder` there computes the same faster.
+`nqs.models.inference.dense.DenseDecoder` defines decoding; `nqs.models.inference.decoder.Decoder` computes the same
+faster.
 """
 
 # Shapes: B configurations, L sites, D width, d local states.
@@ -96,6 +98,18 @@ class TransformerConfig:
         layers = f"{self.layers} layer{'s' * (self.layers > 1)}"
         return f"width {self.width}, {layers}, {self.attention} attention, {self.dtype}"
 
+    def n_parameters(self, n_sites: int, local_dim: int) -> int:
+        """Number of parameters, without building the network."""
+        D, hidden, outputs = self.width, self.mlp_ratio * self.width, local_dim * (2 if self.phase == "learned" else 1)
+        attention = 4 * D * (D + 1)
+        if self.attention == "factored":
+            rows = self.displacements
+            pairs = n_sites * (n_sites + 1) // 2  # of a site with itself and earlier ones
+            classes = pairs if rows is None else len({c for i, row in enumerate(rows) for c in row[: i + 1]})
+            attention = 2 * D * (D + 1) + self.n_heads * classes
+        block = 4 * D + attention + 2 * D * hidden + hidden + D
+        return (local_dim + 1 + n_sites) * D + self.layers * block + 2 * D + (D + 1) * outputs
+
     def build(self, hilbert: HilbertSpace, device: torch.device | str = "cpu") -> "Transformer":
         return Transformer(hilbert, self, device=device)
 
@@ -134,9 +148,9 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
         self.width = config.width
         self.has_phase = config.phase == "learned"
         L, d, D = hilbert.n_sites, hilbert.local_dim, self.width
-        weights = config.layers * D * D * (2 * config.mlp_ratio + (4 if config.attention == "dot-product" else 2))
-        what = f"a network with {weights + (L + 3 * d) * D:.2g} parameters (width={D}, layers={config.layers})"
-        require_memory(8 * weights, what, "choose a narrower one", torch.device(device))
+        number = config.n_parameters(L, d)
+        what = f"a network with {number:.2g} parameters (width={D}, layers={config.layers})"
+        require_memory(8 * number, what, "choose a narrower one", torch.device(device))
         # The layers draw initial values that `initialise` replaces: keep the global random state. (The meta device
         # would avoid the draws, but takes a second to import.)
         with torch.random.fork_rng(devices=[]), float32_by_default():
@@ -195,7 +209,8 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
 
     @property
     def bytes_per_configuration(self) -> int:
-        # Per site at the widest point: residual, normed input, and q, k, v with attention or the hidden layer twice.
+        # Per site at the widest point: residual, normed input, and q, k, v with attention or the hidden layer twice;
+        # about six float64 tensors of the local states: outputs (logits, phases), start, their sum, conditionals, p.
         widest = 2 + max(4, 2 * self.config.mlp_ratio)
         itemsize = self.site.weight.element_size()
         return self.hilbert.n_sites * (widest * self.width * itemsize + 6 * 8 * self.hilbert.local_dim)

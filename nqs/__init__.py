@@ -31,6 +31,9 @@ __all__ = [
     "resume",
 ]
 
+# Module paths of 0.1, such as nqs.statistics; none of them is the name of a module of today.
+__path__.append(f"{__path__[0]}/paths_of_0_1")
+
 # Imported on first use: torch takes seconds, and many commands do not need it.
 _HOMES = {"Interrupted": "runtime.interruption", "ground_state": "driver", "expect": "expectation"}
 _HOMES |= dict.fromkeys(("Archive", "ArchiveError", "FlushPolicy"), "archive")

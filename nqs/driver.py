@@ -139,7 +139,7 @@ def carry_out(plan: Plan, options: RunOptions) -> Result:
     Raises:
         ValueError, ArchiveError, NonFiniteError, Interrupted: as `ground_state`.
     """
-    check_hamiltonian(plan.hamiltonian)
+    check_hamiltonian(plan.hamiltonian)  # which `dataclasses.replace` may have brought into the plan
     start(plan.device)
     return _carried_out(plan, options.on_this_rank())
 

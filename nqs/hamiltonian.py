@@ -1,4 +1,4 @@
-"""Contract of Hamiltonians, with the defaults of its optional members.
+"""Contract of Hamiltonians, with the defaults of its optional members; checked by `nqs.estimators.hamiltonian_check`.
 
 Letters: B configurations, L sites, K connected configurations.
 """

@@ -1,7 +1,8 @@
 """Contracts between the parts of nqs; those of Hamiltonians and wavefunctions have files of their own."""
 
 import math
-from typing import NamedTuple, Protocol
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -36,9 +37,9 @@ from nqs.wavefunction import (
 __all__ = [
     "AutoregressiveWavefunction", "Conditionals", "Connected", "DecodingState", "Hamiltonian", "LogPsi", "Objective",
     "Optimiser", "OptimiserConfig", "ReferencePhase", "Sampler", "SamplerConfig", "StepInfo", "Wavefunction",
-    "WavefunctionConfig", "fock_of", "has_boundary_phases", "has_total_spin", "is_stoquastic", "lattice_of",
-    "marshall_exact", "marshall_sublattice", "max_connected", "one_electron_of", "peak_of", "sampled_elements",
-    "unit_of",
+    "WavefunctionConfig", "distinct_of", "fock_of", "has_boundary_phases", "has_total_spin", "is_stoquastic",
+    "lattice_of", "marshall_exact", "marshall_sublattice", "max_connected", "max_distinct", "one_electron_of",
+    "peak_of", "sampled_elements", "unit_of", "with_distinct", "with_times_as_many",
 ]  # fmt: skip
 
 
@@ -61,11 +62,45 @@ class Sampler(Protocol):
 class SamplerConfig(Protocol):
     """A frozen dataclass that builds a sampler of a wavefunction; archives store it.
 
-    Optional attributes: `summary`, a few words for the printed plan, by default the name of the class; `max_distinct`,
-    an upper bound of the distinct configurations of a draw.
+    Optional attributes:
+        summary: a few words for the printed plan; by default the name of the class.
+        max_distinct: largest number of distinct configurations that a draw is expected to have, whatever the dimension
+            of the sector; by default unknown.
+        n_distinct: a field, the number of distinct configurations that a draw is asked for, or None. Runs build the
+            sampler with other numbers (`with_distinct`): a smaller one where a draw takes longer than the time that is
+            left, a larger one for all batches of an evaluation at once. A number of another meaning needs another name.
+        n_chains, n_samples: fields of Markov chains; all batches of an evaluation at once have a larger n_samples.
     """
 
     def build(self, wavefunction: Wavefunction) -> Sampler: ...
+
+
+def max_distinct(sampler: SamplerConfig) -> int | None:
+    """Largest number of distinct configurations that a draw is expected to have; None if unknown."""
+    return getattr(sampler, "max_distinct", None)
+
+
+def distinct_of(sampler: SamplerConfig) -> int | None:
+    """Number of distinct configurations that a sampler is asked for; None if it is not asked for a number."""
+    return getattr(sampler, "n_distinct", None)
+
+
+def with_distinct(sampler: SamplerConfig, number: int) -> SamplerConfig:
+    """The same sampler, asked for another number of distinct configurations; for those with `distinct_of`."""
+    config: Any = sampler
+    return replace(config, n_distinct=number)
+
+
+def with_times_as_many(sampler: SamplerConfig, factor: int) -> SamplerConfig:
+    """The same sampler for `factor` times as many distinct configurations, or samples of Markov chains.
+
+    Samplers without such a number are returned as they are.
+    """
+    config: Any = sampler
+    if hasattr(config, "n_chains"):
+        return replace(config, n_samples=factor * config.n_samples)
+    number = distinct_of(sampler)
+    return sampler if number is None else with_distinct(sampler, factor * number)
 
 
 class Objective(Protocol):
@@ -112,7 +147,7 @@ class Optimiser(Protocol):
         """One update; progress within the stage, from 0 to 1. Energies, also those of StepInfo, in the energy scale."""
 
     def reject(self) -> None:
-        """The last step was undone: increase the damping."""
+        """A better state of earlier steps was restored (nqs.vmc.guard): take smaller steps, without the momentum."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -126,7 +161,7 @@ class OptimiserConfig(Protocol):
         """The energy as an objective that this optimiser can minimise; rates are in inverse units of the scale.
 
         Args:
-            check: False for a Hamiltonian that `check_hamiltonian` has accepted before.
+            check: False for a Hamiltonian that `check_hamiltonian` has accepted before; for objectives that check it.
         """
 
     def build(self, wavefunction: Wavefunction, objective: Objective | None = None) -> Optimiser:

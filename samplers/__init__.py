@@ -1,4 +1,4 @@
-"""Sampling schemes, one a file."""
+"""Sampling schemes, one a file; docs/adding_sampler.md shows how to add one."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Samplers whose draws do not depend on the draws before."""
+"""Samplers whose samples do not depend on the samples before."""
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ def autoregressive(wavefunction: Wavefunction, config: object) -> Autoregressive
 
 
 class Independent:
-    """A sampler without state between draws; others override both methods."""
+    """A sampler without state between draws; one with some (the size of the next draw: tree) overrides both methods."""
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}

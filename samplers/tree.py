@@ -23,11 +23,12 @@ from nqs.samplers.independent import Independent, autoregressive
 from nqs.samples import Samples, split_counts
 
 MAX_SAMPLES = 10**18
-MAX_OF_TARGET = 10**12  # for a number of distinct configurations
+MAX_OF_TARGET = 10**12  # samples for a number of distinct configurations, which a sector may not have
 CPU_BYTES, GPU_FRACTION = 2**31, 0.25  # of the decoding states; on a GPU a fraction of its memory
 # States at once, in those of a full frontier: of a step and its children, and of parts of cut frontiers that wait.
 STATES = 8
-PILOT_GROWTH = 8.0  # largest factor by which a pilot run is extrapolated in the number of samples
+# Largest factor by which a pilot run is extrapolated in the number of samples: it knows only what it has found.
+PILOT_GROWTH = 8.0
 
 
 class Frontier(NamedTuple):
@@ -88,7 +89,7 @@ class TreeSampler:
 
     @property
     def max_distinct(self) -> int:
-        """About, for a wanted number of distinct configurations."""
+        """The number of samples, or the wanted number of distinct configurations, which draws exceed by their noise."""
         number = self.n_samples if self.n_distinct is None else self.n_distinct
         assert number is not None
         return number

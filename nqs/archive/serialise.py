@@ -38,7 +38,7 @@ def to_plain(value: Any, *, strict: bool = True) -> Any:
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__name__} | {
-            f.name: to_plain(getattr(value, f.name), strict=strict) for f in fields(value) if _is_stored(value, f)
+            _key(f): to_plain(getattr(value, f.name), strict=strict) for f in fields(value) if _is_stored(value, f)
         }
     if isinstance(value, (list, tuple)):
         return [to_plain(item, strict=strict) for item in value]
@@ -63,6 +63,11 @@ def to_plain(value: Any, *, strict: bool = True) -> Any:
     raise TypeError(
         f"{value!r} ({type(value).__name__}) cannot be written to an archive: use dataclasses and plain data."
     )
+
+
+def _key(field: Field[Any]) -> str:
+    """Name of a field in archives; fields that were renamed keep their old one ("stored_as")."""
+    return str(field.metadata.get("stored_as", field.name))
 
 
 def _is_stored(value: Any, field: Field[Any]) -> bool:
@@ -136,6 +141,8 @@ def from_plain(data: Any, types: Mapping[str, type]) -> Any:
             "If it is a dataclass of your own: nqs resume FILE --module file.py, or in Python "
             "nqs.resume(FILE, types={name: class})."
         )
+    names = {_key(f): f.name for f in fields(types[name])}
+    values = {names.get(key, key): value for key, value in values.items()}
     try:
         built = types[name](**values)
     except TypeError as error:

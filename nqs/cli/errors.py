@@ -20,8 +20,10 @@ class ExitCode(IntEnum):
     ERROR = 1
     USAGE = 2  # wrong options: the same command will never work
     TIME_LIMIT = 3  # everything is saved, steps remain: resume
-    SIGINT = 130  # everything is saved
-    SIGTERM = 143  # everything is saved
+    # Everything is saved; 128 + number of the signal, as `Interrupted.exit_code`.
+    SIGHUP = 129
+    SIGINT = 130
+    SIGTERM = 143
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from jaxtyping import Complex128, Float64, Int64
 from torch import Tensor
 
 from nqs.hilbert import HilbertSpace
-from nqs.hilbert.jordan_wigner import fermions_between
+from nqs.hilbert.fermion_signs import fermions_between
 from nqs.lattice.lattice import Lattice
 from nqs.observables.expectation import Expectation, LocalValues, means
 from nqs.observables.momenta import plane_waves

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Complex128, Float64
 from torch import Tensor
 
-from nqs.hilbert.jordan_wigner import fermions_between
+from nqs.hilbert.fermion_signs import fermions_between
 from nqs.observables.expectation import Expectation, LocalValues, means
 from nqs.observables.moves import MOVES_CPU_BYTES, AmplitudeRatios, bytes_of_moves
 from nqs.observables.species import at_sites, electrons_of, values_of

@@ -15,6 +15,10 @@ from nqs.runtime.memory import max_chunk_rows
 from nqs.runtime.options import check_fields
 from nqs.samples import LocalEnergies, Samples
 
+# After a rejected step the rate is divided by RATE_BACKOFF and grows back by RATE_RECOVERY a step. Heisenberg ring of 6
+# sites, 200 summed steps of Adam at 0.05 (width 8, two seeds): 3.0e-3 and 4.7e-3 J above with 4, 3.6e-3 and 4.8e-3 with
+# 2, 4.3e-3 and 5.6e-3 with 10, 0.42 and 0.32 without.
+RATE_BACKOFF, RATE_RECOVERY = 4.0, 1.1
 # Optimisers of torch.optim without closure, for dense gradients of parameters of any shape.
 FIRST_ORDER = (
     "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"
@@ -57,13 +61,19 @@ class FirstOrder:
         self.config = config
         self.wavefunction = wavefunction
         self.parameters = [p for p in wavefunction.parameters() if p.requires_grad]
-        self.optimiser = getattr(torch.optim, config.name)(self.parameters, lr=config.learning_rate)
+        self.backoff = 1.0  # factor on the rate after rejected steps
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin without moments."""
+        self.optimiser = getattr(torch.optim, self.config.name)(self.parameters, lr=self.config.learning_rate)
 
     def step(self, samples: Samples, local: LocalEnergies, progress: float) -> StepInfo:
-        rate = cosine(self.config.learning_rate, self.config.final_learning_rate, progress)
+        rate = self.backoff * cosine(self.config.learning_rate, self.config.final_learning_rate, progress)
+        self.backoff = min(1.0, RATE_RECOVERY * self.backoff)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        before = parameters_to_vector(self.parameters).detach().clone()
+        before = parameters_to_vector(self.parameters).detach()  # a copy
         self.optimiser.zero_grad()
         rows = max_chunk_rows(ACTIVATION_COPIES * self.wavefunction.bytes_per_configuration, before.device)
         energy = samples.mean(local.values.real)
@@ -89,15 +99,21 @@ class FirstOrder:
             p.grad = ranks.sum(torch.zeros_like(p) if p.grad is None else p.grad.contiguous())
 
     def reject(self) -> None:
-        """Never called: first-order steps state no energy limit."""
+        """The moments led away from the state that was restored, and would lead away from it again."""
+        self.backoff /= RATE_BACKOFF
+        self._forget()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat: "3.exp_avg" is the first moment of parameter 3."""
         state = self.optimiser.state_dict()["state"]
-        return {f"{i}.{name}": torch.as_tensor(value) for i, entry in state.items() for name, value in entry.items()}
+        moments = {f"{i}.{name}": torch.as_tensor(value) for i, entry in state.items() for name, value in entry.items()}
+        return moments | {"trust": torch.tensor([self.backoff], dtype=torch.float64)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for key, value in state.items():
+            if key == "trust":  # archives of 0.2.0 lack it
+                (self.backoff,) = value.tolist()
+                continue
             index, name = key.split(".", 1)
             parameter = self.parameters[int(index)]
             # Set directly: torch's own load_state_dict would change the precision of scalars.

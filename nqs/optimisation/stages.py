@@ -3,11 +3,10 @@
 import math
 import sys
 from bisect import bisect_left
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from nqs.optimisation.exact_steps import ExactSteps
-from nqs.protocols import OptimiserConfig, SamplerConfig
+from nqs.protocols import OptimiserConfig, SamplerConfig, with_times_as_many
 from nqs.runtime.options import check_fields, summary_of
 
 UNKNOWN = sys.maxsize  # number of steps of a run that is sized by its time
@@ -18,16 +17,16 @@ class RunConfig:
     """Length and randomness of a run.
 
     Attributes:
-        steps: number of optimisation steps, all stages together; None: as many as fit into `minutes`.
-        minutes: time of the run, evaluation included and over all processes that continue it, for which the number of
-            steps is chosen after the first ones were measured; only without `steps`.
+        steps: number of optimisation steps, all stages together; None: as many as fit into `total_minutes`.
+        total_minutes: time of the run ("minutes" in archives), evaluation included and over all processes that continue
+            it, for which the number of steps is chosen after the first ones were measured; only without `steps`.
         seed: of the samples.
         temperature: initial temperature T of entropy annealing, in the Hamiltonian's unit; 0 for none.
         annealing: fraction of the steps over which T falls to zero.
     """
 
     steps: int | None = None
-    minutes: float | None = None
+    total_minutes: float | None = field(default=None, metadata={"stored_as": "minutes"})
     seed: int = 0
     temperature: float = 0.0
     annealing: float = 0.5
@@ -36,10 +35,13 @@ class RunConfig:
         check_fields(self)
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps={self.steps}: at least one step must be made.")
-        if self.minutes is not None and not (self.minutes > 0 and math.isfinite(self.minutes)):
-            raise ValueError(f"minutes={self.minutes}: the time of a run is a positive number of minutes.")
-        if self.minutes is not None and self.steps is not None:
-            raise ValueError(f"steps={self.steps} and minutes={self.minutes:g}: a run has a number of steps or a time.")
+        minutes = self.total_minutes
+        if minutes is not None and not (minutes > 0 and math.isfinite(minutes)):
+            raise ValueError(f"total_minutes={minutes}: the time of a run is a positive number of minutes.")
+        if minutes is not None and self.steps is not None:
+            raise ValueError(
+                f"steps={self.steps} and total_minutes={minutes:g}: a run has a number of steps or a time."
+            )
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature={self.temperature}: it must be 0 (no annealing) or positive.")
         if not 0 < self.annealing <= 1:
@@ -102,10 +104,7 @@ class Evaluation:
     @property
     def whole(self) -> SamplerConfig:
         """A sampler of as many distinct configurations, or samples of Markov chains, as all batches have."""
-        config: Any = self.sampler
-        name = "n_samples" if hasattr(config, "n_chains") else "n_distinct"
-        number: int | None = getattr(config, name, None)
-        return config if number is None else replace(config, **{name: number * self.batches})
+        return with_times_as_many(self.sampler, self.batches)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,15 +64,21 @@ from nqs.protocols import Hamiltonian, Objective, StepInfo, Wavefunction
 from nqs.runtime.options import check_fields
 from nqs.samples import LocalEnergies, Samples
 
-# After a rejected step the shift is multiplied by BACKOFF, a factor that decays by RECOVERY per step.
-BACKOFF, RECOVERY = 100.0, 1.2
+# After a rejected step the shift is multiplied by SHIFT_BACKOFF, a factor that decays by SHIFT_RECOVERY per step: by as
+# much as the shift falls over a run, and for 26 steps.
+SHIFT_BACKOFF, SHIFT_RECOVERY = 100.0, 1.2
 FLOOR = 1e-8  # smallest second moment, in units of their mean: a parameter may hardly move
 
 
 @dataclass(frozen=True, kw_only=True)
 class StochasticReconfiguration:
-    """Natural gradient with a bounded step. The defaults are those for sampled steps without symmetry averages;
-    nqs.recipes has others where expectation values are exact and where amplitudes are averaged over a symmetry.
+    """Natural gradient with a bounded step.
+
+    The defaults are those for sampled steps without symmetry averages; nqs.recipes has others for large systems and
+    where amplitudes are averaged over a symmetry. Because of the noise they end with a small rate, and with a larger
+    shift than exact steps. The optimum is flat: the Heisenberg ring of 14 sites ended at relative errors of 1.9e-4 and
+    2.1e-4 (seeds 0 and 1), and at 1.6e-4 to 2.6e-4 with one of the numbers three to ten times larger or smaller
+    (`nqs run heisenberg --shape 14 --distinct 200 --steps 100 --optimiser.max-step 0.3`, for example).
 
     Attributes:
         learning_rate: initial imaginary-time step eta, in inverse units of the energy scale
@@ -175,25 +181,25 @@ class NaturalGradient:
         shift = geometric(config.diagonal_shift, config.final_diagonal_shift, progress)
         energy = samples.mean(local.values.real)
         deviation = local.values - energy
-        shift, self.backoff = shift * self.backoff, max(1.0, self.backoff / RECOVERY)
-        damping = torch.ones_like(local.diagonal)
+        shift, self.backoff = shift * self.backoff, max(1.0, self.backoff / SHIFT_RECOVERY)
+        row_factor = torch.ones_like(local.diagonal)  # 1 + eta D
         if self.implicit:
-            damping += rate * (local.diagonal - energy).clamp(min=0)
+            row_factor += rate * (local.diagonal - energy).clamp(min=0)
         memory = None if config.memory is None else int(config.memory * 2**30)
-        factor, columns = (samples.weights * damping).sqrt(), self.columns
+        factor, columns = (samples.weights * row_factor).sqrt(), self.columns
         X = jacobian_of_all_ranks(self.wavefunction, samples, factor, memory, config.precision, columns, config.solver)
         scale = 1.0 if columns is None else columns
-        stiffness = damping.sqrt().repeat(X.shape[0] // len(damping))
+        stiffness = row_factor.sqrt().repeat(X.shape[0] // len(row_factor))
         system = linear_system(X, self.space, config.solver)
         gradient = residual(samples.weights, deviation, X.shape[0]) / stiffness
-        if columns is None:
+        if columns is None:  # else the columns of X carry a factor that the gradient has not
             gradient_norm = 2 * system.transposed_norm(gradient)
         else:
             gradient_norm = 2 * (X.rmatvec(gradient) / columns).norm().item()
-        change = -rate * deviation / damping
+        change = -rate * deviation / row_factor
         if X.shape[0] <= X.shape[1] if self.logarithmic is None else self.logarithmic:
             change = log_of_one_plus(change)
-        wanted = residual(samples.weights, damping * change, X.shape[0]) / stiffness
+        wanted = residual(samples.weights, row_factor * change, X.shape[0]) / stiffness
         previous = config.momentum * self.update / scale
         unseen = -wanted / rate - X.matvec(previous) if config.momentum else -wanted / rate
         solution = system.solve(unseen, shift)
@@ -209,8 +215,9 @@ class NaturalGradient:
         return StepInfo(rate, norm, gradient_norm, limit, solution.iterations, solution.residual, solution.converged)
 
     def reject(self) -> None:
-        self.backoff *= BACKOFF
+        self.backoff *= SHIFT_BACKOFF
         self.update.zero_()
+        # One update that is not finite would stay in the average for ever.
         if self.moments is not None and not bool(self.moments.isfinite().all()):
             self.moments.zero_()
 

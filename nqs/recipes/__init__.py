@@ -1,4 +1,4 @@
-"""Every default of nqs, each number with the measurement that chose it.
+"""Defaults that depend on the problem, with the measurement that chose each number, or what it bounds.
 
 `plan` resolves all choices for a Hamiltonian; `nqs.ground_state` runs the plan. `VMC` uses the same functions for parts
 that are not given.

@@ -84,5 +84,5 @@ class Choices:
     def run(self, steps: int | None, minutes: float | None = None) -> RunConfig:
         """Length and randomness of the run, for a number of steps or minutes."""
         return RunConfig(
-            steps=steps, minutes=minutes, seed=self.seed, temperature=self.temperature, annealing=self.annealing
+            steps=steps, total_minutes=minutes, seed=self.seed, temperature=self.temperature, annealing=self.annealing
         )

@@ -96,7 +96,7 @@ def _averages_in_steps(hamiltonian: Hamiltonian, device: torch.device | str) -> 
     return images > 1 and averages_in_steps(hamiltonian, images, place)
 
 
-def network(
+def convolutional(
     hamiltonian: Hamiltonian,
     given: Mapping[str, Any],
     reference: ReferencePhase | None,

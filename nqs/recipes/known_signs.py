@@ -23,13 +23,13 @@ class Signs(NamedTuple):
         phase: "zero" if no phase is learned.
         reference: a fixed phase of each configuration.
         why: one line.
-        mean_field: a mean field was solved for.
+        computed: a mean field was solved for, or configurations were selected, in this call.
     """
 
     phase: Literal["learned", "zero"]
     reference: ReferencePhase | None
     why: str
-    mean_field: bool = False
+    computed: bool = False
 
     @property
     def determinant(self) -> SlaterDeterminant | None:

@@ -1,4 +1,4 @@
-"""The wavefunction: kind, size and precision of the network.
+"""Size and precision of transformers and determinants; `nqs.recipes.wavefunction` decides which kind of state it is.
 
 Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 """
@@ -19,9 +19,9 @@ from nqs.recipes.steps import EXACT_STEPS, STEPS, seconds
 from nqs.runtime.options import check_fields
 
 # Width of the network: more parameters than orbits keep the steps of exact sums linear to the end (32 has 18,000 of
-# them, 440 orbits of eight bosons end at 3.4e-13). Wider where exact sums have more rows than WIDE_ROWS, and for
-# averages on a GPU: in equal time the 6x6 Heisenberg lattice ended with a V-score of 1.7e-4 at width 48 (8,000 samples,
-# 640 steps), and of 4.0e-4 at width 32 (12,000 samples and 600 steps, or 6,000 and 1,150).
+# them: 440 orbits of eight bosons end at machine precision). Wider where exact sums have more rows than WIDE_ROWS, and
+# for averages on a GPU: in equal time the 6x6 Heisenberg lattice ended with a V-score of 1.7e-4 at width 48 (8,000
+# samples, 640 steps), and of 4.0e-4 at width 32 (12,000 samples and 600 steps, or 6,000 and 1,150).
 WIDTH, WIDE, WIDE_ROWS = 32, 48, 16_000
 NARROW = 16  # for averages on a CPU, where every sample costs many images, and where time is short
 LAYERS, HEADS, MLP_RATIO = 2, 4, 2  # width before depth; one head a channel in factored attention
@@ -136,7 +136,7 @@ def network(
         reference: the signs; in large systems a determinant also gives the amplitudes that learning starts from.
     """
     if reference is not None and peaked.is_list(reference):
-        return peaked.network(wishes.given, phase, reference, device)
+        return peaked.transformer(wishes.given, phase, reference, device)
     large = averaged or terms > MANY[torch.device(device).type]
     attention = wishes.attention or ("factored" if averaged or (large and lattice is not None) else "dot-product")
     width = wishes.width or _width(phase, terms, hilbert.n_sites, device, minutes, averaged=averaged)
@@ -180,7 +180,7 @@ def determinant_reason(
                 "numbers, without a twist, and reference='auto'; choose network='transformer'."
             )
         return "backflow determinants, as requested"
-    wanted = wishes.network is None and wishes.attention != "dot-product" and known.mean_field
+    wanted = wishes.network is None and wishes.attention != "dot-product" and known.computed
     if found is None or not wanted or terms <= EXHAUSTIVE_ROWS[torch.device(device).type]:
         return ""
     if positive_hopping(hamiltonian, found) < FEW_WRONG_SIGNS:

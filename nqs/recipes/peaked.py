@@ -119,10 +119,10 @@ def _line(state: SelectedState, unit: str, what: str) -> str:
     )
 
 
-def network(
+def transformer(
     given: Mapping[str, Any], phase: Literal["learned", "zero"], reference: ReferencePhase, device: torch.device | str
 ) -> TransformerConfig:
-    """A network of small corrections to the list, with the requested options."""
+    """A transformer of small corrections to the list, with the requested options."""
     chosen: dict[str, Any] = {"width": WIDTH[torch.device(device).type], "dtype": "mixed"} | dict(given)
     start = {"start": "reference", "initial_phases": SMALL, "initial_logits": SMALL}
     return TransformerConfig(**(chosen | start | {"phase": phase, "reference": reference}))

@@ -123,12 +123,12 @@ def plan(hamiltonian: Hamiltonian, choices: Choices) -> Plan:
       evaluation  every configuration
       time        about 12 s for the steps, by an estimate
     """
+    check_options(hamiltonian=hamiltonian)
     return resolved(hamiltonian, choices)
 
 
 def resolved(hamiltonian: Hamiltonian, choices: Choices) -> Plan:
     """The plan for choices in a bundle."""
-    check_options(hamiltonian=hamiltonian)
     check_hamiltonian(hamiltonian)  # before symmetries and signs are looked for
     on, unit = choices.on_device(), unit_of(hamiltonian)
     config, mean_field, why = chosen_model(hamiltonian, choices, on, unit)
@@ -169,7 +169,7 @@ def resolved(hamiltonian: Hamiltonian, choices: Choices) -> Plan:
         precision=_precision(config, wavefunction),
         parameters=wavefunction.n_parameters,
         minutes=minutes,
-        seconds=60 * run.minutes if run.minutes is not None else estimated,
+        seconds=60 * run.total_minutes if run.total_minutes is not None else estimated,
         why=tuple(why),
     )
 
@@ -206,7 +206,7 @@ def _precision(config: WavefunctionConfig, wavefunction: Wavefunction) -> str:
 def _length(run: RunConfig) -> str:
     if run.steps is not None:
         return f"{run.steps:,} steps"
-    return f"as many steps as fit into {run.minutes:g} minutes with the evaluation"
+    return f"as many steps as fit into {run.total_minutes:g} minutes with the evaluation"
 
 
 def _check_determinant(model: WavefunctionConfig) -> None:

@@ -7,13 +7,20 @@ import torch
 
 from nqs.lattice.lattice import Lattice
 from nqs.optimisation.stages import Evaluation
-from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, SamplerConfig, Wavefunction, max_connected
+from nqs.protocols import (
+    AutoregressiveWavefunction,
+    Hamiltonian,
+    SamplerConfig,
+    Wavefunction,
+    max_connected,
+    max_distinct,
+)
 from nqs.runtime.memory import require_memory
 from nqs.samplers import ExhaustiveSampler, MetropolisSampler, TreeSampler
 from nqs.samplers.moves import near_moves
 
 # Largest number of configurations (or orbits) in an exhaustive step: about one second with a network of width 32. Sums
-# reach machine precision (the 440 orbits of eight bosons on a ring: 3.4e-13 after 80 steps), samples of the 4,752
+# reach machine precision (the 440 orbits of eight bosons on a ring, after 80 steps), samples of the 4,752
 # orbits of ten bosons 2e-5 in 76 s.
 EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
 EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed before a run: seconds on a CPU
@@ -58,16 +65,6 @@ SHARED_PREFIXES = 16
 def is_exhaustive(sampler: SamplerConfig) -> bool:
     """Every draw sums over the whole sector, without sampling noise."""
     return isinstance(sampler, ExhaustiveSampler)
-
-
-def distinct_of(sampler: SamplerConfig) -> int | None:
-    """Number of distinct configurations that a sampler is asked for; None for one that is not."""
-    return getattr(sampler, "n_distinct", None)
-
-
-def max_distinct(sampler: SamplerConfig) -> int | None:
-    """Upper bound of the distinct configurations of a draw; None where the configuration states none."""
-    return getattr(sampler, "max_distinct", None)
 
 
 def evaluations(wavefunction: Wavefunction) -> int:

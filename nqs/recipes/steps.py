@@ -6,15 +6,13 @@ hold one number for a CPU (two cores) and one for a GPU (an H200).
 
 import torch
 
-from nqs.protocols import SamplerConfig, Wavefunction
+from nqs.protocols import SamplerConfig, Wavefunction, distinct_of, max_distinct
 from nqs.recipes.samplers import (
     DISTINCT,
     SHARED_PREFIXES,
-    distinct_of,
     evaluations,
     is_exhaustive,
     is_large,
-    max_distinct,
 )
 
 STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT in nqs.recipes.samplers)
@@ -22,8 +20,8 @@ STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT i
 # steps where a run is not sized by its time.
 MINUTES, EVALUATION_FRACTION = {"cpu": 5.0, "cuda": 10.0}, 0.12
 STEPS_OF_MANY = {"cpu": 600, "cuda": 4_000}
-# Sums over the whole sector converge geometrically: eight bosons on a ring end at 3.4e-13 after 80 steps, the 2x4
-# Hubbard lattice (U = 8) at 3.4e-9 on a CPU and 2.0e-9 on a GPU. More slowly where there are fewer parameters than
+# Sums over the whole sector converge geometrically: eight bosons on a ring end at machine precision after 80 steps, the
+# 2x4 Hubbard lattice (U = 8) at 3.4e-9 on a CPU and 2.0e-9 on a GPU. More slowly where there are fewer parameters than
 # amplitudes and phases to find.
 EXACT_STEPS, SLOW_STEPS = {"cpu": 80, "cuda": 150}, 400
 # Sums of at least so many terms begin with a warm-up (nqs.recipes.stages) and have a number of steps of their own,

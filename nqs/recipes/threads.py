@@ -1,7 +1,7 @@
 """How many threads of the CPU a run uses."""
 
-from nqs.protocols import SamplerConfig, Wavefunction
-from nqs.recipes.samplers import is_exhaustive, max_distinct
+from nqs.protocols import SamplerConfig, Wavefunction, max_distinct
+from nqs.recipes.samplers import is_exhaustive
 from nqs.runtime.threads import usable_threads
 
 # Entries of the Jacobian of a step from which on all threads pay off. Measured with 4,882 parameters on two cores that

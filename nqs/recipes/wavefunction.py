@@ -33,6 +33,15 @@ def chosen_model(
 ) -> tuple[WavefunctionConfig, SlaterDeterminant | None, list[Reason]]:
     """The wavefunction with everything chosen, the mean field that gives its signs, and the reasons.
 
+    In this order:
+        1. a configuration of another kind of state that was given: that one;
+        2. the signs (`nqs.recipes.known_signs.signs`), on which the rest depends;
+        3. positive states of conserved charges on lattices, beyond sums: convolutions (`convolutions.reason`);
+        4. the sector of a symmetry, for what follows (`nqs.recipes.sector.symmetrised`);
+        5. fermions with nodes, beyond sums: backflow determinants (`determinant_reason`), without that symmetry;
+        6. else a transformer (`nqs.recipes.model.network`), around a list of configurations where it gives the signs.
+    With a number of distinct configurations, which Markov chains do not have, 3 to 5 are left out unless requested.
+
     Raises:
         ValueError: signs or a kind of network that the problem does not have.
     """
@@ -43,15 +52,16 @@ def chosen_model(
         return model, None, [Reason("model", f"{type(model).__name__}, as it was given")]
     wishes = _wishes(model)
     known = signs(hamiltonian, reference, wishes.phase, unit=unit, device=device, minutes=choices.minutes)
-    why = [Reason("signs", known.why, known.mean_field)]
+    why = [Reason("signs", known.why, known.computed)]
     mean_field = known.determinant if reference == "auto" else None
     # Sizes follow when the number of orbits is known.
     config: Any = TransformerConfig(phase=known.phase, reference=known.reference)
-    many = choices.distinct is not None and wishes.network is None  # many distinct ones are those of a transformer
+    # A number of distinct configurations is for the tree sampler, which needs a transformer.
+    many = choices.distinct is not None and wishes.network is None
     if not many and (text := convolutions.reason(hamiltonian, wishes.network, wishes.given, known.phase, device)):
         why.append(Reason("model", text, announced=True))
         with_symmetry = choices.symmetry == "auto"
-        positive, text = convolutions.network(
+        positive, text = convolutions.convolutional(
             hamiltonian, wishes.given, known.reference, device, symmetric=with_symmetry
         )
         return positive, None, [*why, Reason("symmetry", text, announced=True)]

@@ -5,6 +5,12 @@ energies, is small, and every rank holds all of it; the network evaluations behi
 split among the ranks and brought together here. Random numbers are drawn alike by all ranks, so that results do not
 depend on their number, and numbers that differ from rank to rank, such as times, are those of rank 0.
 
+Where work is split: prefixes of a draw (nqs.samplers.decoding, nqs.samplers.cuda_graph), gradients of norm-constrained
+moves (nqs.samplers.norm_constrained), a proposal (nqs.samplers.proposal), amplitudes (nqs.amplitudes.evaluate), local
+energies (nqs.estimators.local_energy), rows of the Jacobian and their products (nqs.optimisation.split_rows), the
+factor of the kernel matrix (nqs.optimisation.cholesky), first-order gradients (nqs.optimisation.first_order). Rank 0
+alone diagonalises, measures observables and writes.
+
 On one process every method returns at once.
 """
 

@@ -1,4 +1,11 @@
-"""Signals and a time limit: runs that end early with everything saved."""
+"""Signals and a time limit: runs that end early with everything saved.
+
+Way of a SIGTERM through a run: `Interruption` notes it while the step goes on; the loop (nqs.vmc.loop) keeps the step
+and asks on every rank (`nqs.runtime.together.CommonInterruption.check`), which raises `Interrupted`; on the way out of
+the loop's ExitStack the archive is written and the handlers are restored; nqs.cli.errors makes it exit code 128 + 15.
+The evaluation (nqs.vmc.evaluation) asks after every batch. Outside the loop nqs.driver has an `Interruption` without
+patience, which raises at once: there is nothing to save.
+"""
 
 import math
 import os

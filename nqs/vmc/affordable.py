@@ -8,14 +8,11 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
-from nqs.protocols import Objective, SamplerConfig, Wavefunction
-from nqs.recipes.samplers import distinct_of
+from nqs.protocols import Objective, SamplerConfig, Wavefunction, distinct_of, with_distinct
 from nqs.runtime.distributed import communicator
 from nqs.runtime.interruption import TimeLimit
 from nqs.vmc.steps import RunningStage
@@ -44,7 +41,6 @@ def affordable(
         known: seconds and distinct configurations of a draw that was measured.
     """
     wanted = distinct_of(sampler)
-    config: Any = sampler
     if wanted is None or limit.seconds == math.inf:
         return sampler
     allowed = max(SHORT, fraction * limit.left)
@@ -55,7 +51,7 @@ def affordable(
         number, repeated = min(FIRST, wanted), False
         while True:
             before = time.monotonic()
-            samples = replace(config, n_distinct=number).build(wavefunction).sample(generator)
+            samples = with_distinct(sampler, number).build(wavefunction).sample(generator)
             objective.local(wavefunction, samples)
             seconds, spent = communicator().numbers(time.monotonic() - before, time.monotonic() - begin)
             distinct = number
@@ -69,7 +65,7 @@ def affordable(
                 break
     if seconds * wanted / distinct <= allowed:
         return sampler
-    return replace(config, n_distinct=max(1, math.floor(distinct * allowed / seconds)))
+    return with_distinct(sampler, max(1, math.floor(distinct * allowed / seconds)))
 
 
 def last_draw(history: Mapping[str, np.ndarray], images: float = 1.0) -> tuple[float, float] | None:

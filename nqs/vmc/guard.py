@@ -12,8 +12,8 @@ from nqs.runtime.distributed import communicator
 from nqs.samples import LocalEnergies, Samples
 
 UNLIMITED = sys.float_info.max  # no limit; finite, as archives require
-MIN_DAMPING = 2.0**-5  # smallest damping of the update after non-finite states: five halvings
-RECOVERY = 1.1  # growth of the damping factor with every good step
+SMALLEST_FACTOR = 2.0**-5  # on the update after non-finite states: five halvings
+REGROWTH = 1.1  # of the factor with every good step
 NOISE = 6.0  # standard errors by which the energy may exceed its limit
 ROUNDING = 1e-12  # increase that counts as rounding error, relative to the off-diagonal part of the energy
 PRECISION = 8 * sys.float_info.epsilon  # the same, relative to the energy: a large constant in H is rounded, too
@@ -45,14 +45,14 @@ class Guard:
         limit: upper bound of the energy after the last step.
         lowest, best: lowest energy in this stage, of an exhaustive sum or the mean of `WINDOW` sampled steps, and the
             parameters there.
-        damping: factor on the next update; below 1 after non-finite states.
+        factor: on the next update; below 1 after non-finite states. Archives call it damping.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.before: Tensor | None = None
         self.best: Tensor | None = None
-        self.damping = 1.0
+        self.factor = 1.0
         self.new_stage()
 
     def new_stage(self) -> None:
@@ -62,7 +62,7 @@ class Guard:
         self.window: list[tuple[float, float]] = []  # energies and squared errors of the latest sampled steps
 
     def current(self) -> Tensor:
-        return parameters_to_vector(self.parameters).detach().clone()
+        return parameters_to_vector(self.parameters).detach()  # a copy
 
     def rose(self, samples: Samples, local: LocalEnergies, progress: float, *, drifts: bool = True) -> bool:
         """Whether the energy exceeds its limit beyond the noise; the parameters of a better state are then restored.
@@ -118,27 +118,27 @@ class Guard:
         return self.best if self.best is not None and mean > self.lowest else None
 
     def accept(self, before: Tensor, energy_limit: float) -> bool:
-        """Accept the update since `before`, damped; False if it is not finite.
+        """Accept the update since `before`, times the factor; False if it is not finite.
 
         Args:
             energy_limit: upper bound of the next energy, stated by the optimiser.
         """
         after = self.current()
-        if self.damping < 1:
-            after = before + self.damping * (after - before)
+        if self.factor < 1:
+            after = before + self.factor * (after - before)
             self.restore(after)
         if not after.isfinite().all():
             return False
         self.before, self.limit = before, min(energy_limit, UNLIMITED)
-        self.damping = min(1.0, RECOVERY * self.damping)
+        self.factor = min(1.0, REGROWTH * self.factor)
         return True
 
     def retreat(self, to: Tensor) -> bool:
         """Restore a finite state for another attempt with half the step; False after five attempts."""
-        self.damping /= 2
+        self.factor /= 2
         self.restore(to)
         self.new_stage()
-        return self.damping >= MIN_DAMPING
+        return self.factor >= SMALLEST_FACTOR
 
     def restore(self, parameters: Tensor) -> None:
         vector_to_parameters(parameters.clone(), self.parameters)
@@ -152,9 +152,9 @@ class Guard:
         state = {"guard.limits": limits, "guard.window": window}
         return state if self.best is None else state | {"guard.best": self.best}
 
-    def load_state_dict(self, state: dict[str, Tensor], before: Tensor | None, damping: float) -> None:
+    def load_state_dict(self, state: dict[str, Tensor], before: Tensor | None, factor: float) -> None:
         """Restore a checkpoint, also one of 0.1, whose optimiser kept the limits."""
-        self.before, self.damping = before, damping
+        self.before, self.factor = before, factor
         if "guard.limits" in state:
             self.limit, self.lowest, *noise = state["guard.limits"].tolist()
             self.noise_of_lowest = noise[0] if noise else 0.0

@@ -98,6 +98,7 @@ class VMC:
         )  # fmt: skip
         self.sampler, self.optimiser = chosen.sampler, chosen.optimiser
         given = chosen.evaluation
+        # One batch ends the evaluation whatever its error; `config` stores it as the sampler that was given.
         self.evaluation = given if isinstance(given, Evaluation) else Evaluation(sampler=given, batches=1, error=1.0)
         self.warm_up, self.default_steps = warm_up or chosen.warm_up, chosen.steps
         self.orthogonal_to = known_states(hamiltonian, orthogonal_to, penalty)
@@ -157,13 +158,13 @@ class VMC:
             minutes: stop early enough to evaluate the energy within that time; at least one step is made.
             initial: origin of the initial parameters, if not the seed of the model, in plain data: stored with them in
                 the archive; by default a digest of parameters that were changed by hand.
-            options: other fields of RunConfig: seed, temperature, annealing; total_minutes for its `minutes`.
+            options: other fields of RunConfig: seed, temperature, annealing, total_minutes.
 
         Raises:
             ArchiveError: the archive belongs to another run, is damaged, not writable, or in use.
             NonFiniteError: an energy or a parameter is not finite, even with small steps; the last finite state is in
                 the archive.
-            Interrupted: SIGINT or SIGTERM; it is a KeyboardInterrupt.
+            Interrupted: SIGINT, SIGTERM or SIGHUP; it is a KeyboardInterrupt.
         """
         check_options(steps=steps, exact=exact, minutes=minutes, initial=initial)
         execution = Execution(
@@ -175,10 +176,9 @@ class VMC:
                 f"run() has no option {', '.join(sorted(unknown))}: besides its own there are seed, temperature, "
                 "annealing and total_minutes."
             )
-        time_of_run = options.pop("total_minutes", None)
-        if steps is None and time_of_run is None:
+        if steps is None and options.get("total_minutes") is None:
             steps = self.default_steps
-        run = RunConfig(steps=steps, minutes=time_of_run, **options)
+        run = RunConfig(steps=steps, **options)
         config = self.config(run, self.given_parameters.of(archive) if initial is None else initial)
         return self.carry_out(run, config, execution, minutes=minutes, exact=exact)
 
@@ -204,6 +204,7 @@ class VMC:
                 stack.enter_context(closing(watcher))
             record = stack.enter_context(open_archive(execution, config, str(self.hamiltonian), self.unit))
             scale = record.config.get("energy_scale", 1.0)  # archives without it have absolute rates
+            # That of the last step, whose optimiser the checkpoint holds.
             stage = next(stage for stage in plan if max(0, record.step - 1) in stage)
             running = self._started(stage, scale)
             restore(record, self.wavefunction, running, guard, pace, generator)

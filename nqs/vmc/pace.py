@@ -38,11 +38,11 @@ class Clock:
     def __init__(
         self, run: RunConfig, minutes: float | None, limit: TimeLimit, history: Mapping[str, np.ndarray]
     ) -> None:
-        self.of_run = math.inf if run.minutes is None else 60 * run.minutes
+        self.of_run = math.inf if run.total_minutes is None else 60 * run.total_minutes
         self.spent = sum(float(history[name].sum()) for name in TIMES if name in history)
         self.limit, self.seconds, self.writing = limit, 0.0, 0.0
-        if run.minutes is not None and minutes is None:
-            self.limit = CommonTimeLimit(max(run.minutes - self.spent / 60, EVALUATION_FRACTION * run.minutes))
+        if run.total_minutes is not None and minutes is None:
+            self.limit = CommonTimeLimit(max(self.of_run - self.spent, EVALUATION_FRACTION * self.of_run) / 60)
 
     def start(self) -> None:
         """A step begins."""
@@ -68,8 +68,8 @@ class Clock:
 class Pace:
     """Progress of a run from 0 to 1, on which rates, shifts and temperatures depend.
 
-    With `RunConfig.minutes` the number of steps is chosen after the first steps and corrected as costs change; progress
-    never falls, and reaches 1 when the time for steps is over. The choice is part of the checkpoint.
+    With `RunConfig.total_minutes` the number of steps is chosen after the first steps and corrected as costs change;
+    progress never falls, and reaches 1 when the time for steps is over. The choice is part of the checkpoint.
 
     Attributes:
         total: number of steps; None until it is chosen.

@@ -112,7 +112,7 @@ def keep_step(
         optimiser=running.optimiser.state_dict() | guard.state_dict() | pace.state_dict(),
         generator=generator.get_state(),
         sampler=running.sampler.state_dict(),
-        damping=guard.damping,
+        damping=guard.factor,
         last_good=guard.before,
     )
     archive.record(row, int(row["step"]) + 1, checkpoint)

@@ -77,9 +77,9 @@ def make_step(
     Raises:
         NonFiniteError: also after retries from the last finite state; the parameters before the step are restored.
     """
-    begin, retries = guard.current(), 0
+    begin = now = guard.current()
+    retries = 0
     while True:
-        now = guard.current()
         samples = running.sampler.sample(generator)
         local = running.objective.local(running.wavefunction, samples)
         mean, variance = communicator().numbers(
@@ -95,10 +95,10 @@ def make_step(
             scale = running.objective.energy_scale
             info = running.optimiser.step(samples, target.in_units_of(scale), progress)
             info = info._replace(gradient_norm=scale * info.gradient_norm, energy_limit=scale * info.energy_limit)
-            damping = guard.damping
+            factor = guard.factor
             # No limit while annealing: free energies rise as the temperature falls.
             if guard.accept(now, info.energy_limit if temperature == 0 else math.inf):
-                info = info._replace(learning_rate=damping * info.learning_rate, update_norm=damping * info.update_norm)
+                info = info._replace(learning_rate=factor * info.learning_rate, update_norm=factor * info.update_norm)
                 return Step(samples=samples, local=local, info=info, retries=retries)
         elif guard.before is not None:
             now = guard.before

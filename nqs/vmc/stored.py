@@ -99,7 +99,7 @@ def check_kinds(built: Mapping[str, Any]) -> None:
         if not hasattr(part, needed) or (module[0] == "nqs" and module[1] != package):
             raise ValueError(f"the {name} of the run in the archive is a {type(part).__name__}, which cannot be one.")
         _check_fields(part, whole=name != "run")
-        if name == "run" and part.steps is None and part.minutes is None:
+        if name == "run" and part.steps is None and part.total_minutes is None:
             raise ValueError("the run in the archive does not say how many steps or minutes it has.")
         if name == "warm_up":
             check_kinds({"sampler": part.sampler, "optimiser": part.optimiser})

@@ -22,6 +22,7 @@ from nqs.lattice import chain
 from nqs.models import MarshallSign, Transformer, TransformerConfig
 from nqs.models.parts import Attention, ComposedConfig, Groups, LatentConfig, OneHot
 from nqs.protocols import AutoregressiveWavefunction
+from nqs.runtime import memory
 from nqs.runtime import memory as chunks
 
 from readme import recurrent
@@ -494,3 +495,29 @@ def test_errors_name_the_option(options: dict[str, Any], error: type[Exception],
         Transformer(SPACES["bosons"], **options)
     with pytest.raises(error, match=text):
         TransformerConfig(**options)
+
+
+DISPLACEMENTS = tuple(map(tuple, chain(6).displacements().tolist()))
+
+
+@pytest.mark.parametrize("phase", ["learned", "zero"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"layers": 3, "mlp_ratio": 4},
+        {"attention": "factored", "heads": 2},
+        {"attention": "factored", "displacements": DISPLACEMENTS},
+    ],
+    ids=["default", "large", "pairs", "displacements"],
+)
+def test_parameters_are_counted_before_they_are_allocated(options: dict[str, Any], phase: str) -> None:
+    config = TransformerConfig(width=8, phase=phase, **options)
+    assert config.n_parameters(6, 4) == config.build(bosons(6, 3)).n_parameters
+
+
+def test_memory_is_checked_for_every_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mixing weights of every pair of 100 sites: 2.6 MiB, of which the other layers have 0.3."""
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**20)
+    with pytest.raises(ValueError, match=r"a network with 3.4e\+05 parameters .* choose a narrower one"):
+        Transformer(spins(100), width=32, attention="factored")

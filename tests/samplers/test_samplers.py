@@ -19,7 +19,17 @@ from torch import Tensor, nn
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hilbert import HilbertSpace, bosons, spins
 from nqs.models import MarshallSign, Transformer
-from nqs.protocols import AutoregressiveWavefunction, Conditionals, LogPsi, Sampler, Wavefunction
+from nqs.protocols import (
+    AutoregressiveWavefunction,
+    Conditionals,
+    LogPsi,
+    Sampler,
+    Wavefunction,
+    distinct_of,
+    max_distinct,
+    with_distinct,
+    with_times_as_many,
+)
 from nqs.samplers import (
     ExhaustiveSampler,
     GumbelSampler,
@@ -149,6 +159,23 @@ def check_contract(sampler: Sampler, model: Wavefunction, tolerance: float) -> N
     else:
         inclusion = samples.inclusion_probability
         assert (((inclusion > 0) & (inclusion <= 1)) | inclusion.isnan()).all()
+
+
+@every_sampler
+def test_numbers_of_distinct_configurations_mean_what_the_contract_says(sampler: Sampler) -> None:
+    """A run asks for fewer where time is short, and for those of all batches at once."""
+    model = peaked(SPACES["bosons"])
+    drawn = sampler.build(model).sample(seeded(2))
+    if (most := max_distinct(sampler)) is not None:
+        assert drawn.n_distinct <= (1.5 * most if isinstance(sampler, TreeSampler) and sampler.n_distinct else most)
+    more = with_times_as_many(sampler, 3)
+    if distinct_of(sampler) is not None:
+        assert with_distinct(sampler, 2).build(model).sample(seeded(2)).n_distinct <= 4
+        assert distinct_of(more) == 3 * distinct_of(sampler)
+    elif hasattr(sampler, "n_chains"):
+        assert more.build(model).sample(seeded(2)).n_samples == 3 * drawn.n_samples
+    else:
+        assert more is sampler
 
 
 @every_sampler

@@ -148,6 +148,7 @@ CONFIGURATIONS = [
     TorchOptimiser(name="SGD", learning_rate=1e-2, final_learning_rate=1e-300),
     RunConfig(),
     RunConfig(steps=7, seed=3, temperature=1.5, annealing=1.0),
+    RunConfig(total_minutes=3),
 ]
 
 
@@ -477,3 +478,11 @@ def test_digest_is_short_stable_and_tells_configurations_apart() -> None:
 
 def test_digest_does_not_depend_on_the_order_of_fields() -> None:
     assert digest({"a": 1, "b": {"c": 2, "d": 3}}) == digest({"b": {"d": 3, "c": 2}, "a": 1})
+
+
+def test_a_renamed_field_keeps_its_name_in_archives() -> None:
+    """So that runs of 0.2.0 are continued and found again by their digest."""
+    plain = to_plain(RunConfig(total_minutes=3))
+    assert plain["minutes"] == 3
+    assert "total_minutes" not in plain
+    assert from_plain(plain, {"RunConfig": RunConfig}) == RunConfig(total_minutes=3)

@@ -458,7 +458,7 @@ def test_contents_that_no_run_stores_end_in_one_line(
 def test_run_without_an_end_of_its_time_goes_on(tmp_path: Path) -> None:
     """Any number of minutes that the configuration may hold."""
     path = tmp_path / "x.h5"
-    pace = Pace(RunConfig(minutes=1e308))
+    pace = Pace(RunConfig(total_minutes=1e308))
     pace.measured(1, 1e-3, math.inf)
     assert pace.progress(1) == 0
     for step in range(2, 30):

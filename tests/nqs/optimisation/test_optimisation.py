@@ -14,7 +14,7 @@ from variants import Variant
 from nqs import VMC, exact
 from nqs.archive.serialise import from_plain, to_plain
 from nqs.estimators.local_energy import LocalEnergies, local_energies
-from nqs.hamiltonians import BoseHubbard
+from nqs.hamiltonians import BoseHubbard, Heisenberg
 from nqs.lattice import chain
 from nqs.models import Transformer
 from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
@@ -520,7 +520,7 @@ def test_a_step_that_the_model_did_not_follow_is_refused(phase: str) -> None:
     worse = flat(model)
     assert bad.samples.weights @ bad.local_energies.real > info.energy_limit + 0.1
     copy = Guard(model.parameters())
-    copy.load_state_dict(guard.state_dict(), guard.before, guard.damping)
+    copy.load_state_dict(guard.state_dict(), guard.before, guard.factor)
     for refusing in (copy, guard):
         vector_to_parameters(worse, model.parameters())
         assert refusing.rose(*bad.given, 0.1)
@@ -817,6 +817,41 @@ def test_pieces_do_not_change_the_gradient(monkeypatch: pytest.MonkeyPatch) -> N
         TorchOptimiser(name="SGD").build(model).step(*exhaustive(FLUX, model).given, 0.0)
         ends.append(flat(model))
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", FIRST_ORDER)
+def test_a_rejected_first_order_step_shortens_the_next_ones(name: str) -> None:
+    """Without moments, at a lower rate that grows back; a saved state remembers both."""
+    model, configuration = transformer(FLUX), TorchOptimiser(name=name, learning_rate=0.01, final_learning_rate=0.01)
+    used = configuration.build(model)
+    for _ in range(3):
+        used.step(*exhaustive(FLUX, model).given, 0.0)
+    used.reject()
+    resumed = configuration.build(model)
+    resumed.load_state_dict(used.state_dict())
+    start, ends, rates = flat(model), [], []
+    for optimiser in (used, resumed):
+        vector_to_parameters(start.clone(), model.parameters())
+        rates += [optimiser.step(*exhaustive(FLUX, model).given, 0.0).learning_rate for _ in range(2)]
+        ends.append(flat(model))
+    assert torch.equal(*ends)
+    assert 0 < rates[0] < rates[1] < 0.01
+    assert rates[:2] == rates[2:]
+    vector_to_parameters(start.clone(), model.parameters())
+    fresh = TorchOptimiser(name=name, learning_rate=rates[0], final_learning_rate=rates[1]).build(model)
+    for progress in (0.0, 1.0):
+        fresh.step(*exhaustive(FLUX, model).given, progress)
+    torch.testing.assert_close(flat(model), ends[0], rtol=1e-12, atol=1e-12)
+
+
+def test_adam_near_the_end_of_exact_sums_does_not_repeat_the_step_that_was_undone() -> None:
+    """With its moments Adam would rise from the best state each time that it is restored."""
+    h = Heisenberg(chain(6), total_sz=0)
+    model = Transformer(h.hilbert, width=8, heads=2, seed=0)
+    adam = TorchOptimiser(learning_rate=0.05, final_learning_rate=0.05)
+    result = VMC(h, model, ExhaustiveSampler(), adam).run(200, progress=False)
+    assert (result.history["learning_rate"][-40:] > 0).sum() > 30
+    assert result.estimate.energy - exact.ground_state(h).energy < 0.02
 
 
 @pytest.mark.parametrize("name", ["adam", "lr_scheduler", "", "Optimizer", "LBFGS", "SparseAdam", "Muon"])

@@ -26,7 +26,7 @@ def test_positive_states_beyond_sums_get_convolutions(hamiltonian: Hamiltonian) 
     assert chosen.model.displacements == tuple(map(tuple, lattice.displacements().tolist()))
     (stage,) = chosen.stages
     assert isinstance(stage.sampler, MetropolisSampler)
-    assert chosen.run.minutes == 5
+    assert chosen.run.total_minutes == 5
     assert "conserved charges on a lattice of several dimensions" in chosen.reason("model")
 
 
@@ -60,12 +60,12 @@ def test_sites_differ_where_symmetries_say_so() -> None:
 
 
 def test_evaluation_on_a_gpu_projects_on_the_point_group() -> None:
-    model, text = convolutions.network(BOSONS, {}, None, "cuda")
+    model, text = convolutions.convolutional(BOSONS, {}, None, "cuda")
     assert isinstance(model, Projected)
     assert model.symmetry.order == 8
     assert model.trained == (0,)
     assert "8 symmetries" in text
-    alone, _ = convolutions.network(BOSONS, {}, None, "cuda", symmetric=False)
+    alone, _ = convolutions.convolutional(BOSONS, {}, None, "cuda", symmetric=False)
     assert alone == model.base
 
 

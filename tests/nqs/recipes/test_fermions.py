@@ -25,7 +25,7 @@ def test_sampled_fermions_with_signs_get_determinants() -> None:
     assert chosen.model.displacements == tuple(map(tuple, LARGE.lattice.displacements().tolist()))
     (stage,) = chosen.stages
     assert isinstance(stage.sampler, MetropolisSampler)
-    assert chosen.run.minutes == 5
+    assert chosen.run.total_minutes == 5
     assert "backflow determinants" in chosen.reason("model")
     assert "Markov chains" in str(chosen)
 

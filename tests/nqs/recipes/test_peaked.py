@@ -88,7 +88,7 @@ def test_a_state_without_a_peak_starts_from_the_mean_field() -> None:
     flat = Flat(chain(8), 4, 4, U=1.0)
     assert peaked.listed(flat, "t") is None
     found = nqs.recipes.signs(flat)
-    assert found.mean_field
+    assert found.computed
     assert found.reference == nqs.recipes.signs(FermiHubbard(chain(8), 4, 4, U=1.0)).reference
     assert found.phase == "learned"
     assert "many configurations" in found.why

@@ -1,4 +1,8 @@
-"""Signs of fermions in Jordan-Wigner order, |n> = c+_{s_1} c+_{s_2} .. |0> with occupied orbitals s_1 < s_2 < .. ."""
+"""Signs of fermions in Jordan-Wigner order, |n> = c+_{s_1} c+_{s_2} .. |0> with occupied orbitals s_1 < s_2 < .. .
+
+tests/hamiltonians/test_fermions.py compares the Hamiltonians made with them (nqs.hamiltonians.jordan_wigner) with dense
+Jordan-Wigner matrices.
+"""
 
 from jaxtyping import Bool, Int64
 from torch import Tensor, maximum, minimum
