@@ -188,7 +188,8 @@ class _Watch:
         self._wake = wake
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._look, name="nqs-watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._look, name="nqs-watch", daemon=True)
+        self._thread.start()
 
     def report(self, line: str, code: int, *, consequence: bool) -> str:
         """Tell the others, unless another rank was first; the line of that one."""
@@ -206,10 +207,17 @@ class _Watch:
         return line if (self.rank == 0 and not consequence) or first["rank"] == self.rank else _of_other(first)
 
     def stop(self) -> None:
+        """End the thread: one that comes back from the store while the interpreter ends would abort the process."""
         self._done = True
         if threading.current_thread() is threading.main_thread():
             with suppress(ValueError):
                 signal.set_wakeup_fd(-1)
+        with suppress(OSError):
+            self._wake.send(b"\0")
+        self._thread.join(GRACE)
+        if not self._thread.is_alive():
+            self._wake.close()
+            self._heard.close()
 
     def _read(self) -> dict[str, Any] | None:
         """The failure that was told first; None if there is none."""

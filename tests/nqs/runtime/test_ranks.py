@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from places import SHARED
 
 from nqs import Archive
@@ -186,6 +188,18 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="--gpus 4: PyTorch finds 2 GPUs here"):
         launch(4, ["-m", "nqs"])
+
+
+def test_no_thread_is_left_when_a_rank_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One that came back from the store while the interpreter ended aborted the process (exit code 134).
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.setattr(signal, "set_wakeup_fd", lambda *_, **__: -1)
+    watch = ranks._Watch(0)
+    assert "nqs-watch" in {thread.name for thread in threading.enumerate()}
+    watch.stop()
+    assert "nqs-watch" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_rank_that_was_killed_is_named() -> None:
