@@ -32,6 +32,7 @@ from nqs.report.files import figure_beside
 from nqs.runtime.distributed import communicator
 from nqs.runtime.interruption import Interruption
 from nqs.runtime.keywords import takes
+from nqs.runtime.memory import checked_gpu_memory, using_gpu_memory
 from nqs.runtime.options import check_options
 from nqs.runtime.ranks import start
 from nqs.runtime.threads import using_threads
@@ -63,6 +64,7 @@ class RunOptions(Execution):
         figure: draw the figure of the run beside its archive.
         progress: print the choices and show a progress bar.
         begin: `time.monotonic()` at which the time limit begins; None: now.
+        gpu_memory: GiB of a GPU that this process allocates, at most; None: what is free.
     """
 
     exact: Literal["auto"] | ExactGroundState | float | None = "auto"
@@ -72,6 +74,7 @@ class RunOptions(Execution):
     name: str | None = None
     figure: bool = False
     begin: float | None = None
+    gpu_memory: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,6 +115,7 @@ def ground_state(hamiltonian: Hamiltonian, options: Options) -> Result:
     -2.000000, exact -2.000000
     """
     check_options(hamiltonian=hamiltonian)
+    checked_gpu_memory(options.gpu_memory, options.on_device())
     begin = time.monotonic() if options.begin is None else options.begin
     start(options.on_device())
     options = replace(options, begin=begin).on_this_rank()
@@ -139,6 +143,7 @@ def carry_out(plan: Plan, options: RunOptions) -> Result:
     Raises:
         ValueError, ArchiveError, NonFiniteError, Interrupted: as `ground_state`.
     """
+    checked_gpu_memory(options.gpu_memory, plan.device)
     check_hamiltonian(plan.hamiltonian)  # which `dataclasses.replace` may have brought into the plan
     start(plan.device)
     return _carried_out(plan, options.on_this_rank())
@@ -170,7 +175,7 @@ def _carried_out(plan: Plan, options: RunOptions) -> Result:
     path = None if options.archive is None else Path(options.archive)
     if path is None and options.name is not None:
         path = Path("results") / f"{options.name}-{digest(config)}.h5"
-    with using_threads(plan.threads):
+    with using_threads(plan.threads), using_gpu_memory(options.gpu_memory, plan.device):
         if plan.pretrain != "none" and not ranks.of_first(lambda: _has_begun(path)):
             target = pretraining_target(plan, known_state)
             found = fit(wavefunction, target, steps=FIT_STEPS, fidelity=FIT_FIDELITY, progress=options.progress)

@@ -54,6 +54,8 @@ class Options:
     device: str = field(default_factory=default_device)  # "cpu" or "cuda"; by default a GPU where there is one
     # GPUs of this machine, one process each (docs/several_gpus.md); None: one, or those of torchrun
     gpus: int | None = field(default=None, metadata=OF_THIS_CALL)
+    # GiB of each GPU that a process allocates, at most; None: what is free
+    gpu_memory: float | None = field(default=None, metadata=OF_THIS_CALL)
     # CPU threads; None: one for small steps, else as PyTorch chooses (one per core)
     threads: int | None = field(default=None, metadata=OF_THIS_CALL)
     exact_limit: int = driver.EXACT_LIMIT  # largest dimension for exact diagonalisation

@@ -1,6 +1,7 @@
 """Available memory, and work in chunks that fit into it."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,9 +41,57 @@ def max_chunk_rows(
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes of a GPU, including those that torch's allocator holds in reserve."""
-    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + held
+    """Free bytes of a GPU, including those that torch's allocator holds in reserve, within `using_gpu_memory`."""
+    allocated = torch.cuda.memory_allocated(device)
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = int(_fraction(device) * total) - allocated
+    return max(0, min(free + torch.cuda.memory_reserved(device) - allocated, allowed))
+
+
+@contextmanager
+def using_gpu_memory(gib: float | None, device: torch.device | str) -> Iterator[None]:
+    """Context manager in which this process allocates at most so much of a GPU; None: no bound.
+
+    Chunks become smaller, and what does not fit is treated as on a GPU of that size.
+
+    Raises:
+        ValueError: a bound for a CPU, or one that is not positive.
+    """
+    place = torch.device(device)
+    if gib is None:
+        yield
+        return
+    checked_gpu_memory(gib, place)
+    before, total = _fraction(place), torch.cuda.mem_get_info(place)[1]
+    torch.cuda.set_per_process_memory_fraction(min(before, gib * 2**30 / total), place)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(before, place)
+
+
+def checked_gpu_memory(gib: float | None, device: torch.device | str) -> float | None:
+    """The bound, if it is valid for a run on the device.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if gib is None:
+        return None
+    if not gib > 0:
+        raise ValueError(f"gpu_memory={gib:g}: give a positive number of GiB, or leave it out.")
+    if torch.device(device).type != "cuda":
+        raise ValueError(
+            f"gpu_memory={gib:g} bounds the memory of a GPU, but the run is on a CPU, where chunks are small: leave it "
+            "out."
+        )
+    return gib
+
+
+def _fraction(device: torch.device) -> float:
+    """Of a GPU's memory that this process may allocate; before torch 2.8 there is no way to ask for it."""
+    asked = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+    return 1.0 if asked is None else float(asked(device))
 
 
 def available_memory() -> int | None:

@@ -112,6 +112,7 @@ ALLOWED = {
     "seed": WHOLE,
     "exact_limit": WHOLE,
     "threads": or_none(WHOLE),
+    "gpu_memory": or_none(NUMBER),
     "minutes": or_none(NUMBER),
     "total_minutes": or_none(NUMBER),
     "temperature": NUMBER,

@@ -18,6 +18,7 @@ class Evaluate:
     seed: int = 0  # of the samples, others than those of the run
     device: str | None = None  # None: a GPU if there is one, else the CPU
     gpus: int | None = None  # GPUs of this machine to run on; None: one, or those of the ranks that torchrun started
+    gpu_memory: float | None = None  # GiB of each GPU that a process allocates, at most; None: what is free
     # file (NAME.py) or module with the classes of your own from which the run was built; its code is run
     module: str | None = None
 
@@ -29,6 +30,7 @@ class Evaluate:
         from nqs.cli.own_classes import classes_in
         from nqs.driver import minutes_left
         from nqs.estimators.estimate import with_error
+        from nqs.runtime.memory import using_gpu_memory
         from nqs.vmc.continuation import evaluate
 
         begin = process_began()
@@ -38,14 +40,16 @@ class Evaluate:
                 return launch(self.gpus, ["-m", "nqs", *sys.argv[1:]])
             header = Archive.open(self.file).attributes
             print(printable(header["hamiltonian"]))
-            found = evaluate(
-                self.file,
-                error=self.error,
-                minutes=minutes_left(self.minutes, begin),
-                types=None if self.module is None else classes_in(self.module),
-                device=recipes.checked_device(self.device or recipes.default_device()),
-                seed=self.seed,
-            )
+            device = recipes.checked_device(self.device or recipes.default_device())
+            with using_gpu_memory(self.gpu_memory, device):
+                found = evaluate(
+                    self.file,
+                    error=self.error,
+                    minutes=minutes_left(self.minutes, begin),
+                    types=None if self.module is None else classes_in(self.module),
+                    device=device,
+                    seed=self.seed,
+                )
             print(f"E = {with_error(found.energy, found.error)} {printable(header['unit'])}")
             print(f"variance {found.variance:.2e}, V-score {found.v_score:.2e}, {found.n_samples:,} samples")
         return ExitCode.FINISHED

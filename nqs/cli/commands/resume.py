@@ -21,6 +21,7 @@ class Resume:
     file: File
     device: str | None = None  # None: a GPU if there is one, else the CPU
     gpus: int | None = None  # GPUs of this machine to run on; None: one, or those of the ranks that torchrun started
+    gpu_memory: float | None = None  # GiB of each GPU that a process allocates, at most; None: what is free
     threads: int | None = None  # of the CPU; None: one for small steps, else as PyTorch chooses (one per core)
     minutes: float | None = None  # stop early enough to evaluate the energy within that time
     flush: FlushPolicy = field(default_factory=FlushPolicy)
@@ -37,6 +38,7 @@ class Resume:
         from nqs.driver import FIGURE_SECONDS, checked_archive, minutes_left, report_result
         from nqs.runtime.interruption import Interruption
         from nqs.runtime.launched import rank_of_process
+        from nqs.runtime.memory import using_gpu_memory
         from nqs.runtime.progress import TensorBoard
         from nqs.runtime.ranks import start
         from nqs.runtime.threads import using_threads
@@ -59,7 +61,7 @@ class Resume:
             hilbert, threads = built["hamiltonian"].hilbert, self.threads
             if threads is None:
                 threads = recipes.threads(built["sampler"], built["model"].build(hilbert).for_steps())
-            with using_threads(threads):
+            with using_threads(threads), using_gpu_memory(self.gpu_memory, device):
                 result = resume(
                     self.file,
                     types=types,
