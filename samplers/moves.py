@@ -28,7 +28,7 @@ MAX_GROUPS = 256  # groups of sites that one step chooses from
 MAX_CODES = 2**16  # combined local states of a group
 
 
-class Proposal(NamedTuple):
+class Proposed(NamedTuple):
     """One proposed configuration for each walker; n itself where there is none."""
 
     configurations: UInt8[Tensor, "B L"]
@@ -51,7 +51,7 @@ class Proposer(Protocol):
     walkers.
     """
 
-    def __call__(self, n: UInt8[Tensor, "B L"], generator: torch.Generator) -> Proposal: ...
+    def __call__(self, n: UInt8[Tensor, "B L"], generator: torch.Generator) -> Proposed: ...
 
 
 # --------------------------------------------------------------------------------------------- a few sites
@@ -135,7 +135,7 @@ class LocalProposer:
         """No configuration has a move."""
         return not bool(self.number.any())
 
-    def __call__(self, n: UInt8[Tensor, "B L"], generator: torch.Generator) -> Proposal:
+    def __call__(self, n: UInt8[Tensor, "B L"], generator: torch.Generator) -> Proposed:
         groups, kinds = self.groups, self.kinds
         if len(groups) > MAX_GROUPS:
             chosen = torch.randperm(len(groups), generator=generator, device=n.device)[:MAX_GROUPS]
@@ -156,7 +156,7 @@ class LocalProposer:
         moved = torch.where(possible[:, None], moved, n)
         back = self.number[kinds, self._codes(moved, groups)].sum(1)
         there, back = torch.stack((total[:, 0], back)).clamp(min=1).double().log()
-        return Proposal(moved, there - back)
+        return Proposed(moved, there - back)
 
     def _codes(self, n: UInt8[Tensor, "B L"], groups: Tensor) -> Tensor:
         """Combined local state of every group, (B, M)."""
@@ -222,7 +222,7 @@ class RedrawProposer:
     def __init__(self, hilbert: HilbertSpace) -> None:
         self.hilbert = hilbert
 
-    def __call__(self, n: UInt8[Tensor, "B L"], generator: torch.Generator) -> Proposal:
+    def __call__(self, n: UInt8[Tensor, "B L"], generator: torch.Generator) -> Proposed:
         L, tables = self.hilbert.n_sites, self.hilbert.tables(n.device)
         # Short ends are accepted more often: P(length) is proportional to 1 / length.
         u = torch.rand((), dtype=torch.float64, generator=generator, device=n.device).item()
@@ -234,7 +234,7 @@ class RedrawProposer:
             token = torch.multinomial(p, 1, generator=generator)[:, 0]
             moved[:, site] = token
             remainder = tables.after(site, remainder, token)
-        return Proposal(moved, torch.zeros(len(n), dtype=torch.float64, device=n.device))
+        return Proposed(moved, torch.zeros(len(n), dtype=torch.float64, device=n.device))
 
 
 # ------------------------------------------------------------------------------------------ the Hamiltonian
@@ -267,14 +267,14 @@ class ConnectedProposer:
     def __init__(self, hamiltonian: Hamiltonian) -> None:
         self.hamiltonian = hamiltonian
 
-    def __call__(self, n: UInt8[Tensor, "B L"], generator: torch.Generator) -> Proposal:
+    def __call__(self, n: UInt8[Tensor, "B L"], generator: torch.Generator) -> Proposed:
         found, first, number = self._connected(n)
         pick = torch.rand(len(n), dtype=torch.float64, generator=generator, device=n.device)
         pick = (pick * number).long().minimum(number - 1).clamp(min=0)
         moved, possible = n.clone(), number > 0
         moved[possible] = found[(first + pick)[possible]]
         back = self._connected(moved)[2]
-        return Proposal(moved, number.clamp(min=1).double().log() - back.clamp(min=1).double().log())
+        return Proposed(moved, number.clamp(min=1).double().log() - back.clamp(min=1).double().log())
 
     def _connected(self, n: UInt8[Tensor, "B L"]) -> tuple[Tensor, Tensor, Tensor]:
         """Different connected configurations, (K, L), in the order of n; where those of each n begin; their number."""
@@ -293,16 +293,24 @@ class ConnectedProposer:
 # -------------------------------------------------------------------------------------------------- default
 
 
+def may_be_disconnected(hilbert: HilbertSpace) -> bool:
+    """Whether changes of two sites may not connect the sector: exclusions, charges that differ from site to site, or
+    more than two conserved charges."""
+    return bool(hilbert.exclusions) or hilbert.sites_differ or n_conserved(hilbert) > 2
+
+
+def n_conserved(hilbert: HilbertSpace) -> int:
+    return sum(charge.target is not None for charge in hilbert.charges)
+
+
 def is_hard(hilbert: HilbertSpace) -> bool:
-    """Whether changes of two sites may not connect the sector, or need many steps: exclusions, charges that differ from
-    site to site, more than two conserved charges, or more than four local states."""
-    conserved = [charge for charge in hilbert.charges if charge.target is not None]
-    return bool(hilbert.exclusions) or hilbert.sites_differ or len(conserved) > 2 or hilbert.local_dim > 4
+    """Whether changes of two sites may not connect the sector, or need many steps: more than four local states."""
+    return may_be_disconnected(hilbert) or hilbert.local_dim > 4
 
 
 def local_moves(hilbert: HilbertSpace) -> list[Moves]:
     """Changes of single sites where they can change alone, and of pairs where something is conserved."""
-    sizes = [1, 2] if any(charge.target is not None for charge in hilbert.charges) else [1]
+    sizes = [1, 2] if n_conserved(hilbert) else [1]
     local = [LocalMoves(sites=size) for size in sizes if size <= hilbert.n_sites]
     return [one for one in local if not one.build(hilbert, torch.device("cpu")).is_empty]
 
@@ -320,8 +328,7 @@ def near_moves(hilbert: HilbertSpace, bonds: Sequence[Sequence[int]]) -> tuple[M
 
     The moves of `default_moves` where nothing is conserved, or where changes of two sites may not connect the sector.
     """
-    conserved = sum(charge.target is not None for charge in hilbert.charges)
     local = local_moves(hilbert)
-    if not conserved or conserved > 2 or hilbert.exclusions or hilbert.sites_differ or not local or not len(bonds):
+    if not n_conserved(hilbert) or may_be_disconnected(hilbert) or not local or not len(bonds):
         return default_moves(hilbert)
     return (LocalMoves(sites=bonds), *local)
