@@ -63,11 +63,11 @@ def using_gpu_memory(gib: float | None, device: torch.device | str) -> Iterator[
         return
     checked_gpu_memory(gib, place)
     before, total = _fraction(place), torch.cuda.mem_get_info(place)[1]
-    torch.cuda.set_per_process_memory_fraction(min(before, gib * 2**30 / total), place)
+    torch.cuda.set_per_process_memory_fraction(min(before, gib * 2**30 / total), place.index)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(before, place)
+        torch.cuda.set_per_process_memory_fraction(before, place.index)
 
 
 def checked_gpu_memory(gib: float | None, device: torch.device | str) -> float | None:
@@ -91,7 +91,7 @@ def checked_gpu_memory(gib: float | None, device: torch.device | str) -> float |
 def _fraction(device: torch.device) -> float:
     """Of a GPU's memory that this process may allocate; before torch 2.8 there is no way to ask for it."""
     asked = getattr(torch.cuda, "get_per_process_memory_fraction", None)
-    return 1.0 if asked is None else float(asked(device))
+    return 1.0 if asked is None else float(asked(device.index))  # a device without a number is refused, None is not
 
 
 def available_memory() -> int | None:
