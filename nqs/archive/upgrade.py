@@ -94,7 +94,7 @@ def _part(part: Any, finished: bool) -> Any:
     kind = str(part.get("type"))
     if kind in REMOVED_PARTS and REMOVED_PARTS[kind].items() <= part.items():
         raise ArchiveError(
-            f"the model of this run has a part that was removed, {kind}({options_of(REMOVED_PARTS[kind])}): nqs of "
+            f"the model of this run has a part that was removed, {kind}({_options_of(REMOVED_PARTS[kind])}): nqs of "
             f"commit {LAST_COMMIT} can rebuild it; here the run can be shown, compared and plotted."
         )
     removed: Mapping[str, Any] = REMOVED.get(kind, {})
@@ -126,7 +126,7 @@ def _exact_steps(old: Mapping[str, Any], finished: bool) -> dict[str, Any]:
     return {"type": "ExactSteps", "time": rate} | {name: old[name] for name in names if old.get(name) is not None}
 
 
-def options_of(part: Mapping[str, Any]) -> str:
+def _options_of(part: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in part.items())
 
 

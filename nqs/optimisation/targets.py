@@ -11,9 +11,8 @@ from nqs.amplitudes.evaluate import log_psi_by_all_ranks
 from nqs.protocols import Wavefunction
 from nqs.samples import LocalEnergies, Samples
 
-MAX_LOG_CHANGE = (
-    1.0  # of an amplitude in one step of the logarithmic target: a factor e, beyond which log psi is not linear
-)
+# Of an amplitude in one step of the logarithmic target: a factor e, beyond which log psi is not linear.
+MAX_LOG_CHANGE = 1.0
 SMALLEST, LARGEST_EXPONENT = 1e-150, 300.0
 # Factor on the second-order bound of the energy change above which a step is undone: the bound is that of the linear
 # state and the variance a sampled one, so that factors of order 1 are no failure.

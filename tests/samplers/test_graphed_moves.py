@@ -1,7 +1,5 @@
 """Moves as a CUDA graph equal those without it; on a CPU with a graph that calls what it captured again."""
 
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from on_gpus import energies
 from torch import Tensor
 from waiting import Waiting
 
 import nqs
-from nqs import Archive
 from nqs.archive.serialise import from_plain, to_plain
 from nqs.hamiltonians import FermiHubbard, Heisenberg
 from nqs.hilbert import Exclusion, HilbertSpace, bosons, spinful_fermions, spins
@@ -440,11 +438,6 @@ def test_a_run_with_convolutions_on_a_gpu() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_chains_of_two_gpus_give_the_result_of_one(tmp_path: Path) -> None:
-    found = []
-    for gpus in (1, 2):
-        archive = tmp_path / f"{gpus}.h5"
-        run = f"run heisenberg --shape 4 4 --sampled --steps 10 --gpus {gpus} --model.network convolutional"
-        command = [sys.executable, "-m", "nqs", *run.split(), "--model.dtype", "float64", "--device", "cuda"]
-        subprocess.run([*command, "--archive", str(archive)], check=True, timeout=300)
-        found.append(torch.tensor(Archive.open(archive).history["energy"].tolist(), dtype=torch.float64))
-    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=0)
+    command = "heisenberg --shape 4 4 --sampled --steps 10 --model.network convolutional --model.dtype float64"
+    one, two = (energies(command, gpus, tmp_path) for gpus in (1, 2))
+    torch.testing.assert_close(two, one, rtol=1e-8, atol=0)

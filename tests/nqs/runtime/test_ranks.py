@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from on_gpus import energies
 from places import SHARED
 
 from nqs import Archive
@@ -218,11 +219,6 @@ def test_a_model_on_the_gpu_of_another_rank_is_refused(monkeypatch: pytest.Monke
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_give_the_result_of_one(tmp_path: Path) -> None:
-    found = []
-    for gpus in (1, 2):
-        archive = tmp_path / f"{gpus}.h5"
-        run = f"run heisenberg --shape 10 --sampled --distinct 60 --steps 20 --gpus {gpus} --model.dtype float64"
-        command = [sys.executable, "-m", "nqs", *run.split(), "--device", "cuda", "--archive", str(archive)]
-        subprocess.run(command, check=True, timeout=300)
-        found.append(numbers(Archive.open(archive).history["energy"].tolist()))
-    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=0)
+    command = "heisenberg --shape 10 --sampled --distinct 60 --steps 20 --model.dtype float64"
+    one, two = (energies(command, gpus, tmp_path) for gpus in (1, 2))
+    torch.testing.assert_close(two, one, rtol=1e-8, atol=0)
