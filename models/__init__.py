@@ -7,6 +7,7 @@ from nqs.runtime.lazy import on_first_use
 if TYPE_CHECKING:
     from nqs.models.convolutional import Convolutional, ConvolutionalConfig
     from nqs.models.determinant import Determinant, DeterminantConfig
+    from nqs.models.group_convolutional import GroupConvolutional, GroupConvolutionalConfig
     from nqs.models.jastrow import Jastrow, JastrowConfig
     from nqs.models.product import Product, ProductConfig
     from nqs.models.rbm import RBM, RBMConfig
@@ -29,6 +30,8 @@ __all__ = [
     "ConvolutionalConfig",
     "Determinant",
     "DeterminantConfig",
+    "GroupConvolutional",
+    "GroupConvolutionalConfig",
     "HartreeFock",
     "Jastrow",
     "JastrowConfig",
@@ -59,6 +62,7 @@ __getattr__, __dir__ = on_first_use(
     {
         "convolutional": "Convolutional ConvolutionalConfig",
         "determinant": "Determinant DeterminantConfig",
+        "group_convolutional": "GroupConvolutional GroupConvolutionalConfig",
         "jastrow": "Jastrow JastrowConfig",
         "product": "Product ProductConfig",
         "rbm": "RBM RBMConfig",

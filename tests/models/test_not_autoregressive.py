@@ -20,6 +20,7 @@ from nqs.lattice import chain, square
 from nqs.models import (
     ConvolutionalConfig,
     DeterminantConfig,
+    GroupConvolutionalConfig,
     JastrowConfig,
     ProductConfig,
     RBMConfig,
@@ -32,6 +33,8 @@ from nqs.optimisation.jacobian import by_vmap, has_known_layers, jacobian, round
 from nqs.protocols import Hamiltonian, Wavefunction, WavefunctionConfig
 from nqs.runtime import memory
 from nqs.samplers import ExhaustiveSampler
+from nqs.symmetry import translations
+from nqs.symmetry.of_hamiltonian import symmetries_of
 
 
 class Case(NamedTuple):
@@ -72,6 +75,18 @@ MODELS: dict[str, Case] = {
         lambda seed: ConvolutionalConfig(width=4, layers=1, sites=(0, 1, 0, 1, 2, 2), seed=seed), on_lattice
     ),
     "convolutions, mixed": Case(lambda seed: ConvolutionalConfig(width=6, dtype="mixed", seed=seed), bosons),
+    "group convolutions": Case(
+        lambda seed: GroupConvolutionalConfig(symmetry=symmetries_of(spins), width=3, exponentials=2, seed=seed), spins
+    ),
+    "positive group convolutions of bosons": Case(
+        lambda seed: GroupConvolutionalConfig(
+            symmetry=translations(chain(4), bosons.hilbert), width=3, layers=1, phase="zero", seed=seed
+        ),
+        bosons,
+    ),
+    "group convolutions, mixed": Case(
+        lambda seed: GroupConvolutionalConfig(symmetry=symmetries_of(spins), width=3, dtype="mixed", seed=seed), spins
+    ),
     "RBM": Case(lambda seed: RBMConfig(density=2, seed=seed), spins),
     "positive RBM": Case(lambda seed: RBMConfig(phase="zero", initial=0.3, seed=seed), bosons),
     "vision transformer": Case(lambda seed: VisionConfig(width=6, layers=1, places=True, seed=seed), spins),
