@@ -2,6 +2,7 @@
 
 # Shapes: T rounds, C chains, L sites, U distinct configurations.
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float64, UInt8
@@ -46,6 +47,23 @@ def samples_of_chains(
         normalised=wavefunction.normalised,
         chains=classes.view(log_modulus.shape),
         acceptance=acceptance,
+    )
+
+
+def weighted(samples: Samples, power: float) -> Samples:
+    """Samples drawn from |psi|^(2 a) as weighted samples of |psi|^2, for a power a below 1.
+
+    They keep the autocorrelation time of the draws, and no rows of the chains: means over these need the weights.
+    """
+    assert samples.counts is not None
+    log_weights = samples.counts.double().log() + 2 * (1 - power) * samples.log_modulus
+    return replace(
+        samples,
+        weights=log_weights.softmax(0),
+        counts=None,
+        weighted_counts=samples.counts.double(),
+        n_drawn=samples.n_samples,
+        chains=None,
     )
 
 

@@ -11,6 +11,11 @@ peaks of the distribution, and exchange their configurations with those of the n
 
 Swendsen and Wang, Phys. Rev. Lett. 57, 2607 (1986); Geyer, Computing Science and Statistics 23, 156 (1991).
 
+Where the first power is below 1 already, samples are drawn from |psi|^(2 a) and weighted with |psi|^(2 - 2 a): also
+configurations on which psi is small are seen, and moved away from zero, where samples of |psi|^2 leave a wrong sign or
+a missing amplitude as it is. Inui, Kato and Motome, Phys. Rev. Research 3, 043126 (2021) (a = 1/2 for neural
+quantum states); Misery et al., arXiv:2507.05352.
+
 Several ranks move equal shares of the chains, and send the walkers to each other once a round
 (nqs.samplers.dealt_walkers).
 """
@@ -28,10 +33,12 @@ from torch import Tensor
 from nqs.amplitudes.evaluate import log_psi_by_all_ranks, log_psi_in_chunks
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.runtime.distributed import communicator
+from nqs.samplers.correlated import weighted
 from nqs.samplers.dealt_walkers import DealtWalkers
 from nqs.samplers.graphed_moves import GRAPH_DEVICES, MoveGraphs, at_once
 from nqs.samplers.markov_chains import ChainOptions, MarkovChains, Walkers, metropolis
 from nqs.samplers.moves import Moves, Proposer, default_moves
+from nqs.samples import Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +48,8 @@ class MetropolisSampler(ChainOptions):
     Args:
         n_samples, n_chains, n_steps, n_discarded: as in `ChainOptions`.
         moves: kinds of moves, used in turn; () for `nqs.samplers.moves.default_moves`.
-        powers: the powers a of parallel tempering, from 1 downwards; (1,) for none.
+        powers: the powers a of parallel tempering, falling from the first one, which samples are drawn with: 1, or less
+            for weighted samples. (1,): neither.
         use_cuda_graph: on a GPU, replay the moves as a CUDA graph (nqs.samplers.graphed_moves) where the wavefunction
             and the moves are `capturable` and all walkers are evaluated at once: the same samples, faster for small
             networks.
@@ -64,8 +72,8 @@ class MetropolisSampler(ChainOptions):
         powers = tuple(float(power) for power in self.powers)
         object.__setattr__(self, "powers", powers)
         falling = all(a > b for a, b in itertools.pairwise(powers))
-        if not powers or powers[0] != 1 or not falling or powers[-1] < 0:
-            raise ValueError(f"powers={powers}: give falling numbers from 1 down to 0, such as (1, 0.7, 0.4).")
+        if not powers or powers[0] > 1 or not falling or powers[-1] < 0:
+            raise ValueError(f"powers={powers}: give falling numbers between 1 and 0, such as (1, 0.7, 0.4) or (0.5,).")
 
     def build(self, wavefunction: Wavefunction) -> "MetropolisSampling":
         """Raises ValueError: fewer steps than kinds of moves."""
@@ -96,6 +104,10 @@ class MetropolisSampling(MarkovChains):
             self._exchanges = [self._neighbours(first, device) for first in range(2)]
         self._graphs.update(self.wavefunction)
         self._dealt = self._share_of_present_ranks(device)
+
+    def sample(self, generator: torch.Generator) -> Samples:
+        samples = super().sample(generator)
+        return samples if self.config.powers[0] == 1 else weighted(samples, self.config.powers[0])
 
     def _share_of_present_ranks(self, device: torch.device) -> DealtWalkers | None:
         """None where all ranks move all walkers: a single one, or proposals that depend on other walkers."""

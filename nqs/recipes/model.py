@@ -12,7 +12,7 @@ from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
 from nqs.models import DeterminantConfig, SlaterDeterminant, TransformerConfig
 from nqs.protocols import Hamiltonian, ReferencePhase
-from nqs.recipes import convolutions, peaked
+from nqs.recipes import convolutions, group_convolutions, peaked
 from nqs.recipes.known_signs import Signs, positive_hopping
 from nqs.recipes.samplers import DISTINCT, EXHAUSTIVE_ROWS, MANY
 from nqs.recipes.steps import EXACT_STEPS, STEPS, seconds
@@ -50,7 +50,8 @@ class NetworkOptions:
     Attributes:
         network: "transformer", autoregressive and sampled exactly; "determinant" for determinants with backflow, whose
             nodes are those of fermions, sampled by Markov chains; "convolutional" for a positive state of residual
-            convolutions, sampled by Markov chains.
+            convolutions, "group-convolutional" for a complex one of convolutions over the space group, both sampled by
+            Markov chains.
         determinants: their number.
         width: embedding width.
         layers: number of blocks.
@@ -63,7 +64,7 @@ class NetworkOptions:
         seed: of the initial parameters.
     """
 
-    network: Literal["transformer", "determinant", "convolutional"] | None = None
+    network: Literal["transformer", "determinant", "convolutional", "group-convolutional"] | None = None
     determinants: int | None = None
     width: int | None = None
     layers: int | None = None
@@ -81,6 +82,8 @@ class NetworkOptions:
             DeterminantConfig(**_of_determinants(given))  # refuses impossible values
         elif self.network == "convolutional":
             convolutions.refuse_impossible(given)
+        elif self.network == "group-convolutional":
+            group_convolutions.refuse_impossible(given)
         elif self.network == "transformer" and self.determinants is not None:
             raise ValueError(f"determinants={self.determinants}: a transformer has none; choose network='determinant'.")
         else:

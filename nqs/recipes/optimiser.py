@@ -21,6 +21,8 @@ LARGE = {"momentum": 0.9, "final_diagonal_shift": 1e-4}
 # steps: 9.6e-3 and 1.3e-2 above with a rate of 0.1 and a momentum of 0.9, 1.9e-2 with 0.3 and 0.9, 1.5e-2 with 0.1 and
 # 0.95.
 NODES = {"learning_rate": 0.1, "momentum": 0.9, "final_diagonal_shift": 1e-4}
+# A complex state, whose phases are learned by chains of samples: shorter steps, and no smaller shift at the end.
+COMPLEX = {"learning_rate": 0.1, "momentum": 0.9, "final_diagonal_shift": 1e-3}
 # An average over images has the variance of as many independent samples: rates grow with the root of their number, and
 # momentum pays off. The 6x6 Heisenberg lattice ended at 3e-5 with a momentum of 0.9 (width 48, 600 steps), and at
 # 1.0e-4 before.
@@ -83,6 +85,7 @@ def optimiser(
     images: int = 1,
     large: bool = False,
     nodes: bool = False,
+    complex_: bool = False,
 ) -> OptimiserConfig:
     """The optimiser, fully resolved; an `OptimiserConfig` is returned as it is.
 
@@ -91,6 +94,7 @@ def optimiser(
         images: number of images over which amplitudes are averaged in steps.
         large: steps draw a vanishing part of the sector (nqs.recipes.samplers.is_large).
         nodes: a real state whose amplitudes change sign.
+        complex_: a complex state that is sampled by Markov chains.
 
     Raises:
         ValueError: exact steps do not have a requested option.
@@ -106,6 +110,8 @@ def optimiser(
         chosen = {"learning_rate": rate, "final_learning_rate": rate / FALL} | AVERAGED
     elif nodes:
         chosen = NODES
+    elif complex_:
+        chosen = COMPLEX
     return StochasticReconfiguration(**(chosen | wishes))
 
 

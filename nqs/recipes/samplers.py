@@ -3,6 +3,8 @@
 Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 """
 
+from dataclasses import replace
+
 import torch
 
 from nqs.lattice.lattice import Lattice
@@ -30,6 +32,7 @@ EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is c
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 MANY = {"cpu": 10**5, "cuda": 10**6}
 DISTINCT_OF_MANY = {"cpu": 256, "cuda": 1_024}
+LISTED = {"cpu": 2 * 10**4, "cuda": 10**5}  # largest number of orbits for which states with a phase head live on orbits
 # Samples of a step of Markov chains, each of which gives one: at most, and times sites. Local energies take most of the
 # time of a step, and their cost grows with the square of the number of sites.
 WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "cuda": 2**16}
@@ -38,6 +41,8 @@ WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "c
 POSITIVE_WALKERS = {"cpu": 128, "cuda": 2_048}
 # Rounds of the first block that walkers of positive states forget their start in: the states begin nearly uniform.
 FORGETTING = 2
+# Power a of the distribution |psi|^(2 a) that complex states are sampled from in steps.
+OVERDISPERSED = 0.5
 # Averages over a symmetry: images of all samples of a step, which take most of its time. In equal time the 6x6
 # Heisenberg lattice ended with a V-score of 1.7e-4 (8,000 samples and 640 steps, width 48), and with 4.0e-4 at width 32
 # (12,000 samples and 600 steps, or 6,000 and 1,150).
@@ -77,6 +82,11 @@ def is_autoregressive(wavefunction: Wavefunction) -> bool:
     return isinstance(wavefunction.sampled, AutoregressiveWavefunction)
 
 
+def is_complex(wavefunction: Wavefunction) -> bool:
+    """Whether Markov chains are needed, and phases other than signs are learned."""
+    return wavefunction.has_phase and not wavefunction.is_real and not is_autoregressive(wavefunction)
+
+
 def is_large(wavefunction: Wavefunction, device: torch.device | str) -> bool:
     """Whether the steps of a run draw a vanishing part of the sector, one amplitude at a time; or by Markov chains."""
     kind, terms = torch.device(device).type, evaluations(wavefunction)
@@ -110,15 +120,20 @@ def training_sampler(
 def chains(wavefunction: Wavefunction, walkers: int, lattice: Lattice | None = None) -> MetropolisSampler:
     """Markov chains that give one sample each.
 
-    Of positive states on a lattice with moves of neighbouring sites; of sites with two states one move for every two
+    Complex states are sampled from |psi|^(2 a) with a = OVERDISPERSED and weights.
+
+    Of positive and complex states on a lattice with moves of neighbouring sites; of sites with two states one move for every two
     sites between two samples: on the 6x6 Heisenberg lattice error bars of 512 samples of 128 chains were then 1.1 times
     those of independent ones. Of bosons fewer moves are accepted (4x4 sites with U = 16.8: 9 %; the spins: 38 %).
     """
-    if wavefunction.has_phase or lattice is None:
-        return MetropolisSampler(n_samples=walkers, n_chains=walkers)
+    powers = (OVERDISPERSED,) if is_complex(wavefunction) else (1.0,)
+    if wavefunction.is_real or lattice is None:
+        return MetropolisSampler(n_samples=walkers, n_chains=walkers, powers=powers)
     moves = near_moves(wavefunction.hilbert, lattice.bonds().tolist())
     n_steps = max(len(moves), wavefunction.hilbert.n_sites // (2 if wavefunction.hilbert.local_dim == 2 else 1))
-    return MetropolisSampler(n_samples=walkers, n_chains=walkers, n_steps=n_steps, n_discarded=FORGETTING, moves=moves)
+    return MetropolisSampler(
+        n_samples=walkers, n_chains=walkers, n_steps=n_steps, n_discarded=FORGETTING, moves=moves, powers=powers
+    )
 
 
 def sampler_of(
@@ -169,6 +184,8 @@ def final_evaluation(
         return ExhaustiveSampler()
     if not is_autoregressive(wavefunction):
         of_steps = sampler or training_sampler(wavefunction, device, sampled=sampled)
+        if isinstance(of_steps, MetropolisSampler) and of_steps.powers[0] < 1:
+            of_steps = replace(of_steps, powers=(1.0,))  # an energy from |psi|^2 has smaller error bars
         batches = max(1, limit // (each * (max_distinct(of_steps) or limit)))
         return Evaluation(sampler=of_steps, batches=batches, error=EVALUATION_ERROR)
     every = limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each)

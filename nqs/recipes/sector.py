@@ -22,7 +22,7 @@ from nqs.models import (
 )
 from nqs.protocols import Hamiltonian, WavefunctionConfig, is_stoquastic
 from nqs.recipes.model import network_of
-from nqs.recipes.samplers import averages_in_steps
+from nqs.recipes.samplers import LISTED, averages_in_steps
 from nqs.recipes.stages import IMAGES, point_group, subgroup_of_evaluation, subgroup_of_steps
 from nqs.symmetry.of_hamiltonian import symmetries_of
 
@@ -34,7 +34,6 @@ FEW_ORBITS = {"cpu": 6_000, "cuda": 32_000}
 # In equal time (a quarter of an H200 for 7.9 minutes) the 6x6 J1-J2 lattice, J2 = 0.5, ended at 5.6e-3 with 8 images of
 # 8,000 configurations (156 steps), at 9.6e-3 with 16 images in the evaluation alone (1,133 steps), at 2.1e-2 with none.
 IMAGES_OF_PHASES = {"cpu": 1, "cuda": 12}
-LISTED = {"cpu": 2 * 10**4, "cuda": 10**5}  # largest number of orbits for which states with a phase head live on orbits
 PROJECTED = 10**8  # dimension up to which all mean-field solutions compete for the sector
 
 

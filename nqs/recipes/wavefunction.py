@@ -7,7 +7,7 @@ import torch
 
 from nqs.models import SlaterDeterminant, TransformerConfig
 from nqs.protocols import Hamiltonian, WavefunctionConfig, lattice_of
-from nqs.recipes import convolutions
+from nqs.recipes import convolutions, group_convolutions
 from nqs.recipes.choices import Choices
 from nqs.recipes.known_signs import signs
 from nqs.recipes.model import NetworkOptions, determinant_reason, determinants, network, with_network
@@ -65,6 +65,10 @@ def chosen_model(
             hamiltonian, wishes.given, known.reference, device, symmetric=with_symmetry
         )
         return positive, None, [*why, Reason("symmetry", text, announced=True)]
+    if not many and (text := group_convolutions.reason(hamiltonian, wishes.network, wishes.given, known, device)):
+        why.append(Reason("model", text, announced=True))
+        complex_state, text = group_convolutions.group_convolutional(hamiltonian, wishes.given, known.reference, device)
+        return complex_state, None, [*why, Reason("symmetry", text, announced=True)]
     symmetric = choices.symmetry == "auto" and choices.distinct is None and not is_list(known.reference)
     if symmetric and wishes.network != "determinant":
         config, text = symmetrised(config, hamiltonian, device)

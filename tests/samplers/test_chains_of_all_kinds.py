@@ -213,6 +213,28 @@ def test_tempered_walkers_have_their_own_distributions() -> None:
         assert chi_square(np.bincount(psi.hilbert.rank(n).numpy(), minlength=32), q) > P_VALUE
 
 
+@pytest.mark.parametrize("powers", [(0.5,), (0.6, 0.2), (0.0,)])
+def test_samples_of_a_smaller_power_are_weighted(powers: tuple[float, ...]) -> None:
+    """They are drawn with |psi|^(2 a), and their weights are estimates of |psi|^2."""
+    psi = Table(spins(5))
+    p = enumerated(psi)
+    samples = MetropolisSampler(n_samples=4_000, n_chains=4_000, powers=powers).build(psi).sample(seeded(0))
+    rank = psi.hilbert.rank(samples.configurations).numpy()
+    drawn = np.zeros(32)
+    drawn[rank] = samples.weighted_counts.numpy()
+    q = p ** powers[0] / (p ** powers[0]).sum()
+    assert chi_square(drawn, q) > P_VALUE
+    assert samples.counts is None
+    assert samples.n_samples == 4_000
+    assert samples.n_effective < 4_000
+    n_up = samples.configurations.double().sum(1)
+    exact = (p * psi.hilbert.configurations().double().sum(1).numpy()).sum()
+    error = samples.standard_error(n_up).item()
+    assert samples.mean(n_up).item() == pytest.approx(exact, abs=4 * error)
+    independent = math.sqrt((p**2 / q * (psi.hilbert.configurations().double().sum(1).numpy() - exact) ** 2).sum() / 4_000)
+    assert error == pytest.approx(independent, rel=0.2)
+
+
 # ----------------------------------------------------------------------------------------------- proposals
 
 
@@ -286,6 +308,7 @@ def test_symmetric_states_are_weighted_by_orbit() -> None:
     "sampler",
     [
         MetropolisSampler(n_samples=40, n_chains=10, powers=(1, 0.5)),
+        MetropolisSampler(n_samples=40, n_chains=10, powers=(0.5,)),
         NormConstrainedSampler(n_samples=40, n_chains=10, n_tries=2),
         IndependenceSampler(n_samples=40, n_chains=10, proposal=Proposal(model=NETWORK, n_first=2)),
         QuestSampler(n_samples=40, n_chains=10, proposal=Proposal(model=NETWORK, n_first=2)),
@@ -337,9 +360,9 @@ def test_runs_with_every_kind_of_samples(sampler: SamplerConfig) -> None:
 @pytest.mark.parametrize(
     ("build", "error", "text"),
     [
-        (lambda: MetropolisSampler(n_samples=300, powers=()), ValueError, "falling numbers from 1 down to 0"),
-        (lambda: MetropolisSampler(n_samples=300, powers=(1, 1)), ValueError, "falling numbers from 1 down to 0"),
-        (lambda: MetropolisSampler(n_samples=300, powers=(0.5,)), ValueError, "falling numbers from 1 down to 0"),
+        (lambda: MetropolisSampler(n_samples=300, powers=()), ValueError, "falling numbers between 1 and 0"),
+        (lambda: MetropolisSampler(n_samples=300, powers=(1, 1)), ValueError, "falling numbers between 1 and 0"),
+        (lambda: MetropolisSampler(n_samples=300, powers=(1.5, 1)), ValueError, "falling numbers between 1 and 0"),
         (lambda: NormConstrainedSampler(n_samples=300, step_size=0), ValueError, "step_size=0: it must be a positive"),
         (lambda: NormConstrainedSampler(n_samples=300, p=3), ValueError, "p=3: choose 1 or 2"),
         (lambda: NormConstrainedSampler(n_samples=300, n_tries=0), ValueError, "n_tries=0: it must be at least 1"),

@@ -19,6 +19,7 @@ from nqs.hilbert import Exclusion, HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain, square
 from nqs.models import (
     ConvolutionalConfig,
+    GroupConvolutionalConfig,
     DeterminantConfig,
     JastrowConfig,
     MarshallSign,
@@ -49,12 +50,14 @@ MODELS: dict[str, WavefunctionConfig] = {
     "product": ProductConfig(factors=(CONVOLUTIONS, JastrowConfig(initial=0.3))),
     "vision transformer": VisionConfig(width=4, layers=1),
     "projection": Projected(base=CONVOLUTIONS, symmetry=translations(PLACE, SPINS)),
+    "group convolutions": GroupConvolutionalConfig(symmetry=translations(PLACE, SPINS), width=3, reference=SIGN),
 }
 every_model = pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
 # Steps between samples leave a remainder of a period; of three powers both parities exchange.
 STEPS = {
     "one kind of moves": {"n_steps": 3},
     "two kinds": {"n_steps": 7, "moves": (LocalMoves(sites=PLACE.bonds().tolist()), LocalMoves())},
+    "smaller power": {"n_steps": 4, "powers": (0.5,)},
     "tempering": {"n_steps": 5, "powers": (1, 0.7, 0.4)},
     "tempering of three kinds": {
         "n_steps": 15,

@@ -67,6 +67,7 @@ SAMPLERS: dict[str, Sampler] = {
     "Metropolis, one round": MetropolisSampler(n_samples=200, n_chains=200, n_discarded=4),
     "Metropolis, redrawn ends": MetropolisSampler(n_samples=200, n_chains=50, n_discarded=4, moves=(Redraw(),)),
     "tempering": MetropolisSampler(n_samples=200, n_chains=50, n_discarded=4, powers=(1, 0.5)),
+    "Metropolis, a smaller power": MetropolisSampler(n_samples=200, n_chains=50, n_discarded=4, powers=(0.5,)),
     "norm-constrained": NormConstrainedSampler(n_samples=200, n_chains=50, n_discarded=4, n_steps=4),
     "norm-constrained, several tries": NormConstrainedSampler(
         n_samples=200, n_chains=50, n_discarded=4, n_steps=4, p=1, n_tries=3

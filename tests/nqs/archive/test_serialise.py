@@ -37,6 +37,7 @@ from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagom
 from nqs.models import (
     ConvolutionalConfig,
     DeterminantConfig,
+    GroupConvolutionalConfig,
     HartreeFock,
     JastrowConfig,
     ListedState,
@@ -122,6 +123,10 @@ CONFIGURATIONS = [
     ConvolutionalConfig(
         width=8, layers=1, displacements=((0, 1), (1, 0)), sites=(0, 1), reference=MarshallSign(sublattice=(0, 1))
     ),
+    GroupConvolutionalConfig(
+        symmetry=translations(RING, spins(4, 0)), width=3, reference=MarshallSign(sublattice=(0, 1, 0, 1))
+    ),
+    MetropolisSampler(n_samples=20, n_chains=4, powers=(0.5,)),
     ProductConfig(factors=(JastrowConfig(), DeterminantConfig(width=0))),
     VisionConfig(patches=((0, 1), (2, 3)), displacements=((0, 1), (1, 0)), places=True),
     Projected(base=RBMConfig(), symmetry=space_group(RING, spins(4, 0)), trained=(0,)),
