@@ -1,7 +1,8 @@
 """Abelian subgroups and their characters: convolutions over them are products in Fourier space."""
 
-# Shapes: G elements of a group, T of an abelian subgroup.
+# Shapes: G elements of a group, T of an abelian subgroup, r powers of an element.
 import numpy as np
+from jaxtyping import Int64
 
 MAX_SEEDS = 64  # elements that a search begins with
 
@@ -52,12 +53,12 @@ def characters(products: np.ndarray) -> np.ndarray:
     return angles[:, np.argsort(found)] % 1.0
 
 
-def _powers_outside(products: np.ndarray, subgroup: np.ndarray, element: int) -> list[int]:
+def _powers_outside(products: np.ndarray, subgroup: np.ndarray, element: int) -> Int64[np.ndarray, " r"]:
     """1, a, a^2, .. before the first power in the subgroup."""
     powers = [0]
     while (following := int(products[powers[-1], element])) not in subgroup:
         powers.append(following)
-    return powers
+    return np.array(powers, dtype=np.int64)
 
 
 def real_transform(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -122,9 +122,10 @@ def chains(wavefunction: Wavefunction, walkers: int, lattice: Lattice | None = N
 
     Complex states are sampled from |psi|^(2 a) with a = OVERDISPERSED and weights.
 
-    Of positive and complex states on a lattice with moves of neighbouring sites; of sites with two states one move for every two
-    sites between two samples: on the 6x6 Heisenberg lattice error bars of 512 samples of 128 chains were then 1.1 times
-    those of independent ones. Of bosons fewer moves are accepted (4x4 sites with U = 16.8: 9 %; the spins: 38 %).
+    Of positive and complex states on a lattice with moves of neighbouring sites; of sites with two states one move for
+    every two sites between two samples: on the 6x6 Heisenberg lattice error bars of 512 samples of 128 chains were then
+    1.1 times those of independent ones. Of bosons fewer moves are accepted (4x4 sites with U = 16.8: 9 %; the spins:
+    38 %).
     """
     powers = (OVERDISPERSED,) if is_complex(wavefunction) else (1.0,)
     if wavefunction.is_real or lattice is None:

@@ -19,8 +19,8 @@ from nqs.hilbert import Exclusion, HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain, square
 from nqs.models import (
     ConvolutionalConfig,
-    GroupConvolutionalConfig,
     DeterminantConfig,
+    GroupConvolutionalConfig,
     JastrowConfig,
     MarshallSign,
     ProductConfig,

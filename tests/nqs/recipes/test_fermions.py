@@ -59,7 +59,7 @@ def test_wishes_are_followed() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"network": "rbm"}, "network='rbm': choose 'transformer', 'determinant' or 'convolutional'"),
+        ({"network": "rbm"}, "network='rbm': choose 'transformer', 'determinant', 'convolutional' or 'group-conv"),
         ({"network": "transformer", "determinants": 2}, "determinants=2: a transformer has none"),
         ({"network": "determinant", "attention": "dot-product"}, "the backflow of determinants has 'factored'"),
         ({"network": "determinant", "phase": "zero"}, "phase='zero': the signs of determinants are learned"),
