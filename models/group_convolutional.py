@@ -176,7 +176,7 @@ class GroupConvolutional(Wavefunction):
 
     @property
     def bytes_per_configuration(self) -> int:
-        each = 5 * self.config.width + 6 * self.config.exponentials
+        each = 8 * self.config.width + 6 * self.config.exponentials
         return len(self.angles) * each * self.out.weight.element_size()
 
 
