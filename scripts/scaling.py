@@ -44,6 +44,7 @@ from nqs.models import MarshallSign, TransformerConfig
 from nqs.optimisation import StochasticReconfiguration, solve, split_rows, stochastic_reconfiguration
 from nqs.optimisation.kernel import DenseJacobian, StreamedJacobian
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, lattice_of
+from nqs.recipes.optimiser import SAMPLED
 from nqs.recipes.samplers import chains as chains_of_recipe
 from nqs.runtime.distributed import Communicator, communicator
 from nqs.runtime.ranks import start
@@ -110,7 +111,7 @@ def large(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
     hamiltonian = Heisenberg(chain(64), 0.0)
     sign = MarshallSign(sublattice=(0, 1) * 32)
     model = TransformerConfig(width=256, layers=8, heads=8, mlp_ratio=4, dtype="float32", phase="zero", reference=sign)
-    optimiser = StochasticReconfiguration(precision="tf32", final_diagonal_shift=1e-3)
+    optimiser = StochasticReconfiguration(**(SAMPLED | {"final_diagonal_shift": 1e-3}), precision="tf32")
     return hamiltonian, model.build(hamiltonian.hilbert, device), optimiser
 
 
@@ -128,7 +129,7 @@ def hubbard(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
 def toy(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
     hamiltonian = Heisenberg(chain(16), 0.0)
     model = TransformerConfig(width=16, layers=1, heads=2, phase="zero")
-    return hamiltonian, model.build(hamiltonian.hilbert, device), StochasticReconfiguration()
+    return hamiltonian, model.build(hamiltonian.hilbert, device), StochasticReconfiguration(**SAMPLED)
 
 
 PROBLEMS = {

@@ -40,6 +40,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "StochasticReconfiguration": {"precision": "float64"},
     "TreeSampler": {"use_cuda_graph": True},
 }
+# What 0.1 chose for exact steps where a number was not given.
+EXACT_STEPS = {"diagonal_shift": 1e-3, "final_diagonal_shift": 1e-7, "max_step": 0.15}
 
 
 def upgrade(attributes: Attributes, datasets: Datasets) -> None:
@@ -122,8 +124,9 @@ def _exact_steps(old: Mapping[str, Any], finished: bool) -> dict[str, Any]:
     for name, values in allowed.items():
         if not finished and old.get(name) not in values:
             raise _removed("ExactSteps", name, old[name])
-    names = ("diagonal_shift", "final_diagonal_shift", "max_step", "precision", "memory")
-    return {"type": "ExactSteps", "time": rate} | {name: old[name] for name in names if old.get(name) is not None}
+    names = (*EXACT_STEPS, "precision", "memory")
+    given = {name: old[name] for name in names if old.get(name) is not None}
+    return {"type": "ExactSteps", "time": rate} | EXACT_STEPS | given
 
 
 def _options_of(part: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optimisers import first_order
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
@@ -142,7 +143,7 @@ def test_another_model_is_reached_from_samples(objective: FitObjective, sampler:
 
 def test_a_first_order_optimiser_works_too() -> None:
     target = VectorTarget(RING.hilbert, exact.ground_state(RING).state)
-    optimiser = TorchOptimiser(learning_rate=0.02, final_learning_rate=0.002)
+    optimiser = first_order(learning_rate=0.02, final_learning_rate=0.002)
     result = fit(tiny(RING.hilbert), target, optimiser=optimiser, steps=100, progress=False)
     assert result.fidelity > 0.99
 
