@@ -15,6 +15,7 @@ from nqs.recipes.stages import IMAGES, point_group, subgroup_of_steps
 from nqs.symmetry.of_hamiltonian import symmetries_of
 from nqs.symmetry.pairs import classes_of_pairs, classes_of_sites
 
+# Sizes of the runs with convolutions in docs/accuracy.md.
 WIDTH, LAYERS, MLP_RATIO = {"cpu": 16, "cuda": 32}, {"cpu": 2, "cuda": 2}, 2
 # Images of the evaluation, at most. On a CPU they leave too few samples: of three minutes of the bosons on 4x4 sites an
 # evaluation with 8 images had 256 samples, and an error bar of 9e-4 of the energy.

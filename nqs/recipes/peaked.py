@@ -41,6 +41,7 @@ SMALL = 1e-3  # initial phases, and initial logits in units of the usual ones: c
 # Distinct configurations of a step and of a batch of the evaluation, at most PART of the sector where it is sampled.
 DISTINCT, BATCHES = {"cpu": 1_000, "cuda": 8_000}, 64
 EVALUATION_ERROR = 1e-8  # in units of |E - E_inf|, about 1e-7 Hartree
+# Of corrections to the list. Layers and ratio are those of other transformers (nqs.recipes.model).
 WIDTH, LAYERS, MLP_RATIO = {"cpu": 16, "cuda": 48}, 2, 2
 # Short steps: amplitudes that are far too small grow by large factors, those of configurations that were not drawn with
 # them. H2O in STO-3G, 66 of 133 determinants in a step, 30 steps: 0.44 mHa at first, 1.1 at most and 0.017 at the end

@@ -222,14 +222,21 @@ def options(kind: type, **values: st.SearchStrategy[Any]) -> st.SearchStrategy[t
     options(
         StochasticReconfiguration,
         learning_rate=positive,
+        final_learning_rate=positive,
         diagonal_shift=positive,
+        final_diagonal_shift=positive,
+        max_step=positive,
         momentum=st.floats(0, 0.999),
         precision=st.sampled_from(["float64", "float32", "tf32"]),
     )
     | options(TreeSampler, n_samples=st.integers(1, 10**12), max_frontier=st.integers(1, 2**20))
     | options(GumbelSampler, n_distinct=st.integers(1, 2**40))
     | options(
-        RunConfig, steps=st.integers(1, 10**9), seed=st.integers(-(2**63), 2**63 - 1), temperature=st.floats(0, 1e300)
+        RunConfig,
+        steps=st.integers(1, 10**9),
+        seed=st.integers(-(2**63), 2**63 - 1),
+        temperature=st.floats(0, 1e300),
+        annealing=st.floats(1e-300, 1.0),
     )
 )
 def test_options_survive_json(config: tuple[type, dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ tests/data/version-2-*.h5 and 0.1-script.h5 were written by that version and sto
 import json
 import re
 import shutil
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig
 from nqs.models.parts import ComposedConfig, RotaryAttention
-from nqs.optimisation import ExactSteps, StochasticReconfiguration
+from nqs.optimisation import ExactSteps, StochasticReconfiguration, TorchOptimiser
 from nqs.report.compare import hamiltonian_of
 from nqs.samplers import TreeSampler
 from nqs.transfer import load
@@ -114,6 +115,15 @@ def test_numbers_that_were_not_given_are_those_of_then() -> None:
     left_out = dict.fromkeys(("learning_rate", "final_learning_rate", "final_diagonal_shift", "max_step"))
     optimiser = rebuild({**config, "optimiser": {**config["optimiser"], **left_out}})["optimiser"]
     assert optimiser == ExactSteps(time=1.0, diagonal_shift=1e-3, final_diagonal_shift=1e-7, max_step=0.15)
+    for kind, numbers in (
+        (StochasticReconfiguration, (0.3, 0.02, 1e-3, 1e-5, 0.1)),
+        (ExactSteps, (1.0, 1e-3, 1e-7, 0.15)),
+        (TorchOptimiser, ("Adam", 1e-3, 1e-4)),
+    ):
+        names = [field.name for field in fields(kind) if field.default is MISSING]
+        built = rebuild({"optimiser": {"type": kind.__name__}}, only=("optimiser",))["optimiser"]
+        assert tuple(getattr(built, name) for name in names) == numbers
+    assert rebuild({"run": {"type": "RunConfig", "steps": 1}}, only=("run",))["run"].annealing == 0.5
 
 
 @pytest.mark.parametrize(

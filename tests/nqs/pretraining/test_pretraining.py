@@ -311,21 +311,21 @@ def test_what_cannot_be_fitted_is_said() -> None:
     with pytest.raises(ValueError, match=r"shape \(4, 3\); the sector has 4 sites with 2 local states"):
         ProductState(space, np.ones((4, 3)))
     with pytest.raises(ValueError, match=r"the wavefunction lives on 4 sites .* the target on 4 sites"):
-        fit(model, tiny(bosons(4, 4)), progress=False)
+        fit(model, tiny(bosons(4, 4)), steps=1, progress=False)
     with pytest.raises(ValueError, match="steps=-1: it must be 0"):
         fit(model, model, steps=-1, progress=False)
     with pytest.raises(ValueError, match=r"phase_weight=-1\.0: it must be 0"):
-        fit(model, model, phase_weight=-1.0, progress=False)
+        fit(model, model, steps=1, phase_weight=-1.0, progress=False)
     vanishing = VectorTarget(space, np.eye(6)[0])
     with pytest.raises(ValueError, match="the reverse divergence is infinite: use objective='forward'"):
-        fit(model, vanishing, "reverse", progress=False)
+        fit(model, vanishing, "reverse", steps=1, progress=False)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_an_unknown_objective_is_named() -> None:
     model = tiny(RING.hilbert)
     with pytest.raises(ValueError, match="objective='KL': choose 'forward', 'reverse' or 'infidelity'"):
-        fit(model, model, "KL", progress=False)  # type: ignore[arg-type]
+        fit(model, model, "KL", steps=1, progress=False)  # type: ignore[arg-type]
 
 
 def test_a_target_outside_the_symmetry_sector_is_refused() -> None:
@@ -335,4 +335,4 @@ def test_a_target_outside_the_symmetry_sector_is_refused() -> None:
         base=TransformerConfig(width=4, layers=1, heads=1), symmetry=translations(h.lattice, h.hilbert)
     ).build(h.hilbert)
     with pytest.raises(ValueError, match="no weight in this"):
-        fit(model, VectorTarget(h.hilbert, moving), progress=False)
+        fit(model, VectorTarget(h.hilbert, moving), steps=1, progress=False)
