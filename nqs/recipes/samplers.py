@@ -3,6 +3,7 @@
 Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -42,8 +43,11 @@ WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "c
 # The same for positive states, which are cheaper: the bosons of 4x4 sites and the spins of 6x6 ones of scripts/large.py
 # were compared with so many.
 POSITIVE_WALKERS = {"cpu": 128, "cuda": 2_048}
-# Power a of the distribution |psi|^(2 a) that complex states are sampled from in steps.
-OVERDISPERSED = 0.5
+# Complex states are sampled from |psi|^(2 a) in steps, a = 1 - OVERDISPERSION / sqrt(sites), at least LEAST_POWER: the
+# variance of log|psi| grows with the number of sites, and the effective fraction of the samples, about
+# exp(-4 (1 - a)^2 var log|psi|), stays as it is. With a = 1/2 it was a fifth on the 6x6 J1-J2 lattice (J2 = 0.5), which
+# is too little; on the 4x4 lattice (docs/choosing.md) a = 1/2 was the best.
+OVERDISPERSION, LEAST_POWER = 2.0, 0.5
 # Rounds of the first block that walkers forget their start in; blocks of doubled length follow until log|psi| does not
 # drift (nqs.samplers.markov_chains), so that the first one matters only where it is too long: positive states on
 # lattices begin nearly uniform.
@@ -135,14 +139,16 @@ def tree(n_distinct: int) -> TreeSampler:
 def chains(wavefunction: Wavefunction, walkers: int, lattice: Lattice | None = None) -> MetropolisSampler:
     """Markov chains that give one sample each.
 
-    Complex states are sampled from |psi|^(2 a) with a = OVERDISPERSED and weights.
+    Those of complex states are weighted (`OVERDISPERSION`).
 
     Of positive and complex states on a lattice with moves of neighbouring sites; of sites with two states one move for
     every two sites between two samples: on the 6x6 Heisenberg lattice error bars of 512 samples of 128 chains were then
     1.1 times those of independent ones. Of bosons fewer moves are accepted (4x4 sites with U = 16.8: 9 %; the spins:
     38 %).
     """
-    powers = (OVERDISPERSED,) if is_complex(wavefunction) else (1.0,)
+    powers = (1.0,)
+    if is_complex(wavefunction):
+        powers = (max(LEAST_POWER, 1 - OVERDISPERSION / math.sqrt(wavefunction.hilbert.n_sites)),)
     if wavefunction.is_real or lattice is None:
         return MetropolisSampler(n_samples=walkers, n_chains=walkers, n_discarded=FORGETTING, powers=powers)
     moves = near_moves(wavefunction.hilbert, lattice.bonds().tolist())
