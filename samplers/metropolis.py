@@ -110,6 +110,20 @@ class MetropolisSampling(MarkovChains):
         samples = super().sample(generator)
         return samples if self.config.powers[0] == 1 else weighted(samples, self.config.powers[0])
 
+    def state_dict(self) -> dict[str, Tensor]:
+        state, power = super().state_dict(), self.config.powers[0]
+        return state | {"power": torch.tensor([power], dtype=torch.float64)} if state and power < 1 else state
+
+    @torch.no_grad()
+    def warm_start(self, state: dict[str, Tensor], generator: torch.Generator) -> None:
+        """As of all Markov chains; walkers of another power forget their distribution like a random start."""
+        before = state["power"].item() if "power" in state else 1.0
+        super().warm_start(state, generator)
+        if self.walkers is not None and before != self.config.powers[0]:
+            walkers = self._begun(generator)
+            self.thermalise(walkers, generator)
+            self.walkers = walkers.n
+
     def _share_of_present_ranks(self, device: torch.device) -> DealtWalkers | None:
         """None where all ranks move all walkers: a single one, or proposals that depend on other walkers."""
         ranks = communicator()

@@ -233,6 +233,20 @@ def test_samples_of_a_smaller_power_are_weighted(powers: tuple[float, ...]) -> N
     assert error == pytest.approx(independent, rel=0.2)
 
 
+def test_walkers_of_another_power_forget_their_distribution() -> None:
+    """An evaluation begins with the walkers of the steps, which may have been drawn with a smaller power."""
+    psi = Table(spins(5))
+    steps = metropolis(n_samples=4_000, n_chains=4_000, powers=(0.1,)).build(psi)
+    steps.sample(seeded(0))
+    evaluation = metropolis(n_samples=4_000, n_chains=4_000, n_steps=1).build(psi)
+    evaluation.warm_start(steps.state_dict(), seeded(1))
+    counts = np.bincount(psi.hilbert.rank(evaluation.walkers).numpy(), minlength=32)
+    assert chi_square(counts, enumerated(psi)) > P_VALUE
+    same = metropolis(n_samples=4_000, n_chains=4_000, powers=(0.1,)).build(psi)
+    same.load_state_dict(steps.state_dict())
+    assert same.walkers.equal(steps.walkers)
+
+
 # ----------------------------------------------------------------------------------------------- proposals
 
 
