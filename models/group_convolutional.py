@@ -98,11 +98,12 @@ class GroupConvolutional(Wavefunction):
         self, hilbert: HilbertSpace, config: GroupConvolutionalConfig, *, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__()
-        config.symmetry.check(hilbert)
         if config.symmetry.fermions:
             raise ValueError("symmetry: its fermions=True, but group convolutions have no signs of reordered fermions.")
         self.hilbert, self.config = hilbert, config
-        group, turns = config.symmetry, relative_angles(config.symmetry, config.reference, hilbert)
+        with torch.device("cpu"):  # numbers are needed also where parameters are on "meta"
+            config.symmetry.check(hilbert)
+            group, turns = config.symmetry, relative_angles(config.symmetry, config.reference, hilbert)
         two = hilbert.local_dim == 2
         self.even = two and has_even_reversal(group, turns)
         if self.even:

@@ -80,6 +80,18 @@ def test_signs_of_a_reference_are_part_of_the_character(n_sites: int) -> None:
     check_symmetry(GroupConvolutionalConfig(symmetry=other, width=3, reference=marshall(lattice)).build(hilbert), other)
 
 
+def test_shapes_are_known_without_memory() -> None:
+    """As where an archive is read: a default device on which tensors have no numbers."""
+    hilbert = spins(8, 0)  # of no other test: groups keep what they have checked
+    symmetry = sector_of(marshall(chain(8)), with_flip(chain(8), hilbert), hilbert)
+    config = GroupConvolutionalConfig(symmetry=symmetry, width=3, reference=marshall(chain(8)))
+    expected = {name: parameter.shape for name, parameter in config.build(hilbert).named_parameters()}
+    for _ in range(20):
+        with torch.device("meta"):
+            model = config.build(hilbert, "meta")
+        assert {name: parameter.shape for name, parameter in model.named_parameters()} == expected
+
+
 def test_an_even_lift_replaces_the_spin_flip() -> None:
     even = GroupConvolutionalConfig(symmetry=with_flip(RING, SPINS), width=3).build(SPINS)
     odd = GroupConvolutionalConfig(symmetry=space_group(RING, SPINS) @ spin_flip(SPINS, odd=True), width=3).build(SPINS)
