@@ -15,6 +15,7 @@ from nqs.recipes.samplers import LISTED
 from nqs.symmetry.group import Symmetry
 from nqs.symmetry.of_hamiltonian import symmetries_of
 
+# Of a CPU as compared in docs/choosing.md; of a GPU for a few thousand steps in five minutes, by an estimate.
 WIDTH, LAYERS = {"cpu": 4, "cuda": 8}, {"cpu": 2, "cuda": 3}
 OF_OTHERS = {"heads", "attention", "mlp_ratio", "determinants"}  # options of other networks
 # Elements of the group, at most: per-configuration gradients cost the square of their number.
