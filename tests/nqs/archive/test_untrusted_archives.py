@@ -42,6 +42,12 @@ RUN = DATA / "0.1-bosons-exact.h5"
 ESCAPES = "\x1b[2J\x9b31m\u202e\x00\rlies\nE = -99 J"
 
 
+@pytest.fixture(autouse=True)
+def own_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new child process for every archive, as for a user."""
+    monkeypatch.setattr("nqs.archive.archive.Reader", Reader)
+
+
 def image(change: Callable[[h5py.File], object]) -> bytes:
     """The HDF5 image of a run after a change."""
     with h5py.File(h5py.h5f.open_file_image(RUN.read_bytes()[512:], 1)) as file:
