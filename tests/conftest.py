@@ -24,7 +24,7 @@ from beartype.door import is_bearable
 from beartype.vale import Is
 from hypothesis import settings
 from jaxtyping._import_hook import Typechecker
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.figure import Figure
 
 # ------------------------------------------------------------------------------------------ executed annotations
 
@@ -263,7 +263,7 @@ def deterministic(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def archives_read_by_one_process() -> Iterator[None]:
-    """Tests of the child process itself start their own: tests/nqs/archive/test_untrusted_archives.py."""
+    """Tests of the child process itself start their own: own_reader in tests/nqs/archive/test_untrusted_archives.py."""
     from one_reader import one_reader  # it imports nqs
 
     with one_reader():
@@ -273,11 +273,17 @@ def archives_read_by_one_process() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------ figures
 
 
+@pytest.fixture
+def drawn_figures() -> None:
+    """For tests of what is drawn: see `empty_figures`."""
+
+
 @pytest.fixture(autouse=True)
-def panels_where_they_are(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fitting panels to their labels takes half the time of a figure: done in the tests of reports only."""
-    if "report" not in request.node.path.parts:
-        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
+def empty_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes more time than a toy run: figures are made up and written everywhere, but their lines and texts are
+    drawn only in the tests of reports, in those with the fixture `drawn_figures`, and by other processes."""
+    if "report" not in request.node.path.parts and "drawn_figures" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "draw", lambda *_: None)
 
 
 # ------------------------------------------------------------------------------------------------------ devices

