@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
-from types import CodeType, SimpleNamespace, UnionType
+from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # NetKet is only a reference here: leave the GPU to nqs
@@ -86,16 +86,17 @@ class Checks:
         accepted: kinds of results by those of arguments.
     """
 
-    known: ClassVar[dict[CodeType, list["Checks"]]] = {}
+    known: ClassVar[dict[int, list["Checks"]]] = {}  # by the id of the code: its hash takes long
 
     def __init__(self, function: Callable) -> None:
+        self.code = function.__code__  # kept, so that no other one gets its id
         self.names, self.annotations = function.__globals__, dict(function.__annotations__)
         self.accepted: dict[Any, set[Any]] = {}
 
     @classmethod
     def of(cls, function: Callable) -> "Checks":
         """Those of a function with the same code and annotations."""
-        same = cls.known.setdefault(function.__code__, [])
+        same = cls.known.setdefault(id(function.__code__), [])
         for checks in same:
             if checks.annotations == function.__annotations__:
                 return checks

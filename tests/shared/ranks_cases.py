@@ -42,7 +42,7 @@ from nqs.samplers.moves import LocalMoves
 from nqs.samplers.padded_decoding import PaddedDecoding
 from nqs.symmetry import symmetries_of
 
-STEPS = 10
+STEPS = 5  # the first one that differs shows it; momenta and adaptive shifts act from the second step on
 TOY = TransformerConfig(width=8, layers=1, heads=2)
 POSITIVE = replace(TOY, phase="zero")
 # Shifts with which differences in rounding do not grow from step to step.
@@ -58,7 +58,7 @@ def case(function: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def run(hamiltonian: Any, model: Any, sampler: Any, optimiser: Any = NATURAL, **options: Any) -> Record:
-    """Ten steps, and a draw of the last state."""
+    """Some steps, and a draw of the last state."""
     psi = model.build(hamiltonian.hilbert)
     if options.pop("rows_alone", False):
         psi.rowwise_layers = False  # as of a module whose layers are not known
