@@ -62,13 +62,17 @@ def execute(decorated: Any) -> Any:
             if results is not None:
                 result = decorated(*arguments, **options)
                 if (found := kind(result)) not in results:
-                    check_values(decorated, checks.hints, result, *arguments, **options)
+                    checks.check(arguments, options, result=result)
                     results.add(found)
                 return result
-        if checked is None:
-            checked = check_types(decorated)
-        with jaxtyping.jaxtyped("context"):  # one name, one size: in all arguments and what is returned
-            result = checked(*arguments, **options)
+        if checks.short_lived:
+            checks.check(arguments, options)
+            result = decorated(*arguments, **options)
+            checks.check(arguments, options, result=result)
+        else:
+            checked = checked or check_types(decorated)
+            with jaxtyping.jaxtyped("context"):  # one name, one size: in all arguments and what is returned
+                result = checked(*arguments, **options)
         if checks.alike:
             checks.accepted.setdefault(kinds, set()).add(kind(result))
         return result
@@ -89,7 +93,8 @@ class Checks:
     known: ClassVar[dict[int, list["Checks"]]] = {}  # by the id of the code: its hash takes long
 
     def __init__(self, function: Callable) -> None:
-        self.code = function.__code__  # kept, so that no other one gets its id
+        self.code, self.name = function.__code__, function.__qualname__  # kept, so that no other code gets its id
+        self.signature = inspect.signature(function)
         self.names, self.annotations = function.__globals__, dict(function.__annotations__)
         self.accepted: dict[Any, set[Any]] = {}
 
@@ -110,6 +115,26 @@ class Checks:
     @functools.cached_property
     def alike(self) -> bool:
         return all(map(decided_by_kind, self.hints.values()))
+
+    @functools.cached_property
+    def short_lived(self) -> bool:
+        """Defined inside a function: compiling a check for each of its objects would take longer than its calls."""
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return "<locals>" in self.name and all(p.kind not in several for p in self.signature.parameters.values())
+
+    def check(self, arguments: tuple[Any, ...], options: dict[str, Any], **result: Any) -> None:
+        """Arguments, and a result if there is one, one value after the other.
+
+        Raises:
+            jaxtyping.TypeCheckError: one of them does not fit.
+        """
+        values = self.signature.bind(*arguments, **options).arguments
+        if result:
+            values["return"] = result["result"]
+        with jaxtyping.jaxtyped("context"):
+            for name, hint in self.hints.items():
+                if name in values and not is_bearable(values[name], hint, conf=CONF):
+                    raise jaxtyping.TypeCheckError(f"{self.name}: {name} is no {hint}: {values[name]!r}")
 
 
 CLASS, ARRAY, TUPLE = range(3)
@@ -137,15 +162,6 @@ def decided_by_kind(hint: Any) -> bool:
         return all(argument is not ... and decided_by_kind(argument) for argument in get_args(hint))
     plain = isinstance(hint, type) and not getattr(hint, "_is_protocol", False) and not get_args(hint)
     return hint is Any or hint is None or get_origin(hint) is Callable or plain
-
-
-def check_values(function: Callable, hints: dict[str, Any], result: Any, *arguments: Any, **options: Any) -> None:
-    """A result of a new kind, of arguments of an old one."""
-    values = inspect.signature(function).bind(*arguments, **options).arguments | {"return": result}
-    with jaxtyping.jaxtyped("context"):
-        for name, hint in hints.items():
-            if name in values and not is_bearable(values[name], hint, conf=CONF):
-                raise jaxtyping.TypeCheckError(f"{function.__qualname__}: {name} is no {hint}: {values[name]!r}")
 
 
 def check_types(function: Callable) -> Callable:
