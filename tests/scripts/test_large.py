@@ -65,7 +65,7 @@ def test_commands_are_those_of_scripts() -> None:
 def test_table_figure_and_repetition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], drawn_figures: None
 ) -> None:
-    toy = large.Problem(command="tv --shape 6 --sampled --steps 60", energy=-3.236067977499789, target=1e-2)
+    toy = large.Problem(command="tv --shape 6 --sampled --steps 20", energy=-3.236067977499789, target=1e-2)
     monkeypatch.setattr(large, "PROBLEMS", {"tv6": toy})
     config = large.Config(problems=("tv6",), seeds=(0,), minutes=2.0, device="cpu", folder=tmp_path)
     course = netket_recipes.Course(
