@@ -306,6 +306,11 @@ def empty_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 # ------------------------------------------------------------------------------------------------------ devices
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests, those of scripts, come first: no worker then waits for the last test of another one."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/scripts/"))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and torch finds none")

@@ -81,7 +81,7 @@ every_problem = pytest.mark.parametrize("name", PROBLEMS)
 
 @functools.cache
 def run(name: str, steps: int, a: float = 1.0, b: float = 0.0, temperature: float = 0.0) -> tuple[Result, torch.Tensor]:
-    """A run for a H + b, and its final parameters. Those for H itself serve several tests, which leave them as they are."""
+    """A run for a H + b, and its final parameters. Tests share those for H itself and leave them as they are."""
     base, model, sampler, optimiser = PROBLEMS[name]
     hamiltonian = Affine(base, a, b)
     psi = model.build(hamiltonian.hilbert)
