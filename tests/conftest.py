@@ -13,7 +13,9 @@ from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # NetKet is only a reference here: leave the GPU to nqs
-os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # compiling NetKet's loops takes longer than they do on small matrices
+# Compiling what NetKet computes takes longer than its matrices, which are small.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jaxtyping
 import numpy as np
