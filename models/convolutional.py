@@ -42,6 +42,8 @@ SMALL = 0.1  # initial Jastrow factor and network, per site: the state begins ne
 class ConvolutionalConfig:
     """Size, precision and seed.
 
+    The default size is that of small examples; nqs.recipes chooses one for each problem.
+
     Attributes:
         width: features of a site, D.
         layers: number of blocks.

@@ -39,6 +39,8 @@ from nqs.runtime.options import check_fields
 class DeterminantConfig:
     """Orbitals, size, precision and seed.
 
+    The default size is that of small examples; nqs.recipes chooses one for each problem.
+
     Attributes:
         orbitals: real orbitals that learning starts from, such as those of `hartree_fock`; None: random ones.
         determinants: number of determinants K.

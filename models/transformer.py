@@ -36,7 +36,9 @@ from nqs.runtime.options import check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Size, precision and seed of the network; nqs.recipes chooses other sizes for each problem.
+    """Size, precision and seed of the network.
+
+    The default size is that of small examples; nqs.recipes chooses one for each problem.
 
     Attributes:
         width: embedding width D.

@@ -35,6 +35,8 @@ MAX_STATES = 2**12  # of a patch
 class VisionConfig:
     """Patches, size and seed; `on_patches` gives the first two for a lattice.
 
+    The default size is that of small examples.
+
     Attributes:
         patches: sites of every patch, each site once, patches of equal size; None: every site is a patch.
         displacements: class of every pair of patches: pairs of one class share weights. None: each is a class.

@@ -172,7 +172,7 @@ def _refuse_other_shape(archive: Archive, old: TransformerConfig, new: Transform
         raise ValueError(
             f"{archive.path} holds a transformer with {found}, here is one with {here}: its parameters fit only where "
             f"{', '.join(names)} are the same ({flags}). A model of another shape can be fitted on the same sector: "
-            "nqs.pretraining.fit(model, nqs.transfer.load(archive))."
+            "nqs.pretraining.fit(model, nqs.transfer.load(archive), steps=...)."
         )
 
 

@@ -16,7 +16,7 @@ class ExhaustiveSampler:
     """Enumerates the sector; for sectors small enough to evaluate in every step.
 
     Args:
-        max_dimension: largest number of network evaluations.
+        max_dimension: largest number of network evaluations: a limit, beyond which the sum is refused.
     """
 
     max_dimension: int = 2**22

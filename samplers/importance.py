@@ -37,7 +37,7 @@ class ImportanceSampler:
     >>> from nqs.hilbert import bosons
     >>> from nqs.models import Transformer
     >>> model = Transformer(bosons(4, 4), width=8, heads=2, seed=0)
-    >>> sampler = ImportanceSampler(n_samples=1000, proposal=Proposal(power=0.5))
+    >>> sampler = ImportanceSampler(n_samples=1000, n_batches=8, proposal=Proposal(power=0.5))
     >>> samples = sampler.build(model).sample(torch.Generator().manual_seed(0))
     >>> samples.n_samples, samples.n_effective > 500
     (1000, True)
@@ -45,7 +45,7 @@ class ImportanceSampler:
 
     n_samples: int
     n_effective: int | None = None
-    n_batches: int = 8
+    n_batches: int
     proposal: Proposal = field(default_factory=Proposal)
 
     def __post_init__(self) -> None:
@@ -94,8 +94,8 @@ class ImportanceSampling:
             ValueError: psi is zero on all draws.
         """
         config = self.config
-        if self.proposal.is_trained and not self.proposal.updates:
-            for _ in range(config.proposal.n_first):
+        if not self.proposal.updates:
+            for _ in range(self.proposal.n_first):
                 self._train([self.draw(generator)], 1)
         wanted = config.n_samples / 10 if config.n_effective is None else config.n_effective
         batches: list[Draws] = []
@@ -104,7 +104,7 @@ class ImportanceSampling:
             samples = self._weighted(batches, wanted)
             if samples.n_effective >= wanted:
                 break
-        self._train(batches, config.proposal.n_updates)
+        self._train(batches, self.proposal.n_updates)
         return samples
 
     def draw(self, generator: torch.Generator) -> "Draws":

@@ -31,6 +31,8 @@ ATTEMPTS = 64  # random configurations among which a walker finds one with psi !
 class ChainOptions:
     """Options of all Markov chain samplers.
 
+    `nqs.recipes.chains(wavefunction, n_samples)` gives `MetropolisSampler` with the numbers of the recipes.
+
     Args:
         n_samples: number of samples, rounded up to a multiple of n_chains.
         n_chains: number of walkers.
@@ -39,9 +41,9 @@ class ChainOptions:
     """
 
     n_samples: int
-    n_chains: int = 256
+    n_chains: int
     n_steps: int | None = None
-    n_discarded: int = 16
+    n_discarded: int
 
     def __post_init__(self) -> None:
         check_fields(self, at_least=dict.fromkeys(("n_samples", "n_chains", "n_steps", "n_discarded"), 1))

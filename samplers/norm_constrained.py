@@ -51,7 +51,8 @@ class NormConstrainedSampler(ChainOptions):
 
     Args:
         n_samples, n_chains, n_steps, n_discarded: as in `ChainOptions`.
-        step_size: epsilon; larger ones change more sites at once.
+        step_size: epsilon; larger ones change more sites at once. The best one differs by state (docs/samplers.md: 2 to
+            128).
         p: 1 or 2, the norm of a change of the charges on a site.
         n_tries: M; 1 for plain Metropolis-Hastings.
         weighting: w of several tries.
@@ -59,14 +60,16 @@ class NormConstrainedSampler(ChainOptions):
     >>> from nqs.hilbert import spins
     >>> from nqs.models import Transformer
     >>> model = Transformer(spins(4), width=8, heads=2, seed=0)
-    >>> sampler = NormConstrainedSampler(n_samples=1000, n_chains=100, step_size=10.0, n_tries=4)
+    >>> sampler = NormConstrainedSampler(
+    ...     n_samples=1000, n_chains=100, n_discarded=16, step_size=10.0, p=2, n_tries=4
+    ... )
     >>> samples = sampler.build(model).sample(torch.Generator().manual_seed(0))
     >>> samples.n_samples, samples.n_distinct
     (1000, 16)
     """
 
-    step_size: float = 4.0
-    p: int = 2
+    step_size: float
+    p: int
     n_tries: int = 1
     weighting: Weighting = "balanced"
 

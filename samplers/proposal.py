@@ -32,26 +32,33 @@ class Proposal:
     Args:
         model: an autoregressive model, built on the sector of psi; None: psi itself, which is not trained.
         power: a of the conditionals, above 0 and at most 1.
-        learning_rate: of Adam.
+        learning_rate: of Adam; needed with a model, as the next two.
         n_updates: of the model after each draw.
         n_first: before the first samples.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number out of range, or a model without the numbers of its training.
     """
 
     model: WavefunctionConfig | None = None
     power: float = 1.0
-    learning_rate: float = 5e-3
-    n_updates: int = 5
-    n_first: int = 200
+    learning_rate: float | None = None
+    n_updates: int | None = None
+    n_first: int | None = None
 
     def __post_init__(self) -> None:
+        training = {"learning_rate": self.learning_rate, "n_updates": self.n_updates, "n_first": self.n_first}
+        missing = [name for name, value in training.items() if value is None]
+        if self.model is not None and missing:
+            raise ValueError(
+                f"{', '.join(missing)} of Proposal: a model of its own is trained; give all three numbers, such as "
+                "learning_rate=3e-3, n_updates=5, n_first=300 (docs/samplers.md)."
+            )
         if not 0 < self.power <= 1:
             raise ValueError(f"power={self.power}: it must be above 0 and at most 1.")
-        if not self.learning_rate > 0:
+        if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate}: it must be positive.")
-        if min(self.n_updates, self.n_first) < 0:
+        if min(self.n_updates or 0, self.n_first or 0) < 0:
             raise ValueError(f"n_updates={self.n_updates}, n_first={self.n_first}: give 0 or more.")
 
     def build(self, wavefunction: Wavefunction) -> "TrainedProposal":
@@ -89,6 +96,16 @@ class TrainedProposal:
         """Whether the model has parameters of its own."""
         return self.config.model is not None
 
+    @property
+    def n_first(self) -> int:
+        """Updates before the first samples."""
+        return (self.config.n_first or 0) if self.is_trained else 0
+
+    @property
+    def n_updates(self) -> int:
+        """Updates after each draw."""
+        return (self.config.n_updates or 0) if self.is_trained else 0
+
     def log_q(self, n: UInt8[Tensor, "B L"]) -> Float64[Tensor, "B L"]:
         """Logarithms of the tempered conditionals of every site."""
 
@@ -123,6 +140,7 @@ class TrainedProposal:
         """So many updates towards weighted configurations."""
         if not self.is_trained:
             return
+        assert self.config.learning_rate is not None
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         with torch.no_grad():
             flat = parameters_to_vector(parameters).double()

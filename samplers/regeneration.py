@@ -37,7 +37,7 @@ class IndependenceSampler(ChainOptions):
     >>> from nqs.hilbert import bosons
     >>> from nqs.models import Transformer
     >>> model = Transformer(bosons(4, 4), width=8, heads=2, seed=0)
-    >>> sampler = IndependenceSampler(n_samples=1000, n_chains=100, proposal=Proposal(power=0.5))
+    >>> sampler = IndependenceSampler(n_samples=1000, n_chains=100, n_discarded=16, proposal=Proposal(power=0.5))
     >>> samples = sampler.build(model).sample(torch.Generator().manual_seed(0))
     >>> samples.n_samples, samples.acceptance > 0.5
     (1000, True)
@@ -94,7 +94,7 @@ class Regeneration(MarkovChains):
     def thermalise(self, walkers: Walkers, generator: torch.Generator) -> None:
         """Trains the proposal on the walkers while they forget their start."""
         weights = walkers.log_modulus.new_full((len(walkers.n),), 1 / len(walkers.n))
-        for _ in range(self.config.proposal.n_first if self.proposal.is_trained else 0):
+        for _ in range(self.proposal.n_first):
             self._advance(walkers, generator)
             self.proposal.train(walkers.n, weights, 1)
             self._log_q = None
@@ -106,7 +106,7 @@ class Regeneration(MarkovChains):
         samples = super().sample(generator)
         if self.walkers is not None:
             weights = torch.full((len(self.walkers),), 1 / len(self.walkers), dtype=torch.float64)
-            self.proposal.train(self.walkers, weights.to(self.walkers.device), self.config.proposal.n_updates)
+            self.proposal.train(self.walkers, weights.to(self.walkers.device), self.proposal.n_updates)
         return samples
 
     def state_dict(self) -> dict[str, Tensor]:

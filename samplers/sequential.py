@@ -51,14 +51,16 @@ class SequentialSampler(ImportanceSampler):
     >>> from nqs.models import Transformer
     >>> from nqs.samplers import Proposal
     >>> model = Transformer(bosons(4, 4), width=8, heads=2, seed=0)
-    >>> sampler = SequentialSampler(n_samples=1000, proposal=Proposal(power=0.5))
+    >>> sampler = SequentialSampler(
+    ...     n_samples=1000, n_batches=8, n_islands=32, resample_below=0.5, proposal=Proposal(power=0.5)
+    ... )
     >>> samples = sampler.build(model).sample(torch.Generator().manual_seed(0))
     >>> samples.n_samples, samples.n_effective > 300
     (1024, True)
     """
 
-    n_islands: int = 32
-    resample_below: float = 0.5
+    n_islands: int
+    resample_below: float
 
     def __post_init__(self) -> None:
         super().__post_init__()

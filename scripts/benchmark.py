@@ -54,6 +54,7 @@ from nqs.optimisation.kernel import Precision, centred_jacobian, matrix_products
 from nqs.optimisation.solve import in_sample_space, solve_shifted
 from nqs.optimisation.stochastic_reconfiguration import residual
 from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler, SamplerConfig
+from nqs.recipes.optimiser import SAMPLED
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.scripts import scaling
@@ -79,7 +80,7 @@ class Config:
     model: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=16, layers=2, heads=2, phase="zero")
     )
-    optimiser: StochasticReconfiguration = field(default_factory=StochasticReconfiguration)
+    optimiser: StochasticReconfiguration = field(default_factory=lambda: StochasticReconfiguration(**SAMPLED))
     device: str = field(default_factory=recipes.default_device)
     threads: int | None = None  # CPU threads; None: as PyTorch chooses
     repeats: int = 3  # 0: a single run, for very large sizes
@@ -378,7 +379,7 @@ def breakdown(config: Config, prepared: Prepared) -> dict[str, float]:
     }
     whole = seconds(lambda: step(prepared.optimiser))
     found["rest of the update"] = whole - found["Jacobian"] - found["kernel"] - found["solution"]
-    plain = TorchOptimiser().build(psi)
+    plain = TorchOptimiser(name="Adam", learning_rate=1e-3, final_learning_rate=1e-4).build(psi)
     found["plain update"] = seconds(lambda: step(plain))
     shared = found["sampler"] + found["local energy"]
     found["update ratio"] = whole / found["plain update"]

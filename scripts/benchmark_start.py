@@ -32,7 +32,9 @@ sign = MarshallSign(sublattice=tuple(site % 2 for site in range(20)))
 psi = TransformerConfig(width=16, layers=2, heads=2, phase="zero", reference=sign).build(h.hilbert)
 samples = TreeSampler(n_samples=1024).build(psi).sample(torch.Generator().manual_seed(0))
 local = local_energies(h, psi, samples)
-StochasticReconfiguration().build(psi).step(samples, local, 0.0)
+shifts = {"diagonal_shift": 1e-3, "final_diagonal_shift": 1e-5}
+optimiser = StochasticReconfiguration(learning_rate=0.3, final_learning_rate=0.02, max_step=0.1, **shifts)
+optimiser.build(psi).step(samples, local, 0.0)
 print((samples.weights @ local.values.real).item())
 """,
     "bose-hubbard-8": """

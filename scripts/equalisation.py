@@ -51,6 +51,7 @@ from nqs.lattice import chain
 from nqs.models import Transformer
 from nqs.optimisation import StochasticReconfiguration
 from nqs.protocols import Connected, Hamiltonian
+from nqs.recipes.optimiser import SAMPLED
 from nqs.report.files import refuse_foreign, write_figure
 from nqs.samplers import TreeSampler
 from nqs.samples import Samples, distinct
@@ -251,7 +252,7 @@ def optimise(
         final: samples of the quoted energy; 0: as in a step.
     """
     problem, scale = scheme.problem, energy_scale(scheme.problem.inside)
-    optimiser = StochasticReconfiguration().build(scheme.psi)
+    optimiser = StochasticReconfiguration(**SAMPLED).build(scheme.psi)
 
     def relative(energy: float) -> float:
         return (energy - problem.energy) / abs(problem.energy)

@@ -147,10 +147,10 @@ SAMPLERS: dict[str, SamplerConfig] = {
     "tree, 300": TreeSampler(n_samples=300),
     "tree, 3,000": TreeSampler(n_samples=3_000),
     "Gumbel, 30": GumbelSampler(n_distinct=30),
-    "Metropolis, 3,000": MetropolisSampler(n_samples=3_000, n_chains=300),
-    "Metropolis, 3,000, unknown norm": MetropolisSampler(n_samples=3_000, n_chains=300),
-    "Metropolis, slow, unknown norm": MetropolisSampler(n_samples=3_000, n_chains=100, n_steps=2),
-    "importance, 3,000, unknown norm": ImportanceSampler(n_samples=3_000, proposal=Proposal(power=0.5)),
+    "Metropolis, 3,000": MetropolisSampler(n_samples=3_000, n_chains=300, n_discarded=16),
+    "Metropolis, 3,000, unknown norm": MetropolisSampler(n_samples=3_000, n_chains=300, n_discarded=16),
+    "Metropolis, slow, unknown norm": MetropolisSampler(n_samples=3_000, n_chains=100, n_steps=2, n_discarded=16),
+    "importance, 3,000, unknown norm": ImportanceSampler(n_samples=3_000, n_batches=8, proposal=Proposal(power=0.5)),
 }
 
 

@@ -96,22 +96,23 @@ def targets(coupling: float) -> dict[str, AutoregressiveTable]:
 
 def samplers(trials: int, steps: int, n_steps: int = 1) -> dict[str, SamplerConfig]:
     """All samplers by name; n_steps from sample to sample."""
-    chains: dict[str, Any] = {"n_samples": trials * steps, "n_chains": trials, "n_steps": n_steps}
+    chains: dict[str, Any] = {"n_samples": trials * steps, "n_chains": trials, "n_steps": n_steps, "n_discarded": 16}
+    gradient: dict[str, Any] = chains | {"step_size": 4.0, "p": 2}
     particles: dict[str, Any] = {"n_samples": trials * steps, "n_islands": trials, "n_effective": 1, "n_batches": 1}
     flat = Proposal(power=0.5)
     return {
         "Metropolis": MetropolisSampler(**chains),
         "tempering, 4 powers": MetropolisSampler(**chains, powers=(1, 0.7, 0.4, 0.1)),
-        "NCG, p=1": NormConstrainedSampler(**chains, p=1),
-        "NCG, p=2": NormConstrainedSampler(**chains, p=2),
-        **{f"NCG, p=2, {M} tries": NormConstrainedSampler(**chains, n_tries=M) for M in TRIES},
-        "NCG, p=2, 8 tries, constant": NormConstrainedSampler(**chains, n_tries=8, weighting="constant"),
-        "NCG, p=2, 8 tries, importance": NormConstrainedSampler(**chains, n_tries=8, weighting="importance"),
+        "NCG, p=1": NormConstrainedSampler(**(gradient | {"p": 1})),
+        "NCG, p=2": NormConstrainedSampler(**gradient),
+        **{f"NCG, p=2, {M} tries": NormConstrainedSampler(**gradient, n_tries=M) for M in TRIES},
+        "NCG, p=2, 8 tries, constant": NormConstrainedSampler(**gradient, n_tries=8, weighting="constant"),
+        "NCG, p=2, 8 tries, importance": NormConstrainedSampler(**gradient, n_tries=8, weighting="importance"),
         "QUEST, own conditionals": QuestSampler(**chains),
         "QUEST, conditionals^0.5": QuestSampler(**chains, proposal=flat),
         "independence, conditionals^0.5": IndependenceSampler(**chains, proposal=flat),
         "importance, conditionals^0.5": SequentialSampler(**particles, resample_below=0.0, proposal=flat),
-        "SMC, conditionals^0.5": SequentialSampler(**particles, proposal=flat),
+        "SMC, conditionals^0.5": SequentialSampler(**particles, resample_below=0.5, proposal=flat),
         "SMC, conditionals^0.5, resampled at every site": SequentialSampler(
             **particles, resample_below=1.0, proposal=flat
         ),
@@ -203,9 +204,9 @@ def proposal_times(walkers: int, rounds: int, first: int, names: Sequence[str]) 
     """Local moves against autoregressive proposals, trained alongside, for one determinant with backflow."""
     hamiltonian = FermiHubbard(square(4, 4), 5, 5, U=8.0)
     psi = DeterminantConfig().build(hamiltonian.hilbert)
-    chains: dict[str, Any] = {"n_samples": walkers * rounds, "n_chains": walkers}
+    chains: dict[str, Any] = {"n_samples": walkers * rounds, "n_chains": walkers, "n_discarded": 16}
     network = TransformerConfig(width=32, heads=4, layers=2)
-    proposal = Proposal(model=network, n_first=first, learning_rate=3e-3)
+    proposal = Proposal(model=network, n_first=first, n_updates=5, learning_rate=3e-3)
     compared: dict[str, SamplerConfig] = {
         "Metropolis": MetropolisSampler(**chains),
         "independence": IndependenceSampler(**chains, proposal=proposal),

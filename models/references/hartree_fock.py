@@ -75,7 +75,8 @@ def hartree_fock(
 ) -> HartreeFock:
     """The determinant of lowest energy among the minima reached from several starts.
 
-    Real orbitals where the Hamiltonian is real, complex ones where it is twisted.
+    Real orbitals where the Hamiltonian is real, complex ones where it is twisted. The numbers below are properties of
+    this solver, the same for all problems.
 
     Args:
         hamiltonian: lattice fermions with density-density interactions and fixed numbers, such as `FermiHubbard`

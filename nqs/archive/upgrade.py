@@ -33,13 +33,21 @@ REMOVED: dict[str, dict[str, Any]] = {
 REMOVED_PARTS: dict[str, dict[str, Any]] = {"Sinusoidal": {}, "RotaryAttention": {"grid": True}}
 LAST_COMMIT = "bca6904"
 RENAMED = {"TreeSampler": {"recorded": "use_cuda_graph"}}
-# Values of options that older archives lack.
+# Numbers of exact steps that were not given; nqs.recipes may choose others today.
+EXACT_STEPS = {"time": 1.0, "diagonal_shift": 1e-3, "final_diagonal_shift": 1e-7, "max_step": 0.15}
+# Values of options that older archives lack, and of numbers that had a default up to 0.2, which all of them state.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "RunConfig": {"minutes": None},
+    "RunConfig": {"minutes": None, "annealing": 0.5},
     "TransformerConfig": {"start": "uniform", "initial_phases": 1.0},
-    "StochasticReconfiguration": {"precision": "float64"},
+    "StochasticReconfiguration": {
+        "learning_rate": 0.3, "final_learning_rate": 0.02, "diagonal_shift": 1e-3, "final_diagonal_shift": 1e-5,
+        "max_step": 0.1, "precision": "float64",
+    },
+    "ExactSteps": EXACT_STEPS,
+    "TorchOptimiser": {"name": "Adam", "learning_rate": 1e-3, "final_learning_rate": 1e-4},
     "TreeSampler": {"use_cuda_graph": True},
-}
+    "MetropolisSampler": {"n_chains": 256, "n_discarded": 16},
+}  # fmt: skip
 
 
 def upgrade(attributes: Attributes, datasets: Datasets) -> None:
@@ -82,7 +90,7 @@ def upgraded(config: Mapping[str, Any], *, finished: bool = False) -> dict[str, 
     old = config.get("optimiser")
     exact = new.get("sampler", {}).get("type") == "ExhaustiveSampler"
     if exact and isinstance(old, Mapping) and "propagated" in old:  # exact steps were an option
-        new["optimiser"] = _exact_steps(new["optimiser"], finished)
+        new["optimiser"] = _exact_steps(old, finished)
     return new
 
 
@@ -117,13 +125,14 @@ def _resolved(network: Mapping[str, Any]) -> dict[str, Any]:
 
 def _exact_steps(old: Mapping[str, Any], finished: bool) -> dict[str, Any]:
     """In 0.1 exact steps were stochastic reconfiguration with a sampler that sums over the whole sector."""
-    rate = old.get("learning_rate") or 1.0
+    rate = old.get("learning_rate") or EXACT_STEPS["time"]
     allowed = {"momentum": (None, 0.0), "final_learning_rate": (None, rate)}
     for name, values in allowed.items():
         if not finished and old.get(name) not in values:
             raise _removed("ExactSteps", name, old[name])
     names = ("diagonal_shift", "final_diagonal_shift", "max_step", "precision", "memory")
-    return {"type": "ExactSteps", "time": rate} | {name: old[name] for name in names if old.get(name) is not None}
+    given = {name: old[name] for name in names if old.get(name) is not None}
+    return {"type": "ExactSteps"} | EXACT_STEPS | {"time": rate} | given
 
 
 def _options_of(part: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from nqs.cli.launch import is_launch_wanted, launch
 from nqs.cli.toml import command_line_flags, option_names, options_table, read_toml
 from nqs.protocols import Hamiltonian, ReferencePhase
 from nqs.recipes import NetworkOptions, OptimiserOptions, default_device
+from nqs.recipes.choices import ANNEALING
 from nqs.runtime.launched import only_rank_0_speaks, rank_of_process
 from nqs.runtime.progress import TensorBoard
 from nqs.vmc.result import Result
@@ -46,7 +47,7 @@ class Options:
     steps: int | None = None  # total number of optimisation steps; None: chosen from the problem
     seed: int = 0  # seed of the samples
     temperature: float = 0.0  # initial temperature of entropy annealing, in the Hamiltonian's unit; 0: no annealing
-    annealing: float = 0.5  # fraction of the steps over which the temperature falls to zero
+    annealing: float = ANNEALING  # fraction of the steps over which the temperature falls to zero
     # archive of another run with initial parameters: other couplings, or another lattice
     initial: Path | None = None
     # fit the model to a state before the first step: the determinant that gives its signs, or the exact ground state

@@ -51,11 +51,8 @@ REAL = 1e-14  # sine of a phase that counts as 0 or pi
 class ExactSteps:
     """Steps of imaginary time with H between all configurations or orbits of an exhaustive sum.
 
-    Without noise the time need not fall, and the shift at the end only guards against steps that the linearisation does
-    not describe. The 2x4 Hubbard lattice, half filling, U = 8, ended at a relative error of 2.9e-9; at 1.2e-9 and
-    1.9e-8 with a time of 0.3 and 3, at 2.1e-10 and 1.9e-9 with an initial shift of 1e-4 and 1e-2, at 2.9e-9 and 4.3e-9
-    with a final one of 1e-5 and 1e-9, at 3.4e-6 and 1.0e-8 with a largest step of 0.05 and 0.5 (one seed: `nqs run
-    fermi-hubbard --shape 2 4 --U 8 --optimiser.max-step 0.05`, for example; --optimiser.learning-rate is the time).
+    `nqs.recipes.optimiser(exact=True)` gives them with the recommended numbers and the measurements that chose these;
+    `VMC` takes them where it sums over the whole sector and is given no optimiser, or `nqs.recipes.OptimiserOptions`.
 
     Attributes:
         time: imaginary time tau of a step, in inverse units of the energy scale (nqs.estimators.energy_scale).
@@ -69,10 +66,10 @@ class ExactSteps:
             slowly at the small shifts of exact steps.
     """
 
-    time: float = 1.0
-    diagonal_shift: float = 1e-3
-    final_diagonal_shift: float = 1e-7
-    max_step: float = 0.15
+    time: float
+    diagonal_shift: float
+    final_diagonal_shift: float
+    max_step: float
     precision: Precision = "float64"
     memory: float | None = None
     dense_rows: int = field(default=Solver.dense_rows, metadata={"stored_if_default": False})
@@ -94,8 +91,8 @@ class ExactSteps:
         """
         if not isinstance(objective, SectorObjective):
             raise ValueError(
-                "ExactSteps need the matrix of the Hamiltonian on its sector: ExactSteps().build(psi, "
-                f"ExactSteps().objective(hamiltonian)); found the objective {objective!r}."
+                "ExactSteps need the matrix of the Hamiltonian on its sector: steps.build(psi, "
+                f"steps.objective(hamiltonian)); found the objective {objective!r}."
             )
         return ImaginaryTime(self, wavefunction, objective)
 

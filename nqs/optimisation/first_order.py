@@ -31,6 +31,8 @@ class TorchOptimiser:
 
     E is a control variate: it leaves the mean of the gradient unchanged, because <O> = 0, and reduces its variance.
 
+    nqs.recipes has no numbers for these: the best rates differ by problem and optimiser.
+
     Attributes:
         name: class in torch.optim, such as "Adam", "AdamW" or "SGD".
         learning_rate: at the start; of SGD in inverse units of the energy scale (nqs.estimators.energy_scale), others
@@ -38,9 +40,9 @@ class TorchOptimiser:
         final_learning_rate: at the end, reached along a cosine.
     """
 
-    name: str = "Adam"
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-4
+    name: str
+    learning_rate: float
+    final_learning_rate: float
 
     def __post_init__(self) -> None:
         if self.name not in FIRST_ORDER:

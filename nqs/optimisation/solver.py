@@ -10,6 +10,9 @@ MATRIX_COPIES = 3  # the matrix, its lower triangle and its factor
 class Solver:
     """Limits of the two ways to solve a system.
 
+    Properties of the algorithm, the same for all problems: they bound memory and time, and move the solution within the
+    tolerance.
+
     Attributes:
         dense_rows: the matrix is stored and factorised up to so many rows; larger systems are solved by conjugate
             gradients, without it.

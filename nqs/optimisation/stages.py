@@ -29,7 +29,7 @@ class RunConfig:
     total_minutes: float | None = field(default=None, metadata={"stored_as": "minutes"})
     seed: int = 0
     temperature: float = 0.0
-    annealing: float = 0.5
+    annealing: float
 
     def __post_init__(self) -> None:
         check_fields(self)

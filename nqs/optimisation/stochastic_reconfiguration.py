@@ -74,11 +74,8 @@ FLOOR = 1e-8  # smallest second moment, in units of their mean: a parameter may 
 class StochasticReconfiguration:
     """Natural gradient with a bounded step.
 
-    The defaults are those for sampled steps without symmetry averages; nqs.recipes has others for large systems and
-    where amplitudes are averaged over a symmetry. Because of the noise they end with a small rate, and with a larger
-    shift than exact steps. The optimum is flat: the Heisenberg ring of 14 sites ended at relative errors of 1.9e-4 and
-    2.1e-4 (seeds 0 and 1), and at 1.6e-4 to 2.6e-4 with one of the numbers three to ten times larger or smaller
-    (`nqs run heisenberg --shape 14 --distinct 200 --steps 100 --optimiser.max-step 0.3`, for example).
+    `nqs.recipes.optimiser(exact=False)` gives one with the recommended numbers and the measurements that chose them;
+    `VMC` takes those for its wavefunction where it is given no optimiser, or `nqs.recipes.OptimiserOptions(...)`.
 
     Attributes:
         learning_rate: initial imaginary-time step eta, in inverse units of the energy scale
@@ -107,13 +104,13 @@ class StochasticReconfiguration:
         ValueError: a value out of range.
     """
 
-    learning_rate: float = 0.3
-    final_learning_rate: float = 0.02
-    diagonal_shift: float = 1e-3
-    final_diagonal_shift: float = 1e-5
+    learning_rate: float
+    final_learning_rate: float
+    diagonal_shift: float
+    final_diagonal_shift: float
     momentum: float = 0.0
     second_moments: float = field(default=0.0, metadata={"stored_if_default": False})
-    max_step: float = 0.1
+    max_step: float
     precision: Precision = "float64"
     memory: float | None = None
     dense_rows: int = field(default=Solver.dense_rows, metadata={"stored_if_default": False})

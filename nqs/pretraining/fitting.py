@@ -61,7 +61,7 @@ def fit(
     target: Target,
     objective: FitObjective = "forward",
     *,
-    steps: int = 100,
+    steps: int,
     fidelity: float = 1.0,
     sampler: SamplerConfig | None = None,
     optimiser: OptimiserConfig | None = None,

@@ -9,7 +9,7 @@ from nqs.recipes.known_signs import signs
 from nqs.recipes.model import NetworkOptions, network, on_lattice
 from nqs.recipes.optimiser import OptimiserOptions, fit_optimiser, optimiser, warm_up_optimiser
 from nqs.recipes.plan import Plan, plan
-from nqs.recipes.samplers import evaluations, final_evaluation, training_sampler
+from nqs.recipes.samplers import chains, evaluations, final_evaluation, training_sampler
 from nqs.recipes.sector import symmetrised
 from nqs.recipes.stages import method, subgroup_of_steps, warm_up
 from nqs.recipes.steps import seconds, steps, steps_within
@@ -23,6 +23,7 @@ __all__ = [
     "OptimiserOptions",
     "Plan",
     "Reason",
+    "chains",
     "checked_device",
     "default_device",
     "evaluations",

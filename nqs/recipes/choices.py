@@ -14,6 +14,10 @@ from nqs.runtime.device import checked_device, default_device
 from nqs.runtime.interruption import TimeLimit
 from nqs.runtime.options import check_fields, check_options
 
+# Fraction of the steps of entropy annealing, where it is wanted. None by default (temperature 0): in the first half of
+# the steps it made no difference (docs/design_questions.md).
+ANNEALING = 0.5
+
 Pretrain = Literal["none", "mean-field", "exact"]
 
 
@@ -64,7 +68,7 @@ class Choices:
     total_minutes: float | None = None
     seed: int = 0
     temperature: float = 0.0
-    annealing: float = 0.5
+    annealing: float = ANNEALING
     initial: str | Path | None = None
     pretrain: Pretrain = "none"
     device: torch.device | str | None = None

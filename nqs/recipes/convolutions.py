@@ -10,13 +10,13 @@ import torch
 
 from nqs.models import ConvolutionalConfig, Projected, sector_of
 from nqs.protocols import Hamiltonian, ReferencePhase, WavefunctionConfig, lattice_of
-from nqs.recipes.samplers import averages_in_steps
+from nqs.recipes.samplers import LARGEST_SUM, averages_in_steps
 from nqs.recipes.stages import IMAGES, point_group, subgroup_of_steps
-from nqs.samplers import ExhaustiveSampler
 from nqs.symmetry.of_hamiltonian import symmetries_of
 from nqs.symmetry.pairs import classes_of_pairs, classes_of_sites
 
-WIDTH, LAYERS = {"cpu": 16, "cuda": 32}, {"cpu": 2, "cuda": 2}
+# Sizes of the runs with convolutions in docs/accuracy.md.
+WIDTH, LAYERS, MLP_RATIO = {"cpu": 16, "cuda": 32}, {"cpu": 2, "cuda": 2}, 2
 # Images of the evaluation, at most. On a CPU they leave too few samples: of three minutes of the bosons on 4x4 sites an
 # evaluation with 8 images had 256 samples, and an error bar of 9e-4 of the energy.
 EVALUATION_IMAGES = {"cpu": 1, "cuda": 16}
@@ -78,7 +78,7 @@ def reason(
     hilbert = hamiltonian.hilbert
     if not any(charge.target is not None and charge.modulus is None for charge in hilbert.charges):
         return ""
-    if sum(cells > 1 for cells in lattice.shape) < 2 or hilbert.dimension <= ExhaustiveSampler().max_dimension:
+    if sum(cells > 1 for cells in lattice.shape) < 2 or hilbert.dimension <= LARGEST_SUM:
         return ""
     if torch.device(device).type in AVERAGES and _averages_in_steps(hamiltonian, device):
         return ""
@@ -115,7 +115,8 @@ def convolutional(
     assert lattice is not None
     group = symmetries_of(hamiltonian)
     sites = classes_of_sites(lattice, group).tolist()
-    chosen: dict[str, Any] = {"width": WIDTH[kind], "layers": LAYERS[kind], "dtype": "float32"} | options(given)
+    size = {"width": WIDTH[kind], "layers": LAYERS[kind], "mlp_ratio": MLP_RATIO}
+    chosen: dict[str, Any] = size | {"dtype": "float32"} | options(given)
     base = ConvolutionalConfig(
         **{"heads": chosen["width"], **chosen},
         reference=reference,

@@ -37,6 +37,9 @@ SMALL_PHASES = 0.1
 # 5.5e-3 with four. In 75 s of one core the 4x4 lattice was at 4.3e-3, t-V 4x4 with 5 fermions, V = 10, in 60 s at
 # 2.7e-4.
 BACKFLOW_WIDTH, BACKFLOW_LAYERS, DETERMINANTS = {"cpu": 16, "cuda": 32}, {"cpu": 1, "cuda": 2}, {"cpu": 4, "cuda": 4}
+# Initial corrections of the orbitals, whose entries are of order L^(-1/2): small against these, and not zero, so that
+# all weights have a gradient.
+CORRECTION = 0.01
 # Fraction of positive hopping, with the signs of a mean field, up to which they count as right: the t-V ring of 24
 # sites, 12 fermions, has 2e-3 (three minutes of a CPU: 2.3e-4 with a transformer, 3.2e-4 with determinants), lattices
 # have 2e-2.
@@ -201,6 +204,8 @@ def determinants(
         "width": BACKFLOW_WIDTH[kind],
         "layers": BACKFLOW_LAYERS[kind],
         "determinants": DETERMINANTS[kind],
+        "mlp_ratio": MLP_RATIO,
+        "correction": CORRECTION,
         "dtype": "float32",
         **_of_determinants(wishes.given),
     }

@@ -18,7 +18,8 @@ from nqs.models import ListedState, TransformerConfig
 from nqs.optimisation.stages import Evaluation
 from nqs.protocols import OptimiserConfig, ReferencePhase, SamplerConfig, Wavefunction
 from nqs.recipes.optimiser import OptimiserOptions
-from nqs.samplers import GumbelSampler, TreeSampler
+from nqs.recipes.samplers import tree
+from nqs.samplers import GumbelSampler
 
 # Selected configurations between which H is diagonalised, and first-order amplitudes that are listed with them; but
 # never more than a tenth and PART of the sector, so that small sectors show what the method does in large ones.
@@ -40,7 +41,8 @@ SMALL = 1e-3  # initial phases, and initial logits in units of the usual ones: c
 # Distinct configurations of a step and of a batch of the evaluation, at most PART of the sector where it is sampled.
 DISTINCT, BATCHES = {"cpu": 1_000, "cuda": 8_000}, 64
 EVALUATION_ERROR = 1e-8  # in units of |E - E_inf|, about 1e-7 Hartree
-WIDTH = {"cpu": 16, "cuda": 48}
+# Of corrections to the list. Layers and ratio are those of other transformers (nqs.recipes.model).
+WIDTH, LAYERS, MLP_RATIO = {"cpu": 16, "cuda": 48}, 2, 2
 # Short steps: amplitudes that are far too small grow by large factors, those of configurations that were not drawn with
 # them. H2O in STO-3G, 66 of 133 determinants in a step, 30 steps: 0.44 mHa at first, 1.1 at most and 0.017 at the end
 # with 0.01; 7.6 at most with 0.1.
@@ -123,7 +125,8 @@ def transformer(
     given: Mapping[str, Any], phase: Literal["learned", "zero"], reference: ReferencePhase, device: torch.device | str
 ) -> TransformerConfig:
     """A transformer of small corrections to the list, with the requested options."""
-    chosen: dict[str, Any] = {"width": WIDTH[torch.device(device).type], "dtype": "mixed"} | dict(given)
+    size = {"width": WIDTH[torch.device(device).type], "layers": LAYERS, "mlp_ratio": MLP_RATIO}
+    chosen: dict[str, Any] = size | {"dtype": "mixed"} | dict(given)
     start = {"start": "reference", "initial_phases": SMALL, "initial_logits": SMALL}
     return TransformerConfig(**(chosen | start | {"phase": phase, "reference": reference}))
 
@@ -143,7 +146,7 @@ def sampler(wavefunction: Wavefunction, device: torch.device | str) -> SamplerCo
 def evaluation(wavefunction: Wavefunction, device: torch.device | str) -> Evaluation:
     """Independent draws of so many samples that as many distinct configurations are found."""
     n_distinct = _at_most_a_part(wavefunction, DISTINCT[torch.device(device).type])
-    return Evaluation(sampler=TreeSampler(n_distinct=n_distinct), batches=BATCHES, error=EVALUATION_ERROR)
+    return Evaluation(sampler=tree(n_distinct), batches=BATCHES, error=EVALUATION_ERROR)
 
 
 def _at_most_a_part(wavefunction: Wavefunction, number: int) -> int:

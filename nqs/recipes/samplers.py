@@ -30,14 +30,19 @@ EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is c
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 MANY = {"cpu": 10**5, "cuda": 10**6}
 DISTINCT_OF_MANY = {"cpu": 256, "cuda": 1_024}
+# Evaluations of the network in one sum of the evaluation, at most.
+LARGEST_SUM = 2**22
+FRONTIER = 2**17  # prefixes that a tree decodes together: bounds memory, and does not change the distribution
 # Samples of a step of Markov chains, each of which gives one: at most, and times sites. Local energies take most of the
 # time of a step, and their cost grows with the square of the number of sites.
 WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "cuda": 2**16}
 # The same for positive states, which are cheaper: the bosons of 4x4 sites and the spins of 6x6 ones of scripts/large.py
 # were compared with so many.
 POSITIVE_WALKERS = {"cpu": 128, "cuda": 2_048}
-# Rounds of the first block that walkers of positive states forget their start in: the states begin nearly uniform.
-FORGETTING = 2
+# Rounds of the first block that walkers forget their start in; blocks of doubled length follow until log|psi| does not
+# drift (nqs.samplers.markov_chains), so that the first one matters only where it is too long: positive states on
+# lattices begin nearly uniform.
+FORGETTING, FORGETTING_UNIFORM = 16, 2
 # Averages over a symmetry: images of all samples of a step, which take most of its time. In equal time the 6x6
 # Heisenberg lattice ended with a V-score of 1.7e-4 (8,000 samples and 640 steps, width 48), and with 4.0e-4 at width 32
 # (12,000 samples and 600 steps, or 6,000 and 1,150).
@@ -94,17 +99,27 @@ def training_sampler(
     """Exhaustive sums for small sectors, unless steps are to be `sampled`; else a tree, or Markov chains."""
     kind = torch.device(device).type
     if not sampled and evaluations(wavefunction) <= EXHAUSTIVE_ROWS[kind]:
-        return ExhaustiveSampler()
+        return every_configuration()
     if not is_autoregressive(wavefunction):
         walkers = max(1, min(WALKERS[kind], WALKERS_TIMES_SITES[kind] // wavefunction.hilbert.n_sites))
         return chains(wavefunction, walkers if wavefunction.has_phase else POSITIVE_WALKERS[kind], lattice)
     if wavefunction.n_images == 1:
-        return TreeSampler(n_distinct=(DISTINCT_OF_MANY if is_large(wavefunction, device) else DISTINCT)[kind])
+        return tree((DISTINCT_OF_MANY if is_large(wavefunction, device) else DISTINCT)[kind])
     distinct = averaged_distinct(wavefunction.n_images, kind)
     if wavefunction.has_phase:
         per_sample = wavefunction.n_images * wavefunction.hilbert.n_sites**2
         distinct = min(distinct, max(DISTINCT_OF_MANY[kind], LARGEST_AVERAGE_OF_PHASES[kind] // per_sample))
-    return TreeSampler(n_distinct=distinct)
+    return tree(distinct)
+
+
+def every_configuration() -> ExhaustiveSampler:
+    """Sums over the whole sector."""
+    return ExhaustiveSampler(max_dimension=LARGEST_SUM)
+
+
+def tree(n_distinct: int) -> TreeSampler:
+    """Independent samples with about so many distinct configurations."""
+    return TreeSampler(n_distinct=n_distinct, max_frontier=FRONTIER)
 
 
 def chains(wavefunction: Wavefunction, walkers: int, lattice: Lattice | None = None) -> MetropolisSampler:
@@ -115,10 +130,12 @@ def chains(wavefunction: Wavefunction, walkers: int, lattice: Lattice | None = N
     those of independent ones. Of bosons fewer moves are accepted (4x4 sites with U = 16.8: 9 %; the spins: 38 %).
     """
     if wavefunction.has_phase or lattice is None:
-        return MetropolisSampler(n_samples=walkers, n_chains=walkers)
+        return MetropolisSampler(n_samples=walkers, n_chains=walkers, n_discarded=FORGETTING)
     moves = near_moves(wavefunction.hilbert, lattice.bonds().tolist())
     n_steps = max(len(moves), wavefunction.hilbert.n_sites // (2 if wavefunction.hilbert.local_dim == 2 else 1))
-    return MetropolisSampler(n_samples=walkers, n_chains=walkers, n_steps=n_steps, n_discarded=FORGETTING, moves=moves)
+    return MetropolisSampler(
+        n_samples=walkers, n_chains=walkers, n_steps=n_steps, n_discarded=FORGETTING_UNIFORM, moves=moves
+    )
 
 
 def sampler_of(
@@ -133,7 +150,7 @@ def sampler_of(
     samples = min(distinct, hilbert.dimension) * (hilbert.n_sites + SAMPLE_BYTES)
     require_memory(samples, f"distinct={distinct:,}", "choose fewer distinct configurations", device)
     if is_autoregressive(wavefunction):
-        return TreeSampler(n_distinct=distinct)
+        return tree(distinct)
     return chains(wavefunction, distinct, lattice)
 
 
@@ -165,12 +182,12 @@ def final_evaluation(
         sampled: no sum over the whole sector.
     """
     limit, each = EVALUATION_DISTINCT[torch.device(device).type], wavefunction.n_images
-    if not sampled and evaluations(wavefunction) <= (limit if each == 1 else ExhaustiveSampler().max_dimension):
-        return ExhaustiveSampler()
+    if not sampled and evaluations(wavefunction) <= (limit if each == 1 else LARGEST_SUM):
+        return every_configuration()
     if not is_autoregressive(wavefunction):
         of_steps = sampler or training_sampler(wavefunction, device, sampled=sampled)
         batches = max(1, limit // (each * (max_distinct(of_steps) or limit)))
         return Evaluation(sampler=of_steps, batches=batches, error=EVALUATION_ERROR)
     every = limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each)
     batch = max(1, limit // (BATCHES * each))
-    return Evaluation(sampler=TreeSampler(n_distinct=batch), batches=max(1, every // batch), error=EVALUATION_ERROR)
+    return Evaluation(sampler=tree(batch), batches=max(1, every // batch), error=EVALUATION_ERROR)

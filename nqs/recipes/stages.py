@@ -21,9 +21,9 @@ from nqs.recipes.samplers import (
     is_exhaustive,
     is_large,
     training_sampler,
+    tree,
 )
 from nqs.recipes.steps import LONG_SUM, steps
-from nqs.samplers import TreeSampler
 from nqs.symmetry.group import Symmetry
 
 # Distinct configurations of a warm-up, as a fraction of the terms of a sum and at least, and its fraction of the steps:
@@ -103,7 +103,7 @@ def warm_up(wavefunction: Wavefunction, device: torch.device | str) -> WarmUp | 
     if wavefunction.has_phase or not LONG_SUM[kind] <= terms <= EXHAUSTIVE_ROWS[kind]:
         return None
     distinct = max(LEAST_DISTINCT, round(WARM_UP_DISTINCT * terms))
-    sampler = TreeSampler(n_distinct=max(1, distinct // wavefunction.n_images))
+    sampler = tree(max(1, distinct // wavefunction.n_images))
     return WarmUp(share=WARM_UP_FRACTION[kind], sampler=sampler, optimiser=warm_up_optimiser())
 
 

@@ -16,6 +16,7 @@ from nqs.exact.diagonalisation import ExactGroundState
 from nqs.optimisation.known_states import penalised
 from nqs.optimisation.stages import Evaluation, RunConfig, Stage, WarmUp, stages
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, lattice_of, unit_of
+from nqs.recipes.choices import ANNEALING
 from nqs.recipes.optimiser import OptimiserOptions
 from nqs.recipes.stages import method
 from nqs.runtime.interruption import Interruption
@@ -43,7 +44,8 @@ class VMC:
         hamiltonian: states the sector.
         wavefunction: the variational state, on the same sector.
         sampler: of the steps; by default chosen from the dimension.
-        optimiser: by default exact steps for exhaustive sums, else stochastic reconfiguration.
+        optimiser: by default exact steps for exhaustive sums, else stochastic reconfiguration, with the numbers of
+            `nqs.recipes.optimiser`; `OptimiserOptions(...)` changes some of these.
         evaluation: of the final energy, a sampler or batches of it; by default far more samples than in a step, or the
             same exhaustive sum.
         warm_up: sampled steps before exhaustive sums; by default chosen with the sampler, none if a sampler is given.
@@ -178,7 +180,7 @@ class VMC:
             )
         if steps is None and options.get("total_minutes") is None:
             steps = self.default_steps
-        run = RunConfig(steps=steps, **options)
+        run = RunConfig(steps=steps, **({"annealing": ANNEALING} | options))
         config = self.config(run, self.given_parameters.of(archive) if initial is None else initial)
         return self.carry_out(run, config, execution, minutes=minutes, exact=exact)
 

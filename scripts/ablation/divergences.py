@@ -11,6 +11,7 @@ from nqs.models import TransformerConfig
 from nqs.optimisation import StochasticReconfiguration
 from nqs.pretraining import VectorTarget, fit
 from nqs.recipes.known_signs import signs
+from nqs.recipes.optimiser import SAMPLED
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.scripts.ablation.jobs import Column, Job, Row
 from nqs.scripts.ablation.small import hamiltonian_of, sector
@@ -31,7 +32,7 @@ def run(job: Job) -> Row:
     psi = config.build(h.hilbert)
     sampler, generator = TreeSampler(n_samples=SAMPLES), torch.Generator().manual_seed(job.seed)
     if job.variant == "energy":
-        run = VMC(h, psi, sampler, StochasticReconfiguration(), ExhaustiveSampler())
+        run = VMC(h, psi, sampler, StochasticReconfiguration(**SAMPLED), ExhaustiveSampler())
         run.run(STEPS, seed=job.seed, progress=False)
     else:
         target = VectorTarget(h.hilbert, found.state)

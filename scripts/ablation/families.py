@@ -25,6 +25,7 @@ from nqs.lattice import chain
 from nqs.models.parts import ByPosition, ComposedConfig, FamilyConfig, FamilyWavefunction, GlobalEmbedding
 from nqs.optimisation import StochasticReconfiguration
 from nqs.protocols import Hamiltonian, Objective, Wavefunction
+from nqs.recipes.optimiser import LARGE, SAMPLED
 from nqs.recipes.steps import EVALUATION_FRACTION
 from nqs.samplers import TreeSampler
 from nqs.samples import LocalEnergies, Samples
@@ -281,5 +282,5 @@ def trained_family(
     h, couplings = Family(members), tuple((problem.feature(coupling),) for coupling in grid)
     config = FamilyConfig(component=component, sector=component_sector(problem), couplings=couplings)
     family = config.build(h.hilbert, torch.device(job.device))
-    optimiser = FamilyReconfiguration(momentum=0.9, final_diagonal_shift=1e-4)
+    optimiser = FamilyReconfiguration(**(SAMPLED | LARGE))
     return family, optimise(h, family, optimiser, job, seconds)

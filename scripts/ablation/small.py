@@ -16,6 +16,7 @@ from nqs.optimisation import StochasticReconfiguration
 from nqs.optimisation.jacobian import jacobian
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.recipes.known_signs import signs
+from nqs.recipes.optimiser import SAMPLED
 from nqs.samplers import TreeSampler
 from nqs.vmc.loop import VMC
 
@@ -44,7 +45,7 @@ def early_state(problem: str, seed: int, *, steps: int = STEPS, width: int = 8, 
         )  # fmt: skip
     psi = model.build(h.hilbert)
     sampler = TreeSampler(n_distinct=min(DISTINCT, max(1, h.hilbert.dimension // FEWEST)))
-    VMC(h, psi, sampler, StochasticReconfiguration(), sampler).run(steps, seed=seed, progress=False)
+    VMC(h, psi, sampler, StochasticReconfiguration(**SAMPLED), sampler).run(steps, seed=seed, progress=False)
     return psi
 
 

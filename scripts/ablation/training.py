@@ -18,6 +18,7 @@ from nqs.models.references.conditionals import StartingState
 from nqs.optimisation import StochasticReconfiguration
 from nqs.optimisation.stages import Evaluation
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, WavefunctionConfig
+from nqs.recipes.optimiser import LARGE, SAMPLED
 from nqs.recipes.samplers import DISTINCT_OF_MANY, final_evaluation
 from nqs.samplers import TreeSampler
 from nqs.scripts.ablation.jobs import Column, Job, Row
@@ -39,7 +40,7 @@ COLUMNS = (
 
 def reconfiguration() -> StochasticReconfiguration:
     """Stochastic reconfiguration as nqs.recipes has it for large systems."""
-    return StochasticReconfiguration(momentum=0.9, final_diagonal_shift=1e-4)
+    return StochasticReconfiguration(**(SAMPLED | LARGE))
 
 
 @dataclass(frozen=True, kw_only=True)

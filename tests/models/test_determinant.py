@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from chains import metropolis
 
 import nqs
 from nqs.hamiltonians import TJ, TV, FermiHubbard
@@ -13,7 +14,7 @@ from nqs.hilbert import bosons, fermions, spinful_fermions
 from nqs.lattice import chain, square
 from nqs.models import Determinant, DeterminantConfig, SlaterDeterminant, hartree_fock
 from nqs.models.determinant import occupied_sites
-from nqs.samplers import ExhaustiveSampler, LocalMoves, MetropolisSampler
+from nqs.samplers import ExhaustiveSampler, LocalMoves
 
 HUBBARD = FermiHubbard(square(2, 3), 2, 3, U=4.0)
 FERMIONS = TV(square(2, 4), 3, V=2.0)
@@ -110,7 +111,7 @@ def test_markov_chains_and_natural_gradient_find_the_ground_state(hamiltonian: F
     exact = nqs.exact.ground_state(hamiltonian).energy
     orbitals = hartree_fock(hamiltonian).determinant
     bonds = hamiltonian.lattice.bonds().tolist()
-    sampler = MetropolisSampler(n_samples=200, n_chains=100, moves=(LocalMoves(sites=bonds), LocalMoves()))
+    sampler = metropolis(n_samples=200, n_chains=100, moves=(LocalMoves(sites=bonds), LocalMoves()))
     model = DeterminantConfig(orbitals=orbitals, width=8, determinants=2).build(hamiltonian.hilbert)
     result = nqs.VMC(hamiltonian, model, sampler, evaluation=sampler).run(40, progress=False)
     assert not math.isnan(result.estimate.error)

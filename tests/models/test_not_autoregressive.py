@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from optimisers import natural_gradient
 from torch import Tensor
 
 import nqs
@@ -27,7 +28,6 @@ from nqs.models import (
     hartree_fock,
     on_patches,
 )
-from nqs.optimisation import StochasticReconfiguration
 from nqs.optimisation.jacobian import by_vmap, has_known_layers, jacobian, rounded_parameters
 from nqs.protocols import Hamiltonian, Wavefunction, WavefunctionConfig
 from nqs.runtime import memory
@@ -221,7 +221,7 @@ def test_energy_falls_to_that_of_the_ground_state(case: Case) -> None:
         case.hamiltonian,
         model,
         ExhaustiveSampler(),
-        StochasticReconfiguration(learning_rate=0.3, final_learning_rate=0.3, momentum=0.5, max_step=0.3),
+        natural_gradient(learning_rate=0.3, final_learning_rate=0.3, momentum=0.5, max_step=0.3),
     )
     start = nqs.VMC(case.hamiltonian, model, ExhaustiveSampler()).run(1, progress=False).history["energy"][0]
     found = vmc.run(20, progress=False).estimate.energy

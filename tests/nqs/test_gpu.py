@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from chains import importance, independence, metropolis, norm_constrained, quest, sequential, trained_alongside
+from optimisers import natural_gradient
 from scipy.stats import chisquare
 
 from nqs import VMC, exact, resume
@@ -15,19 +17,11 @@ from nqs.exact import lowest_sector
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard
 from nqs.lattice import chain, square
 from nqs.models import ProjectedDeterminant, Symmetrised, Transformer, TransformerConfig, hartree_fock
-from nqs.optimisation import StochasticReconfiguration
 from nqs.protocols import SamplerConfig
 from nqs.samplers import (
     CoverageSampler,
     ExhaustiveSampler,
     GumbelSampler,
-    ImportanceSampler,
-    IndependenceSampler,
-    MetropolisSampler,
-    NormConstrainedSampler,
-    Proposal,
-    QuestSampler,
-    SequentialSampler,
     TreeSampler,
 )
 from nqs.symmetry import symmetries_of
@@ -65,15 +59,15 @@ def test_wavefunction_agrees_with_the_cpu(hamiltonian: BoseHubbard) -> None:
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-11, atol=1e-11)
 
 
-NETWORK = Proposal(model=TransformerConfig(width=8, heads=2, layers=1), n_first=50)
+NETWORK = trained_alongside(model=TransformerConfig(width=8, heads=2, layers=1), n_first=50)
 CHAINS = [
-    MetropolisSampler(n_samples=40_000, n_chains=2_000),
-    MetropolisSampler(n_samples=40_000, n_chains=2_000, powers=(1, 0.5)),
-    NormConstrainedSampler(n_samples=40_000, n_chains=2_000, n_steps=4, n_tries=2),
-    IndependenceSampler(n_samples=40_000, n_chains=2_000, proposal=NETWORK),
-    QuestSampler(n_samples=40_000, n_chains=2_000, n_steps=4, proposal=NETWORK),
-    ImportanceSampler(n_samples=40_000, proposal=NETWORK),
-    SequentialSampler(n_samples=40_000, proposal=NETWORK),
+    metropolis(n_samples=40_000, n_chains=2_000),
+    metropolis(n_samples=40_000, n_chains=2_000, powers=(1, 0.5)),
+    norm_constrained(n_samples=40_000, n_chains=2_000, n_steps=4, n_tries=2),
+    independence(n_samples=40_000, n_chains=2_000, proposal=NETWORK),
+    quest(n_samples=40_000, n_chains=2_000, n_steps=4, proposal=NETWORK),
+    importance(n_samples=40_000, proposal=NETWORK),
+    sequential(n_samples=40_000, proposal=NETWORK),
     TreeSampler(n_samples=10**18),
 ]
 
@@ -166,7 +160,7 @@ def test_symmetric_states_agree_with_the_cpu(h: BoseHubbard | FermiHubbard | TV,
         local = local_energies(h, model, samples)
         log_modulus, phase = model.log_psi(n)
         psi = torch.polar(log_modulus.exp(), phase).detach()
-        StochasticReconfiguration(diagonal_shift=1e-2).build(model).step(samples, local, 0.0)
+        natural_gradient(diagonal_shift=1e-2).build(model).step(samples, local, 0.0)
         new = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
         found.append([x.cpu() for x in (psi, samples.configurations, samples.weights, local.values, new)])
     for one_part, other_part in zip(*found, strict=True):
@@ -193,7 +187,7 @@ def test_natural_gradient_agrees_with_the_cpu(hamiltonian: BoseHubbard) -> None:
         model = Transformer(hamiltonian.hilbert, width=8, heads=2, layers=1, device=device)
         samples = ExhaustiveSampler().build(model).sample(torch.Generator(device))
         local = local_energies(hamiltonian, model, samples)
-        StochasticReconfiguration(diagonal_shift=1e-2).build(model).step(samples, local, 0.0)
+        natural_gradient(diagonal_shift=1e-2).build(model).step(samples, local, 0.0)
         parameters.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().cpu())
     torch.testing.assert_close(*parameters, rtol=1e-6, atol=1e-8)
 

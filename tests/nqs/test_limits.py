@@ -123,11 +123,11 @@ def test_a_plan_for_a_lattice_of_a_thousand_sites() -> None:
 
 @pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 10**30])
 def test_seeds_have_64_bits(seed: int) -> None:
-    for build in (lambda: RunConfig(seed=seed), lambda: TransformerConfig(seed=seed)):
+    for build in (lambda: RunConfig(seed=seed, annealing=0.5), lambda: TransformerConfig(seed=seed)):
         with pytest.raises(ValueError, match=rf"seed={seed}: it must fit into 64 bits"):
             build()
-    RunConfig(seed=2**63 - 1)
-    RunConfig(seed=-(2**63))
+    RunConfig(seed=2**63 - 1, annealing=0.5)
+    RunConfig(seed=-(2**63), annealing=0.5)
 
 
 @pytest.mark.parametrize("name", ["mps", "meta", "xpu"])

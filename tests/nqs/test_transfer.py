@@ -226,7 +226,7 @@ def test_a_run_from_other_parameters_resumes_bit_for_bit_even_before_its_first_s
 def test_an_archive_without_the_parameters_of_its_start_is_not_resumed(tmp_path: Path) -> None:
     h = BoseHubbard(chain(3), 3, U=8.0)
     vmc = VMC(h, CONFIG.build(h.hilbert))
-    config = to_plain(vmc.config(RunConfig(steps=3), {"run": "0", "step": 1}))
+    config = to_plain(vmc.config(RunConfig(steps=3, annealing=0.5), {"run": "0", "step": 1}))
     Archive.create(tmp_path / "run.h5", config=config, hamiltonian=str(h), unit="J").close()
     with pytest.raises(ArchiveError, match="stopped before its initial parameters were kept: repeat the command"):
         resume(tmp_path / "run.h5", progress=False)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from chains import importance, independence, metropolis, norm_constrained, quest, sequential, trained_alongside
 from torch import Tensor
 
 from nqs import VMC
@@ -21,12 +22,8 @@ from nqs.samplers import (
     ImportanceSampler,
     IndependenceSampler,
     LocalMoves,
-    MetropolisSampler,
-    NormConstrainedSampler,
     Proposal,
-    QuestSampler,
     Redraw,
-    SequentialSampler,
 )
 from nqs.samplers.markov_chains import Walkers
 from nqs.samplers.norm_constrained import Groups
@@ -35,7 +32,7 @@ from nqs.symmetry import translations
 P_VALUE = 1e-4
 ROWS = 5_000
 NETWORK = TransformerConfig(width=8, heads=2, layers=1)
-OWN = Proposal(model=NETWORK, n_first=0)
+OWN = trained_alongside(model=NETWORK, n_first=0)
 SPACES: dict[str, HilbertSpace] = {
     "bosons": bosons(4, 4),
     "electrons": spinful_fermions(3, 2, 1),
@@ -48,19 +45,19 @@ SPACES: dict[str, HilbertSpace] = {
 }
 many = {"n_samples": ROWS, "n_chains": ROWS}
 KINDS: dict[str, SamplerConfig] = {
-    "Metropolis": MetropolisSampler(**many),
-    "Metropolis, redrawn ends": MetropolisSampler(**many, moves=(Redraw(),)),
-    "NCG, p = 2": NormConstrainedSampler(**many),
-    "NCG, p = 1": NormConstrainedSampler(**many, p=1, step_size=2.0),
-    "NCG, large steps": NormConstrainedSampler(**many, step_size=100.0),
+    "Metropolis": metropolis(**many),
+    "Metropolis, redrawn ends": metropolis(**many, moves=(Redraw(),)),
+    "NCG, p = 2": norm_constrained(**many),
+    "NCG, p = 1": norm_constrained(**many, p=1, step_size=2.0),
+    "NCG, large steps": norm_constrained(**many, step_size=100.0),
     **{
-        f"NCG, 3 tries, {weighting}": NormConstrainedSampler(**many, n_tries=3, weighting=weighting)
+        f"NCG, 3 tries, {weighting}": norm_constrained(**many, n_tries=3, weighting=weighting)
         for weighting in ("constant", "importance", "target", "balanced")
     },
-    "independence": IndependenceSampler(**many, proposal=OWN),
-    "independence, tempered": IndependenceSampler(**many, proposal=Proposal(model=NETWORK, n_first=0, power=0.5)),
-    "QUEST": QuestSampler(**many, proposal=OWN),
-    "QUEST, tempered": QuestSampler(**many, proposal=Proposal(model=NETWORK, n_first=0, power=0.5)),
+    "independence": independence(**many, proposal=OWN),
+    "independence, tempered": independence(**many, proposal=trained_alongside(model=NETWORK, n_first=0, power=0.5)),
+    "QUEST": quest(**many, proposal=OWN),
+    "QUEST, tempered": quest(**many, proposal=trained_alongside(model=NETWORK, n_first=0, power=0.5)),
 }
 
 
@@ -139,7 +136,7 @@ def test_moves_leave_psi_squared_unchanged(sampler: SamplerConfig, space: Hilber
 @pytest.mark.parametrize("name", ["electrons", "free spins", "spins 1", "grand-canonical bosons"])
 @pytest.mark.parametrize("tries", [1, 4])
 def test_gradients_leave_psi_squared_unchanged(name: str, tries: int) -> None:
-    sampler = NormConstrainedSampler(**many, n_tries=tries)
+    sampler = norm_constrained(**many, n_tries=tries)
     assert chi_square(*moved_from_equilibrium(sampler, Table(SPACES[name], gradient=True))) > P_VALUE
 
 
@@ -150,7 +147,7 @@ def test_gradients_of_sums_over_sites_are_exact_differences() -> None:
     for gradient in (False, True):
         psi = Table(space, gradient=gradient)
         psi.pairs.zero_()
-        chains = NormConstrainedSampler(**many).build(psi)
+        chains = norm_constrained(**many).build(psi)
         chains.begin(torch.device("cpu"))
         n = space.random(50, generator.manual_seed(0))
         with torch.no_grad():
@@ -192,7 +189,7 @@ def test_tempering_crosses_between_peaks() -> None:
     fractions = {}
     for powers in ((1.0,), (1.0, 0.7, 0.4, 0.1)):
         psi = TwoPeaks(spins(10))
-        chains = MetropolisSampler(n_samples=200, n_chains=200, powers=powers).build(psi)
+        chains = metropolis(n_samples=200, n_chains=200, powers=powers).build(psi)
         chains.begin(torch.device("cpu"))
         n = torch.ones((200 * len(powers), 10), dtype=torch.uint8)
         walkers, generator = Walkers(n, psi.log_psi(n)), seeded(0)
@@ -205,7 +202,7 @@ def test_tempering_crosses_between_peaks() -> None:
 
 def test_tempered_walkers_have_their_own_distributions() -> None:
     psi, powers = Table(spins(5)), (1.0, 0.6, 0.2)
-    chains = MetropolisSampler(n_samples=2_000, n_chains=2_000, powers=powers).build(psi)
+    chains = metropolis(n_samples=2_000, n_chains=2_000, powers=powers).build(psi)
     chains.sample(seeded(0))
     p = enumerated(psi)
     for power, n in zip(powers, chains.walkers.split(2_000), strict=True):
@@ -216,7 +213,7 @@ def test_tempered_walkers_have_their_own_distributions() -> None:
 # ----------------------------------------------------------------------------------------------- proposals
 
 
-@pytest.mark.parametrize("build", [IndependenceSampler, QuestSampler])
+@pytest.mark.parametrize("build", [independence, quest])
 def test_an_autoregressive_state_proposes_for_itself_without_rejection(build: Callable) -> None:
     psi = Transformer(bosons(4, 4), width=8, heads=2, layers=1, seed=1)
     samples = build(n_samples=400, n_chains=100).build(psi).sample(seeded(0))
@@ -244,7 +241,7 @@ def test_training_alongside_raises_the_acceptance_and_the_effective_number() -> 
 def test_importance_weights_are_unbiased_and_their_errors_honest() -> None:
     psi = Table(bosons(4, 4))
     p, f = torch.from_numpy(enumerated(psi)), torch.linspace(0, 1, 35).double()
-    sampling = ImportanceSampler(n_samples=1_000, proposal=OWN).build(psi)
+    sampling = importance(n_samples=1_000, proposal=OWN).build(psi)
     hits, generator = [], seeded(0)
     for _ in range(150):
         samples = sampling._weighted([sampling.draw(generator)], 1)
@@ -272,7 +269,7 @@ def test_symmetric_states_are_weighted_by_orbit() -> None:
     n, members = psi.representatives("cpu")
     with torch.no_grad():
         p = members * (2 * psi.log_psi(n).log_modulus).exp()
-    samples = ImportanceSampler(n_samples=5_000, proposal=OWN).build(psi).sample(seeded(0))
+    samples = importance(n_samples=5_000, proposal=OWN).build(psi).sample(seeded(0))
     found = dict(zip(map(tuple, samples.configurations.tolist()), samples.weights.tolist(), strict=True))
     for row, probability in zip(map(tuple, n.tolist()), p.tolist(), strict=True):
         assert found[row] == pytest.approx(probability, abs=5 * math.sqrt(probability / samples.n_effective))
@@ -285,12 +282,12 @@ def test_symmetric_states_are_weighted_by_orbit() -> None:
 @pytest.mark.parametrize(
     "sampler",
     [
-        MetropolisSampler(n_samples=40, n_chains=10, powers=(1, 0.5)),
-        NormConstrainedSampler(n_samples=40, n_chains=10, n_tries=2),
-        IndependenceSampler(n_samples=40, n_chains=10, proposal=Proposal(model=NETWORK, n_first=2)),
-        QuestSampler(n_samples=40, n_chains=10, proposal=Proposal(model=NETWORK, n_first=2)),
-        ImportanceSampler(n_samples=40, proposal=Proposal(model=NETWORK, n_first=2)),
-        SequentialSampler(n_samples=40, n_islands=8, proposal=Proposal(model=NETWORK, n_first=2, power=0.5)),
+        metropolis(n_samples=40, n_chains=10, powers=(1, 0.5)),
+        norm_constrained(n_samples=40, n_chains=10, n_tries=2),
+        independence(n_samples=40, n_chains=10, proposal=trained_alongside(model=NETWORK, n_first=2)),
+        quest(n_samples=40, n_chains=10, proposal=trained_alongside(model=NETWORK, n_first=2)),
+        importance(n_samples=40, proposal=trained_alongside(model=NETWORK, n_first=2)),
+        sequential(n_samples=40, n_islands=8, proposal=trained_alongside(model=NETWORK, n_first=2, power=0.5)),
     ],
     ids=lambda sampler: type(sampler).__name__,
 )
@@ -313,10 +310,10 @@ def test_draws_go_on_bit_for_bit(sampler: SamplerConfig) -> None:
 @pytest.mark.parametrize(
     "sampler",
     [
-        IndependenceSampler(n_samples=400, n_chains=200, proposal=Proposal(model=NETWORK)),
-        ImportanceSampler(n_samples=400, proposal=Proposal(model=NETWORK)),
-        SequentialSampler(n_samples=400, proposal=Proposal(power=0.7)),
-        NormConstrainedSampler(n_samples=400, n_chains=200),
+        independence(n_samples=400, n_chains=200, proposal=trained_alongside(model=NETWORK)),
+        importance(n_samples=400, proposal=trained_alongside(model=NETWORK)),
+        sequential(n_samples=400, proposal=Proposal(power=0.7)),
+        norm_constrained(n_samples=400, n_chains=200),
     ],
     ids=lambda sampler: type(sampler).__name__,
 )
@@ -337,25 +334,25 @@ def test_runs_with_every_kind_of_samples(sampler: SamplerConfig) -> None:
 @pytest.mark.parametrize(
     ("build", "error", "text"),
     [
-        (lambda: MetropolisSampler(n_samples=300, powers=()), ValueError, "falling numbers from 1 down to 0"),
-        (lambda: MetropolisSampler(n_samples=300, powers=(1, 1)), ValueError, "falling numbers from 1 down to 0"),
-        (lambda: MetropolisSampler(n_samples=300, powers=(0.5,)), ValueError, "falling numbers from 1 down to 0"),
-        (lambda: NormConstrainedSampler(n_samples=300, step_size=0), ValueError, "step_size=0: it must be a positive"),
-        (lambda: NormConstrainedSampler(n_samples=300, p=3), ValueError, "p=3: choose 1 or 2"),
-        (lambda: NormConstrainedSampler(n_samples=300, n_tries=0), ValueError, "n_tries=0: it must be at least 1"),
-        (lambda: NormConstrainedSampler(n_samples=300, weighting="w"), ValueError, "weighting='w': choose 'constant'"),
+        (lambda: metropolis(n_samples=300, powers=()), ValueError, "falling numbers from 1 down to 0"),
+        (lambda: metropolis(n_samples=300, powers=(1, 1)), ValueError, "falling numbers from 1 down to 0"),
+        (lambda: metropolis(n_samples=300, powers=(0.5,)), ValueError, "falling numbers from 1 down to 0"),
+        (lambda: norm_constrained(n_samples=300, step_size=0), ValueError, "step_size=0: it must be a positive"),
+        (lambda: norm_constrained(n_samples=300, p=3), ValueError, "p=3: choose 1 or 2"),
+        (lambda: norm_constrained(n_samples=300, n_tries=0), ValueError, "n_tries=0: it must be at least 1"),
+        (lambda: norm_constrained(n_samples=300, weighting="w"), ValueError, "weighting='w': choose 'constant'"),
         (
-            lambda: NormConstrainedSampler(n_samples=300, n_steps=1).build(Table(SPACES["blockade"])),
+            lambda: norm_constrained(n_samples=300, n_steps=1).build(Table(SPACES["blockade"])),
             ValueError,
             "n_steps=1: give at least 2 in this sector",
         ),
         (lambda: Proposal(power=0), ValueError, "power=0: it must be above 0 and at most 1"),
         (lambda: Proposal(learning_rate=0), ValueError, "learning_rate=0: it must be positive"),
         (lambda: Proposal(n_updates=-1), ValueError, "give 0 or more"),
-        (lambda: ImportanceSampler(n_samples=0), ValueError, "n_samples=0: it must be at least 1"),
-        (lambda: ImportanceSampler(n_samples=5, n_effective=100), ValueError, "n_effective=100: choose 1 to 40"),
+        (lambda: importance(n_samples=0), ValueError, "n_samples=0: it must be at least 1"),
+        (lambda: importance(n_samples=5, n_effective=100), ValueError, "n_effective=100: choose 1 to 40"),
         (
-            lambda: IndependenceSampler(n_samples=300).build(Table(SPACES["bosons"])),
+            lambda: independence(n_samples=300).build(Table(SPACES["bosons"])),
             TypeError,
             "a proposal must be autoregressive, and Table is not: give the proposal a `model`",
         ),
@@ -378,7 +375,7 @@ class Blind(Transformer):
 
 def test_a_proposal_without_support_is_refused() -> None:
     psi = Table(spins(4, 0))
-    sampling = IndependenceSampler(n_samples=100, n_chains=50, proposal=OWN).build(psi)
+    sampling = independence(n_samples=100, n_chains=50, proposal=OWN).build(psi)
     sampling.proposal.model = Blind(psi.hilbert, width=8, heads=2)
     with pytest.raises(ValueError, match=r"the proposal Blind has probability 0 at n = .* must reach the whole sector"):
         sampling.sample(seeded(0))
@@ -387,5 +384,5 @@ def test_a_proposal_without_support_is_refused() -> None:
 def test_local_moves_of_one_site_are_refused_nowhere() -> None:
     """Kinds of moves are used in turn: here flips and exchanges of free spins."""
     psi = Table(spins(5))
-    sampler = MetropolisSampler(n_samples=ROWS, n_chains=ROWS, moves=(LocalMoves(sites=1), LocalMoves(sites=2)))
+    sampler = metropolis(n_samples=ROWS, n_chains=ROWS, moves=(LocalMoves(sites=1), LocalMoves(sites=2)))
     assert chi_square(*moved_from_equilibrium(sampler, psi)) > P_VALUE

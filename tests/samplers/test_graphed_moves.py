@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from chains import metropolis
 from on_gpus import energies
 from torch import Tensor
 from waiting import Waiting
@@ -361,7 +362,7 @@ class Unknown:
 
 
 def test_archives_hold_the_option_only_where_it_is_not_the_default() -> None:
-    on, off = (MetropolisSampler(n_samples=300, use_cuda_graph=use) for use in (True, False))
+    on, off = (metropolis(n_samples=300, use_cuda_graph=use) for use in (True, False))
     assert "use_cuda_graph" not in to_plain(on)
     assert to_plain(off)["use_cuda_graph"] is False
     types = {"MetropolisSampler": MetropolisSampler}

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse.csgraph
 import scipy.stats
 import torch
+from chains import metropolis
 from torch import Tensor, nn
 
 from nqs import VMC
@@ -224,7 +225,7 @@ def test_many_pairs_of_sites_are_chosen_among_a_part_of_them_each_time() -> None
 @every_space
 def test_chains_have_the_distribution_of_psi_squared(space: HilbertSpace) -> None:
     psi = NetworkConfig(scale=0.35).build(space)
-    samples = MetropolisSampler(n_samples=10_000, n_chains=400).build(psi).sample(seeded(0))
+    samples = metropolis(n_samples=10_000, n_chains=400).build(psi).sample(seeded(0))
     assert samples.n_samples == samples.counts.sum() == 10_000
     assert space.contains(samples.configurations).all()
     assert samples.n_effective > 200
@@ -235,7 +236,7 @@ def test_chains_have_the_distribution_of_psi_squared(space: HilbertSpace) -> Non
 @pytest.mark.parametrize("hamiltonian", HAMILTONIANS.values(), ids=HAMILTONIANS)
 def test_chains_of_hamiltonian_moves_have_the_distribution_of_psi_squared(hamiltonian: Hamiltonian) -> None:
     psi = NetworkConfig(scale=0.35).build(hamiltonian.hilbert)
-    sampler = MetropolisSampler(n_samples=10_000, n_chains=400, moves=(ConnectedMoves(hamiltonian),))
+    sampler = metropolis(n_samples=10_000, n_chains=400, moves=(ConnectedMoves(hamiltonian),))
     assert chi_square(sampler.build(psi).sample(seeded(0)), psi.hilbert, enumerated(psi)) > P_VALUE
 
 
@@ -251,7 +252,7 @@ def test_symmetric_states_are_sampled_as_representatives(kind: Callable) -> None
     n, members = psi.representatives("cpu")
     with torch.no_grad():
         p = members * (2 * psi.log_psi(n).log_modulus).exp()
-    samples = MetropolisSampler(n_samples=10_000, n_chains=400).build(psi).sample(seeded(0))
+    samples = metropolis(n_samples=10_000, n_chains=400).build(psi).sample(seeded(0))
     found = dict(zip(map(tuple, samples.configurations.tolist()), samples.weights.tolist(), strict=True))
     expected = dict(zip(map(tuple, n.tolist()), p.tolist(), strict=True))
     assert set(found) <= set(expected)
@@ -316,7 +317,7 @@ def test_error_bars_of_chains_are_honest() -> None:
     psi = NetworkConfig(scale=1.0).build(bosons(4, 4))
     p, f = torch.from_numpy(enumerated(psi)), torch.linspace(0, 1, 35).double().square()
     hits = []
-    sampling = MetropolisSampler(n_samples=1_000, n_chains=100, n_steps=2).build(psi)
+    sampling = metropolis(n_samples=1_000, n_chains=100, n_steps=2).build(psi)
     generator = seeded(0)
     for _ in range(100):
         samples = sampling.sample(generator)
@@ -331,7 +332,7 @@ def test_error_bars_of_chains_are_honest() -> None:
 
 def test_walkers_go_on_where_they_were() -> None:
     psi = NetworkConfig().build(SPACES["electrons"])
-    config = MetropolisSampler(n_samples=60, n_chains=20)
+    config = metropolis(n_samples=60, n_chains=20)
     sampling, generator = config.build(psi), seeded(0)
     assert sampling.state_dict() == {}
     sampling.sample(generator)
@@ -355,7 +356,7 @@ STATES = {
 @pytest.mark.parametrize("build", STATES.values(), ids=STATES)
 def test_a_run_with_chains_is_resumed_bit_for_bit(build: Callable, tmp_path: Path) -> None:
     hamiltonian = FermiHubbard(chain(3), n_up=1, n_down=1, U=2.0)
-    sampler = MetropolisSampler(n_samples=60, n_chains=20)
+    sampler = metropolis(n_samples=60, n_chains=20)
 
     def vmc() -> VMC:
         return VMC(hamiltonian, build(hamiltonian.hilbert), sampler, evaluation=sampler)
@@ -377,8 +378,8 @@ def test_a_run_with_chains_finds_the_ground_state() -> None:
     result = VMC(
         hamiltonian,
         psi,
-        MetropolisSampler(n_samples=500, n_chains=250),
-        evaluation=MetropolisSampler(n_samples=5_000, n_chains=250),
+        metropolis(n_samples=500, n_chains=250),
+        evaluation=metropolis(n_samples=5_000, n_chains=250),
     ).run(steps=80, progress=False)
     assert result.estimate.energy == pytest.approx(exact, abs=0.05)
     assert result.estimate.energy > exact - 4 * result.estimate.error
@@ -404,10 +405,10 @@ class Nowhere(Network):
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (lambda: MetropolisSampler(n_samples=0), "n_samples=0: it must be at least 1"),
-        (lambda: MetropolisSampler(n_samples=10, n_chains=0), "n_chains=0: it must be at least 1"),
-        (lambda: MetropolisSampler(n_samples=10, n_chains=20), "n_samples=10 of n_chains=20"),
-        (lambda: MetropolisSampler(n_samples=300, n_steps=0), "n_steps=0: it must be at least 1"),
+        (lambda: metropolis(n_samples=0), "n_samples=0: it must be at least 1"),
+        (lambda: metropolis(n_samples=10, n_chains=0), "n_chains=0: it must be at least 1"),
+        (lambda: metropolis(n_samples=10, n_chains=20), "n_samples=10 of n_chains=20"),
+        (lambda: metropolis(n_samples=300, n_steps=0), "n_steps=0: it must be at least 1"),
         (lambda: LocalMoves(sites=0), "sites=0: at least 1"),
         (lambda: LocalMoves(sites=[[0, 1], [2]]), "equally many different sites"),
         (lambda: LocalMoves(sites=[[1, 1]]), "equally many different sites"),
@@ -419,22 +420,20 @@ class Nowhere(Network):
             "give the Hamiltonian of the same sector",
         ),
         (
-            lambda: MetropolisSampler(n_samples=20, n_chains=10, n_steps=1, moves=(LocalMoves(), Redraw())).build(
+            lambda: metropolis(n_samples=20, n_chains=10, n_steps=1, moves=(LocalMoves(), Redraw())).build(
                 NetworkConfig().build(spins(6, 0))
             ),
             "n_steps=1 for 2 kinds of moves",
         ),
         (
             lambda: (
-                MetropolisSampler(n_samples=20, n_chains=10)
-                .build(Nowhere(NetworkConfig(), spins(6, 0)))
-                .sample(seeded(0))
+                metropolis(n_samples=20, n_chains=10).build(Nowhere(NetworkConfig(), spins(6, 0))).sample(seeded(0))
             ),
             "psi is zero, or not finite, on all 640 random configurations",
         ),
         (
             lambda: (
-                MetropolisSampler(n_samples=20, n_chains=2)
+                metropolis(n_samples=20, n_chains=2)
                 .build(NetworkConfig().build(spins(6, 0)))
                 .load_state_dict({"walkers": torch.ones((2, 6), dtype=torch.uint8)})
             ),
@@ -442,7 +441,7 @@ class Nowhere(Network):
         ),
         (
             lambda: (
-                MetropolisSampler(n_samples=20, n_chains=3)
+                metropolis(n_samples=20, n_chains=3)
                 .build(NetworkConfig().build(spins(6, 0)))
                 .load_state_dict({"walkers": spins(6, 0).configurations(0, 2)})
             ),

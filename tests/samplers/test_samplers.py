@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from chains import importance, norm_constrained, sequential
 from held import Held
 from torch import Tensor, nn
 
@@ -34,14 +35,11 @@ from nqs.protocols import (
 from nqs.samplers import (
     ExhaustiveSampler,
     GumbelSampler,
-    ImportanceSampler,
     IndependenceSampler,
     MetropolisSampler,
-    NormConstrainedSampler,
     Proposal,
     QuestSampler,
     Redraw,
-    SequentialSampler,
     TreeSampler,
 )
 from nqs.samplers.gumbel import conditioned_on_maximum, gumbel
@@ -68,14 +66,14 @@ SAMPLERS: dict[str, Sampler] = {
     "Metropolis, one round": MetropolisSampler(n_samples=200, n_chains=200, n_discarded=4),
     "Metropolis, redrawn ends": MetropolisSampler(n_samples=200, n_chains=50, n_discarded=4, moves=(Redraw(),)),
     "tempering": MetropolisSampler(n_samples=200, n_chains=50, n_discarded=4, powers=(1, 0.5)),
-    "norm-constrained": NormConstrainedSampler(n_samples=200, n_chains=50, n_discarded=4, n_steps=4),
-    "norm-constrained, several tries": NormConstrainedSampler(
+    "norm-constrained": norm_constrained(n_samples=200, n_chains=50, n_discarded=4, n_steps=4),
+    "norm-constrained, several tries": norm_constrained(
         n_samples=200, n_chains=50, n_discarded=4, n_steps=4, p=1, n_tries=3
     ),
     "independence": IndependenceSampler(n_samples=200, n_chains=50, n_discarded=4, proposal=Proposal(power=0.8)),
     "QUEST": QuestSampler(n_samples=200, n_chains=50, n_discarded=4, n_steps=4),
-    "importance": ImportanceSampler(n_samples=400, proposal=Proposal(power=0.8)),
-    "sequential": SequentialSampler(n_samples=400, n_islands=10, proposal=Proposal(power=0.5), resample_below=0.9),
+    "importance": importance(n_samples=400, proposal=Proposal(power=0.8)),
+    "sequential": sequential(n_samples=400, n_islands=10, proposal=Proposal(power=0.5), resample_below=0.9),
     "one by one": one_by_one().OneByOneSampler(n_samples=300),
 }
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from chains import importance, sequential, trained_alongside
 from torch import Tensor
 
 from nqs.error_bars import error_bar
@@ -14,13 +15,13 @@ from nqs.hilbert import Exclusion, HilbertSpace, bosons, spinful_fermions, spins
 from nqs.islands import Islands
 from nqs.models import Transformer, TransformerConfig
 from nqs.protocols import LogPsi, Wavefunction
-from nqs.samplers import ImportanceSampler, Proposal, SequentialSampler
+from nqs.samplers import Proposal, SequentialSampler
 from nqs.samplers.sequential import SequentialSampling, systematic
 from nqs.samples import Samples
 
 P_VALUE = 1e-4
 NETWORK = TransformerConfig(width=8, heads=2, layers=1)
-FLAT = Proposal(model=NETWORK, n_first=0, power=0.4)
+FLAT = trained_alongside(model=NETWORK, n_first=0, power=0.4)
 SPACES: dict[str, HilbertSpace] = {
     "bosons": bosons(4, 3),
     "electrons": spinful_fermions(3, 2, 1),
@@ -133,8 +134,8 @@ def test_ancestors_are_chosen_in_proportion_to_their_weights() -> None:
 
 def test_without_resampling_it_is_importance_sampling() -> None:
     psi = Given(spins(8, 0))
-    drawn = SequentialSampler(n_samples=320, resample_below=0.0, proposal=FLAT).build(psi).sample(seeded(3))
-    expected = ImportanceSampler(n_samples=320, proposal=FLAT).build(psi).sample(seeded(3))
+    drawn = sequential(n_samples=320, resample_below=0.0, proposal=FLAT).build(psi).sample(seeded(3))
+    expected = importance(n_samples=320, proposal=FLAT).build(psi).sample(seeded(3))
     assert drawn.configurations.equal(expected.configurations)
     torch.testing.assert_close(drawn.weights, expected.weights, rtol=1e-10, atol=1e-14)
     assert drawn.log_norm == pytest.approx(expected.log_norm)
@@ -146,7 +147,7 @@ def test_resampling_keeps_tempered_particles_effective_on_many_sites() -> None:
     """Weights of tempered conditionals lose most particles on the way; resampled ones are kept where they count."""
     psi, found = autoregressive(spins(20), 40.0), []
     for resample_below in (0.0, 0.5):
-        sampler = SequentialSampler(
+        sampler = sequential(
             n_samples=3_200, n_effective=1, n_batches=1, resample_below=resample_below, proposal=Proposal(power=0.3)
         )
         found.append(sampler.build(psi).sample(seeded(0)).n_effective)
@@ -157,7 +158,7 @@ def test_resampling_keeps_tempered_particles_effective_on_many_sites() -> None:
 def test_error_bars_count_common_ancestors() -> None:
     """95 % intervals hold the exact mean; those of as many independent particles are too small."""
     psi = autoregressive(spins(10))
-    sampling = SequentialSampler(
+    sampling = sequential(
         n_samples=640, n_effective=1, n_batches=1, resample_below=1.0, proposal=Proposal(power=0.3)
     ).build(psi)
     p, f = squares(psi), torch.randn(1024, dtype=torch.float64, generator=seeded(9))
@@ -206,10 +207,10 @@ def test_independent_particles_count_as_such() -> None:
 )
 def test_errors_say_what_to_do(options: dict[str, float], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        SequentialSampler(n_samples=100, **options)
+        sequential(n_samples=100, **options)
 
 
 def test_a_state_without_conditionals_needs_a_model() -> None:
     with pytest.raises(TypeError, match="Given is not: give the proposal a `model`"):
-        SequentialSampler(n_samples=100).build(Given(bosons(4, 3)))
-    assert isinstance(SequentialSampler(n_samples=100, proposal=FLAT).build(Given(bosons(4, 3))), SequentialSampling)
+        sequential(n_samples=100).build(Given(bosons(4, 3)))
+    assert isinstance(sequential(n_samples=100, proposal=FLAT).build(Given(bosons(4, 3))), SequentialSampling)

@@ -15,6 +15,7 @@ from nqs import VMC, exact
 from nqs.hamiltonians import BoseHubbard, Family, FermiHubbard
 from nqs.lattice import square
 from nqs.models.parts import Attention, FamilyConfig, LatentConfig
+from nqs.recipes.optimiser import LARGE, SAMPLED
 from nqs.samplers import TreeSampler
 from nqs.samples import Samples
 from nqs.scripts import ablations
@@ -207,7 +208,7 @@ def test_a_family_is_trained_and_measured_at_other_couplings(
     config = FamilyConfig(component=component, sector=sector, couplings=couplings)
     together = Family(members)
     family = config.build(together.hilbert)
-    optimiser = families.FamilyReconfiguration(momentum=0.9, final_diagonal_shift=1e-4)
+    optimiser = families.FamilyReconfiguration(**(SAMPLED | LARGE))
     VMC(together, family, TreeSampler(n_samples=10**6), optimiser, TreeSampler(n_samples=100)).run(60, progress=False)
     for D in (-0.5, 1.0, 2.0):
         energy = exact.ground_state(h(D)).energy

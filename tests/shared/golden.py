@@ -33,8 +33,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from optimisers import exact_steps, natural_gradient
 from torch.nn.utils import parameters_to_vector
-from variants import Variant
+from variants import variant
 
 from nqs import VMC, Archive, Result, exact, recipes, resume
 from nqs.cli.options import command_line
@@ -202,7 +203,7 @@ def spins_adam(folder: Path) -> Record:
 @golden
 def ising_without_replacement(folder: Path) -> Record:
     """Ising lattice in a tilted field, Gumbel sampler; momentum, in parameter space, change of log psi linear."""
-    optimiser = Variant(momentum=0.8, space="parameters", logarithmic=False)
+    optimiser = variant(momentum=0.8, space="parameters", logarithmic=False)
     return run(Ising(square(2, 4), h=2.0, g=0.1), POSITIVE, GumbelSampler(n_distinct=50), optimiser, steps=5)
 
 
@@ -212,7 +213,7 @@ def frustrated_on_orbits(folder: Path) -> Record:
     hamiltonian, reference = Heisenberg(chain(10), 0.0, J=(1.0, 0.4)), MarshallSign(sublattice=(0, 1) * 5)
     symmetry = sector_of(reference, symmetries_of(hamiltonian), hamiltonian.hilbert)
     model = OnOrbits(base=replace(TOY, reference=reference), symmetry=symmetry)
-    optimiser = Variant(learning_rate=0.1, implicit=False)
+    optimiser = variant(learning_rate=0.1, implicit=False)
     return run(hamiltonian, model, TreeSampler(n_distinct=10), optimiser, steps=6)
 
 
@@ -261,14 +262,14 @@ def electrons_sampled(folder: Path) -> Record:
 def spinless_streamed(folder: Path) -> Record:
     """Spinless fermions on a twisted ring, complex elements, no reference; rows of the Jacobian streamed by layers."""
     hamiltonian = TV(chain(8), 3, V=2.0, twist=(0.4,))
-    optimiser = ExactSteps(memory=4e-4, time=0.3, final_diagonal_shift=SHIFT)  # memory in GiB
+    optimiser = exact_steps(memory=4e-4, time=0.3, final_diagonal_shift=SHIFT)  # memory in GiB
     return run(hamiltonian, TOY, ExhaustiveSampler(), optimiser, steps=4)
 
 
 @golden
 def tj_streamed(folder: Path) -> Record:
     """t-J ring, signs learned; metric in parameter space from streamed rows, samples from a tree."""
-    optimiser = Variant(memory=1e-4, space="parameters")
+    optimiser = variant(memory=1e-4, space="parameters")
     return run(TJ(chain(5), 2, 2, J=0.4), TOY, TreeSampler(n_distinct=20), optimiser, steps=5)
 
 
@@ -281,7 +282,7 @@ def narrow_exact(folder: Path) -> Record:
 @golden
 def narrow_sampled(folder: Path) -> Record:
     """Long steps from samples: one leads to a higher energy and is refused."""
-    optimiser = Variant(max_step=0.5, logarithmic=False)
+    optimiser = variant(max_step=0.5, logarithmic=False)
     return run(Ising(chain(8), h=1.0), NARROW, TreeSampler(n_samples=10**6), optimiser, steps=6)
 
 
@@ -348,7 +349,7 @@ def fitted(folder: Path) -> Record:
             losses.extend(made.history["loss"].tolist())
 
     model = replace(TOY, reference=determinant)
-    optimiser = StochasticReconfiguration(final_diagonal_shift=SHIFT)
+    optimiser = natural_gradient(final_diagonal_shift=SHIFT)
     return run(hamiltonian, model, tree, optimiser, steps=3, start=start) | {"losses": losses}
 
 
@@ -357,8 +358,8 @@ def transferred(folder: Path) -> Record:
     """A run that starts with the parameters of another one, on a larger lattice and with more bosons."""
     path, small, large = folder / "run.h5", BoseHubbard(chain(4), 4, U=4.0), BoseHubbard(chain(5), 5, U=6.0)
     model = replace(POSITIVE, heads=4, attention="factored", displacements=displacements(small.lattice))
-    optimiser = StochasticReconfiguration(final_diagonal_shift=SHIFT)
-    run(small, model, ExhaustiveSampler(), ExactSteps(final_diagonal_shift=SHIFT), steps=2, archive=path)
+    optimiser = natural_gradient(final_diagonal_shift=SHIFT)
+    run(small, model, ExhaustiveSampler(), exact_steps(final_diagonal_shift=SHIFT), steps=2, archive=path)
     return run(
         large,
         replace(model, displacements=displacements(large.lattice)),

@@ -12,14 +12,15 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from chains import GRADIENT, TRAINING
+from optimisers import exact_steps, first_order, natural_gradient
 from torch.nn.utils import parameters_to_vector
-from variants import Variant
+from variants import variant
 
 from nqs import VMC, exact
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
 from nqs.models import OnOrbits, RBMConfig, Symmetrised, TransformerConfig
-from nqs.optimisation import ExactSteps, StochasticReconfiguration, TorchOptimiser
 from nqs.optimisation.cholesky import cholesky, split_factor
 from nqs.pretraining import VectorTarget, fit
 from nqs.runtime import ranks
@@ -46,7 +47,7 @@ STEPS = 5  # the first one that differs shows it; momenta and adaptive shifts ac
 TOY = TransformerConfig(width=8, layers=1, heads=2)
 POSITIVE = replace(TOY, phase="zero")
 # Shifts with which differences in rounding do not grow from step to step.
-NATURAL = StochasticReconfiguration(diagonal_shift=1e-2, final_diagonal_shift=1e-2)
+NATURAL = natural_gradient(diagonal_shift=1e-2, final_diagonal_shift=1e-2)
 CASES: dict[str, Callable[[], Any]] = {}
 
 Record = dict[str, Any]
@@ -107,7 +108,7 @@ def averaged() -> Record:
     """Average over a symmetry, in steps over the whole group; metric in parameter space."""
     hamiltonian = Ising(chain(8), h=1.0)
     model = Symmetrised(base=replace(POSITIVE, width=4, heads=1, mlp_ratio=1), symmetry=symmetries_of(hamiltonian))
-    optimiser = Variant(diagonal_shift=1e-2, final_diagonal_shift=1e-2, space="parameters")
+    optimiser = variant(diagonal_shift=1e-2, final_diagonal_shift=1e-2, space="parameters")
     return run(hamiltonian, model, TreeSampler(n_samples=500, groups=8), optimiser)
 
 
@@ -116,7 +117,7 @@ def on_orbits() -> Record:
     """Exact steps, sums over all orbits."""
     hamiltonian = BoseHubbard(chain(5), 5, U=4.0)
     model = OnOrbits(base=POSITIVE, symmetry=symmetries_of(hamiltonian))
-    optimiser = ExactSteps(diagonal_shift=1e-2, final_diagonal_shift=1e-2)
+    optimiser = exact_steps(diagonal_shift=1e-2, final_diagonal_shift=1e-2)
     return run(hamiltonian, model, ExhaustiveSampler(), optimiser)
 
 
@@ -201,14 +202,14 @@ def messages_of_chains() -> Record:
 
 @case
 def gradient_chains() -> Record:
-    sampler = NormConstrainedSampler(n_samples=32, n_chains=16, n_tries=2, n_discarded=10)
+    sampler = NormConstrainedSampler(n_samples=32, n_chains=16, n_tries=2, n_discarded=10, **GRADIENT)
     return run(Ising(chain(6), h=1.0), RBMConfig(), sampler)
 
 
 @case
 def independence() -> Record:
     """Independence Metropolis with a trained proposal."""
-    proposal = Proposal(model=replace(POSITIVE, width=4, heads=1), n_first=3)
+    proposal = Proposal(model=replace(POSITIVE, width=4, heads=1), **(TRAINING | {"n_first": 3}))
     sampler = IndependenceSampler(n_samples=40, n_chains=20, proposal=proposal, n_discarded=6)
     return run(Heisenberg(chain(8), 0.0), POSITIVE, sampler)
 
@@ -220,22 +221,22 @@ def quest() -> Record:
 
 @case
 def importance() -> Record:
-    sampler = ImportanceSampler(n_samples=200, proposal=Proposal(power=0.7))
+    sampler = ImportanceSampler(n_samples=200, n_batches=8, proposal=Proposal(power=0.7))
     return run(Heisenberg(chain(8), 0.0), POSITIVE, sampler)
 
 
 @case
 def sequential() -> Record:
     """Particles of several islands, resampled; psi and the proposal are decoded side by side."""
-    proposal = Proposal(model=replace(POSITIVE, width=4, heads=1), n_first=3, power=0.7)
-    sampler = SequentialSampler(n_samples=198, n_islands=9, resample_below=0.9, proposal=proposal)
+    proposal = Proposal(model=replace(POSITIVE, width=4, heads=1), power=0.7, **(TRAINING | {"n_first": 3}))
+    sampler = SequentialSampler(n_samples=198, n_batches=8, n_islands=9, resample_below=0.9, proposal=proposal)
     return run(Heisenberg(chain(8), 0.0), POSITIVE, sampler)
 
 
 @case
 def covered() -> Record:
     sampler = CoverageSampler(n_distinct=50, groups=8)
-    return run(Heisenberg(chain(10), 0.0), POSITIVE, sampler, TorchOptimiser(name="AdamW"))
+    return run(Heisenberg(chain(10), 0.0), POSITIVE, sampler, first_order(name="AdamW"))
 
 
 @case

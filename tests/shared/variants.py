@@ -1,6 +1,9 @@
 """Stochastic reconfiguration with choices that are not options of users: what tests compare the default choice with."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optimisers import natural_gradient
 
 from nqs.optimisation import NaturalGradient, StochasticReconfiguration
 from nqs.optimisation.solve import Space
@@ -23,3 +26,8 @@ class Variant(StochasticReconfiguration):
             logarithmic=self.logarithmic,
             space=self.space,
         )
+
+
+def variant(**options: Any) -> Variant:
+    """With the numbers of nqs.recipes, except for those that are given."""
+    return Variant(**(asdict(natural_gradient()) | options))

@@ -10,7 +10,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from chains import importance, independence, metropolis, norm_constrained, quest, sequential, trained_alongside
 from hypothesis import given
+from optimisers import first_order, natural_gradient
 
 from nqs import hamiltonians, models, samplers
 from nqs.archive.serialise import differences, digest, from_plain, to_plain
@@ -57,15 +59,9 @@ from nqs.samplers import (
     CoverageSampler,
     ExhaustiveSampler,
     GumbelSampler,
-    ImportanceSampler,
-    IndependenceSampler,
     LocalMoves,
-    MetropolisSampler,
-    NormConstrainedSampler,
     Proposal,
-    QuestSampler,
     Redraw,
-    SequentialSampler,
     TreeSampler,
 )
 from nqs.symmetry import Symmetry, space_group, spin_flip, translations
@@ -125,13 +121,13 @@ CONFIGURATIONS = [
     ProductConfig(factors=(JastrowConfig(), DeterminantConfig(width=0))),
     VisionConfig(patches=((0, 1), (2, 3)), displacements=((0, 1), (1, 0)), places=True),
     Projected(base=RBMConfig(), symmetry=space_group(RING, spins(4, 0)), trained=(0,)),
-    MetropolisSampler(n_samples=20, n_chains=4, n_steps=3, moves=(LocalMoves(sites=3), Redraw()), powers=(1.0, 0.5)),
-    MetropolisSampler(n_samples=20, n_chains=4, moves=(ConnectedMoves(Heisenberg(RING, 0)),)),
-    NormConstrainedSampler(n_samples=20, n_chains=4, step_size=2.0, p=1, n_tries=8, weighting="constant"),
-    QuestSampler(n_samples=20, n_chains=4, proposal=Proposal(model=TransformerConfig(width=8), power=0.5)),
-    IndependenceSampler(n_samples=20, n_chains=4, proposal=Proposal(n_updates=0)),
-    ImportanceSampler(n_samples=100, n_effective=10),
-    SequentialSampler(n_samples=100, n_islands=10, resample_below=0.3, proposal=Proposal(power=0.5)),
+    metropolis(n_samples=20, n_chains=4, n_steps=3, moves=(LocalMoves(sites=3), Redraw()), powers=(1.0, 0.5)),
+    metropolis(n_samples=20, n_chains=4, moves=(ConnectedMoves(Heisenberg(RING, 0)),)),
+    norm_constrained(n_samples=20, n_chains=4, step_size=2.0, p=1, n_tries=8, weighting="constant"),
+    quest(n_samples=20, n_chains=4, proposal=trained_alongside(model=TransformerConfig(width=8), power=0.5)),
+    independence(n_samples=20, n_chains=4, proposal=Proposal(n_updates=0)),
+    importance(n_samples=100, n_effective=10),
+    sequential(n_samples=100, n_islands=10, resample_below=0.3, proposal=Proposal(power=0.5)),
     CoverageSampler(n_distinct=64, branches=2, given={0: 1}),
     LocalMoves(),
     Redraw(),
@@ -142,13 +138,13 @@ CONFIGURATIONS = [
     TreeSampler(n_samples=10**12),
     TreeSampler(n_distinct=512, max_frontier=64),
     GumbelSampler(n_distinct=100),
-    StochasticReconfiguration(),
-    StochasticReconfiguration(learning_rate=0.1, momentum=0.9),
-    TorchOptimiser(),
+    natural_gradient(),
+    natural_gradient(learning_rate=0.1, momentum=0.9),
+    first_order(),
     TorchOptimiser(name="SGD", learning_rate=1e-2, final_learning_rate=1e-300),
-    RunConfig(),
+    RunConfig(annealing=0.5),
     RunConfig(steps=7, seed=3, temperature=1.5, annealing=1.0),
-    RunConfig(total_minutes=3),
+    RunConfig(total_minutes=3, annealing=0.5),
 ]
 
 
@@ -226,14 +222,21 @@ def options(kind: type, **values: st.SearchStrategy[Any]) -> st.SearchStrategy[t
     options(
         StochasticReconfiguration,
         learning_rate=positive,
+        final_learning_rate=positive,
         diagonal_shift=positive,
+        final_diagonal_shift=positive,
+        max_step=positive,
         momentum=st.floats(0, 0.999),
         precision=st.sampled_from(["float64", "float32", "tf32"]),
     )
     | options(TreeSampler, n_samples=st.integers(1, 10**12), max_frontier=st.integers(1, 2**20))
     | options(GumbelSampler, n_distinct=st.integers(1, 2**40))
     | options(
-        RunConfig, steps=st.integers(1, 10**9), seed=st.integers(-(2**63), 2**63 - 1), temperature=st.floats(0, 1e300)
+        RunConfig,
+        steps=st.integers(1, 10**9),
+        seed=st.integers(-(2**63), 2**63 - 1),
+        temperature=st.floats(0, 1e300),
+        annealing=st.floats(1e-300, 1.0),
     )
 )
 def test_options_survive_json(config: tuple[type, dict[str, Any]]) -> None:
@@ -465,7 +468,9 @@ def test_equal_configurations_do_not_differ(config: Any) -> None:
 
 @given(st.integers(1, 100), st.integers(1, 100))
 def test_differences_are_empty_only_for_equal_configurations(a: int, b: int) -> None:
-    assert (differences(to_plain(RunConfig(steps=a)), to_plain(RunConfig(steps=b))) == []) == (a == b)
+    assert (
+        differences(to_plain(RunConfig(steps=a, annealing=0.5)), to_plain(RunConfig(steps=b, annealing=0.5))) == []
+    ) == (a == b)
 
 
 def test_digest_is_short_stable_and_tells_configurations_apart() -> None:
@@ -482,7 +487,7 @@ def test_digest_does_not_depend_on_the_order_of_fields() -> None:
 
 def test_a_renamed_field_keeps_its_name_in_archives() -> None:
     """So that runs of 0.2.0 are continued and found again by their digest."""
-    plain = to_plain(RunConfig(total_minutes=3))
+    plain = to_plain(RunConfig(total_minutes=3, annealing=0.5))
     assert plain["minutes"] == 3
     assert "total_minutes" not in plain
-    assert from_plain(plain, {"RunConfig": RunConfig}) == RunConfig(total_minutes=3)
+    assert from_plain(plain, {"RunConfig": RunConfig}) == RunConfig(total_minutes=3, annealing=0.5)

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from optimisers import exact_steps
 from places import DATA
 
 import nqs.archive.serialise
@@ -27,7 +28,6 @@ from nqs.archive.isolated import Reader
 from nqs.archive.storage import seal
 from nqs.cli import main
 from nqs.cli.errors import ExitCode
-from nqs.optimisation import ExactSteps
 from nqs.optimisation.solve import solve_shifted
 from nqs.optimisation.stages import RunConfig, stages
 from nqs.runtime.text import printable
@@ -468,7 +468,7 @@ def test_contents_that_no_run_stores_end_in_one_line(
 def test_run_without_an_end_of_its_time_goes_on(tmp_path: Path) -> None:
     """Any number of minutes that the configuration may hold."""
     path = tmp_path / "x.h5"
-    pace = Pace(RunConfig(total_minutes=1e308))
+    pace = Pace(RunConfig(total_minutes=1e308, annealing=0.5))
     pace.measured(1, 1e-3, math.inf)
     assert pace.progress(1) == 0
     for step in range(2, 30):
@@ -479,8 +479,8 @@ def test_run_without_an_end_of_its_time_goes_on(tmp_path: Path) -> None:
 
 
 def test_stages_of_many_annealed_steps_are_found_at_once() -> None:
-    run = RunConfig(steps=10**9, temperature=1.0)
-    annealing, main_stage = stages(run, ExhaustiveSampler(), ExactSteps(), None)
+    run = RunConfig(steps=10**9, temperature=1.0, annealing=0.5)
+    annealing, main_stage = stages(run, ExhaustiveSampler(), exact_steps(), None)
     assert (annealing.name, main_stage.name) == ("annealing", "main")
     assert annealing.steps == main_stage.first == 5 * 10**8
 

@@ -6,6 +6,7 @@ tests/data/version-2-*.h5 and 0.1-script.h5 were written by that version and sto
 import json
 import re
 import shutil
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig
 from nqs.models.parts import ComposedConfig, RotaryAttention
-from nqs.optimisation import ExactSteps, StochasticReconfiguration
+from nqs.optimisation import ExactSteps, StochasticReconfiguration, TorchOptimiser
 from nqs.report.compare import hamiltonian_of
 from nqs.samplers import TreeSampler
 from nqs.transfer import load
@@ -109,6 +110,22 @@ def test_exact_steps_of_an_old_archive_are_resumed(tmp_path: Path) -> None:
     assert resume(path, progress=False).steps_left == 0  # once more: nothing is left
 
 
+def test_numbers_that_were_not_given_are_those_of_then() -> None:
+    config = Archive.open(EXACT).config
+    left_out = dict.fromkeys(("learning_rate", "final_learning_rate", "final_diagonal_shift", "max_step"))
+    optimiser = rebuild({**config, "optimiser": {**config["optimiser"], **left_out}})["optimiser"]
+    assert optimiser == ExactSteps(time=1.0, diagonal_shift=1e-3, final_diagonal_shift=1e-7, max_step=0.15)
+    for kind, numbers in (
+        (StochasticReconfiguration, (0.3, 0.02, 1e-3, 1e-5, 0.1)),
+        (ExactSteps, (1.0, 1e-3, 1e-7, 0.15)),
+        (TorchOptimiser, ("Adam", 1e-3, 1e-4)),
+    ):
+        names = [field.name for field in fields(kind) if field.default is MISSING]
+        built = rebuild({"optimiser": {"type": kind.__name__}}, only=("optimiser",))["optimiser"]
+        assert tuple(getattr(built, name) for name in names) == numbers
+    assert rebuild({"run": {"type": "RunConfig", "steps": 1}}, only=("run",))["run"].annealing == 0.5
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("implicit", False), ("propagated", False), ("adaptive", False), ("logarithmic", True), ("space", "parameters"),
@@ -129,8 +146,9 @@ def test_options_with_their_default_value_are_dropped() -> None:
     sampled = {"type": "TreeSampler", "n_distinct": 10}
     momentum = {**config["optimiser"], "momentum": 0.5}
     assert rebuild({**config, "sampler": sampled, "optimiser": momentum})["optimiser"] == StochasticReconfiguration(
-        learning_rate=1.0, final_learning_rate=1.0, final_diagonal_shift=1e-7, max_step=0.15, momentum=0.5
-    )
+        learning_rate=1.0, final_learning_rate=1.0, diagonal_shift=1e-3, final_diagonal_shift=1e-7, max_step=0.15,
+        momentum=0.5,
+    )  # fmt: skip
     adam = {"type": "TorchOptimiser", "name": "Adam", "baseline": True}
     assert "baseline" not in upgraded({**config, "optimiser": adam})["optimiser"]
     with pytest.raises(ArchiveError, match="baseline=False"):
@@ -148,7 +166,7 @@ def test_an_old_archive_is_opened_and_measured() -> None:
 def test_todays_configurations_stay() -> None:
     h = BoseHubbard(chain(3), 3, U=4.0)
     vmc = VMC(h, Transformer(h.hilbert, width=4, layers=1, heads=1), TreeSampler(n_samples=9))
-    plain = to_plain(vmc.config(RunConfig(steps=2)))
+    plain = to_plain(vmc.config(RunConfig(steps=2, annealing=0.5)))
     assert upgraded(plain) == plain
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chains import metropolis
 from torch import Tensor
 
 from nqs import VMC
@@ -102,7 +103,7 @@ class Unnormalised(Wavefunction):
 def test_states_that_are_not_normalised_and_chains() -> None:
     psi = Unnormalised(spins(6))
     every = diagnostics(ExhaustiveSampler().build(psi).sample(seeded(0)), psi)
-    samples: Samples = MetropolisSampler(n_samples=20_000, n_chains=100).build(psi).sample(seeded(0))
+    samples: Samples = metropolis(n_samples=20_000, n_chains=100).build(psi).sample(seeded(0))
     found = diagnostics(samples, psi)
     assert "weight" not in found
     assert found["entropy"] == pytest.approx(every["entropy"], abs=0.02)
@@ -112,9 +113,7 @@ def test_states_that_are_not_normalised_and_chains() -> None:
     assert found["total_variation"] < 2 * found["expected_variation"]
 
 
-@pytest.mark.parametrize(
-    "sampler", [TreeSampler(n_samples=100), MetropolisSampler(n_samples=100, n_chains=50)], ids=repr
-)
+@pytest.mark.parametrize("sampler", [TreeSampler(n_samples=100), metropolis(n_samples=100, n_chains=50)], ids=repr)
 def test_diagnostics_are_kept_and_shown(sampler: object, tmp_path: Path) -> None:
     hamiltonian = Heisenberg(chain(6), total_sz=0)
     VMC(hamiltonian, model(hamiltonian.hilbert), sampler, evaluation=sampler).run(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optimisers import first_order, natural_gradient
 from torch.nn.utils import parameters_to_vector
 
 from nqs import VMC, Archive, Result, exact, recipes, resume
@@ -22,7 +23,7 @@ from nqs.hilbert import HilbertSpace
 from nqs.lattice import chain, square
 from nqs.models import MarshallSign, TransformerConfig, hartree_fock
 from nqs.observables import measure
-from nqs.optimisation import OptimiserConfig, StochasticReconfiguration, TorchOptimiser
+from nqs.optimisation import OptimiserConfig
 from nqs.protocols import Connected, Hamiltonian, WavefunctionConfig
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry import symmetries_of
@@ -71,8 +72,8 @@ TREE = TreeSampler(n_samples=500)
 PROBLEMS: dict[str, tuple[Hamiltonian, WavefunctionConfig, Any, OptimiserConfig | None]] = {
     "bosons, exact steps": (BOSONS, POSITIVE, ExhaustiveSampler(), None),
     "bosons, sampled": (BOSONS, POSITIVE, TREE, None),
-    "spins, sampled": (SPINS, MARSHALL, TREE, StochasticReconfiguration(momentum=0.9)),
-    "spins, SGD": (SPINS, MARSHALL, TREE, TorchOptimiser(name="SGD", learning_rate=0.05)),
+    "spins, sampled": (SPINS, MARSHALL, TREE, natural_gradient(momentum=0.9)),
+    "spins, SGD": (SPINS, MARSHALL, TREE, first_order(name="SGD", learning_rate=0.05)),
     "electrons, exact steps": (ELECTRONS, TOY, ExhaustiveSampler(), None),
     "electrons, sampled": (ELECTRONS, TOY, TREE, None),
 }
@@ -202,7 +203,7 @@ def test_an_archive_without_a_scale_goes_on_with_absolute_rates(
     """Those of nqs 0.1 and 0.2.0."""
 
     def vmc() -> VMC:
-        return VMC(BOSONS, POSITIVE.build(BOSONS.hilbert), TREE, StochasticReconfiguration())
+        return VMC(BOSONS, POSITIVE.build(BOSONS.hilbert), TREE, natural_gradient())
 
     assert vmc().energy_scale > 1.5
     with monkeypatch.context() as absolute:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optimisers import exact_steps
 from torch import Tensor, nn
 
 from nqs import VMC, exact
@@ -17,7 +18,6 @@ from nqs.hamiltonians.netket.operator import NetKetOperator
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import chain, triangular
 from nqs.models import Transformer
-from nqs.optimisation.exact_steps import ExactSteps
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, Connected, Hamiltonian, LogPsi
 from nqs.samplers import ExhaustiveSampler
 from nqs.symmetry import Symmetry, symmetries_of, translations
@@ -156,7 +156,7 @@ def wrong_everywhere(hamiltonian: Any) -> dict[str, Callable[[], Any]]:
 
     def steps() -> Any:
         samples = ExhaustiveSampler().build(model).sample(torch.Generator())
-        return ExactSteps().objective(hamiltonian).local(model, samples)
+        return exact_steps().objective(hamiltonian).local(model, samples)
 
     class Uniform:
         def amplitude(self, n: Tensor) -> Tensor:

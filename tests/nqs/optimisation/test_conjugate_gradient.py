@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optimisers import exact_steps, natural_gradient
 from torch.nn.utils import parameters_to_vector
-from variants import Variant
+from variants import variant
 
 from nqs import VMC, Archive
 from nqs.cli import main
@@ -16,7 +17,7 @@ from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import TV, BoseHubbard, Heisenberg, Ising
 from nqs.lattice import chain
 from nqs.models import OnOrbits, Symmetrised, TransformerConfig
-from nqs.optimisation import ExactSteps, StochasticReconfiguration, kernel
+from nqs.optimisation import StochasticReconfiguration, kernel
 from nqs.optimisation.conjugate_gradient import conjugate_gradient
 from nqs.optimisation.kernel import DenseJacobian
 from nqs.optimisation.solve import linear_system
@@ -118,7 +119,7 @@ def updates(problem: str, config: StochasticReconfiguration, steps: int = 2) -> 
 def test_steps_are_those_with_the_matrix(
     problem: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = Variant(diagonal_shift=1e-2, **options)
+    config = variant(diagonal_shift=1e-2, **options)
     wanted = updates(problem, config)
     for kind in (kernel.DenseJacobian, kernel.StreamedJacobian):
         for name in ("gram", "metric"):
@@ -129,7 +130,7 @@ def test_steps_are_those_with_the_matrix(
 
 
 def test_default_tolerance_follows_the_matrix() -> None:
-    config = Variant(diagonal_shift=1e-3, space="samples")
+    config = variant(diagonal_shift=1e-3, space="samples")
     for one, other in zip(updates("bosons", replace(config, dense_rows=0)), updates("bosons", config), strict=True):
         assert (one - other).norm() < 1e-6 * other.norm()
 
@@ -139,7 +140,7 @@ def test_exact_steps() -> None:
     found = []
     hamiltonian = PROBLEMS["bosons"][0]
     for options in ({}, without_matrix):
-        config = ExactSteps(diagonal_shift=1e-2, final_diagonal_shift=1e-3, **options)
+        config = exact_steps(diagonal_shift=1e-2, final_diagonal_shift=1e-3, **options)
         vmc = VMC(hamiltonian, POSITIVE.build(hamiltonian.hilbert), ExhaustiveSampler(), config)
         result = vmc.run(6, progress=False)
         assert ("cg_iterations" in result.history) == bool(options)
@@ -155,7 +156,7 @@ def test_the_record_says_what_did_not_converge(
     iterations: int, missed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hamiltonian, model, distinct = PROBLEMS["spins"]
-    config = StochasticReconfiguration(dense_rows=0, solver_iterations=iterations)
+    config = natural_gradient(dense_rows=0, solver_iterations=iterations)
     vmc = VMC(hamiltonian, model.build(hamiltonian.hilbert), TreeSampler(n_distinct=distinct), config)
     path = tmp_path / "run.h5"
     history = vmc.run(5, archive=path, progress=False).history

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optimisers import exact_steps, natural_gradient
 
 import nqs
 from nqs import VMC, exact
@@ -15,7 +16,7 @@ from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain, square
 from nqs.models import OnOrbits, Transformer, TransformerConfig
 from nqs.observables import StateVector
-from nqs.optimisation import ExactSteps, KnownState, StochasticReconfiguration
+from nqs.optimisation import ExactSteps, KnownState
 from nqs.optimisation.known_states import Known, Penalised, overlap, overlaps, penalised, ratios
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
@@ -105,7 +106,7 @@ def test_text_and_impossible_numbers() -> None:
 # ---- the penalty -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimiser", [StochasticReconfiguration(), ExactSteps()], ids=["local", "matrix"])
+@pytest.mark.parametrize("optimiser", [natural_gradient(), exact_steps()], ids=["local", "matrix"])
 def test_local_values_are_those_of_the_penalised_matrix(optimiser: Any) -> None:
     h, phi, psi = SPINS, model(SPINS, 1), model(SPINS, 2)
     samples = ExhaustiveSampler().build(psi).sample(torch.Generator())
@@ -134,8 +135,8 @@ def test_states_with_a_symmetry_see_the_projection_of_a_known_state() -> None:
     other = translations(chain(6), h.hilbert, momentum=(2,))
     elsewhere = OnOrbits(base=TransformerConfig(width=8, layers=1, heads=1), symmetry=other).build(h.hilbert)
     assert overlaps([Known(elsewhere, 1.0)], psi, samples).value.item() == pytest.approx(0.0, abs=1e-20)
-    sector = penalised(ExactSteps().objective(h), [Known(known, 2.0)])
-    energies = penalised(StochasticReconfiguration().objective(h), [Known(known, 2.0)])
+    sector = penalised(exact_steps().objective(h), [Known(known, 2.0)])
+    energies = penalised(natural_gradient().objective(h), [Known(known, 2.0)])
     np.testing.assert_allclose(sector.local(psi, samples).values, energies.local(psi, samples).values, atol=1e-10)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optimisers import exact_steps, natural_gradient
 from scipy.linalg import expm
 
 from nqs import VMC, exact, recipes
@@ -14,7 +15,6 @@ from nqs.exact import SectorMatrix
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
 from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig
-from nqs.optimisation import ExactSteps, StochasticReconfiguration
 from nqs.optimisation.exact_steps import SectorEnergy, normalised_amplitudes
 from nqs.optimisation.imaginary_time import evolved
 from nqs.optimisation.targets import gain_ratio, log_of_one_plus
@@ -119,7 +119,7 @@ def test_a_short_step_is_the_evolution(name: str) -> None:
     h, psi = STATES[name]
     psi = psi.config.build(h.hilbert)  # fresh
     samples, matrix = batch(h, psi)
-    config = ExactSteps(max_step=1e-6, diagonal_shift=1e-10, final_diagonal_shift=1e-10)
+    config = exact_steps(max_step=1e-6, diagonal_shift=1e-10, final_diagonal_shift=1e-10)
     objective = config.objective(h)
     info = config.build(psi, objective).step(samples, objective.local(psi, samples), 0.0)
     assert 0.5e-6 < info.update_norm <= 1.01e-6
@@ -188,22 +188,22 @@ def test_only_plain_exact_sums_use_the_matrix(monkeypatch: pytest.MonkeyPatch) -
         VMC(RING, SMALL.build(RING.hilbert), ExhaustiveSampler()).run(4, progress=False, **options)
         assert len(built) == expected
     built.clear()
-    VMC(RING, SMALL.build(RING.hilbert), ExhaustiveSampler(), StochasticReconfiguration()).run(1, progress=False)
+    VMC(RING, SMALL.build(RING.hilbert), ExhaustiveSampler(), natural_gradient()).run(1, progress=False)
     assert not built
 
 
 def test_exact_steps_say_what_they_need() -> None:
     psi = SMALL.build(RING.hilbert)
     with pytest.raises(ValueError, match="need the matrix of the Hamiltonian"):
-        ExactSteps().build(psi)
+        exact_steps().build(psi)
     few = TreeSampler(n_distinct=5).build(psi).sample(torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="sum over the whole sector of 126 terms; the sampler gave"):
-        ExactSteps().objective(RING).local(psi, few)
+        exact_steps().objective(RING).local(psi, few)
     with pytest.raises(ValueError, match="time=0: it must be a positive number"):
-        ExactSteps(time=0)
+        exact_steps(time=0)
     given = OptimiserOptions(learning_rate=0.5, max_step=0.3, memory=1.0)
-    assert recipes.optimiser(given, exact=True) == ExactSteps(time=0.5, max_step=0.3, memory=1.0)
-    assert recipes.optimiser(exact=True) == ExactSteps()
+    assert recipes.optimiser(given, exact=True) == exact_steps(time=0.5, max_step=0.3, memory=1.0)
+    assert recipes.optimiser(exact=True) == exact_steps()
     for option in ({"momentum": 0.5}, {"final_learning_rate": 0.1}):
         with pytest.raises(ValueError, match=f"{next(iter(option))}=0.*whole sector"):
             recipes.optimiser(OptimiserOptions(**option), exact=True)
@@ -212,8 +212,8 @@ def test_exact_steps_say_what_they_need() -> None:
 def test_near_their_end_exact_sums_may_only_go_down() -> None:
     """They go on from the state of lowest energy, also after an interruption."""
     psi = Transformer(RING.hilbert, SMALL)
-    objective = ExactSteps().objective(RING)
-    optimiser, guard = ExactSteps().build(psi, objective), Guard(psi.parameters())
+    objective = exact_steps().objective(RING)
+    optimiser, guard = exact_steps().build(psi, objective), Guard(psi.parameters())
     samples = ExhaustiveSampler().build(psi).sample(torch.Generator())
     local = objective.local(psi, samples)
     lowest = guard.current()

@@ -7,14 +7,14 @@ import pytest
 import torch
 from held import Held
 from layers import Layers
-from variants import Variant
+from optimisers import natural_gradient
+from variants import variant
 
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import bosons
 from nqs.lattice import chain
 from nqs.models import Symmetrised, Transformer, TransformerConfig
-from nqs.optimisation import StochasticReconfiguration
 from nqs.optimisation import kernel as tangents
 from nqs.optimisation.jacobian import combined, directional, jacobian
 from nqs.optimisation.kernel import DenseJacobian, StreamedJacobian, add_gram, centred_jacobian
@@ -202,7 +202,7 @@ def test_streamed_steps_are_those_in_memory_in_every_precision(dtype: str, preci
         before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().double()
         samples = ExhaustiveSampler().build(model).sample(torch.Generator())
         local = local_energies(H, model, samples)
-        optimiser = Variant(
+        optimiser = variant(
             diagonal_shift=1e-3, momentum=0.5, precision=precision, memory=memory, space="samples"
         ).build(model)
         optimiser.step(samples, local, 0.0)
@@ -278,6 +278,6 @@ def test_memory_that_torch_holds_without_use_counts_as_free() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_unknown_precision_or_memory_is_refused() -> None:
     with pytest.raises(ValueError, match=r"precision='bfloat16'.*'tf32'"):
-        StochasticReconfiguration(precision="bfloat16")
+        natural_gradient(precision="bfloat16")
     with pytest.raises(ValueError, match="memory=0: it must be a positive number"):
-        StochasticReconfiguration(memory=0)
+        natural_gradient(memory=0)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from optimisers import first_order, natural_gradient
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from variants import Variant
+from variants import Variant, variant
 
 from nqs import VMC, exact
 from nqs.archive.serialise import from_plain, to_plain
@@ -17,7 +18,7 @@ from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.hamiltonians import BoseHubbard, Heisenberg
 from nqs.lattice import chain
 from nqs.models import Transformer
-from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
+from nqs.optimisation import TorchOptimiser
 from nqs.optimisation.jacobian import jacobian
 from nqs.optimisation.kernel import DenseJacobian
 from nqs.optimisation.schedules import cosine, geometric
@@ -142,10 +143,10 @@ def test_gradient_against_finite_differences(h: BoseHubbard, phase: str, tempera
 @pytest.mark.parametrize(
     "configuration",
     [
-        StochasticReconfiguration(),
-        Variant(space="samples", memory=1e-5),  # streamed
-        Variant(space="parameters", memory=1e-5),
-        TorchOptimiser(name="SGD"),
+        natural_gradient(),
+        variant(space="samples", memory=1e-5),  # streamed
+        variant(space="parameters", memory=1e-5),
+        first_order(name="SGD"),
     ],
     ids=str,
 )
@@ -198,7 +199,7 @@ def test_update_is_the_same_in_sample_and_parameter_space(h: BoseHubbard, phase:
     for space in ("samples", "parameters", "auto"):
         model = transformer(h, phase=phase)
         before = flat(model)
-        configuration = Variant(space=space, implicit=implicit, diagonal_shift=1e-2, max_step=1e9)
+        configuration = variant(space=space, implicit=implicit, diagonal_shift=1e-2, max_step=1e9)
         configuration.build(model).step(*exhaustive(h, model).given, 0.0)
         found[space] = flat(model) - before
     torch.testing.assert_close(found["samples"], found["parameters"], rtol=1e-9, atol=1e-12)
@@ -275,7 +276,7 @@ def test_momentum_is_that_of_spring(h: BoseHubbard, implicit: bool, logarithmic:
     """
     model = transformer(h)
     mu, shift = 0.9, 1e-2
-    configuration = Variant(
+    configuration = variant(
         learning_rate=0.3,
         momentum=mu,
         diagonal_shift=shift,
@@ -313,7 +314,7 @@ def test_second_moments_are_those_of_march(h: BoseHubbard, mu: float, space: str
     """
     model = transformer(h)
     beta, shift = 0.7, 1e-2
-    configuration = Variant(
+    configuration = variant(
         learning_rate=0.3,
         momentum=mu,
         second_moments=beta,
@@ -357,7 +358,7 @@ def test_the_unit_of_second_moments_drops_out() -> None:
     found = []
     for unit in (1.0, 1e-6):
         model = transformer(REAL)
-        optimiser = StochasticReconfiguration(momentum=0.9, second_moments=0.995).build(model)
+        optimiser = natural_gradient(momentum=0.9, second_moments=0.995).build(model)
         for _ in range(3):
             optimiser.step(*exhaustive(REAL, model).given, 0.0)
         optimiser.moments *= unit
@@ -369,7 +370,7 @@ def test_the_unit_of_second_moments_drops_out() -> None:
 def test_second_moments_of_a_failed_step_are_forgotten() -> None:
     """Of an update that is not finite; others keep theirs, as the momentum is discarded."""
     model = transformer(REAL)
-    optimiser = StochasticReconfiguration(second_moments=0.9).build(model)
+    optimiser = natural_gradient(second_moments=0.9).build(model)
     optimiser.step(*exhaustive(REAL, model).given, 0.0)
     before = optimiser.moments.clone()
     assert (before > 0).any()
@@ -382,7 +383,7 @@ def test_second_moments_of_a_failed_step_are_forgotten() -> None:
 
 def test_no_momentum_means_no_memory() -> None:
     model = transformer(REAL)
-    configuration = StochasticReconfiguration()
+    configuration = natural_gradient()
     used = configuration.build(model)
     used.step(*exhaustive(REAL, model).given, 0.0)
     start = flat(model)
@@ -419,7 +420,7 @@ def test_both_targets_agree_to_first_order_in_the_rate(h: BoseHubbard, phase: st
     def direction(rate: float, logarithmic: bool) -> torch.Tensor:
         model = transformer(h, phase=phase)
         before = flat(model)
-        configuration = Variant(
+        configuration = variant(
             learning_rate=rate, final_learning_rate=rate, diagonal_shift=1e-2, max_step=1e9, implicit=implicit,
             logarithmic=logarithmic,
         )  # fmt: skip
@@ -436,7 +437,7 @@ def test_a_wrong_sign_turns_with_the_logarithmic_target_alone(logarithmic: bool,
     """One particle on a ring of three sites, one amplitude negative: a linear step can only make it vanish."""
     h = BoseHubbard(chain(3), 1, U=0.0)
     model = OneParticle(h, [0.0, 0.1, -0.1], [0.0, math.pi, 0.0])
-    configuration = Variant(learning_rate=0.3, final_learning_rate=0.3, logarithmic=logarithmic, diagonal_shift=1e-6)
+    configuration = variant(learning_rate=0.3, final_learning_rate=0.3, logarithmic=logarithmic, diagonal_shift=1e-6)
     energies = optimise(h, model, configuration, steps=80)
     assert energies[-1] == pytest.approx(energy, abs=1e-3)
 
@@ -446,9 +447,7 @@ def test_amplitudes_change_by_a_bounded_factor(tiny: float) -> None:
     """An amplitude that is far too small would grow by a factor of its inverse; here by e at most."""
     h = BoseHubbard(chain(2), 1, U=0.0)
     model = OneParticle(h, [0.0, tiny], [0.0, 0.0])
-    configuration = StochasticReconfiguration(
-        learning_rate=0.1, final_learning_rate=0.1, diagonal_shift=1e-30, max_step=1e9
-    )
+    configuration = natural_gradient(learning_rate=0.1, final_learning_rate=0.1, diagonal_shift=1e-30, max_step=1e9)
     configuration.build(model).step(*exhaustive(h, model).given, 0.0)
     assert (model.a[1] - model.a[0]).item() - tiny == pytest.approx(MAX_LOG_CHANGE, rel=1e-2)
 
@@ -458,7 +457,7 @@ def test_what_is_left_open_is_completed_by_the_noise_of_expectation_values() -> 
     exact_sums, sampled = resolved(given, exact=True), resolved(given, exact=False)
     assert (exact_sums.time, exact_sums.final_diagonal_shift) == (0.4, 1e-7)
     assert (sampled.final_learning_rate, sampled.final_diagonal_shift) == (0.02, 1e-5)
-    assert sampled == StochasticReconfiguration(learning_rate=0.4)
+    assert sampled == natural_gradient(learning_rate=0.4)
     open_rate = OptimiserOptions()
     assert (resolved(open_rate, exact=True).time, resolved(open_rate, exact=True).max_step) == (1.0, 0.15)
     assert (resolved(open_rate, exact=False).learning_rate, resolved(open_rate, exact=False).max_step) == (0.3, 0.1)
@@ -469,7 +468,7 @@ def test_what_is_left_open_is_completed_by_the_noise_of_expectation_values() -> 
     assert sampled.momentum == 0
     assert resolved(dataclasses.replace(open_rate, momentum=0.0), exact=False, images=36).momentum == 0
     assert resolved(open_rate, exact=True, images=36) == resolved(open_rate, exact=True)
-    chosen = StochasticReconfiguration(
+    chosen = natural_gradient(
         learning_rate=0.2, final_learning_rate=0.1, final_diagonal_shift=1e-4, max_step=0.2, momentum=0.5
     )
     assert resolved(chosen, exact=True) == resolved(chosen, exact=False) == chosen
@@ -487,7 +486,7 @@ def test_trust_region_bounds_every_update(h: BoseHubbard, momentum: float, max_s
     shortened = False
     for seed in range(2):
         model = transformer(h, seed=seed, noise=0.5)
-        configuration = Variant(
+        configuration = variant(
             learning_rate=1.0, final_learning_rate=0.02, implicit=seed % 2 == 0, momentum=momentum, max_step=max_step
         )
         assert configuration.final_learning_rate is not None
@@ -510,7 +509,7 @@ def test_trust_region_bounds_every_update(h: BoseHubbard, momentum: float, max_s
 def test_a_step_that_the_model_did_not_follow_is_refused(phase: str) -> None:
     """Parameters go back to where they were, the next step is more careful, and a saved state remembers both."""
     model = transformer(REAL, phase=phase)
-    optimiser = StochasticReconfiguration(max_step=1e-3).build(model)
+    optimiser = natural_gradient(max_step=1e-3).build(model)
     before, guard = flat(model), Guard(model.parameters())
     info = optimiser.step(*exhaustive(REAL, model).given, 0.0)
     assert guard.accept(before, info.energy_limit)
@@ -526,7 +525,7 @@ def test_a_step_that_the_model_did_not_follow_is_refused(phase: str) -> None:
         assert refusing.rose(*bad.given, 0.1)
         assert torch.equal(flat(model), before)
     optimiser.reject()
-    resumed = StochasticReconfiguration(max_step=1e-3).build(model)
+    resumed = natural_gradient(max_step=1e-3).build(model)
     resumed.load_state_dict(optimiser.state_dict())
     assert resumed.backoff == optimiser.backoff > 1
     assert optimiser.step(*exhaustive(REAL, model).given, 0.1).update_norm > 0
@@ -549,7 +548,7 @@ def test_length_of_the_update_is_the_change_of_the_state() -> None:
     """1 - |<psi|psi'>|^2 = |update|^2 to lowest order."""
     model = transformer(FLUX)
     psi = state_vector(FLUX, model)
-    optimiser = StochasticReconfiguration(learning_rate=1.0, max_step=1e-3).build(model)
+    optimiser = natural_gradient(learning_rate=1.0, max_step=1e-3).build(model)
     info = optimiser.step(*exhaustive(FLUX, model).given, 0.0)
     assert info.update_norm == pytest.approx(1e-3, rel=1e-3)
     infidelity = 1 - abs(np.vdot(psi, state_vector(FLUX, model))) ** 2
@@ -584,10 +583,10 @@ def moved_by(h: BoseHubbard, configuration: Any, batch: Batch) -> torch.Tensor:
 
 
 CONFIGURATIONS = {
-    "samples": Variant(space="samples"),
-    "parameters": Variant(space="parameters"),
-    "explicit": Variant(implicit=False),
-    "SGD": TorchOptimiser(name="SGD", learning_rate=0.1),
+    "samples": variant(space="samples"),
+    "parameters": variant(space="parameters"),
+    "explicit": variant(implicit=False),
+    "SGD": first_order(name="SGD", learning_rate=0.1),
 }
 every_configuration = pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 
@@ -654,7 +653,7 @@ def test_an_eigenstate_is_a_fixed_point(configuration: Any) -> None:
 
 
 def test_frozen_parameters_stay() -> None:
-    for configuration in (StochasticReconfiguration(), TorchOptimiser()):
+    for configuration in (natural_gradient(), first_order()):
         model = transformer(REAL)
         model.token.weight.requires_grad_(False)
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -666,7 +665,7 @@ def test_frozen_parameters_stay() -> None:
 
 def test_single_precision_networks_take_nearly_the_same_step() -> None:
     model = transformer(REAL)
-    configuration = StochasticReconfiguration(diagonal_shift=1e-2)
+    configuration = natural_gradient(diagonal_shift=1e-2)
     batch = exhaustive(REAL, model)
     single = transformer(REAL, dtype="float32")
     single.load_state_dict(model.state_dict())
@@ -698,14 +697,14 @@ CHAIN = BoseHubbard(chain(4), 4, U=4.0)
 @every_diagonal
 def test_energy_falls_at_every_small_natural_step(h: BoseHubbard, implicit: bool) -> None:
     model = Transformer(h.hilbert, width=8, layers=1, heads=2, seed=0)
-    configuration = Variant(learning_rate=0.05, max_step=0.05, implicit=implicit)
+    configuration = variant(learning_rate=0.05, max_step=0.05, implicit=implicit)
     energies = optimise(h, model, configuration, steps=8)
     assert (np.diff(energies) < 0).all()
     assert energies[-1] < energies[0] - 0.1
     assert energies[-1] >= exact.ground_state(h).energy
 
 
-GENTLE = Variant(learning_rate=0.3, final_learning_rate=0.2)
+GENTLE = variant(learning_rate=0.3, final_learning_rate=0.2)
 
 
 @every_phase
@@ -715,7 +714,7 @@ GENTLE = Variant(learning_rate=0.3, final_learning_rate=0.2)
     [
         (GENTLE, 40),
         # (H_nn - E) reaches 28 here: an explicit step above 2 / 28 is not stable.
-        (Variant(implicit=False, learning_rate=0.07, final_learning_rate=0.07), 60),
+        (variant(implicit=False, learning_rate=0.07, final_learning_rate=0.07), 60),
     ],
     ids=["implicit", "explicit"],
 )
@@ -750,7 +749,7 @@ def test_converges_to_a_complex_ground_state() -> None:
 
 def test_energy_falls_with_samples_from_the_tree() -> None:
     model = Transformer(CHAIN.hilbert, width=8, layers=1, heads=2, seed=0)
-    optimiser, generator = StochasticReconfiguration().build(model), torch.Generator().manual_seed(0)
+    optimiser, generator = natural_gradient().build(model), torch.Generator().manual_seed(0)
     start = free_energy(CHAIN, model, 0.0)
     for step in range(20):
         samples = TreeSampler(n_samples=500).build(model).sample(generator)
@@ -759,7 +758,7 @@ def test_energy_falls_with_samples_from_the_tree() -> None:
     assert free_energy(CHAIN, model, 0.0) < start - 0.5
 
 
-@pytest.mark.parametrize("configuration", [StochasticReconfiguration(momentum=0.9), TorchOptimiser()], ids=str)
+@pytest.mark.parametrize("configuration", [natural_gradient(momentum=0.9), first_order()], ids=str)
 def test_optimisers_are_reproducible_to_the_bit(configuration: Any) -> None:
     ends = []
     for _ in range(2):
@@ -814,7 +813,7 @@ def test_pieces_do_not_change_the_gradient(monkeypatch: pytest.MonkeyPatch) -> N
     for budget in (2**28, 1):
         monkeypatch.setattr("nqs.runtime.memory.CPU_BYTES", budget)
         model = transformer(FLUX)
-        TorchOptimiser(name="SGD").build(model).step(*exhaustive(FLUX, model).given, 0.0)
+        first_order(name="SGD").build(model).step(*exhaustive(FLUX, model).given, 0.0)
         ends.append(flat(model))
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-12, atol=1e-13)
 
@@ -848,7 +847,7 @@ def test_adam_near_the_end_of_exact_sums_does_not_repeat_the_step_that_was_undon
     """With its moments Adam would rise from the best state each time that it is restored."""
     h = Heisenberg(chain(6), total_sz=0)
     model = Transformer(h.hilbert, width=8, heads=2, seed=0)
-    adam = TorchOptimiser(learning_rate=0.05, final_learning_rate=0.05)
+    adam = first_order(learning_rate=0.05, final_learning_rate=0.05)
     result = VMC(h, model, ExhaustiveSampler(), adam).run(200, progress=False)
     assert (result.history["learning_rate"][-40:] > 0).sum() > 30
     assert result.estimate.energy - exact.ground_state(h).energy < 0.02
@@ -858,7 +857,7 @@ def test_adam_near_the_end_of_exact_sums_does_not_repeat_the_step_that_was_undon
 def test_unknown_or_unusable_optimisers_are_refused(name: str) -> None:
     """Of torch's own, LBFGS needs a closure, SparseAdam sparse gradients, and Muon matrices only."""
     with pytest.raises(ValueError, match=rf"name='{name}'.*choose one of .*AdamW"):
-        TorchOptimiser(name=name)
+        first_order(name=name)
 
 
 # ---- state -----------------------------------------------------------------------------------------
@@ -867,10 +866,10 @@ def test_unknown_or_unusable_optimisers_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "configuration",
     [
-        StochasticReconfiguration(),
-        Variant(momentum=0.9, space="parameters"),
-        StochasticReconfiguration(momentum=0.9, second_moments=0.995),
-        *(TorchOptimiser(name=name, learning_rate=0.01) for name in FIRST_ORDER),
+        natural_gradient(),
+        variant(momentum=0.9, space="parameters"),
+        natural_gradient(momentum=0.9, second_moments=0.995),
+        *(first_order(name=name, learning_rate=0.01) for name in FIRST_ORDER),
     ],
     ids=lambda c: getattr(c, "name", repr(c)),
 )
@@ -900,8 +899,8 @@ def test_state_dict_continues_to_the_bit(configuration: Any) -> None:
 @pytest.mark.parametrize(
     "configuration",
     [
-        StochasticReconfiguration(momentum=0.5, second_moments=0.9, max_step=0.3),
-        TorchOptimiser(name="AdamW", learning_rate=0.02),
+        natural_gradient(momentum=0.5, second_moments=0.9, max_step=0.3),
+        first_order(name="AdamW", learning_rate=0.02),
     ],
     ids=str,
 )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optimisers import first_order
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
@@ -142,7 +143,7 @@ def test_another_model_is_reached_from_samples(objective: FitObjective, sampler:
 
 def test_a_first_order_optimiser_works_too() -> None:
     target = VectorTarget(RING.hilbert, exact.ground_state(RING).state)
-    optimiser = TorchOptimiser(learning_rate=0.02, final_learning_rate=0.002)
+    optimiser = first_order(learning_rate=0.02, final_learning_rate=0.002)
     result = fit(tiny(RING.hilbert), target, optimiser=optimiser, steps=100, progress=False)
     assert result.fidelity > 0.99
 
@@ -310,21 +311,21 @@ def test_what_cannot_be_fitted_is_said() -> None:
     with pytest.raises(ValueError, match=r"shape \(4, 3\); the sector has 4 sites with 2 local states"):
         ProductState(space, np.ones((4, 3)))
     with pytest.raises(ValueError, match=r"the wavefunction lives on 4 sites .* the target on 4 sites"):
-        fit(model, tiny(bosons(4, 4)), progress=False)
+        fit(model, tiny(bosons(4, 4)), steps=1, progress=False)
     with pytest.raises(ValueError, match="steps=-1: it must be 0"):
         fit(model, model, steps=-1, progress=False)
     with pytest.raises(ValueError, match=r"phase_weight=-1\.0: it must be 0"):
-        fit(model, model, phase_weight=-1.0, progress=False)
+        fit(model, model, steps=1, phase_weight=-1.0, progress=False)
     vanishing = VectorTarget(space, np.eye(6)[0])
     with pytest.raises(ValueError, match="the reverse divergence is infinite: use objective='forward'"):
-        fit(model, vanishing, "reverse", progress=False)
+        fit(model, vanishing, "reverse", steps=1, progress=False)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_an_unknown_objective_is_named() -> None:
     model = tiny(RING.hilbert)
     with pytest.raises(ValueError, match="objective='KL': choose 'forward', 'reverse' or 'infidelity'"):
-        fit(model, model, "KL", progress=False)  # type: ignore[arg-type]
+        fit(model, model, "KL", steps=1, progress=False)  # type: ignore[arg-type]
 
 
 def test_a_target_outside_the_symmetry_sector_is_refused() -> None:
@@ -334,4 +335,4 @@ def test_a_target_outside_the_symmetry_sector_is_refused() -> None:
         base=TransformerConfig(width=4, layers=1, heads=1), symmetry=translations(h.lattice, h.hilbert)
     ).build(h.hilbert)
     with pytest.raises(ValueError, match="no weight in this"):
-        fit(model, VectorTarget(h.hilbert, moving), progress=False)
+        fit(model, VectorTarget(h.hilbert, moving), steps=1, progress=False)

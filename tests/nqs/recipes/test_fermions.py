@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from chains import metropolis
 
 import nqs
 from nqs.hamiltonians import TV, FermiHubbard, Heisenberg
@@ -52,7 +53,7 @@ def test_wishes_are_followed() -> None:
     chosen = plan(small, device="cpu", model=wishes, distinct=64)
     assert isinstance(chosen.model, DeterminantConfig)
     assert (chosen.model.width, chosen.model.determinants, chosen.model.dtype, chosen.model.seed) == (8, 2, "mixed", 4)
-    assert chosen.stages[0].sampler == MetropolisSampler(n_samples=64, n_chains=64)
+    assert chosen.stages[0].sampler == metropolis(n_samples=64, n_chains=64)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -83,7 +84,7 @@ def test_the_call_makes_the_run_of_its_parts(tmp_path: Path) -> None:
         hamiltonian, model=wishes, distinct=50, steps=8, device="cpu", progress=False, archive=tmp_path / "run.h5"
     )
     config = plan(hamiltonian, model=wishes, device="cpu").model
-    sampler = MetropolisSampler(n_samples=50, n_chains=50)
+    sampler = metropolis(n_samples=50, n_chains=50)
     same = nqs.VMC(hamiltonian, config.build(hamiltonian.hilbert), sampler).run(8, progress=False)
     assert result.history["energy"].tolist() == same.history["energy"].tolist()
     assert result.estimate.energy == same.estimate.energy
@@ -93,7 +94,7 @@ def test_time_reserved_for_a_sum_after_steps_of_few_distinct_configurations() ->
     """Chains of a peaked state meet in few configurations, but each step evaluates the proposals of all walkers."""
     hamiltonian = TV(square(4, 4), 5, V=10.0)
     model = DeterminantConfig(width=4).build(hamiltonian.hilbert)
-    sampler = MetropolisSampler(n_samples=20, n_chains=20)
+    sampler = metropolis(n_samples=20, n_chains=20)
     vmc = nqs.VMC(hamiltonian, model, sampler, evaluation=ExhaustiveSampler())
     seconds = reserve(vmc, {"distinct": 2.0, "samples": 20.0, "seconds": 1.0}, TimeLimit(10.0))
     assert 1 <= seconds < 30  # 4,368 evaluations, 320 and more in a step

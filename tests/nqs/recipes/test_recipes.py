@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from optimisers import first_order
 
 import nqs
 from nqs import VMC, exact, recipes
@@ -25,7 +26,7 @@ from nqs.models import (
     hartree_fock,
 )
 from nqs.models.symmetric.wavefunction import SymmetricWavefunction
-from nqs.optimisation import Evaluation, ExactSteps, StochasticReconfiguration, TorchOptimiser
+from nqs.optimisation import Evaluation, ExactSteps, StochasticReconfiguration
 from nqs.protocols import Connected, Hamiltonian, WavefunctionConfig
 from nqs.recipes.model import network_of
 from nqs.recipes.samplers import EXHAUSTIVE_ROWS, SHARED_PREFIXES
@@ -228,7 +229,7 @@ def test_wishes_for_the_optimiser_are_kept() -> None:
         chosen = recipes.optimiser(wishes, exact=False, images=images)
         assert (chosen.max_step, chosen.momentum, chosen.precision) == (0.03, 0.0, "float32")
         assert replace(chosen, **recipes.OptimiserOptions().given) == chosen
-    adam = TorchOptimiser(name="Adam")
+    adam = first_order(name="Adam")
     assert recipes.optimiser(adam, exact=False) is adam
     with pytest.raises(ValueError, match=r"learning_rate=-1\.0: it must be a positive number"):
         recipes.OptimiserOptions(learning_rate=-1.0)

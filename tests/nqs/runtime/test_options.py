@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from optimisers import exact_steps, natural_gradient
 
 import nqs
 from nqs import VMC
@@ -12,7 +13,6 @@ from nqs.archive import FlushPolicy
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import Transformer, TransformerConfig
-from nqs.optimisation import ExactSteps, StochasticReconfiguration
 from nqs.optimisation.stages import Evaluation, RunConfig
 from nqs.recipes import NetworkOptions, OptimiserOptions, plan
 from nqs.samplers import GumbelSampler, TreeSampler
@@ -85,15 +85,18 @@ DOORS: dict[str, tuple[Callable[[], Any], str]] = {
     "seed of VMC": (lambda: VMC(H, Transformer(H.hilbert)).run(3, seed="a"), r"RunConfig: seed='a' is a str"),
     "samples": (lambda: nqs.expect(H, Transformer(H.hilbert), "many"), r"samples=<str>: give a whole number"),
     "seed of expect": (lambda: nqs.expect(H, Transformer(H.hilbert), seed=0.5), r"seed=0\.5 is a float"),
-    "run": (lambda: RunConfig(steps="ten"), r"RunConfig: steps='ten' is a str: give a whole number, or None"),
+    "run": (
+        lambda: RunConfig(steps="ten", annealing=0.5),
+        r"RunConfig: steps='ten' is a str: give a whole number, or None",
+    ),
     "annealing": (lambda: RunConfig(annealing="half"), r"RunConfig: annealing='half' is a str: give a number"),
     "tree": (lambda: TreeSampler(n_distinct="100"), r"TreeSampler: n_distinct='100' .* leave the quotes out"),
     "gumbel": (lambda: GumbelSampler(n_distinct=10.5), r"GumbelSampler: n_distinct=10\.5 is a float: give a whole"),
     "network": (lambda: NetworkOptions(width="wide"), r"NetworkOptions: width='wide' is a str"),
     "transformer": (lambda: TransformerConfig(layers=1.5), r"TransformerConfig: layers=1\.5 is a float"),
     "rate": (lambda: OptimiserOptions(learning_rate="fast"), r"OptimiserOptions: learning_rate='fast' is a str"),
-    "steps of SR": (lambda: StochasticReconfiguration(max_step="1"), r"max_step='1' is a str: .* max_step=1"),
-    "exact steps": (lambda: ExactSteps(time=None), r"ExactSteps: time=None is a NoneType: give a number"),
+    "steps of SR": (lambda: natural_gradient(max_step="1"), r"max_step='1' is a str: .* max_step=1"),
+    "exact steps": (lambda: exact_steps(time=None), r"ExactSteps: time=None is a NoneType: give a number"),
     "evaluation": (lambda: Evaluation(sampler=TreeSampler(n_samples=1), batches="2", error=1.0), r"batches='2' is a"),
     "flush": (lambda: FlushPolicy(longest="1 min"), r"FlushPolicy: longest='1 min' is a str: give a number"),
 }

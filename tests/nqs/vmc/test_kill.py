@@ -38,7 +38,7 @@ from nqs import VMC, Archive, FlushPolicy
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import Transformer
-from nqs.optimisation import StochasticReconfiguration
+from nqs.recipes import OptimiserOptions
 from nqs.samplers import TreeSampler
 
 replace, flush = os.replace, Archive.flush
@@ -60,7 +60,7 @@ def renamed(source, target):
 def run(path, act, longest, steps={STEPS}):
     h = BoseHubbard(chain(3), 3, U=4.0)
     model = Transformer(h.hilbert, width=4, layers=1, heads=1)
-    optimiser = StochasticReconfiguration(momentum=0.5)
+    optimiser = OptimiserOptions(momentum=0.5)
     vmc = VMC(h, model, TreeSampler(n_distinct=6), optimiser, TreeSampler(n_samples=100))
 
     def report(archive):

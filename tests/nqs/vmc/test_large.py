@@ -48,7 +48,7 @@ def model(hamiltonian: Hamiltonian, **options: object) -> Transformer:
 def test_large_systems_make_as_many_small_steps_as_fit(hamiltonian: Hamiltonian) -> None:
     plan = recipes.plan(hamiltonian, device="cpu", minutes=7, threads=1)
     assert plan.steps is None
-    assert plan.run == RunConfig(total_minutes=7)
+    assert plan.run == RunConfig(total_minutes=7, annealing=0.5)
     assert isinstance(plan.evaluation, Evaluation)
     (stage,) = plan.stages
     assert plan.n_images == 1
@@ -56,7 +56,7 @@ def test_large_systems_make_as_many_small_steps_as_fit(hamiltonian: Hamiltonian)
     if isinstance(plan.model, Symmetrised):
         assert 1 < plan.model.symmetry.order <= 16
     longer = recipes.plan(hamiltonian, device="cpu", minutes=7, total_minutes=60, threads=1)
-    assert longer.run == RunConfig(total_minutes=60)
+    assert longer.run == RunConfig(total_minutes=60, annealing=0.5)
     assert longer.minutes == 7
 
 
@@ -65,14 +65,14 @@ def test_small_systems_have_a_number_of_steps() -> None:
     with pytest.raises(ValueError, match="total_minutes=60: only sampled runs"):
         recipes.plan(RING, device="cpu", total_minutes=60)
     with pytest.raises(ValueError, match="a run has a number of steps or a time"):
-        RunConfig(steps=3, total_minutes=1.0)
+        RunConfig(steps=3, total_minutes=1.0, annealing=0.5)
 
 
 # ------------------------------------------------------------------------------------------------------------- pace
 
 
 def test_number_of_steps_follows_from_measured_costs() -> None:
-    pace, step = Pace(RunConfig(total_minutes=10)), 0
+    pace, step = Pace(RunConfig(total_minutes=10, annealing=0.5)), 0
     seconds, budget, found = 0.1, 100.0, []
     while not pace.ends(step):
         found.append(pace.progress(step))
@@ -88,19 +88,19 @@ def test_number_of_steps_follows_from_measured_costs() -> None:
 
 
 def test_long_steps_are_planned_after_a_few() -> None:
-    pace = Pace(RunConfig(total_minutes=2))
+    pace = Pace(RunConfig(total_minutes=2, annealing=0.5))
     for step in (1, 2, 3):
         assert not pace.ends(step - 1)
         pace.measured(step, 20.0, 90.0 - 20 * step)
     assert pace.total == 4
-    pace = Pace(RunConfig(total_minutes=1))
+    pace = Pace(RunConfig(total_minutes=1, annealing=0.5))
     pace.measured(1, 40.0, 20.0)
     assert pace.total == 1
 
 
 def test_a_long_first_step_is_not_the_measure() -> None:
     """It compiles, and thermalises Markov chains."""
-    pace = Pace(RunConfig(total_minutes=2))
+    pace = Pace(RunConfig(total_minutes=2, annealing=0.5))
     pace.measured(1, 20.0, 100.0)
     for step in range(2, 22):
         assert not pace.ends(step)
@@ -109,7 +109,7 @@ def test_a_long_first_step_is_not_the_measure() -> None:
 
 
 def test_a_plan_from_measured_costs_is_continued() -> None:
-    pace, copy = Pace(RunConfig(total_minutes=10)), Pace(RunConfig(total_minutes=10))
+    pace, copy = Pace(RunConfig(total_minutes=10, annealing=0.5)), Pace(RunConfig(total_minutes=10, annealing=0.5))
     for step in range(1, 60):
         pace.measured(step, 0.1, 100 - 0.1 * step)
     copy.load_state_dict(pace.state_dict())

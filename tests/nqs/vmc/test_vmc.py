@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optimisers import first_order, natural_gradient
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
@@ -25,7 +26,7 @@ from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice import Lattice, chain
 from nqs.models import Transformer, TransformerConfig
-from nqs.optimisation import NaturalGradient, OptimiserConfig, StepInfo, StochasticReconfiguration, TorchOptimiser
+from nqs.optimisation import NaturalGradient, OptimiserConfig, StepInfo, TorchOptimiser
 from nqs.optimisation.exact_steps import ImaginaryTime
 from nqs.protocols import Connected, Sampler
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
@@ -253,7 +254,7 @@ def test_temperature_keeps_more_configurations_alive() -> None:
 )
 def test_impossible_options_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        RunConfig(**options)
+        RunConfig(**({"annealing": 0.5} | options))
     with pytest.raises(ValueError, match=message):
         vmc().run(**({"steps": 3} | options), archive=tmp_path / "run.h5", progress=False)
     assert list(tmp_path.iterdir()) == []
@@ -435,7 +436,7 @@ def test_energy_that_is_not_finite_stops_the_run_at_the_last_good_state(
     assert_same_run(path, tmp_path / "reference.h5")
 
 
-@pytest.mark.parametrize("optimiser", [StochasticReconfiguration(momentum=0.5), TorchOptimiser()], ids=repr)
+@pytest.mark.parametrize("optimiser", [natural_gradient(momentum=0.5), first_order()], ids=repr)
 def test_run_goes_on_from_the_last_good_state_with_half_the_step(
     optimiser: OptimiserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -468,7 +469,7 @@ def test_damped_update_is_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     """After two retries the first-order step from the same state is a quarter as long."""
     lengths = {}
     for retries in (0, 2):
-        run = vmc(sampler=ExhaustiveSampler(), optimiser=TorchOptimiser(name="SGD", learning_rate=0.1))
+        run = vmc(sampler=ExhaustiveSampler(), optimiser=first_order(name="SGD", learning_rate=0.1))
         before = parameters_to_vector(run.wavefunction.parameters()).clone()
         with monkeypatch.context() as patch:
             not_finite_at(patch, 0, math.inf, retries)
@@ -481,7 +482,7 @@ def test_damped_update_is_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_rollback_survives_an_interruption_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the bad step is the first one after resuming: the archive keeps the last good state."""
-    optimiser = StochasticReconfiguration(momentum=0.5)
+    optimiser = natural_gradient(momentum=0.5)
     for name, stops in (("reference.h5", []), ("before.h5", [3]), ("after.h5", [4]), ("both.h5", [3, 4, 5])):
         done = 0
         for stop in [*stops, STEPS + 1]:
@@ -598,11 +599,11 @@ def test_last_step_is_undone_where_its_energy_is_not_finite(tmp_path: Path, monk
 
 SAMPLERS = [TreeSampler(n_samples=40), TreeSampler(n_distinct=6), GumbelSampler(n_distinct=6), ExhaustiveSampler()]
 OPTIMISERS = [
-    StochasticReconfiguration(momentum=0.9),
-    TorchOptimiser(name="Adam", learning_rate=1e-2),
-    TorchOptimiser(name="SGD", learning_rate=1e-2),
+    natural_gradient(momentum=0.9),
+    first_order(name="Adam", learning_rate=1e-2),
+    first_order(name="SGD", learning_rate=1e-2),
 ]
-COMBINATIONS = [(sampler, StochasticReconfiguration()) for sampler in SAMPLERS]
+COMBINATIONS = [(sampler, natural_gradient()) for sampler in SAMPLERS]
 COMBINATIONS += [(sampler, optimiser) for sampler in SAMPLERS[1:3] for optimiser in OPTIMISERS]
 
 
@@ -700,7 +701,7 @@ def test_no_place_of_interruption_matters(
 
 
 def test_interruption_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    optimiser = StochasticReconfiguration(momentum=0.5)
+    optimiser = natural_gradient(momentum=0.5)
     vmc(optimiser=optimiser).run(STEPS, archive=tmp_path / "reference.h5", progress=False)
     path = tmp_path / "run.h5"
     for step in range(STEPS):
@@ -757,9 +758,7 @@ def test_archive_of_another_run_is_refused_with_the_differences(tmp_path: Path) 
     path = tmp_path / "run.h5"
     vmc().run(2, archive=path, progress=False)
     before = path.read_bytes()
-    other = vmc(
-        dataclasses.replace(SMALL, U=8.0), GumbelSampler(n_distinct=5), StochasticReconfiguration(max_step=0.05), seed=3
-    )
+    other = vmc(dataclasses.replace(SMALL, U=8.0), GumbelSampler(n_distinct=5), natural_gradient(max_step=0.05), seed=3)
     with pytest.raises(ArchiveError, match=r"run\.h5 holds another run; in the archive / now") as error:
         other.run(4, archive=path, seed=7, temperature=0.5, progress=False)
     text = str(error.value)
