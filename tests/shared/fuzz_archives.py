@@ -22,11 +22,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import h5py
 import numpy as np
-from matplotlib.figure import Figure
 from places import DATA
 
 import nqs.archive.archive
@@ -260,16 +258,9 @@ def first_step_done(*_: object, **__: object) -> None:
 
 
 def called(line: list[str]) -> tuple[str, str]:
-    """Outcome of a command, and all that it printed.
-
-    The figure of a finished run is that of `plot`: its panels are not fitted to their labels again.
-    """
+    """Outcome of a command, and all that it printed."""
     output = io.StringIO()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(output))
-        stack.enter_context(contextlib.redirect_stderr(output))
-        if line[0] == "resume":
-            stack.enter_context(patch.object(Figure, "set_layout_engine", lambda *_, **__: None))
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
             main(line)
             outcome = "done"
