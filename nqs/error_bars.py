@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64, Num
+from jaxtyping import Bool, Float64, Num
 from torch import Tensor
 
 from nqs.samples import Samples
@@ -73,7 +73,7 @@ class ErrorWeights:
         samples, alone = self.samples, self.rare.sum().item()
         if samples.counts is None and samples.weighted_counts is None:
             return 1.0
-        weight = alone / self.draws if samples.weighted_counts is None else (samples.weights @ self.rare).item()
+        weight = alone / self.draws if self.drawn_once is None else samples.weights[self.drawn_once].sum().item()
         return min(1.0, weight * (1 + NORMAL / math.sqrt(max(alone, 1.0))) + NOTHING_SEEN / self.draws)
 
     @cached_property
@@ -103,17 +103,24 @@ class ErrorWeights:
             return c.square()
         return torch.where(counts > 0, self.samples.correlation * c.square() / counts.clamp(min=1), 0.0)
 
+    @property
+    def drawn_once(self) -> Bool[Tensor, " U"] | None:
+        """What is a single draw among weighted ones; None without weights."""
+        return None if self.samples.weighted_counts is None else self.samples.weighted_counts < 1.5
+
     @cached_property
     def rare(self) -> Float64[Tensor, " U"]:
         """1 for what was drawn once, or was included with a probability below one half; else 0.
 
-        Correlated samples that count as one draw are one.
+        Correlated samples that count as one draw are one. Weighted draws have their weights, and the same sum: they
+        stand for configurations with the probabilities of the state, not for those of what was drawn from.
         """
         q, counts = self.samples.inclusion_probability, self.samples.counts
         if q is not None:
             return ((q < 0.5) & (self.samples.weights > 0)).double()
-        if self.samples.weighted_counts is not None:
-            return (self.samples.weighted_counts < 1.5).double()
+        if self.drawn_once is not None:
+            weights = self.drawn_once * self.samples.weights
+            return weights * (self.drawn_once.sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny))
         if counts is None:
             return torch.ones_like(self.samples.weights)
         return ((counts > 0) & (counts <= self.samples.correlation)).double()

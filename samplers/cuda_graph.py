@@ -21,13 +21,15 @@ from torch import Tensor
 
 from nqs.protocols import AutoregressiveWavefunction
 from nqs.runtime.distributed import ALONE, Communicator, communicator
-from nqs.runtime.memory import max_chunk_rows
+from nqs.runtime.memory import free_memory
 from nqs.samplers.capture import Captured, copied, on_side_stream, overwrite
 from nqs.samplers.padded_decoding import PaddedDecoding, compacted, share_of
 from nqs.samples import LARGEST_BINOMIAL, split_counts
 
 MAX_CAPACITY = 2**15  # of a rank; above it the kernels take longer than their launch
-MAX_BYTES = 2**31  # of a network evaluation
+# Bytes of the states of all places: a graph keeps a few times as many for as long as it lives. At most, and in parts of
+# the free memory.
+MAX_BYTES, FREE_PART = 2**32, 8
 MARGIN = 1.25  # capacity per expected distinct configuration
 LEAST_SPLIT = 2**14  # places of a draw that ranks share: of fewer, its launches take as long as its kernels
 PREFIXES = 2048  # that are dealt, at least: their descendants are then about equally many on all ranks
@@ -184,16 +186,16 @@ class GraphCache:
         self, n_samples: int, n_distinct: int | None, generator: torch.Generator, ranks: Communicator = ALONE
     ) -> Leaves | None:
         """Leaves without empty places; None if the draw is too large, memory is short, or the capacity was exceeded."""
-        wavefunction = self.wavefunction
+        wavefunction, device = self.wavefunction, generator.device
         capacity = capacity_for(wavefunction, n_samples, n_distinct, ranks)
         if capacity is None:
             return None
         graph = self._graphs.get(ranks.size)
         if graph is None or not capacity <= graph.capacity <= 2 * capacity:
             share, row = share_of(capacity, ranks.size), wavefunction.bytes_per_configuration
-            if ranks.any(share > max_chunk_rows(row, generator.device, gpu_bytes=MAX_BYTES)):
+            if ranks.any(device.type == "cuda" and FREE_PART * share * row > free_memory(device)):
                 return None
-            graph = GraphedDraw(wavefunction, capacity, generator.device, n_samples, ranks)
+            graph = GraphedDraw(wavefunction, capacity, device, n_samples, ranks)
             self._graphs[ranks.size] = graph
         before = generator.get_state()
         leaves = graph(wavefunction, n_samples, generator)

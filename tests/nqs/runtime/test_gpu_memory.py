@@ -60,7 +60,9 @@ def test_a_run_stays_within_its_bound() -> None:
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    result = nqs.ground_state(Heisenberg(chain(40), total_sz=0), device="cuda", sampled=True, steps=2, gpu_memory=4.0)
+    result = nqs.ground_state(
+        Heisenberg(chain(40), total_sz=0), device="cuda", sampled=True, minutes=0.25, gpu_memory=4.0
+    )
     assert torch.cuda.max_memory_reserved() <= 4 * GIB
     assert result.estimate.energy < 0
     with using_gpu_memory(4.0, "cuda"), pytest.raises(torch.OutOfMemoryError):
