@@ -43,7 +43,7 @@ from nqs.samplers.moves import LocalMoves
 from nqs.samplers.padded_decoding import PaddedDecoding
 from nqs.symmetry import symmetries_of
 
-STEPS = 5  # the first one that differs shows it; momenta and adaptive shifts act from the second step on
+STEPS = 10
 TOY = TransformerConfig(width=8, layers=1, heads=2)
 POSITIVE = replace(TOY, phase="zero")
 # Shifts with which differences in rounding do not grow from step to step.
