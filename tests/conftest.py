@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from types import SimpleNamespace, UnionType
-from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # NetKet is only a reference here: leave the GPU to nqs
-os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # compiling NetKet's loops takes longer than they do on small matrices
+# Compiling what NetKet computes takes longer than its matrices, which are small.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jaxtyping
 import numpy as np
@@ -24,7 +26,7 @@ from beartype.door import is_bearable
 from beartype.vale import Is
 from hypothesis import settings
 from jaxtyping._import_hook import Typechecker
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.figure import Figure
 
 # ------------------------------------------------------------------------------------------ executed annotations
 
@@ -35,7 +37,8 @@ def execute(decorated: Any) -> Any:
     """A function, or the `__init__` of a dataclass, whose calls are checked against its annotations.
 
     `jaxtyping.jaxtyped(typechecker=...)` checks the same, but its calls take longer than most that they check. Here a
-    call like one before, with tensors of the same shapes and dtypes, is not checked again.
+    call like one before, with tensors of the same shapes and dtypes, is not checked again, and the check is compiled
+    when a call needs it first: functions inside functions are defined anew in every call of the outer one.
     """
     if isinstance(decorated, type):
         written = getattr(decorated.__dict__.get("__init__"), "executed", False)
@@ -44,40 +47,112 @@ def execute(decorated: Any) -> Any:
         return decorated
     if inspect.isgeneratorfunction(decorated):  # its body runs after the call
         return jaxtyping.jaxtyped(decorated, typechecker=check_types)
-    checked = check_types(decorated)
-    alike = all(decided_by_kind(hint) for hint in decorated.__annotations__.values())
-    accepted: dict[Any, set[Any]] = {}  # kinds of results by those of arguments
+    checks = Checks.of(decorated)
+    checked: Callable | None = None
 
     @functools.wraps(decorated)
     def executed(*arguments: Any, **options: Any) -> Any:
+        nonlocal checked
         if jaxtyping.config.jaxtyping_disable:
             return decorated(*arguments, **options)
-        if not alike:
-            with jaxtyping.jaxtyped("context"):  # one name, one size: in all arguments and what is returned
-                return checked(*arguments, **options)
-        kinds = (kind(arguments), *options, kind(tuple(options.values())))
-        results = accepted.get(kinds, ())
-        if results:
+        kinds: Any = ()
+        if checks.alike:
+            kinds = tuple(map(kind, arguments))
+            if options:
+                kinds = (kinds, *options, *map(kind, options.values()))
+            results = checks.accepted.get(kinds)
+            if results is not None:
+                result = decorated(*arguments, **options)
+                if (found := kind(result)) not in results:
+                    checks.check(arguments, options, result=result)
+                    results.add(found)
+                return result
+        if checks.short_lived:
+            checks.check(arguments, options)
             result = decorated(*arguments, **options)
-            if kind(result) not in results:
-                check_values(decorated, result, *arguments, **options)
+            checks.check(arguments, options, result=result)
         else:
-            with jaxtyping.jaxtyped("context"):
+            checked = checked or check_types(decorated)
+            with jaxtyping.jaxtyped("context"):  # one name, one size: in all arguments and what is returned
                 result = checked(*arguments, **options)
-        accepted.setdefault(kinds, set()).add(kind(result))
+        if checks.alike:
+            checks.accepted.setdefault(kinds, set()).add(kind(result))
         return result
 
     executed.executed = True  # type: ignore[attr-defined]
     return executed
 
 
+class Checks:
+    """What is known of the calls of a function, and of all that are made from the same lines.
+
+    Attributes:
+        hints: its annotations, as beartype can execute them.
+        alike: values of one kind all fit them, or none.
+        accepted: kinds of results by those of arguments.
+    """
+
+    known: ClassVar[dict[int, list["Checks"]]] = {}  # by the id of the code: its hash takes long
+
+    def __init__(self, function: Callable) -> None:
+        self.code, self.name = function.__code__, function.__qualname__  # kept, so that no other code gets its id
+        self.signature = inspect.signature(function)
+        self.names, self.annotations = function.__globals__, dict(function.__annotations__)
+        self.accepted: dict[Any, set[Any]] = {}
+
+    @classmethod
+    def of(cls, function: Callable) -> "Checks":
+        """Those of a function with the same code and annotations."""
+        same = cls.known.setdefault(id(function.__code__), [])
+        for checks in same:
+            if checks.annotations == function.__annotations__:
+                return checks
+        same.append(cls(function))
+        return same[-1]
+
+    @functools.cached_property
+    def hints(self) -> dict[str, Any]:
+        return {name: checkable(known(hint, self.names)) for name, hint in self.annotations.items()}
+
+    @functools.cached_property
+    def alike(self) -> bool:
+        return all(map(decided_by_kind, self.hints.values()))
+
+    @functools.cached_property
+    def short_lived(self) -> bool:
+        """Defined inside a function: compiling a check for each of its objects would take longer than its calls."""
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return "<locals>" in self.name and all(p.kind not in several for p in self.signature.parameters.values())
+
+    def check(self, arguments: tuple[Any, ...], options: dict[str, Any], **result: Any) -> None:
+        """Arguments, and a result if there is one, one value after the other.
+
+        Raises:
+            jaxtyping.TypeCheckError: one of them does not fit.
+        """
+        values = self.signature.bind(*arguments, **options).arguments
+        if result:
+            values["return"] = result["result"]
+        with jaxtyping.jaxtyped("context"):
+            for name, hint in self.hints.items():
+                if name in values and not is_bearable(values[name], hint, conf=CONF):
+                    raise jaxtyping.TypeCheckError(f"{self.name}: {name} is no {hint}: {values[name]!r}")
+
+
+CLASS, ARRAY, TUPLE = range(3)
+LAYOUTS: dict[type, int] = {}
+
+
 def kind(value: Any) -> Any:
     """What decides about a value for hints that are `decided_by_kind`."""
-    if isinstance(value, torch.Tensor | np.ndarray):
-        return type(value), value.dtype, value.shape
-    if isinstance(value, tuple):
-        return type(value), *map(kind, value)
-    return type(value)
+    cls = type(value)
+    layout = LAYOUTS.get(cls)
+    if layout is None:
+        array = issubclass(cls, torch.Tensor | np.ndarray)
+        layout = LAYOUTS[cls] = ARRAY if array else TUPLE if issubclass(cls, tuple) else CLASS
+    if layout == CLASS:
+        return cls
+    return (cls, value.dtype, value.shape) if layout == ARRAY else (cls, *map(kind, value))
 
 
 def decided_by_kind(hint: Any) -> bool:
@@ -91,20 +166,9 @@ def decided_by_kind(hint: Any) -> bool:
     return hint is Any or hint is None or get_origin(hint) is Callable or plain
 
 
-def check_values(function: Callable, result: Any, *arguments: Any, **options: Any) -> None:
-    """A result of a new kind, of arguments of an old one."""
-    values = inspect.signature(function).bind(*arguments, **options).arguments | {"return": result}
-    with jaxtyping.jaxtyped("context"):
-        for name, hint in function.__annotations__.items():
-            if name in values and not is_bearable(values[name], hint, conf=CONF):
-                raise jaxtyping.TypeCheckError(f"{function.__qualname__}: {name} is no {hint}: {values[name]!r}")
-
-
 def check_types(function: Callable) -> Callable:
     """beartype on what it can check in a single function, without names that are not there when it is defined."""
-    function.__annotations__ = {
-        name: checkable(known(hint, function.__globals__)) for name, hint in function.__annotations__.items()
-    }
+    function.__annotations__ = dict(Checks.of(function).hints)
     return beartype(conf=CONF)(function)
 
 
@@ -213,17 +277,40 @@ def deterministic(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+# ------------------------------------------------------------------------------------------------------ archives
+
+
+@pytest.fixture(scope="session", autouse=True)
+def archives_read_by_one_process() -> Iterator[None]:
+    """Tests of the child process itself start their own: own_reader in tests/nqs/archive/test_untrusted_archives.py."""
+    from one_reader import one_reader  # it imports nqs
+
+    with one_reader():
+        yield
+
+
 # ------------------------------------------------------------------------------------------------------ figures
 
 
+@pytest.fixture
+def drawn_figures() -> None:
+    """For tests of what is drawn: see `empty_figures`."""
+
+
 @pytest.fixture(autouse=True)
-def panels_where_they_are(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fitting panels to their labels takes half the time of a figure: done in the tests of reports only."""
-    if "report" not in request.node.path.parts:
-        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
+def empty_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes more time than a toy run: figures are made up and written everywhere, but their lines and texts are
+    drawn only in the tests of reports, in those with the fixture `drawn_figures`, and by other processes."""
+    if "report" not in request.node.path.parts and "drawn_figures" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "draw", lambda *_: None)
 
 
 # ------------------------------------------------------------------------------------------------------ devices
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests, those of scripts, come first: no worker then waits for the last test of another one."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/scripts/"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

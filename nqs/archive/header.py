@@ -1,5 +1,6 @@
 """Header of an archive: package version, commit and time, Hamiltonian, unit, script."""
 
+import functools
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,8 +31,9 @@ def package_version() -> str:
         return "not installed"
 
 
+@functools.cache
 def _commit() -> str:
-    """Commit of the source tree that contains this file; "" if there is none."""
+    """Commit of the source tree that contains this file; "" if there is none. Later commits are not what runs."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()

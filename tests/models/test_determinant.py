@@ -113,7 +113,7 @@ def test_markov_chains_and_natural_gradient_find_the_ground_state(hamiltonian: F
     bonds = hamiltonian.lattice.bonds().tolist()
     sampler = metropolis(n_samples=200, n_chains=100, moves=(LocalMoves(sites=bonds), LocalMoves()))
     model = DeterminantConfig(orbitals=orbitals, width=8, determinants=2).build(hamiltonian.hilbert)
-    result = nqs.VMC(hamiltonian, model, sampler, evaluation=sampler).run(60, progress=False)
+    result = nqs.VMC(hamiltonian, model, sampler, evaluation=sampler).run(40, progress=False)
     assert not math.isnan(result.estimate.error)
     assert abs(result.estimate.energy - exact) < 0.01 * abs(exact) + 4 * result.estimate.error
     assert result.estimate.energy > exact - 5 * result.estimate.error

@@ -300,10 +300,10 @@ def test_amplitudes_with_shared_prefixes_are_those_from_scratch(build: Build, sp
     model = lively(build, space)
     sector, generator = space.configurations(), torch.Generator().manual_seed(3)
     shuffled = sector[torch.randint(len(sector), (2 * len(sector),), generator=generator)]
-    for n in (sector, shuffled, product_space(space)):
+    for n, less_said in ((sector, True), (shuffled, True), (product_space(space), False)):
         shared = torch.nn.functional.pad(common_prefix(n[1:], n[:-1]), (1, 0))
         expected = model.log_psi(n)
-        for said in (shared, shared // 2, torch.zeros_like(shared)):
+        for said in (shared, shared // 2, torch.zeros_like(shared)) if less_said else (shared,):
             for one, other in zip(model.log_psi_in_order(n, said), expected, strict=True):
                 torch.testing.assert_close(one, other, rtol=tolerance(model), atol=tolerance(model))
 

@@ -239,6 +239,6 @@ def test_energy_falls_to_that_of_the_ground_state(case: Case) -> None:
         natural_gradient(learning_rate=0.3, final_learning_rate=0.3, momentum=0.5, max_step=0.3),
     )
     start = nqs.VMC(case.hamiltonian, model, ExhaustiveSampler()).run(1, progress=False).history["energy"][0]
-    found = vmc.run(40, progress=False).estimate.energy
+    found = vmc.run(20, progress=False).estimate.energy
     assert found > exact - 1e-9 * abs(exact)
     assert found < exact + 0.5 * (start - exact)

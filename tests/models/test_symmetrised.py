@@ -433,7 +433,7 @@ def test_a_run_finds_the_lowest_level_of_its_sector(name: str) -> None:
     h, config = CASES[name]
     base = TransformerConfig(width=8, layers=1, heads=2, seed=1, reference=config.base.reference)
     model = type(config)(base=base, symmetry=config.symmetry).build(h.hilbert)
-    result = VMC(h, model, ExhaustiveSampler()).run(60, progress=False)
+    result = VMC(h, model, ExhaustiveSampler()).run(40, progress=False)
     expected = lowest_of_sector(h, config.symmetry)[0]
     assert result.estimate.energy - expected == pytest.approx(0, abs=1e-5 * abs(expected))
     assert result.estimate.energy >= expected - 1e-9

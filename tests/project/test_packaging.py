@@ -140,10 +140,13 @@ end = time.process_time()
 heavy = sorted({"netket", "jax", "flax", "matplotlib", "pyscf", "tyro"} & set(sys.modules))
 print(json.dumps({"beyond_torch": end - middle, "heavy": heavy}))
 """
-    tries = [json.loads(run_python("-c", program, cwd=tmp_path)) for _ in range(3)]
-    assert all(one["heavy"] == [] for one in tries), tries
     # The one test that asserts a time: a slow import slows every script and every test.
-    assert min(one["beyond_torch"] for one in tries) < 0.5, tries
+    seconds: list[float] = []
+    while len(seconds) < 3 and min(seconds, default=1.0) >= 0.5:
+        found = json.loads(run_python("-c", program, cwd=tmp_path))
+        assert found["heavy"] == []
+        seconds.append(found["beyond_torch"])
+    assert min(seconds) < 0.5, seconds
 
 
 def test_what_a_step_needs_imports_no_scipy(tmp_path: Path) -> None:

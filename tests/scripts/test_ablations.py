@@ -359,7 +359,7 @@ def test_workers_are_spread_over_the_visible_gpus(monkeypatch: pytest.MonkeyPatc
     assert len(places("cpu", 3)) == 3
 
 
-def test_tables_have_medians_and_ranges(tmp_path: Path) -> None:
+def test_tables_have_medians_and_ranges(tmp_path: Path, drawn_figures: None) -> None:
     question = Question(
         number=1, text="?", variants={"p": ("b", "a")}, run=run, columns=(Column("error", "error", ".1e"),), times=1.0
     )

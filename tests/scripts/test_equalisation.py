@@ -133,7 +133,9 @@ def test_optimisation_with_masks_finds_the_ground_state() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")  # for speed
-def test_the_table_has_a_row_for_each_scheme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_a_row_for_each_scheme(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], drawn_figures: None
+) -> None:
     plot = tmp_path / "figures" / "equalisation.png"
     toy = {"L": 2, "draws": 1_000, "fixed_steps": 2, "samples": 50, "width": 4, "seconds": 0.05, "trials": 2}
     main(Config(**toy, plot=plot))  # type: ignore[arg-type]

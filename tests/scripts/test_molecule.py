@@ -93,7 +93,7 @@ def test_either_a_file_or_a_geometry(call: Any, arguments: tuple[str, ...]) -> N
     assert "give either --fcidump FILE or --atom" in err
 
 
-def test_dissociation_of_hydrogen(call: Any) -> None:
+def test_dissociation_of_hydrogen(call: Any, drawn_figures: None) -> None:
     pytest.importorskip("pyscf")
     options = ("--atom", "H 0 0 0; H 0 0 {}", "--basis", "6-31g", "--distances", "0.7", "2.0")
     code, out, err = call("dissociation", *options, "--steps", "60", "--device", "cpu", "--plot", "curve.png")

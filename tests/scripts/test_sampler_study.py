@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from nqs.hamiltonians import FermiHubbard
+from nqs.lattice import square
 from nqs.samplers import TreeSampler
+from nqs.scripts import sampler_study
 from nqs.scripts.sampler_study import Config, IsingTable, main, measured, samplers, targets
 
 
@@ -42,7 +45,11 @@ def test_unknown_targets_are_named() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")  # for speed
-def test_proposals_for_a_determinant_have_their_rows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_proposals_for_a_determinant_have_their_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = FermiHubbard(square(2, 2), 1, 1, U=8.0)
+    monkeypatch.setattr(sampler_study, "FermiHubbard", lambda *_, **__: small)
     assert main(Config(proposals=True, trials=16, steps=1, first=1)) == 0
     names = [row.split("|")[1].strip() for row in capsys.readouterr().out.splitlines()[2:]]
     assert names[:4] == ["Metropolis", "independence", "QUEST", "importance"]

@@ -41,7 +41,11 @@ def test_chains_with_and_without_a_graph() -> None:
 
 
 def test_table_and_figure(
-    one: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    one: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    drawn_figures: None,
 ) -> None:
     def run(config: Any, gpus: int, rows: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         for row in rows:

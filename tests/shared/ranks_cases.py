@@ -59,7 +59,7 @@ def case(function: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def run(hamiltonian: Any, model: Any, sampler: Any, optimiser: Any = NATURAL, **options: Any) -> Record:
-    """Ten steps, and a draw of the last state."""
+    """Some steps, and a draw of the last state."""
     psi = model.build(hamiltonian.hilbert)
     if options.pop("rows_alone", False):
         psi.rowwise_layers = False  # as of a module whose layers are not known

@@ -6,6 +6,7 @@
 the seconds until all have ended, and what they printed.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -25,6 +26,8 @@ from nqs.runtime.launched import rank_of_process
 import ranks_cases
 
 SIZES = (1, 2, 3)
+# What the ranks need and would otherwise import each for itself.
+IMPORTED = ("nqs.scripts.heisenberg", "nqs.vmc", "scipy.sparse.linalg", "scipy.special", "torch.profiler", "tyro")
 RUN = "run heisenberg --shape 8 --sampled --distinct 30 --device cpu --flush.longest 0 --model.width 8"
 
 
@@ -161,6 +164,10 @@ def failures(folder: Path) -> dict[str, Any]:
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)  # before the first fork
+    for name in IMPORTED:
+        importlib.import_module(name)
+    for deterministic in (True, False):  # the first call imports much
+        torch.use_deterministic_algorithms(deterministic)
     equal = [(size, Ranks(size, ranks_cases.main, folder / f"equal_{size}.txt")) for size in SIZES]
     found: dict[str, Any] = {"equal": {size: ranks.wait() for size, ranks in equal}}
     found["ended"] = failures(folder)

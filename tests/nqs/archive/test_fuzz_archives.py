@@ -13,7 +13,7 @@ import pytest
 from places import ROOT
 
 PROGRAM = ROOT / "tests" / "shared" / "fuzz_archives.py"
-BATCH = 50  # files of one process
+BATCH = 100  # files of one process
 GIBIBYTE = 2**30
 SECONDS = 10  # of CPU time for all verbs on a file
 PATIENCE = 1800  # seconds for a batch, on a machine that does other work

@@ -82,6 +82,12 @@ def sites(n: int) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------- the child process
 
 
+@pytest.fixture
+def own_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new child process for every archive, as for a user; other tests share one."""
+    monkeypatch.setattr("nqs.archive.archive.Reader", Reader)
+
+
 def child_that(program: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The reader, but with this statement in place of reading an image."""
     source = Path(reader.__file__).read_text().replace("read_image(requests", f"{program}; read_image(requests")
@@ -105,7 +111,7 @@ def child_that(program: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     ],
 )
 def test_crash_hang_and_lies_of_the_child_end_in_one_line(
-    program: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    program: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_reader: None
 ) -> None:
     child_that(program, monkeypatch, tmp_path)
     with pytest.raises(ArchiveError, match=message) as error:
@@ -113,7 +119,9 @@ def test_crash_hang_and_lies_of_the_child_end_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_hang_without_cpu_time_is_ended_by_the_parent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_hang_without_cpu_time_is_ended_by_the_parent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_reader: None
+) -> None:
     """As on a system without limits of CPU time."""
     child_that("import time; time.sleep(1000)", monkeypatch, tmp_path)
     monkeypatch.setattr(isolated, "SECONDS", 0.5)
@@ -190,7 +198,9 @@ def attributes_of_megabytes(file: h5py.File) -> None:
         (attributes_of_megabytes, "beyond the limits of"),
     ],
 )
-def test_small_file_takes_little_memory(change: Callable[[h5py.File], object], message: str, tmp_path: Path) -> None:
+def test_small_file_takes_little_memory(
+    change: Callable[[h5py.File], object], message: str, tmp_path: Path, own_reader: None
+) -> None:
     path = changed(tmp_path / "x.h5", change)
     assert path.stat().st_size < 3 * 2**20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -509,7 +519,7 @@ def test_printable() -> None:
 
 
 def test_no_control_character_reaches_the_terminal_or_a_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], drawn_figures: None
 ) -> None:
     def change(file: h5py.File) -> None:
         text = ESCAPES.replace("\0", "")

@@ -424,7 +424,7 @@ def test_compare_marks_what_was_not_evaluated(nqs: Command, monkeypatch: pytest.
 # --------------------------------------------------------------------------------------------------- plot, export
 
 
-def test_plot_of_one_run_and_of_several(runs: Command) -> None:
+def test_plot_of_one_run_and_of_several(runs: Command, drawn_figures: None) -> None:
     assert runs("plot a.h5 -o one.png").out == "one.png\n"
     assert runs("plot a.h5 b.h5 c.h5 -o all.pdf").out == "all.pdf\n"
     assert Path("one.png").read_bytes().startswith(b"\x89PNG")

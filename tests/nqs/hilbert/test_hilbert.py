@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jaxtyping
 import netket as nk
@@ -632,3 +632,31 @@ def test_results_of_another_shape_are_noticed_in_later_calls_too() -> None:
     with pytest.raises(jaxtyping.TypeCheckError, match="weights: return"):
         checked(n)
     assert not results
+
+
+def test_functions_inside_functions_are_checked_in_every_call() -> None:
+    """They share what is known of calls, since they are made from the same lines."""
+
+    def made(result: Tensor) -> tuple[Any, Any]:
+        def inner(n: UInt8[Tensor, "B L"]) -> Float[Tensor, " B"]:
+            return result
+
+        def listed(n: list[int]) -> list[str]:  # values decide, not their kinds
+            return [str(x) for x in n] if sum(n) else n  # type: ignore[return-value]
+
+        return execute(inner), execute(listed)
+
+    execute = HilbertSpace.rank.__globals__["execute"]
+    n = torch.zeros((3, 2), dtype=torch.uint8)
+    for _ in range(2):
+        right, listed = made(torch.zeros(3))
+        assert right(n).shape == (3,)
+        with pytest.raises(jaxtyping.TypeCheckError, match="inner: return"):
+            made(torch.zeros(4))[0](n)
+        with pytest.raises(jaxtyping.TypeCheckError, match="inner: n"):
+            right(n.long())
+        assert listed([1]) == ["1"]
+        with pytest.raises(jaxtyping.TypeCheckError, match="listed: return"):
+            listed([0])
+        with pytest.raises(jaxtyping.TypeCheckError, match="listed: n"):
+            listed(["x"])

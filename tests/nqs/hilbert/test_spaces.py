@@ -483,7 +483,7 @@ CASES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_whole_run_ends_at_the_dense_ground_state(case: Any, tmp_path: Path) -> None:
+def test_the_whole_run_ends_at_the_dense_ground_state(case: Any, tmp_path: Path, drawn_figures: None) -> None:
     h: Hamiltonian = case()
     matrix = dense(h)
     path = tmp_path / "run.h5"

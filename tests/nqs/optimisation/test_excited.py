@@ -181,10 +181,10 @@ def test_sampled_overlaps_and_penalties_have_no_bias(sampler: Any) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_the_next_state_is_found(h: Hamiltonian) -> None:
     energies, states = dense(h)
-    first = VMC(h, model(h), orthogonal_to=[states[:, 0]]).run(70, progress=False)
+    first = VMC(h, model(h), orthogonal_to=[states[:, 0]]).run(50, progress=False)
     assert first.estimate.energy == pytest.approx(energies[1], rel=1e-6)
     assert first.overlaps[0] == (pytest.approx(0.0, abs=1e-7), 0.0)
-    assert first.history["overlap_0"].shape == (70,)
+    assert first.history["overlap_0"].shape == (50,)
     assert "overlap with known states" in str(first)
 
 

@@ -36,13 +36,13 @@ def hubbard() -> Peaked:
 def test_any_hamiltonian_that_names_a_peak_starts_from_a_list() -> None:
     hamiltonian = hubbard()
     assert peak_of(FermiHubbard(chain(6), 3, 3, U=2.0)) is None
-    plan = nqs.recipes.plan(hamiltonian, sampled=True, steps=40, device="cpu")
+    plan = nqs.recipes.plan(hamiltonian, sampled=True, steps=20, device="cpu")
     assert isinstance(network_of(plan.model).reference, ListedState)
     assert "selected configurations" in plan.reason("signs")
     assert plan.reason("symmetry") == ""
     assert isinstance(plan.stages[-1].sampler, GumbelSampler)
     assert peaked.is_peaked(plan.model.build(hamiltonian.hilbert))
-    result = nqs.ground_state(hamiltonian, sampled=True, steps=40, device="cpu", progress=False)
+    result = nqs.ground_state(hamiltonian, sampled=True, steps=20, device="cpu", progress=False)
     energy = exact.ground_state(hamiltonian).energy
     assert result.exact is None  # was not computed
     assert result.estimate.energy == pytest.approx(energy, abs=1e-4 * abs(energy))

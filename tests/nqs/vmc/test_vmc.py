@@ -660,6 +660,15 @@ def test_every_model_option_survives_an_interruption(
     assert_same_run(tmp_path / "run.h5", tmp_path / "reference.h5")
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `vmc()` without an interruption."""
+    path = tmp_path_factory.mktemp("uninterrupted") / "reference.h5"
+    torch.use_deterministic_algorithms(True)  # module fixtures are made before `deterministic` of a test
+    vmc().run(STEPS, archive=path, progress=False)
+    return path
+
+
 PLACES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
     "before the first step": (lambda patch: raising(patch, TreeSampling, "sample", 0, KeyboardInterrupt()), 0),
     "in the update": (lambda patch: raising(patch, NaturalGradient, "step", 2, KeyboardInterrupt()), 2),
@@ -674,9 +683,8 @@ PLACES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
 @pytest.mark.parametrize("continued", [the_same_object, the_archive_alone], ids=lambda function: function.__name__)
 @pytest.mark.parametrize("place", PLACES)
 def test_no_place_of_interruption_matters(
-    place: str, continued: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, continued: Callable, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vmc().run(STEPS, archive=tmp_path / "reference.h5", progress=False)
     path = tmp_path / "run.h5"
     run = vmc()
     interrupt, finished_steps = PLACES[place]
@@ -689,7 +697,7 @@ def test_no_place_of_interruption_matters(
         resume(path, progress=False)
     else:
         continued(path, run)
-    assert_same_run(path, tmp_path / "reference.h5")
+    assert_same_run(path, uninterrupted)
 
 
 def test_interruption_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
