@@ -150,6 +150,12 @@ SAMPLERS: dict[str, SamplerConfig] = {
     "Metropolis, 3,000": MetropolisSampler(n_samples=3_000, n_chains=300, n_discarded=16),
     "Metropolis, 3,000, unknown norm": MetropolisSampler(n_samples=3_000, n_chains=300, n_discarded=16),
     "Metropolis, slow, unknown norm": MetropolisSampler(n_samples=3_000, n_chains=100, n_steps=2, n_discarded=16),
+    "Metropolis, power 1/2, 3,000, unknown norm": MetropolisSampler(
+        n_samples=3_000, n_chains=300, n_discarded=16, powers=(0.5,)
+    ),
+    "Metropolis, power 1/2, slow, unknown norm": MetropolisSampler(
+        n_samples=3_000, n_chains=100, n_steps=2, n_discarded=16, powers=(0.5,)
+    ),
     "importance, 3,000, unknown norm": ImportanceSampler(n_samples=3_000, n_batches=8, proposal=Proposal(power=0.5)),
 }
 
