@@ -273,7 +273,7 @@ class _Group(NamedTuple):
 
     sites: Int64[Tensor, "P k"]
     tables: Int64[Tensor, "P k"]
-    columns: Int64[Tensor, "T d"]
+    columns: UInt8[Tensor, "T d"]
     elements: Num[Tensor, "T d"]
     coefficients: Num[Tensor, " P"]
     odd: Num[Tensor, "orbitals P"] | None
