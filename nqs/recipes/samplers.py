@@ -45,9 +45,10 @@ WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "c
 POSITIVE_WALKERS = {"cpu": 128, "cuda": 2_048}
 # Complex states are sampled from |psi|^(2 a) in steps, a = 1 - OVERDISPERSION / sqrt(sites), at least LEAST_POWER: the
 # variance of log|psi| grows with the number of sites, and the effective fraction of the samples, about
-# exp(-4 (1 - a)^2 var log|psi|), stays as it is. With a = 1/2 it was a fifth on the 6x6 J1-J2 lattice (J2 = 0.5), which
-# is too little; on the 4x4 lattice (docs/choosing.md) a = 1/2 was the best.
-OVERDISPERSION, LEAST_POWER = 2.0, 0.5
+# exp(-4 (1 - a)^2 var log|psi|), stays as it is. The 6x6 J1-J2 lattice, J2 = 0.5, ended at 2.1e-4 with a = 1/2 and
+# 1,820 samples on a GPU, at 3.7e-4 with a = 2/3; with 256 samples on a CPU a = 1/2 leaves about 40 effective ones, and
+# a = 3/4 ended lower (docs/choosing.md).
+OVERDISPERSION, LEAST_POWER = {"cpu": 2.0, "cuda": 3.0}, 0.5
 # Rounds of the first block that walkers forget their start in; blocks of doubled length follow until log|psi| does not
 # drift (nqs.samplers.markov_chains), so that the first one matters only where it is too long: positive states on
 # lattices begin nearly uniform.
@@ -116,7 +117,7 @@ def training_sampler(
         return every_configuration()
     if not is_autoregressive(wavefunction):
         walkers = max(1, min(WALKERS[kind], WALKERS_TIMES_SITES[kind] // wavefunction.hilbert.n_sites))
-        return chains(wavefunction, walkers if wavefunction.has_phase else POSITIVE_WALKERS[kind], lattice)
+        return chains(wavefunction, walkers if wavefunction.has_phase else POSITIVE_WALKERS[kind], lattice, device)
     if wavefunction.n_images == 1:
         return tree((DISTINCT_OF_MANY if is_large(wavefunction, device) else DISTINCT)[kind])
     distinct = averaged_distinct(wavefunction.n_images, kind)
@@ -136,7 +137,9 @@ def tree(n_distinct: int) -> TreeSampler:
     return TreeSampler(n_distinct=n_distinct, max_frontier=FRONTIER)
 
 
-def chains(wavefunction: Wavefunction, walkers: int, lattice: Lattice | None = None) -> MetropolisSampler:
+def chains(
+    wavefunction: Wavefunction, walkers: int, lattice: Lattice | None = None, device: torch.device | str = "cpu"
+) -> MetropolisSampler:
     """Markov chains that give one sample each.
 
     Those of complex states are weighted (`OVERDISPERSION`).
@@ -148,7 +151,8 @@ def chains(wavefunction: Wavefunction, walkers: int, lattice: Lattice | None = N
     """
     powers = (1.0,)
     if is_complex(wavefunction):
-        powers = (max(LEAST_POWER, 1 - OVERDISPERSION / math.sqrt(wavefunction.hilbert.n_sites)),)
+        overdispersion = OVERDISPERSION[torch.device(device).type]
+        powers = (max(LEAST_POWER, 1 - overdispersion / math.sqrt(wavefunction.hilbert.n_sites)),)
     if wavefunction.is_real or lattice is None:
         return MetropolisSampler(n_samples=walkers, n_chains=walkers, n_discarded=FORGETTING, powers=powers)
     moves = near_moves(wavefunction.hilbert, lattice.bonds().tolist())
@@ -176,7 +180,7 @@ def sampler_of(
     require_memory(samples, f"distinct={distinct:,}", "choose fewer distinct configurations", device)
     if is_autoregressive(wavefunction):
         return tree(distinct)
-    return chains(wavefunction, distinct, lattice)
+    return chains(wavefunction, distinct, lattice, device)
 
 
 def averaged_distinct(images: int, kind: str) -> int:
