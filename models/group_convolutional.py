@@ -36,6 +36,8 @@ from nqs.runtime.defaults import float32_by_default
 from nqs.runtime.options import check_fields
 from nqs.symmetry.group import Symmetry
 
+CANCELLED = 64.0  # relative rounding errors within which a sum of exponentials may be zero
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroupConvolutionalConfig:
@@ -167,11 +169,17 @@ class GroupConvolutional(Wavefunction):
         real: Float64[Tensor, " B"] = (modulus * turned.cos()).sum((1, 2)).double()
         if not self.has_phase:
             total, phase = real, torch.zeros_like(real)
-        elif self.is_real:
-            total, phase = real.abs(), math.pi * (real < 0).double()
         else:
-            imaginary = (modulus * turned.sin()).sum((1, 2)).double()
-            total, phase = torch.hypot(real, imaginary), torch.atan2(imaginary, real)
+            imaginary = torch.zeros_like(real) if self.is_real else (modulus * turned.sin()).sum((1, 2)).double()
+            # Where all terms cancel, as on configurations that an odd element does not change, only rounding errors are
+            # left, which depend on the batch and have no gradient: a bound of them instead.
+            least = CANCELLED * torch.finfo(f.dtype).eps * modulus.detach().sum((1, 2)).double()
+            cancelled = (real.detach().abs() <= least) & (imaginary.detach().abs() <= least)
+            real, imaginary = torch.where(cancelled, least, real), imaginary.masked_fill(cancelled, 0.0)
+            if self.is_real:
+                total, phase = real.abs(), math.pi * (real < 0).double()
+            else:
+                total, phase = torch.hypot(real, imaginary), torch.atan2(imaginary, real)
         log_modulus = finite_log(total) + largest[:, 0, 0].double()
         return LogPsi(log_modulus.masked_fill(~self.hilbert.contains(n), -math.inf), phase)
 

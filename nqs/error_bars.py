@@ -105,8 +105,15 @@ class ErrorWeights:
 
     @property
     def drawn_once(self) -> Bool[Tensor, " U"] | None:
-        """What is a single draw among weighted ones; None without weights."""
-        return None if self.samples.weighted_counts is None else self.samples.weighted_counts < 1.5
+        """What is a single draw among weighted ones; None without weights.
+
+        Draws of Markov chains that count as one are one.
+        """
+        counts, correlation = self.samples.weighted_counts, self.samples.correlation
+        if counts is None:
+            return None
+        of_chains = self.samples.autocorrelation_time is not None and self.samples.islands is None
+        return counts < (max(1.5, correlation) if of_chains and not math.isnan(correlation) else 1.5)
 
     @cached_property
     def rare(self) -> Float64[Tensor, " U"]:
@@ -232,7 +239,9 @@ def combined(
     undetermined = torch.zeros_like(scatter, dtype=torch.bool)
     if others is not None and unseen:
         rare, largest = others
-        if (n_rare := of.rare.sum().item()) >= SIMILAR:
+        n_rare = of.rare.sum().item()
+        kish = n_rare**2 / max(of.rare.square().sum().item(), torch.finfo(torch.float64).tiny)
+        if kish >= SIMILAR:
             deviation = rare / n_rare
             if reach is not None:  # if nothing that was drawn deviates, at most NOTHING_SEEN of the draws would
                 at_most = reach.square() * min(1.0, unit / unseen * (NOTHING_SEEN / NORMAL) ** 2)

@@ -35,7 +35,7 @@ LAST_COMMIT = "bca6904"
 RENAMED = {"TreeSampler": {"recorded": "use_cuda_graph"}}
 # Numbers of exact steps that were not given; nqs.recipes may choose others today.
 EXACT_STEPS = {"time": 1.0, "diagonal_shift": 1e-3, "final_diagonal_shift": 1e-7, "max_step": 0.15}
-# Values of options that older archives lack, and of numbers that had a default up to 0.2, which all of them state.
+# Values of options that older archives lack, and numbers with a default up to 0.2 that configurations may leave out.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "RunConfig": {"minutes": None, "annealing": 0.5},
     "TransformerConfig": {"start": "uniform", "initial_phases": 1.0},

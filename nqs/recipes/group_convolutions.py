@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nqs.models import GroupConvolutionalConfig, MarshallSign, sector_of
-from nqs.protocols import Hamiltonian, ReferencePhase, WavefunctionConfig, lattice_of
+from nqs.protocols import Hamiltonian, ReferencePhase, WavefunctionConfig, is_stoquastic, lattice_of
 from nqs.recipes.known_signs import Signs
 from nqs.recipes.samplers import LISTED
 from nqs.symmetry.group import Symmetry
@@ -17,6 +17,8 @@ from nqs.symmetry.of_hamiltonian import symmetries_of
 
 # Compared in docs/choosing.md: on a GPU widths of 4, 6 and 8 with 2, 3 and 4 layers ended at 4.8e-4, 3.2e-4 and 1.3e-4.
 WIDTH, LAYERS = {"cpu": 4, "cuda": 8}, {"cpu": 2, "cuda": 4}
+# One exponential of a group element, with phases as large as logarithmic moduli at the start (docs/choosing.md).
+EXPONENTIALS, INITIAL_PHASES = 1, 1.0
 OF_OTHERS = {"heads", "attention", "mlp_ratio", "determinants"}  # options of other networks
 # Elements of the group, at most: per-configuration gradients cost the square of their number.
 LARGEST_GROUP = 2_048
@@ -39,52 +41,88 @@ def options(given: Mapping[str, Any]) -> dict[str, Any]:
     return dict(given)
 
 
-def reason(
-    hamiltonian: Hamiltonian, network: str | None, given: Mapping[str, Any], known: Signs, device: torch.device | str
-) -> str:
-    """Why the state is a network of group convolutions, one line; "" for another one.
+def choice(
+    hamiltonian: Hamiltonian,
+    network: str | None,
+    given: Mapping[str, Any],
+    known: Signs,
+    device: torch.device | str,
+    *,
+    symmetric: bool,
+) -> tuple[WavefunctionConfig, str, str] | None:
+    """Group convolutions, fully resolved, why, and what is said of their symmetry; None for another state.
 
-    Spins with Marshall's signs that are not exact, on lattices of two or more dimensions, where the orbits of the
-    space group are too many to be listed.
-
-    Raises:
-        ValueError: group convolutions are wanted without a symmetry.
-    """
-    group = _sector(hamiltonian, known.reference) if network in (None, "group-convolutional") else None
-    if group is None:
-        return ""
-    if network is not None:
-        if group.order == 1:
-            raise ValueError(
-                "network='group-convolutional' needs a symmetry that is known to commute with the Hamiltonian, such as "
-                "that of a lattice; choose network='transformer'."
-            )
-        return "group convolutions, as requested"
-    lattice, hilbert = lattice_of(hamiltonian), hamiltonian.hilbert
-    if known.phase == "zero" or not isinstance(known.reference, MarshallSign) or OF_OTHERS & set(given):
-        return ""
-    if lattice is None or sum(cells > 1 for cells in lattice.shape) < 2:
-        return ""
-    if not 1 < group.order <= LARGEST_GROUP or hilbert.dimension // group.order <= LISTED[torch.device(device).type]:
-        return ""
-    return (
-        "group convolutions and Markov chains: frustrated spins on a lattice of several dimensions, and a sector too "
-        "large for its orbits"
-    )
-
-
-def group_convolutional(
-    hamiltonian: Hamiltonian, given: Mapping[str, Any], reference: ReferencePhase | None, device: torch.device | str
-) -> tuple[WavefunctionConfig, str]:
-    """Group convolutions, fully resolved, and what is said of their symmetry.
+    Spins with Marshall's signs that are not exact, on lattices of two or more dimensions with at least as many
+    symmetries as sites, whose orbits are too many to be listed.
 
     Args:
         given: wishes, see `nqs.recipes.model.NetworkOptions`.
-        reference: signs, whose character is that of the state.
+        known: signs, whose character is that of the state.
+        symmetric: whether a symmetry may be used.
+
+    Raises:
+        ValueError: group convolutions are wanted without a symmetry, or in a sector that is not known.
     """
+    if network == "group-convolutional":
+        group = _requested(hamiltonian, known, symmetric)
+        return *_resolved(group, given, known.reference, device), "group convolutions, as requested"
+    lattice, hilbert = lattice_of(hamiltonian), hamiltonian.hilbert
+    if network is not None or not symmetric or OF_OTHERS & set(given):
+        return None
+    if known.phase == "zero" or not isinstance(known.reference, MarshallSign):
+        return None
+    if lattice is None or sum(cells > 1 for cells in lattice.shape) < 2:
+        return None
+    group = _sector(hamiltonian, known.reference)
+    if not hilbert.n_sites <= group.order <= LARGEST_GROUP:
+        return None
+    if hilbert.dimension // group.order <= LISTED[torch.device(device).type]:
+        return None
+    why = (
+        "group convolutions and Markov chains: frustrated spins on a lattice of several dimensions, and a sector too "
+        "large for its orbits"
+    )
+    return *_resolved(group, given, known.reference, device), why
+
+
+def _requested(hamiltonian: Hamiltonian, known: Signs, symmetric: bool) -> Symmetry:
+    """The group of requested group convolutions.
+
+    Raises:
+        ValueError: there is none.
+    """
+    instead = "choose network='transformer'"
+    if not symmetric:
+        raise ValueError(
+            f"network='group-convolutional' is made of a symmetry: leave out symmetry='none', or {instead}."
+        )
+    if known.reference is None and not is_stoquastic(hamiltonian):
+        raise ValueError(
+            "network='group-convolutional': signs of the ground state, and so its symmetry sector, are not known: "
+            f"give a reference phase, or GroupConvolutionalConfig(symmetry=...) with the characters, or {instead}."
+        )
+    group = _sector(hamiltonian, known.reference)
+    if group.order == 1:
+        raise ValueError(
+            "network='group-convolutional' needs a symmetry that is known to commute with the Hamiltonian, such as "
+            f"that of a lattice; {instead}."
+        )
+    if group.order > LARGEST_GROUP:
+        raise ValueError(
+            f"network='group-convolutional': the group has {group.order:,} elements, and gradients cost the square of "
+            f"their number; at most {LARGEST_GROUP:,} are allowed. Give GroupConvolutionalConfig(symmetry=...) with a "
+            f"subgroup, or {instead}."
+        )
+    return group
+
+
+def _resolved(
+    group: Symmetry, given: Mapping[str, Any], reference: ReferencePhase | None, device: torch.device | str
+) -> tuple[WavefunctionConfig, str]:
+    """The configuration, and what is said of its symmetry."""
     kind = torch.device(device).type
-    group = _sector(hamiltonian, reference)
-    chosen: dict[str, Any] = {"width": WIDTH[kind], "layers": LAYERS[kind], "dtype": "float32"} | options(given)
+    sizes = {"width": WIDTH[kind], "layers": LAYERS[kind], "exponentials": EXPONENTIALS}
+    chosen: dict[str, Any] = sizes | {"initial_phases": INITIAL_PHASES, "dtype": "float32"} | options(given)
     odd = sum(angle != 0 for angle in group.angles)
     text = f"{group.order} symmetries in the network, {f'{odd} of them odd' if odd else 'all even'}"
     return GroupConvolutionalConfig(symmetry=group, reference=reference, **chosen), text

@@ -40,9 +40,8 @@ LARGE = {"momentum": 0.9, "final_diagonal_shift": 1e-4}
 # steps: 9.6e-3 and 1.3e-2 above with a rate of 0.1 and a momentum of 0.9, 1.9e-2 with 0.3 and 0.9, 1.5e-2 with 0.1 and
 # 0.95.
 NODES = {"learning_rate": 0.1, "momentum": 0.9, "final_diagonal_shift": 1e-4}
-# A complex state that is sampled by Markov chains. The optimum is flat: group convolutions on the J1-J2 lattice of 4x4
-# sites ended at 8.8e-5, 6.8e-5 and 6.5e-5 with rates of 0.05, 0.1 and 0.2 (seeds 1, 0, 0), at 4.2e-5 with 0.1 and a
-# final shift of 1e-4 (docs/choosing.md). Samples of |psi|^2 made variances jump tenfold with a rate of 0.2.
+# A complex state that is sampled by Markov chains. Group convolutions on the J1-J2 lattice of 4x4 sites ended at
+# 2.1e-4, 6.8e-5 and 6.5e-5 with rates of 0.05, 0.1 and 0.2 (docs/choosing.md).
 COMPLEX = {"learning_rate": 0.1, "momentum": 0.9, "final_diagonal_shift": 1e-3}
 # An average over images has the variance of as many independent samples: rates grow with the root of their number, and
 # momentum pays off. The 6x6 Heisenberg lattice ended at 3e-5 with a momentum of 0.9 (width 48, 600 steps), and at
@@ -108,7 +107,7 @@ def optimiser(
     images: int = 1,
     large: bool = False,
     nodes: bool = False,
-    complex_: bool = False,
+    phases: bool = False,
 ) -> OptimiserConfig:
     """The optimiser, fully resolved; an `OptimiserConfig` is returned as it is.
 
@@ -121,7 +120,7 @@ def optimiser(
         images: number of images over which amplitudes are averaged in steps.
         large: steps draw a vanishing part of the sector (nqs.recipes.samplers.is_large).
         nodes: a real state whose amplitudes change sign.
-        complex_: a complex state that is sampled by Markov chains.
+        phases: they are learned by Markov chains (nqs.recipes.samplers.learns_phases_by_chains).
 
     Raises:
         ValueError: exact steps do not have a requested option.
@@ -141,7 +140,7 @@ def optimiser(
         chosen = {"learning_rate": rate, "final_learning_rate": rate / FALL} | AVERAGED
     elif nodes:
         chosen = NODES
-    elif complex_:
+    elif phases:
         chosen = COMPLEX
     return StochasticReconfiguration(**(SAMPLED | chosen | wishes))
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from nqs.lattice.lattice import Lattice
+from nqs.models import GroupConvolutional
 from nqs.optimisation.stages import Evaluation
 from nqs.protocols import (
     AutoregressiveWavefunction,
@@ -43,8 +44,8 @@ WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "c
 # The same for positive states, which are cheaper: the bosons of 4x4 sites and the spins of 6x6 ones of scripts/large.py
 # were compared with so many.
 POSITIVE_WALKERS = {"cpu": 128, "cuda": 2_048}
-# Complex states are sampled from |psi|^(2 a) in steps, a = 1 - OVERDISPERSION / sqrt(sites), at least LEAST_POWER: the
-# variance of log|psi| grows with the number of sites, and the effective fraction of the samples, about
+# Complex group convolutions are sampled from |psi|^(2 a) in steps, a = 1 - OVERDISPERSION / sqrt(sites), at least
+# LEAST_POWER: the variance of log|psi| grows with the number of sites, and the effective fraction of the samples, about
 # exp(-4 (1 - a)^2 var log|psi|), stays as it is. The 6x6 J1-J2 lattice, J2 = 0.5, ended at 2.1e-4 with a = 1/2 and
 # 1,820 samples on a GPU, at 3.7e-4 with a = 2/3; with 256 samples on a CPU a = 1/2 leaves about 40 effective ones, and
 # a = 3/4 ended lower (docs/choosing.md).
@@ -92,9 +93,13 @@ def is_autoregressive(wavefunction: Wavefunction) -> bool:
     return isinstance(wavefunction.sampled, AutoregressiveWavefunction)
 
 
-def is_complex(wavefunction: Wavefunction) -> bool:
-    """Whether Markov chains are needed, and phases other than signs are learned."""
-    return wavefunction.has_phase and not wavefunction.is_real and not is_autoregressive(wavefunction)
+def learns_phases_by_chains(wavefunction: Wavefunction) -> bool:
+    """Whether phases begin anywhere, and Markov chains have to see configurations of small amplitude.
+
+    Group convolutions, for which that was measured; the restricted Boltzmann machine of tests/samplers/test_metropolis
+    ends higher with such samples and rates.
+    """
+    return isinstance(wavefunction, GroupConvolutional) and wavefunction.has_phase and not wavefunction.is_real
 
 
 def is_large(wavefunction: Wavefunction, device: torch.device | str) -> bool:
@@ -142,18 +147,18 @@ def chains(
 ) -> MetropolisSampler:
     """Markov chains that give one sample each.
 
-    Those of complex states are weighted (`OVERDISPERSION`).
+    Those of complex group convolutions are weighted (`OVERDISPERSION`).
 
-    Of positive and complex states on a lattice with moves of neighbouring sites; of sites with two states one move for
+    Of these and of positive states on a lattice with moves of neighbouring sites; of sites with two states one move for
     every two sites between two samples: on the 6x6 Heisenberg lattice error bars of 512 samples of 128 chains were then
     1.1 times those of independent ones. Of bosons fewer moves are accepted (4x4 sites with U = 16.8: 9 %; the spins:
     38 %).
     """
-    powers = (1.0,)
-    if is_complex(wavefunction):
+    powers, far = (1.0,), wavefunction.has_phase
+    if learns_phases_by_chains(wavefunction):
         overdispersion = OVERDISPERSION[torch.device(device).type]
-        powers = (max(LEAST_POWER, 1 - overdispersion / math.sqrt(wavefunction.hilbert.n_sites)),)
-    if wavefunction.is_real or lattice is None:
+        powers, far = (max(LEAST_POWER, 1 - overdispersion / math.sqrt(wavefunction.hilbert.n_sites)),), False
+    if far or lattice is None:
         return MetropolisSampler(n_samples=walkers, n_chains=walkers, n_discarded=FORGETTING, powers=powers)
     moves = near_moves(wavefunction.hilbert, lattice.bonds().tolist())
     n_steps = max(len(moves), wavefunction.hilbert.n_sites // (2 if wavefunction.hilbert.local_dim == 2 else 1))
@@ -216,7 +221,8 @@ def final_evaluation(
     if not is_autoregressive(wavefunction):
         of_steps = sampler or training_sampler(wavefunction, device, sampled=sampled)
         if isinstance(of_steps, MetropolisSampler) and of_steps.powers[0] < 1:
-            of_steps = replace(of_steps, powers=(1.0,))  # an energy from |psi|^2 has smaller error bars
+            # An energy from |psi|^2 has smaller error bars.
+            of_steps = replace(of_steps, powers=(1.0, *of_steps.powers[1:]))
         batches = max(1, limit // (each * (max_distinct(of_steps) or limit)))
         return Evaluation(sampler=of_steps, batches=batches, error=EVALUATION_ERROR)
     every = limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each)

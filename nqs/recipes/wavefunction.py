@@ -37,10 +37,11 @@ def chosen_model(
         1. a configuration of another kind of state that was given: that one;
         2. the signs (`nqs.recipes.known_signs.signs`), on which the rest depends;
         3. positive states of conserved charges on lattices, beyond sums: convolutions (`convolutions.reason`);
-        4. the sector of a symmetry, for what follows (`nqs.recipes.sector.symmetrised`);
-        5. fermions with nodes, beyond sums: backflow determinants (`determinant_reason`), without that symmetry;
-        6. else a transformer (`nqs.recipes.model.network`), around a list of configurations where it gives the signs.
-    With a number of distinct configurations, which Markov chains do not have, 3 to 5 are left out unless requested.
+        4. frustrated spins on lattices, beyond lists of orbits: group convolutions (`group_convolutions.choice`);
+        5. the sector of a symmetry, for what follows (`nqs.recipes.sector.symmetrised`);
+        6. fermions with nodes, beyond sums: backflow determinants (`determinant_reason`), without that symmetry;
+        7. else a transformer (`nqs.recipes.model.network`), around a list of configurations where it gives the signs.
+    With a number of distinct configurations, which Markov chains do not have, 3 to 6 are left out unless requested.
 
     Raises:
         ValueError: signs or a kind of network that the problem does not have.
@@ -65,10 +66,17 @@ def chosen_model(
             hamiltonian, wishes.given, known.reference, device, symmetric=with_symmetry
         )
         return positive, None, [*why, Reason("symmetry", text, announced=True)]
-    if not many and (text := group_convolutions.reason(hamiltonian, wishes.network, wishes.given, known, device)):
-        why.append(Reason("model", text, announced=True))
-        complex_state, text = group_convolutions.group_convolutional(hamiltonian, wishes.given, known.reference, device)
-        return complex_state, None, [*why, Reason("symmetry", text, announced=True)]
+    found = (
+        None
+        if many
+        else group_convolutions.choice(
+            hamiltonian, wishes.network, wishes.given, known, device, symmetric=choices.symmetry == "auto"
+        )
+    )
+    if found is not None:
+        of_group, text, reason = found
+        why.append(Reason("model", reason, announced=True))
+        return of_group, None, [*why, Reason("symmetry", text, announced=True)]
     symmetric = choices.symmetry == "auto" and choices.distinct is None and not is_list(known.reference)
     if symmetric and wishes.network != "determinant":
         config, text = symmetrised(config, hamiltonian, device)

@@ -44,8 +44,8 @@ class MatrixElements(Protocol):
 def symmetries_of(hamiltonian: MatrixElements, *, fermions: bool = False) -> Symmetry:
     """The largest known group that commutes with a Hamiltonian, with the trivial character; or the one it declares.
 
-    Candidates are the space group of `hamiltonian.lattice` (translations alone if it has more than MAX_SPACE_GROUP
-    elements), the spin flip, and, without fermionic signs, the reversal of all local states (spin flip, particle-hole).
+    Candidates are the space group of `hamiltonian.lattice` (translations alone if it has more than MAX_ENTRIES
+    entries), the spin flip, and, without fermionic signs, the reversal of all local states (spin flip, particle-hole).
 
     Args:
         fermions: reordering fermions changes the sign of an amplitude, see `Symmetry`.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from nqs import VMC, exact
 from nqs.hamiltonians import Heisenberg
 from nqs.hilbert import HilbertSpace, bosons, fermions, spins
 from nqs.lattice import Lattice, chain, honeycomb, kagome, square, triangular
@@ -64,6 +65,43 @@ def test_states_are_in_their_sector(groups: Callable[[], list[Symmetry]], phase:
         hilbert = {2: spins(L, 0), 3: spins(L, 0, spin=1)}.get(d) or bosons(4, 4)
         config = GroupConvolutionalConfig(symmetry=symmetry, width=3, exponentials=2, phase=phase, seed=3)
         check_symmetry(config.build(hilbert), symmetry)
+
+
+@pytest.mark.parametrize("phase", ["learned", "zero"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_what_an_odd_element_leaves_as_it_is_has_no_amplitude(dtype: str, phase: str) -> None:
+    """Terms cancel there: a constant and not rounding errors, whose phases and gradients would be anything."""
+    for symmetry in [space_group(RING, SPINS) @ spin_flip(SPINS, odd=True), *with_flip(RING, SPINS).real_characters()]:
+        n = SPINS.configurations()
+        forbidden = symmetry.forbidden(n, SPINS)
+        if forbidden.all():  # no state at all
+            continue
+        for seed in range(3):
+            config = GroupConvolutionalConfig(
+                symmetry=symmetry, width=3, exponentials=2, phase=phase, dtype=dtype, seed=seed
+            )
+            model = config.build(SPINS)
+            found = model.log_psi(n)
+            gap = found.log_modulus.max() - found.log_modulus[forbidden]
+            assert (gap > (25 if dtype == "float64" else 7)).all()
+            with torch.no_grad():
+                alone = torch.cat([model.log_psi(row[None]).phase for row in n[forbidden]]) if forbidden.any() else 0
+            assert not torch.as_tensor(alone).any()
+            (found.log_modulus.sum() + found.phase.sum()).backward()
+            assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_run_in_an_odd_sector() -> None:
+    """The lowest state that is odd under the spin flip of six spins is the singlet."""
+    hamiltonian = Heisenberg(RING, total_sz=0, J=(1.0, 0.5))
+    (odd,) = [
+        s
+        for s in symmetries_of(hamiltonian).real_characters()
+        if s.angles == sector_of(marshall(RING), symmetries_of(hamiltonian), hamiltonian.hilbert).angles
+    ]
+    psi = GroupConvolutionalConfig(symmetry=odd, width=3, seed=1).build(hamiltonian.hilbert)
+    result = VMC(hamiltonian, psi).run(60, seed=0, progress=False)
+    assert result.estimate.energy == pytest.approx(exact.ground_state(hamiltonian).energy, rel=1e-3)
 
 
 @pytest.mark.parametrize("n_sites", [4, 6])

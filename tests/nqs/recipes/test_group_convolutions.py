@@ -6,7 +6,7 @@ import pytest
 
 import nqs
 from nqs.hamiltonians import BoseHubbard, Heisenberg
-from nqs.lattice import chain, square
+from nqs.lattice import chain, square, triangular
 from nqs.models import GroupConvolutionalConfig, MarshallSign, TransformerConfig
 from nqs.optimisation import StochasticReconfiguration
 from nqs.recipes import NetworkOptions, plan
@@ -17,9 +17,8 @@ FRUSTRATED = Heisenberg(square(6, 6), total_sz=0, J=(1.0, 0.5))
 REQUESTED = NetworkOptions(network="group-convolutional")
 
 
-@pytest.mark.parametrize("device", ["cpu"])
-def test_frustrated_spins_beyond_sums_get_group_convolutions(device: str) -> None:
-    chosen = plan(FRUSTRATED, device=device)
+def test_frustrated_spins_beyond_sums_get_group_convolutions() -> None:
+    chosen = plan(FRUSTRATED, device="cpu")
     model, (stage,) = chosen.model, chosen.stages
     assert isinstance(model, GroupConvolutionalConfig)
     assert isinstance(model.reference, MarshallSign)
@@ -38,6 +37,8 @@ def test_frustrated_spins_beyond_sums_get_group_convolutions(device: str) -> Non
     [
         (Heisenberg(square(4, 4), total_sz=0, J=(1.0, 0.5)), {}),  # orbits can be listed
         (Heisenberg(chain(32), total_sz=0, J=(1.0, 0.4)), {}),  # one dimension
+        (Heisenberg(square(6, 6, boundary="open"), total_sz=0, J=(1.0, 0.5)), {}),  # fewer symmetries than sites
+        (FRUSTRATED, {"symmetry": "none"}),
         (FRUSTRATED, {"distinct": 100}),
         (FRUSTRATED, {"reference": "none"}),
         (FRUSTRATED, {"model": NetworkOptions(network="transformer")}),
@@ -74,6 +75,23 @@ def test_group_convolutions_need_a_symmetry() -> None:
     uneven = Heisenberg(square(2, 2, boundary="open"), total_sz=0, J=(1.0, 0.5), h=(0.1, 0.2, 0.3, 0.9))
     with pytest.raises(ValueError, match="network='group-convolutional' needs a symmetry"):
         plan(uneven, device="cpu", model=REQUESTED)
+
+
+@pytest.mark.parametrize(
+    ("hamiltonian", "options", "message"),
+    [
+        # Of six spins the ground state is odd under the spin flip, which nobody knows without its signs.
+        (Heisenberg(chain(6), total_sz=0, J=(1.0, 0.5)), {"reference": "none"}, "its symmetry sector, are not known"),
+        (Heisenberg(triangular(4, 4), total_sz=0), {}, "its symmetry sector, are not known"),
+        (FRUSTRATED, {"symmetry": "none"}, "leave out symmetry='none'"),
+        (Heisenberg(square(12, 12), total_sz=0, J=(1.0, 0.5)), {}, "at most 2,048 are allowed"),
+    ],
+)
+def test_sectors_that_are_not_known_are_refused(
+    hamiltonian: Heisenberg, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(hamiltonian, device="cpu", model=REQUESTED, **options)
 
 
 def test_a_run_comes_close_to_the_ground_state_and_is_continued(tmp_path: Path) -> None:
