@@ -1,6 +1,7 @@
 """Error bars of peaked states, against sums over the whole sector."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -215,3 +216,34 @@ def test_orbits_without_replacement_have_no_error_in_the_sector() -> None:
     every = psi.to_sector_samples(drawn, torch.Generator().manual_seed(0))
     assert not every.is_exhaustive
     assert densities(every, hilbert, "particles").error.isnan().all()
+
+
+def weighted_draws(weights: torch.Tensor, **options: object) -> Samples:
+    """Single draws with weights, of a state without a known norm."""
+    n = torch.arange(len(weights))
+    return Samples(
+        configurations=torch.stack([n // 256, n % 256], 1).to(torch.uint8),
+        weights=weights / weights.sum(),
+        log_modulus=weights.log() / 2,
+        phase=torch.zeros(len(weights), dtype=torch.float64),
+        weighted_counts=torch.ones(len(weights), dtype=torch.float64),
+        n_drawn=len(weights),
+        normalised=False,
+        **options,
+    )
+
+
+def test_draws_of_little_weight_do_not_stand_for_what_was_not_drawn() -> None:
+    """Where psi is small local energies are far from the mean, and draws from |psi| are many there."""
+    x = torch.randn(2_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = torch.ones_like(x)
+    x[1_000:], weights[1_000:] = 1_000.0 * x[1_000:], 1e-9
+    error = error_bar(weighted_draws(weights), x).error
+    assert error.item() == pytest.approx(1_000**-0.5, rel=0.1)
+
+
+def test_correlated_draws_with_weights_are_one() -> None:
+    once = weighted_draws(torch.ones(50, dtype=torch.float64))
+    chains = replace(once, weighted_counts=torch.full((50,), 3.0), n_drawn=150, autocorrelation_time=2.0)
+    assert ErrorWeights(chains).rare.sum() == 50  # three draws of one walker in two autocorrelation times
+    assert ErrorWeights(replace(chains, autocorrelation_time=0.5)).rare.sum() == 0
