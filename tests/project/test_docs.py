@@ -200,5 +200,5 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert not done.stderr
     page = (tmp_path / "api" / "nqs.hamiltonians.bose_hubbard.txt").read_text()
     assert "class nqs.hamiltonians.bose_hubbard.BoseHubbard" in page
-    assert "H = - J sum_<ij> (e^{i theta_ij} b+_j b_i + h.c.)" in page  # as it is in the file
+    assert "H = - sum_<ij> J_ij (e^{i theta_ij} b+_j b_i + h.c.)" in page  # as it is in the file
     assert "class DipolarBosons" in (tmp_path / "adding_hamiltonian.txt").read_text()
