@@ -192,8 +192,8 @@ class GraphCache:
             return None
         graph = self._graphs.get(ranks.size)
         if graph is None or not capacity <= graph.capacity <= 2 * capacity:
-            graph = self._graphs.pop(ranks.size, None)
-            del graph  # before memory is asked for
+            graph = None
+            self._graphs.pop(ranks.size, None)  # its memory is free then
             share, row = share_of(capacity, ranks.size), wavefunction.bytes_per_configuration
             if ranks.any(device.type == "cuda" and FREE_PART * share * row > free_memory(device)):
                 return None
