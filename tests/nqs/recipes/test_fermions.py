@@ -39,13 +39,13 @@ def test_sums_and_positive_states_keep_the_transformer() -> None:
     assert isinstance(ring.model, TransformerConfig)
     assert ring.model.start == "reference"
     for options in ({"reference": "none"}, {"model": TransformerConfig()}, {"distinct": 100}):
-        assert isinstance(network_of(plan(LARGE, device="cpu", symmetry="none", **options).model), TransformerConfig)
+        assert isinstance(network_of(plan(LARGE, device="cpu", **options).model), TransformerConfig)
     twisted = FermiHubbard(square(3, 4), 5, 5, U=8.0, twist=(0.3, 0.0))
     assert isinstance(plan(twisted, device="cpu").model, TransformerConfig)
 
 
 def test_wishes_are_followed() -> None:
-    transformer = plan(LARGE, device="cpu", symmetry="none", model=NetworkOptions(network="transformer"))
+    transformer = plan(LARGE, device="cpu", model=NetworkOptions(network="transformer"))
     assert isinstance(network_of(transformer.model), TransformerConfig)
     assert isinstance(transformer.stages[-1].sampler, TreeSampler)
     small = FermiHubbard(square(2, 3), 3, 3, U=4.0)
