@@ -42,7 +42,8 @@ SMALL = 0.1  # initial Jastrow factor and network, per site: the state begins ne
 class ConvolutionalConfig:
     """Size, precision and seed.
 
-    The default size is that of small examples; nqs.recipes chooses one for each problem.
+    Sizes have no defaults: `nqs.ground_state` chooses them for each problem, and `nqs.recipes.NetworkOptions` changes
+    single ones.
 
     Attributes:
         width: features of a site, D.
@@ -59,15 +60,16 @@ class ConvolutionalConfig:
         seed: of the initial parameters.
 
     Raises:
+        TypeError: a size is missing.
         ValueError: a value that is not allowed.
     """
 
-    width: int = 16
-    layers: int = 2
+    width: int
+    layers: int
     heads: int | None = None
     displacements: tuple[tuple[int, ...], ...] | None = None
     sites: tuple[int, ...] = ()
-    mlp_ratio: int = 2
+    mlp_ratio: int
     reference: ReferencePhase | None = None
     dtype: Literal["float64", "float32", "mixed"] = "float64"
     seed: int = 0

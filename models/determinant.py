@@ -39,7 +39,8 @@ from nqs.runtime.options import check_fields
 class DeterminantConfig:
     """Orbitals, size, precision and seed.
 
-    The default size is that of small examples; nqs.recipes chooses one for each problem.
+    Sizes have no defaults: `nqs.ground_state` chooses them for each problem, and `nqs.recipes.NetworkOptions` changes
+    single ones.
 
     Attributes:
         orbitals: real orbitals that learning starts from, such as those of `hartree_fock`; None: random ones.
@@ -58,18 +59,19 @@ class DeterminantConfig:
         seed: of the initial parameters.
 
     Raises:
+        TypeError: a size is missing.
         ValueError: a value that is not allowed, or complex orbitals.
     """
 
     orbitals: SlaterDeterminant | None = None
     determinants: int = 1
     spins: Literal["together", "apart"] = "together"
-    width: int = 16
-    layers: int = 1
+    width: int
+    layers: int
     heads: int | None = None
     displacements: tuple[tuple[int, ...], ...] | None = None
-    mlp_ratio: int = 2
-    correction: float = 0.01
+    mlp_ratio: int
+    correction: float
     dtype: Literal["float64", "float32", "mixed"] = "float64"
     seed: int = 0
 
@@ -104,7 +106,7 @@ class Determinant(Wavefunction):
 
     Args:
         hilbert: the sector, of `fermions`, `spinful_fermions` or `electrons` with fixed numbers.
-        config: orbitals, size and seed; keyword options override single fields: `Determinant(hilbert, width=24)`.
+        config: orbitals, size and seed; keyword options override single fields, or are all of them without it.
         device: where the parameters live.
 
     Raises:
@@ -129,7 +131,7 @@ class Determinant(Wavefunction):
     ) -> None:
         super().__init__()
         self.hilbert = hilbert
-        self.config = config = replace(config or DeterminantConfig(), **options)
+        self.config = config = DeterminantConfig(**options) if config is None else replace(config, **options)
         self.numbers = numbers_of_fermions(hilbert)
         L, D, K = hilbert.n_sites, config.width, config.determinants
         together = config.spins == "together"

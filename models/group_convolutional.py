@@ -43,6 +43,9 @@ CANCELLED = 64.0  # relative rounding errors within which a sum of exponentials 
 class GroupConvolutionalConfig:
     """Symmetry, size, precision and seed.
 
+    Sizes have no defaults: `nqs.ground_state` chooses them for each problem, and `nqs.recipes.NetworkOptions` changes
+    single ones.
+
     Attributes:
         symmetry: the group, and the character chi of psi.
         width: features of a group element, D.
@@ -57,12 +60,13 @@ class GroupConvolutionalConfig:
         seed: of the initial parameters.
 
     Raises:
+        TypeError: a size is missing.
         ValueError: a value that is not allowed.
     """
 
     symmetry: Symmetry
-    width: int = 6
-    layers: int = 2
+    width: int
+    layers: int
     exponentials: int = 1
     phase: Literal["learned", "zero"] = "learned"
     initial_phases: float = 1.0

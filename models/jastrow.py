@@ -24,7 +24,10 @@ from nqs.runtime.options import check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class JastrowConfig:
-    """Classes of pairs, and the seed.
+    """Classes of pairs, initial weights and seed.
+
+    Sizes have no defaults, and no recipe has this network: `nqs.ground_state` chooses another one, and its sizes
+    (`nqs.recipes.NetworkOptions`).
 
     Attributes:
         displacements: class of every pair of sites, L x L, as `Lattice.displacements`. None: every pair is a class.
@@ -32,11 +35,12 @@ class JastrowConfig:
         seed: of the initial parameters.
 
     Raises:
+        TypeError: the size of the initial weights is missing.
         ValueError: a size that is not positive.
     """
 
     displacements: tuple[tuple[int, ...], ...] | None = None
-    initial: float = 0.01
+    initial: float
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Products of wavefunctions on one sector: a Slater-Jastrow state is that of a determinant and a Jastrow factor,
 
-ProductConfig(factors=(DeterminantConfig(orbitals=..., width=0), JastrowConfig())).
+ProductConfig(factors=(DeterminantConfig(orbitals=..., width=0, ...), JastrowConfig(initial=0.01))).
 """
 
 from dataclasses import dataclass

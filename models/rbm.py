@@ -26,6 +26,9 @@ from nqs.runtime.options import check_fields
 class RBMConfig:
     """Size and seed.
 
+    Sizes have no defaults, and no recipe has this network: `nqs.ground_state` chooses another one, and its sizes
+    (`nqs.recipes.NetworkOptions`).
+
     Attributes:
         density: hidden units per site.
         phase: "learned" for complex weights, "zero" for real ones and a positive wavefunction.
@@ -33,12 +36,13 @@ class RBMConfig:
         seed: of the initial parameters.
 
     Raises:
+        TypeError: the density, or the size of the initial weights, is missing.
         ValueError: a value that is not allowed.
     """
 
-    density: int = 1
+    density: int
     phase: Literal["learned", "zero"] = "learned"
-    initial: float = 0.1
+    initial: float
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -38,7 +38,8 @@ from nqs.runtime.options import check_fields
 class TransformerConfig:
     """Size, precision and seed of the network.
 
-    The default size is that of small examples; nqs.recipes chooses one for each problem.
+    Sizes have no defaults: `nqs.ground_state` chooses them for each problem, and `nqs.recipes.NetworkOptions` changes
+    single ones.
 
     Attributes:
         width: embedding width D.
@@ -60,15 +61,16 @@ class TransformerConfig:
             the start is nearly right.
 
     Raises:
+        TypeError: a size is missing.
         ValueError: a value that is not allowed.
     """
 
-    width: int = 32
-    layers: int = 2
+    width: int
+    layers: int
     heads: int | None = None
     attention: Literal["dot-product", "factored"] = "dot-product"
     displacements: tuple[tuple[int, ...], ...] | None = None
-    mlp_ratio: int = 2
+    mlp_ratio: int
     phase: Literal["learned", "zero"] = "learned"
     dtype: Literal["float64", "float32", "mixed"] = "float64"
     seed: int = 0
@@ -121,12 +123,12 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
 
     Args:
         hilbert: the sector; it fixes the number of sites and local states.
-        config: size, precision and seed; keyword options override single fields: `Transformer(hilbert, width=48)`.
+        config: size, precision and seed; keyword options override single fields, or are all of them without it.
         device: where the parameters live.
 
     >>> from nqs.hilbert import bosons
     >>> space = bosons(3, 3)
-    >>> model = Transformer(space, width=8, heads=2)
+    >>> model = Transformer(space, width=8, layers=2, heads=2, mlp_ratio=2)
     >>> log_modulus, phase = model.log_psi(space.configurations())
     >>> print(f"{(2 * log_modulus).exp().sum().item():.12f}")  # normalised without a Markov chain
     1.000000000000
@@ -146,7 +148,7 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
     ) -> None:
         super().__init__()
         self.hilbert = hilbert
-        self.config = config = replace(config or TransformerConfig(), **options)
+        self.config = config = TransformerConfig(**options) if config is None else replace(config, **options)
         self.width = config.width
         self.has_phase = config.phase == "learned"
         L, d, D = hilbert.n_sites, hilbert.local_dim, self.width

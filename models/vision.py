@@ -35,7 +35,8 @@ MAX_STATES = 2**12  # of a patch
 class VisionConfig:
     """Patches, size and seed; `on_patches` gives the first two for a lattice.
 
-    The default size is that of small examples.
+    Sizes have no defaults, and no recipe has this network: `nqs.ground_state` chooses another one, and its sizes
+    (`nqs.recipes.NetworkOptions`).
 
     Attributes:
         patches: sites of every patch, each site once, patches of equal size; None: every site is a patch.
@@ -49,16 +50,17 @@ class VisionConfig:
         seed: of the initial parameters.
 
     Raises:
+        TypeError: a size is missing.
         ValueError: a value that is not allowed.
     """
 
     patches: tuple[tuple[int, ...], ...] | None = None
     displacements: tuple[tuple[int, ...], ...] | None = None
     places: bool = False
-    width: int = 16
-    layers: int = 2
+    width: int
+    layers: int
     heads: int | None = None
-    mlp_ratio: int = 2
+    mlp_ratio: int
     phase: Literal["learned", "zero"] = "learned"
     seed: int = 0
 
@@ -137,7 +139,7 @@ class Vision(Wavefunction):
 
 
 def on_patches(lattice: Lattice, size: int = 2) -> dict[str, tuple[tuple[int, ...], ...]]:
-    """`patches` and `displacements` of cubes of size^dimension sites: `VisionConfig(**on_patches(square(4, 4)))`.
+    """`patches` and `displacements` of cubes of size^dimension sites: `VisionConfig(..., **on_patches(square(4, 4)))`.
 
     Args:
         lattice: hypercubic, one site per cell.

@@ -36,7 +36,7 @@ class CoverageSampler:
 
     >>> from nqs.hilbert import bosons
     >>> from nqs.models import Transformer
-    >>> model = Transformer(bosons(4, 4), width=8, heads=2, seed=0)
+    >>> model = Transformer(bosons(4, 4), width=8, layers=2, heads=2, mlp_ratio=2)
     >>> samples = CoverageSampler(n_distinct=35, given={0: 4}).build(model).sample(torch.Generator())
     >>> samples.configurations.tolist()
     [[4, 0, 0, 0]]

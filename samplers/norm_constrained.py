@@ -59,7 +59,7 @@ class NormConstrainedSampler(ChainOptions):
 
     >>> from nqs.hilbert import spins
     >>> from nqs.models import Transformer
-    >>> model = Transformer(spins(4), width=8, heads=2, seed=0)
+    >>> model = Transformer(spins(4), width=8, layers=2, heads=2, mlp_ratio=2)
     >>> sampler = NormConstrainedSampler(
     ...     n_samples=1000, n_chains=100, n_discarded=16, step_size=10.0, p=2, n_tries=4
     ... )

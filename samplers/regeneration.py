@@ -36,7 +36,7 @@ class IndependenceSampler(ChainOptions):
 
     >>> from nqs.hilbert import bosons
     >>> from nqs.models import Transformer
-    >>> model = Transformer(bosons(4, 4), width=8, heads=2, seed=0)
+    >>> model = Transformer(bosons(4, 4), width=8, layers=2, heads=2, mlp_ratio=2)
     >>> sampler = IndependenceSampler(n_samples=1000, n_chains=100, n_discarded=16, proposal=Proposal(power=0.5))
     >>> samples = sampler.build(model).sample(torch.Generator().manual_seed(0))
     >>> samples.n_samples, samples.acceptance > 0.5

@@ -50,7 +50,7 @@ class SequentialSampler(ImportanceSampler):
     >>> from nqs.hilbert import bosons
     >>> from nqs.models import Transformer
     >>> from nqs.samplers import Proposal
-    >>> model = Transformer(bosons(4, 4), width=8, heads=2, seed=0)
+    >>> model = Transformer(bosons(4, 4), width=8, layers=2, heads=2, mlp_ratio=2)
     >>> sampler = SequentialSampler(
     ...     n_samples=1000, n_batches=8, n_islands=32, resample_below=0.5, proposal=Proposal(power=0.5)
     ... )

@@ -65,7 +65,7 @@ class TreeSampler:
 
     >>> from nqs.hilbert import bosons
     >>> from nqs.models import Transformer
-    >>> model = Transformer(bosons(4, 4), width=8, heads=2, seed=0)
+    >>> model = Transformer(bosons(4, 4), width=8, layers=2, heads=2, mlp_ratio=2)
     >>> samples = TreeSampler(n_samples=10**9).build(model).sample(torch.Generator().manual_seed(0))
     >>> samples.n_samples, samples.n_distinct
     (1000000000, 35)

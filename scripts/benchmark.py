@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from nqs.runtime.threads import let_idle_threads_sleep
 
@@ -54,7 +54,6 @@ from nqs.optimisation.kernel import Precision, centred_jacobian, matrix_products
 from nqs.optimisation.solve import in_sample_space, solve_shifted
 from nqs.optimisation.stochastic_reconfiguration import residual
 from nqs.protocols import AutoregressiveWavefunction, Hamiltonian, Sampler, SamplerConfig
-from nqs.recipes.optimiser import SAMPLED
 from nqs.samplers import GumbelSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.scripts import scaling
@@ -78,9 +77,11 @@ class Config:
     train: int = 0  # optimisation steps before the measurement
     training_samples: int = 4096  # largest number of samples in each of them
     model: TransformerConfig = field(
-        default_factory=lambda: TransformerConfig(width=16, layers=2, heads=2, phase="zero")
+        default_factory=lambda: TransformerConfig(width=16, layers=2, heads=2, mlp_ratio=2, phase="zero")
     )
-    optimiser: StochasticReconfiguration = field(default_factory=lambda: StochasticReconfiguration(**SAMPLED))
+    optimiser: StochasticReconfiguration = field(
+        default_factory=lambda: cast(StochasticReconfiguration, recipes.optimiser(exact=False))
+    )
     device: str = field(default_factory=recipes.default_device)
     threads: int | None = None  # CPU threads; None: as PyTorch chooses
     repeats: int = 3  # 0: a single run, for very large sizes

@@ -15,11 +15,12 @@ import sys
 import time
 from dataclasses import dataclass
 
+from nqs import recipes
 from nqs.cli.options import command_line
 
 COMPILE = "from nqs import VMC, exact, hamiltonians, models, samplers"
 OURS = {
-    "first-step": """
+    "first-step": f"""
 import torch
 from nqs.hamiltonians import Heisenberg
 from nqs.lattice import chain
@@ -29,11 +30,10 @@ from nqs.optimisation import StochasticReconfiguration
 from nqs.samplers import TreeSampler
 h = Heisenberg(chain(20))
 sign = MarshallSign(sublattice=tuple(site % 2 for site in range(20)))
-psi = TransformerConfig(width=16, layers=2, heads=2, phase="zero", reference=sign).build(h.hilbert)
+psi = TransformerConfig(width=16, layers=2, heads=2, mlp_ratio=2, phase="zero", reference=sign).build(h.hilbert)
 samples = TreeSampler(n_samples=1024).build(psi).sample(torch.Generator().manual_seed(0))
 local = local_energies(h, psi, samples)
-shifts = {"diagonal_shift": 1e-3, "final_diagonal_shift": 1e-5}
-optimiser = StochasticReconfiguration(learning_rate=0.3, final_learning_rate=0.02, max_step=0.1, **shifts)
+optimiser = {recipes.optimiser(exact=False)!r}
 optimiser.build(psi).step(samples, local, 0.0)
 print((samples.weights @ local.values.real).item())
 """,

@@ -41,17 +41,15 @@ from jaxtyping import Float64, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nqs import exact
+from nqs import exact, recipes
 from nqs.cli.options import command_line
 from nqs.estimators.energy_scale import energy_scale
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import chain
-from nqs.models import Transformer
-from nqs.optimisation import StochasticReconfiguration
+from nqs.models import TransformerConfig
 from nqs.protocols import Connected, Hamiltonian
-from nqs.recipes.optimiser import SAMPLED
 from nqs.report.files import refuse_foreign, write_figure
 from nqs.samplers import TreeSampler
 from nqs.samples import Samples, distinct
@@ -127,7 +125,8 @@ class Scheme:
         self.hamiltonian = problem.inside if name == "masked" else problem.free
         if name == "penalty":
             self.hamiltonian = Penalised(problem.free, problem.sector, penalty)
-        self.psi = Transformer(self.hamiltonian.hilbert, width=width, layers=2, heads=2, phase="zero", seed=seed)
+        network = TransformerConfig(width=width, layers=2, heads=2, mlp_ratio=2, phase="zero", seed=seed)
+        self.psi = network.build(self.hamiltonian.hilbert)
 
     def network(self, number: int, generator: torch.Generator) -> Samples:
         """Draws of the network, before any particle is added or removed."""
@@ -252,7 +251,7 @@ def optimise(
         final: samples of the quoted energy; 0: as in a step.
     """
     problem, scale = scheme.problem, energy_scale(scheme.problem.inside)
-    optimiser = StochasticReconfiguration(**SAMPLED).build(scheme.psi)
+    optimiser = recipes.optimiser(exact=False).build(scheme.psi)
 
     def relative(energy: float) -> float:
         return (energy - problem.energy) / abs(problem.energy)

@@ -39,7 +39,7 @@ from nqs import exact
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.hilbert import bosons, spins
 from nqs.lattice import chain, square
-from nqs.models import DeterminantConfig, Transformer, TransformerConfig
+from nqs.models import DeterminantConfig, TransformerConfig
 from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction
 from nqs.samplers import (
     ImportanceSampler,
@@ -177,7 +177,7 @@ def tuned(sampler: NormConstrainedSampler, psi: Wavefunction, trials: int, seed:
 
 def tree_times(repetitions: int = 5) -> None:
     """Time of the tree sampler at a fixed number of distinct configurations."""
-    model = Transformer(bosons(8, 6), width=32, heads=4, layers=2)
+    model = TransformerConfig(width=32, layers=2, heads=4, mlp_ratio=2).build(bosons(8, 6))
     print("| samples | distinct | seconds |\n|---|---|---|")
     for power in range(4, 19, 2):
         sampling, generator = TreeSampler(n_samples=10**power).build(model), torch.Generator().manual_seed(0)
@@ -191,7 +191,7 @@ def tree_times(repetitions: int = 5) -> None:
 
 def tree_memory(n_samples: int) -> None:
     """Peak memory of a draw on a 64-site chain whose samples are all distinct, above that of the program."""
-    model = Transformer(spins(64, 0), width=8, heads=2, layers=1, phase="zero")
+    model = TransformerConfig(width=8, layers=1, heads=2, mlp_ratio=2, phase="zero").build(spins(64, 0))
     generator = torch.Generator().manual_seed(0)
     TreeSampler(n_samples=100).build(model).sample(generator)
     before, begin = peak_memory(torch.device("cpu")), time.process_time()
@@ -203,9 +203,9 @@ def tree_memory(n_samples: int) -> None:
 def proposal_times(walkers: int, rounds: int, first: int, names: Sequence[str]) -> None:
     """Local moves against autoregressive proposals, trained alongside, for one determinant with backflow."""
     hamiltonian = FermiHubbard(square(4, 4), 5, 5, U=8.0)
-    psi = DeterminantConfig().build(hamiltonian.hilbert)
+    psi = DeterminantConfig(width=16, layers=1, mlp_ratio=2, correction=0.01).build(hamiltonian.hilbert)
     chains: dict[str, Any] = {"n_samples": walkers * rounds, "n_chains": walkers, "n_discarded": 16}
-    network = TransformerConfig(width=32, heads=4, layers=2)
+    network = TransformerConfig(width=32, layers=2, heads=4, mlp_ratio=2)
     proposal = Proposal(model=network, n_first=first, n_updates=5, learning_rate=3e-3)
     compared: dict[str, SamplerConfig] = {
         "Metropolis": MetropolisSampler(**chains),

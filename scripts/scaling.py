@@ -41,10 +41,9 @@ from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain, square
 from nqs.models import MarshallSign, TransformerConfig
-from nqs.optimisation import StochasticReconfiguration, solve, split_rows, stochastic_reconfiguration
+from nqs.optimisation import solve, split_rows, stochastic_reconfiguration
 from nqs.optimisation.kernel import DenseJacobian, StreamedJacobian
 from nqs.protocols import Hamiltonian, OptimiserConfig, SamplerConfig, Wavefunction, lattice_of
-from nqs.recipes.optimiser import SAMPLED
 from nqs.recipes.samplers import chains as chains_of_recipe
 from nqs.runtime.distributed import Communicator, communicator
 from nqs.runtime.ranks import start
@@ -112,7 +111,7 @@ def large(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
     hamiltonian = Heisenberg(chain(64), 0.0)
     sign = MarshallSign(sublattice=(0, 1) * 32)
     model = TransformerConfig(width=256, layers=8, heads=8, mlp_ratio=4, dtype="float32", phase="zero", reference=sign)
-    optimiser = StochasticReconfiguration(**(SAMPLED | {"final_diagonal_shift": 1e-3}), precision="tf32")
+    optimiser = recipes.optimiser(recipes.OptimiserOptions(final_diagonal_shift=1e-3, precision="tf32"), exact=False)
     return hamiltonian, model.build(hamiltonian.hilbert, device), optimiser
 
 
@@ -129,8 +128,8 @@ def hubbard(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
 
 def toy(device: str) -> tuple[Hamiltonian, Wavefunction, OptimiserConfig]:
     hamiltonian = Heisenberg(chain(16), 0.0)
-    model = TransformerConfig(width=16, layers=1, heads=2, phase="zero")
-    return hamiltonian, model.build(hamiltonian.hilbert, device), StochasticReconfiguration(**SAMPLED)
+    model = TransformerConfig(width=16, layers=1, heads=2, mlp_ratio=2, phase="zero")
+    return hamiltonian, model.build(hamiltonian.hilbert, device), recipes.optimiser(exact=False)
 
 
 PROBLEMS = {

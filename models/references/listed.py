@@ -40,7 +40,7 @@ class ListedState:
 
     configurations: np.ndarray = field(repr=False)
     amplitudes: np.ndarray = field(repr=False)
-    rest: float = 1e-3
+    rest: float
 
     def __post_init__(self) -> None:
         n, a = np.asarray(self.configurations), np.asarray(self.amplitudes)

@@ -47,7 +47,7 @@ IMAGE_BYTES = 128  # keys, the buffers of their sorting, and amplitudes
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetrised:
-    """A model in a symmetry sector: `Symmetrised(base=TransformerConfig(), symmetry=space_group(lattice, hilbert))`.
+    """A model in a symmetry sector: `Symmetrised(base=TransformerConfig(...), symmetry=space_group(lattice, hilbert))`.
 
     Attributes:
         base: what is averaged.

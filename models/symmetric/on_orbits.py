@@ -26,7 +26,7 @@ from nqs.symmetry.orbit_space import OrbitSpace
 
 @dataclass(frozen=True, kw_only=True)
 class OnOrbits:
-    """A model in a symmetry sector: `OnOrbits(base=TransformerConfig(), symmetry=space_group(lattice, hilbert))`."""
+    """A model in a symmetry sector: `OnOrbits(base=TransformerConfig(...), symmetry=space_group(lattice, hilbert))`."""
 
     base: WavefunctionConfig
     symmetry: Symmetry

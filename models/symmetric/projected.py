@@ -28,7 +28,7 @@ from nqs.symmetry.group import Symmetry
 
 @dataclass(frozen=True, kw_only=True)
 class Projected:
-    """A model in a symmetry sector: `Projected(base=DeterminantConfig(), symmetry=...)`.
+    """A model in a symmetry sector: `Projected(base=DeterminantConfig(...), symmetry=...)`.
 
     Attributes:
         base: what is projected.

@@ -38,7 +38,14 @@ EXACT_STEPS = {"time": 1.0, "diagonal_shift": 1e-3, "final_diagonal_shift": 1e-7
 # Values of options that older archives lack, and numbers with a default up to 0.2 that configurations may leave out.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "RunConfig": {"minutes": None, "annealing": 0.5},
-    "TransformerConfig": {"start": "uniform", "initial_phases": 1.0},
+    "TransformerConfig": {"width": 32, "layers": 2, "mlp_ratio": 2, "start": "uniform", "initial_phases": 1.0},
+    "DeterminantConfig": {"width": 16, "layers": 1, "mlp_ratio": 2, "correction": 0.01},
+    "ConvolutionalConfig": {"width": 16, "layers": 2, "mlp_ratio": 2},
+    "GroupConvolutionalConfig": {"width": 6, "layers": 2},
+    "VisionConfig": {"width": 16, "layers": 2, "mlp_ratio": 2},
+    "RBMConfig": {"density": 1, "initial": 0.1},
+    "JastrowConfig": {"initial": 0.01},
+    "ListedState": {"rest": 1e-3},
     "StochasticReconfiguration": {
         "learning_rate": 0.3, "final_learning_rate": 0.02, "diagonal_shift": 1e-3, "final_diagonal_shift": 1e-5,
         "max_step": 0.1, "precision": "float64",

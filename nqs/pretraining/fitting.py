@@ -95,7 +95,7 @@ def fit(
     >>> from nqs.models import Transformer
     >>> hamiltonian = Heisenberg(chain(4), total_sz=0)
     >>> target = VectorTarget(hamiltonian.hilbert, exact.ground_state(hamiltonian).state)
-    >>> model = Transformer(hamiltonian.hilbert, width=8, layers=1, heads=2)
+    >>> model = Transformer(hamiltonian.hilbert, width=8, layers=1, heads=2, mlp_ratio=2)
     >>> fit(model, target, steps=50, progress=False).fidelity > 0.9999
     True
     """

@@ -10,6 +10,7 @@ import torch
 
 from nqs.models import ConvolutionalConfig, Projected, sector_of
 from nqs.protocols import Hamiltonian, ReferencePhase, WavefunctionConfig, lattice_of
+from nqs.recipes.foreign import Foreign, own_options
 from nqs.recipes.samplers import LARGEST_SUM, averages_in_steps
 from nqs.recipes.stages import IMAGES, point_group, subgroup_of_steps
 from nqs.symmetry.of_hamiltonian import symmetries_of
@@ -25,26 +26,23 @@ EVALUATION_IMAGES = {"cpu": 1, "cuda": 16}
 # such steps are few: of 16 bosons on 4x4 sites, U = 8, three minutes of a busy core ended at -10.3(2.7) after six, and
 # at -26.836(17) with 119 steps of convolutions (exact -26.825).
 AVERAGES = ("cuda",)
+FOREIGN = {
+    "attention": Foreign("convolutions have weights by displacement ('factored').", only="factored"),
+    "phase": Foreign("convolutions are positive; choose network='transformer'.", only="zero"),
+    "determinants": Foreign("convolutions have none; choose network='determinant'."),
+}
 
 
-def refuse_impossible(given: Mapping[str, Any]) -> None:
-    """Raises ValueError: options that convolutions do not have, or impossible values."""
-    ConvolutionalConfig(**options(given))
-
-
-def options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as those of `ConvolutionalConfig`.
+def options(given: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """Size, precision and seed as options of `ConvolutionalConfig`, those that are not given chosen.
 
     Raises:
         ValueError: options that convolutions do not have.
     """
-    if given.get("attention", "factored") != "factored":
-        raise ValueError(f"attention={given['attention']!r}: convolutions have weights by displacement ('factored').")
-    if given.get("phase", "zero") != "zero":
-        raise ValueError(f"phase={given['phase']!r}: convolutions are positive; choose network='transformer'.")
-    if "determinants" in given:
-        raise ValueError(f"determinants={given['determinants']}: convolutions have none; choose network='determinant'.")
-    return {name: value for name, value in given.items() if name not in ("attention", "phase")}
+    kind = torch.device(device).type
+    size = {"width": WIDTH[kind], "layers": LAYERS[kind], "mlp_ratio": MLP_RATIO}
+    chosen = size | {"dtype": "float32"} | own_options(given, FOREIGN)
+    return {"heads": chosen["width"]} | chosen
 
 
 def reason(
@@ -115,10 +113,8 @@ def convolutional(
     assert lattice is not None
     group = symmetries_of(hamiltonian)
     sites = classes_of_sites(lattice, group).tolist()
-    size = {"width": WIDTH[kind], "layers": LAYERS[kind], "mlp_ratio": MLP_RATIO}
-    chosen: dict[str, Any] = size | {"dtype": "float32"} | options(given)
     base = ConvolutionalConfig(
-        **{"heads": chosen["width"], **chosen},
+        **options(given, device),
         reference=reference,
         displacements=tuple(map(tuple, classes_of_pairs(lattice).tolist())),
         sites=tuple(sites) if len(set(sites)) > 1 else (),

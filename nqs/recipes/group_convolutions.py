@@ -10,6 +10,7 @@ import torch
 
 from nqs.models import GroupConvolutionalConfig, MarshallSign, sector_of
 from nqs.protocols import Hamiltonian, ReferencePhase, WavefunctionConfig, is_stoquastic, lattice_of
+from nqs.recipes.foreign import Foreign, own_options
 from nqs.recipes.known_signs import Signs
 from nqs.recipes.samplers import LISTED
 from nqs.symmetry.group import Symmetry
@@ -19,26 +20,21 @@ from nqs.symmetry.of_hamiltonian import symmetries_of
 WIDTH, LAYERS = {"cpu": 4, "cuda": 8}, {"cpu": 2, "cuda": 4}
 # One exponential of a group element, with phases as large as logarithmic moduli at the start (docs/choosing.md).
 EXPONENTIALS, INITIAL_PHASES = 1, 1.0
-OF_OTHERS = {"heads", "attention", "mlp_ratio", "determinants"}  # options of other networks
+OF_OTHERS = Foreign("group convolutions have no such option; leave it out.")
+FOREIGN = dict.fromkeys(("attention", "determinants", "heads", "mlp_ratio"), OF_OTHERS)
 # Elements of the group, at most: per-configuration gradients cost the square of their number.
 LARGEST_GROUP = 2_048
 
 
-def refuse_impossible(given: Mapping[str, Any]) -> None:
-    """Raises ValueError: options that group convolutions do not have, or impossible values."""
-    trivial = Symmetry(permutations=((0,),), maps=((0, 1),), angles=(0.0,))
-    GroupConvolutionalConfig(symmetry=trivial, **options(given))
-
-
-def options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as those of `GroupConvolutionalConfig`.
+def options(given: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """Size, precision and seed as options of `GroupConvolutionalConfig`, those that are not given chosen.
 
     Raises:
         ValueError: options that group convolutions do not have.
     """
-    for name in sorted(OF_OTHERS & set(given)):
-        raise ValueError(f"{name}={given[name]!r}: group convolutions have no such option; leave it out.")
-    return dict(given)
+    kind = torch.device(device).type
+    size = {"width": WIDTH[kind], "layers": LAYERS[kind], "exponentials": EXPONENTIALS}
+    return size | {"initial_phases": INITIAL_PHASES, "dtype": "float32"} | own_options(given, FOREIGN)
 
 
 def choice(
@@ -67,7 +63,7 @@ def choice(
         group = _requested(hamiltonian, known, symmetric)
         return *_resolved(group, given, known.reference, device), "group convolutions, as requested"
     lattice, hilbert = lattice_of(hamiltonian), hamiltonian.hilbert
-    if network is not None or not symmetric or OF_OTHERS & set(given):
+    if network is not None or not symmetric or FOREIGN.keys() & given.keys():
         return None
     if known.phase == "zero" or not isinstance(known.reference, MarshallSign):
         return None
@@ -120,12 +116,9 @@ def _resolved(
     group: Symmetry, given: Mapping[str, Any], reference: ReferencePhase | None, device: torch.device | str
 ) -> tuple[WavefunctionConfig, str]:
     """The configuration, and what is said of its symmetry."""
-    kind = torch.device(device).type
-    sizes = {"width": WIDTH[kind], "layers": LAYERS[kind], "exponentials": EXPONENTIALS}
-    chosen: dict[str, Any] = sizes | {"initial_phases": INITIAL_PHASES, "dtype": "float32"} | options(given)
     odd = sum(angle != 0 for angle in group.angles)
     text = f"{group.order} symmetries in the network, {f'{odd} of them odd' if odd else 'all even'}"
-    return GroupConvolutionalConfig(symmetry=group, reference=reference, **chosen), text
+    return GroupConvolutionalConfig(symmetry=group, reference=reference, **options(given, device)), text
 
 
 def _sector(hamiltonian: Hamiltonian, reference: ReferencePhase | None) -> Symmetry:

@@ -3,6 +3,7 @@
 Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -10,13 +11,21 @@ import torch
 
 from nqs.hilbert import HilbertSpace
 from nqs.lattice.lattice import Lattice
-from nqs.models import DeterminantConfig, SlaterDeterminant, TransformerConfig
+from nqs.models import (
+    ConvolutionalConfig,
+    DeterminantConfig,
+    GroupConvolutionalConfig,
+    SlaterDeterminant,
+    TransformerConfig,
+)
 from nqs.protocols import Hamiltonian, ReferencePhase
 from nqs.recipes import convolutions, group_convolutions, peaked
+from nqs.recipes.foreign import Foreign, own_options
 from nqs.recipes.known_signs import Signs, positive_hopping
 from nqs.recipes.samplers import DISTINCT, EXHAUSTIVE_ROWS, MANY
 from nqs.recipes.steps import EXACT_STEPS, STEPS, seconds
 from nqs.runtime.options import check_fields
+from nqs.symmetry.group import Symmetry
 
 # Width of the network: more parameters than orbits keep the steps of exact sums linear to the end (32 has 18,000 of
 # them: 440 orbits of eight bosons end at machine precision). Wider where exact sums have more rows than WIDE_ROWS, and
@@ -44,6 +53,12 @@ CORRECTION = 0.01
 # sites, 12 fermions, has 2e-3 (three minutes of a CPU: 2.3e-4 with a transformer, 3.2e-4 with determinants), lattices
 # have 2e-2.
 FEW_WRONG_SIGNS = 5e-3
+
+FOREIGN_TO_TRANSFORMERS = {"determinants": Foreign("a transformer has none; choose network='determinant'.")}
+FOREIGN_TO_DETERMINANTS = {
+    "attention": Foreign("the backflow of determinants has 'factored' attention.", only="factored"),
+    "phase": Foreign("the signs of determinants are learned; choose a transformer.", only="learned"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,18 +95,7 @@ class NetworkOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        given = self.given
-        if self.network == "determinant":
-            DeterminantConfig(**_of_determinants(given))  # refuses impossible values
-        elif self.network == "convolutional":
-            convolutions.refuse_impossible(given)
-        elif self.network == "group-convolutional":
-            group_convolutions.refuse_impossible(given)
-        elif self.network == "transformer" and self.determinants is not None:
-            raise ValueError(f"determinants={self.determinants}: a transformer has none; choose network='determinant'.")
-        else:
-            DeterminantConfig(determinants=given.pop("determinants", 1))
-            TransformerConfig(**given)
+        _refuse_impossible(self.network, self.given)
 
     @property
     def given(self) -> dict[str, Any]:
@@ -100,17 +104,33 @@ class NetworkOptions:
         return {name: value for name, value in values.items() if value is not None and name != "network"}
 
 
-def _of_determinants(given: dict[str, Any]) -> dict[str, Any]:
-    """Options as those of `DeterminantConfig`.
+def _refuse_impossible(network: str | None, given: Mapping[str, Any]) -> None:
+    """Raises ValueError: options that the network does not have, or impossible values; sizes not given as on a CPU."""
+    if network == "convolutional":
+        ConvolutionalConfig(**convolutions.options(given, "cpu"))
+    elif network == "group-convolutional":
+        trivial = Symmetry(permutations=((0,),), maps=((0, 1),), angles=(0.0,))
+        GroupConvolutionalConfig(symmetry=trivial, **group_convolutions.options(given, "cpu"))
+    elif network == "determinant":
+        DeterminantConfig(**_options_of_determinants(given, "cpu"))
+    else:
+        given = dict(given)
+        if network is None and "determinants" in given:  # determinants may be chosen
+            DeterminantConfig(**_options_of_determinants({"determinants": given.pop("determinants")}, "cpu"))
+        size = {"width": WIDTH, "layers": LAYERS, "mlp_ratio": MLP_RATIO}
+        TransformerConfig(**(size | own_options(given, FOREIGN_TO_TRANSFORMERS)))
+
+
+def _options_of_determinants(given: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """Size, precision and seed as options of `DeterminantConfig`, those that are not given chosen.
 
     Raises:
         ValueError: options that determinants do not have.
     """
-    if given.get("attention", "factored") != "factored":
-        raise ValueError(f"attention={given['attention']!r}: the backflow of determinants has 'factored' attention.")
-    if given.get("phase", "learned") != "learned":
-        raise ValueError(f"phase={given['phase']!r}: the signs of determinants are learned; choose a transformer.")
-    return {name: value for name, value in given.items() if name not in ("attention", "phase")}
+    kind = torch.device(device).type
+    size = {"width": BACKFLOW_WIDTH[kind], "layers": BACKFLOW_LAYERS[kind], "determinants": DETERMINANTS[kind]}
+    others = {"mlp_ratio": MLP_RATIO, "correction": CORRECTION, "dtype": "float32"}
+    return size | others | own_options(given, FOREIGN_TO_DETERMINANTS)
 
 
 def network(
@@ -202,17 +222,8 @@ def determinants(
     In float32, with determinants in float64: local energies of Hubbard 3x4 (5 + 5 electrons, U = 8) changed by 6e-6 on
     average, 4e-5 at most, where they scatter by 1, and took two thirds of the time of float64.
     """
-    kind = torch.device(device).type
-    chosen = {
-        "width": BACKFLOW_WIDTH[kind],
-        "layers": BACKFLOW_LAYERS[kind],
-        "determinants": DETERMINANTS[kind],
-        "mlp_ratio": MLP_RATIO,
-        "correction": CORRECTION,
-        "dtype": "float32",
-        **_of_determinants(wishes.given),
-    }
     classes = None if lattice is None else tuple(map(tuple, lattice.displacements().tolist()))
+    chosen = _options_of_determinants(wishes.given, device)
     return DeterminantConfig(orbitals=orbitals, displacements=classes, **chosen)
 
 
@@ -239,11 +250,3 @@ def on_lattice(model: TransformerConfig, lattice: Lattice | None) -> Transformer
 def network_of(model: Any) -> Any:
     """The network under a symmetry, or the model itself."""
     return getattr(model, "base", model)
-
-
-def with_network(model: Any, network: TransformerConfig) -> Any:
-    """The model with another network under its symmetry, with the reference phase that it has."""
-    reference = network_of(model).reference
-    if reference != network.reference:  # projected on a sector
-        network = replace(network, reference=reference, start="uniform")
-    return replace(model, base=network) if hasattr(model, "base") else network

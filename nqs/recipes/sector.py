@@ -4,7 +4,8 @@ Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
@@ -20,10 +21,11 @@ from nqs.models import (
     hartree_fock,
     sector_of,
 )
-from nqs.protocols import Hamiltonian, WavefunctionConfig, is_stoquastic
+from nqs.protocols import Hamiltonian, ReferencePhase, WavefunctionConfig, is_stoquastic
 from nqs.recipes.model import network_of
 from nqs.recipes.samplers import LISTED, averages_in_steps
 from nqs.recipes.stages import IMAGES, point_group, subgroup_of_evaluation, subgroup_of_steps
+from nqs.symmetry.group import Symmetry
 from nqs.symmetry.of_hamiltonian import symmetries_of
 
 # Orbits up to which states without a phase head live on orbits: more would be sampled, and the lexicographic
@@ -37,10 +39,64 @@ IMAGES_OF_PHASES = {"cpu": 1, "cuda": 12}
 PROJECTED = 10**8  # dimension up to which all mean-field solutions compete for the sector
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sector:
+    """How a model is restricted to the symmetry sector of the ground state.
+
+    Attributes:
+        why: one line.
+        symmetry: the group with the characters of the sector; None: no symmetry is used.
+        averaged: amplitudes are averages over images; else the model lives on orbits.
+        trained: elements of the group that steps average over; None: all.
+        projected: the determinant that gives the signs, projected on the sector.
+    """
+
+    why: str
+    symmetry: Symmetry | None = None
+    averaged: bool = False
+    trained: tuple[int, ...] | None = None
+    projected: ProjectedDeterminant | None = None
+
+    def restrict(self, model: Any) -> WavefunctionConfig:
+        """The model in the sector."""
+        if self.projected is not None:  # its amplitudes are no start of an autoregressive state
+            start = {"start": "uniform"} if isinstance(model, TransformerConfig) else {}
+            model = replace(model, reference=self.projected, **start)
+        if self.symmetry is None:
+            restricted: WavefunctionConfig = model
+            return restricted
+        if self.averaged:
+            return Symmetrised(base=model, symmetry=self.symmetry, trained=self.trained)
+        return OnOrbits(base=model, symmetry=self.symmetry)
+
+    def terms(self, hilbert: HilbertSpace, device: torch.device | str) -> int:
+        """Configurations, or orbits, of a sum."""
+        if self.symmetry is None or self.averaged:
+            return hilbert.dimension
+        return self.symmetry.number_of_orbits(hilbert, device)
+
+
 def symmetrised(
     model: WavefunctionConfig, hamiltonian: Hamiltonian, device: torch.device | str
 ) -> tuple[WavefunctionConfig, str]:
-    """The model in the symmetry sector of the ground state.
+    """The model in the symmetry sector of the ground state, see `sector_for`.
+
+    Returns:
+        The model, symmetrised or as it was, and one line that says why.
+    """
+    network: Any = network_of(model)
+    phase = network.phase if isinstance(network, TransformerConfig) else None
+    found = sector_for(hamiltonian, getattr(network, "reference", None), phase, device)
+    return found.restrict(model), found.why
+
+
+def sector_for(
+    hamiltonian: Hamiltonian,
+    reference: ReferencePhase | None,
+    phase: Literal["learned", "zero"] | None,
+    device: torch.device | str,
+) -> Sector:
+    """The symmetry sector of the ground state, and whether a model lives on its orbits or is averaged.
 
     On the orbits of the sector where these are few, else as an average over images, which is a smooth function of the
     configuration, while the lexicographic representative is a discontinuous one: sampled from its 13,648 orbits, the
@@ -51,65 +107,52 @@ def symmetrised(
     The sector is known where the ground state is positive, where a reference phase obeys the symmetry, or from the
     projected energies of a mean-field determinant (nqs.exact.projection).
 
-    Returns:
-        The model, symmetrised or as it was, and one line that says why.
+    Args:
+        reference: signs of the model.
+        phase: of a transformer; None for other models, which are not averaged.
     """
     hilbert, kind = hamiltonian.hilbert, torch.device(device).type
-    base = network_of(model)
-    reference = getattr(base, "reference", None)
     if isinstance(reference, SlaterDeterminant):
         if hilbert.dimension > MAX_DIMENSION:
-            return model, f"no symmetry used: projected energies need dimensions up to {MAX_DIMENSION:,}"
+            return Sector(why=f"no symmetry used: projected energies need dimensions up to {MAX_DIMENSION:,}")
         group = symmetries_of(hamiltonian, fermions=True)
     elif reference is not None:
         group, why = sector_of(reference, symmetries_of(hamiltonian), hilbert), "sector of the reference phase"
     elif is_stoquastic(hamiltonian):
         group, why = symmetries_of(hamiltonian), "positive ground state"
     else:
-        return model, "no symmetry used: the sector of the ground state is not known"
+        return Sector(why="no symmetry used: the sector of the ground state is not known")
     if group.order == 1:
-        return model, "no symmetry used: there is none"
+        return Sector(why="no symmetry used: there is none")
     at_least = hilbert.dimension // group.order
-    positive = isinstance(base, TransformerConfig) and base.phase == "zero"  # but for the signs of the reference
-    known = positive and not isinstance(reference, SlaterDeterminant)
+    known = phase == "zero" and not isinstance(reference, SlaterDeterminant)
     if known and (at_least > FEW_ORBITS[kind] or group.number_of_orbits(hilbert, device) > FEW_ORBITS[kind]):
         trained = subgroup_of_steps(group, hamiltonian, IMAGES[kind])
         steps_too = "" if trained is None else f", {len(trained)} of them in steps"
         if not averages_in_steps(hamiltonian, group.order if trained is None else len(trained), device):
             group, trained, steps_too = subgroup_of_evaluation(group, hamiltonian), (0,), ", in the evaluation alone"
-        averaged = Symmetrised(base=model, symmetry=group, trained=trained)
-        return averaged, f"average over {group.order} symmetries ({why}){steps_too}"
-    if at_least > LISTED[kind] and isinstance(base, TransformerConfig) and not isinstance(reference, SlaterDeterminant):
+        text = f"average over {group.order} symmetries ({why}){steps_too}"
+        return Sector(symmetry=group, averaged=True, trained=trained, why=text)
+    if at_least > LISTED[kind] and phase is not None and not isinstance(reference, SlaterDeterminant):
         few = point_group(group, most=IMAGES_OF_PHASES[kind])
         if few.order > 1:
             text = f"average over {few.order} symmetries that keep a site ({why}), phases from their sum"
-            return Symmetrised(base=model, symmetry=few), text
+            return Sector(symmetry=few, averaged=True, why=text)
     if at_least > LISTED[kind]:
-        return (
-            model,
-            f"no symmetry used: {count_text(hilbert.dimension)} / {group.order} orbits are over {LISTED[kind]:,}",
-        )
+        orbits = f"{count_text(hilbert.dimension)} / {group.order} orbits"
+        return Sector(why=f"no symmetry used: {orbits} are over {LISTED[kind]:,}")
+    projected = None
     if isinstance(reference, SlaterDeterminant):
         determinants = [reference, *_other_solutions(hamiltonian, reference)]
         determinant, group, energy = lowest_sector(hamiltonian, group, determinants, device=device, check=False)
         why = f"projected Hartree-Fock E = {with_decimals(energy)}"
         projected = ProjectedDeterminant(determinant=determinant, symmetry=group, hilbert=hilbert)
-        model = replace(model, reference=projected)  # type: ignore[type-var]
         if group.order == 1:
-            return model, "no symmetry used: the ground state is in no sector of real characters"
+            text = "no symmetry used: the ground state is in no sector of real characters"
+            return Sector(projected=projected, why=text)
     odd = sum(angle != 0 for angle in group.angles)
-    sector = f"{odd} of them odd" if odd else "all even"
-    return OnOrbits(base=model, symmetry=group), f"{group.order} symmetries, {sector} ({why})"
-
-
-def terms_of(model: WavefunctionConfig, hilbert: HilbertSpace, device: torch.device | str) -> int:
-    """Configurations, or orbits, of a sum with a model of `symmetrised`."""
-    return model.symmetry.number_of_orbits(hilbert, device) if isinstance(model, OnOrbits) else hilbert.dimension
-
-
-def is_average(model: WavefunctionConfig) -> bool:
-    """Whether a model of `symmetrised` is an average over images."""
-    return isinstance(model, Symmetrised)
+    characters = f"{odd} of them odd" if odd else "all even"
+    return Sector(symmetry=group, projected=projected, why=f"{group.order} symmetries, {characters} ({why})")
 
 
 def _other_solutions(hamiltonian: Hamiltonian, reference: SlaterDeterminant) -> Sequence[SlaterDeterminant]:

@@ -1,7 +1,6 @@
 """The wavefunction of a run: signs, symmetry sector and network, chosen together, with the reasons."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
 
@@ -10,9 +9,9 @@ from nqs.protocols import Hamiltonian, WavefunctionConfig, lattice_of
 from nqs.recipes import convolutions, group_convolutions
 from nqs.recipes.choices import Choices
 from nqs.recipes.known_signs import signs
-from nqs.recipes.model import NetworkOptions, determinant_reason, determinants, network, with_network
+from nqs.recipes.model import NetworkOptions, determinant_reason, determinants, network
 from nqs.recipes.peaked import is_list
-from nqs.recipes.sector import is_average, symmetrised, terms_of
+from nqs.recipes.sector import Sector, sector_for
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def chosen_model(
         2. the signs (`nqs.recipes.known_signs.signs`), on which the rest depends;
         3. positive states of conserved charges on lattices, beyond sums: convolutions (`convolutions.reason`);
         4. frustrated spins on lattices, beyond lists of orbits: group convolutions (`group_convolutions.choice`);
-        5. the sector of a symmetry, for what follows (`nqs.recipes.sector.symmetrised`);
+        5. the sector of a symmetry, for what follows (`nqs.recipes.sector.sector_for`);
         6. fermions with nodes, beyond sums: backflow determinants (`determinant_reason`), without that symmetry;
         7. else a transformer (`nqs.recipes.model.network`), around a list of configurations where it gives the signs.
     With a number of distinct configurations, which Markov chains do not have, 3 to 6 are left out unless requested.
@@ -55,8 +54,6 @@ def chosen_model(
     known = signs(hamiltonian, reference, wishes.phase, unit=unit, device=device, minutes=choices.minutes)
     why = [Reason("signs", known.why, known.computed)]
     mean_field = known.determinant if reference == "auto" else None
-    # Sizes follow when the number of orbits is known.
-    config: Any = TransformerConfig(phase=known.phase, reference=known.reference)
     # A number of distinct configurations is for the tree sampler, which needs a transformer.
     many = choices.distinct is not None and wishes.network is None
     if not many and (text := convolutions.reason(hamiltonian, wishes.network, wishes.given, known.phase, device)):
@@ -77,11 +74,12 @@ def chosen_model(
         of_group, text, reason = found
         why.append(Reason("model", reason, announced=True))
         return of_group, None, [*why, Reason("symmetry", text, announced=True)]
+    sector = Sector(why="")
     symmetric = choices.symmetry == "auto" and choices.distinct is None and not is_list(known.reference)
     if symmetric and wishes.network != "determinant":
-        config, text = symmetrised(config, hamiltonian, device)
-        why.append(Reason("symmetry", text, announced=True))
-    terms, lattice = terms_of(config, hilbert, device), lattice_of(hamiltonian)
+        sector = sector_for(hamiltonian, known.reference, known.phase, device)
+        why.append(Reason("symmetry", sector.why, announced=True))
+    terms, lattice = sector.terms(hilbert, device), lattice_of(hamiltonian)
     if text := "" if many else determinant_reason(hamiltonian, wishes, known, terms, device):
         assert known.determinant is not None
         why = [why[0], Reason("model", text, announced=True)]
@@ -94,12 +92,12 @@ def chosen_model(
         device,
         choices.minutes,
         lattice=lattice,
-        averaged=is_average(config),
+        averaged=sector.averaged,
         reference=known.reference,
     )
     if isinstance(model, TransformerConfig) and model.displacements is not None:
         chosen = replace(chosen, displacements=model.displacements)
-    return with_network(config, chosen), mean_field, why
+    return sector.restrict(chosen), mean_field, why
 
 
 def _wishes(base: NetworkOptions | TransformerConfig | None) -> NetworkOptions:

@@ -94,7 +94,8 @@ REFERENCE = Allowed(
     either(lambda value: isinstance(value, str) and value in ("auto", "none"), has("phase")),
 )
 WAVEFUNCTION = Allowed(
-    "a model built for the sector, such as Transformer(hamiltonian.hilbert)", has("hilbert", "log_psi", "parameters")
+    "a model built for the sector, such as TransformerConfig(...).build(hamiltonian.hilbert)",
+    has("hilbert", "log_psi", "parameters"),
 )
 ALLOWED = {
     "hamiltonian": HAMILTONIAN,

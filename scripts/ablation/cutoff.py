@@ -8,12 +8,10 @@ and trained.
 
 import torch
 
-from nqs import exact
+from nqs import exact, recipes
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.models import TransformerConfig
-from nqs.optimisation import StochasticReconfiguration
-from nqs.recipes.optimiser import SAMPLED
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.scripts.ablation.jobs import Column, Job, Row
 from nqs.vmc.loop import VMC
@@ -40,8 +38,8 @@ def run(job: Job) -> Row:
     of_free, of_cut = exact.ground_state(free), exact.ground_state(cut)
     beyond = (free.hilbert.configurations() > n_max).any(1)
     weight = torch.from_numpy(of_free.state).abs().square().double()
-    psi = TransformerConfig(width=16, heads=4, phase="zero", seed=job.seed).build(cut.hilbert)
-    run = VMC(cut, psi, TreeSampler(n_samples=SAMPLES), StochasticReconfiguration(**SAMPLED), ExhaustiveSampler())
+    psi = TransformerConfig(width=16, layers=2, heads=4, mlp_ratio=2, phase="zero", seed=job.seed).build(cut.hilbert)
+    run = VMC(cut, psi, TreeSampler(n_samples=SAMPLES), recipes.optimiser(exact=False), ExhaustiveSampler())
     result = run.run(STEPS, seed=job.seed, progress=False)
     n = cut.hilbert.configurations()
     highest = (n == n_max).any(1)

@@ -6,12 +6,10 @@ which needs no target. The same samples and steps of stochastic reconfiguration;
 
 import torch
 
-from nqs import exact
+from nqs import exact, recipes
 from nqs.models import TransformerConfig
-from nqs.optimisation import StochasticReconfiguration
 from nqs.pretraining import VectorTarget, fit
 from nqs.recipes.known_signs import signs
-from nqs.recipes.optimiser import SAMPLED
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.scripts.ablation.jobs import Column, Job, Row
 from nqs.scripts.ablation.small import hamiltonian_of, sector
@@ -28,11 +26,13 @@ COLUMNS = (
 def run(job: Job) -> Row:
     h = hamiltonian_of(job.problem)
     found = exact.ground_state(h)
-    config = TransformerConfig(width=16, phase="zero", reference=signs(h).reference, seed=job.seed)
+    config = TransformerConfig(
+        width=16, layers=2, heads=4, mlp_ratio=2, phase="zero", reference=signs(h).reference, seed=job.seed
+    )  # fmt: skip
     psi = config.build(h.hilbert)
     sampler, generator = TreeSampler(n_samples=SAMPLES), torch.Generator().manual_seed(job.seed)
     if job.variant == "energy":
-        run = VMC(h, psi, sampler, StochasticReconfiguration(**SAMPLED), ExhaustiveSampler())
+        run = VMC(h, psi, sampler, recipes.optimiser(exact=False), ExhaustiveSampler())
         run.run(STEPS, seed=job.seed, progress=False)
     else:
         target = VectorTarget(h.hilbert, found.state)

@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from nqs.optimisation import StochasticReconfiguration
-from nqs.recipes.optimiser import SAMPLED
+from nqs import recipes
 from nqs.samplers import ExhaustiveSampler
 from nqs.scripts.ablation.jobs import Column, Job, Row
 from nqs.scripts.ablation.small import Sector, early_state, hamiltonian_of, sector
@@ -78,7 +77,9 @@ def run(job: Job) -> Row:
     repeats = NUMBERS[number]
     later = int(name.split(", ")[-1]) if name.startswith(("earlier", "clipped")) else 0
     if later:
-        steps = StochasticReconfiguration(**(SAMPLED | {"learning_rate": RATE, "final_learning_rate": RATE}))
+        steps = recipes.optimiser(
+            recipes.OptimiserOptions(learning_rate=RATE, final_learning_rate=RATE), exact=False
+        )  # fmt: skip
         VMC(h, psi, ExhaustiveSampler(), steps, ExhaustiveSampler()).run(later, seed=job.seed, progress=False)
     of = sector(h, psi)
     ratio = of.p / drawn_from

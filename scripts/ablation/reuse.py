@@ -59,7 +59,9 @@ def run(job: Job) -> Row:
 
 def energies(job: Job, way: str, number: int) -> Row:
     h = hamiltonian_of(job.problem)
-    config = TransformerConfig(width=16, phase="zero", reference=signs(h).reference, seed=job.seed)
+    config = TransformerConfig(
+        width=16, layers=2, heads=4, mlp_ratio=2, phase="zero", reference=signs(h).reference, seed=job.seed
+    )  # fmt: skip
     psi = config.build(h.hilbert)
     sampler = TreeSampler(n_distinct=min(number, h.hilbert.dimension // 2)).build(psi)
     sampler.sample(torch.Generator().manual_seed(job.seed))  # finds the number of samples

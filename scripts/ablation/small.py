@@ -7,16 +7,14 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from nqs import exact
+from nqs import exact, recipes
 from nqs.amplitudes.evaluate import log_psi_in_chunks
 from nqs.hamiltonians import BoseHubbard, Heisenberg
 from nqs.lattice import chain
 from nqs.models import TransformerConfig
-from nqs.optimisation import StochasticReconfiguration
 from nqs.optimisation.jacobian import jacobian
 from nqs.protocols import Hamiltonian, Wavefunction
 from nqs.recipes.known_signs import signs
-from nqs.recipes.optimiser import SAMPLED
 from nqs.samplers import TreeSampler
 from nqs.vmc.loop import VMC
 
@@ -41,11 +39,11 @@ def early_state(problem: str, seed: int, *, steps: int = STEPS, width: int = 8, 
     h = hamiltonian_of(problem)
     if model is None:
         model = TransformerConfig(
-            width=width, heads=2, layers=1, phase="zero", reference=signs(h).reference, seed=seed
+            width=width, layers=1, heads=2, mlp_ratio=2, phase="zero", reference=signs(h).reference, seed=seed
         )  # fmt: skip
     psi = model.build(h.hilbert)
     sampler = TreeSampler(n_distinct=min(DISTINCT, max(1, h.hilbert.dimension // FEWEST)))
-    VMC(h, psi, sampler, StochasticReconfiguration(**SAMPLED), sampler).run(steps, seed=seed, progress=False)
+    VMC(h, psi, sampler, recipes.optimiser(exact=False), sampler).run(steps, seed=seed, progress=False)
     return psi
 
 

@@ -102,9 +102,9 @@ def backbones(job: Job) -> Setting:
     base = baseline(job)
     model = base.model
     config = TransformerConfig(
-        width=model.width, layers=model.layers, attention="factored", displacements=model.mixer.classes,
-        phase="zero" if model.phase is None else "learned", dtype=model.dtype, seed=model.seed,
-        reference=model.reference, start=model.start, initial_phases=model.initial_phases,
+        width=model.width, layers=model.layers, mlp_ratio=model.mlp_ratio, attention="factored",
+        displacements=model.mixer.classes, phase="zero" if model.phase is None else "learned", dtype=model.dtype,
+        seed=model.seed, reference=model.reference, start=model.start, initial_phases=model.initial_phases,
     )  # fmt: skip
     sampler: Any = base.sampler
     return replace(base, model=config, sampler=replace(sampler, use_cuda_graph=True))

@@ -15,12 +15,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import small_transformer
 from scipy import sparse
 
 from nqs import VMC, exact
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, staggered_potential
 from nqs.lattice import Lattice, chain, from_edges, kagome, square, triangular
-from nqs.models import Transformer
 from nqs.samplers import ExhaustiveSampler
 
 from families import TINY, each, fermions, hop_terms
@@ -274,7 +274,7 @@ def test_stoquastic_cases() -> None:
 )
 def test_a_positive_wavefunction_converges(h: TV | FermiHubbard) -> None:
     assert h.is_stoquastic
-    model = Transformer(h.hilbert, width=8, heads=2, layers=1, phase="zero")
+    model = small_transformer(phase="zero").build(h.hilbert)
     vmc = VMC(h, model, ExhaustiveSampler(), evaluation=ExhaustiveSampler())
     result = vmc.run(60, exact=exact.ground_state(h), progress=False)
     assert abs(result.relative_error) < 1e-6

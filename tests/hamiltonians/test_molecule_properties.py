@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 import nqs
 from nqs import exact
 from nqs.cli.commands.export import Export
 from nqs.hamiltonians import Integrals, Molecule
-from nqs.models import Transformer
 from nqs.observables import StateVector, exact_samples
 from nqs.observables.measure import measure
 from nqs.observables.two_body import two_body_density_matrix
@@ -63,7 +63,7 @@ def test_error_bars_of_a_sampled_density_matrix() -> None:
     """z of all elements, which are correlated: their mean square is 1 within a factor of two."""
     molecule = Molecule.from_fcidump(FILE)
     found = exact.ground_state(molecule)
-    psi = Transformer(molecule.hilbert, width=8, layers=1, heads=2, phase="learned", seed=1)
+    psi = small_transformer(phase="learned", seed=1).build(molecule.hilbert)
     every = ExhaustiveSampler().build(psi).sample(torch.Generator().manual_seed(0))
     exactly = two_body_density_matrix(every, psi).value
     squares = []

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from netket.operator import FermionOperator2nd, LocalOperator, PauliStrings, ProductOperator, SumOperator
 from netket.utils.group import Permutation
+from networks import small_transformer
 from places import SCRIPTS
 
 from nqs import VMC, Archive, exact
@@ -28,7 +29,6 @@ from nqs.hamiltonians.netket import operator as netket_operator
 from nqs.hamiltonians.netket import terms as netket_terms
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.lattice import chain, honeycomb, square, triangular
-from nqs.models import Transformer
 from nqs.protocols import Connected
 from nqs.samplers import ExhaustiveSampler
 
@@ -532,15 +532,14 @@ RUNS = {
 }
 
 
-SMALL = {"width": 8, "heads": 2, "layers": 1}
 # The landscape of the energy has a plateau at a relative error of 1e-2, which a small network leaves after 30 to more
 # than 120 steps, depending on seed and processor; the recipe's network left it in 15 to 39 steps with twelve seeds.
-WIDE = {"PauliStrings"}
+WIDE = {"PauliStrings": {"width": 32, "layers": 2, "heads": 4}}
 
 
-def short_run(h: NetKetOperator, seed: int = 1, network: dict[str, int] = SMALL) -> VMC:
+def short_run(h: NetKetOperator, seed: int = 1, **network: int) -> VMC:
     phase = "zero" if h.is_stoquastic else "learned"  # as the scripts choose it
-    model = Transformer(h.hilbert, **network, phase=phase, seed=seed)
+    model = small_transformer(**network, phase=phase, seed=seed).build(h.hilbert)
     return VMC(h, model, ExhaustiveSampler(), evaluation=ExhaustiveSampler())
 
 
@@ -548,7 +547,7 @@ def short_run(h: NetKetOperator, seed: int = 1, network: dict[str, int] = SMALL)
 @pytest.mark.usefixtures("unchecked")
 def test_a_short_run_converges(kind: str, unchecked: None) -> None:
     h = wrap(operator(kind))
-    run = short_run(h, network={} if kind in WIDE else SMALL)
+    run = short_run(h, **WIDE.get(kind, {}))
     result = run.run(RUNS[kind], exact=exact.ground_state(h), progress=False)
     assert -1e-10 < result.relative_error < 1e-3
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import small_transformer
 from operator_matrices import elements
 
 import nqs
@@ -43,7 +44,6 @@ from nqs.hilbert import (
     spins,
 )
 from nqs.lattice import chain
-from nqs.models import TransformerConfig
 
 from matrices import assert_same
 
@@ -258,7 +258,7 @@ def test_a_written_hamiltonian_runs_is_archived_and_resumed(tmp_path: Any) -> No
     assert result.estimate.energy == pytest.approx(expected.estimate.energy, abs=1e-9)
     assert result.relative_error < 1e-9
     assert nqs.resume(path, progress=False).estimate == result.estimate
-    model = TransformerConfig(width=8, layers=1, heads=1).build(written.hilbert)
+    model = small_transformer(heads=1).build(written.hilbert)
     VMC(written, model).run(1, progress=False)
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from networks import small_transformer
 from places import SCRIPTS
 
 from nqs import VMC, Archive, ArchiveError, exact, resume
@@ -26,7 +27,6 @@ from nqs.cli.options import Options
 from nqs.hamiltonians import Heisenberg, Ising
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, kagome, square, triangular
-from nqs.models import Transformer
 from nqs.protocols import Hamiltonian
 from nqs.recipes import NetworkOptions
 
@@ -394,7 +394,7 @@ def test_errors_say_what_was_found_and_what_is_allowed(
 @pytest.mark.usefixtures("unchecked")
 def test_a_short_run_finds_the_ising_ground_state_and_its_archive_resumes(tmp_path: Path) -> None:
     h = Ising(chain(4), h=1.0)
-    model = Transformer(h.hilbert, width=8, heads=2, phase="zero")
+    model = small_transformer(layers=2, phase="zero").build(h.hilbert)
     ground_state = exact.ground_state(h)
     result = VMC(h, model).run(steps=100, archive=tmp_path / "ising.h5", exact=ground_state, progress=False)
     assert abs(result.relative_error) < 1e-5

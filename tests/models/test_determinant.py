@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from chains import metropolis
+from networks import small_determinant
 
 import nqs
 from nqs.hamiltonians import TJ, TV, FermiHubbard
 from nqs.hilbert import bosons, fermions, spinful_fermions
 from nqs.lattice import chain, square
-from nqs.models import Determinant, DeterminantConfig, SlaterDeterminant, hartree_fock
+from nqs.models import SlaterDeterminant, hartree_fock
 from nqs.models.determinant import occupied_sites
 from nqs.samplers import ExhaustiveSampler, LocalMoves
 
@@ -27,9 +28,7 @@ def test_without_corrections_it_is_the_determinant_of_its_orbitals(
     hamiltonian: FermiHubbard | TV, spins: str, determinants: int
 ) -> None:
     orbitals = hartree_fock(hamiltonian).determinant
-    config = DeterminantConfig(
-        orbitals=orbitals, spins=spins, determinants=determinants, width=4, correction=1e-13, seed=2
-    )
+    config = small_determinant(correction=1e-13, orbitals=orbitals, spins=spins, determinants=determinants, seed=2)
     n = hamiltonian.hilbert.configurations()
     log_modulus, phase = config.build(hamiltonian.hilbert).log_psi(n)
     found = (log_modulus.exp() * phase.cos()).detach() / determinants
@@ -38,7 +37,7 @@ def test_without_corrections_it_is_the_determinant_of_its_orbitals(
 
 def test_the_first_energy_is_that_of_hartree_fock() -> None:
     solution = hartree_fock(HUBBARD)
-    config = DeterminantConfig(orbitals=solution.determinant, width=4, correction=1e-9)
+    config = small_determinant(correction=1e-9, orbitals=solution.determinant)
     vmc = nqs.VMC(HUBBARD, config.build(HUBBARD.hilbert), ExhaustiveSampler())
     first = vmc.run(1, progress=False).history["energy"][0]
     assert first == pytest.approx(solution.energy, rel=1e-7)
@@ -47,7 +46,7 @@ def test_the_first_energy_is_that_of_hartree_fock() -> None:
 def test_amplitudes_that_vanish_have_no_gradient() -> None:
     """Rows that are equal give a singular matrix; with a second determinant the other one is differentiated."""
     space = fermions(4, 2)
-    model = DeterminantConfig(width=0, determinants=2, seed=1).build(space)
+    model = small_determinant(width=0, determinants=2, seed=1).build(space)
     with torch.no_grad():
         weight = model.orbitals[0].weight.view(4, 2, 2)
         weight[1, 0] = weight[0, 0]
@@ -66,7 +65,7 @@ def test_amplitudes_that_vanish_have_no_gradient() -> None:
 def test_determinants_are_sums_over_permutations() -> None:
     """All electrons in one matrix, rows in Jordan-Wigner order; several determinants are added, with their signs."""
     space = spinful_fermions(4, 1, 2)
-    model = DeterminantConfig(width=0, determinants=2, seed=1).build(space)
+    model = small_determinant(width=0, determinants=2, seed=1).build(space)
     with torch.no_grad():
         for embedding in model.orbitals:
             embedding.weight.normal_(generator=torch.Generator().manual_seed(int(embedding.weight.shape[0])))
@@ -94,13 +93,13 @@ def test_occupied_sites_are_listed_in_order() -> None:
 
 def test_all_electrons_may_be_of_one_spin() -> None:
     hamiltonian = FermiHubbard(chain(4), 2, 0, U=4.0)
-    model = DeterminantConfig(width=4).build(hamiltonian.hilbert)
+    model = small_determinant().build(hamiltonian.hilbert)
     assert model.log_psi(hamiltonian.hilbert.configurations()).log_modulus.isfinite().all()
 
 
 def test_tj_model_has_no_double_occupation() -> None:
     hamiltonian = TJ(chain(4), 1, 2, J=0.4)
-    model = DeterminantConfig(width=4).build(hamiltonian.hilbert)
+    model = small_determinant().build(hamiltonian.hilbert)
     assert model.log_psi(hamiltonian.hilbert.configurations()).log_modulus.isfinite().all()
 
 
@@ -112,7 +111,7 @@ def test_markov_chains_and_natural_gradient_find_the_ground_state(hamiltonian: F
     orbitals = hartree_fock(hamiltonian).determinant
     bonds = hamiltonian.lattice.bonds().tolist()
     sampler = metropolis(n_samples=200, n_chains=100, moves=(LocalMoves(sites=bonds), LocalMoves()))
-    model = DeterminantConfig(orbitals=orbitals, width=8, determinants=2).build(hamiltonian.hilbert)
+    model = small_determinant(width=8, orbitals=orbitals, determinants=2).build(hamiltonian.hilbert)
     result = nqs.VMC(hamiltonian, model, sampler, evaluation=sampler).run(40, progress=False)
     assert not math.isnan(result.estimate.error)
     assert abs(result.estimate.energy - exact) < 0.01 * abs(exact) + 4 * result.estimate.error
@@ -136,19 +135,19 @@ def test_markov_chains_and_natural_gradient_find_the_ground_state(hamiltonian: F
 @pytest.mark.usefixtures("unchecked")
 def test_impossible_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DeterminantConfig(**options)
+        small_determinant(**options)
 
 
 @pytest.mark.parametrize("space", [bosons(4, 4), fermions(4), spinful_fermions(4, 2, None)])
 def test_other_sectors_are_refused(space: object) -> None:
     with pytest.raises(ValueError, match="a determinant needs fermions in fixed numbers"):
-        Determinant(space)  # type: ignore[arg-type]
+        small_determinant().build(space)  # type: ignore[arg-type]
 
 
 def test_orbitals_of_another_sector_are_refused() -> None:
     orbitals = hartree_fock(HUBBARD).determinant
     with pytest.raises(ValueError, match=r"\(6, 2\) and \(6, 3\) numbers .* but the sector has 6 sites and 3 and 2"):
-        DeterminantConfig(orbitals=orbitals).build(spinful_fermions(6, 3, 2))
+        small_determinant(orbitals=orbitals).build(spinful_fermions(6, 3, 2))
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (5,)])
@@ -156,7 +155,7 @@ def test_markov_chains_start_from_the_mean_field(shape: tuple[int, ...]) -> None
     """Chi-square of 20,000 draws against |<n|determinant>|^2."""
     lattice = chain(*shape) if len(shape) == 1 else square(*shape, boundary="open")
     h = FermiHubbard(lattice, 2, 1, U=4.0, potential=[0.3 * site for site in range(lattice.n_sites)])
-    model = DeterminantConfig(orbitals=hartree_fock(h).determinant, width=4).build(h.hilbert)
+    model = small_determinant(orbitals=hartree_fock(h).determinant).build(h.hilbert)
     n = model.initial_configurations(20_000, torch.Generator().manual_seed(0))
     assert h.hilbert.contains(n).all()
     sector = h.hilbert.configurations()

@@ -6,12 +6,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from networks import small_group_convolutional
 
 from nqs import VMC, exact
 from nqs.hamiltonians import Heisenberg
 from nqs.hilbert import HilbertSpace, bosons, fermions, spins
 from nqs.lattice import Lattice, chain, honeycomb, kagome, square, triangular
-from nqs.models import GroupConvolutionalConfig, MarshallSign, sector_of
+from nqs.models import MarshallSign, sector_of
 from nqs.models.abelian import characters, largest_abelian_subgroup, real_transform
 from nqs.models.group_convolutional import GroupConvolutional
 from nqs.models.group_layers import GroupConvolution, in_cosets
@@ -63,7 +64,7 @@ def test_states_are_in_their_sector(groups: Callable[[], list[Symmetry]], phase:
     for symmetry in groups():
         d, L = len(symmetry.maps[0]), symmetry.n_sites
         hilbert = {2: spins(L, 0), 3: spins(L, 0, spin=1)}.get(d) or bosons(4, 4)
-        config = GroupConvolutionalConfig(symmetry=symmetry, width=3, exponentials=2, phase=phase, seed=3)
+        config = small_group_convolutional(symmetry=symmetry, exponentials=2, phase=phase, seed=3)
         check_symmetry(config.build(hilbert), symmetry)
 
 
@@ -77,9 +78,7 @@ def test_what_an_odd_element_leaves_as_it_is_has_no_amplitude(dtype: str, phase:
         if forbidden.all():  # no state at all
             continue
         for seed in range(3):
-            config = GroupConvolutionalConfig(
-                symmetry=symmetry, width=3, exponentials=2, phase=phase, dtype=dtype, seed=seed
-            )
+            config = small_group_convolutional(symmetry=symmetry, exponentials=2, phase=phase, dtype=dtype, seed=seed)
             model = config.build(SPINS)
             found = model.log_psi(n)
             gap = found.log_modulus.max() - found.log_modulus[forbidden]
@@ -99,7 +98,7 @@ def test_a_run_in_an_odd_sector() -> None:
         for s in symmetries_of(hamiltonian).real_characters()
         if s.angles == sector_of(marshall(RING), symmetries_of(hamiltonian), hamiltonian.hilbert).angles
     ]
-    psi = GroupConvolutionalConfig(symmetry=odd, width=3, seed=1).build(hamiltonian.hilbert)
+    psi = small_group_convolutional(symmetry=odd, seed=1).build(hamiltonian.hilbert)
     result = VMC(hamiltonian, psi).run(60, seed=0, progress=False)
     assert result.estimate.energy == pytest.approx(exact.ground_state(hamiltonian).energy, rel=1e-3)
 
@@ -110,19 +109,19 @@ def test_signs_of_a_reference_are_part_of_the_character(n_sites: int) -> None:
     lattice, hilbert = chain(n_sites), spins(n_sites, 0)
     symmetry = sector_of(marshall(lattice), with_flip(lattice, hilbert), hilbert)
     assert any(symmetry.angles) == (n_sites == 6)
-    config = GroupConvolutionalConfig(symmetry=symmetry, width=3, reference=marshall(lattice))
+    config = small_group_convolutional(symmetry=symmetry, reference=marshall(lattice))
     check_symmetry(config.build(hilbert), symmetry)
-    positive = GroupConvolutionalConfig(symmetry=symmetry, width=3, reference=marshall(lattice), phase="zero")
+    positive = small_group_convolutional(symmetry=symmetry, reference=marshall(lattice), phase="zero")
     assert not positive.build(hilbert).has_phase
     other = symmetry.with_angles([0.0] * symmetry.order)
-    check_symmetry(GroupConvolutionalConfig(symmetry=other, width=3, reference=marshall(lattice)).build(hilbert), other)
+    check_symmetry(small_group_convolutional(symmetry=other, reference=marshall(lattice)).build(hilbert), other)
 
 
 def test_shapes_are_known_without_memory() -> None:
     """As where an archive is read: a default device on which tensors have no numbers."""
     hilbert = spins(8, 0)  # of no other test: groups keep what they have checked
     symmetry = sector_of(marshall(chain(8)), with_flip(chain(8), hilbert), hilbert)
-    config = GroupConvolutionalConfig(symmetry=symmetry, width=3, reference=marshall(chain(8)))
+    config = small_group_convolutional(symmetry=symmetry, reference=marshall(chain(8)))
     expected = {name: parameter.shape for name, parameter in config.build(hilbert).named_parameters()}
     for _ in range(20):
         with torch.device("meta"):
@@ -131,8 +130,8 @@ def test_shapes_are_known_without_memory() -> None:
 
 
 def test_an_even_lift_replaces_the_spin_flip() -> None:
-    even = GroupConvolutionalConfig(symmetry=with_flip(RING, SPINS), width=3).build(SPINS)
-    odd = GroupConvolutionalConfig(symmetry=space_group(RING, SPINS) @ spin_flip(SPINS, odd=True), width=3).build(SPINS)
+    even = small_group_convolutional(symmetry=with_flip(RING, SPINS)).build(SPINS)
+    odd = small_group_convolutional(symmetry=space_group(RING, SPINS) @ spin_flip(SPINS, odd=True)).build(SPINS)
     assert (len(even.angles), len(odd.angles)) == (12, 24)
     assert even.even
     assert not odd.even
@@ -209,7 +208,7 @@ def test_characters_of_abelian_groups(orders: tuple[int, ...]) -> None:
 )
 def test_impossible_states_are_refused(hilbert: HilbertSpace, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        GroupConvolutionalConfig(**options).build(hilbert)
+        small_group_convolutional(**options).build(hilbert)
 
 
 def test_frustrated_lattices_have_all_symmetries_of_marshalls_signs() -> None:

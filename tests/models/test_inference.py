@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from networks import small_transformer
 from torch.nn.functional import scaled_dot_product_attention
 
 from nqs.amplitudes.prefixes import common_prefix
@@ -73,7 +74,7 @@ every_size = pytest.mark.parametrize(
 
 
 def lively(h: Hamiltonian, size: dict[str, int], attention: str = "dot-product", phase: str = "learned") -> Transformer:
-    model = Transformer(h.hilbert, width=8, seed=5, attention=attention, phase=phase, **size)
+    model = small_transformer(seed=5, attention=attention, phase=phase, **size).build(h.hilbert)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -173,7 +174,7 @@ def test_a_determined_last_site_is_not_evaluated() -> None:
     assert h.hilbert.last_is_determined
     assert not SYSTEMS["spins"].hilbert.last_is_determined
     for phase, evaluated in (("zero", 11), ("learned", 12)):
-        model = Transformer(h.hilbert, width=8, heads=2, phase=phase)
+        model = small_transformer(layers=2, phase=phase).build(h.hilbert)
         sites = []
         model.norm.register_forward_hook(lambda module, inputs, output, sites=sites: sites.append(len(output)))
         TreeSampler(n_samples=10).build(model).sample(torch.Generator().manual_seed(0))

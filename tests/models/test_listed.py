@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs.amplitudes.prefixes import log_psi_sharing_prefixes
 from nqs.archive.serialise import from_plain, to_plain
@@ -25,9 +26,7 @@ def listed(hilbert: HilbertSpace, rest: float = 0.01) -> tuple[ListedState, torc
 
 
 def with_zero_logits(hilbert: HilbertSpace, reference: ListedState) -> Transformer:
-    model = Transformer(
-        hilbert, width=8, layers=1, heads=2, reference=reference, start="reference", initial_phases=1e-9
-    )
+    model = small_transformer(reference=reference, start="reference", initial_phases=1e-9).build(hilbert)
     with torch.no_grad():
         model.head.weight[: hilbert.local_dim] = 0.0
     return model
@@ -53,7 +52,7 @@ def test_zero_logits_are_the_list_and_a_rest(hilbert: HilbertSpace) -> None:
 
 @every_space
 def test_decoding_gives_the_amplitudes_of_whole_configurations(hilbert: HilbertSpace) -> None:
-    model = Transformer(hilbert, width=8, layers=2, heads=2, reference=listed(hilbert)[0], start="reference")
+    model = small_transformer(layers=2, reference=listed(hilbert)[0], start="reference").build(hilbert)
     n = hilbert.configurations()
     expected = model.log_psi(n)
     for found in (log_psi_sharing_prefixes(model, n), model.log_psi_in_order(n, torch.zeros(len(n)).long())):
@@ -82,8 +81,9 @@ def test_a_list_is_a_value_that_archives_keep() -> None:
     again = from_plain(json.loads(json.dumps(to_plain(reference))), known_types())
     assert again == reference
     assert hash(again) == hash(reference)
-    turned = ListedState(configurations=reference.configurations[::-1].copy(), amplitudes=reference.amplitudes[::-1])
-    assert turned == ListedState(configurations=reference.configurations, amplitudes=reference.amplitudes)
+    n, amplitudes = reference.configurations, reference.amplitudes
+    turned = ListedState(configurations=n[::-1].copy(), amplitudes=amplitudes[::-1], rest=1e-3)
+    assert turned == ListedState(configurations=n, amplitudes=amplitudes, rest=1e-3)
     assert turned != reference  # another weight of the rest
 
 
@@ -91,14 +91,14 @@ def test_impossible_lists() -> None:
     n = np.zeros((2, 3), dtype=np.uint8)
     n[1, 0] = 1
     with pytest.raises(ValueError, match="configurations \\(D, L\\) of uint8"):
-        ListedState(configurations=n.astype(np.int64), amplitudes=np.ones(2))
+        ListedState(configurations=n.astype(np.int64), amplitudes=np.ones(2), rest=0.01)
     with pytest.raises(ValueError, match="amplitudes \\(D,\\)"):
-        ListedState(configurations=n, amplitudes=np.ones(3))
+        ListedState(configurations=n, amplitudes=np.ones(3), rest=0.01)
     with pytest.raises(ValueError, match="listed twice"):
-        ListedState(configurations=n[[0, 0]], amplitudes=np.ones(2))
+        ListedState(configurations=n[[0, 0]], amplitudes=np.ones(2), rest=0.01)
     with pytest.raises(ValueError, match="not finite, or all 0"):
-        ListedState(configurations=n, amplitudes=np.zeros(2))
+        ListedState(configurations=n, amplitudes=np.zeros(2), rest=0.01)
     with pytest.raises(ValueError, match="rest=0"):
         ListedState(configurations=n, amplitudes=np.ones(2), rest=0.0)
     with pytest.raises(ValueError, match="initial_logits=0"):
-        Transformer(SPACES[0], initial_logits=0.0)
+        small_transformer(initial_logits=0.0).build(SPACES[0])

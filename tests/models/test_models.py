@@ -3,7 +3,6 @@
 A new model is one more line in MODELS.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import small_transformer
 from parts_lists import ON_CPU
 from torch import Tensor
 
@@ -31,14 +31,18 @@ from sectors import SPACES
 Build = Callable[..., AutoregressiveWavefunction]
 
 
+def transformer(**size: Any) -> Build:
+    return lambda space, **options: small_transformer(**size | options).build(space)
+
+
 def with_marshall_sign(space: HilbertSpace, **options: Any) -> AutoregressiveWavefunction:
     sign = MarshallSign(sublattice=tuple(site % 2 for site in range(space.n_sites)))
-    return TransformerConfig(width=8, heads=2, layers=1, reference=sign, **options).build(space)
+    return small_transformer(reference=sign, **options).build(space)
 
 
 def by_displacement(space: HilbertSpace, **options: Any) -> AutoregressiveWavefunction:
     classes = tuple(map(tuple, chain(space.n_sites).displacements().tolist()))
-    config = TransformerConfig(width=6, heads=2, layers=2, attention="factored", displacements=classes, **options)
+    config = small_transformer(width=6, layers=2, attention="factored", displacements=classes, **options)
     return config.build(space)
 
 
@@ -65,15 +69,13 @@ def mixture(space: HilbertSpace, **options: Any) -> AutoregressiveWavefunction:
 
 
 MODELS: dict[str, Build] = {
-    "transformer": functools.partial(Transformer, width=8, heads=2, layers=2),
-    "transformer, one layer and head": functools.partial(Transformer, width=5, heads=1, layers=1, mlp_ratio=1),
-    "transformer, deep": functools.partial(Transformer, width=12, heads=3, layers=4, mlp_ratio=3),
-    "transformer, zero phase": functools.partial(Transformer, width=8, heads=2, layers=1, phase="zero"),
-    "transformer, float32": functools.partial(Transformer, width=8, heads=2, layers=2, dtype="float32"),
-    "transformer, float32, zero phase": functools.partial(
-        Transformer, width=8, heads=4, layers=1, phase="zero", dtype="float32"
-    ),
-    "transformer, factored attention": functools.partial(Transformer, width=8, layers=2, attention="factored"),
+    "transformer": transformer(layers=2),
+    "transformer, one layer and head": transformer(width=5, heads=1, mlp_ratio=1),
+    "transformer, deep": transformer(width=12, layers=4, heads=3, mlp_ratio=3),
+    "transformer, zero phase": transformer(phase="zero"),
+    "transformer, float32": transformer(layers=2, dtype="float32"),
+    "transformer, float32, zero phase": transformer(heads=4, phase="zero", dtype="float32"),
+    "transformer, factored attention": transformer(layers=2, heads=None, attention="factored"),
     "transformer, attention by displacement": by_displacement,
     "transformer with a reference phase": with_marshall_sign,
     **{f"composed, {name}": composed(**parts) for name, parts in ON_CPU.items()},
@@ -424,7 +426,7 @@ def test_factored_attention_is_a_sum_over_displacements() -> None:
     ring = chain(4, periodic=True)
     assert ring.displacements().tolist() == [[0, 1, 2, 3], [3, 0, 1, 2], [2, 3, 0, 1], [1, 2, 3, 0]]
     classes = tuple(map(tuple, ring.displacements().tolist()))
-    config = TransformerConfig(width=4, heads=2, attention="factored", displacements=classes)
+    config = small_transformer(width=4, layers=2, attention="factored", displacements=classes)
     attention = config.build(SPACES["bosons"]).blocks[0].attention
     generator = torch.Generator().manual_seed(3)
     x = torch.randn((2, 4, 4), generator=generator, dtype=torch.float64)
@@ -442,22 +444,24 @@ def test_factored_attention_is_a_sum_over_displacements() -> None:
 
 def test_displacements_of_another_lattice_are_refused() -> None:
     classes = tuple(map(tuple, chain(3).displacements().tolist()))
-    config = TransformerConfig(attention="factored", displacements=classes)
+    config = small_transformer(attention="factored", displacements=classes)
     with pytest.raises(ValueError, match=r"3 x 3 pairs, but the sector has 4 sites"):
         config.build(SPACES["bosons"])
 
 
 def test_options_override_the_configuration() -> None:
-    model = Transformer(SPACES["bosons"], TransformerConfig(width=6, heads=3), layers=1, dtype="float32", seed=4)
-    assert model.config == TransformerConfig(width=6, heads=3, layers=1, dtype="float32", seed=4)
+    model = Transformer(
+        SPACES["bosons"], small_transformer(width=6, layers=2, heads=3), layers=1, dtype="float32", seed=4
+    )
+    assert model.config == small_transformer(width=6, heads=3, dtype="float32", seed=4)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.head.out_features == 2 * 5
-    assert Transformer(SPACES["bosons"], phase="zero").head.out_features == 5
+    assert small_transformer(phase="zero").build(SPACES["bosons"]).head.out_features == 5
 
 
 def test_only_the_head_decides_whether_the_state_is_uniform() -> None:
     space = SPACES["bosons"]
-    model = Transformer(space, width=8, heads=2)
+    model = small_transformer(layers=2).build(space)
     log_modulus = model.log_psi(space.configurations()).log_modulus
     uniform = torch.full_like(log_modulus, -math.log(space.dimension) / 2)
     assert (log_modulus - uniform).abs().max() > 1e-2
@@ -469,8 +473,11 @@ def test_only_the_head_decides_whether_the_state_is_uniform() -> None:
 
 def test_as_many_local_states_as_a_byte_holds() -> None:
     space = bosons(1, None, 255)
-    model = lively(functools.partial(Transformer, width=4, heads=1, layers=1), space)
+    model = lively(transformer(width=4, heads=1), space)
     assert (2 * model.log_psi(space.unrank(torch.arange(256))).log_modulus).exp().sum().item() == pytest.approx(1)
+
+
+SIZES = {"width": 8, "layers": 1, "heads": 2, "mlp_ratio": 2}
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -492,9 +499,9 @@ def test_as_many_local_states_as_a_byte_holds() -> None:
 )
 def test_errors_name_the_option(options: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        Transformer(SPACES["bosons"], **options)
+        Transformer(SPACES["bosons"], **SIZES | options)
     with pytest.raises(error, match=text):
-        TransformerConfig(**options)
+        TransformerConfig(**SIZES | options)
 
 
 DISPLACEMENTS = tuple(map(tuple, chain(6).displacements().tolist()))
@@ -512,7 +519,7 @@ DISPLACEMENTS = tuple(map(tuple, chain(6).displacements().tolist()))
     ids=["default", "large", "pairs", "displacements"],
 )
 def test_parameters_are_counted_before_they_are_allocated(options: dict[str, Any], phase: str) -> None:
-    config = TransformerConfig(width=8, phase=phase, **options)
+    config = small_transformer(**{"layers": 2, "heads": None, "phase": phase} | options)
     assert config.n_parameters(6, 4) == config.build(bosons(6, 3)).n_parameters
 
 
@@ -520,4 +527,4 @@ def test_memory_is_checked_for_every_parameter(monkeypatch: pytest.MonkeyPatch) 
     """Mixing weights of every pair of 100 sites: 2.6 MiB, of which the other layers have 0.3."""
     monkeypatch.setattr(memory, "available_memory", lambda: 2**20)
     with pytest.raises(ValueError, match=r"a network with 3.4e\+05 parameters .* choose a narrower one"):
-        Transformer(spins(100), width=32, attention="factored")
+        small_transformer(width=32, layers=2, heads=None, attention="factored").build(spins(100))

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from networks import small_transformer
 from torch import nn
 
 from nqs.hilbert import bosons
-from nqs.models import Transformer
 from nqs.models.normalisation import LayerNorm, normalised
 from nqs.optimisation.jacobian import jacobian
 
@@ -47,7 +47,7 @@ def test_equal_inputs_stay_finite(plain: None) -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_model_and_its_gradients_are_the_same(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     space = bosons(4, 4)
-    model = Transformer(space, width=8, heads=2, layers=2, dtype=dtype)
+    model = small_transformer(layers=2, dtype=dtype).build(space)
     n = space.configurations()
     found = []
     for fused in (True, False):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from networks import small_convolutional, small_determinant, small_group_convolutional, small_rbm, small_vision
 from optimisers import natural_gradient
 from torch import Tensor
 
@@ -19,13 +20,8 @@ from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import chain, square
 from nqs.models import (
-    ConvolutionalConfig,
-    DeterminantConfig,
-    GroupConvolutionalConfig,
     JastrowConfig,
     ProductConfig,
-    RBMConfig,
-    VisionConfig,
     hartree_fock,
     on_patches,
 )
@@ -51,56 +47,56 @@ orbitals = hartree_fock(electrons).determinant
 classes = tuple(map(tuple, square(2, 3).displacements().tolist()))
 
 MODELS: dict[str, Case] = {
-    "determinant": Case(lambda seed: DeterminantConfig(width=6, orbitals=orbitals, seed=seed), electrons),
+    "determinant": Case(lambda seed: small_determinant(width=6, orbitals=orbitals, seed=seed), electrons),
     "determinants": Case(
-        lambda seed: DeterminantConfig(width=6, determinants=3, layers=2, heads=2, displacements=classes, seed=seed),
+        lambda seed: small_determinant(width=6, layers=2, determinants=3, heads=2, displacements=classes, seed=seed),
         electrons,
     ),
     "determinants of each spin": Case(
-        lambda seed: DeterminantConfig(width=4, determinants=2, spins="apart", seed=seed), electrons
+        lambda seed: small_determinant(determinants=2, spins="apart", seed=seed), electrons
     ),
-    "determinant of spinless fermions": Case(lambda seed: DeterminantConfig(width=4, seed=seed), fermions),
-    "determinant without backflow": Case(lambda seed: DeterminantConfig(width=0, seed=seed), electrons),
-    "determinant, float32": Case(lambda seed: DeterminantConfig(width=6, dtype="float32", seed=seed), electrons),
-    "determinant, mixed": Case(lambda seed: DeterminantConfig(width=6, dtype="mixed", seed=seed), electrons),
+    "determinant of spinless fermions": Case(lambda seed: small_determinant(seed=seed), fermions),
+    "determinant without backflow": Case(lambda seed: small_determinant(width=0, seed=seed), electrons),
+    "determinant, float32": Case(lambda seed: small_determinant(width=6, dtype="float32", seed=seed), electrons),
+    "determinant, mixed": Case(lambda seed: small_determinant(width=6, dtype="mixed", seed=seed), electrons),
     "Jastrow": Case(lambda seed: JastrowConfig(initial=0.2, seed=seed), bosons),
     "Jastrow of displacements": Case(
         lambda seed: JastrowConfig(displacements=classes, initial=0.2, seed=seed), on_lattice
     ),
-    "convolutions": Case(lambda seed: ConvolutionalConfig(width=6, seed=seed), bosons),
+    "convolutions": Case(lambda seed: small_convolutional(width=6, seed=seed), bosons),
     "convolutions of displacements": Case(
-        lambda seed: ConvolutionalConfig(width=4, heads=2, layers=1, displacements=classes, seed=seed), on_lattice
+        lambda seed: small_convolutional(layers=1, heads=2, displacements=classes, seed=seed), on_lattice
     ),
     "convolutions of sites that differ": Case(
-        lambda seed: ConvolutionalConfig(width=4, layers=1, sites=(0, 1, 0, 1, 2, 2), seed=seed), on_lattice
+        lambda seed: small_convolutional(layers=1, sites=(0, 1, 0, 1, 2, 2), seed=seed), on_lattice
     ),
-    "convolutions, mixed": Case(lambda seed: ConvolutionalConfig(width=6, dtype="mixed", seed=seed), bosons),
+    "convolutions, mixed": Case(lambda seed: small_convolutional(width=6, dtype="mixed", seed=seed), bosons),
     "group convolutions": Case(
-        lambda seed: GroupConvolutionalConfig(symmetry=symmetries_of(spins), width=3, exponentials=2, seed=seed), spins
+        lambda seed: small_group_convolutional(symmetry=symmetries_of(spins), exponentials=2, seed=seed), spins
     ),
     "positive group convolutions of bosons": Case(
-        lambda seed: GroupConvolutionalConfig(
-            symmetry=translations(chain(4), bosons.hilbert), width=3, layers=1, phase="zero", seed=seed
+        lambda seed: small_group_convolutional(
+            layers=1, symmetry=translations(chain(4), bosons.hilbert), phase="zero", seed=seed
         ),
         bosons,
     ),
     "group convolutions, mixed": Case(
-        lambda seed: GroupConvolutionalConfig(symmetry=symmetries_of(spins), width=3, dtype="mixed", seed=seed), spins
+        lambda seed: small_group_convolutional(symmetry=symmetries_of(spins), dtype="mixed", seed=seed), spins
     ),
-    "RBM": Case(lambda seed: RBMConfig(density=2, seed=seed), spins),
-    "positive RBM": Case(lambda seed: RBMConfig(phase="zero", initial=0.3, seed=seed), bosons),
-    "vision transformer": Case(lambda seed: VisionConfig(width=6, layers=1, places=True, seed=seed), spins),
+    "RBM": Case(lambda seed: small_rbm(density=2, seed=seed), spins),
+    "positive RBM": Case(lambda seed: small_rbm(initial=0.3, phase="zero", seed=seed), bosons),
+    "vision transformer": Case(lambda seed: small_vision(places=True, seed=seed), spins),
     "positive vision transformer of patches": Case(
-        lambda seed: VisionConfig(width=6, phase="zero", **on_patches(chain(6)), seed=seed), spins
+        lambda seed: small_vision(layers=2, phase="zero", seed=seed, **on_patches(chain(6))), spins
     ),
     "Slater-Jastrow": Case(
         lambda seed: ProductConfig(
-            factors=(DeterminantConfig(width=0, seed=seed), JastrowConfig(initial=0.2, seed=seed))
+            factors=(small_determinant(width=0, seed=seed), JastrowConfig(initial=0.2, seed=seed))
         ),
         electrons,
     ),
     "RBM and determinant": Case(
-        lambda seed: ProductConfig(factors=(RBMConfig(seed=seed), DeterminantConfig(width=0, seed=seed))), fermions
+        lambda seed: ProductConfig(factors=(small_rbm(seed=seed), small_determinant(width=0, seed=seed))), fermions
     ),
 }
 every_model = pytest.mark.parametrize("case", MODELS.values(), ids=MODELS)

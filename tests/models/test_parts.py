@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import small_transformer
 from parts_lists import ON_CPU, described, of_config, on_gpu
 from scipy.linalg import block_diag
 
@@ -18,7 +19,7 @@ from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, Family
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain
-from nqs.models import Transformer, parts
+from nqs.models import parts
 from nqs.models.parts import (
     Attention,
     ByPosition,
@@ -131,7 +132,7 @@ def check_jacobian(model: Any, space: HilbertSpace) -> None:
 def test_the_default_parts_are_the_default_transformer() -> None:
     """The same function of the same parameters."""
     composed = ComposedConfig(width=8, mixer=Attention(heads=2)).build(SPACE)
-    transformer = Transformer(SPACE, width=8, heads=2, layers=2)
+    transformer = small_transformer(layers=2).build(SPACE)
     state = composed.state_dict()
     renamed = {
         "token.weight": state["token.table.weight"],

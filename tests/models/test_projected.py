@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from networks import small_determinant, small_rbm
 
 import nqs
 from nqs.exact import projected_energies, weight_in_sector
 from nqs.hamiltonians import TV, FermiHubbard
 from nqs.hilbert import bosons
 from nqs.lattice import chain, square
-from nqs.models import DeterminantConfig, Projected, RBMConfig, SlaterDeterminant, hartree_fock, projected_mean_field
+from nqs.models import Projected, SlaterDeterminant, hartree_fock, projected_mean_field
 from nqs.optimisation.jacobian import has_known_layers, jacobian
 from nqs.protocols import Wavefunction
 from nqs.samplers import ExhaustiveSampler
@@ -20,7 +21,7 @@ ORBITALS = hartree_fock(HUBBARD).determinant
 
 
 def projected(symmetry: Symmetry, trained: tuple[int, ...] | None = None) -> Wavefunction:
-    base = DeterminantConfig(orbitals=ORBITALS, width=4, determinants=2, correction=0.1)
+    base = small_determinant(correction=0.1, orbitals=ORBITALS, determinants=2)
     return Projected(base=base, symmetry=symmetry, trained=trained).build(HUBBARD.hilbert)
 
 
@@ -89,7 +90,7 @@ def test_complex_states_and_momenta() -> None:
     """Bosons with momentum 2 pi / 4: the state takes on the phase of a translation."""
     space = bosons(4, 3)
     sector = translations(chain(4), space, momentum=(1,))
-    model = Projected(base=RBMConfig(), symmetry=sector).build(space)
+    model = Projected(base=small_rbm(), symmetry=sector).build(space)
     n = space.configurations()
     log_modulus, phase = model.log_psi(n)
     psi = torch.polar(log_modulus.exp(), phase).detach()
@@ -100,9 +101,9 @@ def test_complex_states_and_momenta() -> None:
 
 def test_impossible_groups_are_refused() -> None:
     with pytest.raises(ValueError, match=r"trained=\(99,\): give numbers of elements"):
-        Projected(base=DeterminantConfig(), symmetry=GROUP, trained=(99,))
+        Projected(base=small_determinant(), symmetry=GROUP, trained=(99,))
     with pytest.raises(ValueError, match="6 sites with 4 local states; the Hilbert space has"):
-        Projected(base=DeterminantConfig(), symmetry=GROUP).build(FermiHubbard(chain(4), 2, 2, U=1.0).hilbert)
+        Projected(base=small_determinant(), symmetry=GROUP).build(FermiHubbard(chain(4), 2, 2, U=1.0).hilbert)
 
 
 def test_no_component_in_any_sector() -> None:

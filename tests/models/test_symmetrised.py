@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from networks import small_transformer
 from optimisers import natural_gradient
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
@@ -27,7 +28,6 @@ from nqs.models import (
     OnOrbits,
     ProjectedDeterminant,
     Symmetrised,
-    TransformerConfig,
     hartree_fock,
 )
 from nqs.models.symmetric.average import SymmetrisedWavefunction
@@ -45,7 +45,7 @@ from nqs.vmc.steps import Step, make_step
 
 from matrices import dense
 
-BASE = TransformerConfig(width=4, layers=1, heads=1, mlp_ratio=1, seed=3)
+BASE = small_transformer(width=4, heads=1, mlp_ratio=1, seed=3)
 RING = chain(4)
 P_VALUE = 1e-4
 SUBGROUP = "bosons, steps over a subgroup"
@@ -431,7 +431,7 @@ def run(name: str, **options: Any) -> VMC:
 @pytest.mark.usefixtures("unchecked")
 def test_a_run_finds_the_lowest_level_of_its_sector(name: str) -> None:
     h, config = CASES[name]
-    base = TransformerConfig(width=8, layers=1, heads=2, seed=1, reference=config.base.reference)
+    base = small_transformer(seed=1, reference=config.base.reference)
     model = type(config)(base=base, symmetry=config.symmetry).build(h.hilbert)
     result = VMC(h, model, ExhaustiveSampler()).run(40, progress=False)
     expected = lowest_of_sector(h, config.symmetry)[0]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs import exact
 from nqs.error_bars import ErrorWeights, error_bar, student
@@ -13,7 +14,7 @@ from nqs.estimators.energy import energy_with_unseen
 from nqs.estimators.unseen import with_unseen
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain
-from nqs.models import OnOrbits, Symmetrised, TransformerConfig
+from nqs.models import OnOrbits, Symmetrised
 from nqs.observables import (
     condensate_fraction,
     densities,
@@ -118,7 +119,7 @@ def test_probabilities_of_orbits(kind: type[OnOrbits] | type[Symmetrised]) -> No
     """Against |psi|^2 summed over all configurations that fold to the sample."""
     hamiltonian = BoseHubbard(chain(5), 5, U=10.0)
     hilbert = hamiltonian.hilbert
-    config = kind(base=TransformerConfig(width=8, layers=1, heads=2), symmetry=space_group(chain(5), hilbert))
+    config = kind(base=small_transformer(), symmetry=space_group(chain(5), hilbert))
     psi = config.build(hilbert)
     samples = TreeSampler(n_samples=30).build(psi).sample(torch.Generator().manual_seed(0))
     n = hilbert.configurations()
@@ -210,7 +211,7 @@ def test_student_of_rare_events() -> None:
 def test_orbits_without_replacement_have_no_error_in_the_sector() -> None:
     """All images of an orbit enter together: errors of single configurations would be too small."""
     hilbert = BoseHubbard(chain(5), 5, U=10.0).hilbert
-    config = OnOrbits(base=TransformerConfig(width=8, layers=1, heads=2), symmetry=space_group(chain(5), hilbert))
+    config = OnOrbits(base=small_transformer(), symmetry=space_group(chain(5), hilbert))
     psi = config.build(hilbert)
     drawn: Samples = GumbelSampler(n_distinct=5).build(psi).sample(torch.Generator().manual_seed(0))
     every = psi.to_sector_samples(drawn, torch.Generator().manual_seed(0))

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 from operator_matrices import elements
 
 import nqs
@@ -13,7 +14,7 @@ from nqs.hamiltonians import BoseHubbard, Heisenberg, LocalHamiltonian, operator
 from nqs.hamiltonians.operators import b, b_dag, c, c_dag, diagonal, exchange, number, product, sminus, splus, sz
 from nqs.hilbert import HilbertSpace, bosons, product_space, spinful_fermions, spins
 from nqs.lattice import chain
-from nqs.models import OnOrbits, Transformer, TransformerConfig
+from nqs.models import OnOrbits
 from nqs.observables import StateVector, exact_samples, spin_correlations
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry import translations
@@ -63,7 +64,7 @@ def test_elements_between_two_states(kind: str) -> None:
     else:
         bra = ket = bosons(3, 3)
         operator = b_dag(0) * b(1) + number(1)
-    models = [Transformer(space, width=8, layers=1, heads=1, seed=k) for k, space in enumerate((bra, ket))]
+    models = [small_transformer(heads=1, seed=k).build(space) for k, space in enumerate((bra, ket))]
     phi, psi = (
         torch.polar(x.log_modulus.exp(), x.phase).detach().numpy()
         for x in (model.log_psi(model.hilbert.configurations()) for model in models)
@@ -78,7 +79,7 @@ def test_elements_between_two_states(kind: str) -> None:
 
 def test_sampled_values_lie_within_their_error_bars() -> None:
     hilbert = bosons(4, 4)
-    model = Transformer(hilbert, width=8, layers=1, heads=1, seed=1)
+    model = small_transformer(heads=1, seed=1).build(hilbert)
     operator = b_dag(0) * b(2)
     right = nqs.expect(operator, model).value
     sampler, generator = TreeSampler(n_samples=300).build(model), torch.Generator().manual_seed(0)
@@ -94,7 +95,7 @@ def test_symmetric_states_are_not_symmetric_about_the_operator() -> None:
     """<n_0 n_1> + i <b+_0 b_1> of a state with momentum, whose samples are representatives of orbits."""
     hilbert = bosons(4, 3)
     symmetry = translations(chain(4), hilbert, momentum=(1,))
-    model = OnOrbits(base=TransformerConfig(width=8, layers=1, heads=1, seed=2), symmetry=symmetry).build(hilbert)
+    model = OnOrbits(base=small_transformer(heads=1, seed=2), symmetry=symmetry).build(hilbert)
     x = model.log_psi(hilbert.configurations())
     psi = torch.polar(x.log_modulus.exp(), x.phase).detach().numpy()
     operator = number(0) * number(1) + 1j * b_dag(0) * b(1)
@@ -107,7 +108,7 @@ def test_symmetric_states_are_not_symmetric_about_the_operator() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_the_state_of_an_archive(tmp_path: Any) -> None:
     h = BoseHubbard(chain(4), 4, U=4.0)
-    model = Transformer(h.hilbert, width=8, layers=1, heads=1)
+    model = small_transformer(heads=1).build(h.hilbert)
     path = tmp_path / "run.h5"
     result = VMC(h, model).run(3, archive=path, progress=False)
     found = nqs.expect([h, number(0)], path)
@@ -192,7 +193,7 @@ def test_spin_correlations_of_any_spins(hilbert: HilbertSpace) -> None:
 
 def test_sampled_spin_correlations_have_error_bars() -> None:
     hilbert = spins(5, 0, 1)
-    model = Transformer(hilbert, width=8, layers=1, heads=1, seed=3)
+    model = small_transformer(heads=1, seed=3).build(hilbert)
     samples = TreeSampler(n_samples=3000).build(model).sample(torch.Generator().manual_seed(1))
     right = nqs.expect(exchange(0, 3), model).value
     value, error = (x[0, 3] for x in spin_correlations(samples, model))

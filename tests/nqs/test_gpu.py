@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from chains import importance, independence, metropolis, norm_constrained, quest, sequential, trained_alongside
+from networks import small_transformer
 from optimisers import natural_gradient
 from scipy.stats import chisquare
 
@@ -16,7 +17,7 @@ from nqs.estimators.local_energy import LocalEnergies, local_energies
 from nqs.exact import lowest_sector
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard
 from nqs.lattice import chain, square
-from nqs.models import ProjectedDeterminant, Symmetrised, Transformer, TransformerConfig, hartree_fock
+from nqs.models import ProjectedDeterminant, Symmetrised, hartree_fock
 from nqs.protocols import SamplerConfig
 from nqs.samplers import (
     CoverageSampler,
@@ -53,13 +54,13 @@ def test_hamiltonian_and_hilbert_space_agree_with_the_cpu(hamiltonian: BoseHubba
 
 def test_wavefunction_agrees_with_the_cpu(hamiltonian: BoseHubbard) -> None:
     n = hamiltonian.hilbert.configurations()
-    on_cpu = Transformer(hamiltonian.hilbert, width=16).log_psi(n)
-    on_gpu = Transformer(hamiltonian.hilbert, width=16, device="cuda").log_psi(n.cuda())
+    on_cpu = small_transformer(width=16, layers=2, heads=4).build(hamiltonian.hilbert).log_psi(n)
+    on_gpu = small_transformer(width=16, layers=2, heads=4).build(hamiltonian.hilbert, "cuda").log_psi(n.cuda())
     for found, expected in zip(on_gpu, on_cpu, strict=True):
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-11, atol=1e-11)
 
 
-NETWORK = trained_alongside(model=TransformerConfig(width=8, heads=2, layers=1), n_first=50)
+NETWORK = trained_alongside(model=small_transformer(), n_first=50)
 CHAINS = [
     metropolis(n_samples=40_000, n_chains=2_000),
     metropolis(n_samples=40_000, n_chains=2_000, powers=(1, 0.5)),
@@ -76,7 +77,7 @@ CHAINS = [
 def test_samplers_have_the_distribution_of_the_enumeration(sampler: SamplerConfig) -> None:
     """Total variation distance within twice that of as many independent samples; 1e18 samples to rounding."""
     hamiltonian = HAMILTONIANS["ring"]
-    model = Transformer(hamiltonian.hilbert, width=16, device="cuda")
+    model = small_transformer(width=16, layers=2, heads=4).build(hamiltonian.hilbert, "cuda")
     samples = sampler.build(model).sample(torch.Generator("cuda").manual_seed(0))
     found = diagnostics(samples, model)
     assert samples.weights.is_cuda
@@ -86,7 +87,7 @@ def test_samplers_have_the_distribution_of_the_enumeration(sampler: SamplerConfi
 def test_beam_search_agrees_with_the_cpu() -> None:
     hilbert, found = HAMILTONIANS["ring"].hilbert, []
     for device in ("cpu", "cuda"):
-        model = Transformer(hilbert, width=16, device=device)
+        model = small_transformer(width=16, layers=2, heads=4).build(hilbert, device)
         with torch.no_grad():
             model.head.weight.mul_(8)  # without ties
         samples = CoverageSampler(n_distinct=20).build(model).sample(torch.Generator(device))
@@ -96,7 +97,7 @@ def test_beam_search_agrees_with_the_cpu() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_tree_sampling_is_exact(hamiltonian: BoseHubbard, dtype: str) -> None:
-    model = Transformer(hamiltonian.hilbert, width=16, dtype=dtype, device="cuda")
+    model = small_transformer(width=16, layers=2, heads=4, dtype=dtype).build(hamiltonian.hilbert, "cuda")
     samples = TreeSampler(n_samples=10**6).build(model).sample(torch.Generator("cuda").manual_seed(3))
     assert samples.counts is not None
     assert int(samples.counts.sum()) == 10**6
@@ -117,13 +118,13 @@ def test_tree_sampling_is_exact(hamiltonian: BoseHubbard, dtype: str) -> None:
 
 
 def test_a_trillion_samples_keep_their_number(hamiltonian: BoseHubbard) -> None:
-    model = Transformer(hamiltonian.hilbert, width=16, device="cuda")
+    model = small_transformer(width=16, layers=2, heads=4).build(hamiltonian.hilbert, "cuda")
     samples = TreeSampler(n_samples=10**12).build(model).sample(torch.Generator("cuda").manual_seed(1))
     assert samples.n_samples == 10**12
 
 
 def test_sampling_without_replacement_finds_the_whole_sector(hamiltonian: BoseHubbard) -> None:
-    model = Transformer(hamiltonian.hilbert, width=16, device="cuda")
+    model = small_transformer(width=16, layers=2, heads=4).build(hamiltonian.hilbert, "cuda")
     generator = torch.Generator("cuda").manual_seed(1)
     samples = GumbelSampler(n_distinct=hamiltonian.hilbert.dimension).build(model).sample(generator)
     assert samples.n_distinct == hamiltonian.hilbert.dimension
@@ -141,7 +142,7 @@ SYMMETRIC = {
 @pytest.mark.parametrize("attention", ["dot-product", "factored"])
 def test_symmetric_states_agree_with_the_cpu(h: BoseHubbard | FermiHubbard | TV, attention: str) -> None:
     """The same sector, amplitudes, sums, local energies and update; samples that pass chi-square."""
-    base = TransformerConfig(width=8, heads=2, layers=1, attention=attention)
+    base = small_transformer(attention=attention)
     symmetry = symmetries_of(h)
     if not isinstance(h, BoseHubbard):
         solutions, group = hartree_fock(h).solutions, symmetries_of(h, fermions=True)
@@ -184,7 +185,7 @@ def test_symmetric_states_agree_with_the_cpu(h: BoseHubbard | FermiHubbard | TV,
 def test_natural_gradient_agrees_with_the_cpu(hamiltonian: BoseHubbard) -> None:
     parameters = []
     for device in ("cpu", "cuda"):
-        model = Transformer(hamiltonian.hilbert, width=8, heads=2, layers=1, device=device)
+        model = small_transformer().build(hamiltonian.hilbert, device)
         samples = ExhaustiveSampler().build(model).sample(torch.Generator(device))
         local = local_energies(hamiltonian, model, samples)
         natural_gradient(diagonal_shift=1e-2).build(model).step(samples, local, 0.0)
@@ -195,7 +196,7 @@ def test_natural_gradient_agrees_with_the_cpu(hamiltonian: BoseHubbard) -> None:
 def test_run_converges_and_resumes_on_the_cpu(tmp_path: object) -> None:
     hamiltonian = HAMILTONIANS["ring"]
     ground_state = exact.ground_state(hamiltonian)
-    model = Transformer(hamiltonian.hilbert, width=16, phase="zero", device="cuda")
+    model = small_transformer(width=16, layers=2, heads=4, phase="zero").build(hamiltonian.hilbert, "cuda")
     archive = f"{tmp_path}/run.h5"
     result = VMC(hamiltonian, model).run(60, archive=archive, exact=ground_state, progress=False)
     above = result.estimate.energy - ground_state.energy
@@ -215,7 +216,7 @@ def test_interrupted_run_goes_on_on_another_device(
             raise KeyboardInterrupt
         return local_energies(*arguments, **options)
 
-    model = Transformer(hamiltonian.hilbert, width=16, phase="zero", device=first)
+    model = small_transformer(width=16, layers=2, heads=4, phase="zero").build(hamiltonian.hilbert, first)
     vmc = VMC(hamiltonian, model, TreeSampler(n_distinct=300))
     monkeypatch.setattr("nqs.estimators.local_energy.local_energies", interrupted)
     with pytest.raises(KeyboardInterrupt):

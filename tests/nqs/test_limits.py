@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs import ground_state
 from nqs.cli import main
@@ -15,7 +16,6 @@ from nqs.estimators.hamiltonian_check import check_hamiltonian
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, Rydberg
 from nqs.hilbert import bosons, spins
 from nqs.lattice import Lattice, chain, honeycomb, hypercubic, kagome, square, triangular
-from nqs.models import Transformer, TransformerConfig
 from nqs.optimisation.stages import RunConfig
 from nqs.recipes import plan
 from nqs.recipes.stages import subgroup_of_steps
@@ -123,7 +123,7 @@ def test_a_plan_for_a_lattice_of_a_thousand_sites() -> None:
 
 @pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 10**30])
 def test_seeds_have_64_bits(seed: int) -> None:
-    for build in (lambda: RunConfig(seed=seed, annealing=0.5), lambda: TransformerConfig(seed=seed)):
+    for build in (lambda: RunConfig(seed=seed, annealing=0.5), lambda: small_transformer(seed=seed)):
         with pytest.raises(ValueError, match=rf"seed={seed}: it must fit into 64 bits"):
             build()
     RunConfig(seed=2**63 - 1, annealing=0.5)
@@ -138,7 +138,7 @@ def test_other_devices_are_refused(name: str) -> None:
 
 def test_networks_and_samples_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"width=10000000, layers=2\) needs .* GiB are available: choose a narrower"):
-        Transformer(spins(4, 0), width=10_000_000, heads=4)
+        small_transformer(width=10_000_000, layers=2, heads=4).build(spins(4, 0))
     with pytest.raises(ValueError, match=r"distinct=1,000,000,000,000 needs .*choose fewer distinct"):
         plan(Heisenberg(chain(60), 0), distinct=10**12, device="cpu", threads=1)
 

@@ -9,6 +9,7 @@ import scipy.stats
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from networks import small_transformer
 from torch import Tensor
 
 from nqs.estimators import energy as statistics
@@ -103,7 +104,7 @@ def test_perplexity_of_simple_distributions() -> None:
 
 
 def test_perplexity_of_sampled_weights_estimates_that_of_the_state() -> None:
-    model = Transformer(bosons(5, 5), width=8, heads=2, layers=1)
+    model = small_transformer().build(bosons(5, 5))
     generator = torch.Generator().manual_seed(0)
     exact = ExhaustiveSampler().build(model).sample(generator)
     p = exact.weights
@@ -186,7 +187,7 @@ HAMILTONIAN = BoseHubbard(chain(4), 4, U=4.0)  # 35 configurations
 
 def peaked_model(seed: int = 1) -> Transformer:
     """A state on HAMILTONIAN.hilbert far from uniform: its two largest weights hold 40 %."""
-    model = Transformer(HAMILTONIAN.hilbert, width=8, heads=2, layers=1, seed=seed)
+    model = small_transformer(seed=seed).build(HAMILTONIAN.hilbert)
     with torch.no_grad():
         model.head.weight.mul_(8)
     return model

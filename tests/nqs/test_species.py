@@ -7,6 +7,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs import exact
 from nqs.archive.serialise import differences, from_plain, to_plain
@@ -23,7 +24,6 @@ from nqs.hilbert import (
     spins,
 )
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.observables import (
     StateVector,
     densities,
@@ -230,7 +230,7 @@ def test_one_body_matrix_with_cutoffs_by_site() -> None:
     ids=str,
 )
 def test_models_are_normalised_and_decode_the_sites(space: HilbertSpace) -> None:
-    model = Transformer(space, width=8, layers=1, heads=2)
+    model = small_transformer().build(space)
     log_modulus = model.log_psi(space.configurations()).log_modulus
     assert (2 * log_modulus).exp().sum().item() == pytest.approx(1, abs=1e-6)
     everything = torch.cartesian_prod(*[torch.arange(space.local_dim)] * 4).to(torch.uint8)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs import VMC, Archive, ArchiveError, RunConfig, resume
 from nqs.archive.serialise import to_plain
@@ -21,7 +22,7 @@ from nqs.samplers.tree import TreeSampling
 from nqs.symmetry import translations
 from nqs.transfer import counterparts, load, origin, transfer
 
-CONFIG = TransformerConfig(width=8, layers=1, heads=2, phase="zero")
+CONFIG = small_transformer(phase="zero")
 
 
 def trained(path: Path, hamiltonian: Any, config: WavefunctionConfig = CONFIG, steps: int = 25) -> Archive:

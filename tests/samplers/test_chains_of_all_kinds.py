@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 import torch
 from chains import importance, independence, metropolis, norm_constrained, quest, sequential, trained_alongside
+from networks import small_transformer
 from torch import Tensor
 
 from nqs import VMC
@@ -16,7 +17,7 @@ from nqs.exact import ground_state
 from nqs.hamiltonians import FermiHubbard, Heisenberg
 from nqs.hilbert import Exclusion, HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain
-from nqs.models import OnOrbits, Transformer, TransformerConfig
+from nqs.models import OnOrbits, Transformer
 from nqs.protocols import Conditionals, LogPsi, SamplerConfig, Wavefunction
 from nqs.samplers import (
     ImportanceSampler,
@@ -31,7 +32,7 @@ from nqs.symmetry import translations
 
 P_VALUE = 1e-4
 ROWS = 5_000
-NETWORK = TransformerConfig(width=8, heads=2, layers=1)
+NETWORK = small_transformer()
 OWN = trained_alongside(model=NETWORK, n_first=0)
 SPACES: dict[str, HilbertSpace] = {
     "bosons": bosons(4, 4),
@@ -252,7 +253,7 @@ def test_walkers_of_another_power_forget_their_distribution() -> None:
 
 @pytest.mark.parametrize("build", [independence, quest])
 def test_an_autoregressive_state_proposes_for_itself_without_rejection(build: Callable) -> None:
-    psi = Transformer(bosons(4, 4), width=8, heads=2, layers=1, seed=1)
+    psi = small_transformer(seed=1).build(bosons(4, 4))
     samples = build(n_samples=400, n_chains=100).build(psi).sample(seeded(0))
     assert samples.acceptance == pytest.approx(1, abs=1e-6)
 
@@ -357,7 +358,7 @@ def test_draws_go_on_bit_for_bit(sampler: SamplerConfig) -> None:
 )
 def test_runs_with_every_kind_of_samples(sampler: SamplerConfig) -> None:
     hamiltonian = FermiHubbard(chain(3), n_up=1, n_down=1, U=2.0)
-    model = Transformer(hamiltonian.hilbert, width=8, heads=2, layers=1, phase="learned", seed=1)
+    model = small_transformer(phase="learned", seed=1).build(hamiltonian.hilbert)
     result = VMC(hamiltonian, model, sampler, evaluation=sampler).run(steps=15, progress=False)
     exact = ground_state(hamiltonian).energy
     assert exact - 5 * result.estimate.error < result.estimate.energy < exact + 1.0

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from networks import small_transformer
 
 from nqs.estimators.diagnostics import diagnostics
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain
-from nqs.models import Symmetrised, Transformer, TransformerConfig
+from nqs.models import Symmetrised, Transformer
 from nqs.samplers import CoverageSampler, TreeSampler
 from nqs.samples import Samples
 from nqs.symmetry import translations
@@ -24,7 +25,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def peaked(space: HilbertSpace) -> Transformer:
-    model = Transformer(space, width=8, heads=2, layers=1, seed=2)
+    model = small_transformer(seed=2).build(space)
     with torch.no_grad():
         model.head.weight.mul_(8)
     return model.requires_grad_(False)
@@ -140,9 +141,9 @@ def test_a_whole_configuration_as_prefix() -> None:
         ),
         (
             lambda: TreeSampler(n_samples=5, prefix=(1,)).build(
-                Symmetrised(
-                    base=TransformerConfig(width=8, heads=2), symmetry=translations(chain(3), bosons(3, 3))
-                ).build(bosons(3, 3))
+                Symmetrised(base=small_transformer(), symmetry=translations(chain(4), SPACES["bosons"])).build(
+                    SPACES["bosons"]
+                )
             ),
             "the orbits of a symmetric state have no prefix",
         ),

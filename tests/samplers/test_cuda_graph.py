@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from networks import small_transformer
 from waiting import Waiting
 
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain
-from nqs.models import MarshallSign, Transformer, TransformerConfig
+from nqs.models import MarshallSign, Transformer
 from nqs.runtime.distributed import ALONE, Communicator
 from nqs.samplers import TreeSampler, cuda_graph
 from nqs.samplers.cuda_graph import GraphedDraw, Leaves, capacity_for, padded_draw
@@ -27,7 +28,7 @@ every_sector = pytest.mark.parametrize("hilbert", SECTORS.values(), ids=SECTORS)
 
 
 def transformer(hilbert: HilbertSpace, **options: int | str) -> Transformer:
-    return Transformer(hilbert, **({"width": 8, "layers": 2, "heads": 2, "seed": 3} | options))
+    return small_transformer(**{"layers": 2, "seed": 3} | options).build(hilbert)
 
 
 @every_sector
@@ -142,7 +143,7 @@ def test_recorded_draws_are_the_same_bit_for_bit(hilbert: HilbertSpace, dtype: s
 @pytest.mark.parametrize("phase", ["learned", "zero"])
 def test_recorded_samples_have_their_amplitudes_and_number(phase: str) -> None:
     sign = MarshallSign(sublattice=(0, 1) * 10)
-    config = TransformerConfig(width=16, heads=2, phase=phase, reference=sign)
+    config = small_transformer(width=16, layers=2, phase=phase, reference=sign)
     model = config.build(spins(20, 0), "cuda")
     sampler = TreeSampler(n_samples=3000, use_cuda_graph=True)
     generator = torch.Generator("cuda").manual_seed(1)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from chains import metropolis
+from networks import small_convolutional, small_determinant, small_group_convolutional, small_rbm, small_vision
 from on_gpus import energies
 from torch import Tensor
 from waiting import Waiting
@@ -19,15 +20,10 @@ from nqs.hamiltonians import FermiHubbard, Heisenberg
 from nqs.hilbert import Exclusion, HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain, square
 from nqs.models import (
-    ConvolutionalConfig,
-    DeterminantConfig,
-    GroupConvolutionalConfig,
     JastrowConfig,
     MarshallSign,
     ProductConfig,
     Projected,
-    RBMConfig,
-    VisionConfig,
 )
 from nqs.protocols import LogPsi, Wavefunction, WavefunctionConfig
 from nqs.recipes import NetworkOptions
@@ -41,17 +37,17 @@ from nqs.symmetry import symmetries_of, translations
 PLACE = chain(6)
 SPINS = spins(6, 0)
 SIGN = MarshallSign(sublattice=tuple(PLACE.sublattices().tolist()))
-CONVOLUTIONS = ConvolutionalConfig(width=4, layers=2, reference=SIGN, displacements=None)
+CONVOLUTIONS = small_convolutional(reference=SIGN, displacements=None)
 MODELS: dict[str, WavefunctionConfig] = {
     "convolutions": CONVOLUTIONS,
     "convolutions in float32": replace(CONVOLUTIONS, dtype="float32"),
-    "Boltzmann machine": RBMConfig(density=2),
-    "positive Boltzmann machine": RBMConfig(phase="zero"),
+    "Boltzmann machine": small_rbm(density=2),
+    "positive Boltzmann machine": small_rbm(phase="zero"),
     "Jastrow factor": JastrowConfig(initial=0.3),
     "product": ProductConfig(factors=(CONVOLUTIONS, JastrowConfig(initial=0.3))),
-    "vision transformer": VisionConfig(width=4, layers=1),
+    "vision transformer": small_vision(width=4),
     "projection": Projected(base=CONVOLUTIONS, symmetry=translations(PLACE, SPINS)),
-    "group convolutions": GroupConvolutionalConfig(symmetry=translations(PLACE, SPINS), width=3, reference=SIGN),
+    "group convolutions": small_group_convolutional(symmetry=translations(PLACE, SPINS), reference=SIGN),
 }
 every_model = pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
 # Steps between samples leave a remainder of a period; of three powers both parities exchange.
@@ -189,7 +185,7 @@ def local(hilbert: HilbertSpace) -> tuple[Moves, ...]:
 
 @every_space
 def test_replayed_moves_are_the_same_in_every_space(hilbert: HilbertSpace, played: type[Played]) -> None:
-    check_equal_to_moves_without(RBMConfig(), hilbert, "cpu", n_steps=5, moves=local(hilbert), powers=(1, 0.6))
+    check_equal_to_moves_without(small_rbm(), hilbert, "cpu", n_steps=5, moves=local(hilbert), powers=(1, 0.6))
     assert played.replays
 
 
@@ -208,7 +204,7 @@ def test_replayed_moves_are_the_same_in_every_space(hilbert: HilbertSpace, playe
     ],
 )
 def test_a_graph_holds_a_period_of_moves(options: dict[str, Any], per_round: int, played: type[Played]) -> None:
-    sampling = sampler(**options).build(RBMConfig().build(SPINS))
+    sampling = sampler(**options).build(small_rbm().build(SPINS))
     generator = torch.Generator().manual_seed(1)
     sampling.sample(generator)
     before = played.replays
@@ -219,7 +215,7 @@ def test_a_graph_holds_a_period_of_moves(options: dict[str, Any], per_round: int
 
 def test_chunks_of_memory_are_not_captured(played: type[Played], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphed_moves, "max_chunk_rows", lambda *_, **__: 19)
-    model = RBMConfig().build(SPINS)
+    model = small_rbm().build(SPINS)
     sampler(20).build(model).sample(torch.Generator().manual_seed(1))
     assert not played.made
     sampler(19).build(model).sample(torch.Generator().manual_seed(1))
@@ -239,7 +235,7 @@ class Two(Communicator):
 def test_a_graph_of_several_ranks_is_never_replayed_by_one(
     played: type[Played], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sampling, generator = sampler(20).build(RBMConfig().build(SPINS)), torch.Generator().manual_seed(1)
+    sampling, generator = sampler(20).build(small_rbm().build(SPINS)), torch.Generator().manual_seed(1)
     rows: list[int] = []
 
     def max_chunk_rows(_: int, __: torch.device, *, wanted: int) -> int:
@@ -349,10 +345,10 @@ def test_moves_that_are_declared_capturable_never_wait(hilbert: HilbertSpace) ->
 
 def test_what_waits_is_not_declared_capturable() -> None:
     h = FermiHubbard(chain(4), 2, 2, U=4.0)
-    determinant = DeterminantConfig(width=4)
+    determinant = small_determinant()
     unknown = replace(CONVOLUTIONS, reference=Unknown())
-    projected = Projected(base=JastrowConfig(), symmetry=symmetries_of(h, fermions=True))
-    for config in (determinant, projected, ProductConfig(factors=(determinant, JastrowConfig()))):
+    projected = Projected(base=JastrowConfig(initial=0.01), symmetry=symmetries_of(h, fermions=True))
+    for config in (determinant, projected, ProductConfig(factors=(determinant, JastrowConfig(initial=0.01)))):
         assert not config.build(h.hilbert).capturable
     assert not unknown.build(SPINS).capturable
 
@@ -385,7 +381,7 @@ def test_graphed_moves_are_the_same_bit_for_bit(config: WavefunctionConfig, opti
 @pytest.mark.gpu
 @every_space
 def test_graphed_moves_are_the_same_in_every_space(hilbert: HilbertSpace) -> None:
-    check_equal_to_moves_without(RBMConfig(), hilbert, "cuda", n_steps=5, moves=local(hilbert), powers=(1, 0.6))
+    check_equal_to_moves_without(small_rbm(), hilbert, "cuda", n_steps=5, moves=local(hilbert), powers=(1, 0.6))
 
 
 @pytest.mark.gpu

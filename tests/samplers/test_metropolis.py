@@ -11,6 +11,7 @@ import scipy.sparse.csgraph
 import scipy.stats
 import torch
 from chains import metropolis
+from networks import small_transformer
 from torch import Tensor, nn
 
 from nqs import VMC
@@ -20,7 +21,7 @@ from nqs.exact import ground_state
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.hilbert import Charge, Exclusion, HilbertSpace, bosons, fermions, product_space, spinful_fermions, spins
 from nqs.lattice import chain
-from nqs.models import OnOrbits, Symmetrised, Transformer, TransformerConfig
+from nqs.models import OnOrbits, Symmetrised
 from nqs.protocols import Hamiltonian, LogPsi, Wavefunction
 from nqs.samplers import ConnectedMoves, LocalMoves, MetropolisSampler, Redraw
 from nqs.samplers.moves import Moves, default_moves, near_moves
@@ -244,9 +245,7 @@ def test_chains_of_hamiltonian_moves_have_the_distribution_of_psi_squared(hamilt
 def test_symmetric_states_are_sampled_as_representatives(kind: Callable) -> None:
     hamiltonian = Heisenberg(chain(6), total_sz=0)
     symmetry = translations(hamiltonian.lattice, hamiltonian.hilbert)
-    psi = kind(base=TransformerConfig(width=8, heads=2, layers=1, phase="learned"), symmetry=symmetry).build(
-        hamiltonian.hilbert
-    )
+    psi = kind(base=small_transformer(phase="learned"), symmetry=symmetry).build(hamiltonian.hilbert)
     with torch.no_grad():
         psi.base.head.weight.mul_(10)
     n, members = psi.representatives("cpu")
@@ -349,7 +348,7 @@ def test_walkers_go_on_where_they_were() -> None:
 
 STATES = {
     "perceptron": lambda hilbert: NetworkConfig(scale=0.1).build(hilbert),
-    "transformer": lambda hilbert: Transformer(hilbert, width=8, heads=2, layers=1, phase="learned"),
+    "transformer": lambda hilbert: small_transformer(phase="learned").build(hilbert),
 }
 
 

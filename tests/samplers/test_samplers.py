@@ -16,6 +16,7 @@ import scipy.stats
 import torch
 from chains import importance, norm_constrained, sequential
 from held import Held
+from networks import small_transformer
 from torch import Tensor, nn
 
 from nqs.amplitudes.evaluate import log_psi_in_chunks
@@ -84,7 +85,7 @@ every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 @functools.cache
 def peaked(space: HilbertSpace, dtype: str = "float64", scale: float = 12.0) -> Transformer:
     """A transformer far from uniform, with probabilities over orders of magnitude."""
-    model = Transformer(space, width=8, heads=2, layers=1, dtype=dtype, seed=2)
+    model = small_transformer(dtype=dtype, seed=2).build(space)
     with torch.no_grad():
         model.head.weight.mul_(scale)
     return model.requires_grad_(False)
@@ -198,7 +199,7 @@ def test_samples_follow_the_generator_and_nothing_else(sampler: Sampler) -> None
 
 @every_sampler
 def test_samples_leave_no_gradients(sampler: Sampler) -> None:
-    model = Transformer(SPACES["bosons"], width=4, heads=1, layers=1)
+    model = small_transformer(width=4, heads=1).build(SPACES["bosons"])
     samples = sampler.build(model).sample(seeded(0))
     assert not samples.weights.requires_grad
     assert not samples.log_modulus.requires_grad
@@ -359,7 +360,7 @@ def test_many_samples_are_as_exact_as_their_number(n_samples: int) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_states_of_all_prefixes_fit_into_the_memory() -> None:
     """Of 1,000 distinct configurations; without a limit they take several times as much. Draws stay as they were."""
-    model, peaks, drawn = Transformer(spins(20, 0), width=16, heads=2, layers=1), {}, {}
+    model, peaks, drawn = small_transformer(width=16).build(spins(20, 0)), {}, {}
     whole = 1_000 * 20 * model.bytes_per_shared_site
     for memory in (whole / 4, 16 * whole):
         sampling = TreeSampler(n_samples=1_000, memory=memory / 2**30).build(model)
@@ -385,7 +386,7 @@ def test_bounded_frontier_has_the_distribution_of_the_unbounded_one() -> None:
 
 @pytest.mark.parametrize("max_frontier", [1, 3, 10])
 def test_frontier_is_bounded(max_frontier: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Transformer(SPACES["bosons"], width=4, heads=1, layers=1)
+    model = small_transformer(width=4, heads=1).build(SPACES["bosons"])
     batches, step = [], model.step
 
     def recorded(tokens: Tensor | None, state: Any) -> tuple[Conditionals, Any]:
@@ -428,7 +429,8 @@ def test_samples_of_a_target_are_drawn_from_psi_squared() -> None:
 
 
 def test_a_target_beyond_the_sector_ends_with_all_of_it() -> None:
-    samples = TreeSampler(n_distinct=10**4).build(Transformer(SPACES["bosons"], width=4, heads=1)).sample(seeded(0))
+    model = small_transformer(width=4, layers=2, heads=1).build(SPACES["bosons"])
+    samples = TreeSampler(n_distinct=10**4).build(model).sample(seeded(0))
     assert samples.n_distinct == 35
 
 
@@ -648,7 +650,7 @@ def test_tiny_probabilities_stay_finite(sampler: Sampler) -> None:
 
 def test_samplers_work_in_large_spaces() -> None:
     """Many words of keys, dimensions beyond 64 bits."""
-    model = Transformer(spins(100, 0), width=4, heads=1, layers=1)
+    model = small_transformer(width=4, heads=1).build(spins(100, 0))
     for sampler in (TreeSampler(n_samples=20), TreeSampler(n_distinct=20), GumbelSampler(n_distinct=20)):
         samples = sampler.build(model).sample(seeded(0))
         model.hilbert.check(samples.configurations)

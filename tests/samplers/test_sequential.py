@@ -8,19 +8,20 @@ import pytest
 import scipy.stats
 import torch
 from chains import importance, sequential, trained_alongside
+from networks import small_transformer
 from torch import Tensor
 
 from nqs.error_bars import error_bar
 from nqs.hilbert import Exclusion, HilbertSpace, bosons, spinful_fermions, spins
 from nqs.islands import Islands
-from nqs.models import Transformer, TransformerConfig
+from nqs.models import Transformer
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.samplers import Proposal, SequentialSampler
 from nqs.samplers.sequential import SequentialSampling, systematic
 from nqs.samples import Samples
 
 P_VALUE = 1e-4
-NETWORK = TransformerConfig(width=8, heads=2, layers=1)
+NETWORK = small_transformer()
 FLAT = trained_alongside(model=NETWORK, n_first=0, power=0.4)
 SPACES: dict[str, HilbertSpace] = {
     "bosons": bosons(4, 3),
@@ -55,7 +56,7 @@ class Given(Wavefunction):
 
 def autoregressive(hilbert: HilbertSpace, scale: float = 16.0) -> Transformer:
     """Probabilities over orders of magnitude."""
-    psi = Transformer(hilbert, width=8, heads=2, layers=1, seed=2)
+    psi = small_transformer(seed=2).build(hilbert)
     with torch.no_grad():
         psi.head.weight.mul_(scale)
     return psi

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import small_transformer
 from torch import Tensor
 
 from nqs.cli.options import command_line
 from nqs.hilbert import HilbertSpace
-from nqs.models import Transformer
 from nqs.scripts.equalisation import (
     SCHEMES,
     Config,
@@ -35,7 +35,7 @@ def particles(space: HilbertSpace, n: Tensor) -> list[list[int]]:
 def test_every_configuration_is_brought_into_the_sector(name: ProblemName) -> None:
     problem = Problem(name, 4, 4.0)
     n = problem.free.hilbert.configurations()
-    guide = Transformer(problem.free.hilbert, width=8, heads=2)
+    guide = small_transformer(layers=2).build(problem.free.hilbert)
     targets = [c.target for c in problem.sector.charges]
     assert excess(problem.sector, n).tolist() == [
         [number - target for number, target in zip(row, targets, strict=True)]  # type: ignore[operator]
@@ -66,7 +66,7 @@ def test_local_states_with_one_particle_less_or_more() -> None:
 def test_sites_are_drawn_with_the_stated_probabilities(guided: bool) -> None:
     """One boson too many on (2, 0, 1, 1): it is removed from one of three sites."""
     problem = Problem("bose-hubbard", 4, 4.0)
-    guide = Transformer(problem.free.hilbert, width=8, heads=2)
+    guide = small_transformer(layers=2).build(problem.free.hilbert)
     n = torch.tensor([[2, 0, 2, 1]], dtype=torch.uint8)
     log_p = guide.conditionals(n).log_p[0]
     ratio = torch.tensor([(log_p[s, k - 1] - log_p[s, k]).exp().item() for s, k in ((0, 2), (2, 2), (3, 1))])

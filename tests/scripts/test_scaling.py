@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs.hilbert import spins
-from nqs.models import Transformer
 from nqs.runtime.distributed import Communicator
 from nqs.samplers import TreeSampler
 from nqs.scripts import scaling
@@ -72,7 +72,7 @@ def test_unknown_rows_are_refused() -> None:
 
 def test_widths_are_those_of_the_tree() -> None:
     """Against distinct prefixes counted one by one."""
-    model = Transformer(spins(10), width=8, heads=2, seed=0)
+    model = small_transformer(layers=2, seed=0).build(spins(10))
     samples = TreeSampler(n_distinct=200).build(model).sample(torch.Generator().manual_seed(0))
     n = samples.configurations
     of_groups, leaves, dealt_at = scaling.widths(n, 16)

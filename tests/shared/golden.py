@@ -33,6 +33,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from networks import small_transformer
 from optimisers import exact_steps, natural_gradient
 from torch.nn.utils import parameters_to_vector
 from variants import variant
@@ -47,7 +48,6 @@ from nqs.models import (
     OnOrbits,
     ProjectedDeterminant,
     Symmetrised,
-    TransformerConfig,
     hartree_fock,
     sector_of,
 )
@@ -88,7 +88,7 @@ class Golden:
 
 
 RUNS: dict[str, Golden] = {}
-TOY = TransformerConfig(width=8, layers=1, heads=2)
+TOY = small_transformer()
 POSITIVE = replace(TOY, phase="zero")
 NARROW = replace(POSITIVE, width=4, heads=1, mlp_ratio=1)
 SHIFT = 1e-3  # to the end, where a smaller one would let differences in rounding grow towards the tolerance

@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import torch
 from chains import GRADIENT, TRAINING
+from networks import small_rbm, small_transformer
 from optimisers import exact_steps, first_order, natural_gradient
 from torch.nn.utils import parameters_to_vector
 from variants import variant
@@ -20,7 +21,7 @@ from variants import variant
 from nqs import VMC, exact
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
-from nqs.models import OnOrbits, RBMConfig, Symmetrised, TransformerConfig
+from nqs.models import OnOrbits, Symmetrised
 from nqs.optimisation.cholesky import cholesky, split_factor
 from nqs.pretraining import VectorTarget, fit
 from nqs.runtime import ranks
@@ -44,7 +45,7 @@ from nqs.samplers.padded_decoding import PaddedDecoding
 from nqs.symmetry import symmetries_of
 
 STEPS = 10
-TOY = TransformerConfig(width=8, layers=1, heads=2)
+TOY = small_transformer()
 POSITIVE = replace(TOY, phase="zero")
 # Shifts with which differences in rounding do not grow from step to step.
 NATURAL = natural_gradient(diagonal_shift=1e-2, final_diagonal_shift=1e-2)
@@ -165,7 +166,7 @@ def chains() -> Record:
     """Metropolis of a network whose layers are not known, its Jacobian streamed by rows."""
     optimiser = replace(NATURAL, memory=4.4e-5)
     sampler = MetropolisSampler(n_samples=24, n_chains=12, powers=(1.0, 0.5), n_discarded=2)
-    return run(Ising(chain(8), h=1.0), RBMConfig(), sampler, optimiser, rows_alone=True)
+    return run(Ising(chain(8), h=1.0), small_rbm(), sampler, optimiser, rows_alone=True)
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class WalkersTogether:
 @case
 def messages_of_chains() -> Record:
     """A draw of four rounds: ranks bring the amplitudes of the start, and the walkers of each round, together."""
-    psi, generator = RBMConfig().build(Ising(chain(8), h=1.0).hilbert), torch.Generator().manual_seed(3)
+    psi, generator = small_rbm().build(Ising(chain(8), h=1.0).hilbert), torch.Generator().manual_seed(3)
     sampler = MetropolisSampler(n_samples=40, n_chains=10, powers=(1.0, 0.6, 0.3), n_discarded=2).build(psi)
     sampler.sample(generator)
     with patch.object(Communicator, "gather_padded", autospec=True, side_effect=Communicator.gather_padded) as sent:
@@ -203,7 +204,7 @@ def messages_of_chains() -> Record:
 @case
 def gradient_chains() -> Record:
     sampler = NormConstrainedSampler(n_samples=32, n_chains=16, n_tries=2, n_discarded=10, **GRADIENT)
-    return run(Ising(chain(6), h=1.0), RBMConfig(), sampler)
+    return run(Ising(chain(6), h=1.0), small_rbm(), sampler)
 
 
 @case

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs.amplitudes import prefixes
 from nqs.amplitudes.evaluate import log_psi_in_chunks
@@ -12,7 +13,7 @@ from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg
 from nqs.hilbert import HilbertSpace, bosons, spinful_fermions, spins
 from nqs.lattice import chain, square
-from nqs.models import MarshallSign, Transformer, TransformerConfig
+from nqs.models import MarshallSign
 from nqs.models.inference import kernels as inference
 from nqs.models.inference.prefix_tree import PrefixTree
 from nqs.protocols import Hamiltonian, Wavefunction
@@ -100,7 +101,7 @@ def family(h: Hamiltonian) -> torch.Tensor:
 
 
 def lively(h: Hamiltonian, dtype: str = "float64", attention: str = "dot-product") -> Wavefunction:
-    config = TransformerConfig(width=8, layers=2, heads=2, dtype=dtype, attention=attention, seed=5)
+    config = small_transformer(layers=2, dtype=dtype, attention=attention, seed=5)
     sign = MarshallSign(sublattice=tuple(site % 2 for site in range(h.hilbert.n_sites)))
     model = replace(config, reference=sign).build(h.hilbert)
     generator = torch.Generator().manual_seed(1)
@@ -174,7 +175,7 @@ def test_on_a_gpu_pieces_are_sized_by_what_they_keep(size: int, monkeypatch: pyt
 @pytest.mark.gpu
 def test_on_a_gpu_a_piece_takes_the_memory_that_it_is_sized_by(monkeypatch: pytest.MonkeyPatch) -> None:
     h = Heisenberg(chain(64), 0.0)
-    model = TransformerConfig(width=64, layers=4, heads=4, dtype="float32").build(h.hilbert, "cuda")
+    model = small_transformer(width=64, layers=4, heads=4, dtype="float32").build(h.hilbert, "cuda")
     n = torch.unique(h.connected(draw(h.hilbert, 1000, 1)).configurations, dim=0).cuda()
     shared = shared_prefixes(n)
     monkeypatch.setattr(inference, "GPU_BYTES", 2**24)
@@ -204,7 +205,7 @@ def test_out_of_memory_within_a_piece_halves_it(monkeypatch: pytest.MonkeyPatch)
 def test_where_little_is_shared_configurations_are_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """In an order in which neighbours differ on the first site."""
     space = spins(8, None)
-    model = Transformer(space, width=8, heads=2)
+    model = small_transformer(layers=2).build(space)
     n = space.configurations().view(2, 128, 8).transpose(0, 1).flatten(0, 1)
     monkeypatch.setattr(model, "log_psi_in_order", None)
     expected = model.log_psi(n)

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from networks import small_transformer
 from places import DATA, DOCS
 from torch import Tensor
 
@@ -35,7 +36,6 @@ from nqs.estimators.estimate import EnergyEstimate
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.samplers import TreeSampler
 from nqs.samples import Samples
 
@@ -47,7 +47,7 @@ H = BoseHubbard(chain(3), 3, U=4.0)  # 10 configurations
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Archive of a short run with an exact energy; tests leave it as it is."""
     path = tmp_path_factory.mktemp("archive") / "run.h5"
-    model = Transformer(H.hilbert, width=4, layers=1, heads=1)
+    model = small_transformer(width=4, heads=1).build(H.hilbert)
     vmc = VMC(H, model, TreeSampler(n_samples=500), evaluation=TreeSampler(n_samples=2000))
     vmc.run(STEPS, archive=path, exact=exact.ground_state(H), progress=False)
     return path
@@ -110,7 +110,7 @@ def test_datasets_can_be_read_with_h5py_alone(finished: Path) -> None:
         assert file["checkpoint"].attrs["step"] == STEPS
         assert file["checkpoint"].attrs["damping"] == 1
         assert set(file["checkpoint"]) == {"model", "optimiser", "generator", "last_good"}
-        model = Transformer(H.hilbert, width=4, layers=1, heads=1).state_dict()
+        model = small_transformer(width=4, heads=1).build(H.hilbert).state_dict()
         assert {name: data.shape for name, data in file["checkpoint/model"].items()} == {
             name: tuple(tensor.shape) for name, tensor in model.items()
         }

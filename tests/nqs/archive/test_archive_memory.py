@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 from places import DATA
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from nqs.archive import Checkpoint, MemoryArchive
 from nqs.estimators.estimate import EnergyEstimate
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.samplers import ExhaustiveSampler
 from nqs.samples import Samples
 
@@ -67,7 +67,7 @@ def record(archive: MemoryArchive, step: int, *, sampler: Mapping[str, Tensor] |
 
 
 def samples() -> Samples:
-    model = Transformer(H.hilbert, width=4, layers=1, heads=1)
+    model = small_transformer(width=4, heads=1).build(H.hilbert)
     return ExhaustiveSampler().build(model).sample(torch.Generator().manual_seed(0))
 
 

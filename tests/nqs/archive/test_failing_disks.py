@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs import VMC, Archive, ArchiveError, FlushPolicy
 from nqs.archive import ArchiveLockedError, Checkpoint
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.samplers import TreeSampler
 
 H = BoseHubbard(chain(3), 3, U=4.0)
@@ -28,7 +28,7 @@ EVERY_STEP = FlushPolicy(longest=0)
 
 
 def vmc() -> VMC:
-    return VMC(H, Transformer(H.hilbert, width=4, layers=1, heads=1), TreeSampler(n_samples=200))
+    return VMC(H, small_transformer(width=4, heads=1).build(H.hilbert), TreeSampler(n_samples=200))
 
 
 @pytest.fixture(scope="module")

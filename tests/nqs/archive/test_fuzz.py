@@ -11,11 +11,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from networks import small_transformer
 
 from nqs import VMC, Archive, ArchiveError
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.samplers import TreeSampler
 
 Mutation = Callable[[bytearray, random.Random], bytearray]
@@ -25,7 +25,7 @@ Mutation = Callable[[bytearray, random.Random], bytearray]
 def run(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     h = BoseHubbard(chain(3), 3, U=4.0)
     path = tmp_path_factory.mktemp("fuzz") / "run.h5"
-    model = Transformer(h.hilbert, width=4, layers=1, heads=1)
+    model = small_transformer(width=4, heads=1).build(h.hilbert)
     VMC(h, model, TreeSampler(n_samples=20), None, TreeSampler(n_samples=20)).run(2, archive=path, progress=False)
     return path.read_bytes()
 

@@ -12,6 +12,14 @@ import pytest
 import torch
 from chains import importance, independence, metropolis, norm_constrained, quest, sequential, trained_alongside
 from hypothesis import given
+from networks import (
+    small_convolutional,
+    small_determinant,
+    small_group_convolutional,
+    small_rbm,
+    small_transformer,
+    small_vision,
+)
 from optimisers import first_order, natural_gradient
 
 from nqs import hamiltonians, models, samplers
@@ -37,9 +45,6 @@ from nqs.hamiltonians.operators import diagonal, exchange, sminus, splus, sx
 from nqs.hilbert import fermions, spins
 from nqs.lattice import Lattice, chain, from_edges, honeycomb, hypercubic, kagome, square, triangular
 from nqs.models import (
-    ConvolutionalConfig,
-    DeterminantConfig,
-    GroupConvolutionalConfig,
     HartreeFock,
     JastrowConfig,
     ListedState,
@@ -48,11 +53,8 @@ from nqs.models import (
     ProductConfig,
     Projected,
     ProjectedDeterminant,
-    RBMConfig,
     SlaterDeterminant,
     Symmetrised,
-    TransformerConfig,
-    VisionConfig,
 )
 from nqs.optimisation import StochasticReconfiguration, TorchOptimiser
 from nqs.samplers import (
@@ -98,38 +100,38 @@ CONFIGURATIONS = [
     MarshallSign(sublattice=(0, 1, 0, 1)),
     INTEGRALS,
     Molecule(INTEGRALS, 1, 1, cutoff=1e-9, name="H2"),
-    ListedState(configurations=np.array([[3, 0], [0, 3]], dtype=np.uint8), amplitudes=np.array([0.9, -0.1])),
-    TransformerConfig(width=8, initial_logits=0.1),
+    ListedState(configurations=np.array([[3, 0], [0, 3]], dtype=np.uint8), amplitudes=np.array([0.9, -0.1]), rest=0.01),
+    small_transformer(heads=None, initial_logits=0.1),
     SlaterDeterminant(up=((0.6,), (0.8,)), down=((1.0,), (0.0,)), up_imaginary=((0.0,), (1e-17,))),
-    TransformerConfig(width=8, seed=2, reference=MarshallSign(sublattice=(1, 0))),
+    small_transformer(seed=2, reference=MarshallSign(sublattice=(1, 0))),
     ProjectedDeterminant(
         determinant=SlaterDeterminant(up=((0.6,), (0.8,), (0.0,))),
         symmetry=translations(chain(3), fermions(3, 1), momentum=(1,), fermions=True),
         hilbert=fermions(3, 1),
     ),
     Symmetrised(
-        base=TransformerConfig(width=8), symmetry=space_group(RING, spins(4, 0)) @ spin_flip(spins(4, 0), odd=True)
+        base=small_transformer(),
+        symmetry=space_group(RING, spins(4, 0)) @ spin_flip(spins(4, 0), odd=True),
     ),
-    OnOrbits(base=TransformerConfig(width=8), symmetry=space_group(RING, spins(4, 0))),
-    TransformerConfig(),
-    TransformerConfig(width=24, layers=3, heads=3, mlp_ratio=4, phase="zero", dtype="float32", seed=7),
-    DeterminantConfig(orbitals=SlaterDeterminant(up=((0.6,), (0.8,))), determinants=2, spins="apart", dtype="mixed"),
+    OnOrbits(base=small_transformer(), symmetry=space_group(RING, spins(4, 0))),
+    small_transformer(width=24, layers=3, heads=3, mlp_ratio=4, phase="zero", dtype="float32", seed=7),
+    small_determinant(orbitals=SlaterDeterminant(up=((0.6,), (0.8,))), determinants=2, spins="apart", dtype="mixed"),
     JastrowConfig(displacements=((0, 1), (1, 0)), initial=0.1),
-    RBMConfig(density=2, phase="zero"),
-    ConvolutionalConfig(
+    small_rbm(density=2, phase="zero"),
+    small_convolutional(
         width=8, layers=1, displacements=((0, 1), (1, 0)), sites=(0, 1), reference=MarshallSign(sublattice=(0, 1))
     ),
-    GroupConvolutionalConfig(
-        symmetry=translations(RING, spins(4, 0)), width=3, reference=MarshallSign(sublattice=(0, 1, 0, 1))
+    small_group_convolutional(
+        symmetry=translations(RING, spins(4, 0)), reference=MarshallSign(sublattice=(0, 1, 0, 1))
     ),
     metropolis(n_samples=20, n_chains=4, powers=(0.5,)),
-    ProductConfig(factors=(JastrowConfig(), DeterminantConfig(width=0))),
-    VisionConfig(patches=((0, 1), (2, 3)), displacements=((0, 1), (1, 0)), places=True),
-    Projected(base=RBMConfig(), symmetry=space_group(RING, spins(4, 0)), trained=(0,)),
+    ProductConfig(factors=(JastrowConfig(initial=0.01), small_determinant(width=0))),
+    small_vision(patches=((0, 1), (2, 3)), displacements=((0, 1), (1, 0)), places=True),
+    Projected(base=small_rbm(), symmetry=space_group(RING, spins(4, 0)), trained=(0,)),
     metropolis(n_samples=20, n_chains=4, n_steps=3, moves=(LocalMoves(sites=3), Redraw()), powers=(1.0, 0.5)),
     metropolis(n_samples=20, n_chains=4, moves=(ConnectedMoves(Heisenberg(RING, 0)),)),
     norm_constrained(n_samples=20, n_chains=4, step_size=2.0, p=1, n_tries=8, weighting="constant"),
-    quest(n_samples=20, n_chains=4, proposal=trained_alongside(model=TransformerConfig(width=8), power=0.5)),
+    quest(n_samples=20, n_chains=4, proposal=trained_alongside(model=small_transformer(), power=0.5)),
     independence(n_samples=20, n_chains=4, proposal=Proposal(n_updates=0)),
     importance(n_samples=100, n_effective=10),
     sequential(n_samples=100, n_islands=10, resample_below=0.3, proposal=Proposal(power=0.5)),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import small_transformer
 from places import DATA
 
 import nqs
@@ -21,11 +22,24 @@ from nqs.archive.upgrade import upgraded, without_wrapper
 from nqs.cli import main
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
-from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig
+from nqs.models import (
+    ConvolutionalConfig,
+    DeterminantConfig,
+    GroupConvolutionalConfig,
+    JastrowConfig,
+    ListedState,
+    MarshallSign,
+    OnOrbits,
+    ProductConfig,
+    RBMConfig,
+    TransformerConfig,
+    VisionConfig,
+)
 from nqs.models.parts import ComposedConfig, RotaryAttention
 from nqs.optimisation import ExactSteps, StochasticReconfiguration, TorchOptimiser
 from nqs.report.compare import hamiltonian_of
 from nqs.samplers import TreeSampler
+from nqs.symmetry import Symmetry
 from nqs.transfer import load
 from nqs.vmc.continuation import rebuild
 
@@ -126,6 +140,29 @@ def test_numbers_that_were_not_given_are_those_of_then() -> None:
     assert rebuild({"run": {"type": "RunConfig", "steps": 1}}, only=("run",))["run"].annealing == 0.5
 
 
+def test_sizes_that_were_not_given_are_those_of_then() -> None:
+    trivial = Symmetry(permutations=((0,),), maps=((0, 1),), angles=(0.0,))
+    listed = ListedState(configurations=np.array([[3, 0]], dtype=np.uint8), amplitudes=np.ones(1), rest=1e-3)
+    models: list[Any] = [
+        TransformerConfig(width=32, layers=2, heads=4, mlp_ratio=2, dtype="mixed", reference=listed),
+        DeterminantConfig(width=16, layers=1, mlp_ratio=2, correction=0.01),
+        ConvolutionalConfig(width=16, layers=2, mlp_ratio=2),
+        GroupConvolutionalConfig(symmetry=trivial, width=6, layers=2),
+        VisionConfig(width=16, layers=2, mlp_ratio=2),
+        RBMConfig(density=1, initial=0.1),
+        JastrowConfig(initial=0.01),
+    ]
+    product = ProductConfig(factors=tuple(models))
+    stored = to_plain(product)
+    pairs = [*zip(models, stored["factors"], strict=True), (listed, stored["factors"][0]["reference"])]
+    for model, plain in pairs:
+        sizes = [f.name for f in fields(model) if f.default is MISSING and isinstance(plain[f.name], int | float)]
+        assert sizes
+        for name in sizes:
+            del plain[name]
+    assert rebuild({"model": stored}, only=("model",))["model"] == product
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("implicit", False), ("propagated", False), ("adaptive", False), ("logarithmic", True), ("space", "parameters"),
@@ -165,7 +202,7 @@ def test_an_old_archive_is_opened_and_measured() -> None:
 
 def test_todays_configurations_stay() -> None:
     h = BoseHubbard(chain(3), 3, U=4.0)
-    vmc = VMC(h, Transformer(h.hilbert, width=4, layers=1, heads=1), TreeSampler(n_samples=9))
+    vmc = VMC(h, small_transformer(width=4, heads=1).build(h.hilbert), TreeSampler(n_samples=9))
     plain = to_plain(vmc.config(RunConfig(steps=2, annealing=0.5)))
     assert upgraded(plain) == plain
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import pytest
+from networks import small_transformer
 from places import DATA, SCRIPTS
 from safetensors.numpy import load_file, safe_open
 
@@ -30,7 +31,6 @@ from nqs.cli.toml import command_line_flags
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.samplers import TreeSampler
 from nqs.samplers.exhaustive import ExhaustiveSampling
 from nqs.vmc import loop
@@ -307,7 +307,7 @@ def test_show_of_a_run_going_on_and_of_one_before_its_first_step(nqs: Command) -
 
         def close(self) -> None: ...
 
-    vmc = VMC(h, Transformer(h.hilbert, width=4, layers=1, heads=1), None, None, TreeSampler(n_samples=10))
+    vmc = VMC(h, small_transformer(width=4, heads=1).build(h.hilbert), None, None, TreeSampler(n_samples=10))
     vmc.run(2, archive="run.h5", progress=False, watch=[Looker()], flush=FlushPolicy(longest=0))
     for step, text in enumerate(seen, 1):
         assert f"  progress    {step} of 2 steps, running (process {os.getpid()} on " in text

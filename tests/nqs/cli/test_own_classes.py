@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs import VMC, Archive, exact, resume
 from nqs.cli import main
 from nqs.cli.own_classes import classes_in
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 
 SOURCE = '''
@@ -106,7 +106,7 @@ def couplings() -> tuple[np.ndarray, torch.Tensor]:
 def run(source: Path, path: Path, steps: int, minutes: float | None = None) -> Any:
     field, exchange = couplings()
     hamiltonian = classes_in(str(source))["Disordered"](chain(L), field, exchange)
-    model = Transformer(hamiltonian.hilbert, width=8, layers=1, heads=2)
+    model = small_transformer().build(hamiltonian.hilbert)
     vmc = VMC(hamiltonian, model, TreeSampler(n_samples=300), evaluation=ExhaustiveSampler())
     return vmc.run(steps, archive=path, progress=False, minutes=minutes)
 

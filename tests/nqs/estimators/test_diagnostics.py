@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from chains import metropolis
+from networks import small_transformer
 from torch import Tensor
 
 from nqs import VMC
@@ -16,7 +17,7 @@ from nqs.estimators.diagnostics import diagnostics
 from nqs.hamiltonians import Heisenberg
 from nqs.hilbert import HilbertSpace, bosons, spins
 from nqs.lattice import chain
-from nqs.models import OnOrbits, Transformer, TransformerConfig
+from nqs.models import OnOrbits, Transformer
 from nqs.protocols import LogPsi, Wavefunction
 from nqs.report.compare import compared
 from nqs.report.page import html_report
@@ -30,7 +31,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def model(hilbert: HilbertSpace, scale: float = 8.0) -> Transformer:
-    found = Transformer(hilbert, width=8, heads=2, layers=1, seed=2)
+    found = small_transformer(seed=2).build(hilbert)
     with torch.no_grad():
         found.head.weight.mul_(scale)
     return found
@@ -75,7 +76,7 @@ def test_the_expected_variation_is_that_of_independent_samples() -> None:
 def test_symmetric_states_count_configurations_of_the_space_and_orbits() -> None:
     hamiltonian = Heisenberg(chain(6), total_sz=0)
     symmetry = translations(hamiltonian.lattice, hamiltonian.hilbert)
-    psi = OnOrbits(base=TransformerConfig(width=8, heads=2, layers=1), symmetry=symmetry).build(hamiltonian.hilbert)
+    psi = OnOrbits(base=small_transformer(), symmetry=symmetry).build(hamiltonian.hilbert)
     samples = ExhaustiveSampler().build(psi).sample(seeded(0))
     found, p = diagnostics(samples, psi), samples.weights.numpy()
     assert found["space"] == 1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 from optimisers import first_order, natural_gradient
 from torch.nn.utils import parameters_to_vector
 
@@ -21,7 +22,7 @@ from nqs.exact import lowest_sector
 from nqs.hamiltonians import TJ, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import chain, square
-from nqs.models import MarshallSign, TransformerConfig, hartree_fock
+from nqs.models import MarshallSign, hartree_fock
 from nqs.observables import measure
 from nqs.optimisation import OptimiserConfig
 from nqs.protocols import Connected, Hamiltonian, WavefunctionConfig
@@ -61,7 +62,7 @@ class Affine:
         return found._replace(elements=self.a * found.elements)
 
 
-TOY = TransformerConfig(width=8, layers=1, heads=2)
+TOY = small_transformer()
 POSITIVE = replace(TOY, phase="zero")
 BOSONS = BoseHubbard(chain(5), 5, U=4.0)
 SPINS = Heisenberg(chain(8), 0.0)

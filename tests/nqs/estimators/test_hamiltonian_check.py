@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 from optimisers import exact_steps
 from torch import Tensor, nn
 
@@ -17,7 +18,6 @@ from nqs.hamiltonians.local_terms import LocalTerms
 from nqs.hamiltonians.netket.operator import NetKetOperator
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import chain, triangular
-from nqs.models import Transformer
 from nqs.protocols import AutoregressiveWavefunction, Conditionals, Connected, Hamiltonian, LogPsi
 from nqs.samplers import ExhaustiveSampler
 from nqs.symmetry import Symmetry, symmetries_of, translations
@@ -110,7 +110,7 @@ def test_the_check_is_at_the_door_of_vmc_and_exact_work() -> None:
     with pytest.raises(ValueError, match="not Hermitian"):
         exact.ground_state(wrong)
     with pytest.raises(ValueError, match="not Hermitian"):
-        VMC(wrong, Transformer(SMALL.hilbert, width=4, heads=1))
+        VMC(wrong, small_transformer(width=4, layers=2, heads=1).build(SMALL.hilbert))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -151,7 +151,7 @@ def test_every_family_passes(hamiltonian: Hamiltonian) -> None:
 
 def wrong_everywhere(hamiltonian: Any) -> dict[str, Callable[[], Any]]:
     """All doors through which a Hamiltonian enters exact work and VMC."""
-    model = Transformer(hamiltonian.hilbert, width=4, heads=1)
+    model = small_transformer(width=4, layers=2, heads=1).build(hamiltonian.hilbert)
     ring = translations(chain(4), hamiltonian.hilbert)
 
     def steps() -> Any:

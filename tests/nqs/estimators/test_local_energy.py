@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 import nqs.runtime.memory
 from nqs import exact
@@ -38,7 +39,7 @@ every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLE
 
 def random_transformer(h: BoseHubbard, **options: int | str) -> Transformer:
     """Far from uniform, with phases of order one: the start of a run would not notice a wrong phase."""
-    model = Transformer(h.hilbert, width=8, layers=1, heads=2, seed=5, **options)
+    model = small_transformer(seed=5, **options).build(h.hilbert)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import small_transformer
 
 import nqs
 from nqs.estimators.energy import estimate_energy
@@ -22,7 +23,7 @@ SEEDS = 80
 def drawn() -> tuple[Molecule, Transformer, Samples]:
     """A third of the sector of water, from a random state."""
     molecule = Molecule.from_fcidump(FILE)
-    psi = Transformer(molecule.hilbert, width=8, layers=1, heads=2, phase="learned", seed=3)
+    psi = small_transformer(phase="learned", seed=3).build(molecule.hilbert)
     samples = TreeSampler(n_distinct=40).build(psi).sample(torch.Generator().manual_seed(0))
     return molecule, psi, samples
 

@@ -18,12 +18,12 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float, UInt8
+from networks import small_transformer
 from torch import Tensor
 
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import Charge, HilbertSpace, bosons, fermions, spinful_fermions, spins
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.samplers.tree import Frontier, grow, split_counts
 
 CHI_SQUARE = 1e-4  # smallest p-value of a chi-square test
@@ -605,7 +605,7 @@ def test_wrong_shapes_and_types_are_noticed_in_every_folder() -> None:
     hamiltonian = BoseHubbard(chain(3), 2, U=1.0)
     space = hamiltonian.hilbert
     n, generator = space.configurations(), torch.Generator()
-    model = Transformer(space, width=4, heads=1)
+    model = small_transformer(width=4, layers=2, heads=1).build(space)
     one, two = torch.zeros(1).double(), torch.zeros(2).double()
     unequal = Frontier(n[:1, :0], one.long(), one, two, model.start(1))  # the fields of a named tuple
     for wrong in (

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from networks import small_transformer
 
 import nqs
 from nqs import exact
@@ -23,7 +24,7 @@ from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard, Heisenberg, Ising, NetKetOperator, Rydberg, pxp, to_netket
 from nqs.hilbert import Charge, Exclusion, HilbertSpace, Species, bosons, product_space, spins
 from nqs.lattice import Lattice, chain, hypercubic, square
-from nqs.models import OnOrbits, Transformer
+from nqs.models import OnOrbits
 from nqs.observables import StateVector, exact_samples, one_body_density_matrix, renyi2_entropy
 from nqs.protocols import Connected, Hamiltonian
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
@@ -242,7 +243,7 @@ def test_spins_and_bosons_that_differ_by_site() -> None:
 
 @every_space
 def test_a_model_is_normalised_and_both_samplers_draw_from_it(space: HilbertSpace) -> None:
-    model = Transformer(space, width=8, layers=1, heads=2, seed=2)
+    model = small_transformer(seed=2).build(space)
     log_modulus = model.log_psi(space.configurations()).log_modulus.detach()
     p = (2 * log_modulus).exp()
     assert p.sum().item() == pytest.approx(1.0, abs=1e-12)
@@ -260,7 +261,7 @@ def test_a_model_is_normalised_and_both_samplers_draw_from_it(space: HilbertSpac
 @pytest.mark.parametrize("lattice", [chain(100), square(10, 10)], ids=str)
 def test_samples_of_a_hundred_atoms_obey_the_blockade(lattice: Lattice) -> None:
     space = atoms(lattice)
-    model = Transformer(space, width=8, layers=1, heads=2, seed=2)
+    model = small_transformer(seed=2).build(space)
     i, j = lattice.bonds().T
     for sampler in (TreeSampler(n_samples=300), GumbelSampler(n_distinct=200)):
         samples = sampler.build(model).sample(torch.Generator().manual_seed(0))
@@ -291,7 +292,7 @@ def test_orbits_of_the_blockaded_ring() -> None:
     images = group.images(n)  # (B, G, L)
     fixed = (images == n[:, None]).all(2).sum().item()
     assert group.number_of_orbits(space) == fixed // group.order
-    model = OnOrbits(base=Transformer(space, width=8, layers=1, heads=2).config, symmetry=group).build(space)
+    model = OnOrbits(base=small_transformer(), symmetry=group).build(space)
     p = (2 * model.log_psi(n).log_modulus).exp()
     assert p.sum().item() == pytest.approx(1.0, abs=1e-12)
 
@@ -504,7 +505,7 @@ def test_the_whole_run_ends_at_the_dense_ground_state(case: Any, tmp_path: Path,
 def test_all_samplers_estimate_the_energy_of_the_model(case: Any) -> None:
     h: Hamiltonian = case()
     space, matrix = h.hilbert, dense(h)
-    model = Transformer(space, width=8, layers=1, heads=2, seed=5)
+    model = small_transformer(seed=5).build(space)
     log_modulus, phase = (t.detach() for t in model.log_psi(space.configurations()))
     psi = torch.polar(log_modulus.exp(), phase).numpy()
     expected = (psi.conj() @ matrix @ psi).real
@@ -547,7 +548,7 @@ class HardCoreBosons:
 def test_observables_of_a_model_under_a_constraint_are_those_of_its_amplitudes(orbits: bool) -> None:
     h = HardCoreBosons(chain(8), 3)
     space = h.hilbert
-    model: Any = Transformer(space, width=8, layers=1, heads=2, seed=1)
+    model: Any = small_transformer(seed=1).build(space)
     if orbits:
         model = OnOrbits(base=model.config, symmetry=symmetries_of(h)).build(space)
     log_modulus, phase = (t.detach() for t in model.log_psi(space.configurations()))

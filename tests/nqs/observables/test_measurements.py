@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs import VMC, Archive, exact
 from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
-from nqs.models import OnOrbits, Transformer, TransformerConfig
+from nqs.models import OnOrbits, Transformer
 from nqs.observables import StateVector, exact_samples
 from nqs.observables import measure as measurements
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
@@ -48,7 +49,7 @@ every_case = pytest.mark.parametrize("case", CASES)
 def test_a_run_stores_what_is_natural_for_its_particles(case: str, tmp_path: Path) -> None:
     h, charges, others = CASES[case]
     ground_state = exact.ground_state(h)
-    model = Transformer(h.hilbert, width=4, heads=1, layers=1)
+    model = small_transformer(width=4, heads=1).build(h.hilbert)
     vmc = VMC(h, model, evaluation=TreeSampler(n_samples=4000))
     vmc.run(1, archive=tmp_path / "run.h5", exact=ground_state, progress=False)
     found = Archive.open(tmp_path / "run.h5").observables()
@@ -85,7 +86,7 @@ def test_an_exact_state_measures_itself() -> None:
 def test_few_samples_serve_what_is_dear() -> None:
     """Diagonal observables come from all samples, the others from the few."""
     h = BoseHubbard(chain(4), 4, U=1.0)
-    model = Transformer(h.hilbert, width=4, heads=1, layers=1)
+    model = small_transformer(width=4, heads=1).build(h.hilbert)
     generator = torch.Generator().manual_seed(0)
     many, few = (TreeSampler(n_samples=n).build(model).sample(generator) for n in (10_000, 100))
     found = measurements.measure(many, model, h, few=few)
@@ -108,7 +109,7 @@ SYMMETRIC: dict[str, tuple[Any, bool]] = {  # whether one member of each orbit o
 def test_one_member_of_each_orbit_serves_for_all(case: str) -> None:
     h, enough = SYMMETRIC[case]
     symmetry = symmetries_of(h, fermions=case == "electrons")
-    config = TransformerConfig(width=8, heads=2, layers=1, seed=3)
+    config = small_transformer(seed=3)
     model = OnOrbits(base=config, symmetry=symmetry).build(h.hilbert)
     generator = torch.Generator().manual_seed(0)
     samples = ExhaustiveSampler().build(model).sample(generator)
@@ -133,7 +134,7 @@ def test_one_member_of_each_orbit_serves_for_all(case: str) -> None:
 
 def test_large_samples_are_replaced_by_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
     h = FermiHubbard(square(2, 3), 2, 2, U=4.0)
-    config = TransformerConfig(width=8, heads=2, layers=1, seed=3)
+    config = small_transformer(seed=3)
     generator = torch.Generator().manual_seed(0)
     symmetric, unsigned = (
         OnOrbits(base=config, symmetry=symmetry).build(h.hilbert)
@@ -157,7 +158,7 @@ def test_what_is_not_defined_is_left_out() -> None:
     ring = TV(chain(4), 2, V=0.0)  # an open shell: no single ground state to compare with
     degenerate = exact.ground_state(ring)
     assert degenerate.gap < 1e-9
-    model = Transformer(ring.hilbert, width=4, heads=1, layers=1)
+    model = small_transformer(width=4, heads=1).build(ring.hilbert)
     samples = GumbelSampler(n_distinct=4).build(model).sample(torch.Generator().manual_seed(0))
     found = measurements.stored(samples, model, ring, exact=degenerate)
     level = np.linalg.eigh(dense(ring))[1][:, :2]  # both states of the level
@@ -174,6 +175,6 @@ def test_what_is_not_defined_is_left_out() -> None:
     assert not [name for name in found if name.endswith("_exact")]
     assert "renyi2_entropy" not in found  # pairs of samples must be independent
     nobody = BoseHubbard(chain(3), 0, U=1.0)
-    model = Transformer(nobody.hilbert, width=4, heads=1, layers=1)
+    model = small_transformer(width=4, heads=1).build(nobody.hilbert)
     samples = TreeSampler(n_samples=10).build(model).sample(torch.Generator().manual_seed(0))
     assert "condensate_fraction" not in measurements.measure(samples, model, nobody)

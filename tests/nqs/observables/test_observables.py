@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs import VMC, exact
 from nqs.archive import Archive
@@ -55,7 +56,7 @@ every_space = pytest.mark.parametrize("hilbert", SPACES.values(), ids=SPACES)
 
 
 def transformer(hilbert: HilbertSpace) -> Transformer:
-    model = Transformer(hilbert, width=4, layers=1, heads=1, seed=2)
+    model = small_transformer(width=4, heads=1, seed=2).build(hilbert)
     with torch.no_grad():
         model.head.weight[: hilbert.local_dim] *= 20  # far from the uniform state
         model.head.weight[hilbert.local_dim :] *= 2

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs import exact
 from nqs.hamiltonians import FermiHubbard, Molecule
 from nqs.hilbert import bosons
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.observables import (
     StateVector,
     exact_samples,
@@ -62,7 +62,7 @@ def test_total_spin_of_ground_states() -> None:
 
 def test_total_spin_from_samples_within_its_error() -> None:
     hilbert = Molecule.from_fcidump(WATER).hilbert
-    model = Transformer(hilbert, width=8, layers=1, heads=2, seed=3)
+    model = small_transformer(seed=3).build(hilbert)
     psi = torch.polar(
         *(
             x.detach()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 from optimisers import exact_steps, natural_gradient
 from torch.nn.utils import parameters_to_vector
 from variants import variant
@@ -16,7 +17,7 @@ from nqs.cli import main
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import TV, BoseHubbard, Heisenberg, Ising
 from nqs.lattice import chain
-from nqs.models import OnOrbits, Symmetrised, TransformerConfig
+from nqs.models import OnOrbits, Symmetrised
 from nqs.optimisation import StochasticReconfiguration, kernel
 from nqs.optimisation.conjugate_gradient import conjugate_gradient
 from nqs.optimisation.kernel import DenseJacobian
@@ -26,7 +27,7 @@ from nqs.report.summary import of_conjugate_gradient
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry import symmetries_of
 
-TOY = TransformerConfig(width=8, layers=1, heads=2, seed=1)
+TOY = small_transformer(seed=1)
 POSITIVE = replace(TOY, phase="zero")
 NARROW = replace(POSITIVE, width=4, heads=1, mlp_ratio=1)
 ISING = Ising(chain(8), h=1.0)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 from optimisers import exact_steps, natural_gradient
 
 import nqs
@@ -14,7 +15,7 @@ from nqs.estimators.energy_scale import energy_scale
 from nqs.estimators.local_energy import Energy
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg
 from nqs.lattice import chain, square
-from nqs.models import OnOrbits, Transformer, TransformerConfig
+from nqs.models import OnOrbits, Transformer
 from nqs.observables import StateVector
 from nqs.optimisation import ExactSteps, KnownState
 from nqs.optimisation.known_states import Known, Penalised, overlap, overlaps, penalised, ratios
@@ -43,7 +44,7 @@ def dense(h: Hamiltonian) -> tuple[np.ndarray, np.ndarray]:
 
 
 def model(h: Hamiltonian, seed: int = 0) -> Transformer:
-    return Transformer(h.hilbert, width=16, layers=1, heads=2, seed=seed)
+    return small_transformer(width=16, seed=seed).build(h.hilbert)
 
 
 def amplitudes(state: Wavefunction) -> np.ndarray:
@@ -128,12 +129,12 @@ def test_states_with_a_symmetry_see_the_projection_of_a_known_state() -> None:
     h = Heisenberg(chain(6), 0)
     known = model(h, 3)
     symmetry = translations(chain(6), h.hilbert, momentum=(1,))
-    psi = OnOrbits(base=TransformerConfig(width=8, layers=1, heads=1), symmetry=symmetry).build(h.hilbert)
+    psi = OnOrbits(base=small_transformer(heads=1), symmetry=symmetry).build(h.hilbert)
     expected = abs(amplitudes(known).conj() @ amplitudes(psi)) ** 2
     samples = ExhaustiveSampler().build(psi).sample(torch.Generator())
     assert overlaps([Known(known, 1.0)], psi, samples).value.item() == pytest.approx(expected, rel=1e-9)
     other = translations(chain(6), h.hilbert, momentum=(2,))
-    elsewhere = OnOrbits(base=TransformerConfig(width=8, layers=1, heads=1), symmetry=other).build(h.hilbert)
+    elsewhere = OnOrbits(base=small_transformer(heads=1), symmetry=other).build(h.hilbert)
     assert overlaps([Known(elsewhere, 1.0)], psi, samples).value.item() == pytest.approx(0.0, abs=1e-20)
     sector = penalised(exact_steps().objective(h), [Known(known, 2.0)])
     energies = penalised(natural_gradient().objective(h), [Known(known, 2.0)])
@@ -311,7 +312,7 @@ def states_of(h: Hamiltonian) -> np.ndarray:
 @pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_a_known_state_is_refused() -> None:
     with pytest.raises(ValueError, match=r"build it with phase='learned'"):
-        VMC(BOSONS, Transformer(BOSONS.hilbert, width=8, heads=1, phase="zero"), orthogonal_to=[states_of(BOSONS)])
+        VMC(BOSONS, small_transformer(phase="zero").build(BOSONS.hilbert), orthogonal_to=[states_of(BOSONS)])
     with pytest.raises(ValueError, match="States of different sectors are orthogonal anyway"):
         VMC(BOSONS, model(BOSONS), orthogonal_to=[model(SPINS)])
     with pytest.raises(ValueError, match="has shape"):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 from optimisers import exact_steps, natural_gradient
 from scipy.linalg import expm
 
@@ -14,7 +15,7 @@ from nqs.estimators.local_energy import local_energies
 from nqs.exact import SectorMatrix
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
-from nqs.models import MarshallSign, OnOrbits, Transformer, TransformerConfig
+from nqs.models import MarshallSign, OnOrbits, Transformer
 from nqs.optimisation.exact_steps import SectorEnergy, normalised_amplitudes
 from nqs.optimisation.imaginary_time import evolved
 from nqs.optimisation.targets import gain_ratio, log_of_one_plus
@@ -25,7 +26,7 @@ from nqs.samples import Samples
 from nqs.symmetry import symmetries_of, translations
 from nqs.vmc.guard import Guard
 
-SMALL = TransformerConfig(width=8, layers=1, heads=2, seed=3)
+SMALL = small_transformer(seed=3)
 FLUX = BoseHubbard(chain(3), 3, U=2.0, phases=(0.5, -0.2, 0.9))
 RING = BoseHubbard(chain(5), 5, U=3.0)
 SPINS = Heisenberg(chain(8), 0.0)
@@ -155,7 +156,7 @@ def test_gain_is_one_for_a_linear_step_and_small_for_one_that_went_astray() -> N
     ("h", "config"),
     [
         (RING, SMALL),
-        (Ising(chain(8), h=1.0), TransformerConfig(width=8, layers=1, heads=2, phase="zero")),
+        (Ising(chain(8), h=1.0), small_transformer(phase="zero")),
         (SPINS, replace(SMALL, reference=MarshallSign(sublattice=(0, 1) * 4))),
         (FLUX, SMALL),
     ],

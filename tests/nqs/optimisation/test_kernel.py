@@ -7,6 +7,7 @@ import pytest
 import torch
 from held import Held
 from layers import Layers
+from networks import small_transformer
 from optimisers import natural_gradient
 from variants import variant
 
@@ -14,7 +15,7 @@ from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import bosons
 from nqs.lattice import chain
-from nqs.models import Symmetrised, Transformer, TransformerConfig
+from nqs.models import Symmetrised
 from nqs.optimisation import kernel as tangents
 from nqs.optimisation.jacobian import combined, directional, jacobian
 from nqs.optimisation.kernel import DenseJacobian, StreamedJacobian, add_gram, centred_jacobian
@@ -29,7 +30,7 @@ every_phase = pytest.mark.parametrize("phase", ["learned", "zero"])
 
 
 def models(phase: str) -> dict[str, Wavefunction]:
-    config = TransformerConfig(width=4, layers=2, heads=2, phase=phase, seed=3)
+    config = small_transformer(width=4, layers=2, phase=phase, seed=3)
     frozen = config.build(H.hilbert)
     frozen.blocks[0].requires_grad_(False)
     classes = tuple(map(tuple, H.lattice.displacements().tolist()))
@@ -164,7 +165,7 @@ def test_bytes_are_counted_while_tensors_exist() -> None:
 @every_phase
 @pytest.mark.parametrize("memory", [2**23, 2**25])
 def test_no_more_memory_is_held_than_allowed(phase: str, memory: int) -> None:
-    model = TransformerConfig(width=16, layers=4, heads=2, phase=phase).build(bosons(8, 3))
+    model = small_transformer(width=16, layers=4, phase=phase).build(bosons(8, 3))
     samples = some_samples(model)
     streamed = StreamedJacobian(model, samples, samples.weights.sqrt(), memory)
     R = streamed.shape[0]
@@ -180,7 +181,7 @@ def test_no_more_memory_is_held_than_allowed(phase: str, memory: int) -> None:
 @pytest.mark.parametrize("sites", [1, 6])
 def test_kept_is_the_smaller_of_factors_and_gradients(sites: int, phase: str) -> None:
     """Few tokens: less than the weights that they give a gradient to."""
-    model = TransformerConfig(width=8, layers=1, heads=2, phase=phase, mlp_ratio=2).build(bosons(sites, 2))
+    model = small_transformer(phase=phase).build(bosons(sites, 2))
     samples = some_samples(model)
     streamed = StreamedJacobian(model, samples, samples.weights.sqrt(), 10**9)
     found = set()
@@ -198,7 +199,7 @@ def test_kept_is_the_smaller_of_factors_and_gradients(sites: int, phase: str) ->
 @pytest.mark.parametrize("precision", ["float64", "float32", "tf32"])
 def test_streamed_steps_are_those_in_memory_in_every_precision(dtype: str, precision: str) -> None:
     def step(precision: str, memory: float | None) -> torch.Tensor:
-        model = Transformer(H.hilbert, width=8, heads=2, layers=1, seed=2, dtype=dtype)
+        model = small_transformer(seed=2, dtype=dtype).build(H.hilbert)
         before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().double()
         samples = ExhaustiveSampler().build(model).sample(torch.Generator())
         local = local_energies(H, model, samples)
@@ -234,7 +235,7 @@ def test_precision_of_the_kernel_on_a_gpu(precision: str, tolerance: float) -> N
     h = BoseHubbard(chain(6), 6, U=4.0)
     found = []
     for device, dtype in (("cpu", "float64"), ("cuda", "float32")):
-        model = Transformer(h.hilbert, width=32, layers=2, heads=4, device=device, dtype=dtype)
+        model = small_transformer(width=32, layers=2, heads=4, dtype=dtype).build(h.hilbert, device)
         samples = ExhaustiveSampler().build(model).sample(torch.Generator(device))
         streamed = StreamedJacobian(
             model, samples, samples.weights.sqrt(), 2**24, precision if device == "cuda" else "float64"
@@ -250,7 +251,7 @@ def test_precision_of_the_kernel_on_a_gpu(precision: str, tolerance: float) -> N
 @every_phase
 @pytest.mark.parametrize("precision", ["float64", "tf32"])
 def test_no_more_memory_of_a_gpu_is_held_than_allowed(precision: str, phase: str) -> None:
-    model = TransformerConfig(width=64, layers=4, heads=4, phase=phase, dtype="mixed").build(bosons(8, 4), "cuda")
+    model = small_transformer(width=64, layers=4, heads=4, phase=phase, dtype="mixed").build(bosons(8, 4), "cuda")
     samples = ExhaustiveSampler().build(model).sample(torch.Generator("cuda"))
     memory, blocks = 2**26, 4 if precision == "tf32" else 8
     streamed = StreamedJacobian(model, samples, samples.weights.sqrt(), memory, precision)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 from optimisers import first_order, natural_gradient
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from variants import Variant, variant
@@ -696,7 +697,7 @@ CHAIN = BoseHubbard(chain(4), 4, U=4.0)
 @pytest.mark.parametrize("h", [CHAIN, BoseHubbard(chain(4), 4, U=4.0, phases=(0.2,) * 4)], ids=["real", "flux"])
 @every_diagonal
 def test_energy_falls_at_every_small_natural_step(h: BoseHubbard, implicit: bool) -> None:
-    model = Transformer(h.hilbert, width=8, layers=1, heads=2, seed=0)
+    model = small_transformer(seed=0).build(h.hilbert)
     configuration = variant(learning_rate=0.05, max_step=0.05, implicit=implicit)
     energies = optimise(h, model, configuration, steps=8)
     assert (np.diff(energies) < 0).all()
@@ -721,7 +722,7 @@ GENTLE = variant(learning_rate=0.3, final_learning_rate=0.2)
 @pytest.mark.usefixtures("unchecked")
 def test_converges_to_the_ground_state(phase: str, configuration: Variant, steps: int, logarithmic: bool) -> None:
     """To a relative error of 1e-6 within a few dozen exact steps, and never below the exact energy."""
-    model = Transformer(CHAIN.hilbert, width=8, layers=1, heads=2, seed=2, phase=phase)
+    model = small_transformer(seed=2, phase=phase).build(CHAIN.hilbert)
     configuration = dataclasses.replace(configuration, logarithmic=logarithmic)
     energies = optimise(CHAIN, model, configuration, steps)
     ground = exact.ground_state(CHAIN).energy
@@ -731,7 +732,7 @@ def test_converges_to_the_ground_state(phase: str, configuration: Variant, steps
 
 @pytest.mark.usefixtures("unchecked")
 def test_converges_with_momentum() -> None:
-    model = Transformer(CHAIN.hilbert, width=8, layers=1, heads=2, seed=1)
+    model = small_transformer(seed=1).build(CHAIN.hilbert)
     energies = optimise(CHAIN, model, dataclasses.replace(GENTLE, momentum=0.8), steps=60)
     ground = exact.ground_state(CHAIN).energy
     assert energies[-1] - ground <= 1e-6 * abs(ground)
@@ -742,13 +743,13 @@ def test_converges_to_a_complex_ground_state() -> None:
     """A flux that no real wavefunction can carry."""
     h = BoseHubbard(chain(4), 4, U=4.0, phases=(0.3,) * 4)
     ground = exact.ground_state(h).energy
-    model, real = (Transformer(h.hilbert, width=8, layers=1, heads=2, seed=1, phase=p) for p in ("learned", "zero"))
+    model, real = (small_transformer(seed=1, phase=p).build(h.hilbert) for p in ("learned", "zero"))
     assert optimise(h, model, GENTLE, steps=40)[-1] - ground <= 1e-6 * abs(ground)
     assert optimise(h, real, GENTLE, steps=30)[-1] > ground + 0.01
 
 
 def test_energy_falls_with_samples_from_the_tree() -> None:
-    model = Transformer(CHAIN.hilbert, width=8, layers=1, heads=2, seed=0)
+    model = small_transformer(seed=0).build(CHAIN.hilbert)
     optimiser, generator = natural_gradient().build(model), torch.Generator().manual_seed(0)
     start = free_energy(CHAIN, model, 0.0)
     for step in range(20):
@@ -802,7 +803,7 @@ def test_adam_against_its_formula() -> None:
 @pytest.mark.parametrize("name", FIRST_ORDER)
 def test_first_order_optimisers_lower_the_energy(name: str) -> None:
     rate = {"Adadelta": 5.0, "Adagrad": 0.05, "ASGD": 0.02, "SGD": 0.02}.get(name, 0.01)
-    model = Transformer(CHAIN.hilbert, width=8, layers=1, heads=2, seed=0)
+    model = small_transformer(seed=0).build(CHAIN.hilbert)
     configuration = TorchOptimiser(name=name, learning_rate=rate, final_learning_rate=rate)
     energies = optimise(CHAIN, model, configuration, steps=12)
     assert energies[-1] < energies[0] - 0.05
@@ -846,7 +847,7 @@ def test_a_rejected_first_order_step_shortens_the_next_ones(name: str) -> None:
 def test_adam_near_the_end_of_exact_sums_does_not_repeat_the_step_that_was_undone() -> None:
     """With its moments Adam would rise from the best state each time that it is restored."""
     h = Heisenberg(chain(6), total_sz=0)
-    model = Transformer(h.hilbert, width=8, heads=2, seed=0)
+    model = small_transformer(layers=2, seed=0).build(h.hilbert)
     adam = first_order(learning_rate=0.05, final_learning_rate=0.05)
     result = VMC(h, model, ExhaustiveSampler(), adam).run(200, progress=False)
     assert (result.history["learning_rate"][-40:] > 0).sum() > 30

@@ -1,6 +1,7 @@
 """The control variate of the energy gradient."""
 
 import torch
+from networks import small_transformer
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
@@ -8,7 +9,6 @@ from nqs import VMC
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.optimisation import TorchOptimiser
 from nqs.optimisation.jacobian import jacobian
 from nqs.samplers import ExhaustiveSampler, TreeSampler
@@ -19,7 +19,7 @@ H = BoseHubbard(chain(4), 4, U=4.0)  # 35 configurations
 
 def test_subtracting_the_energy_lowers_the_variance_of_the_gradient_and_leaves_its_mean() -> None:
     """Close to the ground state, where local energies are nearly equal; the bare estimator is 2 <E_loc O>."""
-    model = Transformer(H.hilbert, width=8, layers=1, heads=2, phase="zero")
+    model = small_transformer(phase="zero").build(H.hilbert)
     VMC(H, model, ExhaustiveSampler()).run(30, progress=False)
     start = parameters_to_vector(model.parameters()).detach().clone()
     generator = torch.Generator().manual_seed(0)

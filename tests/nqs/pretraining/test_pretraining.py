@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 from optimisers import first_order
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
@@ -20,7 +21,6 @@ from nqs.models import (
     ProjectedDeterminant,
     Symmetrised,
     Transformer,
-    TransformerConfig,
     hartree_fock,
 )
 from nqs.optimisation import TorchOptimiser
@@ -39,7 +39,7 @@ objectives = pytest.mark.parametrize("objective", OBJECTIVES)
 
 
 def tiny(hilbert: Any, **options: Any) -> Transformer:
-    return Transformer(hilbert, **{"width": 8, "layers": 1, "heads": 2} | options)
+    return small_transformer(**options).build(hilbert)
 
 
 def dense(state: Any, hilbert: Any) -> np.ndarray:
@@ -153,7 +153,7 @@ def test_the_amplitudes_of_a_determinant_are_reached_and_not_only_its_signs() ->
     target = MeanField(HUBBARD.hilbert, determinant)
     amplitudes = determinant.amplitude(HUBBARD.hilbert.configurations()).numpy()
     np.testing.assert_allclose(abs(dense(target, HUBBARD.hilbert)), abs(amplitudes) / np.linalg.norm(amplitudes))
-    model = TransformerConfig(width=8, layers=1, heads=2, reference=determinant).build(HUBBARD.hilbert)
+    model = small_transformer(reference=determinant).build(HUBBARD.hilbert)
     assert fit(model, target, steps=40, progress=False).fidelity > 0.9999
     psi, H = dense(model, HUBBARD.hilbert), exact.sparse_matrix(HUBBARD)
     assert np.vdot(psi, H @ psi).real == pytest.approx(hartree_fock(HUBBARD).energy, abs=1e-2)
@@ -205,7 +205,7 @@ def test_fits_repeat_with_their_generator() -> None:
 def test_a_symmetric_wavefunction_is_fitted_to_the_projection() -> None:
     symmetry = translations(RING.lattice, RING.hilbert)
     config = Symmetrised(
-        base=TransformerConfig(width=8, layers=1, heads=2, reference=MarshallSign(sublattice=(0, 1, 0, 1))),
+        base=small_transformer(reference=MarshallSign(sublattice=(0, 1, 0, 1))),
         symmetry=symmetry,
     )
     model = config.build(RING.hilbert)
@@ -227,7 +227,7 @@ def test_the_projection_of_a_determinant_is_that_of_its_sector() -> None:
     symmetry = symmetries_of(CHAIN, fermions=True)
     for sector in symmetry.real_characters():
         projected = ProjectedDeterminant(determinant=determinant, symmetry=sector, hilbert=CHAIN.hilbert)
-        config = Symmetrised(base=TransformerConfig(width=4, layers=1, heads=1), symmetry=sector)
+        config = Symmetrised(base=small_transformer(width=4, heads=1), symmetry=sector)
         model = config.build(CHAIN.hilbert)
         n = CHAIN.hilbert.configurations()
         log_modulus, phase = target_log_psi(MeanField(CHAIN.hilbert, determinant), n, model)
@@ -243,7 +243,7 @@ def test_the_projection_of_a_determinant_is_that_of_its_sector() -> None:
 
 def test_a_projected_determinant_is_not_projected_again(monkeypatch: pytest.MonkeyPatch) -> None:
     determinant, symmetry = hartree_fock(CHAIN).determinant, symmetries_of(CHAIN, fermions=True)
-    model = Symmetrised(base=TransformerConfig(width=4, layers=1, heads=1), symmetry=symmetry).build(CHAIN.hilbert)
+    model = Symmetrised(base=small_transformer(width=4, heads=1), symmetry=symmetry).build(CHAIN.hilbert)
     projected = ProjectedDeterminant(determinant=determinant, symmetry=symmetry, hilbert=CHAIN.hilbert)
     target, n = MeanField(CHAIN.hilbert, projected), CHAIN.hilbert.configurations()
     once, _ = target_log_psi(target, n, model)
@@ -256,10 +256,7 @@ def test_a_projected_determinant_is_not_projected_again(monkeypatch: pytest.Monk
 def test_models_of_one_symmetry_are_fitted_from_samples_of_both() -> None:
     symmetry = translations(chain(4), bosons(4, 4))
     model, target = (
-        Symmetrised(base=TransformerConfig(width=8, layers=1, heads=2, seed=seed), symmetry=symmetry).build(
-            bosons(4, 4)
-        )
-        for seed in (0, 1)
+        Symmetrised(base=small_transformer(seed=seed), symmetry=symmetry).build(bosons(4, 4)) for seed in (0, 1)
     )
     # Random phases of images interfere: more steps than phases of single configurations take.
     result = fit(model, target, steps=40, sampler=TreeSampler(n_samples=10**5), progress=False)
@@ -331,8 +328,8 @@ def test_an_unknown_objective_is_named() -> None:
 def test_a_target_outside_the_symmetry_sector_is_refused() -> None:
     h = BoseHubbard(chain(3), 1, U=0.0)
     moving = np.exp(2j * np.pi * np.arange(3) / 3)  # momentum 2 pi / 3
-    model = Symmetrised(
-        base=TransformerConfig(width=4, layers=1, heads=1), symmetry=translations(h.lattice, h.hilbert)
-    ).build(h.hilbert)
+    model = Symmetrised(base=small_transformer(width=4, heads=1), symmetry=translations(h.lattice, h.hilbert)).build(
+        h.hilbert
+    )
     with pytest.raises(ValueError, match="no weight in this"):
         fit(model, VectorTarget(h.hilbert, moving), steps=1, progress=False)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from chains import metropolis
+from networks import small_determinant, small_transformer
 
 import nqs
 from nqs.hamiltonians import TV, FermiHubbard, Heisenberg
@@ -38,7 +39,7 @@ def test_sums_and_positive_states_keep_the_transformer() -> None:
     ring = plan(TV(chain(26), 14, V=1.0), device="cpu")  # no nodes in one dimension, whatever the boundary
     assert isinstance(ring.model, TransformerConfig)
     assert ring.model.start == "reference"
-    for options in ({"reference": "none"}, {"model": TransformerConfig()}, {"distinct": 100}):
+    for options in ({"reference": "none"}, {"model": small_transformer()}, {"distinct": 100}):
         assert isinstance(network_of(plan(LARGE, device="cpu", **options).model), TransformerConfig)
     twisted = FermiHubbard(square(3, 4), 5, 5, U=8.0, twist=(0.3, 0.0))
     assert isinstance(plan(twisted, device="cpu").model, TransformerConfig)
@@ -93,7 +94,7 @@ def test_the_call_makes_the_run_of_its_parts(tmp_path: Path) -> None:
 def test_time_reserved_for_a_sum_after_steps_of_few_distinct_configurations() -> None:
     """Chains of a peaked state meet in few configurations, but each step evaluates the proposals of all walkers."""
     hamiltonian = TV(square(4, 4), 5, V=10.0)
-    model = DeterminantConfig(width=4).build(hamiltonian.hilbert)
+    model = small_determinant().build(hamiltonian.hilbert)
     sampler = metropolis(n_samples=20, n_chains=20)
     vmc = nqs.VMC(hamiltonian, model, sampler, evaluation=ExhaustiveSampler())
     seconds = reserve(vmc, {"distinct": 2.0, "samples": 20.0, "seconds": 1.0}, TimeLimit(10.0))

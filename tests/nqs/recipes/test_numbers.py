@@ -1,7 +1,7 @@
 """nqs.recipes is the only place with numbers of the method: configurations have no defaults that a plan relies on.
 
-Defaults that are left are values that switch something off, seeds, limits of memory and of solvers, and sizes of
-networks, which are those of small examples.
+Defaults that are left are values that switch something off or leave it as it usually is, seeds, and limits of memory
+and of solvers.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,14 +11,16 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from networks import small_determinant, small_group_convolutional, small_transformer
 
 from nqs import models, optimisation, recipes, samplers
 from nqs.archive.serialise import to_plain
 from nqs.hamiltonians import BoseHubbard, FermiHubbard, Heisenberg, Ising, Molecule
 from nqs.lattice import chain, square
 from nqs.protocols import Hamiltonian
+from nqs.symmetry import Symmetry
 
-# By name of the field: off, or no preference.
+# By name of the field: off, one, or no preference.
 NEUTRAL: Mapping[str, float] = {
     "momentum": 0.0,  # stochastic reconfiguration without
     "second_moments": 0.0,
@@ -28,7 +30,11 @@ NEUTRAL: Mapping[str, float] = {
     "n_tries": 1,  # plain Metropolis-Hastings
     "sites": 2,  # of a move that conserves charges, the fewest
     "initial_logits": 1.0,  # in units of the usual ones
+    "initial_phases": 1.0,
+    "determinants": 1,  # no sum of them
+    "exponentials": 1,
 }
+STATED = {"initial_phases", "determinants", "exponentials"}  # neutral, but recipes choose a number
 # Properties of an algorithm, which no recipe chooses: of the solver, and of the deal to ranks (nqs.samplers.decoding).
 PROPERTIES = {"dense_rows", "solver_tolerance", "solver_iterations", "groups"}
 LIMITS = {"max_dimension", "max_frontier"}  # of memory
@@ -48,12 +54,13 @@ def numeric_defaults(kind: Any) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("kind", configurations(optimisation, samplers), ids=lambda kind: kind.__name__)
-def test_configurations_of_optimisers_and_samplers_have_no_numbers_of_the_method(kind: type) -> None:
+@pytest.mark.parametrize("kind", configurations(models, optimisation, samplers), ids=lambda kind: kind.__name__)
+def test_configurations_have_no_numbers_of_the_method(kind: type) -> None:
     found = {name: value for name, value in numeric_defaults(kind).items() if name not in PROPERTIES | LIMITS}
     assert found == {name: NEUTRAL.get(name) for name in found}, "numbers of the method belong to nqs.recipes"
 
 
+TRIVIAL = Symmetry(permutations=((0,),), maps=((0, 1),), angles=(0.0,))
 TRANSFORMER = recipes.NetworkOptions(network="transformer")
 FEW_ELECTRONS = FermiHubbard(square(3, boundary="open"), 3, 2, U=8.0)
 PLANS: Mapping[str, tuple[Hamiltonian, Mapping[str, Any]]] = {
@@ -75,10 +82,10 @@ PLANS: Mapping[str, tuple[Hamiltonian, Mapping[str, Any]]] = {
 
 
 def with_others(kind: Any) -> Callable[..., None]:
-    """Its `__init__` with other numeric defaults, but for neutral ones and properties."""
+    """Its `__init__` with other numeric defaults, but for properties and neutral ones that recipes rely on."""
     init, kept = kind.__init__, PROPERTIES | {field.name for field in fields(kind) if not field.kw_only}
-    numbers = {name: value for name, value in numeric_defaults(kind).items() if value != NEUTRAL.get(name)}
-    others = {name: 2 * value for name, value in numbers.items() if name not in kept}
+    kept |= {name for name, value in numeric_defaults(kind).items() if value == NEUTRAL.get(name)} - STATED
+    others = {name: 2 * value for name, value in numeric_defaults(kind).items() if name not in kept}
 
     def built(self: Any, *args: Any, **given: Any) -> None:
         init(self, *args, **(others | given))
@@ -103,7 +110,8 @@ def test_plans_do_not_depend_on_defaults_of_configurations(name: str) -> None:
         return to_plain([found.stages, found.run, found.model, found.evaluation])
 
     def by_default() -> Any:
-        return [samplers.TreeSampler(n_samples=1), models.TransformerConfig(), models.ConvolutionalConfig()]
+        networks = [small_transformer(), small_determinant(), small_group_convolutional(symmetry=TRIVIAL)]
+        return [samplers.TreeSampler(n_samples=1), *networks]
 
     expected, before = planned(), by_default()
     with other_defaults(configurations(optimisation, samplers, models)):
@@ -115,4 +123,8 @@ def test_numbers_that_are_left_out_are_named() -> None:
     with pytest.raises(TypeError, match=r"learning_rate.*max_step"):
         optimisation.StochasticReconfiguration()  # type: ignore[call-arg]
     with pytest.raises(ValueError, match=r"learning_rate, n_updates of Proposal: .* give all three numbers"):
-        samplers.Proposal(model=models.TransformerConfig(), n_first=10)
+        samplers.Proposal(model=small_transformer(), n_first=10)
+    with pytest.raises(TypeError, match=r"missing.*'width', 'layers', and 'mlp_ratio'"):
+        models.TransformerConfig()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"missing.*'width', 'layers', and 'mlp_ratio'"):
+        models.Transformer(FEW_ELECTRONS.hilbert)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import small_transformer
 from optimisers import first_order
 
 import nqs
@@ -41,7 +42,7 @@ devices = pytest.mark.parametrize("device", ["cpu", torch.device("cuda", 0)])
 
 
 def tiny(space: HilbertSpace) -> Transformer:
-    return Transformer(space, width=2, layers=1, heads=1, mlp_ratio=1)
+    return small_transformer(width=2, heads=1, mlp_ratio=1).build(space)
 
 
 def one_boson(dimension: int) -> Transformer:
@@ -81,7 +82,7 @@ def test_of_symmetric_states_the_orbits_count() -> None:
 def test_averages_have_fewer_samples_the_more_images_they_have(device: str | torch.device) -> None:
     h = BoseHubbard(chain(14), 14, U=4.0)
     group = translations(chain(14), h.hilbert)
-    model = Symmetrised(base=TransformerConfig(width=2, layers=1, heads=1), symmetry=group).build(h.hilbert)
+    model = Symmetrised(base=small_transformer(width=2, heads=1), symmetry=group).build(h.hilbert)
     sampler, alone = recipes.training_sampler(model, device), recipes.training_sampler(tiny(h.hilbert), device)
     assert isinstance(sampler, TreeSampler)
     assert isinstance(alone, TreeSampler)
@@ -97,10 +98,10 @@ def test_averages_have_fewer_samples_the_more_images_they_have(device: str | tor
 
 def test_averages_over_sectors_that_can_be_summed_are_evaluated_exactly() -> None:
     h = Ising(chain(18), h=1.0)  # of 3,914 orbits, few enough
-    model, why = recipes.symmetrised(TransformerConfig(width=2, layers=1, heads=1, phase="zero"), h, "cpu")
+    model, why = recipes.symmetrised(small_transformer(width=2, heads=1, phase="zero"), h, "cpu")
     assert isinstance(model, OnOrbits)
     h = Ising(chain(20), h=1.0)
-    model, why = recipes.symmetrised(TransformerConfig(width=2, layers=1, heads=1, phase="zero"), h, "cpu")
+    model, why = recipes.symmetrised(small_transformer(width=2, heads=1, phase="zero"), h, "cpu")
     assert isinstance(model, Symmetrised)
     assert why == "average over 80 symmetries (positive ground state), 20 of them in steps"
     vmc = VMC(h, model.build(h.hilbert))
@@ -123,7 +124,7 @@ def test_evaluation_draws_independent_samples_with_more_distinct_ones(device: st
 def test_a_gpu_gets_more_work_than_a_cpu() -> None:
     h = BoseHubbard(chain(14), 14, U=4.0)
     group = translations(chain(14), h.hilbert)
-    averaged = Symmetrised(base=TransformerConfig(width=2, layers=1, heads=1), symmetry=group).build(h.hilbert)
+    averaged = Symmetrised(base=small_transformer(width=2, heads=1), symmetry=group).build(h.hilbert)
     for model in (tiny(bosons(20, 20)), averaged):
         for choose in (recipes.training_sampler, recipes.final_evaluation):
             assert all_of(choose(model, "cuda")) > all_of(choose(model, "cpu"))
@@ -177,7 +178,7 @@ def test_frustrated_spins_average_over_symmetries_that_keep_a_site(lattice: Latt
     """Where a step with as many images takes seconds at most."""
     h = Heisenberg(lattice, 0, J=(1.0, 0.5))
     known = recipes.signs(h)
-    model = TransformerConfig(width=2, layers=1, heads=1, phase=known.phase, reference=known.reference)
+    model = small_transformer(width=2, heads=1, phase=known.phase, reference=known.reference)
     averaged, why = recipes.symmetrised(model, h, "cuda")
     assert isinstance(averaged, Symmetrised)
     assert averaged.symmetry.order == order
@@ -406,7 +407,7 @@ def test_a_model_is_taken_as_far_as_it_is_given() -> None:
     width = recipes.plan(h, model=recipes.NetworkOptions(width=12), device="cpu")
     network = network_of(width.model)
     assert (network.width, network.phase, type(network.reference)) == (12, "zero", MarshallSign)
-    given = TransformerConfig(width=12, heads=3, phase="learned", dtype="float64")
+    given = small_transformer(width=12, layers=2, heads=3, phase="learned", dtype="float64")
     network = network_of(recipes.plan(h, model=given, device="cpu").model)
     assert (replace(network, reference=None), type(network.reference)) == (
         given,
@@ -467,7 +468,7 @@ def test_a_hamiltonian_without_optional_members_is_planned_and_solved() -> None:
 RING, LADDER = chain(6), square(2, 3)
 SIGNED = FermiHubbard(LADDER, 2, 2, U=8.0)
 LARGE = FermiHubbard(chain(14), 7, 7, U=8.0)
-BASE = TransformerConfig(width=4, layers=1, heads=1)
+BASE = small_transformer(width=4, heads=1)
 
 
 def determinant(h: Hamiltonian) -> WavefunctionConfig:

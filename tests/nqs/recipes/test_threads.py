@@ -8,20 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import small_transformer
 
 import nqs
 from nqs import recipes
 from nqs.hamiltonians import Heisenberg, Ising
 from nqs.hilbert import spins
 from nqs.lattice import chain
-from nqs.models import Symmetrised, Transformer, TransformerConfig
+from nqs.models import Symmetrised, Transformer
 from nqs.protocols import Sampler
 from nqs.recipes.threads import LARGE_JACOBIAN, SMALL_NETWORK, jacobian_entries
 from nqs.runtime.threads import usable_cores, usable_threads, using_threads
 from nqs.samplers import ExhaustiveSampler, GumbelSampler, TreeSampler
 from nqs.symmetry import translations
 
-SMALL, LARGE = (Transformer(spins(L, 0), width=8, heads=2) for L in (6, 20))
+SMALL, LARGE = (small_transformer(layers=2).build(spins(L, 0)) for L in (6, 20))
 P_SMALL, P_LARGE = (sum(p.numel() for p in model.parameters()) for model in (SMALL, LARGE))
 
 
@@ -55,7 +56,7 @@ def test_one_thread_for_averages_of_small_networks() -> None:
     h = Ising(chain(20), h=1.0)
     group = translations(chain(20), h.hilbert)
     for width, threads in ((32, 2), (16, 1)):
-        base = TransformerConfig(width=width, phase="zero")
+        base = small_transformer(width=width, layers=2, heads=4, phase="zero")
         assert (sum(p.numel() for p in base.build(h.hilbert).parameters()) < SMALL_NETWORK) == (threads == 1)
         model = Symmetrised(base=base, symmetry=group).build(h.hilbert)
         assert jacobian_entries(TreeSampler(n_distinct=150), model) > LARGE_JACOBIAN

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs import VMC, Archive, exact
 from nqs.archive import Checkpoint
@@ -19,7 +20,6 @@ from nqs.cli import main
 from nqs.estimators.estimate import EnergyEstimate, with_error
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.samplers import TreeSampler
 from nqs.vmc import loop
 
@@ -68,7 +68,7 @@ class Page(HTMLParser):
 
 def run(path: Path, **options: Any) -> Path:
     hamiltonian = options.pop("hamiltonian", H)
-    model = Transformer(hamiltonian.hilbert, width=options.pop("width", 4), layers=1, heads=1)
+    model = small_transformer(width=options.pop("width", 4), heads=1).build(hamiltonian.hilbert)
     vmc = VMC(hamiltonian, model, TreeSampler(n_samples=60), evaluation=TreeSampler(n_samples=500))
     vmc.run(6, archive=path, progress=False, **options)
     return path

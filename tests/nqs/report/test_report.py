@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from networks import small_transformer
 
 from nqs import VMC, Archive, ArchiveError, exact
 from nqs.exact import ExactGroundState
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.hilbert import HilbertSpace
 from nqs.lattice import chain, from_edges, square
-from nqs.models import Transformer
 from nqs.report.figures import plot_run, plot_runs
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.vmc import loop
@@ -29,7 +29,7 @@ SIGNATURES = {"png": b"\x89PNG\r\n\x1a\n", "pdf": b"%PDF-", "svg": b"<?xml"}
 
 def run(path: Path, **options: Any) -> Path:
     hamiltonian = options.pop("hamiltonian", H)
-    model = Transformer(hamiltonian.hilbert, width=4, layers=1, heads=1)
+    model = small_transformer(width=4, heads=1).build(hamiltonian.hilbert)
     sampler = options.pop("sampler", TreeSampler(n_samples=60))
     steps = options.pop("steps", STEPS)
     vmc = VMC(hamiltonian, model, sampler, evaluation=TreeSampler(n_samples=500))

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from networks import small_transformer
 
 from nqs import VMC, Archive, ArchiveError, FlushPolicy, Interrupted, resume
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.runtime.interruption import Interruption, TimeLimit
 from nqs.samplers import TreeSampler
 from nqs.samplers.tree import TreeSampling
@@ -26,7 +26,7 @@ STEPS = 5
 
 
 def vmc() -> VMC:
-    model = Transformer(H.hilbert, width=4, layers=1, heads=1)
+    model = small_transformer(width=4, heads=1).build(H.hilbert)
     return VMC(H, model, TreeSampler(n_samples=40), None, TreeSampler(n_samples=100))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import small_transformer
 from optimisers import exact_steps, natural_gradient
 
 import nqs
@@ -19,6 +20,11 @@ from nqs.samplers import GumbelSampler, TreeSampler
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 H = BoseHubbard(chain(3), 3, U=4.0)
+
+
+def model() -> Transformer:
+    return small_transformer().build(H.hilbert)
+
 
 WRONG = {
     "steps in words": ({"steps": "ten"}, r"steps='ten' is a str: give a whole number, or None\."),
@@ -67,7 +73,7 @@ def test_runs(options: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         nqs.ground_state(H, **options)
     with pytest.raises(TypeError, match=message):
-        VMC(H, Transformer(H.hilbert, width=4, heads=1)).run(1, **options)
+        VMC(H, model()).run(1, **options)
 
 
 DOORS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -76,15 +82,15 @@ DOORS: dict[str, tuple[Callable[[], Any], str]] = {
     "plan of nothing": (lambda: plan("Heisenberg"), r"hamiltonian='Heisenberg' is a str"),
     "VMC of nothing": (lambda: VMC(3, None), r"hamiltonian=3 is a int"),
     "no model": (
-        lambda: VMC(H, TransformerConfig()),
+        lambda: VMC(H, small_transformer()),
         r"wavefunction=.* is a TransformerConfig: give a model built for",
     ),
-    "no sampler": (lambda: VMC(H, Transformer(H.hilbert), TreeSampler), r"sampler=.*not a class"),
-    "steps of VMC": (lambda: VMC(H, Transformer(H.hilbert)).run("ten"), r"steps='ten' is a str"),
-    "unknown option": (lambda: VMC(H, Transformer(H.hilbert)).run(3, sede=1), r"run\(\) has no option sede"),
-    "seed of VMC": (lambda: VMC(H, Transformer(H.hilbert)).run(3, seed="a"), r"RunConfig: seed='a' is a str"),
-    "samples": (lambda: nqs.expect(H, Transformer(H.hilbert), "many"), r"samples=<str>: give a whole number"),
-    "seed of expect": (lambda: nqs.expect(H, Transformer(H.hilbert), seed=0.5), r"seed=0\.5 is a float"),
+    "no sampler": (lambda: VMC(H, model(), TreeSampler), r"sampler=.*not a class"),
+    "steps of VMC": (lambda: VMC(H, model()).run("ten"), r"steps='ten' is a str"),
+    "unknown option": (lambda: VMC(H, model()).run(3, sede=1), r"run\(\) has no option sede"),
+    "seed of VMC": (lambda: VMC(H, model()).run(3, seed="a"), r"RunConfig: seed='a' is a str"),
+    "samples": (lambda: nqs.expect(H, model(), "many"), r"samples=<str>: give a whole number"),
+    "seed of expect": (lambda: nqs.expect(H, model(), seed=0.5), r"seed=0\.5 is a float"),
     "run": (
         lambda: RunConfig(steps="ten", annealing=0.5),
         r"RunConfig: steps='ten' is a str: give a whole number, or None",
@@ -93,7 +99,7 @@ DOORS: dict[str, tuple[Callable[[], Any], str]] = {
     "tree": (lambda: TreeSampler(n_distinct="100"), r"TreeSampler: n_distinct='100' .* leave the quotes out"),
     "gumbel": (lambda: GumbelSampler(n_distinct=10.5), r"GumbelSampler: n_distinct=10\.5 is a float: give a whole"),
     "network": (lambda: NetworkOptions(width="wide"), r"NetworkOptions: width='wide' is a str"),
-    "transformer": (lambda: TransformerConfig(layers=1.5), r"TransformerConfig: layers=1\.5 is a float"),
+    "transformer": (lambda: small_transformer(layers=1.5), r"TransformerConfig: layers=1\.5 is a float"),
     "rate": (lambda: OptimiserOptions(learning_rate="fast"), r"OptimiserOptions: learning_rate='fast' is a str"),
     "steps of SR": (lambda: natural_gradient(max_step="1"), r"max_step='1' is a str: .* max_step=1"),
     "exact steps": (lambda: exact_steps(time=None), r"ExactSteps: time=None is a NoneType: give a number"),

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from networks import small_transformer
 
 import nqs.runtime.progress
 from nqs import VMC
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
-from nqs.models import Transformer
 from nqs.runtime.progress import Progress, TensorBoard
 from nqs.samplers import TreeSampler
 
@@ -74,7 +74,7 @@ def test_tensorboard_gets_every_quantity_of_every_step(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     h = BoseHubbard(chain(3), 3, U=4.0)
-    vmc = VMC(h, Transformer(h.hilbert, width=4, layers=1, heads=1), TreeSampler(n_samples=20))
+    vmc = VMC(h, small_transformer(width=4, heads=1).build(h.hilbert), TreeSampler(n_samples=20))
     history = vmc.run(3, progress=False, watch=[TensorBoard(tmp_path)]).history
     events = EventAccumulator(str(tmp_path))
     events.Reload()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs import VMC, Archive, resume
 from nqs.estimators.local_energy import Energy
@@ -20,7 +21,7 @@ H = Heisenberg(chain(16), 0)  # 12,870 configurations
 
 
 def model() -> Transformer:
-    return Transformer(H.hilbert, width=8, layers=1, heads=1, seed=0)
+    return small_transformer(heads=1, seed=0).build(H.hilbert)
 
 
 class Clock:

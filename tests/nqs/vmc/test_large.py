@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 import nqs
 from nqs import VMC, Archive, exact, recipes, resume
@@ -29,7 +30,7 @@ RING = BoseHubbard(chain(5), n_particles=5, U=4.0)
 
 
 def model(hamiltonian: Hamiltonian, **options: object) -> Transformer:
-    return Transformer(hamiltonian.hilbert, **({"width": 8, "layers": 1, "heads": 2} | options))
+    return small_transformer(**options).build(hamiltonian.hilbert)
 
 
 # ------------------------------------------------------------------------------------------------------------ plans

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 
 from nqs import VMC, Archive, ArchiveError, resume
 from nqs.hamiltonians import BoseHubbard, Heisenberg
@@ -28,7 +29,7 @@ STEPS = 4
 
 
 def model() -> Transformer:
-    return Transformer(H.hilbert, width=4, layers=1, heads=1)
+    return small_transformer(width=4, heads=1).build(H.hilbert)
 
 
 def vmc(wavefunction: Wavefunction | None = None) -> VMC:
@@ -125,7 +126,7 @@ def test_archives_of_earlier_versions_do_not_say_and_are_resumed(tmp_path: Path)
 
 def test_symmetrised_models_are_compared_without_their_tables() -> None:
     spins = Heisenberg(chain(6), 0)
-    base = TransformerConfig(width=4, layers=1, heads=1)
+    base = small_transformer(width=4, heads=1)
     wavefunction = OnOrbits(base=base, symmetry=translations(chain(6), spins.hilbert)).build(spins.hilbert)
     assert given_parameters(wavefunction) is None
     with torch.no_grad():
@@ -164,7 +165,7 @@ def usual() -> list[object]:
 def outcome() -> list[object]:
     found: list[object] = []
     for options in ({}, {"dtype": "float32"}, {"dtype": "mixed"}, {"attention": "factored"}):
-        wavefunction = Transformer(H.hilbert, width=8, layers=1, heads=2, **options)
+        wavefunction = small_transformer(**options).build(H.hilbert)
         found.append(digest_of(wavefunction.state_dict()))
         for sampler in (TreeSampler(n_samples=200), None):
             found.append(VMC(H, wavefunction, sampler).run(2, progress=False).estimate)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import small_transformer
 from optimisers import first_order, natural_gradient
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
@@ -25,7 +26,7 @@ from nqs.exact import ExactGroundState
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice import Lattice, chain
-from nqs.models import Transformer, TransformerConfig
+from nqs.models import Transformer
 from nqs.optimisation import NaturalGradient, OptimiserConfig, StepInfo, TorchOptimiser
 from nqs.optimisation.exact_steps import ImaginaryTime
 from nqs.protocols import Connected, Sampler
@@ -100,7 +101,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 @pytest.mark.parametrize("phase", ["zero", "learned"])
 def test_default_run_finds_the_exact_ground_state(phase: str, ground_state: ExactGroundState) -> None:
-    model = Transformer(H.hilbert, width=8, layers=1, heads=2, phase=phase)
+    model = small_transformer(phase=phase).build(H.hilbert)
     result = VMC(H, model).run(40, exact=ground_state, progress=False)
     estimate = result.estimate
     assert abs(result.relative_error) <= 1e-4
@@ -261,7 +262,7 @@ def test_impossible_options_are_refused(options: dict[str, Any], message: str, t
 
 
 def test_wavefunction_of_another_sector_is_refused() -> None:
-    model = Transformer(bosons(3, 2), width=4, layers=1, heads=1)
+    model = small_transformer(width=4, heads=1).build(bosons(3, 2))
     with pytest.raises(ValueError, match=r"lives on .*particles = 2.*, the Hamiltonian on .*particles = 3.*hilbert"):
         VMC(SMALL, model)
 
@@ -860,7 +861,7 @@ def test_resume_needs_nothing_of_the_first_run_but_the_file(tmp_path: Path, monk
     path = tmp_path / "run.h5"
     options: dict[str, Any] = {"temperature": 0.5, "annealing": 0.25, "seed": 9}
     first = VMC(
-        SMALL, TransformerConfig(width=4, layers=1, heads=2, seed=3).build(SMALL.hilbert), unit="t",
+        SMALL, small_transformer(width=4, seed=3).build(SMALL.hilbert), unit="t",
         evaluation=ExhaustiveSampler(),
     ).run(3, archive=path, progress=False, **options)  # fmt: skip
     moved = tmp_path / "moved.h5"

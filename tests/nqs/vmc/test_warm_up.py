@@ -4,19 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from networks import small_transformer
 
 from nqs import VMC, Archive, recipes, resume
 from nqs.hamiltonians import BoseHubbard
 from nqs.hilbert import bosons
 from nqs.lattice import chain
-from nqs.models import Transformer, TransformerConfig
+from nqs.models import Transformer
 from nqs.recipes.samplers import EXHAUSTIVE_ROWS
 from nqs.recipes.steps import LONG_SUM
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.vmc import WarmUp
 
 RING = BoseHubbard(chain(4), 4, U=4.0)
-SMALL = TransformerConfig(width=8, layers=1, heads=2)
+SMALL = small_transformer()
 
 
 def warm(share: float) -> WarmUp:
@@ -78,7 +79,7 @@ def test_the_last_step_is_never_one_of_the_warm_up() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_long_sums_are_warmed_up(device: str) -> None:
     def tiny(dimension: int) -> Transformer:
-        return Transformer(bosons(dimension, 1), width=2, layers=1, heads=1, mlp_ratio=1, phase="zero")
+        return small_transformer(width=2, heads=1, mlp_ratio=1, phase="zero").build(bosons(dimension, 1))
 
     short, long = tiny(LONG_SUM[device] - 1), tiny(LONG_SUM[device])
     assert recipes.warm_up(short, device) is None
