@@ -15,6 +15,8 @@ import time
 from types import FrameType
 from typing import Any, Self
 
+from nqs.runtime.launched import is_ending_for_another_rank
+
 PATIENCE = 8.0  # seconds that a step or a batch may go on after a signal; batch systems kill after ten or more
 OUTSIDE = "stopped outside the steps; what was saved before is unchanged."
 
@@ -68,6 +70,8 @@ class Interruption:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             return  # batch systems repeat SIGTERM
+        if number == signal.SIGTERM and is_ending_for_another_rank():
+            return
         self.number = number
         if not self.patience:
             self.check(self.saved)

@@ -10,6 +10,16 @@ class RankError(RuntimeError):
     """Another rank of the run has ended, so that this one cannot go on."""
 
 
+def follows_rank_error(error: BaseException | None) -> bool:
+    """Whether an error came after the end of another rank."""
+    return error is not None and (isinstance(error, RankError) or follows_rank_error(error.__context__))
+
+
+def is_ending_for_another_rank() -> bool:
+    """Whether the end of another rank is being handled. Launchers send SIGTERM to all ranks after it: no news then."""
+    return follows_rank_error(sys.exc_info()[1])
+
+
 def is_started_by_torchrun() -> bool:
     """Whether this process is one of several ranks."""
     return all(name in os.environ for name in NEEDED) and int(os.environ["WORLD_SIZE"]) > 1

@@ -29,7 +29,12 @@ import torch.distributed as dist
 
 from nqs.runtime.distributed import Communicator, communicator
 from nqs.runtime.interruption import OUTSIDE, PATIENCE, Interrupted
-from nqs.runtime.launched import RankError, is_started_by_torchrun, rank_of_process
+from nqs.runtime.launched import (
+    follows_rank_error,
+    is_ending_for_another_rank,
+    is_started_by_torchrun,
+    rank_of_process,
+)
 
 WAITING = timedelta(minutes=30)  # longest that a rank waits for another one
 STARTING = timedelta(minutes=5)
@@ -102,7 +107,7 @@ def failed(error: BaseException, code: int = 1, line: str | None = None) -> str 
     watch = _Watch.of_process
     if watch is None:
         return line if rank_of_process() == 0 else None
-    found = watch.report(line, code, consequence=_is_consequence(error))
+    found = watch.report(line, code, consequence=follows_rank_error(error))
     return found if watch.rank == 0 else None
 
 
@@ -250,15 +255,10 @@ class _Watch:
                 os._exit(self._code)
 
 
-def _is_consequence(error: BaseException | None) -> bool:
-    """Whether an error came after the end of another rank."""
-    return error is not None and (isinstance(error, RankError) or _is_consequence(error.__context__))
-
-
 def _terminated(number: int, frame: FrameType | None) -> None:
     """SIGTERM outside runs; launchers send it to all ranks after the failure of one."""
     watch = _Watch.of_process
-    if watch is None or not watch.is_ending:
+    if not (is_ending_for_another_rank() or (watch is not None and watch.is_ending)):
         raise Interrupted(f"{signal.Signals(number).name}: {OUTSIDE}", number)
 
 
@@ -278,14 +278,20 @@ def _client() -> dist.TCPStore:
 
 def _silent(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
     """Uncaught errors of other ranks go to rank 0, with their traceback."""
-    code = error.exit_code if isinstance(error, Interrupted) else 1
-    failed(error, code, "".join(traceback.format_exception(kind, error, where)).rstrip())
+    _, code = _told(kind, error, where)
     end_after_failure(code)
 
 
 def _first(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
     """Uncaught errors of rank 0, or of the rank that failed before it."""
-    whole = "".join(traceback.format_exception(kind, error, where)).rstrip()
-    code = error.exit_code if isinstance(error, Interrupted) else 1
-    print(failed(error, code, whole), file=sys.stderr)
+    line, code = _told(kind, error, where)
+    print(line, file=sys.stderr)
     end_after_failure(code)
+
+
+def _told(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> tuple[str | None, int]:
+    """What `failed` says of an uncaught error, told with its traceback, and the exit code."""
+    if _Watch.of_process is not None:
+        _Watch.of_process.is_ending = True  # before anything takes time, in which launchers send SIGTERM
+    code = error.exit_code if isinstance(error, Interrupted) else 1
+    return failed(error, code, "".join(traceback.format_exception(kind, error, where)).rstrip()), code

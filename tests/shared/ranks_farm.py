@@ -116,6 +116,28 @@ def error_in_step_5() -> None:
     loop.make_step = make_step
 
 
+def terminated_on_the_way_out() -> None:
+    """SIGTERM, as launchers send it after the end of a rank, while that is on its way from the steps to a message."""
+    from nqs.runtime import ranks
+    from nqs.runtime.launched import RankError
+    from nqs.vmc.loop import VMC
+
+    carry_out, failed = VMC.carry_out, ranks.failed
+
+    def carried_out(*arguments: Any, **options: Any) -> Any:
+        try:
+            return carry_out(*arguments, **options)
+        except RankError:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+    def told(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return failed(*arguments, **options)
+
+    VMC.carry_out, ranks.failed = carried_out, told
+
+
 def full_disk() -> None:
     from nqs.archive import archive
 
@@ -142,11 +164,13 @@ def failures(folder: Path) -> dict[str, Any]:
 
     started = {
         "killed": start("killed", 10_000),
+        "killed, then terminated": start("killed_then", 10_000, first=terminated_on_the_way_out),
         "terminated": start("terminated", 10_000),
         "error": start("error", 10_000, other=error_in_step_5),
         "full": start("full", 6, first=full_disk),
     }
-    for name, hit in (("killed", {2: signal.SIGKILL}), ("terminated", dict.fromkeys(range(3), signal.SIGTERM))):
+    killed, terminated = {2: signal.SIGKILL}, dict.fromkeys(range(3), signal.SIGTERM)
+    for name, hit in (("killed", killed), ("killed, then terminated", killed), ("terminated", terminated)):
         ranks, archive = started[name]
         wait_for_steps(archive, 3)
         ranks.begin = time.monotonic()

@@ -18,6 +18,7 @@ from nqs import VMC, Archive, ArchiveError, FlushPolicy, Interrupted, resume
 from nqs.hamiltonians import BoseHubbard
 from nqs.lattice import chain
 from nqs.runtime.interruption import Interruption, TimeLimit
+from nqs.runtime.launched import RankError
 from nqs.samplers import TreeSampler
 from nqs.samplers.tree import TreeSampling
 
@@ -114,6 +115,19 @@ def test_signal_in_the_evaluation_lets_it_end(tmp_path: Path, monkeypatch: pytes
     at_call(monkeypatch, STEPS, lambda: os.kill(os.getpid(), signal.SIGTERM))
     vmc().run(STEPS, archive=tmp_path / "run.h5", progress=False)
     assert Archive.open(tmp_path / "run.h5").finished
+
+
+def test_sigterm_after_the_end_of_another_rank_is_no_news() -> None:
+    with Interruption(patience=0) as interruption:
+        with pytest.raises((RankError, Interrupted)) as end:
+            try:
+                raise RankError("another rank has ended")
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)  # by a launcher
+        assert end.type is RankError
+        assert interruption.number is None
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_ignored_signals_stay_ignored() -> None:

@@ -81,6 +81,7 @@ def messages(printed: str) -> list[str]:
     ("name", "codes", "message"),
     [
         ("killed", [1, 1, -signal.SIGKILL], "another rank of this run has ended"),
+        ("killed, then terminated", [1, 1, -signal.SIGKILL], "another rank of this run has ended"),
         ("terminated", [143, 143, 143], "interrupted: SIGTERM: "),
         ("error", [1, 2, 1], "rank 1: error: the value of one rank"),
     ],
