@@ -109,6 +109,11 @@ def is_large(wavefunction: Wavefunction, device: torch.device | str) -> bool:
     return (wavefunction.n_images == 1 or not wavefunction.normalised) and terms > most
 
 
+def averages_phases(wavefunction: Wavefunction) -> bool:
+    """Whether amplitudes are averages over images whose phases are learned."""
+    return wavefunction.normalised and wavefunction.n_images > 1 and wavefunction.has_phase
+
+
 def training_sampler(
     wavefunction: Wavefunction,
     device: torch.device | str,
