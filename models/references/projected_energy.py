@@ -42,8 +42,8 @@ def projected_on_few(
 ) -> tuple[Symmetry, float] | None:
     """A subgroup of at most so many elements, and its sector, in which the projected determinant has a low energy.
 
-    Generators are added one by one, each time that of the lowest energy, until a group would be larger or none lowers
-    it. Projections on subgroups of translations or of rotations alone have higher energies: the 4x4 Hubbard lattice
+    Generators are added one by one, each time that of the lowest energy, until a group would be larger or all raise it.
+    Projections on subgroups of translations or of rotations alone have higher energies: the 4x4 Hubbard lattice
     with 5 + 5 electrons, U = 8 (Hartree-Fock: -13.583), has -14.233 with the 8 point symmetries that keep a site,
     -14.024 with the 8 translations by two sites and spin flips, and -14.646 with the 8 elements found here.
 
@@ -51,7 +51,7 @@ def projected_on_few(
         hamiltonian, symmetry, determinant: as for `projected_mean_field`.
 
     Returns:
-        The sector and the energy; None where no subgroup lowers the energy of the determinant.
+        The sector and the energy; None where every subgroup raises that of the determinant, or there is none.
     """
     overlaps, energies = _elements(hamiltonian, symmetry, determinant)
     products = symmetry.products
@@ -73,7 +73,7 @@ def projected_on_few(
         least = min(energy for _, energy in tried.values())
         tie = TIE * abs(least)
         chosen, candidate = next((e, f) for e, f in tried.items() if f[1] <= least + tie)
-        if candidate[1] >= lowest - tie:
+        if candidate[1] > lowest + tie:
             return best
         best, lowest = candidate, candidate[1]
 

@@ -18,7 +18,6 @@ from nqs.models import (
     Symmetrised,
     TransformerConfig,
     hartree_fock,
-    projected_mean_field,
     projected_on_few,
     sector_of,
 )
@@ -39,10 +38,11 @@ IMAGES_OF_PHASES = {"cpu": 1, "cuda": 12}
 # The same for fermions with nodes, whose phases begin as those of a determinant. Autoregressive, in equal time: the 4x4
 # Hubbard lattice with 5 + 5 electrons, U = 8, ended at 5.4e-2 without an average, at 2.65e-2 with the 8 symmetries that
 # keep a site, at 2.35e-2 and 2.2e-2 with the 8 and 16 symmetries of `projected_on_few`, and at 2.4e-2 with 32 (six runs
-# of 4.3 minutes on two H200, errors 1e-3 and less); on a CPU the 3x4 lattice, sampled, at 1.04e-1 without, at 7.7e-2
-# with 4 and at 6.6e-2 with 8 (three minutes of a core, errors 3e-3 to 8e-3). `nqs run fermi-hubbard --shape 4 4
-# --n-up 5 --n-down 5 --U 8 --model.network transformer`, with `--symmetry none` for the first.
-IMAGES_OF_NODES = {"cpu": 8, "cuda": 16}
+# of 4.3 minutes on two H200, errors 1e-3 and less). On a core of a CPU it ended at 7.6e-2 without, at 5.6e-2 with 4
+# images of 400 configurations, at 8.5e-2 with 8 of 750 (four minutes, errors 2e-3 to 5e-3), and the 3x4 lattice,
+# sampled, at 1.04e-1, 7.7e-2 and 6.6e-2 (three minutes, errors 3e-3 to 8e-3). `nqs run fermi-hubbard --shape 4 4 --n-up
+# 5 --n-down 5 --U 8 --model.network transformer`, with `--symmetry none` for the first.
+IMAGES_OF_NODES = {"cpu": 4, "cuda": 16}
 PROJECTED = 10**8  # dimension up to which all mean-field solutions compete for the sector
 
 
@@ -117,8 +117,7 @@ def averaged_with_nodes(
     """A model with the phases of a determinant as an average over few symmetries; None without any.
 
     The phase is that of the projection on the sector in which the projected determinant has the lowest energy, so that
-    the run begins with the nodes of projected Hartree-Fock. Of a determinant that no projection improves, since it has
-    the symmetry already, the symmetries that keep a site are taken.
+    the run begins with the nodes of projected Hartree-Fock.
 
     Args:
         determinant: real orbitals.
@@ -129,8 +128,6 @@ def averaged_with_nodes(
     group, most = symmetries_of(hamiltonian, fermions=True), IMAGES_OF_NODES[torch.device(device).type]
     found = projected_on_few(hamiltonian, group, determinant, most)
     if found is None:
-        found = projected_mean_field(hamiltonian, point_group(group, most), determinant)
-    if found is None or found[0].order == 1:
         return None
     sector, energy = found
     text = f"average over {sector.order} symmetries (projected Hartree-Fock E = {with_decimals(energy)})"

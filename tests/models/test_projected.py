@@ -94,11 +94,16 @@ def powers_of(group: Symmetry, g: int) -> set[int]:
     return powers
 
 
-def test_a_determinant_with_the_symmetry_is_not_improved() -> None:
+def test_a_determinant_with_the_symmetry_keeps_its_energy() -> None:
     """Five fermions on 4x4 sites fill a shell: the determinant has all symmetries."""
     hamiltonian = TV(square(4), 5, V=1.0)
-    group, determinant = symmetries_of(hamiltonian, fermions=True), hartree_fock(hamiltonian).determinant
-    assert projected_on_few(hamiltonian, group, determinant, 8) is None
+    group, mean_field = symmetries_of(hamiltonian, fermions=True), hartree_fock(hamiltonian)
+    found = projected_on_few(hamiltonian, group, mean_field.determinant, 8)
+    assert found is not None
+    assert found[0].order == 8
+    assert found[1] == pytest.approx(mean_field.energy, rel=1e-6)
+    exact = np.asarray(ground_state(hamiltonian).state)
+    assert weight_in_sector(found[0], hamiltonian.hilbert, exact) == pytest.approx(1, abs=1e-9)
 
 
 def test_the_state_lies_in_the_sector() -> None:
