@@ -8,10 +8,11 @@ from nqs.models import SlaterDeterminant, TransformerConfig
 from nqs.protocols import Hamiltonian, WavefunctionConfig, lattice_of
 from nqs.recipes import convolutions, group_convolutions
 from nqs.recipes.choices import Choices
-from nqs.recipes.known_signs import signs
+from nqs.recipes.known_signs import Signs, has_nodes, signs
 from nqs.recipes.model import NetworkOptions, determinant_reason, determinants, network
 from nqs.recipes.peaked import is_list
-from nqs.recipes.sector import Sector, sector_for
+from nqs.recipes.samplers import MANY
+from nqs.recipes.sector import Sector, averaged_with_nodes, sector_for
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def chosen_model(
         4. frustrated spins on lattices, beyond lists of orbits: group convolutions (`group_convolutions.choice`);
         5. the sector of a symmetry, for what follows (`nqs.recipes.sector.sector_for`);
         6. fermions with nodes, beyond sums: backflow determinants (`determinant_reason`), without that symmetry;
-        7. else a transformer (`nqs.recipes.model.network`), around a list of configurations where it gives the signs.
+        7. else a transformer (`nqs.recipes.model.network`), around a list of configurations where it gives the signs,
+           and beyond sums as an average over few symmetries where fermions have nodes (`averaged_with_nodes`).
     With a number of distinct configurations, which Markov chains do not have, 3 to 6 are left out unless requested.
 
     Raises:
@@ -78,12 +80,17 @@ def chosen_model(
     symmetric = choices.symmetry == "auto" and choices.distinct is None and not is_list(known.reference)
     if symmetric and wishes.network != "determinant":
         sector = sector_for(hamiltonian, known.reference, known.phase, device)
-        why.append(Reason("symmetry", sector.why, announced=True))
     terms, lattice = sector.terms(hilbert, device), lattice_of(hamiltonian)
     if text := "" if many else determinant_reason(hamiltonian, wishes, known, terms, device):
         assert known.determinant is not None
-        why = [why[0], Reason("model", text, announced=True)]
+        why.append(Reason("model", text, announced=True))
         return determinants(wishes, known.determinant, lattice, device), mean_field, why
+    if symmetric and terms > MANY[device.type] and sector.symmetry is None:
+        found_with_nodes = _with_nodes(hamiltonian, known, device)
+        if found_with_nodes is not None:
+            sector = replace(found_with_nodes, projected=sector.projected)
+    if sector.why:
+        why.append(Reason("symmetry", sector.why, announced=True))
     chosen = network(
         wishes,
         known.phase,
@@ -98,6 +105,14 @@ def chosen_model(
     if isinstance(model, TransformerConfig) and model.displacements is not None:
         chosen = replace(chosen, displacements=model.displacements)
     return sector.restrict(chosen), mean_field, why
+
+
+def _with_nodes(hamiltonian: Hamiltonian, known: Signs, device: torch.device) -> Sector | None:
+    """An average over few symmetries where fermions have nodes, and real orbitals give the signs; None elsewhere."""
+    orbitals = known.real_determinant
+    if orbitals is None or known.phase == "zero" or not has_nodes(hamiltonian, orbitals):
+        return None
+    return averaged_with_nodes(hamiltonian, orbitals, device)
 
 
 def _wishes(base: NetworkOptions | TransformerConfig | None) -> NetworkOptions:
