@@ -86,9 +86,7 @@ def chosen_model(
         why.append(Reason("model", text, announced=True))
         return determinants(wishes, known.determinant, lattice, device), mean_field, why
     if symmetric and terms > MANY[device.type] and sector.symmetry is None:
-        found_with_nodes = _with_nodes(hamiltonian, known, device)
-        if found_with_nodes is not None:
-            sector = replace(found_with_nodes, projected=sector.projected)
+        sector = _with_nodes(sector, hamiltonian, known, device)
     if sector.why:
         why.append(Reason("symmetry", sector.why, announced=True))
     chosen = network(
@@ -107,12 +105,13 @@ def chosen_model(
     return sector.restrict(chosen), mean_field, why
 
 
-def _with_nodes(hamiltonian: Hamiltonian, known: Signs, device: torch.device) -> Sector | None:
-    """An average over few symmetries where fermions have nodes, and real orbitals give the signs; None elsewhere."""
+def _with_nodes(sector: Sector, hamiltonian: Hamiltonian, known: Signs, device: torch.device) -> Sector:
+    """An average over few symmetries where fermions have nodes, and real orbitals give the signs; else as it was."""
     orbitals = known.real_determinant
     if orbitals is None or known.phase == "zero" or not has_nodes(hamiltonian, orbitals):
-        return None
-    return averaged_with_nodes(hamiltonian, orbitals, device)
+        return sector
+    found = averaged_with_nodes(hamiltonian, orbitals, device)
+    return sector if found is None else replace(found, projected=sector.projected)
 
 
 def _wishes(base: NetworkOptions | TransformerConfig | None) -> NetworkOptions:
