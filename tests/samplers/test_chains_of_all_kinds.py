@@ -415,7 +415,7 @@ class Blind(Transformer):
 def test_a_proposal_without_support_is_refused() -> None:
     psi = Table(spins(4, 0))
     sampling = independence(n_samples=100, n_chains=50, proposal=OWN).build(psi)
-    sampling.proposal.model = Blind(psi.hilbert, width=8, heads=2)
+    sampling.proposal.model = Blind(psi.hilbert, small_transformer())
     with pytest.raises(ValueError, match=r"the proposal Blind has probability 0 at n = .* must reach the whole sector"):
         sampling.sample(seeded(0))
 
