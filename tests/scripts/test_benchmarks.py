@@ -71,7 +71,7 @@ def test_parts_of_a_step_of_a_molecule(capsys: pytest.CaptureFixture[str], monke
     assert min(parts.values()) > 0
     assert 0 < report["evaluations"] < sum(seconds for part, seconds in parts.items() if part.startswith("local"))
     assert 0 < report["evaluated"] < report["connected"]
-    assert 0 < report["distinct"] <= 30
+    assert abs(report["distinct"] - 30) < 15  # three standard deviations: draws vary about the wanted number
 
 
 def test_start_benchmark_names_unknown_cases(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
