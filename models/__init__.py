@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nqs.models.references.listed import ListedState
     from nqs.models.references.marshall import MarshallSign
     from nqs.models.references.phase import phase_agreement
-    from nqs.models.references.projected_energy import projected_mean_field
+    from nqs.models.references.projected_energy import projected_mean_field, projected_on_few
     from nqs.models.references.projection import ProjectedDeterminant, sector_of
     from nqs.models.symmetric.average import Symmetrised
     from nqs.models.symmetric.on_orbits import OnOrbits
@@ -54,6 +54,7 @@ __all__ = [
     "on_patches",
     "phase_agreement",
     "projected_mean_field",
+    "projected_on_few",
     "sector_of",
 ]
 
@@ -71,7 +72,7 @@ __getattr__, __dir__ = on_first_use(
         "references.listed": "ListedState",
         "references.marshall": "MarshallSign",
         "references.phase": "phase_agreement",
-        "references.projected_energy": "projected_mean_field",
+        "references.projected_energy": "projected_mean_field projected_on_few",
         "references.projection": "ProjectedDeterminant sector_of",
         "symmetric.average": "Symmetrised",
         "symmetric.on_orbits": "OnOrbits",

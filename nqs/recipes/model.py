@@ -13,7 +13,7 @@ from nqs.lattice.lattice import Lattice
 from nqs.models import DeterminantConfig, SlaterDeterminant, TransformerConfig
 from nqs.protocols import Hamiltonian, ReferencePhase
 from nqs.recipes import convolutions, group_convolutions, peaked
-from nqs.recipes.known_signs import Signs, positive_hopping
+from nqs.recipes.known_signs import Signs, has_nodes
 from nqs.recipes.samplers import DISTINCT, EXHAUSTIVE_ROWS, MANY
 from nqs.recipes.steps import EXACT_STEPS, STEPS, seconds
 from nqs.runtime.options import check_fields
@@ -44,10 +44,6 @@ BACKFLOW_WIDTH, BACKFLOW_LAYERS, DETERMINANTS = {"cpu": 16, "cuda": 32}, {"cpu":
 # 0.185, 0.173 and 0.181 (seed 0), 0.172, 0.178 and 0.181 (seed 1; `--problems tv-4x4 --network determinant --seeds 0
 # 1`).
 CORRECTION = 0.01
-# Fraction of positive hopping, with the signs of a mean field, up to which they count as right: the t-V ring of 24
-# sites, 12 fermions, has 2e-3 (three minutes of a CPU: 2.3e-4 with a transformer, 3.2e-4 with determinants), lattices
-# have 2e-2.
-FEW_WRONG_SIGNS = 5e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +157,7 @@ def network(
         seed=wishes.seed,
         reference=reference,
         initial_phases=SMALL_PHASES if large and reference is not None else 1.0,
-        start="reference" if large and not averaged and isinstance(reference, SlaterDeterminant) else "uniform",
+        start="reference" if large and isinstance(reference, SlaterDeterminant) else "uniform",
     )
     return on_lattice(chosen, lattice)
 
@@ -182,7 +178,7 @@ def determinant_reason(
     Raises:
         ValueError: determinants are wanted where there is no real mean field of fermions in fixed numbers.
     """
-    found = known.determinant if known.determinant is not None and known.determinant.up_imaginary is None else None
+    found = known.real_determinant
     if wishes.network == "determinant":
         if found is None:
             raise ValueError(
@@ -193,7 +189,7 @@ def determinant_reason(
     wanted = wishes.network is None and wishes.attention != "dot-product" and known.computed
     if found is None or not wanted or terms <= EXHAUSTIVE_ROWS[torch.device(device).type]:
         return ""
-    if positive_hopping(hamiltonian, found) < FEW_WRONG_SIGNS:
+    if not has_nodes(hamiltonian, found):
         return ""
     return "backflow determinants from Hartree-Fock orbitals: fermions with nodes, and a sector too large for a sum"
 

@@ -12,7 +12,7 @@ from nqs.protocols import Hamiltonian, SamplerConfig, Wavefunction, Wavefunction
 from nqs.recipes.choices import Choices, Pretrain
 from nqs.recipes.model import network_of
 from nqs.recipes.peaked import is_peaked
-from nqs.recipes.samplers import is_exhaustive, is_large, sampler_of
+from nqs.recipes.samplers import averages_phases, is_exhaustive, is_large, sampler_of
 from nqs.recipes.stages import Method, method
 from nqs.recipes.steps import MINUTES, seconds_of_step, steps_within
 from nqs.recipes.threads import threads as threads_of
@@ -180,7 +180,8 @@ def _run(
     """Length of the run, time limit of a process, and a reason where the limit shortens the run."""
     minutes, total = choices.minutes, choices.total_minutes
     samples_only = not is_exhaustive(chosen.sampler) and chosen.warm_up is None
-    by_time = is_large(of_steps, device) or is_peaked(of_steps) or minutes is not None or total is not None
+    given = minutes is not None or total is not None
+    by_time = given or is_large(of_steps, device) or averages_phases(of_steps) or is_peaked(of_steps)
     if choices.steps is None and samples_only and by_time:
         minutes = minutes or (MINUTES[device.type] if total is None else None)
         return choices.run(None, total or minutes), minutes, []

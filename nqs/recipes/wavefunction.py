@@ -9,10 +9,11 @@ from nqs.models import SlaterDeterminant, TransformerConfig
 from nqs.protocols import Hamiltonian, WavefunctionConfig, lattice_of
 from nqs.recipes import convolutions, group_convolutions
 from nqs.recipes.choices import Choices
-from nqs.recipes.known_signs import signs
+from nqs.recipes.known_signs import Signs, has_nodes, signs
 from nqs.recipes.model import NetworkOptions, determinant_reason, determinants, network, with_network
 from nqs.recipes.peaked import is_list
-from nqs.recipes.sector import is_average, symmetrised, terms_of
+from nqs.recipes.samplers import MANY
+from nqs.recipes.sector import averaged_with_nodes, is_average, symmetrised, terms_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def chosen_model(
         4. frustrated spins on lattices, beyond lists of orbits: group convolutions (`group_convolutions.choice`);
         5. the sector of a symmetry, for what follows (`nqs.recipes.sector.symmetrised`);
         6. fermions with nodes, beyond sums: backflow determinants (`determinant_reason`), without that symmetry;
-        7. else a transformer (`nqs.recipes.model.network`), around a list of configurations where it gives the signs.
+        7. else a transformer (`nqs.recipes.model.network`), around a list of configurations where it gives the signs,
+           and beyond sums as an average over few symmetries where fermions have nodes (`averaged_with_nodes`).
     With a number of distinct configurations, which Markov chains do not have, 3 to 6 are left out unless requested.
 
     Raises:
@@ -78,14 +80,18 @@ def chosen_model(
         why.append(Reason("model", reason, announced=True))
         return of_group, None, [*why, Reason("symmetry", text, announced=True)]
     symmetric = choices.symmetry == "auto" and choices.distinct is None and not is_list(known.reference)
+    of_sector = ""
     if symmetric and wishes.network != "determinant":
-        config, text = symmetrised(config, hamiltonian, device)
-        why.append(Reason("symmetry", text, announced=True))
+        config, of_sector = symmetrised(config, hamiltonian, device)
     terms, lattice = terms_of(config, hilbert, device), lattice_of(hamiltonian)
     if text := "" if many else determinant_reason(hamiltonian, wishes, known, terms, device):
         assert known.determinant is not None
-        why = [why[0], Reason("model", text, announced=True)]
+        why.append(Reason("model", text, announced=True))
         return determinants(wishes, known.determinant, lattice, device), mean_field, why
+    if symmetric and terms > MANY[device.type] and isinstance(config, TransformerConfig):
+        config, of_sector = _with_nodes(config, hamiltonian, known, device) or (config, of_sector)
+    if of_sector:
+        why.append(Reason("symmetry", of_sector, announced=True))
     chosen = network(
         wishes,
         known.phase,
@@ -100,6 +106,16 @@ def chosen_model(
     if isinstance(model, TransformerConfig) and model.displacements is not None:
         chosen = replace(chosen, displacements=model.displacements)
     return with_network(config, chosen), mean_field, why
+
+
+def _with_nodes(
+    config: TransformerConfig, hamiltonian: Hamiltonian, known: Signs, device: torch.device
+) -> tuple[WavefunctionConfig, str] | None:
+    """An average over few symmetries where fermions have nodes, and real orbitals give the signs; None elsewhere."""
+    orbitals = known.real_determinant
+    if orbitals is None or known.phase == "zero" or not has_nodes(hamiltonian, orbitals):
+        return None
+    return averaged_with_nodes(config, hamiltonian, orbitals, device)
 
 
 def _wishes(base: NetworkOptions | TransformerConfig | None) -> NetworkOptions:

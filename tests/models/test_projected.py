@@ -1,14 +1,23 @@
 """Projections on symmetry sectors: the sector, the energy, and projected Hartree-Fock in polynomial time."""
 
+import numpy as np
 import pytest
 import torch
 
 import nqs
-from nqs.exact import projected_energies, weight_in_sector
+from nqs.exact import ground_state, projected_energies, weight_in_sector
 from nqs.hamiltonians import TV, FermiHubbard
 from nqs.hilbert import bosons
 from nqs.lattice import chain, square
-from nqs.models import DeterminantConfig, Projected, RBMConfig, SlaterDeterminant, hartree_fock, projected_mean_field
+from nqs.models import (
+    DeterminantConfig,
+    Projected,
+    RBMConfig,
+    SlaterDeterminant,
+    hartree_fock,
+    projected_mean_field,
+    projected_on_few,
+)
 from nqs.optimisation.jacobian import has_known_layers, jacobian
 from nqs.protocols import Wavefunction
 from nqs.samplers import ExhaustiveSampler
@@ -41,6 +50,60 @@ def test_projected_mean_field_agrees_with_sums_over_the_sector(hamiltonian: Ferm
         assert energy == pytest.approx(energies.min().item(), rel=1e-6)
         number = [one.angles for one in group.real_characters()].index(sector.angles)
         assert energies[number].item() == pytest.approx(energy, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "hamiltonian",
+    [
+        FermiHubbard(square(2, 4), 3, 3, U=8.0),
+        FermiHubbard(square(2, 3), 2, 2, U=8.0),
+        FermiHubbard(square(3), 4, 4, U=8.0),
+        FermiHubbard(square(3, boundary="open"), 3, 2, U=8.0),
+        TV(square(4), 5, V=10.0),
+        TV(square(4), 4, V=1.0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("most", [4, 8])
+def test_few_symmetries_of_low_energy(hamiltonian: FermiHubbard | TV, most: int) -> None:
+    """Their number, their energy, against sums over the sector and one symmetry alone, and a ground state in it."""
+    group, mean_field = symmetries_of(hamiltonian, fermions=True), hartree_fock(hamiltonian)
+    found = projected_on_few(hamiltonian, group, mean_field.determinant, most)
+    assert found is not None
+    sector, energy = found
+    assert 1 < sector.order <= most
+    number = [one.angles for one in sector.real_characters()].index(sector.angles)
+    energies = projected_energies(hamiltonian, sector, [mean_field.determinant])[0, 0]
+    assert energies[number].item() == pytest.approx(energy, rel=1e-6)
+    assert energy < mean_field.energy
+    for element in range(group.order):
+        if len(powers := powers_of(group, element)) <= most:
+            cyclic = group.subgroup([g in powers for g in range(group.order)])
+            alone = projected_mean_field(hamiltonian, cyclic, mean_field.determinant)
+            assert alone is None or energy <= alone[1] + 1e-9
+    exact = np.asarray(ground_state(hamiltonian).state)
+    assert weight_in_sector(sector, hamiltonian.hilbert, exact) > 0.05  # a part of it where it is degenerate
+
+
+def powers_of(group: Symmetry, g: int) -> set[int]:
+    """The cyclic group of an element."""
+    powers, power = {0}, g
+    while power not in powers:
+        powers.add(power)
+        power = int(group.products[power, g])
+    return powers
+
+
+def test_a_determinant_with_the_symmetry_keeps_its_energy() -> None:
+    """Five fermions on 4x4 sites fill a shell: the determinant has all symmetries."""
+    hamiltonian = TV(square(4), 5, V=1.0)
+    group, mean_field = symmetries_of(hamiltonian, fermions=True), hartree_fock(hamiltonian)
+    found = projected_on_few(hamiltonian, group, mean_field.determinant, 8)
+    assert found is not None
+    assert found[0].order == 8
+    assert found[1] == pytest.approx(mean_field.energy, rel=1e-6)
+    exact = np.asarray(ground_state(hamiltonian).state)
+    assert weight_in_sector(found[0], hamiltonian.hilbert, exact) == pytest.approx(1, abs=1e-9)
 
 
 def test_the_state_lies_in_the_sector() -> None:

@@ -36,7 +36,8 @@ def test_parts_of_a_step_with_chains() -> None:
 
 @pytest.mark.gpu
 def test_chains_with_and_without_a_graph() -> None:
-    with_graph, without = (scaling.measured(scaling.PROBLEMS[row], "cuda", 0.0) for row in ("chains", "chains-eager"))
+    # The fastest of all steps within two seconds, which other work on the GPU disturbs least.
+    with_graph, without = (scaling.measured(scaling.PROBLEMS[row], "cuda", 2.0) for row in ("chains", "chains-eager"))
     assert with_graph["sampling"] < without["sampling"]
 
 

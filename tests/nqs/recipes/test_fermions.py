@@ -1,17 +1,20 @@
 """Which network recipes choose for fermions, and runs of it from the call and from the command line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from chains import metropolis
 
 import nqs
 from nqs.hamiltonians import TV, FermiHubbard, Heisenberg
 from nqs.lattice import chain, square
-from nqs.models import DeterminantConfig, OnOrbits, TransformerConfig
+from nqs.models import DeterminantConfig, OnOrbits, ProjectedDeterminant, Symmetrised, TransformerConfig
 from nqs.models.references.hartree_fock import hartree_fock
 from nqs.recipes import NetworkOptions, plan
 from nqs.recipes.model import network_of
+from nqs.recipes.sector import averaged_with_nodes
 from nqs.runtime.interruption import TimeLimit
 from nqs.samplers import ExhaustiveSampler, MetropolisSampler, TreeSampler
 from nqs.vmc.evaluation import reserve
@@ -54,6 +57,39 @@ def test_wishes_are_followed() -> None:
     assert isinstance(chosen.model, DeterminantConfig)
     assert (chosen.model.width, chosen.model.determinants, chosen.model.dtype, chosen.model.seed) == (8, 2, "mixed", 4)
     assert chosen.stages[0].sampler == metropolis(n_samples=64, n_chains=64)
+
+
+def test_transformers_average_where_fermions_have_nodes() -> None:
+    """Beyond lists of orbits; not in one dimension, nor without symmetry."""
+    wishes = {"device": "cpu", "model": NetworkOptions(network="transformer")}
+    doped = FermiHubbard(square(4), 5, 5, U=8.0)
+    averaged = plan(doped, **wishes)
+    assert isinstance(averaged.model, Symmetrised)
+    assert averaged.n_images == averaged.model.symmetry.order == 4
+    assert averaged.model.base.start == "reference"
+    assert averaged.model.base.reference == hartree_fock(doped).determinant
+    assert averaged.run.total_minutes == 5
+    assert "average over 4 symmetries (projected Hartree-Fock E = -14.253" in averaged.reason("symmetry")
+    shell = plan(TV(square(6), 13, V=1.0), **wishes)  # closed: no projection changes the determinant
+    assert isinstance(shell.model, Symmetrised)
+    assert shell.model.symmetry.order == 4
+    for hamiltonian, more in ((doped, {"symmetry": "none"}), (TV(chain(32), 16, V=1.0), {})):
+        assert isinstance(plan(hamiltonian, **wishes, **more).model, TransformerConfig)
+
+
+def test_averages_begin_with_the_phases_of_projected_hartree_fock() -> None:
+    hamiltonian = FermiHubbard(square(2, 4), 3, 3, U=8.0)
+    orbitals = hartree_fock(hamiltonian).determinant
+    base = TransformerConfig(width=4, layers=1, heads=1, mlp_ratio=1, reference=orbitals, start="reference")
+    model, _ = averaged_with_nodes(replace(base, initial_phases=1e-9), hamiltonian, orbitals, "cpu")
+    n = hamiltonian.hilbert.configurations()
+    projected = ProjectedDeterminant(determinant=orbitals, symmetry=model.symmetry, hilbert=hamiltonian.hilbert)
+    phase = model.build(hamiltonian.hilbert).log_psi(n).phase.detach()
+    weights = projected.amplitude(n).square()
+    weights /= weights.sum()
+    # Conditionals of the determinant hold a thousandth of the uniform distribution, so that nodes move a little.
+    assert weights @ torch.cos(phase - projected.phase(n)) > 1 - 1e-3
+    assert weights @ torch.cos(orbitals.phase(n) - projected.phase(n)) < 0.99
 
 
 @pytest.mark.usefixtures("unchecked")
