@@ -1,8 +1,6 @@
 """A number of nqs.recipes varied around its default, everything else as the recipes choose it: errors, time, memory.
 
     python scripts/recipe_study.py --number convolutions.WIDTH --values 8 16 32 --problems heisenberg-6x6 --steps 40
-    python scripts/recipe_study.py --number samplers.FRONTIER --values 2**13 2**17 --problems heisenberg-40 \
-        --measure draw --distinct 200000
     python scripts/recipe_study.py --measure sum --problems ising-16 ising-20
 
 The number is replaced in a module of nqs.recipes that uses it; in a dictionary by device it is that of a CPU. Measured:
@@ -18,13 +16,14 @@ that the process grew by at most.
 
 import math
 import resource
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
+from itertools import product
 from multiprocessing import get_context
 from typing import Any, Literal
 from unittest import mock
@@ -35,30 +34,22 @@ from nqs.cli.options import command_line
 from nqs.driver import built, carry_out
 from nqs.estimators.local_energy import local_energies
 from nqs.exact import ground_state
-from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, Molecule
+from nqs.hamiltonians import TV, Heisenberg, Ising, Molecule
 from nqs.lattice import chain, square
 from nqs.optimisation.stages import Evaluation
 from nqs.recipes import NetworkOptions, Plan, plan
 from nqs.recipes.samplers import EXACT_LIMIT, every_configuration
 from nqs.scripts.ablation.problems import PROBLEMS as OF_ABLATIONS
 
-WATER = "O 0 0 0; H 0.757 0.586 0; H -0.757 0.586 0"
 PROBLEMS: dict[str, Callable[[], Any]] = {
-    **{name: lambda found=found: found.hamiltonian(found.lattice) for name, found in OF_ABLATIONS.items()},
-    **{f"ising-{L}": lambda L=L: Ising(chain(L), h=1.0) for L in (14, 16, 18, 20, 22)},
-    **{f"heisenberg-{L}": lambda L=L: Heisenberg(chain(L), total_sz=0) for L in (14, 16, 20, 40)},
-    "heisenberg-4x4": lambda: Heisenberg(square(4, 4), total_sz=0),
-    "heisenberg-4x6": lambda: Heisenberg(square(4, 6), total_sz=0),
-    "j1j2-4x4": lambda: Heisenberg(square(4, 4), total_sz=0, J=(1.0, 0.5)),
-    "bose-hubbard-8": lambda: BoseHubbard(chain(8), 8, U=4.0),
-    "bose-hubbard-10": lambda: BoseHubbard(chain(10), 10, U=4.0),
-    "hubbard-2x4": lambda: FermiHubbard(square(2, 4), 4, 4, U=8.0),
-    "tv-4x4": lambda: TV(square(4, 4), 5, V=10.0),
-    "water": lambda: Molecule.from_geometry(WATER, "sto-3g"),
-    "n2": lambda: Molecule.from_geometry("N 0 0 0; N 0 0 1.5", "sto-3g"),
+    **{name: partial(found.hamiltonian, found.lattice) for name, found in OF_ABLATIONS.items()},
+    **{f"ising-{L}": partial(Ising, chain(L), h=1.0) for L in (16, 20)},
+    **{f"heisenberg-{L}": partial(Heisenberg, chain(L), total_sz=0) for L in (20, 40)},
+    "heisenberg-4x6": partial(Heisenberg, square(4, 6), total_sz=0),
+    "tv-4x4": partial(TV, square(4, 4), 5, V=10.0),
+    "water": partial(Molecule.from_geometry, "O 0 0 0; H 0.757 0.586 0; H -0.757 0.586 0", "sto-3g"),
+    "n2": partial(Molecule.from_geometry, "N 0 0 0; N 0 0 1.5", "sto-3g"),
 }
-# Exact energies that a run does not compute: sources in scripts/ablation/problems.py.
-ENERGIES = {name: found.energy for name, found in OF_ABLATIONS.items() if found.energy is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,17 +86,16 @@ def _like(default: float, value: str) -> float:
 def measured(config: Config, problem: str, value: str, seed: int) -> tuple[str, float, float]:
     """What came out, CPU seconds, GiB."""
     torch.set_num_threads(1)
-    before, begin = _gib(), time.process_time()
+    before, begin = gib(), time.process_time()
     with replaced(config.number, value):
         out = {"run": of_run, "draw": of_draw, "sum": of_sum}[config.measure](config, problem, seed)
-    return out, time.process_time() - begin, _gib() - before
+    return out, time.process_time() - begin, gib() - before
 
 
 def planned(config: Config, problem: str, seed: int, steps: int | None = None) -> Plan:
-    wishes = NetworkOptions(network=config.network, seed=seed)
     return plan(
-        PROBLEMS[problem](), model=wishes, distinct=config.distinct, sampled=config.sampled, seed=seed, steps=steps,
-        device="cpu", threads=1,
+        PROBLEMS[problem](), model=NetworkOptions(network=config.network, seed=seed), distinct=config.distinct,
+        sampled=config.sampled, seed=seed, steps=steps, device="cpu", threads=1,
     )  # fmt: skip
 
 
@@ -113,7 +103,7 @@ def of_run(config: Config, problem: str, seed: int) -> str:
     found = planned(config, problem, seed, steps=config.steps)
     if config.batches and isinstance(found.evaluation, Evaluation):
         found = replace(found, evaluation=replace(found.evaluation, batches=config.batches))
-    exact = ENERGIES.get(problem)
+    exact = OF_ABLATIONS[problem].energy if problem in OF_ABLATIONS else None
     if exact is None and found.hamiltonian.hilbert.dimension <= EXACT_LIMIT:
         exact = ground_state(found.hamiltonian).energy
     result = carry_out(found, exact=exact, progress=False)
@@ -143,9 +133,8 @@ def of_sum(config: Config, problem: str, seed: int) -> str:
     return f"{samples.n_distinct:,} of {hamiltonian.hilbert.dimension:,} configurations"
 
 
-def _gib() -> float:
-    """Largest memory of the process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+def gib() -> float:  # largest memory of the process so far, on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main(config: Config) -> None:
@@ -153,12 +142,10 @@ def main(config: Config) -> None:
     context = get_context("forkserver")
     context.set_forkserver_preload(["nqs.driver"])  # imported once
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
-        for problem in config.problems:
-            for value in config.values:
-                for seed in config.seeds:
-                    out, seconds, gib = pool.submit(measured, config, problem, value, seed).result()
-                    cells = (config.number, value or "default", problem, seed, config.steps, out, f"{seconds:.1f}")
-                    print("| " + " | ".join(map(str, (*cells, f"{gib:.2f}"))) + " |", flush=True)
+        for problem, value, seed in product(config.problems, config.values, config.seeds):
+            out, seconds, memory = pool.submit(measured, config, problem, value, seed).result()
+            cells = (config.number, value or "default", problem, seed, config.steps, out, f"{seconds:.1f}")
+            print("| " + " | ".join(map(str, (*cells, f"{memory:.2f}"))) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ from nqs.samplers.moves import near_moves
 # reach machine precision (the 440 orbits of eight bosons on a ring, after 80 steps), samples of the 4,752
 # orbits of ten bosons 2e-5 in 76 s.
 EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
-EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed before a run: seconds on a CPU
+# Largest dimension for which the exact ground state is computed before a run: 2.4 CPU s for the 184,756 configurations
+# of the Heisenberg ring of 20 sites (`nqs.exact.ground_state(Heisenberg(chain(20), total_sz=0))`, one thread).
+EXACT_LIMIT = 200_000
 # Distinct configurations of a sampled step, where they carry much of the weight of the sector; and where the sector is
 # larger than MANY: many small steps with momentum. The t-V ring of 32 sites ended at 9e-4 after
 # 860 steps of 1,024 samples (150 s of an H200 shared by four runs), where 213 steps of 8,000 had been at 1.5e-2.
@@ -50,8 +52,11 @@ FRONTIER = 2**17
 # Samples of a step of Markov chains, each of which gives one: at most, and times sites. Local energies take most of the
 # time of a step, and their cost grows with the square of the number of sites.
 WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "cuda": 2**16}
-# The same for positive states, which are cheaper: the bosons of 4x4 sites and the spins of 6x6 ones of scripts/large.py
-# were compared with so many.
+# The same for positive states, which are cheaper. With 64, 128 and 256 chains and 80, 40 and 20 steps 16 bosons on 4x4
+# sites, U = 8, ended at 2e-4, 2e-4 and 5.5e-3 (errors of 3e-4 to 1e-3) in 15, 16 and 14 CPU s, the 6x6 Heisenberg
+# lattice at 9.5e-3, 9.1e-3 and 1.3e-2 (1e-3) in 32, 29 and 22 (`python scripts/recipe_study.py --number
+# samplers.POSITIVE_WALKERS --values 64 --problems heisenberg-6x6 bose-hubbard-4x4 --steps 80 --batches 32`, 128 with 40
+# and 16, 256 with 20 and 8). That of a GPU is the one of docs/accuracy.md, and was not compared.
 POSITIVE_WALKERS = {"cpu": 128, "cuda": 2_048}
 # Complex group convolutions are sampled from |psi|^(2 a) in steps, a = 1 - OVERDISPERSION / sqrt(sites), at least
 # LEAST_POWER: the variance of log|psi| grows with the number of sites, and the effective fraction of the samples, about
@@ -81,8 +86,8 @@ ALL_IMAGES = {"cpu": 6_000, "cuda": 64_000}
 LARGEST_AVERAGE = {"cpu": 10**7, "cuda": 2 * 10**8}
 EVALUATION_IMAGES = 16  # of such systems
 # Images of all samples x sites^2 (sites of a configuration x moves from it, about) where a phase is learned, at most:
-# the 6x6 J1-J2 lattice has 8.3e7, 2.3 s for a step of 8,000 samples on a quarter of an H200; on a CPU 400 samples of the
-# 4x4 Hubbard lattice were compared (IMAGES_OF_NODES in nqs.recipes.sector).
+# the 6x6 J1-J2 lattice has 8.3e7, 2.3 s for a step of 8,000 samples on a quarter of an H200; on a CPU 400 samples of
+# the 4x4 Hubbard lattice were compared (IMAGES_OF_NODES in nqs.recipes.sector).
 LARGEST_AVERAGE_OF_PHASES = {"cpu": 4 * 10**5, "cuda": 10**8}
 # Distinct configurations of the final energy: drawn once and without gradients, many more than in a step
 # take the time of a few steps. In batches, of which each takes about as long, so that the time limit holds.
@@ -91,7 +96,9 @@ LARGEST_AVERAGE_OF_PHASES = {"cpu": 4 * 10**5, "cuda": 10**8}
 # --problems heisenberg-20 --distinct 300 --sampled --steps 20`): they fall with the root of the time.
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**19}
 # Without images. A batch is the unit in which the time limit is kept, and costs a little of its own: 16, 64 and 256
-# batches took 7.9, 13.2 and 27.9 CPU s there, with the same error bar (`--number samplers.BATCHES --values 16 64 256`).
+# batches took 7.9, 13.2 and 27.9 CPU s there, with the same error bar (`--number samplers.BATCHES --values 16 64 256`),
+# 16 and 64 of the 3x4 Hubbard lattice 11.7 and 14.6 (`--problems hubbard-3x4 --network transformer --distinct 300
+# --steps 5`).
 BATCHES = 64
 # Error bar, in units of |E - E_inf|, at which the evaluation ends.
 EVALUATION_ERROR = 1e-6
@@ -243,7 +250,7 @@ def final_evaluation(
         sampled: no sum over the whole sector.
     """
     limit, each = EVALUATION_DISTINCT[torch.device(device).type], wavefunction.n_images
-    if not sampled and evaluations(wavefunction) <= (limit if each == 1 else LARGEST_SUM):
+    if not sampled and _evaluations_of_sum(wavefunction, device) <= (limit if each == 1 else LARGEST_SUM):
         return every_configuration()
     if not is_autoregressive(wavefunction):
         of_steps = sampler or training_sampler(wavefunction, device, sampled=sampled)
@@ -255,3 +262,15 @@ def final_evaluation(
     every = limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each)
     batch = max(1, limit // (BATCHES * each))
     return Evaluation(sampler=tree(batch), batches=max(1, every // batch), error=EVALUATION_ERROR)
+
+
+def _evaluations_of_sum(wavefunction: Wavefunction, device: torch.device | str) -> int:
+    """Network evaluations of the sum of an evaluation, images included, or their number without these if too many.
+
+    All images of all orbits are somewhat more than all configurations, because some images are equal.
+    """
+    each, terms = wavefunction.n_images, evaluations(wavefunction)
+    if each == 1 or terms > LARGEST_SUM:
+        return terms
+    symmetry, hilbert = wavefunction.symmetry, wavefunction.hilbert
+    return each * (terms if symmetry is None else symmetry.number_of_orbits(hilbert, device))
