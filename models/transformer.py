@@ -24,7 +24,6 @@ from nqs.models.block import Block
 from nqs.models.factored_attention import FactoredAttention
 from nqs.models.inference.decoder import Decoder
 from nqs.models.inference.dense import DenseDecoder
-from nqs.models.inference.kernels import log_softmax_
 from nqs.models.initialisation import initialise
 from nqs.models.normalisation import LayerNorm
 from nqs.models.references.conditionals import StartConditionals, StartingState
@@ -207,7 +206,7 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
         else:
             logits, phase = outputs, torch.zeros_like(outputs)
         logits = logits + log_start
-        return Conditionals(logits.log_softmax(-1) if torch.is_grad_enabled() else log_softmax_(logits), phase)
+        return Conditionals(logits.log_softmax(-1), phase)
 
     @property
     def bytes_per_configuration(self) -> int:

@@ -271,8 +271,9 @@ def split_counts(
         most = int(counts.max()) if len(counts) else 0
     remaining = counts[:, None]  # (F, 1), then (F, 2), (F, 4), ...
     for level in range(levels):
-        parts = p.view(len(p), 2 ** (level + 1), 2 ** (levels - level - 1))  # F may be 0
-        halves = parts.sum(-1).view(len(p), 2**level, 2)
+        below = 2 ** (levels - level - 1)  # choices of a half
+        parts = p.view(len(p), 2**level, 2, below)  # F may be 0
+        halves = parts[..., 0] if below == 1 else parts.sum(-1)
         left = binomial(remaining, halves[..., 0], halves[..., 1], generator, exact=most <= LARGEST_BINOMIAL)
         remaining = torch.stack([left, remaining - left], dim=-1).flatten(1)
     return remaining[:, :d]
@@ -298,7 +299,7 @@ def binomial(
         exact: there are no more trials than torch.binomial draws without loss of precision.
     """
     if exact:
-        fraction = (p / (p + q)).nan_to_num(0.0).clamp(0.0, 1.0)
+        fraction = (p / (p + q)).nan_to_num(0.0)  # at most 1: p <= p + q, also after rounding
         return torch.binomial(n.double(), fraction, generator=generator).long()
     # Fractions close to 1 lack the digits that those close to 0 have.
     f = (torch.minimum(p, q) / (p + q)).nan_to_num(0.0)

@@ -250,17 +250,17 @@ def grow(decoding: Decoding, frontier: Frontier, generator: torch.Generator, n_s
     children = child_counts.nonzero()[:, 0]
     rows = children.div(d, rounding_mode="floor")
     tokens = (children - d * rows).to(torch.uint8)
-
-    def of_child(values: Float64[Tensor, "F d"]) -> Float64[Tensor, " C"]:
-        return values.flatten().index_select(0, children)
-
     counts = child_counts.index_select(0, children)
     if length + 1 < decoding.wavefunction.hilbert.n_sites:
         state = decoding.deal(state.branch(rows), counts)
+    if decoding.wavefunction.has_phase:
+        phase = (frontier.phase[:, None] + conditionals.phase).flatten().index_select(0, children)
+    else:
+        phase = frontier.phase.index_select(0, rows)
     return Frontier(
         tokens=torch.cat([frontier.tokens.index_select(0, rows), tokens[:, None]], dim=1),
         counts=counts,
-        log_p=frontier.log_p.index_select(0, rows) + of_child(conditionals.log_p),
-        phase=frontier.phase.index_select(0, rows) + of_child(conditionals.phase),
+        log_p=(frontier.log_p[:, None] + conditionals.log_p).flatten().index_select(0, children),
+        phase=phase,
         state=state,
     )

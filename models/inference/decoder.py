@@ -113,14 +113,13 @@ class Decoder:
     @torch.no_grad()
     def start(self, batch: int) -> Prefixes:
         weight = self.network.head.weight
-        rows = torch.arange(batch, device=weight.device)
-        remainder = torch.full_like(rows, self.hilbert.start)
+        remainder = torch.full((batch,), self.hilbert.start, device=weight.device)
         first = self.first_tables() if self.hilbert.local_dim <= MAX_LOCAL_STATES else None
         L, d = self.hilbert.n_sites, self.hilbert.local_dim
         storage = [] if first is None else [weight.new_empty((1, batch, 1, L, d))]
         storage += [block.attention.storage(batch, L) for block in self._without_tables(first)]
         begin = self.network.start_from
-        return Prefixes(-1, remainder, rows, tuple(storage), first, None if begin is None else begin.start(batch))
+        return Prefixes(-1, remainder, None, tuple(storage), first, None if begin is None else begin.start(batch))
 
     @torch.no_grad()
     def step(self, tokens: UInt8[Tensor, " B"] | None, state: Prefixes) -> tuple[Conditionals, Prefixes]:
@@ -137,9 +136,11 @@ class Decoder:
         if site == self._sites_with_a_choice:
             log_p = tables.log_uniform[site, remainder]
             return Conditionals(log_p, torch.zeros_like(log_p)), state._replace(site=site, remainder=remainder)
-        # The blocks work in the order of the storage.
-        stored = torch.empty_like(previous).index_copy_(0, state.rows, previous)
-        outputs = self._outputs(stored, state, site).index_select(0, state.rows)
+        if state.rows is None:
+            outputs = self._outputs(previous, state, site)
+        else:  # the blocks work in the order of the storage
+            stored = torch.empty_like(previous).index_copy_(0, state.rows, previous)
+            outputs = self._outputs(stored, state, site).index_select(0, state.rows)
         log_start = tables.log_uniform[site, remainder]
         if state.begun is not None:
             assert self.network.start_from is not None

@@ -48,15 +48,6 @@ def softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
     return x
 
 
-def log_softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
-    """Log-softmax over the last dimension; x may be overwritten. Every row has a finite entry."""
-    if x.dtype != torch.float64 or x.is_cuda:
-        return x.log_softmax(-1)
-    x -= x.amax(-1, keepdim=True)
-    x -= x.clamp(min=LEAST_EXPONENT).exp_().sum(-1, keepdim=True).log_()
-    return x
-
-
 def gelu(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
     """x / (1 + exp(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3), which is x (1 + tanh u) / 2."""
     if x.is_cuda:
