@@ -15,7 +15,6 @@ that the process grew by at most.
 """
 
 import math
-import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -40,7 +39,9 @@ from nqs.optimisation.stages import Evaluation
 from nqs.recipes import NetworkOptions, Plan, plan
 from nqs.recipes.samplers import EXACT_LIMIT, every_configuration
 from nqs.scripts.ablation.problems import PROBLEMS as OF_ABLATIONS
+from nqs.scripts.benchmark import peak_memory
 
+CPU = torch.device("cpu")
 PROBLEMS: dict[str, Callable[[], Any]] = {
     **{name: partial(found.hamiltonian, found.lattice) for name, found in OF_ABLATIONS.items()},
     **{f"ising-{L}": partial(Ising, chain(L), h=1.0) for L in (16, 20)},
@@ -86,10 +87,10 @@ def _like(default: float, value: str) -> float:
 def measured(config: Config, problem: str, value: str, seed: int) -> tuple[str, float, float]:
     """What came out, CPU seconds, GiB."""
     torch.set_num_threads(1)
-    before, begin = gib(), time.process_time()
+    before, begin = peak_memory(CPU), time.process_time()
     with replaced(config.number, value):
         out = {"run": of_run, "draw": of_draw, "sum": of_sum}[config.measure](config, problem, seed)
-    return out, time.process_time() - begin, gib() - before
+    return out, time.process_time() - begin, (peak_memory(CPU) - before) / 2**30
 
 
 def planned(config: Config, problem: str, seed: int, steps: int | None = None) -> Plan:
@@ -131,10 +132,6 @@ def of_sum(config: Config, problem: str, seed: int) -> str:
     samples = every_configuration().build(psi).sample(torch.Generator().manual_seed(seed))
     local_energies(hamiltonian, psi, samples)
     return f"{samples.n_distinct:,} of {hamiltonian.hilbert.dimension:,} configurations"
-
-
-def gib() -> float:  # largest memory of the process so far, on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main(config: Config) -> None:
