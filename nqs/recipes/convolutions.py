@@ -15,8 +15,9 @@ from nqs.recipes.stages import IMAGES, point_group, subgroup_of_steps
 from nqs.symmetry.of_hamiltonian import symmetries_of
 from nqs.symmetry.pairs import classes_of_pairs, classes_of_sites
 
-# Sizes of the runs with convolutions in docs/accuracy.md; those of a GPU were not compared with others. On a CPU they
-# differ little: relative errors after 40 steps of 128 samples, and CPU seconds of the spins with the evaluation,
+# Sizes of the runs with convolutions in docs/accuracy.md; those of a GPU were not compared with others. On a CPU no
+# other size was better beyond the error bars on both problems: relative errors after 40 steps of 128 samples, and CPU
+# seconds of the spins with the evaluation,
 #                  16 bosons on 4x4 sites, U = 8   6x6 Heisenberg lattice     seconds
 #   width 8, 16, 32  7.0e-4, 2.0e-4, 1.3e-4        5.9e-3, 9.1e-3, 7.3e-3     20, 29, 42
 #   layers 1, 2, 3   2.6e-4, 2.0e-4, 7.2e-4        1.1e-2, 9.1e-3, 5.7e-3     14, 29, 32

@@ -93,7 +93,7 @@ LARGEST_AVERAGE_OF_PHASES = {"cpu": 4 * 10**5, "cuda": 10**8}
 # take the time of a few steps. In batches, of which each takes about as long, so that the time limit holds.
 # The Heisenberg ring of 20 sites had error bars of 4.2e-3, 2.1e-3 and 1.0e-3 with 2^12, 2^14 and 2^16, in 10, 13 and 18
 # CPU s with 20 steps (`python scripts/recipe_study.py --number samplers.EVALUATION_DISTINCT --values 2**12 2**14 2**16
-# --problems heisenberg-20 --distinct 300 --sampled --steps 20`): they fall with the root of the time.
+# --problems heisenberg-20 --distinct 300 --sampled --steps 20`): they fall with the root of the number.
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**19}
 # Without images. A batch is the unit in which the time limit is kept, and costs a little of its own: 16, 64 and 256
 # batches took 7.9, 13.2 and 27.9 CPU s there, with the same error bar (`--number samplers.BATCHES --values 16 64 256`),
