@@ -22,7 +22,14 @@ from nqs.recipes.samplers import tree
 from nqs.samplers import GumbelSampler
 
 # Selected configurations between which H is diagonalised, and first-order amplitudes that are listed with them; but
-# never more than a tenth and PART of the sector, so that small sectors show what the method does in large ones.
+# never more than a tenth and PART of the sector, so that small sectors show what the method does in large ones. More is
+# better, and time and memory bound it. N2 in STO-3G at 1.5 Angstrom (1,824 determinants) ended after ten steps at
+# relative errors of 1.4e-5 with 50 and 1.0e-6 with 182 of them selected, and at 8.5e-6 with these and no first-order
+# amplitudes (`python scripts/recipe_study.py --number peaked.SELECTED --values 50 2000 --problems n2 --sampled --steps
+# 10 --batches 4`, and with `--number peaked.FIRST_ORDER --values 0`). H2O in STO-3G after 30 steps: 1.2e-4, 2.9e-6 and
+# 1.1e-8 with 0, 20 and all first-order amplitudes, and 3.2e-6, 2.2e-7 and 1.1e-8 with a PART of 0.25, 0.5 and 0.75,
+# which bounds the samples of a step as well (`--number peaked.PART --values 0.25 0.5 0.75 --problems water --sampled
+# --steps 30 --batches 16`).
 SELECTED, FIRST_ORDER = 2_000, 20_000
 PART = 0.75
 # Participation 1 / sum c^4 of the selected configurations above which a state is not peaked. N2 in STO-3G stretched to
@@ -37,11 +44,19 @@ LISTED_NUMBERS = 900_000  # of all listed configurations: archives hold arrays o
 # is 8.5 mHa above the ground state with 1e-4 and without first-order amplitudes, 0.01 mHa with 1e-6 and with them. Its
 # signs are unknown at first: every part of 1e-4 costs about 0.3 mHa.
 LEAST_REST, MOST_REST = 1e-6, 1e-5
-SMALL = 1e-3  # initial phases, and initial logits in units of the usual ones: corrections of a good start
-# Distinct configurations of a step and of a batch of the evaluation, at most PART of the sector where it is sampled.
+# Initial phases, and initial logits in units of the usual ones: corrections of a good start. Smaller ones make no
+# difference: those runs ended at 1.0e-6 with 1e-4 and 1e-3 and at 2.3e-5 with 0.1 (N2), at 1.03e-8, 1.07e-8, 1.3e-8 and
+# 1.9e-8 with 1e-4, 1e-3, 1e-2 and 0.1 (H2O; `--number peaked.SMALL --values 0.0001 0.001 0.01 0.1`).
+SMALL = 1e-3
+# Distinct configurations of a step and of a batch of the evaluation, at most PART of the sector where it is sampled:
+# N2 ended at 1.3e-6 +- 0.1e-6 with 250 (4.9 CPU s), and at 1.0e-6 with 500 (7.9 s) and 1,000 (16 s) (`--number
+# peaked.DISTINCT --values 250 500 1000`).
 DISTINCT, BATCHES = {"cpu": 1_000, "cuda": 8_000}, 64
 EVALUATION_ERROR = 1e-8  # in units of |E - E_inf|, about 1e-7 Hartree
-# Of corrections to the list. Layers and ratio are those of other transformers (nqs.recipes.model).
+# Of corrections to the list. Layers and ratio are those of other transformers (nqs.recipes.model). H2O ended at 5.6e-8,
+# 1.1e-8 and 0.6e-8 with widths of 8, 16 and 32 (3.3, 3.7 and 4.9 CPU s), at 0.8e-8, 1.1e-8 and 3.6e-8 with one, two and
+# three layers, at 2.3e-8, 1.1e-8 and 1.3e-8 with ratios of 1, 2 and 4; N2 at 1.04e-6 to 1.05e-6 with all these widths
+# (9, 16 and 40 CPU s) and layers (`--number peaked.WIDTH --values 8 16 32`, and so on). That of a GPU was not compared.
 WIDTH, LAYERS, MLP_RATIO = {"cpu": 16, "cuda": 48}, 2, 2
 # Short steps: amplitudes that are far too small grow by large factors, those of configurations that were not drawn with
 # them. H2O in STO-3G, 66 of 133 determinants in a step, 30 steps: 0.44 mHa at first, 1.1 at most and 0.017 at the end

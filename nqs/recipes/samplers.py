@@ -27,7 +27,9 @@ from nqs.samplers.moves import near_moves
 # reach machine precision (the 440 orbits of eight bosons on a ring, after 80 steps), samples of the 4,752
 # orbits of ten bosons 2e-5 in 76 s.
 EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
-EXACT_LIMIT = 200_000  # largest dimension for which the exact ground state is computed before a run: seconds on a CPU
+# Largest dimension for which the exact ground state is computed before a run: 2.4 CPU s for the 184,756 configurations
+# of the Heisenberg ring of 20 sites (`nqs.exact.ground_state(Heisenberg(chain(20), total_sz=0))`, one thread).
+EXACT_LIMIT = 200_000
 # Distinct configurations of a sampled step, where they carry much of the weight of the sector; and where the sector is
 # larger than MANY: many small steps with momentum. The t-V ring of 32 sites ended at 9e-4 after
 # 860 steps of 1,024 samples (150 s of an H200 shared by four runs), where 213 steps of 8,000 had been at 1.5e-2.
@@ -35,14 +37,26 @@ DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 MANY = {"cpu": 10**5, "cuda": 10**6}
 DISTINCT_OF_MANY = {"cpu": 256, "cuda": 1_024}
 LISTED = {"cpu": 2 * 10**4, "cuda": 10**5}  # largest number of orbits for which states with a phase head live on orbits
-# Evaluations of the network in one sum of the evaluation, at most.
+# Evaluations of the network in one sum of the evaluation, at most. Sums of averages on one core of a CPU took 6.0 CPU s
+# and 0.26 GiB for 2^20 configurations (Ising ring of 20 sites), 29 s and 0.40 GiB for 2.7 million (4x6 Heisenberg
+# lattice): about ten in a million each, so that 2^22 are of the order of a minute, half a GiB and no error bar
+# (`python scripts/recipe_study.py --measure sum --problems ising-20 heisenberg-4x6`).
 LARGEST_SUM = 2**22
-FRONTIER = 2**17  # prefixes that a tree decodes together: bounds memory, and does not change the distribution
+# Prefixes that a tree decodes together: bounds memory, and does not change the distribution. Draws of 200,000 distinct
+# configurations of the Heisenberg ring of 40 sites took 40, 43, 47 and 46 CPU s and 0.85, 0.87, 0.89 and 0.96 GiB with
+# 2^13, 2^15, 2^17 and 2^19 (`python scripts/recipe_study.py --number samplers.FRONTIER --values 2**13 2**15 2**17 2**19
+# --problems heisenberg-40 --measure draw --distinct 200000`); 100,000 of 16 bosons on 4x4 sites 12.5, 9.1 and 9.2 s and
+# 0.29, 0.36 and 0.53 GiB with 2^11, 2^14 and 2^17 (`--problems bose-hubbard-4x4 --network transformer --distinct
+# 100000`). Flat on a CPU; on a GPU larger ones are fewer calls.
+FRONTIER = 2**17
 # Samples of a step of Markov chains, each of which gives one: at most, and times sites. Local energies take most of the
 # time of a step, and their cost grows with the square of the number of sites.
 WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "cuda": 2**16}
-# The same for positive states, which are cheaper: the bosons of 4x4 sites and the spins of 6x6 ones of scripts/large.py
-# were compared with so many.
+# The same for positive states, which are cheaper. With 64, 128 and 256 chains and 80, 40 and 20 steps 16 bosons on 4x4
+# sites, U = 8, ended at 2e-4, 2e-4 and 5.5e-3 (errors of 3e-4 to 1e-3) in 15, 16 and 14 CPU s, the 6x6 Heisenberg
+# lattice at 9.5e-3, 9.1e-3 and 1.3e-2 (1e-3) in 32, 29 and 22 (`python scripts/recipe_study.py --number
+# samplers.POSITIVE_WALKERS --values 64 --problems heisenberg-6x6 bose-hubbard-4x4 --steps 80 --batches 32`, 128 with 40
+# and 16, 256 with 20 and 8). That of a GPU is the one of docs/accuracy.md, and was not compared.
 POSITIVE_WALKERS = {"cpu": 128, "cuda": 2_048}
 # Complex group convolutions are sampled from |psi|^(2 a) in steps, a = 1 - OVERDISPERSION / sqrt(sites), at least
 # LEAST_POWER: the variance of log|psi| grows with the number of sites, and the effective fraction of the samples, about
@@ -51,8 +65,15 @@ POSITIVE_WALKERS = {"cpu": 128, "cuda": 2_048}
 # a = 3/4 ended lower (docs/choosing.md).
 OVERDISPERSION, LEAST_POWER = {"cpu": 2.0, "cuda": 3.0}, 0.5
 # Rounds of the first block that walkers forget their start in; blocks of doubled length follow until log|psi| does not
-# drift (nqs.samplers.markov_chains), so that the first one matters only where it is too long: positive states on
-# lattices begin nearly uniform.
+# drift (nqs.samplers.markov_chains), so that the first one changes the time of the first draw more than its samples.
+# Determinants of the 3x4 Hubbard lattice took 9.1, 7.6, 4.4 and 17.8 CPU s with 2, 4, 16 and 64, those of the 4x4 t-V
+# lattice 3.8, 3.1 and 3.6 s with 2, 4 and 16, with means of log|psi|^2 that agree within their error bars, 0.09 and
+# 0.07 (`python scripts/recipe_study.py --number samplers.FORGETTING --values 2 4 16 64 --problems hubbard-3x4 tv-4x4
+# --network determinant --measure draw`). Positive states on lattices begin nearly uniform: the 6x6 Heisenberg lattice
+# took 2.3, 0.9, 1.1 and 4.8 s with 1, 2, 8 and 32 (seed 0), 0.6, 1.0 and 1.2 with 1, 2 and 8 (seeds 1 and 2), bosons on
+# 4x4 sites 0.7, 0.7, 1.9 and 7.1 s (`--number samplers.FORGETTING_UNIFORM --values 1 2 8 32 --problems heisenberg-6x6
+# bose-hubbard-4x4 --measure draw`); seed 0 of the spins had a mean of -6.52 +- 0.03 with 2, and of -6.40 to -6.38 with
+# the others; all other means agree within 2.3 error bars of their difference.
 FORGETTING, FORGETTING_UNIFORM = 16, 2
 # Averages over a symmetry: images of all samples of a step, which take most of its time. In equal time the 6x6
 # Heisenberg lattice ended with a V-score of 1.7e-4 (8,000 samples and 640 steps, width 48), and with 4.0e-4 at width 32
@@ -70,8 +91,15 @@ EVALUATION_IMAGES = 16  # of such systems
 LARGEST_AVERAGE_OF_PHASES = {"cpu": 4 * 10**5, "cuda": 10**8}
 # Distinct configurations of the final energy: drawn once and without gradients, many more than in a step
 # take the time of a few steps. In batches, of which each takes about as long, so that the time limit holds.
+# The Heisenberg ring of 20 sites had error bars of 4.2e-3, 2.1e-3 and 1.0e-3 with 2^12, 2^14 and 2^16, in 10, 13 and 18
+# CPU s with 20 steps (`python scripts/recipe_study.py --number samplers.EVALUATION_DISTINCT --values 2**12 2**14 2**16
+# --problems heisenberg-20 --distinct 300 --sampled --steps 20`): they fall with the root of the number.
 EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**19}
-BATCHES = 64  # without images
+# Without images. A batch is the unit in which the time limit is kept, and costs a little of its own: 16, 64 and 256
+# batches took 7.9, 13.2 and 27.9 CPU s there, with the same error bar (`--number samplers.BATCHES --values 16 64 256`),
+# 16 and 64 of the 3x4 Hubbard lattice 11.7 and 14.6 (`--problems hubbard-3x4 --network transformer --distinct 300
+# --steps 5`).
+BATCHES = 64
 # Error bar, in units of |E - E_inf|, at which the evaluation ends.
 EVALUATION_ERROR = 1e-6
 SAMPLE_BYTES = 64  # of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree
@@ -222,7 +250,7 @@ def final_evaluation(
         sampled: no sum over the whole sector.
     """
     limit, each = EVALUATION_DISTINCT[torch.device(device).type], wavefunction.n_images
-    if not sampled and evaluations(wavefunction) <= (limit if each == 1 else LARGEST_SUM):
+    if not sampled and _evaluations_of_sum(wavefunction, device) <= (limit if each == 1 else LARGEST_SUM):
         return every_configuration()
     if not is_autoregressive(wavefunction):
         of_steps = sampler or training_sampler(wavefunction, device, sampled=sampled)
@@ -234,3 +262,15 @@ def final_evaluation(
     every = limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each)
     batch = max(1, limit // (BATCHES * each))
     return Evaluation(sampler=tree(batch), batches=max(1, every // batch), error=EVALUATION_ERROR)
+
+
+def _evaluations_of_sum(wavefunction: Wavefunction, device: torch.device | str) -> int:
+    """Network evaluations of the sum of an evaluation, images included, or their number without these if too many.
+
+    All images of all orbits are somewhat more than all configurations, because some images are equal.
+    """
+    each, terms = wavefunction.n_images, evaluations(wavefunction)
+    if each == 1 or terms > LARGEST_SUM:
+        return terms
+    symmetry, hilbert = wavefunction.symmetry, wavefunction.hilbert
+    return each * (terms if symmetry is None else symmetry.number_of_orbits(hilbert, device))

@@ -33,10 +33,13 @@ LONG_SUM_STEPS = {"cpu": 76, "cuda": 150}
 # Heisenberg lattice at 2.6e-5 after 600 steps (330 s on a GPU).
 AVERAGED_STEPS = {"cpu": 120, "cuda": 600}
 
-# Operations in a second, and seconds of a step besides them, of small networks.
+# Operations in a second, and seconds of a step besides them, of small networks. On a CPU `nqs.recipes.plan` estimates
+# 18, 17, 14, 111, 80 and 76 s for the steps of runs that took 12, 29, 14, 105, 92 and 60 s (eight bosons on a ring in
+# README.md; Hubbard 2x4 with U = 8, J1-J2 4x4, the Ising and the Heisenberg ring of 20 sites, twelve bosons on a ring
+# in docs/accuracy.md; `print(plan(hamiltonian, device="cpu", threads=1))`).
 RATE, OVERHEAD = {"cpu": 5e10, "cuda": 4e13}, {"cpu": 0.15, "cuda": 0.2}
 # Cost of a step of an average, with all connected configurations, in units of one that evaluates the images of the
-# samples alone.
+# samples alone. On a CPU compared in the Ising ring and the twelve bosons above.
 AVERAGED_COST = {"cpu": 12, "cuda": 40}
 # Fraction of a time limit for the steps, by the estimate; the rest is for exact diagonalisation and evaluation. Least
 # number of steps.

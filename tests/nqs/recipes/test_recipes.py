@@ -17,8 +17,10 @@ from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Isin
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice import Lattice, chain, from_edges, square
 from nqs.models import (
+    ConvolutionalConfig,
     MarshallSign,
     OnOrbits,
+    Projected,
     ProjectedDeterminant,
     SlaterDeterminant,
     Symmetrised,
@@ -32,6 +34,7 @@ from nqs.protocols import Connected, Hamiltonian, WavefunctionConfig
 from nqs.recipes.model import network_of
 from nqs.recipes.samplers import EXHAUSTIVE_ROWS, SHARED_PREFIXES
 from nqs.recipes.sector import FEW_ORBITS
+from nqs.recipes.stages import point_group
 from nqs.runtime.interruption import TimeLimit
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry import symmetries_of, translations
@@ -111,6 +114,17 @@ def test_averages_over_sectors_that_can_be_summed_are_evaluated_exactly() -> Non
     # sample with all it connects to.
     seconds = reserve(vmc, {"seconds": 1.0, "distinct": 100.0}, TimeLimit(None))
     assert seconds == pytest.approx(2**20 / 20 / 100 / SHARED_PREFIXES)
+
+
+def test_sums_of_the_evaluation_count_all_images() -> None:
+    h = Ising(chain(22), h=1.0)  # as many configurations as may be summed, but 88 images of 48,734 orbits are more
+    model, _ = recipes.symmetrised(TransformerConfig(width=2, layers=1, heads=1, phase="zero"), h, "cpu")
+    assert isinstance(recipes.final_evaluation(model.build(h.hilbert), "cpu"), Evaluation)
+    h = Heisenberg(square(4, 5), total_sz=0)  # 184,756 configurations
+    group = symmetries_of(h)
+    for images, summed in ((point_group(group, most=4), True), (group, False)):  # of each configuration
+        projected = Projected(base=ConvolutionalConfig(width=2, layers=1, heads=2), symmetry=images).build(h.hilbert)
+        assert isinstance(recipes.final_evaluation(projected, "cpu"), ExhaustiveSampler) == summed
 
 
 @devices
