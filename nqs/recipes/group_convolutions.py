@@ -22,7 +22,9 @@ WIDTH, LAYERS = {"cpu": 4, "cuda": 8}, {"cpu": 2, "cuda": 4}
 EXPONENTIALS, INITIAL_PHASES = 1, 1.0
 OF_OTHERS = Foreign("group convolutions have no such option; leave it out.")
 FOREIGN = dict.fromkeys(("attention", "determinants", "heads", "mlp_ratio"), OF_OTHERS)
-# Elements of the group, at most: per-configuration gradients cost the square of their number.
+# Elements of the group, at most: per-configuration gradients cost the square of their number. The 6x6 lattice, of 576
+# elements, made 88 steps in three and a half minutes of a core (docs/choosing.md): 2,048 would leave seven. Square
+# lattices up to 10x10 (1,600 with the spin flip) are below.
 LARGEST_GROUP = 2_048
 
 

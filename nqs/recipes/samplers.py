@@ -32,7 +32,9 @@ EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
 EXACT_LIMIT = 200_000
 # Distinct configurations of a sampled step, where they carry much of the weight of the sector; and where the sector is
 # larger than MANY: many small steps with momentum. The t-V ring of 32 sites ended at 9e-4 after
-# 860 steps of 1,024 samples (150 s of an H200 shared by four runs), where 213 steps of 8,000 had been at 1.5e-2.
+# 860 steps of 1,024 samples (150 s of an H200 shared by four runs), where 213 steps of 8,000 had been at 1.5e-2. On a
+# CPU steps of 1,024 configurations ended five times higher than those of 256 in equal time for bosons and twice for
+# spins, steps of 64 one and a half times for spins (docs/design_questions.md, question 13).
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 MANY = {"cpu": 10**5, "cuda": 10**6}
 DISTINCT_OF_MANY = {"cpu": 256, "cuda": 1_024}
@@ -102,7 +104,9 @@ EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**19}
 BATCHES = 64
 # Error bar, in units of |E - E_inf|, at which the evaluation ends.
 EVALUATION_ERROR = 1e-6
-SAMPLE_BYTES = 64  # of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree
+# Of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree. A lower bound, so that
+# only what cannot fit is refused: the draws of 200,000 configurations above (FRONTIER) took 4.6 kB for each.
+SAMPLE_BYTES = 64
 # Speed-up of evaluating images of all configurations with shared prefixes.
 SHARED_PREFIXES = 16
 

@@ -17,7 +17,11 @@ from nqs.recipes.samplers import (
 
 STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT in nqs.recipes.samplers)
 # Large systems (nqs.recipes.samplers.is_large): time for a run, in minutes, of which the evaluation has a fraction; and
-# steps where a run is not sized by its time.
+# steps where a run is not sized by its time (`VMC.run`). More time ends lower: five and ten minutes are about those of
+# docs/accuracy.md. There evaluations left error bars of 0.9e-3 at an error of 6.7e-3 (6x6 Heisenberg lattice) and
+# 0.3e-3 at 2.1e-3 (3x4 Hubbard lattice) on a CPU, 3.3e-5 at 2.0e-4 on a GPU (10x10 Heisenberg lattice), a sixth and
+# less; half of them would take four times the fraction. In five minutes of a CPU these two lattices made 618 and 482
+# steps.
 MINUTES, EVALUATION_FRACTION = {"cpu": 5.0, "cuda": 10.0}, 0.12
 STEPS_OF_MANY = {"cpu": 600, "cuda": 4_000}
 # Sums over the whole sector converge geometrically: eight bosons on a ring end at machine precision after 80 steps, the
@@ -41,8 +45,8 @@ RATE, OVERHEAD = {"cpu": 5e10, "cuda": 4e13}, {"cpu": 0.15, "cuda": 0.2}
 # Cost of a step of an average, with all connected configurations, in units of one that evaluates the images of the
 # samples alone. On a CPU compared in the Ising ring and the twelve bosons above.
 AVERAGED_COST = {"cpu": 12, "cuda": 40}
-# Fraction of a time limit for the steps, by the estimate; the rest is for exact diagonalisation and evaluation. Least
-# number of steps.
+# Fraction of a time limit for the steps, by the estimate above, which was up to 1.7 times too low; the rest is for
+# exact diagonalisation, evaluation, and that error. A run ends in time anyway, with fewer steps. Least number of steps.
 FRACTION_OF_TIME, LEAST_STEPS = 0.8, 20
 
 
