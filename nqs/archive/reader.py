@@ -32,7 +32,8 @@ MAX_DEPTH = 2  # slashes in the path of a group
 ROOM = 2**26  # bytes for attributes and buffers
 PROGRAM = 2**28  # bytes of address space of this process before it reads, where the system does not say
 COPIES = 3  # of a compressed dataset while it is read
-SECONDS, BYTES_A_SECOND = 2, 10**8  # of CPU time: a constant, and the speed of decompression
+# CPU time: a constant, twice what MAX_OBJECTS take on a busy processor, and the speed of decompression.
+SECONDS, BYTES_A_SECOND = 4, 10**8
 IMAGE_READ_ONLY = 0  # flag of H5LT_open_file_image, which h5py does not name
 
 

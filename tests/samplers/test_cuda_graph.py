@@ -27,8 +27,8 @@ SECTORS = {
 every_sector = pytest.mark.parametrize("hilbert", SECTORS.values(), ids=SECTORS)
 
 
-def transformer(hilbert: HilbertSpace, **options: int | str) -> Transformer:
-    return small_transformer(**{"layers": 2, "seed": 3} | options).build(hilbert)
+def transformer(hilbert: HilbertSpace, device: str = "cpu", **options: int | str) -> Transformer:
+    return small_transformer(**{"layers": 2, "seed": 3} | options).build(hilbert, device)
 
 
 @every_sector

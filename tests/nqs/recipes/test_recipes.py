@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import small_transformer
+from networks import small_convolutional, small_transformer
 from optimisers import first_order
 
 import nqs
@@ -17,7 +17,6 @@ from nqs.hamiltonians import TJ, TV, BoseHubbard, FermiHubbard, Heisenberg, Isin
 from nqs.hilbert import HilbertSpace, bosons
 from nqs.lattice import Lattice, chain, from_edges, square
 from nqs.models import (
-    ConvolutionalConfig,
     MarshallSign,
     OnOrbits,
     Projected,
@@ -118,12 +117,12 @@ def test_averages_over_sectors_that_can_be_summed_are_evaluated_exactly() -> Non
 
 def test_sums_of_the_evaluation_count_all_images() -> None:
     h = Ising(chain(22), h=1.0)  # as many configurations as may be summed, but 88 images of 48,734 orbits are more
-    model, _ = recipes.symmetrised(TransformerConfig(width=2, layers=1, heads=1, phase="zero"), h, "cpu")
+    model, _ = recipes.symmetrised(small_transformer(width=2, heads=1, phase="zero"), h, "cpu")
     assert isinstance(recipes.final_evaluation(model.build(h.hilbert), "cpu"), Evaluation)
     h = Heisenberg(square(4, 5), total_sz=0)  # 184,756 configurations
     group = symmetries_of(h)
     for images, summed in ((point_group(group, most=4), True), (group, False)):  # of each configuration
-        projected = Projected(base=ConvolutionalConfig(width=2, layers=1, heads=2), symmetry=images).build(h.hilbert)
+        projected = Projected(base=small_convolutional(width=2, layers=1, heads=2), symmetry=images).build(h.hilbert)
         assert isinstance(recipes.final_evaluation(projected, "cpu"), ExhaustiveSampler) == summed
 
 

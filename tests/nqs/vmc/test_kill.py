@@ -59,7 +59,7 @@ def renamed(source, target):
 
 def run(path, act, longest, steps={STEPS}):
     h = BoseHubbard(chain(3), 3, U=4.0)
-    model = Transformer(h.hilbert, width=4, layers=1, heads=1)
+    model = Transformer(h.hilbert, width=4, layers=1, heads=1, mlp_ratio=2)
     optimiser = OptimiserOptions(momentum=0.5)
     vmc = VMC(h, model, TreeSampler(n_distinct=6), optimiser, TreeSampler(n_samples=100))
 
