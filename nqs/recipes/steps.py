@@ -15,8 +15,8 @@ from nqs.recipes.samplers import (
     is_large,
 )
 
-# Sampled, of about a second each (DISTINCT in nqs.recipes.samplers). The Heisenberg ring of 14 sites, 200 samples, ended
-# at 4.5e-4 and 2.4e-4 after 50 and 100 (`python scripts/recipe_study.py --problems heisenberg-14 --distinct 200
+# Sampled, of about a second each (DISTINCT in nqs.recipes.samplers). The Heisenberg ring of 14 sites, 200 samples,
+# ended at 4.5e-4 and 2.4e-4 after 50 and 100 (`python scripts/recipe_study.py --problems heisenberg-14 --distinct 200
 # --sampled --steps 50`): more end lower, and time bounds them.
 STEPS = {"cpu": 200, "cuda": 400}
 # Large systems (nqs.recipes.samplers.is_large): time for a run, in minutes, of which the evaluation has a fraction; and
