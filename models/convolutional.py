@@ -69,7 +69,7 @@ class ConvolutionalConfig:
     heads: int | None = None
     displacements: tuple[tuple[int, ...], ...] | None = None
     sites: tuple[int, ...] = ()
-    mlp_ratio: int
+    mlp_ratio: int = 2
     reference: ReferencePhase | None = None
     dtype: Literal["float64", "float32", "mixed"] = "float64"
     seed: int = 0

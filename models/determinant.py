@@ -70,7 +70,7 @@ class DeterminantConfig:
     layers: int
     heads: int | None = None
     displacements: tuple[tuple[int, ...], ...] | None = None
-    mlp_ratio: int
+    mlp_ratio: int = 2
     correction: float
     dtype: Literal["float64", "float32", "mixed"] = "float64"
     seed: int = 0

@@ -69,7 +69,7 @@ class TransformerConfig:
     heads: int | None = None
     attention: Literal["dot-product", "factored"] = "dot-product"
     displacements: tuple[tuple[int, ...], ...] | None = None
-    mlp_ratio: int
+    mlp_ratio: int = 2
     phase: Literal["learned", "zero"] = "learned"
     dtype: Literal["float64", "float32", "mixed"] = "float64"
     seed: int = 0
@@ -127,7 +127,7 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
 
     >>> from nqs.hilbert import bosons
     >>> space = bosons(3, 3)
-    >>> model = Transformer(space, width=8, layers=2, heads=2, mlp_ratio=2)
+    >>> model = Transformer(space, width=8, layers=2, heads=2)
     >>> log_modulus, phase = model.log_psi(space.configurations())
     >>> print(f"{(2 * log_modulus).exp().sum().item():.12f}")  # normalised without a Markov chain
     1.000000000000

@@ -60,7 +60,7 @@ class VisionConfig:
     width: int
     layers: int
     heads: int | None = None
-    mlp_ratio: int
+    mlp_ratio: int = 2
     phase: Literal["learned", "zero"] = "learned"
     seed: int = 0
 

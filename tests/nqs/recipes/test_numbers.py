@@ -33,8 +33,9 @@ NEUTRAL: Mapping[str, float] = {
     "initial_phases": 1.0,
     "determinants": 1,  # no sum of them
     "exponentials": 1,
+    "mlp_ratio": 2,  # of all networks and recipes: the shape of a block
 }
-STATED = {"initial_phases", "determinants", "exponentials"}  # neutral, but recipes choose a number
+STATED = {"initial_phases", "determinants", "exponentials", "mlp_ratio"}  # neutral, but recipes choose a number
 # Properties of an algorithm, which no recipe chooses: of the solver, and of the deal to ranks (nqs.samplers.decoding).
 PROPERTIES = {"dense_rows", "solver_tolerance", "solver_iterations", "groups"}
 LIMITS = {"max_dimension", "max_frontier"}  # of memory
@@ -124,7 +125,7 @@ def test_numbers_that_are_left_out_are_named() -> None:
         optimisation.StochasticReconfiguration()  # type: ignore[call-arg]
     with pytest.raises(ValueError, match=r"learning_rate, n_updates of Proposal: .* give all three numbers"):
         samplers.Proposal(model=small_transformer(), n_first=10)
-    with pytest.raises(TypeError, match=r"missing.*'width', 'layers', and 'mlp_ratio'"):
+    with pytest.raises(TypeError, match=r"missing.*'width' and 'layers'"):
         models.TransformerConfig()  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match=r"missing.*'width', 'layers', and 'mlp_ratio'"):
+    with pytest.raises(TypeError, match=r"missing.*'width' and 'layers'"):
         models.Transformer(FEW_ELECTRONS.hilbert)
