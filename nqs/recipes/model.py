@@ -32,7 +32,10 @@ from nqs.symmetry.group import Symmetry
 # for averages on a GPU: in equal time the 6x6 Heisenberg lattice ended with a V-score of 1.7e-4 at width 48 (8,000
 # samples, 640 steps), and of 4.0e-4 at width 32 (12,000 samples and 600 steps, or 6,000 and 1,150).
 WIDTH, WIDE, WIDE_ROWS = 32, 48, 16_000
-NARROW = 16  # for averages on a CPU, where every sample costs many images, and where time is short
+# For averages on a CPU, where every sample costs many images, and where time is short. After 8 steps the Ising ring of
+# 20 sites was at -24.859 and -24.980 with 8 and 16 (exact -25.491), in 17 and 23 CPU s (`python
+# scripts/recipe_study.py --number model.NARROW --values 8 16 --problems ising-20 --steps 8`).
+NARROW = 16
 # Width before depth; one head a channel in factored attention. With 200 samples and 100 steps the Heisenberg ring of 14
 # sites ended at 2.8e-4, 2.4e-4 and 1.6e-4 with one, two and three layers (16, 28 and 37 CPU s), at 2.9e-4, 2.5e-4,
 # 2.4e-4 and 1.1e-4 with 1, 2, 4 and 8 heads (22, 24, 28 and 31 s), at 2.2e-4, 2.4e-4 and 2.3e-4 with ratios of 1, 2 and
