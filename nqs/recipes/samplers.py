@@ -117,7 +117,7 @@ EVALUATION_ERROR = 1e-6
 # only what cannot fit is refused: the draws of 200,000 configurations above (FRONTIER) took 4.6 kB for each.
 SAMPLE_BYTES = 64
 # Speed-up of evaluating images of all configurations with shared prefixes. On a CPU an image took 5.5 us in the sum
-# over the Ising ring of 20 sites (LARGEST_SUM), 10 us for 408 random configurations (`psi.log_psi`), and 8,192 random ones
+# over the Ising ring of 20 sites (LARGEST_SUM), 10 us for 408 random configurations (`psi.log_psi`), and 8,192 others
 # without images 29 to 41 us each (`psi.base.log_psi`): three to seven there. On a GPU it was not measured.
 SHARED_PREFIXES = 16
 
