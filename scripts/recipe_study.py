@@ -3,12 +3,14 @@
     python scripts/recipe_study.py --number convolutions.WIDTH --values 8 16 32 --problems heisenberg-6x6 --steps 40
     python scripts/recipe_study.py --measure sum --problems ising-16 ising-20
 
-The number is replaced in a module of nqs.recipes that uses it; in a dictionary by device it is that of a CPU. Measured:
+The number is replaced in a module of nqs.recipes that uses it; in a dictionary by device it is that of a CPU, in one of
+options that of a name (optimiser.WARM_UP.final_learning_rate). Measured:
 
 - "run": steps, and the evaluation; the relative error of its energy, or the energy;
 - "draw": the first draw of the sampler of the steps after `--steps` of them, by chains that start anew; the mean of
   log |psi|^2, whose bias shows whether they have forgotten their start;
-- "sum": an energy summed over the whole sector, or over its orbits.
+- "sum": an energy summed over the whole sector, or over its orbits;
+- "fit": a fit to the exact ground state.
 
 A line for each value and seed, each measured in a process of its own on one thread of a CPU: CPU seconds, and the GiB
 that the process grew by at most.
@@ -33,11 +35,13 @@ from nqs.cli.options import command_line
 from nqs.driver import built, carry_out
 from nqs.estimators.local_energy import local_energies
 from nqs.exact import ground_state
-from nqs.hamiltonians import TV, Heisenberg, Ising, Molecule
+from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising, Molecule
 from nqs.lattice import chain, square
 from nqs.optimisation.stages import Evaluation
+from nqs.pretraining import VectorTarget, fit
 from nqs.recipes import NetworkOptions, Plan, plan
 from nqs.recipes.samplers import EXACT_LIMIT, every_configuration
+from nqs.recipes.stages import FIT_FIDELITY, FIT_STEPS
 from nqs.scripts.ablation.problems import PROBLEMS as OF_ABLATIONS
 from nqs.scripts.benchmark import peak_memory
 
@@ -45,8 +49,11 @@ CPU = torch.device("cpu")
 PROBLEMS: dict[str, Callable[[], Any]] = {
     **{name: partial(found.hamiltonian, found.lattice) for name, found in OF_ABLATIONS.items()},
     **{f"ising-{L}": partial(Ising, chain(L), h=1.0) for L in (16, 20)},
-    **{f"heisenberg-{L}": partial(Heisenberg, chain(L), total_sz=0) for L in (20, 40)},
+    **{f"heisenberg-{L}": partial(Heisenberg, chain(L), total_sz=0) for L in (14, 20, 40)},
+    **{f"bose-hubbard-{L}": partial(BoseHubbard, chain(L), L, U=4.0) for L in (8, 10)},
     "heisenberg-4x6": partial(Heisenberg, square(4, 6), total_sz=0),
+    **{f"j1j2-4x{L}": partial(Heisenberg, square(4, L), total_sz=0, J=(1.0, 0.5)) for L in (4, 6)},
+    "hubbard-2x4": partial(FermiHubbard, square(2, 4), 4, 4, U=8.0),
     "tv-4x4": partial(TV, square(4, 4), 5, V=10.0),
     "water": partial(Molecule.from_geometry, "O 0 0 0; H 0.757 0.586 0; H -0.757 0.586 0", "sto-3g"),
     "n2": partial(Molecule.from_geometry, "N 0 0 0; N 0 0 1.5", "sto-3g"),
@@ -56,8 +63,8 @@ PROBLEMS: dict[str, Callable[[], Any]] = {
 @dataclass(frozen=True, kw_only=True)
 class Config:
     problems: tuple[str, ...]
-    measure: Literal["run", "draw", "sum"] = "run"
-    number: str = ""  # module.NAME in nqs.recipes
+    measure: Literal["run", "draw", "sum", "fit"] = "run"
+    number: str = ""  # module.NAME in nqs.recipes, or module.NAME.key
     values: tuple[str, ...] = ("",)  # "": the default
     seeds: tuple[int, ...] = (0,)
     steps: int = 0
@@ -71,11 +78,12 @@ def replaced(number: str, value: str) -> Any:
     """Context manager in which a number of the recipes has another value."""
     if not value:
         return nullcontext()
-    where, name = number.split(".")
+    where, name, *keys = number.split(".")
     module = import_module(f"nqs.recipes.{where}")
     default = getattr(module, name)
     if isinstance(default, dict):
-        return mock.patch.dict(default, cpu=_like(default["cpu"], value))
+        (key,) = keys or ("cpu",)
+        return mock.patch.dict(default, {key: _like(default[key], value)})
     return mock.patch.object(module, name, _like(default, value))
 
 
@@ -89,7 +97,7 @@ def measured(config: Config, problem: str, value: str, seed: int) -> tuple[str, 
     torch.set_num_threads(1)
     before, begin = peak_memory(CPU), time.process_time()
     with replaced(config.number, value):
-        out = {"run": of_run, "draw": of_draw, "sum": of_sum}[config.measure](config, problem, seed)
+        out = {"run": of_run, "draw": of_draw, "sum": of_sum, "fit": of_fit}[config.measure](config, problem, seed)
     return out, time.process_time() - begin, (peak_memory(CPU) - before) / 2**30
 
 
@@ -132,6 +140,19 @@ def of_sum(config: Config, problem: str, seed: int) -> str:
     samples = every_configuration().build(psi).sample(torch.Generator().manual_seed(seed))
     local_energies(hamiltonian, psi, samples)
     return f"{samples.n_distinct:,} of {hamiltonian.hilbert.dimension:,} configurations"
+
+
+def of_fit(config: Config, problem: str, seed: int) -> str:
+    found = planned(config, problem, seed)
+    psi, sampler = found.model.build(found.hamiltonian.hilbert), found.stages[-1].sampler
+    target = VectorTarget(found.hamiltonian.hilbert, ground_state(found.hamiltonian).state)
+    generator = torch.Generator().manual_seed(seed)
+    return str(
+        fit(
+            psi, target, steps=config.steps or FIT_STEPS, fidelity=FIT_FIDELITY, sampler=sampler, generator=generator,
+            progress=False,
+        )
+    )  # fmt: skip
 
 
 def main(config: Config) -> None:

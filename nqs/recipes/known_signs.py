@@ -12,8 +12,15 @@ from nqs.models import MarshallSign, SlaterDeterminant, hartree_fock
 from nqs.protocols import Hamiltonian, ReferencePhase, is_stoquastic, marshall_exact, marshall_sublattice, peak_of
 from nqs.recipes import peaked
 
-OPEN_SHELL = 1e-9  # gap of a mean field, in units of the energy scale
-PROBES = 64  # random configurations whose matrix elements show whether a sign rule fits
+# Gap of a mean field, in units of the energy scale: rounding alone leaves 4e-16 and 2e-16 (Hubbard ring of 8 and 4x4
+# lattice, half filling, U = 0), U = 0.1 opens one of 2.6e-2 on that ring (`hartree_fock(hamiltonian).gap /
+# energy_scale(hamiltonian)`).
+OPEN_SHELL = 1e-9
+# Random configurations whose matrix elements show whether a sign rule fits. With 16, 64 and 256 the fraction of
+# positive hopping was 2.7e-2, 3.2e-2 and 3.7e-2 on the 3x4 Hubbard lattice (5 + 5 electrons, U = 8), 0 three times on
+# the t-V ring of 24 sites (12 fermions, V = 1); 3.2e-3, 1.0e-2 and 5.0e-3 on the 4x4 t-V lattice (5 fermions, V = 10),
+# on both sides of FEW_WRONG_SIGNS (`positive_hopping(hamiltonian, hartree_fock(hamiltonian).determinant)`).
+PROBES = 64
 # Fraction of positive hopping, with the signs of a mean field, up to which they count as right: the t-V ring of 24
 # sites, 12 fermions, has 2e-3 (three minutes of a CPU: 2.3e-4 with a transformer, 3.2e-4 with determinants), lattices
 # have 2e-2.

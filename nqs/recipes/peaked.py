@@ -36,8 +36,10 @@ PART = 0.75
 # 2.25 Angstrom has 16. Ten hydrogen atoms in atomic orbitals have 188: the list is 0.67 Hartree above the ground state,
 # a run from it at 0.59 after 75 s, one from the uniform state at 0.007 after 41 s.
 MOST_PARTICIPATING = 50
-# Elements of H that selection takes in a second, and the fraction of a time limit for it. 2,000 determinants of N2 in
-# cc-pVDZ with 6,358 elements each need about three times as many, in 13 s of CPU time.
+# Elements of H that selection takes in a second, the fraction of a time limit for it, and how often it takes those of
+# all determinants. 2,000 determinants of N2 in cc-pVDZ with 6,358 elements each need about three times as many, in 13 s
+# of CPU time. They are selected in full from a limit of 3.2 minutes on a CPU on, with a fraction of 0.1 or 0.4 from 6.4
+# or 1.6 minutes.
 ELEMENTS_IN_A_SECOND, SELECTION_FRACTION, ROUNDS = {"cpu": 1e6, "cuda": 3e7}, 0.2, 3
 LISTED_NUMBERS = 900_000  # of all listed configurations: archives hold arrays of up to a million
 # Weight of what is not listed, at least and at most. N2 in STO-3G, 182 of 1,824 determinants selected: the first step

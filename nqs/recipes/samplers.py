@@ -32,7 +32,14 @@ EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
 EXACT_LIMIT = 200_000
 # Distinct configurations of a sampled step, where they carry much of the weight of the sector; and where the sector is
 # larger than MANY: many small steps with momentum. The t-V ring of 32 sites ended at 9e-4 after
-# 860 steps of 1,024 samples (150 s of an H200 shared by four runs), where 213 steps of 8,000 had been at 1.5e-2.
+# 860 steps of 1,024 samples (150 s of an H200 shared by four runs), where 213 steps of 8,000 had been at 1.5e-2. On a
+# CPU steps of 1,024 configurations ended five times higher than those of 256 in equal time for bosons and twice for
+# spins, steps of 64 one and a half times for spins (docs/design_questions.md, question 13). Without its symmetries the
+# Heisenberg ring of 20 sites, 184,756 configurations, ended at 6.2e-4 after 60 small steps (16.5 CPU s), at 3.6e-2
+# after 12 of the other kind (60 s; `python scripts/recipe_study.py --problems heisenberg-20 --sampled --distinct 256
+# --steps 60`; `--number samplers.MANY --values 10**6 --distinct 1500 --steps 12`). In small sectors more are better:
+# the ring of 14 sites, 3,432 configurations, ended at 2.4e-4 after 100 steps of 200 (28 s), at 3.4e-5 after 55 of 400
+# (30 s, error 4e-5; `--problems heisenberg-14 --sampled --distinct 400 --steps 55`).
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 MANY = {"cpu": 10**5, "cuda": 10**6}
 DISTINCT_OF_MANY = {"cpu": 256, "cuda": 1_024}
@@ -50,7 +57,11 @@ LARGEST_SUM = 2**22
 # 100000`). Flat on a CPU; on a GPU larger ones are fewer calls.
 FRONTIER = 2**17
 # Samples of a step of Markov chains, each of which gives one: at most, and times sites. Local energies take most of the
-# time of a step, and their cost grows with the square of the number of sites.
+# time of a step, and their cost grows with the square of the number of sites. Short runs end lower with fewer: the 3x4
+# Hubbard lattice was at 8.9e-2 after 20 steps of 1,000 and at 3.3e-2 after 80 steps of 250 (errors of 2e-3; 25 and 28
+# CPU s; `python scripts/recipe_study.py --number samplers.WALKERS --values 250 --problems hubbard-3x4 --steps 80
+# --batches 16`); after five minutes, which these are for, at 2.1e-3 with 1,000 (docs/accuracy.md). Others were not
+# compared there.
 WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "cuda": 2**16}
 # The same for positive states, which are cheaper. With 64, 128 and 256 chains and 80, 40 and 20 steps 16 bosons on 4x4
 # sites, U = 8, ended at 2e-4, 2e-4 and 5.5e-3 (errors of 3e-4 to 1e-3) in 15, 16 and 14 CPU s, the 6x6 Heisenberg
@@ -102,8 +113,12 @@ EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**19}
 BATCHES = 64
 # Error bar, in units of |E - E_inf|, at which the evaluation ends.
 EVALUATION_ERROR = 1e-6
-SAMPLE_BYTES = 64  # of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree
-# Speed-up of evaluating images of all configurations with shared prefixes.
+# Of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree. A lower bound, so that
+# only what cannot fit is refused: the draws of 200,000 configurations above (FRONTIER) took 4.6 kB for each.
+SAMPLE_BYTES = 64
+# Speed-up of evaluating images of all configurations with shared prefixes. On a CPU an image took 5.5 us in the sum
+# over the Ising ring of 20 sites (LARGEST_SUM), 10 us for 408 random configurations (`psi.log_psi`), and 8,192 others
+# without images 29 to 41 us each (`psi.base.log_psi`): three to seven there. On a GPU it was not measured.
 SHARED_PREFIXES = 16
 
 

@@ -45,7 +45,6 @@ IMAGES_OF_PHASES = {"cpu": 1, "cuda": 12}
 # sampled, at 1.04e-1, 7.7e-2 and 6.6e-2 (three minutes, errors 3e-3 to 8e-3). `nqs run fermi-hubbard --shape 4 4 --n-up
 # 5 --n-down 5 --U 8 --model.network transformer`, with `--symmetry none` for the first.
 IMAGES_OF_NODES = {"cpu": 4, "cuda": 16}
-PROJECTED = 10**8  # dimension up to which all mean-field solutions compete for the sector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +184,7 @@ def averaged_with_nodes(
 
 
 def _other_solutions(hamiltonian: Hamiltonian, reference: SlaterDeterminant) -> Sequence[SlaterDeterminant]:
-    """Further mean-field solutions, where that is cheap: the lowest one may lack the sector of the ground state."""
-    if hamiltonian.hilbert.dimension > PROJECTED:
-        return ()
+    """Further mean-field solutions: the lowest one may lack the sector of the ground state."""
     try:
         return [found for found in hartree_fock(hamiltonian).solutions if found != reference]
     except (ValueError, RuntimeError):  # a reference of the user's own, for what Hartree-Fock here does not treat

@@ -32,8 +32,8 @@ from nqs.symmetry.group import Symmetry
 # The Ising ring of 16 sites at h = 1, of 1,162 orbits, ended after 76 steps at 2.2e-9, 1.0e-8 and 8.7e-6 with fractions
 # of 0.3, 0.65 and 0.85 in 94, 55 and 34 CPU s (`python scripts/recipe_study.py --number stages.WARM_UP_FRACTION
 # --values 0.3 0.65 0.85 --problems ising-16 --steps 76`), at 1.2e-8, 1.0e-8 and 3.1e-9 with 100, 200 and 400
-# configurations in 52, 55 and 67 CPU s (`--number stages.LEAST_DISTINCT --values 100 200 400`). That of a GPU was
-# not compared.
+# configurations, a twelfth, a sixth and a third of the orbits, in 52, 55 and 67 CPU s (`--number stages.LEAST_DISTINCT
+# --values 100 200 400`). That of a GPU was not compared.
 WARM_UP_DISTINCT, LEAST_DISTINCT = 1 / 12, 200
 WARM_UP_FRACTION = {"cpu": 0.65, "cuda": 0.35}
 # Images of a configuration in steps, at most: a step then has more samples for the same cost, and the evaluation

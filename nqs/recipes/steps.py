@@ -15,9 +15,16 @@ from nqs.recipes.samplers import (
     is_large,
 )
 
-STEPS = {"cpu": 200, "cuda": 400}  # sampled, of about a second each (DISTINCT in nqs.recipes.samplers)
+# Sampled, of about a second each (DISTINCT in nqs.recipes.samplers). The Heisenberg ring of 14 sites, 200 samples,
+# ended at 4.5e-4 and 2.4e-4 after 50 and 100 (`python scripts/recipe_study.py --problems heisenberg-14 --distinct 200
+# --sampled --steps 50`): more end lower, and time bounds them.
+STEPS = {"cpu": 200, "cuda": 400}
 # Large systems (nqs.recipes.samplers.is_large): time for a run, in minutes, of which the evaluation has a fraction; and
-# steps where a run is not sized by its time.
+# steps where a run is not sized by its time (`VMC.run`). More time ends lower: five and ten minutes are about those of
+# docs/accuracy.md. There evaluations left error bars of 0.9e-3 at an error of 6.7e-3 (6x6 Heisenberg lattice) and
+# 0.3e-3 at 2.1e-3 (3x4 Hubbard lattice) on a CPU, 3.3e-5 at 2.0e-4 on a GPU (10x10 Heisenberg lattice), a sixth and
+# less; half of them would take four times the fraction. In five minutes of a CPU these two lattices made 618 and 482
+# steps.
 MINUTES, EVALUATION_FRACTION = {"cpu": 5.0, "cuda": 10.0}, 0.12
 STEPS_OF_MANY = {"cpu": 600, "cuda": 4_000}
 # Sums over the whole sector converge geometrically: eight bosons on a ring end at machine precision after 80 steps, the
@@ -26,7 +33,12 @@ STEPS_OF_MANY = {"cpu": 600, "cuda": 4_000}
 EXACT_STEPS, SLOW_STEPS = {"cpu": 80, "cuda": 150}, 400
 # Sums of at least so many terms begin with a warm-up (nqs.recipes.stages) and have a number of steps of their own,
 # because each takes long; twice as many where a phase is learned, without a warm-up: the 4x4 Hubbard lattice with 4 + 4
-# electrons ended at 1.1e-3 after 202 steps with, and at 4.1e-4 after 300 steps without one.
+# electrons ended at 1.1e-3 after 202 steps with, and at 4.1e-4 after 300 steps without one. Eight bosons on a ring, 440
+# orbits, ended after 40 steps at 4.5e-13 without a warm-up (16 CPU s), and at 2.9e-6 with one (10 s; without, 20 steps
+# of 8 s are at 3.6e-10). The Ising ring of 16 sites, 1,162 orbits, ended at 1.8e-8 after 25 sums alone (46 s), and at
+# 1.0e-8 after 76 steps, of which 27 are sums (55 s; WARM_UP_FRACTION in nqs.recipes.stages): fewer steps of longer sums
+# are enough, and a warm-up costs little from about there on. `python scripts/recipe_study.py --number steps.LONG_SUM
+# --values 400 600 --problems bose-hubbard-8 --steps 40`; `--values 2000 --problems ising-16 --steps 25`.
 LONG_SUM = {"cpu": 600, "cuda": 4_000}
 LONG_SUM_STEPS = {"cpu": 76, "cuda": 150}
 # Averages over a symmetry: the Ising ring of 20 sites ends at 1.7e-6 after 120 steps (105 s on a CPU), the 6x6
@@ -41,8 +53,10 @@ RATE, OVERHEAD = {"cpu": 5e10, "cuda": 4e13}, {"cpu": 0.15, "cuda": 0.2}
 # Cost of a step of an average, with all connected configurations, in units of one that evaluates the images of the
 # samples alone. On a CPU compared in the Ising ring and the twelve bosons above.
 AVERAGED_COST = {"cpu": 12, "cuda": 40}
-# Fraction of a time limit for the steps, by the estimate; the rest is for exact diagonalisation and evaluation. Least
-# number of steps.
+# Fraction of a time limit for the steps, by the estimate above, which was up to 1.7 times too low; the rest is for
+# exact diagonalisation, evaluation, and that error. A run ends in time anyway, with fewer steps. Least number of
+# steps: eight bosons on a ring are at 4.2e-2 after 10 and at 3.6e-10 after 20 (`python scripts/recipe_study.py
+# --problems bose-hubbard-8 --steps 10`).
 FRACTION_OF_TIME, LEAST_STEPS = 0.8, 20
 
 

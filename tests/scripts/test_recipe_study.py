@@ -2,7 +2,8 @@
 
 import pytest
 
-from nqs.recipes import plan
+from nqs.recipes import plan, warm_up_optimiser
+from nqs.recipes.stages import FIT_FIDELITY
 from nqs.scripts.recipe_study import PROBLEMS, Config, main, measured, replaced
 
 
@@ -23,6 +24,17 @@ def test_a_number_is_replaced_in_plans_for_a_while() -> None:
     with replaced("samplers.DISTINCT", "37"):
         assert plan(hamiltonian, sampled=True, device="cpu").stages[-1].sampler.max_distinct == 37
     assert plan(hamiltonian, sampled=True, device="cpu").stages[-1].sampler == default
+
+
+def test_an_option_of_an_optimiser_is_replaced() -> None:
+    with replaced("optimiser.WARM_UP.final_learning_rate", "0.25"):
+        assert warm_up_optimiser().final_learning_rate == 0.25
+    assert warm_up_optimiser().final_learning_rate != 0.25
+
+
+def test_fits_are_measured() -> None:
+    out, _, _ = measured(Config(measure="fit", problems=("heisenberg-8",)), "heisenberg-8", "", 0)
+    assert float(out.split(",")[0].removeprefix("fidelity ")) > FIT_FIDELITY
 
 
 def test_draws_and_sums_are_measured() -> None:
