@@ -399,8 +399,9 @@ def test_a_sector_without_the_exact_ground_state_is_said(
     from nqs.scripts import fermi_hubbard
 
     warning = 'but the exact ground state is not in this sector: the run will end above it (symmetry="none")'
-    for determinants, said in ((0, True), (recipes.sector.PROJECTED, False)):
-        monkeypatch.setattr(recipes.sector, "PROJECTED", determinants)
-        options = Options(steps=1, device="cpu", archive=tmp_path / f"{determinants}.h5")
+    every_solution = recipes.sector._other_solutions
+    for others, said in ((lambda *_: (), True), (every_solution, False)):
+        monkeypatch.setattr(recipes.sector, "_other_solutions", others)
+        options = Options(steps=1, device="cpu", archive=tmp_path / f"{said}.h5")
         fermi_hubbard.main(fermi_hubbard.Config(n_up=2, n_down=2, U=8.0, options=options))
         assert (warning in capsys.readouterr().out.splitlines()) == said
