@@ -23,8 +23,13 @@ def tokens_at_once(device: torch.device, bytes_per_token: float) -> int:
 
 def add_output_(layer: nn.Linear, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B E"]) -> Float[Tensor, "*B D"]:
     """x + layer(y), in place."""
+    return add_product_(layer, x, y).add_(layer.bias)
+
+
+def add_product_(layer: nn.Linear, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B E"]) -> Float[Tensor, "*B D"]:
+    """x + layer(y) without the bias of the layer, in place."""
     x.view(-1, x.shape[-1]).addmm_(y.reshape(-1, y.shape[-1]), layer.weight.mT)
-    return x.add_(layer.bias)
+    return x
 
 
 def take_rows(
