@@ -136,14 +136,14 @@ class Decoder:
                 assert self.network.start_from is not None
                 self.network.start_from.extend_(state.begun, state.site, previous)
         if site == self._sites_with_a_choice:
-            log_p = tables.log_uniform[site, remainder]
+            log_p = tables.log_uniform[site].index_select(0, remainder)
             return Conditionals(log_p, torch.zeros_like(log_p)), state._replace(site=site, remainder=remainder)
         if state.rows is None:
             outputs = self._outputs(previous, state, site)
         else:  # the blocks work in the order of the storage
             stored = torch.empty_like(previous).index_copy_(0, state.rows, previous)
             outputs = self._outputs(stored, state, site).index_select(0, state.rows)
-        log_start = tables.log_uniform[site, remainder]
+        log_start = tables.log_uniform[site].index_select(0, remainder)
         if state.begun is not None:
             assert self.network.start_from is not None
             log_start = self.network.start_from.log_start_(state.begun, site, log_start)

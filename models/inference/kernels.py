@@ -54,10 +54,9 @@ def softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
 
 
 def gelu(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-    """x / (1 + exp(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3), which is x (1 + tanh u) / 2."""
+    """x sigmoid(2 u) with u = sqrt(2 / pi) (x + 0.044715 x^3), which is x (1 + tanh u) / 2."""
     if x.is_cuda:
         return nn.functional.gelu(x, approximate="tanh")
     t = x * x
     torch.addcmul(x, t, x, value=0.044715, out=t)
-    t.mul_(-GELU_SCALE).exp_().add_(1)
-    return torch.div(x, t, out=t)
+    return t.mul_(GELU_SCALE).sigmoid_().mul_(x)
