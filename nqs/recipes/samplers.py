@@ -112,11 +112,13 @@ FORGETTING, FORGETTING_UNIFORM = 16, 2
 # Averages over a symmetry: images of all samples of a step, which take most of its time. In equal time the 6x6
 # Heisenberg lattice ended with a V-score of 1.7e-4 (8,000 samples and 640 steps, width 48), and with 4.0e-4 at width 32
 # (12,000 samples and 600 steps, or 6,000 and 1,150).
-# On a CPU, with 3,000, 6,000 and 12,000 images and 80, 40 and 20 steps, the Ising ring of 20 sites, h = 1, ended at
-# 5.1e-5, 3.2e-4 and 3.9e-3 (20, 19 and 18 CPU s), 12 bosons on 3x4 sites, U = 8, at -20.4311, -20.4252 and -20.4185
-# (20, 21 and 22 s); the ring at 4.6e-7 with 3,000 and 240 steps (56 s), at 1.5e-6 with 6,000 and 120 (49 s). `python
-# scripts/recipe_study.py --number samplers.ALL_IMAGES --values 3000 --problems ising-20 bose-hubbard-3x4 --steps 80`,
-# and so on.
+# On a CPU, runs of the default length: with 6,000 images and 120 steps, and with 3,000 and 210 in about equal time (42
+# to 49 CPU s), the Ising ring of 20 sites, h = 1, ended at 1.3e-6 and 1.4e-6 (seeds 0 and 1), and at 2.6e-7 and 1.4e-7;
+# 12 bosons on 3x4 sites, U = 8, at -20.4341 and -20.4331, and at -20.4309 and -20.4279 (sums without error bars): lower
+# for the spins with 3,000, for the bosons with 6,000. `python scripts/recipe_study.py --number samplers.ALL_IMAGES
+# --values 6000 --problems ising-20 bose-hubbard-3x4 --seeds 0 1 --steps 120`, `--values 3000 --steps 210`. In runs of
+# 18 to 22 s fewer images are better for both: with 3,000, 6,000 and 12,000 and 80, 40 and 20 steps the ring ended at
+# 5.1e-5, 3.2e-4 and 3.9e-3, the bosons at -20.4311, -20.4252 and -20.4185 (seed 0).
 ALL_IMAGES = {"cpu": 6_000, "cuda": 64_000}
 # Images x sites x connected configurations of such a step, at most: the 6x6 Heisenberg lattice on a GPU has 1.7e8, the
 # 4x6 one on a CPU 6.9e6. Larger systems average in the evaluation only, and make many small steps: the 10x10 Heisenberg
