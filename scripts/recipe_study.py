@@ -55,6 +55,7 @@ PROBLEMS: dict[str, Callable[[], Any]] = {
     "heisenberg-4x6": partial(Heisenberg, square(4, 6), total_sz=0),
     **{f"j1j2-4x{L}": partial(Heisenberg, square(4, L), total_sz=0, J=(1.0, 0.5)) for L in (4, 6)},
     "j1j2-22": partial(Heisenberg, chain(22), total_sz=0, J=(1.0, 0.4)),
+    "j1j2-open-16": partial(Heisenberg, chain(16, boundary="open"), total_sz=0, J=(1.0, 0.4)),
     "hubbard-2x4": partial(FermiHubbard, square(2, 4), 4, 4, U=8.0),
     "tv-4x4": partial(TV, square(4, 4), 5, V=10.0),
     "water": partial(Molecule.from_geometry, WATER, "sto-3g"),
