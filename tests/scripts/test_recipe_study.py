@@ -1,5 +1,7 @@
 """scripts/recipe_study.py at toy size."""
 
+from dataclasses import replace
+
 import pytest
 
 from nqs.recipes import plan, warm_up_optimiser
@@ -16,6 +18,16 @@ def test_lines_of_a_number_differ_in_its_values(capsys: pytest.CaptureFixture[st
     assert 0 < errors[1] < 1
     assert errors[0] != errors[1]
     assert all(float(row[6]) > 0 for row in rows)
+
+
+def test_runs_of_equal_time() -> None:
+    timed = Config(problems=("heisenberg-8",), sampled=True, minutes=0.03)
+    out, _, _ = measured(timed, "heisenberg-8", "", 0)
+    error, steps = out.removesuffix(" steps").split(", ")
+    assert -1 < float(error.split()[0]) < 1
+    assert int(steps) > 1
+    both = measured(replace(timed, steps=3), "heisenberg-8", "", 0)[0]
+    assert both.endswith(", 3 steps")
 
 
 def test_a_number_is_replaced_in_plans_for_a_while() -> None:
