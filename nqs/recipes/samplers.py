@@ -44,10 +44,10 @@ DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 MANY = {"cpu": 10**5, "cuda": 10**6}
 DISTINCT_OF_MANY = {"cpu": 256, "cuda": 1_024}
 LISTED = {"cpu": 2 * 10**4, "cuda": 10**5}  # largest number of orbits for which states with a phase head live on orbits
-# Evaluations of the network in one sum of the evaluation, at most. Sums of averages on one core of a CPU took 6.0 CPU s
-# and 0.26 GiB for 2^20 configurations (Ising ring of 20 sites), 29 s and 0.40 GiB for 2.7 million (4x6 Heisenberg
-# lattice): about ten in a million each, so that 2^22 are of the order of a minute, half a GiB and no error bar
-# (`python scripts/recipe_study.py --measure sum --problems ising-20 heisenberg-4x6`).
+# Evaluations of the network in one sum of the evaluation, at most. Sums of averages on one core of a CPU took 2.9 CPU s
+# and 0.27 GiB for 2^20 configurations (Ising ring of 20 sites), 11.1 s and 0.41 GiB for 2.7 million (4x6 Heisenberg
+# lattice), two to three times as long on a busy machine: 2^22 are of the order of half a minute, half a GiB and no
+# error bar (`python scripts/recipe_study.py --measure sum --problems ising-20 heisenberg-4x6`).
 LARGEST_SUM = 2**22
 # Prefixes that a tree decodes together: bounds memory, and does not change the distribution. Draws of 200,000 distinct
 # configurations of the Heisenberg ring of 40 sites took 40, 43, 47 and 46 CPU s and 0.85, 0.87, 0.89 and 0.96 GiB with
@@ -116,10 +116,18 @@ EVALUATION_ERROR = 1e-6
 # Of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree. A lower bound, so that
 # only what cannot fit is refused: the draws of 200,000 configurations above (FRONTIER) took 4.6 kB for each.
 SAMPLE_BYTES = 64
-# Speed-up of evaluating images of all configurations with shared prefixes. On a CPU an image took 5.5 us in the sum
-# over the Ising ring of 20 sites (LARGEST_SUM), 10 us for 408 random configurations (`psi.log_psi`), and 8,192 others
-# without images 29 to 41 us each (`psi.base.log_psi`): three to seven there. On a GPU it was not measured.
-SHARED_PREFIXES = 16
+# Images that an evaluation of averages has at most, in units of the distinct configurations above. The Ising ring of
+# 24 sites, 96 images, ended after 120 steps at 2.9e-5 +- 2e-5 with 4 and at 8e-6 +- 8e-6 with 16, in 89 and 105 CPU s
+# (`python scripts/recipe_study.py --number samplers.AVERAGED_EVALUATION --values 4 16 --problems ising-24 --steps
+# 120`): with less than 16 error bars are larger than errors. That of a GPU was not compared.
+AVERAGED_EVALUATION = 16
+# Images of a batch of averages, in units of those of a step, at least those of the batches above: a batch then takes
+# about as long as a step, and its images share prefixes. With 0, batches of 2 configurations of 88 and 128 images, runs
+# of 45 s ended with error bars of 1.4e-2 (energy of the Ising ring of 22 sites, h = 1) and 3e-3 (relative, 32 sites,
+# h = 0.8); with 1, batches of 68 and 46, with 1.1e-2 and 2e-3, the first with all 2,924 configurations after 29 CPU s
+# (`python scripts/recipe_study.py --number samplers.BATCH_OF_AVERAGES --values 0 1 --problems ising-22 ising-32 --steps
+# 15 --minutes 0.75`). Batches of a single configuration have no error bar. That of a GPU was not compared.
+BATCH_OF_AVERAGES = 1.0
 
 
 def is_exhaustive(sampler: SamplerConfig) -> bool:
@@ -274,8 +282,13 @@ def final_evaluation(
             of_steps = replace(of_steps, powers=(1.0, *of_steps.powers[1:]))
         batches = max(1, limit // (each * (max_distinct(of_steps) or limit)))
         return Evaluation(sampler=of_steps, batches=batches, error=EVALUATION_ERROR)
-    every = limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each)
-    batch = max(1, limit // (BATCHES * each))
+    every, batch = limit, limit // BATCHES
+    if each > 1:
+        of_steps = wavefunction.for_steps()
+        of_step = sampler or training_sampler(of_steps, device, sampled=sampled)
+        images = round(BATCH_OF_AVERAGES * (max_distinct(of_step) or 0) * of_steps.n_images)
+        every = min(limit, AVERAGED_EVALUATION * limit // each)
+        batch = max(1, max(batch, images) // each)
     return Evaluation(sampler=tree(batch), batches=max(1, every // batch), error=EVALUATION_ERROR)
 
 
