@@ -57,11 +57,14 @@ LARGEST_SUM = 2**22
 # 100000`). Flat on a CPU; on a GPU larger ones are fewer calls.
 FRONTIER = 2**17
 # Samples of a step of Markov chains, each of which gives one: at most, and times sites. Local energies take most of the
-# time of a step, and their cost grows with the square of the number of sites. Short runs end lower with fewer: the 3x4
-# Hubbard lattice was at 8.9e-2 after 20 steps of 1,000 and at 3.3e-2 after 80 steps of 250 (errors of 2e-3; 25 and 28
-# CPU s; `python scripts/recipe_study.py --number samplers.WALKERS --values 250 --problems hubbard-3x4 --steps 80
-# --batches 16`); after five minutes, which these are for, at 2.1e-3 with 1,000 (docs/accuracy.md). Others were not
-# compared there.
+# time of a step, and their cost grows with the square of the number of sites. Only very short runs end lower with
+# fewer: the 3x4 Hubbard lattice was at 8.9e-2 after 20 steps of 1,000 and at 3.3e-2 after 80 steps of 250 (errors of
+# 2e-3; 25 and 28 CPU s; `python scripts/recipe_study.py --number samplers.WALKERS --values 250 --problems hubbard-3x4
+# --steps 80 --batches 16`), but after 2.5 minutes of one core at 4.8e-3 and 6.8e-3 with 250 (seeds 0 and 1, 1,400
+# steps), at 3.5e-3 and 2.5e-3 with 500 (710), at 2.8e-3 and 2.5e-3 with 1,000 (340; errors of 4e-4 to 6e-4; `--values
+# 250 500 1000 --problems hubbard-3x4 --minutes 2.5 --seeds 0 1`). The 4x4 t-V lattice does not tell 500 and 750 apart:
+# 8e-5 and 9e-5 (errors of 2e-4), 2.1e-4 +- 3e-4 and 6e-5 +- 3e-5 (`--values 500 1000 --problems tv-4x4 --network
+# determinant --sampled --minutes 1.5 --seeds 0 1`).
 WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "cuda": 2**16}
 # The same for positive states, which are cheaper. With 64, 128 and 256 chains and 80, 40 and 20 steps 16 bosons on 4x4
 # sites, U = 8, ended at 2e-4, 2e-4 and 5.5e-3 (errors of 3e-4 to 1e-3) in 15, 16 and 14 CPU s, the 6x6 Heisenberg
