@@ -287,9 +287,9 @@ def final_evaluation(
         return Evaluation(sampler=of_steps, batches=batches, error=EVALUATION_ERROR)
     every, batch = limit, limit // BATCHES
     if each > 1:
-        of_steps = wavefunction.for_steps()
-        of_step = sampler or training_sampler(of_steps, device, sampled=sampled)
-        images = round(BATCH_OF_AVERAGES * (max_distinct(of_step) or 0) * of_steps.n_images)
+        trained = wavefunction.for_steps()
+        step = sampler or training_sampler(trained, device, sampled=sampled)
+        images = round(BATCH_OF_AVERAGES * (max_distinct(step) or 0) * trained.n_images)
         every = min(limit, AVERAGED_EVALUATION * limit // each)
         batch = max(1, max(batch, images) // each)
     return Evaluation(sampler=tree(batch), batches=max(1, every // batch), error=EVALUATION_ERROR)
