@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nqs.models.short_rows import without_gradients
+
 FUSED_WIDTH = 64  # smallest width at which torch's fused float32 kernel is efficient
 
 
@@ -32,7 +34,18 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, input: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         if fused_is_fast(input):
             return super().forward(input)
+        if (kernels := without_gradients(input)) is not None:
+            found: Tensor = kernels.layer_norm(input, self.weight, self.bias, self.eps)
+            return found
         return torch.addcmul(self.bias, normalised(input, self.eps), self.weight)
+
+    def shifted_(self, x: Float[Tensor, "... D"], shift: Float[Tensor, " D"]) -> Float[Tensor, "... D"]:
+        """Of x + shift, which replaces x, contiguous; without gradients."""
+        if not fused_is_fast(x) and (kernels := without_gradients(x)) is not None:
+            found: Tensor = kernels.layer_norm(x, self.weight, self.bias, self.eps, shift)
+            return found
+        normed: Tensor = self(x.add_(shift))
+        return normed
 
     def weight_gradients(self, x: Float[Tensor, "U T D"], g: Float[Tensor, "U T D"]) -> Float[Tensor, "U D"]:
         """Gradients for each of U configurations, from its T inputs x and the gradients g of the outputs."""

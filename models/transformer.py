@@ -191,9 +191,9 @@ class Transformer(AutoregressiveWavefunction[DecodingState]):
             log_start = self.start_from.of(n, log_start)
         return self.of_outputs(self.head(self.norm(x)), log_start)
 
-    def embedded(self, previous: Int64[Tensor, "*B"], sites: Int64[Tensor, "*S"]) -> Float[Tensor, "*B D"]:
+    def embedded(self, previous: Int64[Tensor, "*B"], sites: Int64[Tensor, "*S"] | int) -> Float[Tensor, "*B D"]:
         """Input of the first block: embeddings of the site and of the local state of the site before it."""
-        return self.token(previous) + self.site(sites)
+        return self.token(previous) + (self.site.weight[sites] if isinstance(sites, int) else self.site(sites))
 
     def previous(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
         """Local state of the site before, d before the first site."""

@@ -43,6 +43,7 @@ class Captured(Generic[Result]):
     result: Result
 
     def __init__(self, function: Callable[[], Result], generator: torch.Generator, ranks: Communicator = ALONE) -> None:
+        self.generator = generator
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(generator)
         # The thread that watches over the messages of several ranks asks for events meanwhile.
@@ -52,8 +53,12 @@ class Captured(Generic[Result]):
         if ranks.size > 1:  # a graph must be gone before the connection that its messages use
             atexit.register(_reset, weakref.ref(self))
 
-    def replay(self) -> None:
-        self.graph.replay()
+    def replay(self, generator: torch.Generator, times: int = 1) -> None:
+        """With the random numbers of a generator, which is advanced past them."""
+        self.generator.set_state(generator.get_state())
+        for _ in range(times):
+            self.graph.replay()
+        generator.set_state(self.generator.get_state())
 
 
 def _reset(captured: "weakref.ref[Captured[Any]]") -> None:
@@ -115,5 +120,7 @@ def alike(one: Wavefunction, other: Wavefunction) -> bool:
 @torch.no_grad()
 def overwrite(copy: Wavefunction, wavefunction: Wavefunction) -> None:
     """Copy parameters and buffers of a wavefunction into those of its copy."""
-    for own, given in zip(tensors_of(copy), tensors_of(wavefunction), strict=True):
-        own.copy_(given)
+    own, given = tensors_of(copy), tensors_of(wavefunction)
+    assert len(own) == len(given)
+    if own:
+        torch._foreach_copy_(own, given)  # one launch for many

@@ -7,6 +7,8 @@ one host synchronisation per draw.
 On a CPU the samples are those of TreeSampler, seed for seed; on a GPU random numbers depend on the capacity, and the
 samples are equally distributed. The replayed draw equals `padded_draw` bit for bit.
 
+Where there is a place for every sample, each is drawn on its own (nqs.samplers.separate_draws).
+
 Of several ranks the first one draws small numbers of samples for all; of large ones each rank decodes a part
 (nqs.samplers.padded_decoding), messages included in the graph.
 """
@@ -23,7 +25,8 @@ from nqs.protocols import AutoregressiveWavefunction
 from nqs.runtime.distributed import ALONE, Communicator, communicator
 from nqs.runtime.memory import free_memory
 from nqs.samplers.capture import Captured, copied, on_side_stream, overwrite
-from nqs.samplers.padded_decoding import PaddedDecoding, compacted, share_of
+from nqs.samplers.padded_decoding import PaddedDecoding, positions_of, share_of
+from nqs.samplers.separate_draws import Drawn, GraphedSeparateDraw
 from nqs.samples import LARGEST_BINOMIAL, split_counts
 
 MAX_CAPACITY = 2**15  # of a rank; above it the kernels take longer than their launch
@@ -57,28 +60,31 @@ class Leaves(NamedTuple):
 
 def padded_draw(decoding: PaddedDecoding, n_samples: Int64[Tensor, " 1"], generator: torch.Generator) -> Leaves:
     """A draw of n_samples samples; shapes depend on the capacity alone, without host synchronisation."""
-    hilbert, device, capacity = decoding.wavefunction.hilbert, generator.device, decoding.capacity
-    L, d = hilbert.n_sites, hilbert.local_dim
+    wavefunction, device, capacity = decoding.wavefunction, generator.device, decoding.capacity
+    L, d = wavefunction.hilbert.n_sites, wavefunction.hilbert.local_dim
     tokens = torch.zeros((1, L), dtype=torch.uint8, device=device)
     counts = n_samples
     log_p = phase = torch.zeros(1, dtype=torch.float64, device=device)
+    numbers = torch.arange(1, capacity + 1, device=device)
     state, sizes = decoding.start(1), []
     for site in range(L):
         conditionals, state = decoding.step(tokens[:, site - 1] if site else None, state)
         child_counts = split_counts(counts, conditionals.log_p.exp(), generator, LARGEST_BINOMIAL).flatten()  # (C d)
-        chosen = child_counts > 0
-        sizes.append(chosen.sum())
-        places = min(capacity, len(chosen))
-        children = compacted(chosen, places)
+        until = (child_counts > 0).cumsum(0)
+        sizes.append(until[-1])
+        of_places = numbers[: len(until)]
+        children = positions_of(until, of_places)
         rows = children.div(d, rounding_mode="floor")
-        used = torch.arange(places, device=device) < sizes[-1]
-        counts = torch.where(used, child_counts.index_select(0, children), 0)
-        log_p = log_p.index_select(0, rows) + conditionals.log_p.flatten().index_select(0, children)
-        phase = phase.index_select(0, rows) + conditionals.phase.flatten().index_select(0, children)
+        counts = child_counts.index_select(0, children).mul_(of_places <= until[-1])
+        log_p = (log_p[:, None] + conditionals.log_p).flatten().index_select(0, children)
+        if wavefunction.has_phase:
+            phase = (phase[:, None] + conditionals.phase).flatten().index_select(0, children)
         tokens = tokens.index_select(0, rows)
-        tokens[:, site] = children - d * rows
+        tokens[:, site] = children.remainder_(d)
         if site + 1 < L:
             state = decoding.select(state, rows, counts, site)
+    if not wavefunction.has_phase:
+        phase = torch.zeros_like(log_p)
     most = sizes[-1] if decoding.most is None else decoding.most
     return Leaves(tokens, counts, log_p, phase, torch.stack(sizes), most)
 
@@ -125,40 +131,39 @@ class GraphedDraw:
     ) -> None:
         self.capacity, self.share = capacity, share_of(capacity, ranks.size)
         self.wavefunction = copied(wavefunction)
-        self.generator = torch.Generator(device)
+        own = torch.Generator(device)
         self.n_samples = torch.full((1,), n_samples, dtype=torch.int64, device=device)
 
         def sizes_of_a_draw() -> list[int]:
             decoding = PaddedDecoding(self.wavefunction, capacity, ranks, math.ceil(math.log2(PREFIXES)))
-            found: list[int] = padded_draw(decoding, self.n_samples, self.generator).sizes.tolist()
+            found: list[int] = padded_draw(decoding, self.n_samples, own).sizes.tolist()
             return found
 
         sizes = on_side_stream(sizes_of_a_draw, device)
         enough = (site + 1 for site, size in enumerate(sizes) if size >= PREFIXES)
         decoding = PaddedDecoding(self.wavefunction, capacity, ranks, next(enough, len(sizes)))
-        self.captured = Captured(lambda: padded_draw(decoding, self.n_samples, self.generator), self.generator, ranks)
+        self.captured = Captured(lambda: padded_draw(decoding, self.n_samples, own), own, ranks)
 
     @torch.no_grad()
     def __call__(self, wavefunction: AutoregressiveWavefunction, n_samples: int, generator: torch.Generator) -> Leaves:
         """The leaves, overwritten by the next call; the generator is advanced past the random numbers used."""
         overwrite(self.wavefunction, wavefunction)
         self.n_samples.fill_(n_samples)
-        self.generator.set_state(generator.get_state())
-        self.captured.replay()
-        generator.set_state(self.generator.get_state())
+        self.captured.replay(generator)
         return self.captured.result
 
 
 class GraphCache:
-    """CUDA graph of the draw of a wavefunction, captured at first use and again for another capacity."""
+    """CUDA graphs of the draws of a wavefunction, captured at first use and again for another capacity."""
 
     def __init__(self, wavefunction: AutoregressiveWavefunction) -> None:
         self.wavefunction = wavefunction
         # By the number of ranks: all that share a graph replay it, also where rank 0 has drawn alone in between.
         self._graphs: dict[int, GraphedDraw] = {}
+        self._separate: GraphedSeparateDraw | None = None
         self._is_even = True  # the ranks had enough places for what was dealt to them
 
-    def draw_of_all_ranks(self, n_samples: int, n_distinct: int | None, generator: torch.Generator) -> Leaves | None:
+    def draw_of_all_ranks(self, n_samples: int, n_distinct: int | None, generator: torch.Generator) -> Drawn | None:
         """`draw` by all ranks in parts, or by rank 0 for all where that is as fast."""
         ranks, device = communicator(), generator.device
         if ranks.size == 1:
@@ -175,27 +180,27 @@ class GraphCache:
             tokens = torch.empty(shape, dtype=torch.uint8, device=device)
             counts = torch.empty(shape[0], dtype=torch.int64, device=device)
             log_p, phase = torch.empty((2, shape[0]), dtype=torch.float64, device=device)
-            unknown = torch.zeros(shape[1], dtype=torch.int64, device=device)
-            drawn = Leaves(tokens, counts, log_p, phase, unknown, unknown[0])
+            drawn = Drawn(tokens, counts, log_p, phase)
         state = generator.get_state().to(device)
-        ranks.from_first(*drawn[:4], state)
+        ranks.from_first(*drawn, state)
         generator.set_state(state.cpu())
         return drawn
 
     def draw(
         self, n_samples: int, n_distinct: int | None, generator: torch.Generator, ranks: Communicator = ALONE
-    ) -> Leaves | None:
-        """Leaves without empty places; None if the draw is too large, memory is short, or the capacity was exceeded."""
+    ) -> Drawn | None:
+        """Distinct configurations; None if the draw is too large, memory is short, or the capacity was exceeded."""
         wavefunction, device = self.wavefunction, generator.device
         capacity = capacity_for(wavefunction, n_samples, n_distinct, ranks)
         if capacity is None:
             return None
+        if ranks.size == 1 and n_samples <= capacity:
+            return self._one_by_one(n_samples, capacity, generator)
         graph = self._graphs.get(ranks.size)
         if graph is None or not capacity <= graph.capacity <= 2 * capacity:
             graph = None
             self._graphs.pop(ranks.size, None)  # its memory is free then
-            share, row = share_of(capacity, ranks.size), wavefunction.bytes_per_configuration
-            if ranks.any(device.type == "cuda" and FREE_PART * share * row > free_memory(device)):
+            if ranks.any(self._is_short_of_memory(share_of(capacity, ranks.size), device)):
                 return None
             graph = GraphedDraw(wavefunction, capacity, device, n_samples, ranks)
             self._graphs[ranks.size] = graph
@@ -206,5 +211,17 @@ class GraphCache:
         if largest > graph.capacity or most > graph.share:
             generator.set_state(before)
             return None
-        tokens, counts, log_p, phase = (part[:number].clone() for part in leaves[:4])
-        return Leaves(tokens, counts, log_p, phase, leaves.sizes, leaves.most)
+        return Drawn(*(part[:number].clone() for part in leaves[:4]))
+
+    def _one_by_one(self, n_samples: int, capacity: int, generator: torch.Generator) -> Drawn | None:
+        graph, device = self._separate, generator.device
+        if graph is None or not capacity <= graph.capacity <= 2 * capacity:
+            self._separate = graph = None  # its memory is free then
+            if self._is_short_of_memory(capacity, device):
+                return None
+            self._separate = graph = GraphedSeparateDraw(self.wavefunction, capacity, device)
+        return graph(self.wavefunction, n_samples, generator)
+
+    def _is_short_of_memory(self, rows: int, device: torch.device) -> bool:
+        needed = FREE_PART * rows * self.wavefunction.bytes_per_configuration
+        return device.type == "cuda" and needed > free_memory(device)

@@ -51,7 +51,7 @@ class GraphedMoves:
     ) -> None:
         device = walkers.n.device
         self.wavefunction = own = copied(wavefunction)
-        self.generator = generator = torch.Generator(device)
+        generator = torch.Generator(device)
         self.walkers = buffers = Walkers(walkers.n, LogPsi(walkers.log_modulus, walkers.phase))
         buffers.n, buffers.log_modulus, buffers.phase = (
             torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x) for x in walkers.tensors
@@ -79,10 +79,7 @@ class GraphedMoves:
         """
         self.walkers.overwrite(walkers)
         self.accepted.zero_()
-        self.generator.set_state(generator.get_state())
-        for _ in range(periods):
-            self.captured.replay()
-        generator.set_state(self.generator.get_state())
+        self.captured.replay(generator, periods)
         walkers.n, walkers.log_modulus, walkers.phase = (x.clone() for x in self.walkers.tensors)
         return self.accepted.clone()
 

@@ -116,9 +116,14 @@ def share_of(capacity: int, size: int) -> int:
 
 
 def compacted(chosen: Bool[Tensor, " N"], capacity: int) -> Int64[Tensor, " C"]:
-    """Positions of the first `capacity` True entries in their order, padded with 0."""
-    place = chosen.cumsum(0) - 1
-    # False entries and those beyond the capacity go to an extra last place, which is cut off.
-    place = torch.where(chosen, place, capacity).clamp_(max=capacity)
-    positions = torch.arange(len(chosen), device=chosen.device)
-    return torch.zeros(capacity + 1, dtype=torch.int64, device=chosen.device).scatter_(0, place, positions)[:capacity]
+    """Positions of the first `capacity` True entries in their order, padded with N - 1."""
+    return positions_of(chosen.cumsum(0), torch.arange(1, capacity + 1, device=chosen.device))
+
+
+def positions_of(until: Int64[Tensor, " N"], numbers: Int64[Tensor, " C"]) -> Int64[Tensor, " C"]:
+    """Positions of the True entries with these numbers, 1 for the first one; N - 1 where there are fewer.
+
+    Args:
+        until: number of True entries up to each position.
+    """
+    return torch.searchsorted(until, numbers).clamp_(max=len(until) - 1)

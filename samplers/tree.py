@@ -149,7 +149,7 @@ class TreeSampling(Independent):
         if config.use_cuda_graph and not config.prefix and device.type == "cuda":
             drawn = self._graph.draw_of_all_ranks(n_samples, config.n_distinct, generator)
             if drawn is not None:
-                return as_samples(wavefunction, *drawn[:4])
+                return as_samples(wavefunction, *drawn)
         root = self._root(decoding, n_samples, device)
         unfinished: list[Frontier] = [root]
         leaves: list[Frontier] = []

@@ -45,6 +45,8 @@ def execute(decorated: Any) -> Any:
         if is_dataclass(decorated) and "__init__" in decorated.__dict__ and not written:
             decorated.__init__ = execute(decorated.__init__)  # type: ignore[misc]
         return decorated
+    if decorated.__module__ == "nqs.models.triton_kernels":  # their sources are compiled, in their own module
+        return decorated
     if inspect.isgeneratorfunction(decorated):  # its body runs after the call
         return jaxtyping.jaxtyped(decorated, typechecker=check_types)
     checks = Checks.of(decorated)

@@ -15,6 +15,7 @@ from nqs.models.attention import CausalSelfAttention
 from nqs.models.factored_attention import FactoredAttention
 from nqs.models.inference.causal_products import causal_attention
 from nqs.models.inference.prefix_tree import Branches
+from nqs.models.short_rows import without_gradients
 
 
 class CachedDotProduct:
@@ -50,13 +51,19 @@ class CachedDotProduct:
 
         Row b of x owns row b of the storage, which may have more rows.
         """
+        held, (B, D) = storage[:, : len(x)], x.shape
+        kernels = without_gradients(x)
+        if kernels is not None and kernels.fits(site, storage.shape[-1]):
+            found: Tensor = kernels.attend(self.attention.qkv(x), held, site)
+            return found
         qkv = self.attention.projected(x[:, None])
-        storage[:, : len(x), :, site] = qkv[1:, :, :, 0]
-        keys, values = storage[:, : len(x), :, : site + 1]
+        held[:, :, :, site] = qkv[1:, :, :, 0]
+        keys, values = held[:, :, :, : site + 1]
         if not x.is_cuda:
             return scaled_dot_product_attention(qkv[0], keys, values).flatten(1)  # (B, H, 1, E) before
-        scores = qkv[0] * keys.shape[-1] ** -0.5 @ keys.mT
-        return (scores.softmax(-1) @ values).flatten(1)
+        q, keys, values = (t.flatten(0, 1) for t in (qkv[0], keys, values))  # views
+        scores = torch.baddbmm(q.new_empty(()), q, keys.mT, beta=0, alpha=q.shape[-1] ** -0.5)
+        return torch.bmm(scores.softmax(-1), values).view(B, D)
 
     def storage(self, rows: int, sites: int) -> Float[Tensor, "2 C H L E"]:
         """Storage of keys and values."""

@@ -20,7 +20,7 @@ from nqs.models.factored_attention import FactoredAttention
 from nqs.models.inference.cached_attention import CachedDotProduct, CachedFactored
 from nqs.models.inference.first_attention import FirstAttention, rows_of_tables
 from nqs.models.inference.first_factored import FirstFactored
-from nqs.models.inference.kernels import add_output_, gelu, take_rows, tokens_at_once
+from nqs.models.inference.kernels import add_output_, add_product_, gelu, take_rows, tokens_at_once
 from nqs.models.inference.prefix_tree import Branches, PrefixTree
 from nqs.models.inference.prefixes import FirstTables, Prefixes
 from nqs.models.normalisation import LayerNorm
@@ -61,8 +61,8 @@ class Network(Protocol):
     def previous(self, n: UInt8[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
         """Local state of the site before, d before the first site."""
 
-    def embedded(self, previous: Int64[Tensor, "*B"], sites: Int64[Tensor, "*S"]) -> Float[Tensor, "*B D"]:
-        """Input of the first block: a site, and the local state of the site before it."""
+    def embedded(self, previous: Int64[Tensor, "*B"], sites: Int64[Tensor, "*S"] | int) -> Float[Tensor, "*B D"]:
+        """Input of the first block: a site, or sites, and the local state of the site before it."""
 
     def of_outputs(self, outputs: Float[Tensor, "*B out"], log_start: Float64[Tensor, "*B d"]) -> Conditionals:
         """Conditionals from the outputs of the head."""
@@ -93,7 +93,9 @@ class CachedBlock:
 
     def _add_(self, x: Float[Tensor, "*B D"], found: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """The block's output from its heads, overwriting its input x."""
-        return self.add_mlp_(add_output_(self.block.attention.out, x, found))
+        out = self.block.attention.out
+        normed = self.block.norm2.shifted_(add_product_(out, x, found), out.bias)
+        return add_output_(self.outwards, x, gelu(self.inwards(normed)))
 
     def add_mlp_(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """x + mlp(norm2(x)), in place."""
@@ -134,14 +136,14 @@ class Decoder:
                 assert self.network.start_from is not None
                 self.network.start_from.extend_(state.begun, state.site, previous)
         if site == self._sites_with_a_choice:
-            log_p = tables.log_uniform[site, remainder]
+            log_p = tables.log_uniform[site].index_select(0, remainder)
             return Conditionals(log_p, torch.zeros_like(log_p)), state._replace(site=site, remainder=remainder)
         if state.rows is None:
             outputs = self._outputs(previous, state, site)
         else:  # the blocks work in the order of the storage
             stored = torch.empty_like(previous).index_copy_(0, state.rows, previous)
             outputs = self._outputs(stored, state, site).index_select(0, state.rows)
-        log_start = tables.log_uniform[site, remainder]
+        log_start = tables.log_uniform[site].index_select(0, remainder)
         if state.begun is not None:
             assert self.network.start_from is not None
             log_start = self.network.start_from.log_start_(state.begun, site, log_start)
@@ -152,9 +154,8 @@ class Decoder:
         """Of the head, in the order of the storage, from the local states chosen last (0 at first)."""
         storage = [block[:, : len(previous)] for block in state.storage]
         if state.first is None:
-            sites = torch.arange(site, site + 1, device=previous.device)
             before = previous if site else torch.full_like(previous, self.hilbert.local_dim)
-            x = self.blocks[0].step(self.network.embedded(before, sites), storage[0], site)
+            x = self.blocks[0].step(self.network.embedded(before, site), storage[0], site)
         else:
             x = self.blocks[0].add_mlp_(state.first.at(site).step(previous, storage[0]))
         for block, stored in zip(self.blocks[1:], storage[1:], strict=True):

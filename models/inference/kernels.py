@@ -23,8 +23,13 @@ def tokens_at_once(device: torch.device, bytes_per_token: float) -> int:
 
 def add_output_(layer: nn.Linear, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B E"]) -> Float[Tensor, "*B D"]:
     """x + layer(y), in place."""
+    return add_product_(layer, x, y).add_(layer.bias)
+
+
+def add_product_(layer: nn.Linear, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B E"]) -> Float[Tensor, "*B D"]:
+    """x + layer(y) without the bias of the layer, in place."""
     x.view(-1, x.shape[-1]).addmm_(y.reshape(-1, y.shape[-1]), layer.weight.mT)
-    return x.add_(layer.bias)
+    return x
 
 
 def take_rows(
@@ -49,10 +54,9 @@ def softmax_(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
 
 
 def gelu(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-    """x / (1 + exp(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3), which is x (1 + tanh u) / 2."""
+    """x sigmoid(2 u) with u = sqrt(2 / pi) (x + 0.044715 x^3), which is x (1 + tanh u) / 2."""
     if x.is_cuda:
         return nn.functional.gelu(x, approximate="tanh")
     t = x * x
     torch.addcmul(x, t, x, value=0.044715, out=t)
-    t.mul_(-GELU_SCALE).exp_().add_(1)
-    return torch.div(x, t, out=t)
+    return t.mul_(GELU_SCALE).sigmoid_().mul_(x)

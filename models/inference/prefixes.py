@@ -39,7 +39,9 @@ class Prefixes(NamedTuple):
     def select(self, indices: Int64[Tensor, " B2"]) -> Self:
         of_parents = indices if self.rows is None else self.rows[indices]
         storage = tuple(block.index_select(1, of_parents) for block in self.storage)
-        return self._replace(remainder=self.remainder[indices], rows=None, storage=storage, begun=self._begun(indices))
+        return self._replace(
+            remainder=self.remainder.index_select(0, indices), rows=None, storage=storage, begun=self._begun(indices)
+        )
 
     def branch(self, indices: Int64[Tensor, " B2"]) -> Self:
         if len(indices) * sum(block[:, :1].nbytes for block in self.storage) <= GATHERED:
@@ -58,7 +60,9 @@ class Prefixes(NamedTuple):
             for block in storage:
                 copy_rows(block, rows[moved], free, self.site + 1)
             rows[moved] = free
-        return self._replace(remainder=self.remainder[indices], rows=rows, storage=storage, begun=self._begun(indices))
+        return self._replace(
+            remainder=self.remainder.index_select(0, indices), rows=rows, storage=storage, begun=self._begun(indices)
+        )
 
 
 def grown(storage: Float[Tensor, "parts B heads L E"], rows: int) -> Float[Tensor, "parts C heads L E"]:

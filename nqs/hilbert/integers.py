@@ -15,19 +15,21 @@ def as_integers(n: UInt8[Tensor, "B L"], d: int) -> Int64[Tensor, " B"]:
 
     Products in float64 are several times faster than those of integers, and exact for groups of sites below 2^52.
     """
-    L = n.shape[1]
+    L, device = n.shape[1], n.device
     size = min(L, max(1, int(math.log(EXACT, max(2, d)))))
-    weights = torch.zeros(L, -(-L // size), dtype=torch.float64)
-    scales = []
+    powers = torch.full((size,), d, device=device)  # made there: no copy that waits for the device
+    powers[:1].fill_(1)
+    powers = powers.cumprod(0).flip(0).double()
+    weights = torch.zeros((L, -(-L // size)), dtype=torch.float64, device=device)
+    scales, found = [], []
     for group, first in enumerate(range(0, L, size)):
         last = min(L, first + size)
-        weights[first:last, group] = torch.tensor([d**k for k in reversed(range(last - first))]).double()
+        weights[first:last, group] = powers[size - (last - first) :]
         scales.append(d ** (L - last))
-    weights, found = weights.to(n.device), []
-    for part in n.split(CPU_ROWS if n.device.type == "cpu" else max(1, len(n))):
+    for part in n.split(CPU_ROWS if device.type == "cpu" else max(1, len(n))):
         groups = (part.double() @ weights).long()
         total = groups[:, 0] * scales[0]
         for group, scale in enumerate(scales[1:], start=1):
             total += groups[:, group] * scale
         found.append(total)
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=n.device)
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=device)

@@ -37,14 +37,19 @@ FEW_ORBITS = {"cpu": 6_000, "cuda": 32_000}
 # In equal time (a quarter of an H200 for 7.9 minutes) the 6x6 J1-J2 lattice, J2 = 0.5, ended at 5.6e-3 with 8 images of
 # 8,000 configurations (156 steps), at 9.6e-3 with 16 images in the evaluation alone (1,133 steps), at 2.1e-2 with none.
 IMAGES_OF_PHASES = {"cpu": 1, "cuda": 12}
-# The same for fermions with nodes, whose phases begin as those of a determinant. Autoregressive, in equal time: the 4x4
-# Hubbard lattice with 5 + 5 electrons, U = 8, ended at 5.4e-2 without an average, at 2.65e-2 with the 8 symmetries that
-# keep a site, at 2.35e-2 and 2.2e-2 with the 8 and 16 symmetries of `projected_on_few`, and at 2.4e-2 with 32 (six runs
-# of 4.3 minutes on two H200, errors 1e-3 and less). On a core of a CPU it ended at 7.6e-2 without, at 5.6e-2 with 4
-# images of 400 configurations, at 8.5e-2 with 8 of 750 (four minutes, errors 2e-3 to 5e-3), and the 3x4 lattice,
-# sampled, at 1.04e-1, 7.7e-2 and 6.6e-2 (three minutes, errors 3e-3 to 8e-3). `nqs run fermi-hubbard --shape 4 4 --n-up
-# 5 --n-down 5 --U 8 --model.network transformer`, with `--symmetry none` for the first.
-IMAGES_OF_NODES = {"cpu": 4, "cuda": 16}
+# The same for fermions with nodes, whose phases begin as those of a determinant; and times sites^2, with which the cost
+# of an image grows, so that large systems make steps enough. Autoregressive, in equal time: the 4x4 Hubbard lattice
+# with 5 + 5 electrons, U = 8, ended at 5.4e-2 without an average, at 2.65e-2 with the 8 symmetries that keep a site, at
+# 2.35e-2 and 2.2e-2 with the 8 and 16 symmetries of `projected_on_few`, and at 2.4e-2 with 32 (six runs of 4.3 minutes
+# on two H200, errors 1e-3 and less). The 4x8 lattice with 14 + 14 ended at -21.875(6) with 4 images of 16,000
+# configurations (104 steps, 8.1 minutes of an H200), at -21.602(13) with 16 of 4,000 (159 steps, 8.9 minutes), at
+# -21.73 without (8.2 minutes); in a third of an H200 for six to seven minutes at -21.712(11), -21.490(44), -21.577(16),
+# -21.413(24) and -21.740(6) with 4 images of 4,000 and of 1,000, 8 of 2,000, 16 of 1,000, and none. On a core of a CPU
+# the 4x4 lattice ended at 7.6e-2 without, at 5.6e-2 with 4 images of 400 configurations, at 8.5e-2 with 8 of 750 (four
+# minutes, errors 2e-3 to 5e-3), and the 3x4 lattice, sampled, at 1.04e-1, 7.7e-2 and 6.6e-2 (three minutes, errors 3e-3
+# to 8e-3). `nqs run fermi-hubbard --shape 4 4 --n-up 5 --n-down 5 --U 8 --model.network transformer`, with `--symmetry
+# none` for the first.
+IMAGES_OF_NODES, IMAGES_TIMES_PAIRS = {"cpu": 4, "cuda": 16}, 2**12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +179,11 @@ def averaged_with_nodes(
     Args:
         determinant: real orbitals.
     """
-    group, most = symmetries_of(hamiltonian, fermions=True), IMAGES_OF_NODES[torch.device(device).type]
+    affordable = IMAGES_TIMES_PAIRS // hamiltonian.hilbert.n_sites**2
+    most = min(IMAGES_OF_NODES[torch.device(device).type], affordable)
+    if most < 2:
+        return None
+    group = symmetries_of(hamiltonian, fermions=True)
     found = projected_on_few(hamiltonian, group, determinant, most)
     if found is None:
         return None

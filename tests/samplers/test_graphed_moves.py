@@ -112,13 +112,16 @@ class Played:
     replays = 0
     made = 0
 
-    def __init__(self, function: Callable[[], object], _: torch.Generator, __: Communicator = ALONE) -> None:
-        self.function = function
+    def __init__(self, function: Callable[[], object], generator: torch.Generator, _: Communicator = ALONE) -> None:
+        self.function, self.generator = function, generator
         Played.made += 1
 
-    def replay(self) -> None:
-        Played.replays += 1
-        self.function()
+    def replay(self, generator: torch.Generator, times: int = 1) -> None:
+        self.generator.set_state(generator.get_state())
+        for _ in range(times):
+            Played.replays += 1
+            self.function()
+        generator.set_state(self.generator.get_state())
 
 
 def waiting_operation(function: Callable[[], object], _: torch.device) -> str:

@@ -74,8 +74,12 @@ def test_transformers_average_where_fermions_have_nodes() -> None:
     assert "average over 4 symmetries (projected Hartree-Fock E = -14.253" in averaged.reason("symmetry")
     shell = plan(TV(square(6), 13, V=1.0), **wishes)  # closed: no projection changes the determinant
     assert isinstance(shell.model, Symmetrised)
-    assert shell.model.symmetry.order == 4
-    for hamiltonian, more in ((doped, {"symmetry": "none"}), (TV(chain(32), 16, V=1.0), {})):
+    assert 1 < shell.model.symmetry.order < 4  # fewer in larger systems, none in large ones
+    for hamiltonian, more in (
+        (doped, {"symmetry": "none"}),
+        (TV(chain(32), 16, V=1.0), {}),
+        (FermiHubbard(square(8), 28, 28, U=8.0), {}),
+    ):
         assert isinstance(plan(hamiltonian, **wishes, **more).model, TransformerConfig)
 
 
