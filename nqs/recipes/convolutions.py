@@ -27,8 +27,8 @@ from nqs.symmetry.pairs import classes_of_pairs, classes_of_sites
 # (`python scripts/recipe_study.py --number convolutions.WIDTH --values 8 16 32 --problems heisenberg-6x6
 # bose-hubbard-4x4 --steps 40 --batches 16`, and so on). After 2.5 minutes of a core widths of 8 and 16 left the spins
 # at 5.2e-4 and 5.5e-4 (seed 0; 1,070 and 700 steps), at 7.7e-4 and 3.9e-4 (seed 1; 1,442 and 723; errors of 1e-4), the
-# bosons at 9e-5 +- 7e-5 and 9e-5 +- 2e-4 (seed 0; `--values 8 16 --problems heisenberg-6x6 bose-hubbard-4x4 --minutes
-# 2.5 --seeds 0 1`).
+# bosons at 9e-5 +- 7e-5 and 9e-5 +- 2e-4 (seed 0), at 1.5e-4 +- 1e-4 and -4e-5 +- 2e-4 (seed 1, the second on a busy
+# core; `--values 8 16 --problems heisenberg-6x6 bose-hubbard-4x4 --minutes 2.5 --seeds 0 1`).
 WIDTH, LAYERS, MLP_RATIO = {"cpu": 16, "cuda": 32}, {"cpu": 2, "cuda": 2}, 2
 # Images of the evaluation, at most. On a CPU they leave too few samples: of three minutes of the bosons on 4x4 sites an
 # evaluation with 8 images had 256 samples, and an error bar of 9e-4 of the energy.
