@@ -43,7 +43,8 @@ class TransformerConfig:
     Attributes:
         width: embedding width D.
         layers: number of blocks.
-        heads: attention heads; must divide width. None: 4, or one per channel with factored attention.
+        heads: attention heads; must divide width. None: one per channel with factored attention, else 4, which
+            archives rely on; recipes name a number (nqs.recipes.model.HEADS, compared there).
         attention: "dot-product" (queries and keys) or "factored" (weights by position, nqs.models.factored_attention).
         displacements: class of every pair of sites, L x L, for factored attention: pairs of one class share weights, as
             those of one displacement in `Lattice.displacements`. None: every pair is a class of its own.

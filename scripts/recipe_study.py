@@ -4,8 +4,8 @@
     python scripts/recipe_study.py --number samplers.WALKERS --values 250 --problems hubbard-3x4 --minutes 2.5
     python scripts/recipe_study.py --measure sum --problems ising-16 ising-20
 
-The number is replaced in a module of nqs.recipes that uses it; in a dictionary by device it is that of a CPU, in one of
-options that of a name (optimiser.WARM_UP.final_learning_rate). Measured:
+The number is replaced in a module of nqs.recipes that uses it; in a dictionary by device it is that of a CPU, for all
+modules that import it, in one of options that of a name (optimiser.WARM_UP.final_learning_rate). Measured:
 
 - "run": `--steps`, and the evaluation, as far as it fits into `--minutes`; without a number as many steps as fit; the
   relative error of its energy, or the energy;
@@ -50,16 +50,19 @@ from nqs.scripts.benchmark import peak_memory
 
 CPU = torch.device("cpu")
 RINGS = (16, 20, 22, 24)  # of Ising, h = 1
+WATER = "O 0 0 0; H 0.757 0.586 0; H -0.757 0.586 0"
 PROBLEMS: dict[str, Callable[[], Any]] = {
     **{name: partial(found.hamiltonian, found.lattice) for name, found in OF_ABLATIONS.items()},
     **{f"ising-{L}": partial(Ising, chain(L), h=1.0) for L in RINGS},
     **{f"heisenberg-{L}": partial(Heisenberg, chain(L), total_sz=0) for L in (14, 20, 40)},
-    **{f"bose-hubbard-{L}": partial(BoseHubbard, chain(L), L, U=4.0) for L in (8, 10)},
+    **{f"bose-hubbard-{L}": partial(BoseHubbard, chain(L), L, U=4.0) for L in (8, 9, 10)},
     "heisenberg-4x6": partial(Heisenberg, square(4, 6), total_sz=0),
     **{f"j1j2-4x{L}": partial(Heisenberg, square(4, L), total_sz=0, J=(1.0, 0.5)) for L in (4, 6)},
+    "j1j2-22": partial(Heisenberg, chain(22), total_sz=0, J=(1.0, 0.4)),
     "hubbard-2x4": partial(FermiHubbard, square(2, 4), 4, 4, U=8.0),
     "tv-4x4": partial(TV, square(4, 4), 5, V=10.0),
-    "water": partial(Molecule.from_geometry, "O 0 0 0; H 0.757 0.586 0; H -0.757 0.586 0", "sto-3g"),
+    "water": partial(Molecule.from_geometry, WATER, "sto-3g"),
+    "water-6-31g": partial(Molecule.from_geometry, WATER, "6-31g"),
     "n2": partial(Molecule.from_geometry, "N 0 0 0; N 0 0 1.5", "sto-3g"),
 }
 EXACT = {name: found.energy for name, found in OF_ABLATIONS.items()} | {f"ising-{L}": ising_ring(L, 1.0) for L in RINGS}

@@ -52,14 +52,23 @@ LEAST_REST, MOST_REST = 1e-6, 1e-5
 SMALL = 1e-3
 # Distinct configurations of a step and of a batch of the evaluation, at most PART of the sector where it is sampled:
 # N2 ended at 1.3e-6 +- 0.1e-6 with 250 (4.9 CPU s), and at 1.0e-6 with 500 (7.9 s) and 1,000 (16 s) (`--number
-# peaked.DISTINCT --values 250 500 1000`).
+# peaked.DISTINCT --values 250 500 1000`). Batches of the evaluation are limited by the time of a run: H2O in 6-31G, of
+# 414,441 determinants, had error bars of 8, 4 and 3 microhartree after 5 steps with 4, 16 and 64 of them, in 20, 35 and
+# 93 CPU s (`python scripts/recipe_study.py --number peaked.BATCHES --values 4 16 64 --problems water-6-31g --steps 5`).
 DISTINCT, BATCHES = {"cpu": 1_000, "cuda": 8_000}, 64
-EVALUATION_ERROR = 1e-8  # in units of |E - E_inf|, about 1e-7 Hartree
+# Error bar, in units of |E - E_inf|, at which the evaluation ends: about 1e-7 Hartree, four orders below chemical
+# accuracy. Reached only where a batch has nearly all of the weight of the sector: H2O and N2 in STO-3G had relative
+# error bars of 8e-10 and 2e-9 with 1e-6, 1e-7 and 1e-8 alike, and of 3e-10 with 1e-9, in 1.4 and 11.4 instead of 1.4
+# and 8.5 CPU s (`--number peaked.EVALUATION_ERROR --values 1e-6 1e-7 1e-8 1e-9 --problems water --sampled --steps 30`;
+# `--problems n2 --sampled --steps 10`).
+EVALUATION_ERROR = 1e-8
 # Of corrections to the list. Layers and ratio are those of other transformers (nqs.recipes.model). H2O ended at 5.6e-8,
 # 1.1e-8 and 0.6e-8 with widths of 8, 16 and 32 (3.3, 3.7 and 4.9 CPU s), at 0.8e-8, 1.1e-8 and 3.6e-8 with one, two and
 # three layers, at 2.3e-8, 1.1e-8 and 1.3e-8 with ratios of 1, 2 and 4; N2 at 1.04e-6 to 1.05e-6 with all these widths
-# (9, 16 and 40 CPU s) and layers (`--number peaked.WIDTH --values 8 16 32`, and so on). That of a GPU was not compared.
-WIDTH, LAYERS, MLP_RATIO = {"cpu": 16, "cuda": 48}, 2, 2
+# (9, 16 and 40 CPU s) and layers (`--number peaked.WIDTH --values 8 16 32`, and so on). With 1, 2, 4 and 8 heads H2O
+# ended at 2.4e-8, 1.6e-8, 1.1e-8 and 1.0e-8 (errors of 1e-9 to 2e-9), N2 at 1.04e-6 with the first three and at 5.1e-7
+# with 8 (2e-9; one seed), in the same time (`--number peaked.HEADS --values 1 2 4 8`). That of a GPU was not compared.
+WIDTH, LAYERS, HEADS, MLP_RATIO = {"cpu": 16, "cuda": 48}, 2, 4, 2
 # Short steps: amplitudes that are far too small grow by large factors, those of configurations that were not drawn with
 # them. H2O in STO-3G, 66 of 133 determinants in a step, 30 steps: 0.44 mHa at first, 1.1 at most and 0.017 at the end
 # with 0.01; 7.6 at most with 0.1.
@@ -143,7 +152,8 @@ def transformer(
 ) -> TransformerConfig:
     """A transformer of small corrections to the list, with the requested options."""
     size = {"width": WIDTH[torch.device(device).type], "layers": LAYERS, "mlp_ratio": MLP_RATIO}
-    chosen: dict[str, Any] = size | {"dtype": "mixed"} | dict(given)
+    heads = {} if given.get("attention") == "factored" else {"heads": HEADS}  # factored: one a channel
+    chosen: dict[str, Any] = size | heads | {"dtype": "mixed"} | dict(given)
     start = {"start": "reference", "initial_phases": SMALL, "initial_logits": SMALL}
     return TransformerConfig(**(chosen | start | {"phase": phase, "reference": reference}))
 

@@ -1,4 +1,4 @@
-"""Samplers: exhaustive sums if a step then takes about a second, else a number of distinct configurations.
+"""Samplers: exhaustive sums if a step then takes a few seconds at most, else a number of distinct configurations.
 
 Dictionaries hold one number for a CPU (two cores) and one for a GPU (an H200).
 """
@@ -23,27 +23,44 @@ from nqs.runtime.memory import require_memory
 from nqs.samplers import ExhaustiveSampler, MetropolisSampler, TreeSampler
 from nqs.samplers.moves import near_moves
 
-# Largest number of configurations (or orbits) in an exhaustive step: about one second with a network of width 32. Sums
-# reach machine precision (the 440 orbits of eight bosons on a ring, after 80 steps), samples of the 4,752
-# orbits of ten bosons 2e-5 in 76 s.
+# Largest number of configurations (or orbits) in an exhaustive step. With a network of width 32 a step of a sum took
+# 0.2, 0.8 and 3.2 CPU s for the 440, 1,162 and 2,518 orbits of eight bosons, the Ising ring of 16 and the Heisenberg
+# ring of 20 sites (differences of 3 and 13 steps; `python scripts/recipe_study.py --number stages.WARM_UP_FRACTION
+# --values 0.01 --problems bose-hubbard-8 ising-16 heisenberg-20 --steps 3`). Sums reach machine precision (the 440
+# orbits, after 80 steps). Of the 4,752 orbits of ten bosons they are too few in the same time: 30 steps, a third of
+# which are sums, ended at 8.3e-4 (111 CPU s), 100 sampled steps at 7.0e-5 (44 s; `--number samplers.EXHAUSTIVE_ROWS
+# --values 6000 --problems bose-hubbard-10 --steps 30`; `--number samplers.DISTINCT --values 750 --steps 100`).
 EXHAUSTIVE_ROWS = {"cpu": 3_000, "cuda": 32_000}
 # Largest dimension for which the exact ground state is computed before a run: 2.4 CPU s for the 184,756 configurations
 # of the Heisenberg ring of 20 sites (`nqs.exact.ground_state(Heisenberg(chain(20), total_sz=0))`, one thread).
 EXACT_LIMIT = 200_000
 # Distinct configurations of a sampled step, where they carry much of the weight of the sector; and where the sector is
-# larger than MANY: many small steps with momentum. The t-V ring of 32 sites ended at 9e-4 after
-# 860 steps of 1,024 samples (150 s of an H200 shared by four runs), where 213 steps of 8,000 had been at 1.5e-2. On a
-# CPU steps of 1,024 configurations ended five times higher than those of 256 in equal time for bosons and twice for
-# spins, steps of 64 one and a half times for spins (docs/design_questions.md, question 13). Without its symmetries the
-# Heisenberg ring of 20 sites, 184,756 configurations, ended at 6.2e-4 after 60 small steps (16.5 CPU s), at 3.6e-2
-# after 12 of the other kind (60 s; `python scripts/recipe_study.py --problems heisenberg-20 --sampled --distinct 256
-# --steps 60`; `--number samplers.MANY --values 10**6 --distinct 1500 --steps 12`). In small sectors more are better:
-# the ring of 14 sites, 3,432 configurations, ended at 2.4e-4 after 100 steps of 200 (28 s), at 3.4e-5 after 55 of 400
-# (30 s, error 4e-5; `--problems heisenberg-14 --sampled --distinct 400 --steps 55`).
+# larger than MANY: many small steps with momentum. The t-V ring of 32 sites ended at 9e-4 after 860 steps of 1,024
+# samples (150 s of an H200 shared by four runs), where 213 steps of 8,000 had been at 1.5e-2. On a CPU steps of 1,024
+# configurations ended five times higher than those of 256 in equal time for bosons and twice for spins, steps of 64 one
+# and a half times for spins (docs/design_questions.md, question 13). Without its symmetries the Heisenberg ring of 20
+# sites, 184,756 configurations, ended at 6.2e-4 after 60 small steps (16.5 CPU s), at 3.6e-2 after 12 of the other kind
+# (60 s; `python scripts/recipe_study.py --problems heisenberg-20 --sampled --distinct 256 --steps 60`; `--number
+# samplers.MANY --values 10**6 --distinct 1500 --steps 12`). In small sectors more are better: the ring of 14 sites,
+# 3,432 configurations, ended at 2.4e-4 after 100 steps of 200 (28 s), at 3.4e-5 after 55 of 400 (30 s, error 4e-5;
+# `--problems heisenberg-14 --sampled --distinct 400 --steps 55`). Ten bosons on a ring, 4,752 orbits, ended at 7.0e-5,
+# 3.6e-3 and 9.2e-2 with 750, 1,500 and 3,000 and 100, 40 and 18 steps (44, 49 and 70 CPU s; `--number samplers.DISTINCT
+# --values 750 --problems bose-hubbard-10 --steps 100`), the Heisenberg ring of 20 sites, 2,518 orbits, at 2.0e-4 and
+# 1.2e-2 with 750 and 1,500 and 50 and 20 steps (27 and 28 s; `--problems heisenberg-20 --sampled`). Longer runs do not
+# differ: at 9.6e-6 and 1.6e-6 after 160 and 70 (84 and 93 s, errors of 8e-6 and 5e-6).
 DISTINCT = {"cpu": 1_500, "cuda": 8_000}
 MANY = {"cpu": 10**5, "cuda": 10**6}
 DISTINCT_OF_MANY = {"cpu": 256, "cuda": 1_024}
-LISTED = {"cpu": 2 * 10**4, "cuda": 10**5}  # largest number of orbits for which states with a phase head live on orbits
+# Largest number of orbits, dimension / order of the group, for which states with a phase head live on orbits. Above,
+# frustrated spins in several dimensions are group convolutions, and most other states on a CPU have no symmetry
+# (nqs.recipes.sector). Where orbits are too many for a sum (EXHAUSTIVE_ROWS) short runs without them end far lower: the
+# 4x6 J1-J2 lattice, J2 = 0.5, was at -9.19 on its 15,578 orbits after 20 steps (96 CPU s), without symmetry at
+# -12.072(7) after 100 steps of 256 configurations (24 s), with group convolutions at -12.529(2) after 140 (75 s); the
+# ring of 22 sites, J2 = 0.4, at -7.63 on its 8,359 orbits after 20 (88 s), without at -8.343(1) after 300 (36 s).
+# `python scripts/recipe_study.py --problems j1j2-4x6 --steps 20`, `--distinct 256 --steps 100`, `--number
+# group_convolutions.LISTED --values 10000 --steps 140`; `--problems j1j2-22 --steps 20`, `--distinct 256 --steps 300`.
+# Orbits were not compared over the 200 steps of their recipe, about a quarter of an hour; nor was the limit of a GPU.
+LISTED = {"cpu": 2 * 10**4, "cuda": 10**5}
 # Evaluations of the network in one sum of the evaluation, at most. Sums of averages on one core of a CPU took 2.9 CPU s
 # and 0.27 GiB for 2^20 configurations (Ising ring of 20 sites), 11.1 s and 0.41 GiB for 2.7 million (4x6 Heisenberg
 # lattice), two to three times as long on a busy machine: 2^22 are of the order of half a minute, half a GiB and no
@@ -62,10 +79,16 @@ FRONTIER = 2**17
 # 2e-3; 25 and 28 CPU s; `python scripts/recipe_study.py --number samplers.WALKERS --values 250 --problems hubbard-3x4
 # --steps 80 --batches 16`), but after 2.5 minutes of one core at 4.8e-3 and 6.8e-3 with 250 (seeds 0 and 1, 1,400
 # steps), at 3.5e-3 and 2.5e-3 with 500 (710), at 2.8e-3 and 2.5e-3 with 1,000 (340; errors of 4e-4 to 6e-4; `--values
-# 250 500 1000 --problems hubbard-3x4 --minutes 2.5 --seeds 0 1`). The 4x4 t-V lattice does not tell 500 and 750 apart:
-# 8e-5 and 9e-5 (errors of 2e-4), 2.1e-4 +- 3e-4 and 6e-5 +- 3e-5 (`--values 500 1000 --problems tv-4x4 --network
-# determinant --sampled --minutes 1.5 --seeds 0 1`).
-WALKERS, WALKERS_TIMES_SITES = {"cpu": 1_000, "cuda": 4_096}, {"cpu": 12_000, "cuda": 2**16}
+# 250 500 1000 --problems hubbard-3x4 --minutes 2.5 --seeds 0 1`).
+WALKERS = {"cpu": 1_000, "cuda": 4_096}
+# Of 16 sites 750: short runs end lower with fewer there as well. Determinants of the 4x4 t-V lattice ended at 2.9e-4
+# after 600 steps of 187 samples and at 2.7e-3 after 200 of 750 (30 and 31 CPU s; `python scripts/recipe_study.py
+# --number samplers.WALKERS_TIMES_SITES --values 3000 --problems tv-4x4 --network determinant --steps 600`), group
+# convolutions of the 4x4 J1-J2 lattice at 3.4e-4 after 80 and at 3.6e-3 after 20 (16 and 15 s; `--problems j1j2-4x4
+# --network group-convolutional --steps 80`). After 1.5 minutes of one core 500 and 750 samples of the t-V lattice do
+# not differ: 8e-5 and 2.1e-4 (seed 0), 9e-5 and 6e-5 (seed 1), with errors of 2e-4 and 3e-4, 2e-4 and 3e-5 (`--number
+# samplers.WALKERS --values 500 1000 --problems tv-4x4 --network determinant --sampled --minutes 1.5 --seeds 0 1`).
+WALKERS_TIMES_SITES = {"cpu": 12_000, "cuda": 2**16}
 # The same for positive states, which are cheaper. With 64, 128 and 256 chains and 80, 40 and 20 steps 16 bosons on 4x4
 # sites, U = 8, ended at 2e-4, 2e-4 and 5.5e-3 (errors of 3e-4 to 1e-3) in 15, 16 and 14 CPU s, the 6x6 Heisenberg
 # lattice at 9.5e-3, 9.1e-3 and 1.3e-2 (1e-3) in 32, 29 and 22 (`python scripts/recipe_study.py --number
@@ -92,13 +115,23 @@ FORGETTING, FORGETTING_UNIFORM = 16, 2
 # Averages over a symmetry: images of all samples of a step, which take most of its time. In equal time the 6x6
 # Heisenberg lattice ended with a V-score of 1.7e-4 (8,000 samples and 640 steps, width 48), and with 4.0e-4 at width 32
 # (12,000 samples and 600 steps, or 6,000 and 1,150).
+# On a CPU, with 3,000, 6,000 and 12,000 images and 80, 40 and 20 steps, the Ising ring of 20 sites, h = 1, ended at
+# 5.1e-5, 3.2e-4 and 3.9e-3 (20, 19 and 18 CPU s), 12 bosons on 3x4 sites, U = 8, at -20.4311, -20.4252 and -20.4185
+# (20, 21 and 22 s); the ring at 4.6e-7 with 3,000 and 240 steps (56 s), at 1.5e-6 with 6,000 and 120 (49 s). `python
+# scripts/recipe_study.py --number samplers.ALL_IMAGES --values 3000 --problems ising-20 bose-hubbard-3x4 --steps 80`,
+# and so on.
 ALL_IMAGES = {"cpu": 6_000, "cuda": 64_000}
 # Images x sites x connected configurations of such a step, at most: the 6x6 Heisenberg lattice on a GPU has 1.7e8, the
 # 4x6 one on a CPU 6.9e6. Larger systems average in the evaluation only, and make many small steps: the 10x10 Heisenberg
 # lattice made one step in four minutes with averages, and ended at 3.4e-3 after 565 steps of 1,024 samples in 150 s
 # without, of which the evaluation with 8 images took away a third.
 LARGEST_AVERAGE = {"cpu": 10**7, "cuda": 2 * 10**8}
-EVALUATION_IMAGES = 16  # of such systems
+# Images in the evaluation of such systems. More project better, and leave fewer samples for the same time. The 6x6
+# Heisenberg lattice ended 40 steps of a transformer at 1.79e-2 +- 0.04e-2, 1.35e-2 +- 0.07e-2, 1.31e-2 +- 0.10e-2 and
+# 1.26e-2 +- 0.36e-2 with 2, 8, 16 and all 576 images, in 21, 22, 20 and 36 CPU s (`python scripts/recipe_study.py
+# --number stages.EVALUATION_IMAGES --values 1 8 16 576 --problems heisenberg-6x6 --network transformer --steps 40
+# --batches 100`; a group is not cut below the spin flip). 16 are the point group of a square lattice with the flip.
+EVALUATION_IMAGES = 16
 # Images of all samples x sites^2 (sites of a configuration x moves from it, about) where a phase is learned, at most:
 # the 6x6 J1-J2 lattice has 8.3e7, 2.3 s for a step of 8,000 samples on a quarter of an H200; on a CPU 400 samples of
 # the 4x4 Hubbard lattice were compared (IMAGES_OF_NODES in nqs.recipes.sector).
@@ -114,7 +147,10 @@ EVALUATION_DISTINCT = {"cpu": 2**14, "cuda": 2**19}
 # 16 and 64 of the 3x4 Hubbard lattice 11.7 and 14.6 (`--problems hubbard-3x4 --network transformer --distinct 300
 # --steps 5`).
 BATCHES = 64
-# Error bar, in units of |E - E_inf|, at which the evaluation ends.
+# Error bar, in units of |E - E_inf|, at which the evaluation ends: about the smallest ones of large systems in
+# docs/accuracy.md, 1.3e-6 (12x12 Ising lattice) and 1.0e-6 (open Hubbard chain of 32 sites, |E - E_inf| about 50). Time
+# ends most others at 1e-5 to 3e-4. Smaller ones are those of first batches with nearly all of the weight of a sector,
+# such as 2e-9 (4x4 t-V lattice, `--sampled`).
 EVALUATION_ERROR = 1e-6
 # Of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree. A lower bound, so that
 # only what cannot fit is refused: the draws of 200,000 configurations above (FRONTIER) took 4.6 kB for each.

@@ -28,7 +28,10 @@ MINUTES, EVALUATION_FRACTION = {"cpu": 5.0, "cuda": 10.0}, 0.12
 STEPS_OF_MANY = {"cpu": 600, "cuda": 4_000}
 # Sums over the whole sector converge geometrically: eight bosons on a ring end at machine precision after 80 steps, the
 # 2x4 Hubbard lattice (U = 8) at 3.4e-9 on a CPU and 2.0e-9 on a GPU. More slowly where there are fewer parameters than
-# amplitudes and phases to find.
+# amplitudes and phases to find: N2 in STO-3G, 1,824 determinants and 452 parameters, was at 4.7e-7, 3.2e-7, 3.0e-7 and
+# 2.8e-7 after 50, 100, 200 and 400 steps, in 10, 19, 38 and 72 CPU s (`python scripts/recipe_study.py --number
+# peaked.WIDTH --values 4 --problems n2 --steps 50`, and so on). On a CPU those are small networks, because sums have at
+# most 3,000 terms.
 EXACT_STEPS, SLOW_STEPS = {"cpu": 80, "cuda": 150}, 400
 # Sums of at least so many terms begin with a warm-up (nqs.recipes.stages) and have a number of steps of their own,
 # because each takes long; twice as many where a phase is learned, without a warm-up: the 4x4 Hubbard lattice with 4 + 4
@@ -37,7 +40,10 @@ EXACT_STEPS, SLOW_STEPS = {"cpu": 80, "cuda": 150}, 400
 # of 8 s are at 3.6e-10). The Ising ring of 16 sites, 1,162 orbits, ended at 1.8e-8 after 25 sums alone (46 s), and at
 # 1.0e-8 after 76 steps, of which 27 are sums (55 s; WARM_UP_FRACTION in nqs.recipes.stages): fewer steps of longer sums
 # are enough, and a warm-up costs little from about there on. `python scripts/recipe_study.py --number steps.LONG_SUM
-# --values 400 600 --problems bose-hubbard-8 --steps 40`; `--values 2000 --problems ising-16 --steps 25`.
+# --values 400 600 --problems bose-hubbard-8 --steps 40`; `--values 2000 --problems ising-16 --steps 25`. That ring
+# ended at 2.4e-4 and 2.8e-8 after 38 and 76 steps (16 and 30 CPU s; `--problems ising-16 --steps 38`). Where a phase is
+# learned N2 in STO-3G was at 2.1e-7 after 38 (72 s; `--problems n2 --steps 38`); longer runs were compared on the
+# Hubbard lattice alone.
 LONG_SUM = {"cpu": 600, "cuda": 4_000}
 LONG_SUM_STEPS = {"cpu": 76, "cuda": 150}
 # Averages over a symmetry: the Ising ring of 20 sites ends at 1.7e-6 after 120 steps (105 s on a CPU), the 6x6

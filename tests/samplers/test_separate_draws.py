@@ -124,9 +124,10 @@ def test_a_tree_is_drawn_where_samples_have_no_place_each(monkeypatch: pytest.Mo
         assert drawn is not None
         assert int(drawn.counts.sum()) == n_samples
     assert made == [("separate", 128), ("separate", 48)]
-    with pytest.raises(NotImplementedError):
-        cache.draw(10_000, 100, generator)
-    assert made[2:] == [("tree", 128)]
+    for n_samples, n_distinct in ((10_000, 100), (20_000, None)):  # the second one is shared by several ranks
+        with pytest.raises(NotImplementedError):
+            cache.draw(n_samples, n_distinct, generator)
+    assert made[2:] == [("tree", 128), ("tree", 24_576)]
 
 
 # ------------------------------------------------------------------------------------------------------------- GPU

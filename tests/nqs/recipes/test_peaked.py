@@ -48,6 +48,14 @@ def test_any_hamiltonian_that_names_a_peak_starts_from_a_list() -> None:
     assert result.estimate.energy == pytest.approx(energy, abs=1e-4 * abs(energy))
 
 
+@pytest.mark.parametrize(("attention", "heads"), [("dot-product", peaked.HEADS), ("factored", None)])
+def test_the_number_of_heads_is_not_left_to_the_network(attention: str, heads: int | None) -> None:
+    found = peaked.listed(hubbard(), "t")
+    assert found is not None
+    assert peaked.transformer({"attention": attention}, "learned", found[0], "cpu").heads == heads
+    assert peaked.transformer({"attention": attention, "heads": 2}, "learned", found[0], "cpu").heads == 2
+
+
 def test_the_list_is_normalised_and_has_the_energy_of_the_selected_state() -> None:
     hamiltonian = hubbard()
     found = peaked.listed(hamiltonian, "t")
