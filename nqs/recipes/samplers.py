@@ -158,7 +158,7 @@ SAMPLE_BYTES = 64
 # Images that an evaluation of averages has at most, in units of the distinct configurations above. The Ising ring of
 # 24 sites, 96 images, ended after 120 steps at 2.9e-5 +- 2e-5 with 4 and at 8e-6 +- 8e-6 with 16, in 89 and 105 CPU s
 # (`python scripts/recipe_study.py --number samplers.AVERAGED_EVALUATION --values 4 16 --problems ising-24 --steps
-# 120`): with less than 16 error bars are larger than errors. That of a GPU was not compared.
+# 120`). That of a GPU was not compared.
 AVERAGED_EVALUATION = 16
 # Images of a batch of averages, in units of those of a step, at least those of the batches above: a batch then takes
 # about as long as a step, and its images share prefixes. With 0, batches of 2 configurations of 88 and 128 images, runs
