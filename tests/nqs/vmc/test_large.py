@@ -253,7 +253,7 @@ def test_an_interrupted_evaluation_keeps_its_batches(tmp_path: Path, monkeypatch
     sampler = TreeSampler(n_samples=50)
     vmc = VMC(RING, model(RING), sampler, evaluation=Evaluation(sampler=sampler, batches=100, error=1e-9))
     with pytest.raises(nqs.Interrupted, match="the energy from 150 samples is kept"):
-        vmc.run(3, archive=path, progress=False)
+        vmc.run(20, archive=path, progress=False)  # far below the start, which is no candidate then
     assert Archive.open(path).result == batches[-1]
     assert resume(path, progress=False).estimate == batches[-1]
 
