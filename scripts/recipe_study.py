@@ -1,12 +1,14 @@
 """A number of nqs.recipes varied around its default, everything else as the recipes choose it: errors, time, memory.
 
     python scripts/recipe_study.py --number convolutions.WIDTH --values 8 16 32 --problems heisenberg-6x6 --steps 40
+    python scripts/recipe_study.py --number samplers.WALKERS --values 250 --problems hubbard-3x4 --minutes 2.5
     python scripts/recipe_study.py --measure sum --problems ising-16 ising-20
 
 The number is replaced in a module of nqs.recipes that uses it; in a dictionary by device it is that of a CPU, for all
 modules that import it, in one of options that of a name (optimiser.WARM_UP.final_learning_rate). Measured:
 
-- "run": steps, and the evaluation; the relative error of its energy, or the energy;
+- "run": `--steps`, and the evaluation, as far as it fits into `--minutes`; without a number as many steps as fit; the
+  relative error of its energy, or the energy;
 - "draw": the first draw of the sampler of the steps after `--steps` of them, by chains that start anew; the mean of
   log |psi|^2, whose bias shows whether they have forgotten their start;
 - "sum": an energy summed over the whole sector, or over its orbits;
@@ -43,13 +45,15 @@ from nqs.recipes import NetworkOptions, Plan, plan
 from nqs.recipes.samplers import EXACT_LIMIT, every_configuration
 from nqs.recipes.stages import FIT_FIDELITY, FIT_STEPS
 from nqs.scripts.ablation.problems import PROBLEMS as OF_ABLATIONS
+from nqs.scripts.ablation.problems import ising_ring
 from nqs.scripts.benchmark import peak_memory
 
 CPU = torch.device("cpu")
+RINGS = (16, 20, 22, 24)  # of Ising, h = 1
 WATER = "O 0 0 0; H 0.757 0.586 0; H -0.757 0.586 0"
 PROBLEMS: dict[str, Callable[[], Any]] = {
     **{name: partial(found.hamiltonian, found.lattice) for name, found in OF_ABLATIONS.items()},
-    **{f"ising-{L}": partial(Ising, chain(L), h=1.0) for L in (16, 20)},
+    **{f"ising-{L}": partial(Ising, chain(L), h=1.0) for L in RINGS},
     **{f"heisenberg-{L}": partial(Heisenberg, chain(L), total_sz=0) for L in (14, 20, 40)},
     **{f"bose-hubbard-{L}": partial(BoseHubbard, chain(L), L, U=4.0) for L in (8, 9, 10)},
     "heisenberg-4x6": partial(Heisenberg, square(4, 6), total_sz=0),
@@ -62,6 +66,7 @@ PROBLEMS: dict[str, Callable[[], Any]] = {
     "water-6-31g": partial(Molecule.from_geometry, WATER, "6-31g"),
     "n2": partial(Molecule.from_geometry, "N 0 0 0; N 0 0 1.5", "sto-3g"),
 }
+EXACT = {name: found.energy for name, found in OF_ABLATIONS.items()} | {f"ising-{L}": ising_ring(L, 1.0) for L in RINGS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,7 @@ class Config:
     values: tuple[str, ...] = ("",)  # "": the default
     seeds: tuple[int, ...] = (0,)
     steps: int = 0
+    minutes: float | None = None  # time limit, evaluation included; without steps as many as fit
     batches: int = 0  # of the evaluation; 0: chosen by nqs.recipes
     distinct: int | None = None  # configurations of a step; None: chosen by nqs.recipes
     sampled: bool = False  # no sums over small sectors
@@ -108,21 +114,22 @@ def measured(config: Config, problem: str, value: str, seed: int) -> tuple[str, 
 def planned(config: Config, problem: str, seed: int, steps: int | None = None) -> Plan:
     return plan(
         PROBLEMS[problem](), model=NetworkOptions(network=config.network, seed=seed), distinct=config.distinct,
-        sampled=config.sampled, seed=seed, steps=steps, device="cpu", threads=1,
+        sampled=config.sampled, seed=seed, steps=steps, minutes=config.minutes, device="cpu", threads=1,
     )  # fmt: skip
 
 
 def of_run(config: Config, problem: str, seed: int) -> str:
-    found = planned(config, problem, seed, steps=config.steps)
+    found = planned(config, problem, seed, steps=config.steps or (None if config.minutes else 0))
     if config.batches and isinstance(found.evaluation, Evaluation):
         found = replace(found, evaluation=replace(found.evaluation, batches=config.batches))
-    exact = OF_ABLATIONS[problem].energy if problem in OF_ABLATIONS else None
+    exact = EXACT.get(problem)
     if exact is None and found.hamiltonian.hilbert.dimension <= EXACT_LIMIT:
         exact = ground_state(found.hamiltonian).energy
     result = carry_out(found, exact=exact, progress=False)
+    done = f", {len(result.history['energy']):,} steps" if config.minutes else ""
     if result.exact is None:
-        return f"E = {result.estimate.energy:.6f} ± {result.estimate.error:.6f}"
-    return f"{result.relative_error:.2e} ± {result.estimate.error / abs(result.exact):.0e}"
+        return f"E = {result.estimate.energy:.6f} ± {result.estimate.error:.6f}{done}"
+    return f"{result.relative_error:.2e} ± {result.estimate.error / abs(result.exact):.0e}{done}"
 
 
 def of_draw(config: Config, problem: str, seed: int) -> str:

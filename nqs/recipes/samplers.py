@@ -66,10 +66,10 @@ DISTINCT_OF_MANY = {"cpu": 256, "cuda": 1_024}
 # (the ring was at -7.63 after 20 steps and at -8.320 after 40, exact -8.384), and with a second seed; nor was the limit
 # of a GPU compared.
 LISTED = {"cpu": 2 * 10**4, "cuda": 10**5}
-# Evaluations of the network in one sum of the evaluation, at most. Sums of averages on one core of a CPU took 6.0 CPU s
-# and 0.26 GiB for 2^20 configurations (Ising ring of 20 sites), 29 s and 0.40 GiB for 2.7 million (4x6 Heisenberg
-# lattice): about ten in a million each, so that 2^22 are of the order of a minute, half a GiB and no error bar
-# (`python scripts/recipe_study.py --measure sum --problems ising-20 heisenberg-4x6`).
+# Evaluations of the network in one sum of the evaluation, at most. Sums of averages on one core of a CPU took 2.9 CPU s
+# and 0.27 GiB for 2^20 configurations (Ising ring of 20 sites), 11.1 s and 0.41 GiB for 2.7 million (4x6 Heisenberg
+# lattice), two to three times as long on a busy machine: 2^22 are of the order of half a minute, half a GiB and no
+# error bar (`python scripts/recipe_study.py --measure sum --problems ising-20 heisenberg-4x6`).
 LARGEST_SUM = 2**22
 # Prefixes that a tree decodes together: bounds memory, and does not change the distribution. Draws of 200,000 distinct
 # configurations of the Heisenberg ring of 40 sites took 40, 43, 47 and 46 CPU s and 0.85, 0.87, 0.89 and 0.96 GiB with
@@ -79,17 +79,20 @@ LARGEST_SUM = 2**22
 # 100000`). Flat on a CPU; on a GPU larger ones are fewer calls.
 FRONTIER = 2**17
 # Samples of a step of Markov chains, each of which gives one: at most, and times sites. Local energies take most of the
-# time of a step, and their cost grows with the square of the number of sites. Short runs end lower with fewer: the 3x4
-# Hubbard lattice was at 8.9e-2 after 20 steps of 1,000 and at 3.3e-2 after 80 steps of 250 (errors of 2e-3; 25 and 28
-# CPU s; `python scripts/recipe_study.py --number samplers.WALKERS --values 250 --problems hubbard-3x4 --steps 80
-# --batches 16`); after five minutes, which these are for, at 2.1e-3 with 1,000 (docs/accuracy.md). Others were not
-# compared there.
+# time of a step, and their cost grows with the square of the number of sites. Only very short runs end lower with
+# fewer: the 3x4 Hubbard lattice was at 8.9e-2 after 20 steps of 1,000 and at 3.3e-2 after 80 steps of 250 (errors of
+# 2e-3; 25 and 28 CPU s; `python scripts/recipe_study.py --number samplers.WALKERS --values 250 --problems hubbard-3x4
+# --steps 80 --batches 16`), but after 2.5 minutes of one core at 4.8e-3 and 6.8e-3 with 250 (seeds 0 and 1, 1,400
+# steps), at 3.5e-3 and 2.5e-3 with 500 (710), at 2.8e-3 and 2.5e-3 with 1,000 (340; errors of 4e-4 to 6e-4; `--values
+# 250 500 1000 --problems hubbard-3x4 --minutes 2.5 --seeds 0 1`).
 WALKERS = {"cpu": 1_000, "cuda": 4_096}
 # Of 16 sites 750: short runs end lower with fewer there as well. Determinants of the 4x4 t-V lattice ended at 2.9e-4
 # after 600 steps of 187 samples and at 2.7e-3 after 200 of 750 (30 and 31 CPU s; `python scripts/recipe_study.py
 # --number samplers.WALKERS_TIMES_SITES --values 3000 --problems tv-4x4 --network determinant --steps 600`), group
 # convolutions of the 4x4 J1-J2 lattice at 3.4e-4 after 80 and at 3.6e-3 after 20 (16 and 15 s; `--problems j1j2-4x4
-# --network group-convolutional --steps 80`). Runs of minutes were not compared.
+# --network group-convolutional --steps 80`). After 1.5 minutes of one core 500 and 750 samples of the t-V lattice do
+# not differ: 8e-5 and 2.1e-4 (seed 0), 9e-5 and 6e-5 (seed 1), with errors of 2e-4 and 3e-4, 2e-4 and 3e-5 (`--number
+# samplers.WALKERS --values 500 1000 --problems tv-4x4 --network determinant --sampled --minutes 1.5 --seeds 0 1`).
 WALKERS_TIMES_SITES = {"cpu": 12_000, "cuda": 2**16}
 # The same for positive states, which are cheaper. With 64, 128 and 256 chains and 80, 40 and 20 steps 16 bosons on 4x4
 # sites, U = 8, ended at 2e-4, 2e-4 and 5.5e-3 (errors of 3e-4 to 1e-3) in 15, 16 and 14 CPU s, the 6x6 Heisenberg
@@ -159,10 +162,18 @@ EVALUATION_ERROR = 1e-6
 # Of a sample, besides its configuration: weight, amplitude, remainder, bookkeeping of the tree. A lower bound, so that
 # only what cannot fit is refused: the draws of 200,000 configurations above (FRONTIER) took 4.6 kB for each.
 SAMPLE_BYTES = 64
-# Speed-up of evaluating images of all configurations with shared prefixes. On a CPU an image took 5.5 us in the sum
-# over the Ising ring of 20 sites (LARGEST_SUM), 10 us for 408 random configurations (`psi.log_psi`), and 8,192 others
-# without images 29 to 41 us each (`psi.base.log_psi`): three to seven there. On a GPU it was not measured.
-SHARED_PREFIXES = 16
+# Images that an evaluation of averages has at most, in units of the distinct configurations above. The Ising ring of
+# 24 sites, 96 images, ended after 120 steps at 2.9e-5 +- 2e-5 with 4 and at 8e-6 +- 8e-6 with 16, in 89 and 105 CPU s
+# (`python scripts/recipe_study.py --number samplers.AVERAGED_EVALUATION --values 4 16 --problems ising-24 --steps
+# 120`). That of a GPU was not compared.
+AVERAGED_EVALUATION = 16
+# Images of a batch of averages, in units of those of a step, at least those of the batches above: a batch then takes
+# about as long as a step, and its images share prefixes. With 0, batches of 2 configurations of 88 and 128 images, runs
+# of 45 s ended with error bars of 1.4e-2 (energy of the Ising ring of 22 sites, h = 1) and 3e-3 (relative, 32 sites,
+# h = 0.8); with 1, batches of 68 and 46, with 1.1e-2 and 2e-3, the first with all 2,924 configurations after 29 CPU s
+# (`python scripts/recipe_study.py --number samplers.BATCH_OF_AVERAGES --values 0 1 --problems ising-22 ising-32 --steps
+# 15 --minutes 0.75`). Batches of a single configuration have no error bar. That of a GPU was not compared.
+BATCH_OF_AVERAGES = 1.0
 
 
 def is_exhaustive(sampler: SamplerConfig) -> bool:
@@ -317,8 +328,13 @@ def final_evaluation(
             of_steps = replace(of_steps, powers=(1.0, *of_steps.powers[1:]))
         batches = max(1, limit // (each * (max_distinct(of_steps) or limit)))
         return Evaluation(sampler=of_steps, batches=batches, error=EVALUATION_ERROR)
-    every = limit if each == 1 else min(limit, SHARED_PREFIXES * limit // each)
-    batch = max(1, limit // (BATCHES * each))
+    every, batch = limit, limit // BATCHES
+    if each > 1:
+        trained = wavefunction.for_steps()
+        step = sampler or training_sampler(trained, device, sampled=sampled)
+        images = round(BATCH_OF_AVERAGES * (max_distinct(step) or 0) * trained.n_images)
+        every = min(limit, AVERAGED_EVALUATION * limit // each)
+        batch = max(1, max(batch, images) // each)
     return Evaluation(sampler=tree(batch), batches=max(1, every // batch), error=EVALUATION_ERROR)
 
 

@@ -22,7 +22,7 @@ from nqs.models import (
     projected_on_few,
     sector_of,
 )
-from nqs.protocols import Hamiltonian, ReferencePhase, WavefunctionConfig, is_stoquastic
+from nqs.protocols import Hamiltonian, ReferencePhase, WavefunctionConfig, is_stoquastic, max_connected
 from nqs.recipes.model import network_of
 from nqs.recipes.samplers import LISTED, averages_in_steps
 from nqs.recipes.stages import IMAGES, point_group, subgroup_of_evaluation, subgroup_of_steps
@@ -37,19 +37,22 @@ FEW_ORBITS = {"cpu": 6_000, "cuda": 32_000}
 # In equal time (a quarter of an H200 for 7.9 minutes) the 6x6 J1-J2 lattice, J2 = 0.5, ended at 5.6e-3 with 8 images of
 # 8,000 configurations (156 steps), at 9.6e-3 with 16 images in the evaluation alone (1,133 steps), at 2.1e-2 with none.
 IMAGES_OF_PHASES = {"cpu": 1, "cuda": 12}
-# The same for fermions with nodes, whose phases begin as those of a determinant; and times sites^2, with which the cost
-# of an image grows, so that large systems make steps enough. Autoregressive, in equal time: the 4x4 Hubbard lattice
-# with 5 + 5 electrons, U = 8, ended at 5.4e-2 without an average, at 2.65e-2 with the 8 symmetries that keep a site, at
-# 2.35e-2 and 2.2e-2 with the 8 and 16 symmetries of `projected_on_few`, and at 2.4e-2 with 32 (six runs of 4.3 minutes
-# on two H200, errors 1e-3 and less). The 4x8 lattice with 14 + 14 ended at -21.875(6) with 4 images of 16,000
-# configurations (104 steps, 8.1 minutes of an H200), at -21.602(13) with 16 of 4,000 (159 steps, 8.9 minutes), at
-# -21.73 without (8.2 minutes); in a third of an H200 for six to seven minutes at -21.712(11), -21.490(44), -21.577(16),
-# -21.413(24) and -21.740(6) with 4 images of 4,000 and of 1,000, 8 of 2,000, 16 of 1,000, and none. On a core of a CPU
-# the 4x4 lattice ended at 7.6e-2 without, at 5.6e-2 with 4 images of 400 configurations, at 8.5e-2 with 8 of 750 (four
-# minutes, errors 2e-3 to 5e-3), and the 3x4 lattice, sampled, at 1.04e-1, 7.7e-2 and 6.6e-2 (three minutes, errors 3e-3
-# to 8e-3). `nqs run fermi-hubbard --shape 4 4 --n-up 5 --n-down 5 --U 8 --model.network transformer`, with `--symmetry
-# none` for the first.
-IMAGES_OF_NODES, IMAGES_TIMES_PAIRS = {"cpu": 4, "cuda": 16}, 2**12
+# The same for fermions with nodes, whose phases begin as those of a determinant; and times sites x connected
+# configurations, the cost of an image, so that large systems make steps enough. Autoregressive, in equal time: the 4x4
+# Hubbard lattice with 5 + 5 electrons, U = 8, ended at 5.4e-2 without an average, at 2.65e-2 with the 8 symmetries that
+# keep a site, at 2.35e-2 and 2.2e-2 with the 8 and 16 symmetries of `projected_on_few`, and at 2.4e-2 with 32 (six runs
+# of 4.3 minutes on two H200, errors 1e-3 and less). The 4x8 lattice with 14 + 14 ended at -21.875(6) with 4 images of
+# 16,000 configurations (104 steps, 8.1 minutes of an H200), at -21.602(13) with 16 of 4,000 (159 steps, 8.9 minutes),
+# at -21.73 without, of 1,024, and at -21.987(4) of 8,000 (8.2 and 6.1 minutes; one seed, and not compared elsewhere);
+# in a third of an H200 for six to seven minutes at -21.712(11), -21.490(44), -21.577(16), -21.413(24) and -21.740(6)
+# with 4 images of 4,000 and of 1,000, 8 of 2,000, 16 of 1,000, and none. On a core of a CPU the 4x4 lattice ended at
+# 7.6e-2 without, at 5.6e-2 with 4 images of 400 configurations, at 8.5e-2 with 8 of 750 (four minutes, errors 2e-3 to
+# 5e-3), and the 3x4 lattice, sampled, at 1.04e-1, 7.7e-2 and 6.6e-2 (three minutes, errors 3e-3 to 8e-3); the 4x8
+# lattice at -20.70(11) with 4 images, at -21.18(5) without and -20.78(4) with 1,000 configurations instead of 256, t-V
+# on 6x6 sites with 13 fermions, V = 1, at -21.959(10) with 2 images, at -21.884(9) without (four minutes). `nqs run
+# fermi-hubbard --shape 4 4 --n-up 5 --n-down 5 --U 8 --model.network transformer`, with `--symmetry none` for the
+# first.
+IMAGES_OF_NODES, COST_OF_NODES = {"cpu": 4, "cuda": 16}, {"cpu": 6_000, "cuda": 2**14}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +182,9 @@ def averaged_with_nodes(
     Args:
         determinant: real orbitals.
     """
-    affordable = IMAGES_TIMES_PAIRS // hamiltonian.hilbert.n_sites**2
-    most = min(IMAGES_OF_NODES[torch.device(device).type], affordable)
+    kind = torch.device(device).type
+    cost = hamiltonian.hilbert.n_sites * max_connected(hamiltonian)
+    most = min(IMAGES_OF_NODES[kind], COST_OF_NODES[kind] // cost)
     if most < 2:
         return None
     group = symmetries_of(hamiltonian, fermions=True)

@@ -9,7 +9,6 @@ import torch
 from nqs.protocols import SamplerConfig, Wavefunction, distinct_of, max_distinct
 from nqs.recipes.samplers import (
     DISTINCT,
-    SHARED_PREFIXES,
     evaluations,
     is_exhaustive,
     is_large,
@@ -59,6 +58,13 @@ RATE, OVERHEAD = {"cpu": 5e10, "cuda": 4e13}, {"cpu": 0.15, "cuda": 0.2}
 # Cost of a step of an average, with all connected configurations, in units of one that evaluates the images of the
 # samples alone. On a CPU compared in the Ising ring and the twelve bosons above.
 AVERAGED_COST = {"cpu": 12, "cuda": 40}
+# Time of an image of a step, with its connected configurations and its gradient, in units of that of an image in the
+# sum of an evaluation, where nearly all prefixes are shared. On a CPU the Ising ring of 20 sites and the 4x6 Heisenberg
+# lattice took 0.38 and 1.0 CPU s for a step of 5,200 and 5,900 images, 2.9 and 11.1 s in all for sums of 1.1 and 3.0
+# million: 27 and 46. With 16 these sums are estimated at 5 and 32 s: the estimate is an upper one (`python
+# scripts/recipe_study.py --problems ising-20 heisenberg-4x6 --measure sum`; `--steps 10` and `--steps 30`, of which the
+# difference is that of 20 steps). On a GPU it was not measured.
+SUMMED_IMAGES = 16
 # Fraction of a time limit for the steps, by the estimate above, which was up to 1.7 times too low; the rest is for
 # exact diagonalisation, evaluation, and that error. A run ends in time anyway, with fewer steps. Least number of
 # steps: eight bosons on a ring are at 4.2e-2 after 10 and at 3.6e-10 after 20 (`python scripts/recipe_study.py
@@ -127,5 +133,5 @@ def evaluation_seconds(
     orbits, most = evaluations(wavefunction) / n_images, max_distinct(evaluation)
     wanted = (orbits if most is None else min(orbits, most)) * n_images / of_steps.n_images
     if n_images > 1 and is_exhaustive(evaluation):
-        wanted /= SHARED_PREFIXES
+        wanted /= SUMMED_IMAGES
     return seconds * max(1.0, wanted / distinct)

@@ -1,5 +1,7 @@
 """scripts/recipe_study.py at toy size."""
 
+from dataclasses import replace
+
 import pytest
 
 from nqs.recipes import plan, warm_up_optimiser
@@ -16,6 +18,15 @@ def test_lines_of_a_number_differ_in_its_values(capsys: pytest.CaptureFixture[st
     assert 0 < errors[1] < 1
     assert errors[0] != errors[1]
     assert all(float(row[6]) > 0 for row in rows)
+
+
+def test_runs_of_equal_time() -> None:
+    timed = Config(problems=("heisenberg-8",), sampled=True, minutes=0.03)
+    out, _, _ = measured(timed, "heisenberg-8", "", 0)
+    _, steps = out.removesuffix(" steps").split(", ")
+    assert int(steps) > 0  # few on a busy machine
+    both = measured(replace(timed, steps=3, minutes=1.0), "heisenberg-8", "", 0)[0]
+    assert both.endswith(", 3 steps")
 
 
 def test_a_number_is_replaced_in_plans_for_a_while() -> None:

@@ -13,7 +13,9 @@ from nqs.hamiltonians import TV, FermiHubbard, Heisenberg
 from nqs.lattice import chain, square
 from nqs.models import DeterminantConfig, OnOrbits, ProjectedDeterminant, Symmetrised, TransformerConfig
 from nqs.models.references.hartree_fock import hartree_fock
+from nqs.protocols import Hamiltonian
 from nqs.recipes import NetworkOptions, plan
+from nqs.recipes.known_signs import FEW_WRONG_SIGNS, has_nodes, positive_hopping
 from nqs.recipes.model import network_of
 from nqs.recipes.sector import averaged_with_nodes
 from nqs.runtime.interruption import TimeLimit
@@ -61,7 +63,7 @@ def test_wishes_are_followed() -> None:
 
 
 def test_transformers_average_where_fermions_have_nodes() -> None:
-    """Beyond lists of orbits; not in one dimension, nor without symmetry."""
+    """Beyond lists of orbits; not in one dimension, nor without symmetry, nor in large systems."""
     wishes = {"device": "cpu", "model": NetworkOptions(network="transformer")}
     doped = FermiHubbard(square(4), 5, 5, U=8.0)
     averaged = plan(doped, **wishes)
@@ -71,15 +73,50 @@ def test_transformers_average_where_fermions_have_nodes() -> None:
     assert averaged.model.base.reference == hartree_fock(doped).determinant
     assert averaged.run.total_minutes == 5
     assert "average over 4 symmetries (projected Hartree-Fock E = -14.253" in averaged.reason("symmetry")
-    shell = plan(TV(square(6), 13, V=1.0), **wishes)  # closed: no projection changes the determinant
-    assert isinstance(shell.model, Symmetrised)
-    assert 1 < shell.model.symmetry.order < 4  # fewer in larger systems, none in large ones
     for hamiltonian, more in (
         (doped, {"symmetry": "none"}),
         (TV(chain(32), 16, V=1.0), {}),
-        (FermiHubbard(square(8), 28, 28, U=8.0), {}),
+        (FermiHubbard(square(4, 8), 14, 14, U=8.0), {}),  # images of large systems cost too much
     ):
         assert isinstance(plan(hamiltonian, **wishes, **more).model, TransformerConfig)
+
+
+@pytest.mark.parametrize(
+    "hamiltonian",
+    [FermiHubbard(square(2, 3), 3, 3, U=4.0), TV(square(4), 5, V=10.0)],
+)
+def test_nodes_are_found_from_as_many_draws_as_their_fraction_needs(hamiltonian: FermiHubbard | TV) -> None:
+    """Of the second 64 draws find 1.0e-2, 16 find 3.2e-3."""
+    hilbert, reference = hamiltonian.hilbert, hartree_fock(hamiltonian).determinant
+    n = hilbert.configurations()
+    log_uniform = hilbert.tables(n.device).log_uniform[torch.arange(hilbert.n_sites), hilbert.remainders(n)]
+    log_p = reference.conditionals(hilbert.local_dim).of(n, log_uniform).log_softmax(-1)
+    p = log_p.gather(-1, n.long()[..., None]).sum((1, 2)).exp()
+    assert p.sum() == pytest.approx(1)
+    connected = hamiltonian.connected(n)
+    sign = torch.cos(reference.phase(connected.configurations) - reference.phase(n)[connected.parents])
+    weighted = p[connected.parents] * connected.elements.real
+    exact = float((weighted * sign).clamp(min=0).sum() / weighted.abs().sum())
+    fraction, error = positive_hopping(hamiltonian, reference)
+    assert abs(fraction - exact) < 4 * error
+    assert exact - FEW_WRONG_SIGNS > error
+    assert has_nodes(hamiltonian, reference)
+
+
+@pytest.mark.parametrize(
+    ("hamiltonian", "device", "most"),
+    [
+        (FermiHubbard(square(4), 5, 5, U=8.0), "cuda", 16),
+        (FermiHubbard(square(4, 8), 14, 14, U=8.0), "cuda", 4),
+        (TV(square(6), 13, V=1.0), "cpu", 2),  # a closed shell: no projection changes the determinant
+    ],
+    ids=["4x4", "4x8", "6x6"],
+)
+def test_larger_systems_have_fewer_images(hamiltonian: Hamiltonian, device: str, most: int) -> None:
+    sector = averaged_with_nodes(hamiltonian, hartree_fock(hamiltonian).determinant, device)
+    assert sector is not None
+    assert sector.symmetry is not None
+    assert sector.symmetry.order == most
 
 
 def test_averages_begin_with_the_phases_of_projected_hartree_fock() -> None:

@@ -31,9 +31,10 @@ from nqs.models.symmetric.wavefunction import SymmetricWavefunction
 from nqs.optimisation import Evaluation, ExactSteps, StochasticReconfiguration
 from nqs.protocols import Connected, Hamiltonian, WavefunctionConfig
 from nqs.recipes.model import network_of
-from nqs.recipes.samplers import EXHAUSTIVE_ROWS, SHARED_PREFIXES
+from nqs.recipes.samplers import EXHAUSTIVE_ROWS
 from nqs.recipes.sector import FEW_ORBITS
 from nqs.recipes.stages import point_group
+from nqs.recipes.steps import SUMMED_IMAGES
 from nqs.runtime.interruption import TimeLimit
 from nqs.samplers import ExhaustiveSampler, TreeSampler
 from nqs.symmetry import symmetries_of, translations
@@ -112,7 +113,7 @@ def test_averages_over_sectors_that_can_be_summed_are_evaluated_exactly() -> Non
     # Its time is not that of so many samples: 2^20 / 80 orbits, each of 80 images instead of 20, but a small part of a
     # sample with all it connects to.
     seconds = reserve(vmc, {"seconds": 1.0, "distinct": 100.0}, TimeLimit(None))
-    assert seconds == pytest.approx(2**20 / 20 / 100 / SHARED_PREFIXES)
+    assert seconds == pytest.approx(2**20 / 20 / 100 / SUMMED_IMAGES)
 
 
 def test_sums_of_the_evaluation_count_all_images() -> None:
@@ -124,6 +125,20 @@ def test_sums_of_the_evaluation_count_all_images() -> None:
     for images, summed in ((point_group(group, most=4), True), (group, False)):  # of each configuration
         projected = Projected(base=small_convolutional(width=2, layers=1, heads=2), symmetry=images).build(h.hilbert)
         assert isinstance(recipes.final_evaluation(projected, "cpu"), ExhaustiveSampler) == summed
+
+
+def test_a_batch_of_averages_has_as_many_images_as_a_step() -> None:
+    """One that is set by the number of batches would have one configuration, without an error bar."""
+    h = Ising(chain(40), h=1.0)
+    model, why = recipes.symmetrised(small_transformer(width=2, heads=1, phase="zero"), h, "cpu")
+    assert why == "average over 160 symmetries (positive ground state), 20 of them in steps"
+    psi = model.build(h.hilbert)
+    step, evaluation = recipes.training_sampler(psi.for_steps(), "cpu"), recipes.final_evaluation(psi, "cpu")
+    assert isinstance(evaluation, Evaluation)
+    assert isinstance(step, TreeSampler)
+    assert isinstance(evaluation.sampler, TreeSampler)
+    assert evaluation.sampler.n_distinct == step.n_distinct * 20 // 160
+    assert recipes.final_evaluation(psi, "cpu", TreeSampler(n_distinct=80)).sampler.n_distinct == 10
 
 
 @devices

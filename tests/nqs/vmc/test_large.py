@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chains import metropolis
 from networks import small_transformer
+from optimisers import natural_gradient
 
 import nqs
 from nqs import VMC, Archive, exact, recipes, resume
@@ -251,7 +253,7 @@ def test_an_interrupted_evaluation_keeps_its_batches(tmp_path: Path, monkeypatch
     sampler = TreeSampler(n_samples=50)
     vmc = VMC(RING, model(RING), sampler, evaluation=Evaluation(sampler=sampler, batches=100, error=1e-9))
     with pytest.raises(nqs.Interrupted, match="the energy from 150 samples is kept"):
-        vmc.run(3, archive=path, progress=False)
+        vmc.run(20, archive=path, progress=False)  # far below the start, which is no candidate then
     assert Archive.open(path).result == batches[-1]
     assert resume(path, progress=False).estimate == batches[-1]
 
@@ -323,3 +325,27 @@ def test_sampled_fermions_stay_below_their_mean_field() -> None:
     )  # fmt: skip
     result = vmc.run(15, progress=False)
     assert result.estimate.energy + 3 * result.estimate.error < mean_field.energy
+
+
+def test_a_run_that_only_rises_ends_with_its_start() -> None:
+    hamiltonian = TV(square(3, 4), 6, V=10.0)
+    mean_field = hartree_fock(hamiltonian)
+    wavefunction = nqs.recipes.plan(
+        hamiltonian, device="cpu", model=nqs.recipes.NetworkOptions(network="determinant", width=4)
+    ).model.build(hamiltonian.hilbert)
+    batches = Evaluation(sampler=metropolis(n_samples=1000, n_chains=100), batches=4, error=1e-9)
+
+    class Disturbance:
+        def step(self, row: dict[str, float]) -> None:
+            with torch.no_grad():
+                for parameter in wavefunction.parameters():
+                    noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+                    parameter += 0.3 * noise.to(parameter)
+
+        def close(self) -> None: ...
+
+    vmc = VMC(hamiltonian, wavefunction, batches.sampler, natural_gradient(learning_rate=1e-6), evaluation=batches)
+    result = vmc.run(3, progress=False, watch=[Disturbance()])
+    disturbed = result.history["energy"][-1]
+    assert disturbed > mean_field.energy + 1
+    assert abs(result.estimate.energy - mean_field.energy) < 0.2
