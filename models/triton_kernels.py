@@ -23,8 +23,11 @@ MOST = 2**13  # numbers of the keys of a head, with sites and width rounded up t
 
 
 def jit(function: Any) -> Any:
-    """A kernel, one for all sites; without Triton the function as it is."""
-    return triton.jit(function, do_not_specialize=["site"]) if HAS_TRITON else function
+    """A kernel, one for all sites and numbers of rows: none is compiled while a CUDA graph is captured.
+
+    Without Triton the function as it is.
+    """
+    return triton.jit(function, do_not_specialize=["site", "part", "R"]) if HAS_TRITON else function
 
 
 @jit
@@ -74,9 +77,14 @@ def _attend(
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None = None) -> Tensor:
-    """Layer norm over the last dimension of x, (..., D), after a shift has been added to x in place."""
+    """Layer norm over the last dimension of x, (..., D), after a shift has been added to x in place.
+
+    With a shift x is contiguous.
+    """
     D = x.shape[-1]
-    x = x.contiguous() if shift is None else x
+    if shift is None:
+        x = x.contiguous()
+    assert x.is_contiguous()
     y, number = torch.empty_like(x), x.numel() // D
     width = triton.next_power_of_2(D)
     rows, shifted = max(1, BLOCK // width), shift is not None

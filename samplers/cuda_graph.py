@@ -7,7 +7,8 @@ one host synchronisation per draw.
 On a CPU the samples are those of TreeSampler, seed for seed; on a GPU random numbers depend on the capacity, and the
 samples are equally distributed. The replayed draw equals `padded_draw` bit for bit.
 
-A small draw with a place for every sample draws each on its own (nqs.samplers.separate_draws).
+Draws with a place for every sample, of at most 12,288, are made sample by sample, without a tree
+(nqs.samplers.separate_draws).
 
 Of several ranks the first one draws small numbers of samples for all; of large ones each rank decodes a part
 (nqs.samplers.padded_decoding), messages included in the graph.
@@ -194,8 +195,8 @@ class GraphCache:
         capacity = capacity_for(wavefunction, n_samples, n_distinct, ranks)
         if capacity is None:
             return None
-        # Larger ones are trees on one rank too, so that samples do not depend on the number of ranks.
-        if ranks.size == 1 and n_samples <= capacity < LEAST_SPLIT:
+        # What ranks share is a tree on one rank too, so that samples do not depend on their number.
+        if n_samples <= capacity < LEAST_SPLIT:
             return self._one_by_one(n_samples, capacity, generator)
         graph = self._graphs.get(ranks.size)
         if graph is None or not capacity <= graph.capacity <= 2 * capacity:

@@ -1,8 +1,8 @@
 """Independent samples drawn site by site, each on its own: one CUDA graph of few kernels.
 
-Where nearly all samples differ, a tree of their prefixes saves nothing. Without one no place moves, so that the states
-of the network stay where they were written, and no numbers of samples are split: half of the kernels, whose number is
-what a draw of a thousand samples takes its time for on a GPU. Samples that agree are counted at the end.
+Where nearly all samples differ, a tree of their prefixes saves nothing. Without one the states of the network stay
+where they were written, and no numbers of samples are split: half of the kernels, whose launches take most of the time
+of a draw of a thousand samples on a GPU. Samples that agree are counted at the end.
 """
 
 # Shapes: C places, B samples, U distinct configurations, L sites, d local states.

@@ -42,7 +42,7 @@ IMAGES_OF_PHASES = {"cpu": 1, "cuda": 12}
 # Hubbard lattice with 5 + 5 electrons, U = 8, ended at 5.4e-2 without an average, at 2.65e-2 with the 8 symmetries that
 # keep a site, at 2.35e-2 and 2.2e-2 with the 8 and 16 symmetries of `projected_on_few`, and at 2.4e-2 with 32 (six runs
 # of 4.3 minutes on two H200, errors 1e-3 and less). The 4x8 lattice with 14 + 14 ended at -21.875(6) with 4 images of
-# 16,000 configurations (104 steps, 8.1 minutes of an H200), at -21.602(13) with 16 of 4,000 (159 steps, 8.9 minutes),
+# 16,000 configurations (104 steps, 8.1 minutes of an H200), at -21.602(13) with 16 of 4,000 (159 steps, 9.2 minutes),
 # at -21.73 without, of 1,024, and at -21.987(4) of 8,000 (8.2 and 6.1 minutes; one seed, and not compared elsewhere);
 # in a third of an H200 for six to seven minutes at -21.712(11), -21.490(44), -21.577(16), -21.413(24) and -21.740(6)
 # with 4 images of 4,000 and of 1,000, 8 of 2,000, 16 of 1,000, and none. On a core of a CPU the 4x4 lattice ended at

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from nqs.archive.memory import MemoryArchive
@@ -34,7 +33,7 @@ from nqs.runtime.together import CommonInterruption
 from nqs.samplers import TreeSampler
 from nqs.samples import LocalEnergies, Samples, distinct
 from nqs.vmc.affordable import OF_BATCH, affordable, last_draw
-from nqs.vmc.guard import NOISE, Guard, NonFiniteError, is_finite
+from nqs.vmc.guard import Guard, NonFiniteError, is_finite
 from nqs.vmc.record import keep_overlaps
 
 MARGIN = 1.3  # on the time of the next batch
@@ -272,8 +271,7 @@ def evaluate_best(
         generator.set_state(before)  # as if resumed from there
         found = evaluator()
         estimate = found.add(generator)
-    others = _others(vmc, guard, record.history, estimate, generator.device) if config.batches > 1 else ()
-    for other in others:
+    for other in _others(vmc, guard, generator.device) if config.batches > 1 else ():
         last = guard.current()
         guard.restore(other)
         earlier = evaluator()
@@ -322,21 +320,20 @@ def evaluate_best(
     ranks.decided(True)  # the archive is complete when any rank goes on
 
 
-def _others(
-    vmc: Parts, guard: Guard, history: Mapping[str, np.ndarray], last: EnergyEstimate, device: torch.device
-) -> list[torch.Tensor]:
+def _others(vmc: Parts, guard: Guard, device: torch.device) -> list[torch.Tensor]:
     """Parameters of states that may lie below the last one: the best of the steps, and the start.
 
-    Steps from a good start may raise the energy. Few steps from a list do by configurations that were not drawn: H2O in
-    STO-3G from -75.015515 to -75.0121 Hartree in four steps of 195 determinants. Determinants of a charge-density wave
-    (t-V on 4x6 sites, half filling, V = 10) have few distinct samples: from -1.587 to -1.26(5) in 277 steps.
+    Steps from a good start may raise the energy. Few steps from a list do by configurations that were not drawn, which
+    their energies do not show: H2O in STO-3G from -75.015515 to -75.0121 Hartree in four steps of 195 determinants.
+    Determinants of a charge-density wave (t-V on 4x6 sites, half filling, V = 10) have few distinct samples: from
+    -1.587 to -1.26(5) in 277 steps.
     """
     found = [guard.better()]
-    error = math.hypot(float(history["error"][0]), last.error)
-    fell_clearly = float(history["energy"][0]) > last.energy + NOISE * error
-    if (is_peaked(vmc.of_steps) or not fell_clearly) and not vmc.known:  # the lowest state is not the one wanted then
+    if is_peaked(vmc.of_steps):
         start = vmc.wavefunction.config.build(vmc.hamiltonian.hilbert, device)
         found.append(Guard(start.parameters()).current())
+    elif not vmc.known:  # else the lowest state is not the one wanted
+        found.append(guard.start)
     return [parameters for parameters in found if parameters is not None]
 
 

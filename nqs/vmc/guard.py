@@ -46,6 +46,7 @@ class Guard:
         lowest, best: lowest energy in this stage, of an exhaustive sum or the mean of `WINDOW` sampled steps, and the
             parameters there.
         factor: on the next update; below 1 after non-finite states. Archives call it damping.
+        start: the parameters that the run began with, until an energy was clearly below theirs; else None.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -53,7 +54,13 @@ class Guard:
         self.before: Tensor | None = None
         self.best: Tensor | None = None
         self.factor = 1.0
+        self.start: Tensor | None = None
+        self.at_start = (math.nan, math.nan)  # energy and its error
         self.new_stage()
+
+    def begin(self) -> None:
+        """The run begins with the present parameters."""
+        self.start = self.current()
 
     def new_stage(self) -> None:
         """Reset the energy limits: the optimiser or the objective changes."""
@@ -76,6 +83,8 @@ class Guard:
         measured = samples.mean(local.values.real), samples.standard_error(local.values), samples.mean(local.diagonal)
         energy, noise, diagonal = communicator().numbers(*torch.stack(measured).tolist())
         exact = samples.is_exhaustive
+        if self.start is not None:
+            self._compare_with_start(energy, noise)
         if exact and energy < self.lowest:
             self.lowest, self.best = energy, self.current()
         elif drifts and not exact and self._drifted(energy, noise):
@@ -91,6 +100,13 @@ class Guard:
         assert kept is not None
         self.restore(kept)
         return True
+
+    def _compare_with_start(self, energy: float, noise: float) -> None:
+        first, error = self.at_start
+        if math.isnan(first):
+            self.at_start = energy, noise
+        elif energy < first - NOISE * math.hypot(noise, error):
+            self.start = None
 
     def _drifted(self, energy: float, noise: float) -> bool:
         """Whether the window that ends with this energy lies above the lowest one, beyond the noise of both."""
@@ -150,6 +166,9 @@ class Guard:
         limits = torch.tensor([self.limit, self.lowest, self.noise_of_lowest], dtype=torch.float64)
         window = torch.tensor(self.window, dtype=torch.float64).view(-1, 2)
         state = {"guard.limits": limits, "guard.window": window}
+        if self.start is not None:
+            at_start = torch.tensor(self.at_start, dtype=torch.float64)
+            state |= {"guard.start": self.start, "guard.at_start": at_start}
         return state if self.best is None else state | {"guard.best": self.best}
 
     def load_state_dict(self, state: dict[str, Tensor], before: Tensor | None, factor: float) -> None:
@@ -163,6 +182,10 @@ class Guard:
         if "guard" in state:  # limit, factor on the shift, and of exact sums shift and lowest energy
             numbers = state["guard"].tolist()
             self.limit, self.lowest = numbers[0], numbers[3] if len(numbers) > 3 else UNLIMITED
+        if "guard.start" in state:
+            self.start = state["guard.start"].to(self.parameters[0])
+            energy, error = state["guard.at_start"].tolist()
+            self.at_start = energy, error
         best = state.get("guard.best", state.get("best"))
         if best is not None:
             self.best = best.to(self.parameters[0])

@@ -211,6 +211,8 @@ class VMC:
             running = self._started(stage, scale)
             restore(record, self.wavefunction, running, guard, pace, generator)
             ranks.from_first(*self.wavefunction.state_dict().values())
+            if not record.step:
+                guard.begin()
             if not pace.ends(record.step):
                 fit_step_into(limit, running, stage.sampler, record.history, progress)
                 keep_session(record, self.wavefunction, self.device, progress)

@@ -1,5 +1,6 @@
 """Kernels for short rows: where they are missing torch's serve, and on a GPU both agree."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,8 @@ from nqs.models.attention import CausalSelfAttention
 from nqs.models.inference.cached_attention import CachedDotProduct
 from nqs.models.normalisation import LayerNorm
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
 
 @pytest.fixture
 def unknown() -> Iterator[None]:
@@ -24,7 +27,7 @@ def unknown() -> Iterator[None]:
 
 def test_there_are_none_without_triton(unknown: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nqs.models.triton_kernels.HAS_TRITON", False)
-    assert short_rows.kernels() is None
+    assert short_rows.kernels(CPU) is None
 
 
 def test_there_are_none_without_a_compiler(unknown: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,9 +36,14 @@ def test_there_are_none_without_a_compiler(unknown: None, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("nqs.models.triton_kernels.HAS_TRITON", True)
     monkeypatch.setattr("nqs.models.triton_kernels.layer_norm", failing)
-    ones = torch.ones
-    monkeypatch.setattr(torch, "ones", lambda shape, device: ones(shape))
-    assert short_rows.kernels() is None
+    assert short_rows.kernels(CPU) is None
+
+
+def test_there_are_none_where_triton_cannot_be_imported(unknown: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "nqs.models.triton_kernels", raising=False)
+    monkeypatch.delattr("nqs.models.triton_kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "nqs.models.triton_kernels", None)
+    assert short_rows.kernels(CPU) is None
 
 
 def test_a_cpu_needs_none() -> None:
@@ -54,7 +62,7 @@ every_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @every_dtype
 @pytest.mark.parametrize("shape", [(1, 16), (1000, 24), (7, 5, 3), (0, 16), (2**17, 32), (6, 1), (3, 200)], ids=str)
 def test_norms_are_those_of_torch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    kernels, generator = short_rows.kernels(), torch.Generator("cuda").manual_seed(1)
+    kernels, generator = short_rows.kernels(GPU), torch.Generator("cuda").manual_seed(1)
     assert kernels is not None
     x = 2 + 3 * torch.randn(shape, generator=generator, device="cuda", dtype=dtype)
     weight, bias = torch.randn((2, shape[-1]), generator=generator, device="cuda", dtype=dtype)
@@ -83,7 +91,7 @@ def test_attention_of_a_site_is_that_of_torch(
     cached = CachedDotProduct(CausalSelfAttention(width, heads).to("cuda", dtype))
     inputs = torch.randn((L, B, width), generator=generator, device="cuda", dtype=dtype)
     found = []
-    for kernels in (short_rows.kernels(), None):
+    for kernels in (short_rows.kernels(GPU), None):
         assert kernels is not None or found
         monkeypatch.setattr(
             "nqs.models.inference.cached_attention.without_gradients", lambda x, kernels=kernels: kernels
@@ -112,6 +120,6 @@ def test_a_state_is_the_same_with_and_without(dtype: torch.dtype, monkeypatch: p
     model = small_transformer(layers=2, width=16, dtype=name).build(spins(10, 0), "cuda")
     n = model.hilbert.configurations().to("cuda")
     with_kernels = model.log_psi(n)
-    monkeypatch.setattr(short_rows, "kernels", lambda: None)
+    monkeypatch.setattr(short_rows, "kernels", lambda device: None)
     for one, other in zip(with_kernels, model.log_psi(n), strict=True):
         torch.testing.assert_close(one, other, rtol=TOLERANCE[dtype], atol=10 * TOLERANCE[dtype])

@@ -119,7 +119,7 @@ def test_a_tree_is_drawn_where_samples_have_no_place_each(monkeypatch: pytest.Mo
     monkeypatch.setattr(cuda_graph, "GraphedSeparateDraw", Recorded)
     monkeypatch.setattr(cuda_graph, "GraphedDraw", Tree)
     cache, generator = cuda_graph.GraphCache(transformer(spins(20, 0))), torch.Generator().manual_seed(1)
-    for n_samples in (100, 90, 100, 40):  # the graph for 128 is kept for 65 and more
+    for n_samples in (100, 90, 100, 40):  # the graph for 128 is kept for 49 and more
         drawn = cache.draw(n_samples, None, generator)
         assert drawn is not None
         assert int(drawn.counts.sum()) == n_samples

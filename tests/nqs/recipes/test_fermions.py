@@ -100,7 +100,14 @@ def test_nodes_are_found_from_as_many_draws_as_their_fraction_needs(hamiltonian:
     fraction, error = positive_hopping(hamiltonian, reference)
     assert abs(fraction - exact) < 4 * error
     assert exact - FEW_WRONG_SIGNS > error
+    assert fraction - FEW_WRONG_SIGNS > 2.5 * error
     assert has_nodes(hamiltonian, reference)
+
+
+def test_a_charge_density_wave_has_no_nodes() -> None:
+    """2.0e-3 of its hopping is positive: transformers end lower than determinants."""
+    hamiltonian = TV(square(4), 8, V=10.0)
+    assert not has_nodes(hamiltonian, hartree_fock(hamiltonian).determinant)
 
 
 @pytest.mark.parametrize(

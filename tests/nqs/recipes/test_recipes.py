@@ -139,6 +139,10 @@ def test_a_batch_of_averages_has_as_many_images_as_a_step() -> None:
     assert isinstance(evaluation.sampler, TreeSampler)
     assert evaluation.sampler.n_distinct == step.n_distinct * 20 // 160
     assert recipes.final_evaluation(psi, "cpu", TreeSampler(n_distinct=80)).sampler.n_distinct == 10
+    plain = recipes.final_evaluation(psi.for_steps().base, "cpu")  # of as many configurations, without images
+    assert isinstance(plain, Evaluation)
+    images = 160 * evaluation.batches * evaluation.sampler.n_distinct
+    assert 8 < images / (plain.batches * plain.sampler.n_distinct) <= 16
 
 
 @devices

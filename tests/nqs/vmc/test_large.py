@@ -15,6 +15,7 @@ from optimisers import natural_gradient
 import nqs
 from nqs import VMC, Archive, exact, recipes, resume
 from nqs.cli.commands.evaluate import Evaluate
+from nqs.estimators.energy import estimate_energy
 from nqs.estimators.local_energy import local_energies
 from nqs.hamiltonians import TV, BoseHubbard, FermiHubbard, Heisenberg, Ising
 from nqs.lattice import chain, square
@@ -327,25 +328,46 @@ def test_sampled_fermions_stay_below_their_mean_field() -> None:
     assert result.estimate.energy + 3 * result.estimate.error < mean_field.energy
 
 
-def test_a_run_that_only_rises_ends_with_its_start() -> None:
-    hamiltonian = TV(square(3, 4), 6, V=10.0)
-    mean_field = hartree_fock(hamiltonian)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_run_that_only_rises_ends_with_its_start(resumed: bool, tmp_path: Path) -> None:
+    """With the parameters that it began with, not those that its configuration would give."""
+    hamiltonian, path = TV(square(3, 4), 6, V=10.0), tmp_path / "run.h5"
     wavefunction = nqs.recipes.plan(
         hamiltonian, device="cpu", model=nqs.recipes.NetworkOptions(network="determinant", width=4)
     ).model.build(hamiltonian.hilbert)
     batches = Evaluation(sampler=metropolis(n_samples=1000, n_chains=100), batches=4, error=1e-9)
 
+    def disturb(size: float, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in wavefunction.parameters():
+                parameter += size * torch.randn(parameter.shape, generator=generator).to(parameter)
+
+    disturb(0.02, 0)
+    samples = batches.sampler.build(wavefunction).sample(torch.Generator().manual_seed(1))
+    begun = estimate_energy(samples, local_energies(hamiltonian, wavefunction, samples).values, energy_infinity=0.0)
+
     class Disturbance:
         def step(self, row: dict[str, float]) -> None:
-            with torch.no_grad():
-                for parameter in wavefunction.parameters():
-                    noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-                    parameter += 0.3 * noise.to(parameter)
+            disturb(0.7, 1)
+            if resumed and row["step"] == 1:
+                raise KeyboardInterrupt
 
         def close(self) -> None: ...
 
     vmc = VMC(hamiltonian, wavefunction, batches.sampler, natural_gradient(learning_rate=1e-6), evaluation=batches)
-    result = vmc.run(3, progress=False, watch=[Disturbance()])
-    disturbed = result.history["energy"][-1]
-    assert disturbed > mean_field.energy + 1
-    assert abs(result.estimate.energy - mean_field.energy) < 0.2
+    if resumed:
+        with pytest.raises(KeyboardInterrupt):
+            vmc.run(3, progress=False, watch=[Disturbance()], archive=path)
+        result = resume(path, progress=False)
+    else:
+        result = vmc.run(3, progress=False, watch=[Disturbance()])
+    assert result.history["energy"][-1] > begun.energy + 1
+    assert abs(result.estimate.energy - begun.energy) < 5 * math.hypot(begun.error, result.estimate.error)
+
+
+def test_a_run_that_falls_forgets_its_start(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    vmc = VMC(RING, model(RING), TreeSampler(n_samples=500), evaluation=TreeSampler(n_samples=100))
+    vmc.run(20, archive=path, progress=False)
+    assert not any("start" in name for name in Archive.open(path).checkpoint().optimiser)
