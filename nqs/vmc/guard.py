@@ -172,7 +172,11 @@ class Guard:
         return state if self.best is None else state | {"guard.best": self.best}
 
     def load_state_dict(self, state: dict[str, Tensor], before: Tensor | None, factor: float) -> None:
-        """Restore a checkpoint, also one of 0.1, whose optimiser kept the limits."""
+        """Restore a checkpoint, also one of 0.1, whose optimiser kept the limits.
+
+        Raises:
+            ValueError: an earlier state in it is not one of the wavefunction.
+        """
         self.before, self.factor = before, factor
         if "guard.limits" in state:
             self.limit, self.lowest, *noise = state["guard.limits"].tolist()
@@ -183,12 +187,22 @@ class Guard:
             numbers = state["guard"].tolist()
             self.limit, self.lowest = numbers[0], numbers[3] if len(numbers) > 3 else UNLIMITED
         if "guard.start" in state:
-            self.start = state["guard.start"].to(self.parameters[0])
+            self.start = self._checked(state["guard.start"])
             energy, error = state["guard.at_start"].tolist()
             self.at_start = energy, error
         best = state.get("guard.best", state.get("best"))
         if best is not None:
-            self.best = best.to(self.parameters[0])
+            self.best = self._checked(best)
+
+    def _checked(self, stored: Tensor) -> Tensor:
+        """Raises ValueError: parameters in an archive that are not those of the wavefunction."""
+        number = sum(p.numel() for p in self.parameters)
+        if stored.shape != (number,) or not stored.isfinite().all():
+            raise ValueError(
+                f"an earlier state in the checkpoint has parameters of the shape {tuple(stored.shape)}, or some not "
+                f"finite; the wavefunction has {number:,}. It was not written by a run of nqs."
+            )
+        return stored.to(self.parameters[0])
 
 
 def is_finite(*numbers: float) -> bool:

@@ -184,9 +184,12 @@ def test_a_drift_leads_back_to_the_best_state() -> None:
     assert weights.tolist() == [1, 1]
     assert window(-3.0 + 3 * NOISE * error)[-1]
     assert weights.tolist() == [0, 0]
-    copy = Guard([weights])
-    copy.load_state_dict(guard.state_dict(), None, 1.0)
+    copy, stored = Guard([weights]), guard.state_dict()
+    copy.load_state_dict(stored, None, 1.0)
     assert (copy.lowest, copy.noise_of_lowest) == (guard.lowest, guard.noise_of_lowest)
+    for strange in (torch.zeros(3).double(), torch.full((2,), math.nan).double()):
+        with pytest.raises(ValueError, match="an earlier state in the checkpoint"):
+            copy.load_state_dict(stored | {"guard.best": strange}, None, 1.0)
 
 
 # -------------------------------------------------------------------------------------------------------- evaluation
