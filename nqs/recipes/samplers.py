@@ -54,17 +54,18 @@ DISTINCT_OF_MANY = {"cpu": 256, "cuda": 1_024}
 # Largest number of orbits, dimension / order of the group, for which states with a phase head live on orbits. Above,
 # frustrated spins in several dimensions are group convolutions, and most other states on a CPU have no symmetry
 # (nqs.recipes.sector). Where orbits are too many for a sum (EXHAUSTIVE_ROWS), runs of about three minutes have no
-# single answer: the open J1-J2 chain of 16 sites, J2 = 0.4, 3,299 orbits, ended at 3.9e-3 on orbits and at 1.6e-2
-# without symmetry, both after 40 steps of 1,500 configurations (159 and 163 CPU s, one seed); the ring of 22 sites,
-# 8,359 orbits, at 7.6e-3 and 3.1e-3 on orbits after 40 steps (seeds 0 and 1, 164 to 167 s), at 4.0e-4 and 2.9e-4
-# (errors of 1e-4) without symmetry after 1,200 steps of 256 configurations (125 to 127 s). The 4x6 J1-J2 lattice, J2 =
-# 0.5, 15,578 orbits, was at -9.19 on orbits after 20 steps (96 s), without symmetry at -12.072(7) after 100 steps of
-# 256 configurations (24 s), with group convolutions at -12.529(2) after 140 (75 s). `python scripts/recipe_study.py
-# --number samplers.LISTED --values 1000 20000 --problems j1j2-open-16 --steps 40`, `--values 20000 --problems j1j2-22
-# --seeds 0 1 --steps 40`, `--values 1000 --problems j1j2-22 --seeds 0 1 --steps 1200`; `--problems j1j2-4x6 --steps
-# 20`, `--distinct 256 --steps 100`, `--number group_convolutions.LISTED --values 10000 --steps 140`. The limit stays
-# until orbits are compared over the 200 steps of their recipe, about a quarter of an hour (the ring was at -7.63 after
-# 20 steps and at -8.320 after 40, exact -8.384, seed 0); nor was the limit of a GPU compared.
+# single answer, and longer ones are better on orbits: the open J1-J2 chain of 16 sites, J2 = 0.4, 3,299 orbits, ended
+# at 3.9e-3 on orbits and at 1.6e-2 without symmetry, both after 40 steps of 1,500 configurations (159 and 163 CPU s,
+# one seed); the ring of 22 sites, 8,359 orbits, at 7.6e-3 and 3.1e-3 on orbits after 40 steps (seeds 0 and 1, 164 to
+# 167 s), at 4.0e-4 and 2.9e-4 (errors of 1e-4) without symmetry after 1,200 steps of 256 configurations (125 to 127 s).
+# The 4x6 J1-J2 lattice, J2 = 0.5, 15,578 orbits, was at -9.19 on orbits after 20 steps (96 s), without symmetry at
+# -12.072(7) after 100 steps of 256 configurations (24 s), with group convolutions at -12.529(2) after 140 (75 s).
+# `python scripts/recipe_study.py --number samplers.LISTED --values 1000 20000 --problems j1j2-open-16 --steps 40`,
+# `--values 20000 --problems j1j2-22 --seeds 0 1 --steps 40`, `--values 1000 --problems j1j2-22 --seeds 0 1 --steps
+# 1200`; `--problems j1j2-4x6 --steps 20`, `--distinct 256 --steps 100`, `--number group_convolutions.LISTED --values
+# 10000 --steps 140`. The 200 steps of their recipe, a quarter of an hour, left orbits of the open chain at 3.8e-6 and
+# of the ring at 1.3e-5 (807 and 858 CPU s; `--values 20000 --problems j1j2-22 j1j2-open-16 --steps 200`), which is why
+# the limit is where it is. That of a GPU was not compared.
 LISTED = {"cpu": 2 * 10**4, "cuda": 10**5}
 # Evaluations of the network in one sum of the evaluation, at most. Sums of averages on one core of a CPU took 2.9 CPU s
 # and 0.27 GiB for 2^20 configurations (Ising ring of 20 sites), 11.1 s and 0.41 GiB for 2.7 million (4x6 Heisenberg
