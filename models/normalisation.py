@@ -34,18 +34,18 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, input: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         if fused_is_fast(input):
             return super().forward(input)
-        if (kernels := without_gradients(input)) is not None:
-            found: Tensor = kernels.layer_norm(input, self.weight, self.bias, self.eps)
+        if (found := self._of_kernels(input)) is not None:
             return found
         return torch.addcmul(self.bias, normalised(input, self.eps), self.weight)
 
     def shifted_(self, x: Float[Tensor, "... D"], shift: Float[Tensor, " D"]) -> Float[Tensor, "... D"]:
         """Of x + shift, which replaces x, contiguous; without gradients."""
-        if not fused_is_fast(x) and (kernels := without_gradients(x)) is not None:
-            found: Tensor = kernels.layer_norm(x, self.weight, self.bias, self.eps, shift)
-            return found
-        normed: Tensor = self(x.add_(shift))
-        return normed
+        found = None if fused_is_fast(x) else self._of_kernels(x, shift)
+        return self.forward(x.add_(shift)) if found is None else found
+
+    def _of_kernels(self, x: Tensor, shift: Tensor | None = None) -> Tensor | None:
+        kernels = without_gradients(x)
+        return None if kernels is None else kernels.layer_norm(x, self.weight, self.bias, self.eps, shift)
 
     def weight_gradients(self, x: Float[Tensor, "U T D"], g: Float[Tensor, "U T D"]) -> Float[Tensor, "U D"]:
         """Gradients for each of U configurations, from its T inputs x and the gradients g of the outputs."""

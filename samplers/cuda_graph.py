@@ -112,6 +112,11 @@ def capacity_for(
     return capacity if fits else None
 
 
+def serves(places: int, capacity: int) -> bool:
+    """Whether a graph with so many places is kept for draws that need fewer."""
+    return capacity <= places <= 2 * capacity
+
+
 class GraphedDraw:
     """`padded_draw` of one wavefunction and capacity as a CUDA graph.
 
@@ -199,7 +204,7 @@ class GraphCache:
         if n_samples <= capacity < LEAST_SPLIT:
             return self._one_by_one(n_samples, capacity, generator)
         graph = self._graphs.get(ranks.size)
-        if graph is None or not capacity <= graph.capacity <= 2 * capacity:
+        if graph is None or not serves(graph.capacity, capacity):
             graph = None
             self._graphs.pop(ranks.size, None)  # its memory is free then
             if ranks.any(self._is_short_of_memory(share_of(capacity, ranks.size), device)):
@@ -217,7 +222,7 @@ class GraphCache:
 
     def _one_by_one(self, n_samples: int, capacity: int, generator: torch.Generator) -> Drawn | None:
         graph, device = self._separate, generator.device
-        if graph is None or not capacity <= graph.capacity <= 2 * capacity:
+        if graph is None or not serves(graph.capacity, capacity):
             self._separate = graph = None  # its memory is free then
             if self._is_short_of_memory(capacity, device):
                 return None
