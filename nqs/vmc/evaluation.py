@@ -329,11 +329,10 @@ def _others(vmc: Parts, guard: Guard, device: torch.device) -> list[torch.Tensor
     -1.587 to -1.26(5) in 277 steps.
     """
     found = [guard.better()]
-    if is_peaked(vmc.of_steps):
-        start = vmc.wavefunction.config.build(vmc.hamiltonian.hilbert, device)
-        found.append(Guard(start.parameters()).current())
-    elif not vmc.known:  # else the lowest state is not the one wanted
-        found.append(guard.start)
+    if not vmc.known:  # else the lowest state is not the one wanted
+        config, hilbert = vmc.wavefunction.config, vmc.hamiltonian.hilbert
+        peaked = is_peaked(vmc.of_steps)
+        found.append(Guard(config.build(hilbert, device).parameters()).current() if peaked else guard.start)
     return [parameters for parameters in found if parameters is not None]
 
 

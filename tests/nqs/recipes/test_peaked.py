@@ -70,6 +70,19 @@ def test_the_list_is_normalised_and_has_the_energy_of_the_selected_state() -> No
     assert psi @ exact.sparse_matrix(hamiltonian) @ psi - ground.energy < 0.02
 
 
+def test_a_state_beside_the_ground_state_does_not_end_with_the_list() -> None:
+    """Whose energy is the lowest one."""
+    hamiltonian = hubbard()
+    ground = exact.ground_state(hamiltonian)
+    result = nqs.ground_state(
+        hamiltonian, sampled=True, steps=40, device="cpu", progress=False, orthogonal_to=[ground.state]
+    )
+    assert result.history["overlap_0"][0] > 0.99
+    assert result.history["overlap_0"][-1] < 0.9
+    assert result.overlaps[0][0] < 0.95
+    assert result.estimate.energy > ground.energy + 0.01
+
+
 def test_sampled_runs_of_a_lattice_have_no_sums() -> None:
     hamiltonian = BoseHubbard(chain(5), 5, U=4.0)
     summed = nqs.recipes.plan(hamiltonian, symmetry="none", device="cpu")
